@@ -1,0 +1,54 @@
+# make help lists what there is. Only python3.11+, make and a package index are needed: .venv is made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format bench figures lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## .venv with everything pinned and checked by hash
+
+$(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed, found %d.%d; use make PYTHON=..." % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/bootstrap.txt requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## make the embedded videos, train without and with prompts, print a table, draw the curves
+	$(BIN)/python scripts/demo.py
+
+test: $(READY) ## the quick tests
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY) ## the tests that take longer (CI runs them too)
+	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## put the code in its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measure the layer and the loader, side by side with the plain ways
+	$(BIN)/python scripts/benchmark.py
+
+figures: $(READY) ## the README's picture of frames, differences, attention and prompts
+	$(BIN)/python scripts/visualize.py --out docs/results/prompts.png
+
+lock: $(READY) ## resolve pyproject.toml into the hashed requirements files
+	cd requirements && for part in "bootstrap.in -o bootstrap.txt" "../pyproject.toml -o base.txt" \
+		"../pyproject.toml build.in --extra test --extra lint -c base.txt -o dev.txt"; do \
+		../$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --no-annotate --quiet --upgrade $$part || exit 1; done
+
+clean: ## remove caches; data, outputs and .venv stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis; find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

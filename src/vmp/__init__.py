@@ -1,0 +1,27 @@
+"""Video motion prompts: two learned scalars in front of any video model.
+
+The names below load on first use, so that `import vmp` (and `python train.py --help`) does not pay for torch.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MotionPrompt": "vmp.layer",
+    "temporal_attention_variation": "vmp.layer",
+    "LearnedPowerNorm": "vmp.power_norm",
+    "Gamma": "vmp.power_norm",
+    "MaxExp": "vmp.power_norm",
+    "SigmE": "vmp.power_norm",
+    "AsinhE": "vmp.power_norm",
+    "Objective": "vmp.objective",
+    "PromptedClassifier": "vmp.model",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'vmp' has no attribute {name!r}")

@@ -1,0 +1,57 @@
+"""What the commands share: friendly errors, and Hydra's own made friendlier."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vmp.errors import UserError
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them
+
+
+@contextmanager
+def friendly() -> Iterator[None]:
+    """End the process with one message and exit code 2 for a UserError or a wrong override; 128 + signal when stopped.
+
+    Anything else is a fault of ours and keeps its traceback.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(getattr(error, "code", 2))
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        print(f"error: {explain(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def explain(message: str) -> str:
+    """Hydra's message in its first useful lines, with a suggestion for a mistyped key."""
+    lines = [line for line in message.partition("Config search path")[0].splitlines() if line.strip()]
+    text = "\n".join(lines[:12])
+    wrong = re.search(r"Could not override '([\w.]+)'", message)
+    if wrong:
+        from vmp.config import _KINDS, Config, suggest
+
+        *path, key = wrong[1].split(".")
+        known = list(Config.model_fields)
+        if path and path[0] in _KINDS:
+            models = _KINDS[path[0]].values()
+            known = sorted({f.alias or n for m in models for n, f in m.model_fields.items()})
+        elif path and path[0] in Config.model_fields:
+            section = Config.model_fields[path[0]].annotation
+            known = [f.alias or n for n, f in getattr(section, "model_fields", {}).items()]
+        prefix = ".".join(path) + "." if path else ""
+        text = f"{wrong[1]}: no such key{suggest(key, known, prefix)}"
+    if "Ambiguous value for argument" in message:
+        text += "\nSeveral values make a sweep: add -m. A list is written [1,2]."
+    return text

@@ -1,0 +1,1 @@
+"""From files on disk to uint8 clips: manifest -> exact frames -> transforms."""

@@ -1,0 +1,128 @@
+"""Clips of a manifest as uint8 arrays, for training (random views) and for testing (fixed views).
+
+Notable here:
+- what a sample looks like is a function of (seed, epoch, clip), never of workers or batches;
+- a clip that cannot be read is returned as such and counted; it is never replaced by another one.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vmp.data import sampling, transforms
+from vmp.data.decode import read_frames
+from vmp.data.manifest import Manifest
+from vmp.data.present import Present
+from vmp.data.sampler import AUGMENT, generator
+from vmp.errors import VideoReadError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipShape:
+    """What the model wants to see. frames: decoded for a clip, one more than the backbone's for motion prompts."""
+
+    frames: int
+    stride: int
+    short: str = "stretch"
+    crop: int
+    jitter: tuple[int, int]  # short side in training
+    inverse_jitter: bool = False
+    flip: float = 0.5
+    test_side: int  # short side in testing
+    test_crop: int
+    anchor: str = "start"
+
+
+class Batch(NamedTuple):
+    clips: Tensor  # (B, 3, T, H, W) uint8; of those that could be read
+    labels: Tensor  # (B,)
+    indices: Tensor  # (B,) of the split's usable clips
+    bad: dict[int, str]  # index -> why it could not be read
+
+
+class TrainClips(torch.utils.data.Dataset):
+    """Random views. Items are asked for as (clip index, epoch)."""
+
+    def __init__(self, manifest: Manifest, present: Present, shape: ClipShape, *, seed: int) -> None:
+        self.root, self.present, self.shape, self.seed = manifest.root, present, shape, seed
+
+    def __len__(self) -> int:
+        return len(self.present.clips)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor | VideoReadError, int]:
+        index, epoch = item
+        clip, s = self.present.clips[index], self.shape
+        rng = generator(AUGMENT, self.seed, epoch, index)
+        start = sampling.random_start(clip.length, frames=s.frames, stride=s.stride, rng=rng)
+        view = transforms.draw_train_view(rng, jitter=s.jitter, flip=s.flip, inverse=s.inverse_jitter)
+        at = sampling.frame_indices(clip.length, frames=s.frames, stride=s.stride, start=start, short=s.short)
+        try:
+            frames = read_frames(
+                self.root / clip.path,
+                clip.start + at,
+                reader=self.present.readers[index],
+                short_side=view.short_side,
+            )
+        except VideoReadError as error:
+            return index, error, clip.label
+        picture = transforms.apply_train_view(frames, view, crop=s.crop)
+        return index, torch.from_numpy(transforms.to_clip(picture)), clip.label
+
+
+class TestClips(torch.utils.data.Dataset):
+    """All fixed views of a clip: temporal starts x spatial crops. Temporal views that coincide are given once.
+
+    An item is (index, (V, 3, T, H, W) uint8, weights (V,)) with weights that sum to temporal x spatial.
+    """
+
+    def __init__(
+        self, manifest: Manifest, present: Present, shape: ClipShape, *, temporal: int = 1, spatial: int = 1
+    ) -> None:
+        self.root, self.present, self.shape = manifest.root, present, shape
+        self.temporal, self.spatial = temporal, spatial
+
+    def __len__(self) -> int:
+        return len(self.present.clips)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | VideoReadError, Tensor]:
+        clip, s = self.present.clips[index], self.shape
+        starts = sampling.view_starts(
+            clip.length, frames=s.frames, stride=s.stride, views=self.temporal, anchor=s.anchor
+        )
+        distinct, times = np.unique(starts, return_counts=True)
+        at = np.stack([
+            sampling.frame_indices(clip.length, frames=s.frames, stride=s.stride, start=int(i), short=s.short)
+            for i in distinct
+        ])  # fmt: skip
+        try:
+            frames = read_frames(
+                self.root / clip.path,
+                clip.start + at.ravel(),
+                reader=self.present.readers[index],
+                short_side=s.test_side,
+            )
+        except VideoReadError as error:
+            return index, error, torch.zeros(0)
+        frames = frames.reshape(*at.shape, *frames.shape[1:])  # (starts, T, H, W, 3)
+        views = [
+            transforms.to_clip(transforms.test_crop(v, crop=s.test_crop, position=p, positions=self.spatial))
+            for v in frames
+            for p in range(self.spatial)
+        ]
+        weights = torch.from_numpy(times.astype(np.float32)).repeat_interleave(self.spatial)
+        return index, torch.from_numpy(np.stack(views)), weights
+
+
+TestClips.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
+
+
+def collate_train(items: list[tuple[int, Tensor | VideoReadError, int]]) -> Batch:
+    """Stack what could be read; name what could not."""
+    good = [(index, clip, label) for index, clip, label in items if isinstance(clip, Tensor)]
+    bad = {index: f"unreadable: {x}" for index, x, _ in items if isinstance(x, VideoReadError)}
+    stack = torch.stack([clip for _, clip, _ in good]) if good else torch.zeros(0, dtype=torch.uint8)
+    indices = torch.tensor([index for index, _, _ in good], dtype=torch.long)
+    return Batch(stack, torch.tensor([label for _, _, label in good], dtype=torch.long), indices, bad)

@@ -1,0 +1,52 @@
+"""Writing video files: exact frame in, exact frame order out."""
+
+import os
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Iterable[np.ndarray],
+    *,
+    fps: Fraction | int = 25,
+    codec: str = "libx264",
+    crf: int | None = 18,
+    keyframe_every: int = 16,
+    b_frames: int = 0,
+    pixel_format: str = "yuv420p",
+) -> int:
+    """Encode RGB uint8 frames (H, W, 3), H and W even, into the container that the suffix names.
+
+    The file appears under its name only when it is whole. One encoder thread, so that the same frames give the
+    same bytes. Returns the number of frames.
+    """
+    import av
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    options = {"g": str(keyframe_every), "bf": str(b_frames), "threads": "1"}
+    if codec == "libx264":
+        options |= {"preset": "veryfast", "x264-params": "scenecut=0:open-gop=0"}
+    if crf is not None:
+        options["qscale" if codec == "mpeg4" else "crf"] = str(crf)
+    count = 0
+    with av.open(str(temporary), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(fps), options=options)
+        stream.pix_fmt = pixel_format
+        stream.thread_type = "NONE"
+        for frame in frames:
+            if count == 0:
+                stream.height, stream.width = frame.shape[:2]
+            for packet in stream.encode(
+                av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            ):
+                container.mux(packet)
+            count += 1
+        for packet in stream.encode():
+            container.mux(packet)
+    os.replace(temporary, path)
+    return count

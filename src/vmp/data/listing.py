@@ -1,0 +1,326 @@
+"""Lists of a user's own videos, in the forms people have, made into manifests.
+
+Two forms are read:
+- a CSV with a header: `path,label[,start,end]` in seconds, or `path,label[,start_frame,end_frame]` in frames,
+  0-based and half-open; labels are class names or numbers;
+- PySlowFast, TimeSformer and mmaction2 lists without a header: `path label`, split at the last blank (or tab or
+  comma), so that paths may hold spaces; labels are numbers.
+
+Every video is decoded once to count its frames and to find which readers are exact for it. What was found is kept in
+measured.jsonl, so that it is not done again for a file whose size and time are the same.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from vmp.data.manifest import (
+    Clip,
+    check_relative,
+    inside,
+    parse_label,
+    read_classes,
+    read_csv,
+    write_classes,
+    write_manifest,
+)
+from vmp.data.measure import Measured, measure_all
+from vmp.errors import ConfigError, ManifestError, shortlist
+from vmp.progress import bar
+
+MEASURING = 1  # raise when measure.py finds other things in the same file
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a list. start, end: in seconds, or in frames if `frames`; None: from the start, to the end."""
+
+    where: str  # file:line
+    path: str
+    label: str
+    start: float | None = None
+    end: float | None = None
+    frames: bool = False
+
+
+def make_list(
+    home: Path,
+    *,
+    videos: Path,
+    lists: Mapping[str, Path],
+    classes_file: Path | None = None,
+    progress: bool = True,
+    workers: int | None = None,
+) -> Path:
+    """Write the manifests of some lists under home and return their folder.
+
+    Args:
+        videos: folder that the paths in the lists are relative to.
+        lists: split -> list file; train and val at least.
+        classes_file: one class name a line; None takes the classes from the labels.
+
+    Raises:
+        ConfigError: the video folder or a list file is not there.
+        ManifestError: lines that cannot be used, with file:line.
+    """
+    if not videos.is_dir():
+        raise ConfigError(
+            f"dataset.root = {videos}: no such folder; the paths in the lists are relative to it"
+        )
+    for split, file in lists.items():
+        if not file.is_file():
+            raise ConfigError(f"dataset.{split} = {file}: no such file")
+    rows = {split: read_list(file) for split, file in lists.items()}
+    classes, names = _classes(rows, classes_file)
+    parts = [str(videos.resolve()), repr(classes), *(repr(r) for part in rows.values() for r in part), *lists]
+    folder = home / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".lock"):
+        found = measured(
+            home / "measured.jsonl",
+            videos,
+            sorted({row.path for part in rows.values() for row in part}),
+            progress=progress,
+            workers=workers,
+        )
+        write_classes(folder / "classes.txt", classes)
+        for split, part in rows.items():
+            write_manifest(folder / f"{split}.csv", _clips(part, found, names, split))
+    return folder
+
+
+def read_list(path: Path) -> list[Row]:
+    """Lines of a list file in either form.
+
+    Raises:
+        ManifestError: with file:line of the first twenty faults.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    first = next((line for line in lines if line.strip()), "")
+    if {"path", "label"} <= {cell.strip().strip('"') for cell in first.split(",")}:
+        return _with_header(path)
+    rows: list[Row] = []
+    faults: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        match = re.fullmatch(r"\s*(\S.*?)[ \t,;]+([+-]?\d+)\s*", line)  # the path ends at the last separator
+        try:
+            if not match:
+                raise ValueError(f"{line.strip()[:80]!r} is not `path label` with a whole number at the end")
+            rows.append(Row(where, check_relative(match[1]), match[2]))
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
+    return _checked(path, rows, faults)
+
+
+def _with_header(path: Path) -> list[Row]:
+    rows: list[Row] = []
+    faults: list[str] = []
+    allowed = {"path", "label", "start", "end", "start_frame", "end_frame"}
+    for line, cells in read_csv(path, required=("path", "label")):
+        where = f"{path}:{line}"
+        unknown = set(cells) - allowed
+        if unknown:
+            raise ManifestError(
+                f"{path}: column(s) {', '.join(sorted(unknown))} not known; allowed: {', '.join(allowed)}"
+            )
+        frames = "start_frame" in cells or "end_frame" in cells
+        if frames and ("start" in cells or "end" in cells):
+            raise ManifestError(
+                f"{path}: spans are in seconds (start, end) or in frames (start_frame, end_frame)"
+            )
+        suffix = "_frame" if frames else ""
+        try:
+            start, end = (
+                _moment(cells.get(f"{name}{suffix}", ""), name, frames) for name in ("start", "end")
+            )
+            if end is not None and end <= (start or 0):
+                raise ValueError(f"end {end:g} must be after start {start or 0:g}")
+            if not cells["label"]:
+                raise ValueError("label is empty")
+            rows.append(Row(where, check_relative(cells["path"]), cells["label"], start, end, frames))
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
+    return _checked(path, rows, faults)
+
+
+def _checked(path: Path, rows: list[Row], faults: list[str]) -> list[Row]:
+    seen: dict[tuple[str, float | None, float | None], Row] = {}
+    for row in rows:
+        other = seen.setdefault((row.path, row.start, row.end), row)
+        if other is not row:
+            faults.append(f"{row.where}: the same video and span as line {other.where.rpartition(':')[2]}")
+    if faults:
+        raise ManifestError(f"{len(faults)} line(s) cannot be used:\n{shortlist(faults, 20)}")
+    if not rows:
+        raise ManifestError(
+            f"{path}: no clips; a line is `path label`, or the file is a CSV with a header path,label"
+        )
+    return rows
+
+
+def _moment(text: str, name: str, frames: bool) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0) or (frames and value != int(value)):
+        raise ValueError(
+            f"{name} {text!r} is not a {'frame number' if frames else 'time in seconds'} from 0 up"
+        )
+    return value
+
+
+def _classes(rows: Mapping[str, list[Row]], file: Path | None) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names in order of id, and label text -> id."""
+    labels = {row.label for part in rows.values() for row in part}
+    numeric = all(re.fullmatch(r"\d+", label) for label in labels)
+    faults: list[str] = []
+    if file:
+        classes = read_classes(file)
+        names = {name: i for i, name in enumerate(classes)}
+        for row in (row for part in rows.values() for row in part):
+            try:
+                if row.label not in names:
+                    names[row.label] = parse_label(row.label, len(classes))
+            except ValueError as error:
+                faults.append(f"{row.where}: {error}, nor a class in {file}")
+    elif numeric:
+        ids = {int(label) for label in labels}
+        gaps = sorted(set(range(max(ids) + 1)) - ids)
+        if gaps:
+            raise ManifestError(
+                f"labels run from 0 to {max(ids)} but {', '.join(map(str, gaps[:10]))} never occur(s) in the lists. "
+                "If that is right, name the classes: dataset.classes=FILE, one name a line."
+            )
+        classes = tuple(str(i) for i in range(max(ids) + 1))
+        names = {label: int(label) for label in labels}
+    else:
+        classes = tuple(sorted({row.label for row in rows["train"]}))
+        names = {name: i for i, name in enumerate(classes)}
+        for split, part in rows.items():
+            strange = [row for row in part if row.label not in names]
+            faults += [f"{row.where}: class {row.label!r} is in {split} but not in train" for row in strange]
+    if faults:
+        raise ManifestError(f"{len(faults)} label(s) cannot be used:\n{shortlist(faults, 20)}")
+    if len(classes) < 2:
+        raise ManifestError(f"the lists have {len(classes)} class(es); a classifier needs at least 2")
+    return classes, names
+
+
+def _clips(rows: Sequence[Row], found: dict[str, Measured], names: dict[str, int], split: str) -> list[Clip]:
+    clips: list[Clip] = []
+    faults: list[str] = []
+    for number, row in enumerate(rows):
+        m = found[row.path]
+        clip = Clip(
+            id=f"{split}/{number:06}",
+            path=row.path,
+            label=names[row.label],
+            frames=m.frames,
+            fps=m.fps,
+            width=m.width,
+            height=m.height,
+            status=m.status,
+            readers=m.readers,
+            tags={"problem": m.reason} if m.reason else {},
+        )
+        if m.status == "ok" and (row.start is not None or row.end is not None):
+            start, end = _span(row, m)
+            if start >= m.frames:
+                seconds = f" = {m.frames / m.fps:.2f} s" if m.fps else ""
+                faults.append(f"{row.where}: starts at frame {start}, but {row.path} has {m.frames}{seconds}")
+                continue
+            clip = replace(clip, start=start, end=min(end, m.frames))
+        clips.append(clip)
+    if faults:
+        raise ManifestError(f"{len(faults)} span(s) lie outside their video:\n{shortlist(faults, 20)}")
+    return clips
+
+
+def _span(row: Row, m: Measured) -> tuple[int, int]:
+    """Frames [start, end) of a row: those whose times lie in [start, end) at the file's measured rate."""
+    if row.frames:
+        return int(row.start or 0), int(row.end) if row.end is not None else m.frames
+    if not m.fps:
+        raise ManifestError(
+            f"{row.where}: {row.path} does not say its frame rate; give start_frame and end_frame"
+        )
+    start = math.ceil((row.start or 0) * m.fps - 1e-6)
+    end = m.frames if row.end is None else max(start + 1, math.ceil(row.end * m.fps - 1e-6))
+    return start, end
+
+
+def measured(
+    cache: Path, root: Path, paths: Sequence[str], *, progress: bool = True, workers: int | None = None
+) -> dict[str, Measured]:
+    """Measure the videos that the cache does not know; it grows by a line a file, so this can be interrupted."""
+    known: dict[tuple[str, int, int], Measured] = {}
+    if cache.exists():
+        for line in cache.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                m = entry["measured"]
+                if entry["version"] == MEASURING:
+                    m["readers"] = tuple(m["readers"])
+                    known[entry["file"], entry["size"], entry["time"]] = Measured(**m)
+            except (ValueError, KeyError, TypeError):
+                continue  # a line cut short by a kill
+    out: dict[str, Measured] = {}
+    files: dict[Path, str] = {}
+    for path in paths:
+        try:
+            file = inside(root, path)
+        except ValueError as error:
+            raise ManifestError(str(error)) from None
+        out_of_cache = known.get(_stamp(file))
+        if out_of_cache:
+            out[path] = out_of_cache
+        else:
+            files.setdefault(file, path)
+    fresh: dict[Path, Measured] = {}
+    if files:
+        with (
+            open(cache, "a", encoding="utf-8") as log,
+            bar("measure videos", len(files), shown=progress) as shown,
+        ):
+            for file, result in measure_all(files, workers=workers):
+                fresh[file] = result
+                name, size, changed = _stamp(file)
+                entry = {
+                    "version": MEASURING,
+                    "file": name,
+                    "size": size,
+                    "time": changed,
+                    "measured": asdict(result),
+                }
+                if result.status != "missing":
+                    log.write(json.dumps(entry) + "\n")
+                    log.flush()
+                shown.advance()
+    for path in paths:
+        if path not in out:
+            out[path] = fresh[inside(root, path)]
+    return out
+
+
+def _stamp(file: Path) -> tuple[str, int, int]:
+    try:
+        info = os.stat(file)
+    except OSError:
+        return str(file), -1, -1
+    return str(file), info.st_size, info.st_mtime_ns

@@ -1,0 +1,280 @@
+"""The manifest: one row a clip, the only thing that training reads.
+
+Notable here:
+- a CSV with a header, UTF-8, RFC 4180 quoting: paths may hold spaces, commas, quotes and any script;
+- `start` and `end` are frames of the file, 0-based, half-open, in counted decoder order; empty means the whole file;
+- `frames`, `fps`, `width`, `height` and `readers` were measured when the manifest was made (see measure.py);
+  `readers` names those that returned exactly the counted frames, fastest first;
+- `classes.txt` beside the manifests holds one class name a line; a label is a line number from 0.
+"""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from vmp.errors import ManifestError, shortlist
+
+STATUSES = ("ok", "missing", "unreadable", "partial")  # partial: decoding stopped before the end
+COLUMNS = (
+    *("id", "path", "label", "start", "end"),
+    *("frames", "fps", "width", "height", "status", "readers"),
+)
+_REQUIRED = ("id", "path", "label")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    id: str
+    path: str  # relative to the dataset root, forward slashes
+    label: int
+    start: int = 0
+    end: int | None = None  # None: to the file's end
+    frames: int = 0  # of the file, counted; 0: not measured
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    status: str = "ok"
+    readers: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)  # any further columns
+
+    @property
+    def length(self) -> int:
+        """Frames in the clip."""
+        end = self.frames if self.end is None else min(self.end, self.frames)
+        return end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    path: Path
+    root: Path  # what the clips' paths are relative to
+    classes: tuple[str, ...]
+    clips: tuple[Clip, ...]
+
+    def file(self, clip: Clip) -> Path:
+        return self.root / clip.path
+
+
+def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Manifest:
+    """Read and check a manifest and the `classes.txt` beside it.
+
+    Args:
+        root: folder of the videos; None: the manifest's own folder.
+
+    Raises:
+        ManifestError: naming file and line of the first twenty faults.
+    """
+    path = Path(path)
+    classes = read_classes(path.parent / "classes.txt")
+    rows = read_csv(path, required=_REQUIRED)
+    faults: list[str] = []
+    clips: list[Clip] = []
+    seen: dict[str, int] = {}
+    for line, row in rows:
+        try:
+            clip = _parse(row, len(classes))
+            if clip.id in seen:
+                raise ValueError(f"id {clip.id!r} was used on line {seen[clip.id]}")
+            seen[clip.id] = line
+            clips.append(clip)
+        except ValueError as error:
+            faults.append(f"{path}:{line}: {error}")
+    if faults:
+        raise ManifestError(f"{len(faults)} row(s) cannot be used:\n{shortlist(faults, 20)}")
+    if not clips:
+        raise ManifestError(
+            f"{path}: no clips; the file has a header and no rows. Make it again with its dataset."
+        )
+    return Manifest(path, Path(root) if root is not None else path.parent, classes, tuple(clips))
+
+
+def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
+    """Write a manifest, all of it or nothing."""
+    path = Path(path)
+    clips = list(clips)
+    tags = sorted({tag for clip in clips for tag in clip.tags})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*COLUMNS, *tags])
+        for c in clips:
+            start = "" if c.start == 0 and c.end is None else c.start
+            end = "" if c.end is None else c.end
+            measured = [c.frames, f"{c.fps:.6g}", c.width, c.height, c.status, " ".join(c.readers)]
+            writer.writerow(
+                [c.id, c.path, c.label, start, end, *measured, *(c.tags.get(t, "") for t in tags)]
+            )
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """One class name a line; blank lines at the end are ignored.
+
+    Raises:
+        ManifestError: no such file, none or one class, a blank or repeated name.
+    """
+    try:
+        names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: not found; it lists the class names, one a line") from None
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    names = [name.strip() for name in names]
+    for line, name in enumerate(names, 1):
+        if not name:
+            raise ManifestError(f"{path}:{line}: blank class name")
+        if name in names[: line - 1]:
+            raise ManifestError(f"{path}:{line}: class {name!r} is listed twice")
+    if len(names) < 2:
+        raise ManifestError(f"{path}: {len(names)} class(es); a classifier needs at least 2")
+    return tuple(names)
+
+
+def write_classes(path: Path, names: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def read_csv(path: Path, *, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a CSV with a header, each with its line number; cells are stripped, blank lines skipped.
+
+    Raises:
+        ManifestError: not there, not UTF-8, broken quoting, a column missing or repeated, a row too long or short.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: not found") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise ManifestError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    if "\0" in text:
+        raise ManifestError(f"{path}: holds NUL bytes; it is not a text file (UTF-16? save it as UTF-8)")
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    header: list[str] | None = None
+    before = 0
+    try:
+        for cells in reader:
+            line, before = before + 1, reader.line_num  # a quoted cell may span lines: name the first
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                header = [cell.strip() for cell in cells]
+                missing = [name for name in required if name not in header]
+                if missing or len(set(header)) < len(header):
+                    fault = (
+                        f"column(s) {', '.join(missing)} missing" if missing else "a column is named twice"
+                    )
+                    raise ManifestError(
+                        f"{path}:{line}: {fault}; found {', '.join(header)}. The first line must name the columns."
+                    )
+                continue
+            if len(cells) != len(header):
+                raise ManifestError(
+                    f"{path}:{line}: {len(cells)} cells under {len(header)} columns; a cell with a comma needs quotes"
+                )
+            rows.append((line, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}))
+    except csv.Error as error:
+        raise ManifestError(f"{path}:{reader.line_num}: {error}") from None
+    if header is None:
+        raise ManifestError(f"{path}: empty; it must be a CSV whose first line names the columns")
+    return rows
+
+
+def check_relative(path: str) -> str:
+    """A path that stays inside the dataset root, with forward slashes.
+
+    Raises:
+        ValueError: empty, absolute, climbing out with `..`, starting in a home folder, or holding a line break.
+    """
+    if not path:
+        raise ValueError("path is empty")
+    if any(ord(c) < 32 for c in path):
+        raise ValueError(f"path {path!r} holds a control character")
+    windows = PureWindowsPath(path)
+    if path.startswith(("/", "~", "\\")) or windows.drive:
+        raise ValueError(f"path {path!r} must be relative to the dataset root")
+    if ".." in PurePosixPath(path).parts or (os.sep == "\\" and ".." in windows.parts):
+        raise ValueError(f"path {path!r} climbs out of the dataset root with '..'")
+    return path
+
+
+def inside(root: Path, path: str) -> Path:
+    """The real file behind a relative path, links followed.
+
+    Raises:
+        ValueError: it lies outside the root.
+    """
+    real_root = os.path.realpath(root)
+    real = os.path.realpath(os.path.join(real_root, check_relative(path)))
+    if os.path.commonpath([real_root, real]) != real_root:
+        raise ValueError(f"path {path!r} is a link that leaves the dataset root {root}")
+    return Path(real)
+
+
+def parse_label(text: str, classes: int) -> int:
+    """A class id, or ValueError naming what is allowed."""
+    try:
+        label = int(text)
+    except ValueError:
+        raise ValueError(f"label {text!r} is not a whole number") from None
+    if not 0 <= label < classes:
+        raise ValueError(f"label {label} is outside 0..{classes - 1} ({classes} classes in classes.txt)")
+    return label
+
+
+def _parse(row: dict[str, str], classes: int) -> Clip:
+    if not row["id"]:
+        raise ValueError("id is empty")
+    start, end = _whole(row, "start"), _whole(row, "end", none=True)
+    if end is not None and end <= start:
+        raise ValueError(f"end {end} must be after start {start} (frames, half-open)")
+    status = row.get("status") or "ok"
+    if status not in STATUSES:
+        raise ValueError(f"status {status!r}: must be one of {', '.join(STATUSES)}")
+    clip = Clip(
+        id=row["id"],
+        path=check_relative(row["path"]),
+        label=parse_label(row["label"], classes),
+        start=start,
+        end=end,
+        frames=_whole(row, "frames"),
+        fps=_number(row, "fps"),
+        width=_whole(row, "width"),
+        height=_whole(row, "height"),
+        status=status,
+        readers=tuple((row.get("readers") or "").split()),
+        tags={name: cell for name, cell in row.items() if name not in COLUMNS and cell},
+    )
+    if status == "ok" and clip.frames < 1:
+        raise ValueError("frames is not measured; make the manifest with its dataset command")
+    if status == "ok" and clip.length < 1:
+        raise ValueError(f"start {start} is not before the end of the file, which has {clip.frames} frames")
+    return clip
+
+
+def _whole(row: dict[str, str], name: str, *, none: bool = False):  # type: ignore[no-untyped-def]
+    text = row.get(name) or ""
+    if not text:
+        return None if none else 0
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{name} {text!r} is not a whole number of frames or pixels")
+    return int(text)
+
+
+def _number(row: dict[str, str], name: str) -> float:
+    text = row.get(name) or "0"
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise ValueError(f"{name} {text!r} is not a number of frames a second")
+    return value

@@ -1,0 +1,86 @@
+"""Which clips of a split can be used, and with which reader: settled before anything is trained.
+
+Notable here:
+- the reader of each file is one that was measured to be exact for it, or nothing starts;
+- clips that are missing or unreadable are counted against `data.max_bad_fraction`, and the counts go to the result.
+"""
+
+from dataclasses import dataclass, field
+
+from vmp.data.manifest import Clip, Manifest, inside
+from vmp.errors import DataError, shortlist
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The usable clips of a split and the rest."""
+
+    clips: tuple[Clip, ...]
+    readers: tuple[str, ...]  # one a clip
+    total: int
+    bad: dict[str, str] = field(default_factory=dict)  # clip id -> "missing", "unreadable: ..." or "partial"
+
+    def counts(self) -> dict[str, int]:
+        missing = sum(reason.startswith("missing") for reason in self.bad.values())
+        return {
+            "expected": self.total,
+            "present": len(self.clips),
+            "missing": missing,
+            "unreadable": len(self.bad) - missing,
+        }
+
+
+def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: float) -> Present:
+    """Sort a manifest's clips into usable and bad ones and choose a reader for each.
+
+    Args:
+        reader: "auto" takes the first that the manifest lists as exact for the file; a name insists on that one.
+
+    Raises:
+        DataError: more than max_bad_fraction are bad, none is left, a link leaves the root, or the reader is not
+            exact for some file.
+    """
+    usable: list[Clip] = []
+    readers: list[str] = []
+    bad: dict[str, str] = {}
+    inexact: list[str] = []
+    found: dict[str, bool] = {}
+    for clip in manifest.clips:
+        if clip.status != "ok":
+            bad[clip.id] = f"{clip.status}: {clip.path}"
+            continue
+        if clip.path not in found:
+            try:
+                found[clip.path] = inside(manifest.root, clip.path).is_file()
+            except ValueError as error:
+                raise DataError(f"{manifest.path}: clip {clip.id}: {error}") from None
+        if not found[clip.path]:
+            bad[clip.id] = f"missing: {clip.path}"
+            continue
+        exact = clip.readers or ("pyav",)  # counting is exact for every file
+        if reader != "auto" and reader != "pyav" and reader not in exact:
+            inexact.append(f"{clip.path}: exact are {', '.join(exact)}")
+            continue
+        usable.append(clip)
+        readers.append(exact[0] if reader == "auto" else reader)
+    if inexact:
+        raise DataError(
+            f"data.reader={reader} was not measured to give the exact frames of {len(inexact)} of "
+            f"{len(manifest.clips)} clips in {manifest.path}:\n{shortlist(inexact)}\n"
+            "Use data.reader=auto (the fastest exact reader for each file) or data.reader=pyav (always exact)."
+        )
+    present = Present(tuple(usable), tuple(readers), len(manifest.clips), bad)
+    check_bad(bad, present.total, max_bad_fraction, where=str(manifest.path))
+    if not usable:
+        raise DataError(f"{manifest.path}: none of its {len(manifest.clips)} clips can be used")
+    return present
+
+
+def check_bad(bad: dict[str, str], total: int, max_bad_fraction: float, *, where: str) -> None:
+    """Raise DataError when more than the allowed share of clips is bad."""
+    if len(bad) > max_bad_fraction * total:
+        raise DataError(
+            f"{where}: {len(bad)} of {total} clips cannot be used, more than data.max_bad_fraction="
+            f"{max_bad_fraction:g} allows:\n{shortlist([f'{i}: {reason}' for i, reason in bad.items()])}\n"
+            "Put the files right, or raise data.max_bad_fraction; the counts are kept in the result."
+        )

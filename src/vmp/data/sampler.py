@@ -1,0 +1,54 @@
+"""Who reads what when: a pure function of (seed, epoch, batch, rank), so a run can be continued at any batch.
+
+Notable here:
+- one epoch is one permutation of the clips, cut into batches of the whole job, and each batch into ranks: the same
+  clips meet in a step however many processes share it;
+- the last clips that do not fill a step are left out of that epoch (another epoch leaves out others).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A random generator for this key of non-negative whole numbers, and nothing else."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+# first number of every key, so that no two uses share a stream
+ORDER, AUGMENT, DROPOUT, WEIGHTS = 1, 2, 3, 4
+
+
+def epoch_order(clips: int, *, seed: int, epoch: int) -> np.ndarray:
+    return generator(ORDER, seed, epoch).permutation(clips)
+
+
+class TrainBatches:
+    """Batches of (clip index, epoch) for one rank, for `DataLoader(batch_sampler=...)`.
+
+    Args:
+        clips: in the training split.
+        batch: clips of one forward pass on one rank.
+        batches: of one rank in one epoch, a multiple of the accumulation steps.
+    """
+
+    def __init__(
+        self, *, clips: int, batch: int, batches: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.clips, self.batch, self.batches = clips, batch, batches
+        self.seed, self.rank, self.world = seed, rank, world
+        self.epoch, self.first = 0, 0
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Begin the next pass at this batch of this epoch."""
+        self.epoch, self.first = epoch, batch
+
+    def __len__(self) -> int:
+        return self.batches - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = epoch_order(self.clips, seed=self.seed, epoch=self.epoch)
+        for i in range(self.first, self.batches):
+            low = (i * self.world + self.rank) * self.batch
+            yield [(int(clip), self.epoch) for clip in order[low : low + self.batch]]

@@ -1,0 +1,68 @@
+"""Scale, crop and flip of whole clips, on uint8; one draw for all frames, or differences would see the jitter.
+
+Shapes: clips are (T, H, W, 3) uint8 here, as the readers give them; `to_clip` makes them (3, T, H, W).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class TrainView:
+    """One training view, drawn before decoding so that frames are resized as they come.
+
+    short_side: of the resized frame; top, left: of the crop, as fractions of the free room; flip: left-right.
+    """
+
+    short_side: int
+    top: float
+    left: float
+    flip: bool
+
+
+def draw_train_view(
+    rng: np.random.Generator, *, jitter: tuple[int, int], flip: float, inverse: bool = False
+) -> TrainView:
+    """Draw scale, crop and flip.
+
+    jitter: range of the short side, both ends included; drawn evenly, or (inverse) evenly in 1 / size.
+    flip: probability; 0 where left and right are classes.
+    """
+    low, high = jitter
+    u = rng.random()
+    side = 1 / (1 / high + u * (1 / low - 1 / high)) if inverse else low + u * (high - low)
+    return TrainView(int(side + 0.5), rng.random(), rng.random(), bool(rng.random() < flip))
+
+
+def apply_train_view(frames: np.ndarray, view: TrainView, *, crop: int) -> np.ndarray:
+    """Crop and flip frames whose short side is view.short_side: (T, H, W, 3) -> (T, crop, crop, 3)."""
+    _, h, w, _ = frames.shape
+    top, left = int(view.top * (h - crop + 1)), int(view.left * (w - crop + 1))
+    out = frames[:, top : top + crop, left : left + crop]
+    return out[:, :, ::-1] if view.flip else out
+
+
+def test_crop(frames: np.ndarray, *, crop: int, position: int, positions: int) -> np.ndarray:
+    """One of the fixed crops of testing: (T, H, W, 3) -> (T, crop, crop, 3).
+
+    position i of n lies at i / (n - 1) of the way along the longer side (three: left/top, middle, right/bottom), in
+    the middle of the shorter one; a single crop is the centre.
+    """
+    _, h, w, _ = frames.shape
+    along = 0.5 if positions == 1 else position / (positions - 1)
+    top = _at(h - crop, along if h > w else 0.5)
+    left = _at(w - crop, along if w >= h else 0.5)
+    return frames[:, top : top + crop, left : left + crop]
+
+
+test_crop.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
+
+
+def to_clip(frames: np.ndarray) -> np.ndarray:
+    """(T, H, W, 3) -> (3, T, H, W), contiguous."""
+    return np.ascontiguousarray(frames.transpose(3, 0, 1, 2))
+
+
+def _at(room: int, fraction: float) -> int:
+    return int(np.ceil(room * fraction)) if fraction == 0.5 else int(room * fraction)

@@ -1,0 +1,125 @@
+"""Checkpoints that are whole or not there, and are what was written.
+
+Notable here:
+- a checkpoint is a folder `step_<n>`: model.safetensors, state.pt (only tensors, numbers, strings, lists, dicts) and
+  meta.json with the SHA-256 of both; it is written under another name, synced, and renamed;
+- loading checks the sums (neither format does) and never runs code (`weights_only=True`); a damaged newest falls
+  back to the one before, with a warning that names it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from vmp.errors import RunError
+
+_FILES = ("model.safetensors", "state.pt")
+_TEMPORARY = ".writing-"
+
+
+class Checkpoint(NamedTuple):
+    path: Path
+    model: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor], state: dict[str, Any]) -> Path:
+    """Write folder/name; it appears when it is whole. An older one of that name is replaced."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary, final = folder / f"{_TEMPORARY}{name}", folder / name
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        save_file({k: v.detach().contiguous().cpu() for k, v in model.items()}, temporary / _FILES[0])
+        with open(temporary / _FILES[1], "wb") as file:
+            torch.save(state, file)
+        sums = {file: _sha256(temporary / file) for file in _FILES}
+        (temporary / "meta.json").write_text(
+            json.dumps({"sha256": sums, "torch": torch.__version__}, indent=1)
+        )
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(temporary, final)
+        _sync(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(
+            f"{final}: the checkpoint could not be written ({error.strerror or error}); "
+            "the ones before are untouched. Free some space and run the same command again to continue."
+        ) from error
+    return final
+
+
+def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read one checkpoint and check it against its sums.
+
+    Raises:
+        RunError: a file is missing or is not what was written.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        sums = json.loads((path / "meta.json").read_text())["sha256"]
+        for file in _FILES:
+            if _sha256(path / file) != sums[file]:
+                raise RunError(f"{path / file}: damaged, its SHA-256 is not the one in meta.json")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: not a whole checkpoint ({type(error).__name__}: {error})") from None
+    state = torch.load(path / _FILES[1], map_location=device, weights_only=True)
+    return Checkpoint(path, load_file(path / _FILES[0], device=str(device)), state)
+
+
+def newest(folder: Path, *, device: torch.device | str = "cpu", warn: Any = print) -> Checkpoint | None:
+    """The newest checkpoint that is what was written; None when there is none at all.
+
+    Raises:
+        RunError: there are checkpoints and every one is damaged: starting from scratch is not ours to decide.
+    """
+    names = steps_in(folder)
+    for path in reversed(names):
+        try:
+            return load(path, device=device)
+        except RunError as error:
+            warn(f"{error}; trying the checkpoint before it")
+    if names:
+        raise RunError(
+            f"{folder}: all {len(names)} checkpoints are damaged. Move the folder away to start again."
+        )
+    return None
+
+
+def steps_in(folder: Path) -> list[Path]:
+    """Checkpoints by step, oldest first."""
+    return sorted(folder.glob("step_*")) if folder.is_dir() else []
+
+
+def prune(folder: Path, *, keep: int) -> None:
+    """Remove all but the newest `keep` and what an interrupted write left behind."""
+    for path in (*steps_in(folder)[:-keep], *_unfinished(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _unfinished(folder: Path) -> Iterator[Path]:
+    return folder.glob(f"{_TEMPORARY}*")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

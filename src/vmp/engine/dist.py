@@ -1,0 +1,82 @@
+"""Processes and devices: one process a device, started by torchrun, or just this one."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vmp.errors import ConfigError
+
+TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """rank of world processes; device: this process's."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in rank order, on every process."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean over processes of a scalar."""
+        if self.world > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.world
+        return value
+
+    def wait(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+
+def start(device: str = "auto") -> Processes:
+    """Join the processes that torchrun started, or stand alone.
+
+    Args:
+        device: "auto" is CUDA where there is one; "cpu", "cuda" or "cuda:N" insist.
+
+    Raises:
+        ConfigError: a device that is not there.
+    """
+    rank, world, local = (
+        int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"trainer.device={device}: this machine or torch build has no CUDA device; use cpu or auto"
+        )
+    use_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if not use_cuda:
+        chosen = torch.device("cpu")
+    else:
+        index = int(device.partition(":")[2] or local)
+        if index >= torch.cuda.device_count():
+            found = torch.cuda.device_count()
+            raise ConfigError(f"trainer.device={device}: CUDA device {index} asked for, {found} found")
+        chosen = torch.device("cuda", index)
+        torch.cuda.set_device(chosen)
+    if world > 1:
+        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=TIMEOUT)
+    return Processes(rank, world, chosen)
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,89 @@
+"""Records of a run: metrics.jsonl, which holds what repeats to the bit, and log.txt with times and messages.
+
+Notable here:
+- metrics.jsonl has a row a logged step and a row an evaluation, no clock times: a run that was killed and continued
+  ends with the same bytes as one that was left alone;
+- checkpoints remember how many rows there were; continuing cuts the file back to them.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from vmp.errors import RunError
+
+
+class Metrics:
+    """Rows of metrics.jsonl; on processes other than the first it keeps nothing."""
+
+    def __init__(self, path: Path | None, *, rows: int = 0) -> None:
+        """path: None keeps nothing. rows: how many of the file's rows to keep."""
+        self.rows, self._file = rows, None
+        if path is None:
+            return
+        kept = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
+        if len(kept) < rows:
+            raise RunError(
+                f"{path}: {len(kept)} rows, but the checkpoint was written after {rows}; it was cut short"
+            )
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_bytes(b"".join(kept))
+        os.replace(temporary, path)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.rows += 1
+        if self._file:
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Make the rows outlive a power cut, before a checkpoint counts on them."""
+        if self._file:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class Log:
+    """Lines for people, on the terminal and in log.txt; quiet on processes other than the first."""
+
+    def __init__(self, path: Path | None, *, quiet: bool = False) -> None:
+        self._file: TextIO | None = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
+        self.quiet = quiet or path is None
+
+    def __call__(self, text: str) -> None:
+        if self._file:
+            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            self._file.flush()
+        if not self.quiet:
+            print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        self(f"warning: {text}") if self._file else print(f"warning: {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """All of it or nothing."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,43 @@
+"""Learning rate as a function of progress, so that a continued run needs no scheduler state.
+
+epoch: a real number, steps done over steps an epoch.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+Schedule = Callable[[float], float]  # epoch -> factor on the base learning rate
+
+
+def cosine(*, epochs: float, warmup_epochs: float = 0.0, warmup_start: float = 0.1) -> Schedule:
+    """Half a cosine from 1 to 0 over the run. The warm-up lies inside it, as in PySlowFast: it climbs in a line from
+    warmup_start to the value that the cosine has when the warm-up ends."""
+
+    def half(epoch: float) -> float:
+        return 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
+
+    return _warmed(half, warmup_epochs, warmup_start)
+
+
+def steps(
+    *, at: Sequence[float], factors: Sequence[float], warmup_epochs: float = 0.0, warmup_start: float = 0.1
+) -> Schedule:
+    """factors[i] from epoch at[i] on; at[0] is 0. The official recipe is at (0, 11, 14), factors (1, 0.1, 0.01)."""
+
+    def stair(epoch: float) -> float:
+        return factors[max(i for i, since in enumerate(at) if epoch >= since)]
+
+    return _warmed(stair, warmup_epochs, warmup_start)
+
+
+def _warmed(schedule: Schedule, warmup_epochs: float, warmup_start: float) -> Schedule:
+    if warmup_epochs <= 0:
+        return schedule
+    top = schedule(warmup_epochs)
+
+    def warmed(epoch: float) -> float:
+        if epoch >= warmup_epochs:
+            return schedule(epoch)
+        return warmup_start + (top - warmup_start) * epoch / warmup_epochs
+
+    return warmed

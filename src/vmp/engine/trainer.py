@@ -1,0 +1,331 @@
+"""The training loop, top to bottom.
+
+Notable here:
+- everything that varies from step to step (order, augmentation, dropout, learning rate) is a function of the seed and
+  the step, so the loop can start at any step, and a run that was killed and continued ends with the same bits;
+- it knows nothing of motion prompts: a module that returns logits and variations, an objective that returns named
+  terms, and `model.scalars()`;
+- it stops rather than train on nonsense: on a loss that is not finite, and on more unreadable clips than allowed.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from vmp.data.dataset import Batch, TrainClips, collate_train
+from vmp.data.present import check_bad
+from vmp.data.sampler import DROPOUT, TrainBatches, generator
+from vmp.engine import checkpoint
+from vmp.engine.dist import Processes
+from vmp.engine.loggers import Log, Metrics, write_json
+from vmp.engine.schedule import Schedule
+from vmp.errors import RunError
+from vmp.progress import bar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long and in what portions to train.
+
+    batch: clips of one update, over all processes; micro_batch: of one forward pass on one process.
+    """
+
+    epochs: int
+    batch: int
+    micro_batch: int
+    world: int
+    clips: int
+    seed: int
+
+    @property
+    def accumulate(self) -> int:
+        return self.batch // (self.micro_batch * self.world)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.clips // self.batch
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass(slots=True)
+class State:
+    """What a checkpoint holds beside weights and momentum. step: updates done; evaluated: epochs."""
+
+    step: int = 0
+    evaluated: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    rows: int = 0  # of metrics.jsonl
+    seconds: float = 0.0  # spent training and evaluating, over all sittings
+    bad: dict[str, str] = field(default_factory=dict)  # clip id -> why it could not be read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Medians would hide stalls, so these are totals: seconds waited for data and clips trained in this sitting."""
+
+    waited: float
+    trained: float
+    clips: int
+
+
+class Stopped(RunError):
+    """A signal asked the run to stop; it saved and can be continued. `code` is the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def fit(
+    model: nn.Module,
+    *,
+    objective: Callable[[Tensor, Tensor, Mapping[str, Tensor]], dict[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    data: TrainClips,
+    evaluate: Callable[[nn.Module, int], dict[str, float]] | None,
+    plan: Plan,
+    processes: Processes,
+    folder: Path,
+    log: Log,
+    workers: int = 0,
+    timeout: float = 0.0,
+    autocast: torch.dtype | None = None,
+    compiled: bool = False,
+    log_every: int = 10,
+    save_minutes: float = 10.0,
+    keep: int = 2,
+    max_bad_fraction: float = 0.001,
+) -> tuple[State, Timing]:
+    """Train from the newest checkpoint in folder/checkpoints, or from the start, to the plan's end.
+
+    Args:
+        model: on its device; called with uint8 clips.
+        optimizer: its groups' `lr` at entry are the base learning rates.
+        evaluate: (model, epoch) -> metrics after each epoch; None: no evaluation.
+
+    Raises:
+        RunError: the loss is not finite, or checkpoints are damaged.
+        DataError: too many clips cannot be read.
+        Stopped: after a signal, with everything saved.
+    """
+    device = processes.device
+    scalars: Callable[[], Mapping[str, Tensor]] = model.scalars  # type: ignore[assignment]
+    base_lrs = [group["lr"] for group in optimizer.param_groups]
+    state = State()
+    found = checkpoint.newest(folder / "checkpoints", device=device, warn=log.warn)
+    if found:
+        model.load_state_dict(found.model)
+        optimizer.load_state_dict(found.state["optimizer"])
+        state = State(**found.state["progress"])
+        if state.step < plan.steps:
+            log(f"continuing from {found.path.name}: step {state.step} of {plan.steps}")
+    metrics = Metrics(folder / "metrics.jsonl" if processes.first else None, rows=state.rows)
+    seconds_before, began = state.seconds, time.monotonic()
+    saved_at = began
+
+    wrapped: nn.Module = model
+    if processes.world > 1:
+        wrapped = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    unsynced = wrapped.no_sync if isinstance(wrapped, DistributedDataParallel) else nullcontext
+    forward: Callable[..., Any] = wrapped
+    if compiled:
+        forward = torch.compile(wrapped, dynamic=False)
+
+    batches = TrainBatches(
+        clips=plan.clips,
+        batch=plan.micro_batch,
+        batches=plan.steps_per_epoch * plan.accumulate,
+        seed=plan.seed,
+        rank=processes.rank,
+        world=processes.world,
+    )
+    loader: DataLoader[Any] = DataLoader(
+        data,
+        batch_sampler=batches,
+        collate_fn=collate_train,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+        timeout=timeout if workers else 0,
+    )
+
+    def save() -> None:
+        nonlocal saved_at
+        state.rows = metrics.rows
+        state.seconds = seconds_before + time.monotonic() - began
+        metrics.sync()
+        if processes.first:
+            name = f"step_{state.step:08}_{state.evaluated:04}"
+            progress = {name: getattr(state, name) for name in State.__dataclass_fields__}
+            payload = {"optimizer": optimizer.state_dict(), "progress": progress}
+            checkpoint.save(folder / "checkpoints", name, model=model.state_dict(), state=payload)
+            checkpoint.prune(folder / "checkpoints", keep=keep)
+        processes.wait()
+        saved_at = time.monotonic()
+
+    waited, trained, clips_seen = 0.0, 0.0, 0
+    per_epoch = plan.steps_per_epoch
+    with ExitStack() as stack:
+        asked = stack.enter_context(_signals())
+        stack.callback(metrics.close)
+        shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
+        while True:
+            epoch = state.step // per_epoch  # epochs done
+
+            # --- evaluate where an epoch has ended ---------------------------------------------------------------
+            if evaluate and state.step and state.step % per_epoch == 0 and state.evaluated < epoch:
+                result = evaluate(model, epoch)
+                state.evaluated = epoch
+                if result["top1"] > state.best:
+                    state.best, state.best_epoch = result["top1"], epoch
+                    if processes.first:
+                        checkpoint.save(
+                            folder / "best",
+                            "weights",
+                            model=model.state_dict(),
+                            state={"epoch": epoch, **result},
+                        )
+                learned = {f"vmp/{name}": float(value) for name, value in scalars().items()}
+                row = {f"val/{name}": value for name, value in result.items()}
+                metrics.write({"kind": "val", "epoch": epoch, "step": state.step, **row, **learned})
+                said = "  ".join(
+                    f"{name} {value:.2f}" for name, value in result.items() if name in ("top1", "top5")
+                )
+                said += "".join(
+                    f"  {name.removeprefix('vmp/')} {value:.3f}" for name, value in learned.items()
+                )
+                log(f"epoch {epoch}/{plan.epochs}  {said}")
+                save()
+            if state.step >= plan.steps:
+                break
+
+            # --- train to the end of the epoch -------------------------------------------------------------------
+            model.train()
+            batches.start_at(epoch, state.step % per_epoch * plan.accumulate)
+            stream = iter(loader)
+            while state.step < (epoch + 1) * per_epoch:
+                progress = state.step / per_epoch
+                factor = schedule(progress)
+                for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
+                    group["lr"] = base * factor
+                torch.manual_seed(_dropout_seed(plan.seed, state.step, processes.rank))
+                optimizer.zero_grad(set_to_none=True)
+                sums: dict[str, Tensor] = {}
+                seen: list[str] = []  # clip ids of this update
+                step_began = time.monotonic()
+                for i in range(plan.accumulate):
+                    last = i + 1 == plan.accumulate
+                    asked_at = time.monotonic()
+                    batch = _next(stream, data)
+                    waited += time.monotonic() - asked_at
+                    state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
+                    check_bad(state.bad, data.present.total, max_bad_fraction, where="training")
+                    if not len(batch.clips):
+                        raise RunError(f"none of the {plan.micro_batch} clips of a batch could be read")
+                    clips_seen += len(batch.clips)
+                    seen += [data.present.clips[index].id for index in batch.indices.tolist()]
+                    with nullcontext() if last else unsynced():  # gradients meet on the last portion only
+                        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                            out = forward(batch.clips.to(device, non_blocking=True))
+                        terms = objective(
+                            out.logits, batch.labels.to(device, non_blocking=True), out.variations
+                        )
+                        (terms["loss"] / plan.accumulate).backward()
+                    for name, value in terms.items():
+                        sums[name] = sums.get(name, 0) + value.detach() / plan.accumulate
+                if not torch.isfinite(sums["loss"]):
+                    _not_finite(folder, state.step, seen, sums, scalars())
+                optimizer.step()
+                state.step += 1
+                trained += time.monotonic() - step_began
+
+                if state.step % log_every == 0 or state.step % per_epoch == 0:
+                    means = {f"train/{name}": float(processes.mean(value)) for name, value in sums.items()}
+                    learned = {f"vmp/{name}": float(value) for name, value in scalars().items()}
+                    head = {"kind": "train", "epoch": round(state.step / per_epoch, 6), "step": state.step}
+                    metrics.write({**head, **means, "train/lr": optimizer.param_groups[0]["lr"], **learned})
+                    shown.note = f"loss {means['train/loss']:.3f}"
+                shown.advance()
+
+                stop = max(processes.gather(asked[0])) if processes.world > 1 else asked[0]
+                if stop:
+                    save()
+                    raise Stopped(
+                        f"stopped by {signal.Signals(stop).name} at step {state.step} of {plan.steps}; saved. "
+                        "The same command continues.",
+                        128 + stop,
+                    )
+                late = time.monotonic() - saved_at > 60 * save_minutes
+                if any(processes.gather(late)) if processes.world > 1 else late:
+                    save()
+            state.bad = {k: v for part in processes.gather(state.bad) for k, v in part.items()}
+            if not evaluate:
+                save()
+    state.seconds = seconds_before + time.monotonic() - began
+    return state, Timing(waited=waited, trained=trained, clips=clips_seen)
+
+
+def _next(stream: Iterator[Batch], data: TrainClips) -> Batch:
+    try:
+        return next(stream)
+    except RuntimeError as error:
+        if "timed out" in str(error) or "exited unexpectedly" in str(error):
+            raise RunError(
+                f"a data worker stopped answering ({error}). A video may have crashed or hung its decoder: try "
+                "data.reader=pyav, or trainer.workers=0 to see it happen. The same command continues the run."
+            ) from error
+        raise
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    return int(generator(DROPOUT, seed, step, rank).integers(2**62))
+
+
+def _not_finite(
+    folder: Path, step: int, seen: list[str], sums: Mapping[str, Tensor], scalars: Mapping[str, Tensor]
+) -> None:
+    where = folder / f"not_finite_step{step}.json"
+    terms = {name: str(float(value)) for name, value in {**sums, **scalars}.items()}
+    write_json(where, {"step": step, "clips": seen, "terms": terms})
+    raise RunError(
+        f"the loss of step {step} is not finite ({', '.join(f'{k} {v}' for k, v in terms.items())}). The ids of its "
+        f"clips are in {where}. Nothing was saved after the last checkpoint. Lower optim.lr, or use trainer.amp=none."
+    )
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A one-element list that holds the first SIGTERM, SIGINT or SIGUSR1; a second one acts at once."""
+    asked = [0]
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: object) -> None:
+        asked[0] = number
+        for other, handler in before.items():
+            signal.signal(other, handler)
+
+    try:
+        for listened in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            before[listened] = signal.signal(listened, note)
+    except ValueError:  # not in the main thread: signals are somebody else's
+        before.clear()
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,217 @@
+"""The motion prompt layer (Sec. 2 of the paper): two learned scalars turn frame differences into attention.
+
+Notable here:
+- reads beside Eq. 1-6: grey, difference, power normalisation, product, variation;
+- T+1 frames in, T prompts out: frame t+1 is weighed by what changed since frame t (Eq. 4);
+- grey and differences are float32 (float64 for float64 clips) whatever the clip's type, also under autocast:
+  with a slope up to 50, rounding a frame to bfloat16 moves the attention logit by up to 0.1;
+- uint8 clips are normalised on the way, in the same pass.
+
+Shapes: B clips, T prompts, H x W pixels; a clip is (B, 3, T+1, H, W), RGB.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vmp.kernels import one_pass
+from vmp.power_norm import LearnedPowerNorm
+
+LUMA = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}  # ITU-R BT.601, as the authors weigh
+
+
+class Prompted(NamedTuple):
+    prompts: Tensor  # (B, 3, T, H, W)
+    variation: Tensor  # ()
+
+
+class MotionPrompt(nn.Module):
+    """Motion prompts Z = f(D) * F and their temporal attention variation V (Eq. 1-6).
+
+    Args:
+        alpha, beta, gamma, epsilon, m, n: see `LearnedPowerNorm`; `m`, `n` None draws the start from N(1e-5, 1).
+        mean, std: the backbone's input normalisation, one number or one per channel, on pixels in [0, 1].
+        grey: "rgb" weighs the channels as BT.601 does; "bgr" exchanges red and blue, as the authors' code does.
+        modulate: what the attention multiplies. "normalized": the normalised frame, as the authors' code does, so
+            no attention means mean grey; "pixel": the frame in [0, 1], as Eq. 4 says, so no attention means black.
+        variation: "mean" averages Eq. 6 over pixels, as the authors' code does and the printed lambdas assume;
+            "frobenius" is Eq. 6 to the letter, H*W times larger. Both average over the batch.
+        power_norm: any module from differences in [-1, 1] to attention in [0, 1], in place of the learned one.
+
+    Raises:
+        ValueError: an option or a constant that is not allowed, or a clip of another shape or type.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 5.0,
+        beta: float = 0.45,
+        gamma: float = 0.6,
+        epsilon: float = 0.1,
+        mean: float | tuple[float, ...] = 0.45,
+        std: float | tuple[float, ...] = 0.225,
+        grey: str = "rgb",
+        modulate: str = "normalized",
+        variation: str = "mean",
+        m: float | None = None,
+        n: float | None = None,
+        power_norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, allowed in (
+            ("grey", grey, ("rgb", "bgr")),
+            ("modulate", modulate, ("normalized", "pixel")),
+            ("variation", variation, ("mean", "frobenius")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
+        self.power_norm = power_norm or LearnedPowerNorm(
+            alpha=alpha, beta=beta, gamma=gamma, epsilon=epsilon, m=m, n=n
+        )
+        self.mean, self.std = per_channel(mean, "mean"), per_channel(std, "std")
+        if min(self.std) <= 0:
+            raise ValueError(f"std = {std}: must be greater than 0")
+        self.grey, self.modulate, self.variation = grey, modulate, variation
+
+    def forward(self, clip: Tensor, *, variation: bool = True) -> Prompted:
+        """Turn clips into prompts.
+
+        Args:
+            clip: (B, 3, T+1, H, W), T >= 1; uint8 in 0..255, or floating and already normalised by mean and std.
+            variation: False skips Eq. 6 and returns 0 for it.
+
+        Returns:
+            prompts (B, 3, T, H, W), normalised, in the clip's floating type (uint8: autocast's type, else float32);
+            variation, a scalar, 0 when there are fewer than two attention maps.
+        """
+        check_clip(clip, least_frames=2)
+        if one_pass.suits(self, clip):
+            return Prompted(*one_pass.apply(self, clip, variation=variation))
+        return plain(self, clip, self.power_norm, variation=variation)
+
+    def differences(self, clip: Tensor) -> Tensor:
+        """D_t = F'_{t+1} - F'_t for grey frames F' in [0, 1]: (B, 3, T+1, H, W) -> (B, T, H, W)."""
+        check_clip(clip, least_frames=2)
+        wide = clip if clip.dtype == torch.float64 else clip.float()
+        # the mean cancels in the difference, so grey needs only the scale of each channel
+        w = self.grey_weights(clip.dtype)
+        grey = wide[:, 0] * w[0] + wide[:, 1] * w[1] + wide[:, 2] * w[2]  # (B, T+1, H, W)
+        return grey[:, 1:] - grey[:, :-1]
+
+    def attention(self, clip: Tensor) -> Tensor:
+        """f(D) in [0, 1] (Eq. 3): (B, 3, T+1, H, W) -> (B, T, H, W)."""
+        return self.power_norm(self.differences(clip))
+
+    def grey_weights(self, dtype: torch.dtype) -> tuple[float, float, float]:
+        """Channel weights that take a clip of this type to grey differences in [0, 1] units."""
+        r, g, b = LUMA[self.grey]
+        s = (1 / 255,) * 3 if dtype == torch.uint8 else self.std
+        return r * s[0], g * s[1], b * s[2]
+
+    @property
+    def m(self) -> nn.Parameter:
+        """The free parameter behind the slope, shape (1,)."""
+        return self._learned().m
+
+    @property
+    def n(self) -> nn.Parameter:
+        """The free parameter behind the shift, shape (1,)."""
+        return self._learned().n
+
+    @property
+    def slope(self) -> Tensor:
+        """a(m), shape (1,), in [alpha / (beta + epsilon), alpha / epsilon] (Eq. 2)."""
+        return self._learned().slope
+
+    @property
+    def shift(self) -> Tensor:
+        """b(n), shape (1,), in (-gamma, gamma) (Eq. 2)."""
+        return self._learned().shift
+
+    def scalars(self) -> dict[str, Tensor]:
+        """What is worth logging; empty for a power normalisation without parameters."""
+        scalars = getattr(self.power_norm, "scalars", None)
+        return scalars() if scalars else {}
+
+    def extra_repr(self) -> str:
+        return f"grey={self.grey!r}, modulate={self.modulate!r}, variation={self.variation!r}"
+
+    def _learned(self) -> LearnedPowerNorm:
+        if not isinstance(self.power_norm, LearnedPowerNorm):
+            # TypeError, not AttributeError: nn.Module would turn the latter into "no attribute 'slope'"
+            raise TypeError(f"{type(self.power_norm).__name__} has no learned slope and shift; use scalars()")
+        return self.power_norm
+
+
+def plain(
+    layer: MotionPrompt, clip: Tensor, power_norm: Callable[[Tensor], Tensor], *, variation: bool
+) -> Prompted:
+    """Eq. 1-6 op by op: what torch.compile fuses, torch.func transforms, and the kernels are tested against."""
+    frames = as_normalized(clip, layer.mean, layer.std)[:, :, 1:]  # (B, 3, T, H, W)
+    a = power_norm(layer.differences(clip))  # (B, T, H, W)
+    if layer.modulate == "normalized":
+        prompts = a.unsqueeze(1) * frames  # Eq. 4
+    else:  # the product in [0, 1] is a (x std + mean); normalised again: a (x + mean / std) - mean / std
+        offset = [mean / std for mean, std in zip(layer.mean, layer.std, strict=True)]
+        prompts = torch.stack([a * (frames[:, c] + offset[c]) - offset[c] for c in range(3)], dim=1)
+    v = temporal_attention_variation(a, reduction=layer.variation) if variation else a.new_zeros(())
+    return Prompted(prompts.to(output_dtype(clip)), v)
+
+
+def temporal_attention_variation(attention: Tensor, *, reduction: str = "mean") -> Tensor:
+    """V of Eq. 6 for attention maps (B, T, H, W): a scalar, averaged over the batch; 0 below two maps.
+
+    reduction: "mean" averages the squared differences over pixels, "frobenius" sums them.
+    """
+    b, t, h, w = attention.shape
+    if t < 2:
+        return attention.new_zeros(())
+    # mean over B, T-1 pairs and H*W pixels; the paper counts T+1 frames as T, hence its 1 / (T - 2)
+    v = (attention[:, 1:] - attention[:, :-1]).square().mean()
+    return v if reduction == "mean" else v * (h * w)
+
+
+def normalize(clip: Tensor, mean: float | tuple[float, ...], std: float | tuple[float, ...]) -> Tensor:
+    """What a backbone without prompts sees: (B, 3, T, H, W), uint8 -> floating, (x / 255 - mean) / std."""
+    check_clip(clip, least_frames=1)
+    return as_normalized(clip, per_channel(mean, "mean"), per_channel(std, "std")).to(output_dtype(clip))
+
+
+def as_normalized(clip: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 -> normalised float32; floating clips are normalised already and only widened."""
+    if clip.dtype != torch.uint8:
+        return clip if clip.dtype == torch.float64 else clip.float()
+    x = clip.float()
+    if len(set(mean)) == 1 and len(set(std)) == 1:
+        return x * (1 / (255 * std[0])) - mean[0] / std[0]
+    # Python numbers by channel, so that nothing has to follow the module to its device
+    return torch.stack([x[:, c] * (1 / (255 * std[c])) - mean[c] / std[c] for c in range(3)], dim=1)
+
+
+def output_dtype(clip: Tensor) -> torch.dtype:
+    """The type of what goes to the backbone: the clip's own; for uint8 autocast's if it is on, else float32."""
+    if clip.dtype != torch.uint8:
+        return clip.dtype
+    device = clip.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+
+
+def check_clip(clip: Tensor, *, least_frames: int) -> None:
+    if clip.dim() != 5 or clip.shape[1] != 3:
+        raise ValueError(f"clip has shape {tuple(clip.shape)}: must be (batch, 3, frames, height, width)")
+    if clip.shape[2] < least_frames:
+        raise ValueError(
+            f"clip has {clip.shape[2]} frame(s): at least {least_frames} needed, since T prompts take T + 1 frames"
+        )
+    if clip.dtype != torch.uint8 and not clip.is_floating_point():
+        raise ValueError(f"clip is {clip.dtype}: must be uint8 (0..255) or floating (normalised)")
+
+
+def per_channel(value: float | tuple[float, ...], name: str) -> tuple[float, float, float]:
+    values = (value,) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)
+    if len(values) != 3:
+        raise ValueError(f"{name} = {value}: must be one number or three, one per channel")
+    return values[0], values[1], values[2]

@@ -1,0 +1,19 @@
+"""Train, or continue, one run: python train.py dataset=motions backbone=tiny vmp.lambda=2.5"""
+
+from vmp.cli import friendly  # first: it sets how Hydra reports errors
+
+with friendly():
+    import hydra
+    from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    from vmp.build import train
+
+    train(cfg)
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()
