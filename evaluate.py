@@ -9,7 +9,7 @@ with friendly():
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    from vmp.build import evaluate
+    from vmp.run import evaluate
 
     evaluate(cfg)
 

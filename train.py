@@ -9,7 +9,7 @@ with friendly():
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    from vmp.build import train
+    from vmp.run import train
 
     train(cfg)
 

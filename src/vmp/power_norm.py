@@ -142,7 +142,12 @@ class AsinhE(_Fixed):
         return torch.asinh(self.exponent * x) / math.asinh(self.exponent)
 
 
-FAMILY: dict[str, Callable[..., nn.Module]] = {"gamma": Gamma, "maxexp": MaxExp, "sigme": SigmE, "asinhe": AsinhE}
+FAMILY: dict[str, Callable[..., nn.Module]] = {
+    "gamma": Gamma,
+    "maxexp": MaxExp,
+    "sigme": SigmE,
+    "asinhe": AsinhE,
+}
 
 
 def _start(value: float | None, name: str) -> Tensor:

@@ -1,0 +1,338 @@
+"""The layer against float64 NumPy, finite differences and the paper's own derivatives."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from vmp import MotionPrompt, temporal_attention_variation
+from vmp.layer import normalize, plain
+from vmp.power_norm import SigmE
+
+MEAN, STD = 0.45, 0.225
+
+
+def pixels(b=2, t=4, h=6, w=5, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (b, 3, t + 1, h, w), dtype=np.uint8)
+
+
+def as_float(clip: np.ndarray, dtype=torch.float64) -> torch.Tensor:
+    return ((torch.from_numpy(clip).double() / 255 - MEAN) / STD).to(dtype)
+
+
+def run_plain(layer: MotionPrompt, clip: torch.Tensor):
+    return plain(layer, clip, layer.power_norm, variation=True)
+
+
+@pytest.mark.parametrize("way", [lambda layer, clip: layer(clip), run_plain], ids=["one_pass", "plain"])
+@pytest.mark.parametrize("t", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.uint8, 1e-5), (torch.float64, 1e-12), (torch.float32, 1e-5)],
+)
+def test_equations_1_to_6(way, t, dtype, tolerance):
+    clip = pixels(t=t, seed=t)
+    m, n = 0.7, -0.4
+    normalized, pixel, attention, v_mean, v_frobenius = reference.prompts(clip / 255, m, n)
+    x = torch.from_numpy(clip) if dtype == torch.uint8 else as_float(clip, dtype)
+    for modulate, expected in (("normalized", normalized), ("pixel", pixel)):
+        for variation, v in (("mean", v_mean), ("frobenius", v_frobenius)):
+            layer = MotionPrompt(modulate=modulate, variation=variation)
+            layer = layer.double() if dtype == torch.float64 else layer
+            torch.nn.init.constant_(layer.m, m), torch.nn.init.constant_(layer.n, n)
+            out = way(layer, x)
+            np.testing.assert_allclose(out.prompts.detach(), expected, atol=tolerance * 10)
+            np.testing.assert_allclose(out.variation.item(), v, rtol=tolerance * 10, atol=1e-15)
+            np.testing.assert_allclose(layer.attention(x).detach(), attention, atol=tolerance * 10)
+            assert out.prompts.dtype == (torch.float32 if dtype == torch.uint8 else dtype)
+
+
+def test_channel_means_and_grey_order():
+    clip, mean, std = pixels(), (0.4, 0.5, 0.45), (0.2, 0.25, 0.3)
+    swapped = reference.LUMA[::-1]
+    grey = np.einsum("bcthw,c->bthw", clip / 255, swapped)
+    a = reference.power_norm(np.diff(grey, axis=1), 1.5, 0.2)
+    shape = (1, 3, 1, 1, 1)
+    frames = (clip[:, :, 1:] / 255 - np.reshape(mean, shape)) / np.reshape(std, shape)
+    for modulate in ("normalized", "pixel"):
+        layer = MotionPrompt(m=1.5, n=0.2, mean=mean, std=std, grey="bgr", modulate=modulate)
+        expected = a[:, None] * frames
+        if modulate == "pixel":
+            expected = (a[:, None] * clip[:, :, 1:] / 255 - np.reshape(mean, shape)) / np.reshape(std, shape)
+        for out in (layer(torch.from_numpy(clip)), run_plain(layer, torch.from_numpy(clip))):
+            np.testing.assert_allclose(out.prompts.detach(), expected, atol=1e-5)
+
+
+def test_the_next_frame_is_the_one_weighed():
+    """A pixel that lights up in frame 1 of 0, 1, 2 shows in prompt 0, and is pushed down where it goes dark."""
+    clip = torch.zeros(1, 3, 3, 1, 1, dtype=torch.uint8)
+    clip[:, :, 1] = 255
+    layer = MotionPrompt(m=10.0, n=0.0, modulate="pixel")
+    prompts = layer(clip).prompts.detach() * STD + MEAN
+    assert prompts[0, 0, 0, 0, 0] == pytest.approx(1 / (1 + math.exp(-5 / 0.55)), abs=1e-5)
+    assert prompts[0, 0, 1, 0, 0] == pytest.approx(0, abs=1e-5)  # dark frame, whatever its attention
+    attention = layer.attention(clip).flatten()
+    assert attention[0] > 0.99
+    assert attention[1] < 0.01
+
+
+@pytest.mark.parametrize("modulate", ["normalized", "pixel"])
+@pytest.mark.parametrize("variation", ["mean", "frobenius"])
+@pytest.mark.parametrize("t", [1, 2, 4])
+def test_gradcheck(modulate, variation, t):
+    layer = MotionPrompt(m=0.6, n=-0.3, modulate=modulate, variation=variation).double()
+    clip = as_float(pixels(b=2, t=t, h=3, w=2)).requires_grad_()
+
+    def run(clip, m, n):
+        out = torch.func.functional_call(layer, {"power_norm.m": m, "power_norm.n": n}, (clip,))
+        return out.prompts, out.variation
+
+    m, n = (p.detach().clone().requires_grad_() for p in (layer.m, layer.n))
+    assert torch.autograd.gradcheck(run, (clip, m, n), atol=1e-6)
+    assert torch.autograd.gradgradcheck(run, (clip, m, n), atol=1e-5)
+
+
+@pytest.mark.parametrize("modulate", ["normalized", "pixel"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.float16])
+def test_one_pass_equals_plain_with_gradients(modulate, dtype):
+    """Over several tiles, for every type, gradients to m, n and the clip."""
+    clip = pixels(b=2, t=5, h=70, w=64)
+    x = torch.from_numpy(clip) if dtype == torch.uint8 else as_float(clip, dtype)
+    import vmp.kernels.one_pass as kernel
+
+    found = []
+    for way in (lambda layer, x: layer(x), run_plain):
+        layer = MotionPrompt(m=0.6, n=-0.3, modulate=modulate)
+        leaf = x.clone().requires_grad_(dtype != torch.uint8)
+        before, kernel.TILE_BYTES = kernel.TILE_BYTES, 1 << 16  # 28 rows a tile
+        out = way(layer, leaf)
+        weights = torch.linspace(-1, 1, out.prompts.numel()).view_as(out.prompts).to(out.prompts.dtype)
+        ((out.prompts * weights).float().sum() + 3 * out.variation).backward()
+        kernel.TILE_BYTES = before
+        found.append((out.prompts.float(), out.variation, layer.m.grad, layer.n.grad, leaf.grad))
+    (p1, v1, m1, n1, x1), (p2, v2, m2, n2, x2) = found
+    loose = dtype in (torch.bfloat16, torch.float16)
+    torch.testing.assert_close(p1, p2, atol=2e-2 if loose else 1e-5, rtol=1e-2 if loose else 1e-5)
+    torch.testing.assert_close(v1, v2, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(m1, m2, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(n1, n2, rtol=1e-3, atol=1e-2)
+    if x1 is not None:
+        torch.testing.assert_close(x1, x2, atol=5e-2 if loose else 1e-4, rtol=2e-2 if loose else 1e-4)
+
+
+def test_half_types_take_differences_in_float32():
+    """A step of one grey level in a bright frame survives bfloat16 clips only if the sums are wide."""
+    clip = pixels(b=1, t=3, h=16, w=16)
+    expected = reference.prompts(clip / 255, 0.0, 0.1)[2]  # m = 0: the steepest slope, 50
+    rounded = as_float(clip, torch.bfloat16)
+    exact = reference.prompts(rounded.double().numpy() * STD + MEAN, 0.0, 0.1)[2]
+    attention = MotionPrompt(m=0.0, n=0.1).attention(rounded).detach().numpy()
+    np.testing.assert_allclose(attention, exact, atol=1e-5)  # only the input was rounded
+    assert np.abs(attention - expected).max() < 0.2
+
+
+def test_autocast_gives_its_type_and_keeps_the_maths():
+    clip = torch.from_numpy(pixels(b=1, t=4, h=20, w=20))
+    layer = MotionPrompt(m=0.0, n=0.1)
+    wide = layer(clip)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(clip)
+        base = normalize(clip, MEAN, STD)
+    assert out.prompts.dtype == base.dtype == torch.bfloat16
+    torch.testing.assert_close(out.prompts.float(), wide.prompts, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(out.variation, wide.variation)
+
+
+def test_nothing_is_kept_but_the_clip_and_scalars():
+    clip = as_float(pixels(b=2, t=4, h=32, w=32), torch.float32)
+    kept = []
+    layer = MotionPrompt()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        layer(clip)
+    large = {x.data_ptr() for x in kept if x.numel() > 1}
+    assert large == {clip.data_ptr()}
+
+
+def test_variation_can_be_skipped_and_is_zero_below_two_maps():
+    clip = torch.from_numpy(pixels(t=4))
+    layer = MotionPrompt(m=0.5, n=0.1)
+    assert layer(clip, variation=False).variation.item() == 0
+    assert layer(clip).variation.item() > 0
+    for t in (1,):
+        out = layer(torch.from_numpy(pixels(t=t)))
+        assert out.variation.item() == 0
+        (out.prompts.sum() + 5 * out.variation).backward()
+        assert torch.isfinite(layer.m.grad).all()
+    assert temporal_attention_variation(torch.rand(2, 1, 4, 4)).item() == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    m=st.floats(-50, 50),
+    n=st.floats(-50, 50),
+    epsilon=st.floats(1e-4, 1),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.uint8]),
+    seed=st.integers(0, 1000),
+)
+def test_always_finite_and_in_range(m, n, epsilon, dtype, seed):
+    clip = pixels(b=1, t=3, h=3, w=3, seed=seed)
+    clip[..., 0] = 0
+    clip[:, :, 1::2, :, 0] = 255  # the largest differences there are
+    x = torch.from_numpy(clip) if dtype == torch.uint8 else as_float(clip, dtype)
+    layer = MotionPrompt(m=m, n=n, epsilon=epsilon)
+    out = layer(x)
+    attention = layer.attention(x)
+    assert attention.min() >= 0
+    assert attention.max() <= 1
+    (out.prompts.float().sum() + 5 * out.variation).backward()
+    assert torch.isfinite(out.prompts).all()
+    assert torch.isfinite(layer.m.grad).all()
+    assert torch.isfinite(layer.n.grad).all()
+
+
+def test_compiles_to_one_graph_with_the_same_numbers():
+    torch._dynamo.reset()
+    clip = torch.from_numpy(pixels(b=2, t=4, h=16, w=16))
+    layer = MotionPrompt(m=0.6, n=-0.3)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    found = []
+    for f in (layer, compiled):
+        layer.zero_grad()
+        out = f(clip)
+        (out.prompts.square().mean() + out.variation).backward()
+        found.append(
+            (out.prompts.detach(), out.variation.detach(), layer.m.grad.clone(), layer.n.grad.clone())
+        )
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_torch_func():
+    """grad by functional_call and vmap over clips agree with plain autograd."""
+    layer = MotionPrompt(m=0.6, n=-0.3)
+    clips = as_float(pixels(b=3, t=3), torch.float32)
+    parameters = dict(layer.named_parameters())
+
+    def loss(parameters, clip):
+        out = torch.func.functional_call(layer, parameters, (clip.unsqueeze(0),))
+        return out.prompts.square().mean() + out.variation
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, clips)
+    for i in range(3):
+        layer.zero_grad()
+        loss(dict(layer.named_parameters()), clips[i]).backward()
+        torch.testing.assert_close(each["power_norm.m"][i], layer.m.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(each["power_norm.n"][i], layer.n.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_copies_and_state():
+    layer = MotionPrompt()
+    assert list(layer.state_dict()) == ["power_norm.m", "power_norm.n"]
+    assert layer.m.shape == layer.n.shape == (1,)
+    clip = torch.from_numpy(pixels())
+    other = MotionPrompt()
+    other.load_state_dict(layer.state_dict())
+    for twin in (copy.deepcopy(layer), other, pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin(clip).prompts, layer(clip).prompts)
+
+
+def test_start_values_are_drawn_m_first():
+    torch.manual_seed(0)
+    layer = MotionPrompt()
+    torch.manual_seed(0)
+    m = torch.empty(1).normal_(1e-5, 1.0)
+    n = torch.empty(1).normal_(1e-5, 1.0)
+    assert torch.equal(layer.m, m)
+    assert torch.equal(layer.n, n)
+    assert layer.m.item() == pytest.approx(1.5410, abs=1e-4)  # where the authors' seed starts
+    assert layer.n.item() == pytest.approx(-0.2934, abs=1e-4)
+
+
+def test_a_fixed_power_norm_in_its_place():
+    clip = torch.from_numpy(pixels())
+    layer = MotionPrompt(power_norm=SigmE(10.0))
+    assert layer(clip).prompts.shape == (2, 3, 4, 6, 5)
+    assert list(layer.parameters()) == []
+    assert layer.scalars() == {}
+    with pytest.raises(TypeError, match="no learned slope"):
+        _ = layer.slope
+
+
+class _Ours(nn.Module):
+    """The layer in somebody else's model."""
+
+    def __init__(self):
+        super().__init__()
+        self.prompt = MotionPrompt(m=0.5, n=0.1)
+        self.conv = nn.Conv3d(3, 4, 3)
+
+    def forward(self, clip):
+        return self.conv(self.prompt(clip).prompts).mean()
+
+
+def test_gradients_reach_m_and_n_through_a_model():
+    model = _Ours()
+    model(torch.from_numpy(pixels(t=5, h=12, w=12))).backward()
+    assert model.prompt.m.grad.abs().item() > 0
+    assert model.prompt.n.grad.abs().item() > 0
+
+
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [
+        (torch.zeros(3, 3, 8, 8), "must be \\(batch, 3"),
+        (torch.zeros(1, 1, 3, 8, 8), "must be \\(batch, 3"),
+        (torch.zeros(1, 3, 1, 8, 8), "at least 2"),
+        (torch.zeros(1, 3, 2, 8, 8, dtype=torch.int64), "uint8"),
+    ],
+)
+def test_wrong_clips_are_told(clip, said):
+    with pytest.raises(ValueError, match=said):
+        MotionPrompt()(clip)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epsilon": 0.0}, "epsilon"),
+        ({"alpha": -1.0}, "alpha"),
+        ({"gamma": 1.0}, "gamma"),
+        ({"beta": float("nan")}, "beta"),
+        ({"m": float("inf")}, "m = inf"),
+        ({"grey": "lab"}, "rgb, bgr"),
+        ({"modulate": "both"}, "normalized, pixel"),
+        ({"variation": "sum"}, "mean, frobenius"),
+        ({"std": 0.0}, "std"),
+        ({"mean": (0.1, 0.2)}, "one number or three"),
+    ],
+)
+def test_wrong_options_are_told(options, said):
+    with pytest.raises(ValueError, match=said):
+        MotionPrompt(**options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.float16])
+def test_on_cuda_as_on_the_cpu(dtype):
+    clip = pixels(b=2, t=8, h=64, w=64)
+    x = torch.from_numpy(clip) if dtype == torch.uint8 else as_float(clip, dtype)
+    found = []
+    for device in ("cpu", "cuda"):
+        layer = MotionPrompt(m=0.6, n=-0.3).to(device)
+        out = layer(x.to(device))
+        (out.prompts.float().square().mean() + out.variation).backward()
+        found.append(
+            [
+                v.float().cpu()
+                for v in (out.prompts.detach(), out.variation.detach(), layer.m.grad, layer.n.grad)
+            ]
+        )
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
