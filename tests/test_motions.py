@@ -112,7 +112,7 @@ def test_names_do_not_tell_the_class() -> None:
 
 
 def test_a_complete_folder_is_returned_at_once(tmp_path: Path) -> None:
-    spec = replace(SMALL, train=300)
+    spec = replace(SMALL, train=100)
     folder = make_motions(tmp_path, spec, progress=False)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     start = time.perf_counter()
@@ -140,7 +140,7 @@ import sys
 from pathlib import Path
 from vmp.data.motions import Motions, make_motions
 if __name__ == "__main__":
-    spec = Motions(train=400, val=10, test=10, frames=4, size=32)
+    spec = Motions(train=150, val=10, test=10, frames=4, size=32)
     make_motions(Path(sys.argv[1]), spec, workers=int(sys.argv[2]))
 """
 
@@ -161,12 +161,12 @@ def wait_for_files(process: subprocess.Popen[bytes], root: Path, count: int) -> 
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stopped_half_way(tmp_path: Path, how: signal.Signals) -> None:
-    spec = Motions(train=400, val=10, test=10, frames=4, size=32)
+    spec = Motions(train=150, val=10, test=10, frames=4, size=32)
     root = tmp_path / "stopped"
     process = start_making(root, workers=2)
-    wait_for_files(process, root, 40)
+    wait_for_files(process, root, 20)
     if how == signal.SIGINT:  # Ctrl-C goes to the terminal's whole group
         os.killpg(process.pid, how)
     else:
@@ -178,7 +178,7 @@ def test_stopped_half_way(tmp_path: Path, how: signal.Signals) -> None:
     time.sleep(0.5)
     made = len(list(root.rglob("[0-9]*.mp4")))
     time.sleep(0.5)
-    assert len(list(root.rglob("[0-9]*.mp4"))) == made < 400
+    assert len(list(root.rglob("[0-9]*.mp4"))) == made < 150
     assert not list(root.rglob("*.csv"))
 
     resumed = make_motions(root, spec, workers=1, progress=False)
@@ -186,14 +186,15 @@ def test_stopped_half_way(tmp_path: Path, how: signal.Signals) -> None:
     assert contents(resumed) == contents(whole)
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_folder(tmp_path: Path) -> None:
     a, b = start_making(tmp_path, workers=1), start_making(tmp_path, workers=1)
     for process in (a, b):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors.decode()
-    folder = tmp_path / folder_name(Motions(train=400, val=10, test=10, frames=4, size=32))
-    assert len(list(folder.rglob("*.mp4"))) == 420
-    assert len(read_manifest(folder / "train.csv").clips) == 400
+    folder = tmp_path / folder_name(Motions(train=150, val=10, test=10, frames=4, size=32))
+    assert len(list(folder.rglob("*.mp4"))) == 170
+    assert len(read_manifest(folder / "train.csv").clips) == 150
 
 
 def test_threads_wait_for_one_another(tmp_path: Path) -> None:
@@ -426,7 +427,7 @@ def test_static_camera_stands_still() -> None:
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_every_frame_is_drawn_alike_under_every_class(camera: str) -> None:
     spec = Motions(camera=camera)
-    clips = [motion_of(spec, "train", i) for i in range(6000)]
+    clips = [motion_of(spec, "train", i) for i in range(3000)]
     labels = np.array([clip.label for clip in clips])
     low, high = np.log(min(c.radius.min() for c in clips)), np.log(max(c.radius.max() for c in clips))
     frames = (0, 7, 15)

@@ -4,6 +4,13 @@ The names below load on first use, so that `import vmp` (and `python train.py --
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vmp.layer import MotionPrompt, temporal_attention_variation
+    from vmp.model import PromptedClassifier
+    from vmp.objective import Objective
+    from vmp.power_norm import AsinhE, Gamma, LearnedPowerNorm, MaxExp, SigmE
 
 __version__ = "0.1.0"
 
@@ -18,7 +25,17 @@ _HOMES = {
     "Objective": "vmp.objective",
     "PromptedClassifier": "vmp.model",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "AsinhE",
+    "Gamma",
+    "LearnedPowerNorm",
+    "MaxExp",
+    "MotionPrompt",
+    "Objective",
+    "PromptedClassifier",
+    "SigmE",
+    "temporal_attention_variation",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -102,11 +102,14 @@ def measure_all(
         while busy:
             ready = wait(list(busy), timeout=0.5)
             for pipe, child in list(busy.items()):
+                path = child.path
                 late = child.ready and time.monotonic() - child.since > timeout
                 if pipe in ready:
                     try:
                         message = child.pipe.recv()
                     except (EOFError, OSError):
+                        if not child.ready:
+                            raise RuntimeError("a measuring process could not start") from None
                         message = Measured("unreadable", "the decoder crashed on it")
                         child.restart()
                     if message == "ready":  # imports are done: the clock starts
@@ -118,7 +121,6 @@ def measure_all(
                 else:
                     continue
                 del busy[pipe]
-                path = child.path
                 if queue:
                     child.give(queue.pop())
                     busy[child.pipe] = child

@@ -51,8 +51,8 @@ _CHUNK = 16  # clips a worker makes per task
 _RADIUS = (8.0, 16.0)
 _SPEED = (1.0, 2.0)  # pixels a frame; of the rim for rotation and scale, root mean square for oscillation
 _PERIOD = (5.0, 9.0)  # frames, of an oscillation
-_PAN = (0.5, 1.5)  # pixels a frame
-_JITTER = 0.4  # pixels, standard deviation a frame
+_PAN = (0.4, 1.2)  # pixels a frame
+_JITTER = 0.3  # pixels, standard deviation a frame
 # textures: exponent of the spectrum, then mean and standard deviation of the colours in [0, 1]
 _SCENE = ((1.4, 2.0), (0.2, 0.5), (0.04, 0.1))
 _THING = ((1.2, 1.8), (0.5, 0.8), (0.1, 0.2))
@@ -73,13 +73,13 @@ class Motions:
     """
 
     camera: str = "static"
-    train: int = 800
+    train: int = 1000
     val: int = 200
     test: int = 300
     frames: int = 16
     size: int = 64
     fps: int = 25
-    noise: float = 4.0
+    noise: float = 6.0
     crf: int = 23
     seed: int = 0
 
@@ -314,7 +314,7 @@ def make_motions(root: Path, spec: Motions, *, workers: int | None = None, progr
             (folder / f"{split}.csv").unlink(missing_ok=True)  # these say that all is there
             (folder / "videos" / split).mkdir(parents=True, exist_ok=True)
         for stale in folder.rglob(".*.tmp*"):  # of a making that was killed
-            stale.unlink()
+            stale.unlink(missing_ok=True)
         _make_all(folder, spec, workers, progress)
         write_classes(folder / "classes.txt", CLASSES)
         for split in SPLITS:

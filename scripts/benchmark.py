@@ -1,0 +1,281 @@
+"""make bench: the layer and the loader, measured side by side with the plain ways in one run.
+
+    python scripts/benchmark.py [layer|loader] [--batch 8 --frames 8 --size 224] [--repeats 9]
+
+Every row is warmed up, then the rows take turns; medians are printed, and ratios are to the first row. The layer's
+first row is Eq. 1-6 written as one would read them off the page. Results go to outputs/bench.json as well.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from vmp import MotionPrompt
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def by_the_page(clip: Tensor, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 1-6, a line a formula: grey by a weighted sum, exp, repeat to three channels, separate passes."""
+    pixels = clip * 0.225 + 0.45  # (B, 3, T+1, H, W)
+    weights = torch.tensor([0.299, 0.587, 0.114], device=clip.device).view(1, 3, 1, 1, 1)
+    grey = (pixels * weights).sum(dim=1)  # (B, T+1, H, W)
+    d = grey[:, 1:] - grey[:, :-1]
+    slope = 5.0 / (0.45 * torch.abs(torch.tanh(m)) + 0.1)  # Eq. 2
+    shift = 0.6 * torch.tanh(n)
+    a = 1 / (1 + torch.exp(-slope * (d - shift)))  # Eq. 1
+    prompts = a.unsqueeze(1).repeat(1, 3, 1, 1, 1) * clip[:, :, 1:]  # Eq. 4
+    pairs = (a[:, 1:] - a[:, :-1]) ** 2  # Eq. 6, averaged over pixels
+    variation = pairs.sum(dim=(1, 2, 3)).mean() / (pairs.shape[1] * pairs.shape[2] * pairs.shape[3])
+    return prompts, variation
+
+
+def bench_layer(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Forward and backward to m and n, time and memory."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    b, t, s = options.batch, options.frames, options.size
+    layer = MotionPrompt(m=0.7, n=-0.3).to(device)
+    compiled = torch.compile(layer, dynamic=False, fullgraph=True)
+    torch.manual_seed(0)
+    clip = torch.randn(b, 3, t + 1, s, s, device=device)
+    raw = torch.randint(0, 256, clip.shape, dtype=torch.uint8, device=device)
+    gradient = torch.randn(b, 3, t, s, s, device=device)
+    into, out = torch.empty_like(clip), torch.empty_like(gradient)
+
+    def copy() -> None:  # the floor: every byte read and written once, forward and backward
+        into.copy_(clip), out.copy_(gradient), into.copy_(clip), out.copy_(gradient)
+
+    def step(f: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], None]:
+        def run() -> None:
+            layer.zero_grad()
+            prompts, variation = f()
+            torch.autograd.backward([prompts, variation], [gradient, torch.ones_like(variation)])
+
+        return run
+
+    calls: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
+        "by the page": lambda: by_the_page(clip, layer.m, layer.n),
+        "layer, eager": lambda: layer(clip),
+        "layer, compiled": lambda: compiled(clip),
+        "layer, eager, from uint8": lambda: layer(raw),
+    }
+    ways = {name: step(call) for name, call in calls.items()} | {"copy": copy}
+    times = take_turns(ways, options.repeats, device)
+    rows = []
+    for name, seconds in times.items():
+        row: dict[str, Any] = {"what": name, "ms": 1e3 * seconds, "faster": times["by the page"] / seconds}
+        if name != "copy":
+            row["peak_mb"] = peak_memory(name, options, device)
+            row["kept_mb"] = kept_for_backward(calls[name], [clip, raw])
+        rows.append(row)
+    show(f"prompt layer, forward + backward, ({b}, 3, {t + 1}, {s}, {s}) on {where(device)}", rows)
+    return rows
+
+
+def kept_for_backward(f: Callable[[], Any], given: list[Tensor]) -> float:
+    """MB saved between forward and backward, the clip itself not counted."""
+    kept: dict[int, int] = {}
+
+    def note(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        f()
+    for x in given:
+        kept.pop(x.untyped_storage().data_ptr(), None)
+    return sum(kept.values()) / 1e6
+
+
+def peak_memory(name: str, options: argparse.Namespace, device: str) -> float:
+    """MB above the inputs and the result, in a process of its own."""
+    arguments = ["--peak", name, "--batch", options.batch, "--frames", options.frames, "--size", options.size]
+    command = [sys.executable, __file__, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def print_peak(options: argparse.Namespace) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    b, t, s = options.batch, options.frames, options.size
+    layer = MotionPrompt(m=0.7, n=-0.3).to(device)
+
+    def run(size: int, batch: int, call: Any) -> None:
+        shape = (batch, 3, t + 1, size, size)
+        if "uint8" in options.peak:
+            clip = torch.zeros(shape, dtype=torch.uint8, device=device)
+        else:
+            clip = torch.zeros(shape, device=device)
+        gradient = torch.zeros(batch, 3, t, size, size, device=device)
+        clip.add_(1), gradient.add_(1)  # touch the pages
+        before = peak(reset=True)
+        prompts, variation = call(clip)
+        torch.autograd.backward([prompts, variation], [gradient, torch.ones_like(variation)])
+        if size == s and batch == b:
+            print((peak() - before) / 1e6 - prompts.numel() * 4 / 1e6)
+
+    def peak(reset: bool = False) -> float:
+        if device == "cuda":
+            if reset:
+                torch.cuda.reset_peak_memory_stats()
+                return torch.cuda.memory_allocated()
+            return torch.cuda.max_memory_allocated()
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmRSS:" if reset else "VmHWM:"):
+                return 1024.0 * int(line.split()[1])
+        return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    if options.peak == "by the page":
+        call: Any = lambda clip: by_the_page(clip, layer.m, layer.n)  # noqa: E731
+    elif "compiled" in options.peak:
+        call = torch.compile(layer, dynamic=False, fullgraph=True)
+        run(s, b, lambda clip: call(clip))  # the first call compiles; only the last line counts
+    else:
+        call = layer
+    run(16, 1, layer) if "compiled" not in options.peak else None
+    run(s, b, call)
+
+
+def bench_loader(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Clips a second from the embedded set, and the share of a training step that waits for them."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+    from torch.utils.data import DataLoader
+
+    from vmp.build import backbone_spec, build_model, build_optimizer, clip_shape, find_splits
+    from vmp.config import check
+    from vmp.data.dataset import TrainClips, collate_train
+    from vmp.data.present import find_clips
+    from vmp.data.sampler import TrainBatches
+    from vmp.objective import Objective
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        raw: Any = OmegaConf.to_container(compose("train", [f"data.root={ROOT / 'data'}"]), resolve=True)
+    config = check(raw)
+    splits = find_splits(config)
+    spec = backbone_spec(config)
+    rows: list[dict[str, Any]] = []
+    for reader in ("opencv", "pyav", "decord"):
+        present = find_clips(splits.train, reader=reader, max_bad_fraction=0)
+        data = TrainClips(splits.train, present, clip_shape(config, spec, 1), seed=0)
+        seconds = []
+        for repeat in range(3):
+            began = time.perf_counter()
+            for index in range(0, 200):
+                data[index, repeat]
+            seconds.append((time.perf_counter() - began) / 200)
+        rows.append({"what": f"one process, {reader}", "clips/s": 1 / statistics.median(seconds)})
+    present = find_clips(splits.train, max_bad_fraction=0)
+    data = TrainClips(splits.train, present, clip_shape(config, spec, 1), seed=0)
+    for workers in (0, 1):
+        batches = TrainBatches(clips=len(data), batch=32, batches=25, seed=0)
+        loader: DataLoader[Any] = DataLoader(
+            data,
+            batch_sampler=batches,
+            collate_fn=collate_train,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+            persistent_workers=workers > 0,
+        )
+        model = build_model(config, len(splits.classes), spec).train()
+        objective, optimizer = Objective(variation_weight=1.0), build_optimizer(config, model)
+        for epoch in range(2):  # the first one warms up
+            batches.start_at(epoch, 0)
+            waited, began = 0.0, time.perf_counter()
+            stream = iter(loader)
+            while True:
+                asked = time.perf_counter()
+                batch = next(stream, None)
+                waited += time.perf_counter() - asked
+                if batch is None:
+                    break
+                optimizer.zero_grad()
+                out = model(batch.clips)
+                objective(out.logits, batch.labels, out.variations)["loss"].backward()
+                optimizer.step()
+            whole = time.perf_counter() - began
+        what = f"training tiny, {workers} worker(s)"
+        rows.append({"what": what, "clips/s": 25 * 32 / whole, "waiting %": 100 * waited / whole})
+    show(f"loader on the embedded set, 9 frames of 64 x 64, {where('cpu')}", rows)
+    return rows
+
+
+def take_turns(ways: dict[str, Callable[[], None]], repeats: int, device: str) -> dict[str, float]:
+    """Median seconds of each, measured in turns so that a noisy moment hits all."""
+
+    def timed(f: Callable[[], None]) -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        f()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    for f in ways.values():
+        f(), f()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, f in ways.items():
+            seconds[name].append(timed(f))
+    return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+def where(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    cpu = platform.processor() or platform.machine()
+    return f"{torch.get_num_threads()} CPU threads ({cpu}), torch {torch.__version__}"
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for row in rows:
+        cells = [row.get(column, "") for column in columns]
+        table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells))
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", nargs="*", help="layer, loader; both without")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        return print_peak(options)
+    unknown = set(options.what) - {"layer", "loader"}
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: must be layer or loader")
+    results = {}
+    for name, bench in (("layer", bench_layer), ("loader", bench_loader)):
+        if not options.what or name in options.what:
+            results[name] = bench(options)
+    out = ROOT / "outputs" / "bench.json"
+    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(out.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Readers against frames that say their own number, on the files that break readers."""
+
+import os
+
+import numpy as np
+import pytest
+import videos
+
+from vmp.data.decode import READERS, read_frames
+from vmp.data.measure import measure, measure_all
+from vmp.errors import VideoReadError
+
+FRAMES = 60
+INSTALLED = ("opencv", "pyav", "decord")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One file of each kind."""
+    home = tmp_path_factory.mktemp("videos")
+    videos.numbered_video(home / "plain.mp4", FRAMES)
+    videos.numbered_video(home / "b_frames.mp4", FRAMES, b_frames=3, keyframe_every=24)
+    videos.numbered_video(home / "one_keyframe.mp4", FRAMES, keyframe_every=1000)
+    videos.numbered_video(home / "h264.avi", FRAMES, b_frames=2, keyframe_every=12)
+    videos.numbered_video(home / "mpeg4.avi", FRAMES, codec="mpeg4", crf=3)
+    videos.numbered_video(home / "mpeg4_b.mp4", FRAMES, codec="mpeg4", crf=3, b_frames=2)
+    videos.numbered_video(home / "matroska.mkv", FRAMES, b_frames=2)
+    videos.variable_rate_video(home / "variable.mp4", FRAMES)
+    videos.stream_copy(home / "one_keyframe.mp4", home / "copied.mp4")
+    videos.stream_copy(home / "b_frames.mp4", home / "cut.mp4", skip_until=1.2)
+    for turns in (1, 2, 3):
+        videos.rotated(home / "plain.mp4", home / f"rotated{turns}.mp4", turns)
+    videos.numbered_video(home / "ünï cöde 'q' #1 [HD];.mp4", 12)
+    videos.numbered_video(home / "-dash %03d.mp4", 12)
+    return home
+
+
+WHOLE = (
+    *("plain.mp4", "b_frames.mp4", "one_keyframe.mp4", "h264.avi", "mpeg4.avi", "mpeg4_b.mp4"),
+    *("matroska.mkv", "variable.mp4", "copied.mp4"),
+)
+PATTERNS = (
+    range(FRAMES),
+    [0],
+    [FRAMES - 1],
+    range(3, 60, 7),
+    [59, 0, 30, 30, 12],
+    np.linspace(0, 59, 9).round().astype(int),
+    range(40, 49),
+)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("indices", PATTERNS, ids=[str(i) for i in range(len(PATTERNS))])
+def test_counting_gives_every_frame(folder, name, indices):
+    got = read_frames(folder / name, list(indices))
+    assert [videos.number_of(frame) for frame in got] == list(indices)
+
+
+@pytest.mark.parametrize("name", [*WHOLE, "cut.mp4", "rotated1.mp4"])
+def test_a_reader_measured_exact_gives_every_frame(folder, name):
+    """The measurement's verdict holds for patterns that it did not try; and it is not vacuous (next test)."""
+    found = measure(folder / name)
+    assert found.status == "ok"
+    assert found.readers[-1] == "pyav"
+    counted = read_frames(folder / name, range(found.frames))
+    rng = np.random.default_rng(0)
+    for reader in found.readers:
+        for _ in range(6):
+            indices = np.sort(rng.integers(0, found.frames, rng.integers(1, 12)))
+            got = read_frames(folder / name, indices, reader=reader)
+            worst = np.abs(got.astype(int) - counted[indices]).mean(axis=(1, 2, 3)).max()
+            assert worst < 4, (reader, indices.tolist())
+
+
+def test_the_measurement_catches_readers_that_shuffle(folder):
+    """decord on H.264 in AVI returns wrong frames; OpenCV is exact there and is kept."""
+    indices = list(range(3, 60, 7))
+    wrong = read_frames(folder / "h264.avi", indices, reader="decord")
+    assert [videos.number_of(f) for f in wrong] != indices
+    assert measure(folder / "h264.avi").readers == ("opencv", "pyav")
+    assert set(measure(folder / "plain.mp4").readers) == set(INSTALLED)
+
+
+def test_sorting_by_timestamp_would_shuffle_avi(folder):
+    """Why frames are counted: in AVI with B-frames the timestamps are out of order."""
+    import av
+
+    with av.open(str(folder / "h264.avi")) as container:
+        stamps = [frame.pts for frame in container.decode(video=0)]
+    order = np.argsort(np.array([s if s is not None else 10**9 for s in stamps]), kind="stable")
+    assert (order != np.arange(len(order))).sum() > 10
+
+
+@pytest.mark.parametrize("reader", INSTALLED)
+def test_repeats_and_any_order(folder, reader):
+    got = read_frames(folder / "plain.mp4", [5, 2, 5, 59, 0], reader=reader)
+    assert [videos.number_of(f) for f in got] == [5, 2, 5, 59, 0]
+
+
+@pytest.mark.parametrize(("turns", "corner"), [(1, (0, -1)), (2, (-1, -1)), (3, (-1, 0))])
+@pytest.mark.parametrize("reader", INSTALLED)
+def test_rotation_is_applied_by_every_reader(folder, turns, corner, reader):
+    """A quarter turn clockwise brings the frame's left top corner to the right top, and so on."""
+    upright = read_frames(folder / "plain.mp4", [7])[0]
+    turned = read_frames(folder / f"rotated{turns}.mp4", [7], reader=reader)[0]
+    np.testing.assert_allclose(turned, np.rot90(upright, -turns), atol=12)
+    assert measure(folder / f"rotated{turns}.mp4").height == turned.shape[0]
+
+
+@pytest.mark.parametrize("reader", INSTALLED)
+@pytest.mark.parametrize("name", ["ünï cöde 'q' #1 [HD];.mp4", "-dash %03d.mp4"])
+def test_names_of_all_kinds(folder, reader, name):
+    assert videos.number_of(read_frames(folder / name, [9], reader=reader)[0]) == 9
+
+
+@pytest.mark.parametrize("reader", INSTALLED)
+def test_resized_while_decoding(folder, reader):
+    small = read_frames(folder / "plain.mp4", [0, 30], reader=reader, short_side=120)
+    assert small.shape == (2, 120, 160, 3)
+    assert read_frames(folder / "rotated1.mp4", [0], reader=reader, short_side=64).shape == (1, 85, 64, 3)
+
+
+def test_odd_sizes_and_short_files(tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "odd.mkv"), "w") as container:  # ffv1 takes any size
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 33, 47, "bgr0"
+        for i in range(3):
+            picture = np.full((47, 33, 3), 40 * i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    found = measure(tmp_path / "odd.mkv")
+    assert (found.status, found.frames, found.width, found.height) == ("ok", 3, 33, 47)
+    for reader in found.readers:
+        assert read_frames(tmp_path / "odd.mkv", [2], reader=reader)[0].mean() == pytest.approx(80, abs=2)
+    one = videos.numbered_video(tmp_path / "one.mp4", 1)
+    assert measure(one).frames == 1
+    assert videos.number_of(read_frames(one, [0, 0])[1]) == 0
+
+
+def bad_files(home, good):
+    (home / "empty.mp4").write_bytes(b"")
+    (home / "text.mp4").write_text("this is not a video\n" * 50)
+    (home / "page.mp4").write_text("<html><body>404</body></html>")
+    (home / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    (home / "folder.mp4").mkdir()
+    os.mkfifo(home / "pipe.mp4")
+    os.symlink(home / "nowhere", home / "dangling.mp4")
+    videos.audio_only(home / "audio.mp4")
+    videos.truncated(good, home / "no_index.mp4")  # the index of an MP4 is at its end
+    return sorted(p for p in home.iterdir())
+
+
+def test_bad_files_are_told_by_every_reader(folder, tmp_path):
+    for path in [*bad_files(tmp_path, folder / "plain.mp4"), tmp_path / "absent.mp4"]:
+        for reader in INSTALLED:
+            with pytest.raises(VideoReadError) as caught:
+                read_frames(path, [0], reader=reader)
+            assert str(path) in str(caught.value)
+        assert measure(path).status in ("unreadable", "missing"), path
+        assert measure(path).reason
+
+
+@pytest.mark.parametrize("reader", INSTALLED)
+def test_a_frame_beyond_the_end_is_told(folder, reader):
+    with pytest.raises(VideoReadError, match=r"frame \d+ asked for|Error"):
+        read_frames(folder / "plain.mp4", [58, 59, 60], reader=reader)
+
+
+def test_a_truncated_file_is_partial(folder, tmp_path):
+    short = videos.truncated(folder / "mpeg4.avi", tmp_path / "short.avi")
+    found = measure(short)
+    assert found.status == "partial"
+    assert 0 < found.frames < FRAMES
+    assert found.readers == ()
+
+
+def test_measuring_survives_a_child_that_dies_or_hangs(folder, tmp_path, monkeypatch):
+    """Files are told apart by name in the child: one kills it, one makes it sleep."""
+    for name in ("dies.mp4", "hangs.mp4", "fine.mp4"):
+        (tmp_path / name).write_bytes((folder / "plain.mp4").read_bytes())
+    (tmp_path / "sitecustomize.py").write_text(
+        "import vmp.data.measure as m, os, time\n"
+        "real = m.measure\n"
+        "def measure(path, **k):\n"
+        "    if path.name == 'dies.mp4': os.kill(os.getpid(), 11)\n"
+        "    if path.name == 'hangs.mp4': time.sleep(60)\n"
+        "    return real(path, **k)\n"
+        "m.measure = measure\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    paths = [tmp_path / n for n in ("dies.mp4", "hangs.mp4", "fine.mp4")]
+    found = {path.name: m for path, m in measure_all(paths, workers=2, timeout=3)}
+    assert found["dies.mp4"].reason == "the decoder crashed on it"
+    assert "longer than 3 s" in found["hangs.mp4"].reason
+    assert found["fine.mp4"].status == "ok"
+
+
+def test_torchcodec_is_optional():
+    assert set(READERS) == {"opencv", "pyav", "decord", "torchcodec"}
+    try:
+        import torchcodec  # noqa: F401
+    except (ImportError, RuntimeError):
+        with pytest.raises(VideoReadError, match=r"imported|not found"):
+            read_frames(__file__, [0], reader="torchcodec")
+
+
+def test_no_descriptor_is_left_open(folder):
+    """A hundred reads by every reader, good and bad files, leave no file open."""
+
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    for reader in INSTALLED:
+        read_frames(folder / "plain.mp4", [3], reader=reader)
+    before = count()
+    for i in range(100):
+        read_frames(folder / "plain.mp4", [i % FRAMES], reader=INSTALLED[i % 3])
+        with pytest.raises(VideoReadError):
+            read_frames(folder / "plain.mp4", [FRAMES + 5], reader=INSTALLED[i % 3])
+    assert count() <= before

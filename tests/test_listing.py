@@ -1,0 +1,154 @@
+"""Lists of a user's own videos, from text to measured manifests."""
+
+import pytest
+import videos
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmp.data.listing import Row, make_list, read_list
+from vmp.data.manifest import read_manifest
+from vmp.errors import ConfigError, ManifestError
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Three 25 fps videos of 60 frames, one broken."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "my videos").mkdir()
+    for name in ("my videos/a clip.mp4", "b.mp4", "ünï 文字.mp4"):
+        videos.numbered_video(folder / name, 60)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def make(home, tmp_path, train, val, **options):
+    (tmp_path / "train.csv").write_text(train, encoding="utf-8")
+    (tmp_path / "val.csv").write_text(val, encoding="utf-8")
+    lists = {"train": tmp_path / "train.csv", "val": tmp_path / "val.csv"}
+    folder = make_list(tmp_path / "out", videos=home, lists=lists, progress=False, workers=1, **options)
+    return read_manifest(folder / "train.csv", root=home), read_manifest(folder / "val.csv", root=home)
+
+
+def test_a_csv_with_names_and_seconds(home, tmp_path):
+    train, val = make(
+        home,
+        tmp_path,
+        'path,label,start,end\n"my videos/a clip.mp4",walk,0.4,1.0\nb.mp4,run,,\nb.mp4,walk,1.02,\n',
+        "path,label\nünï 文字.mp4,run\n",
+    )
+    assert train.classes == ("run", "walk")
+    a, whole, tail = train.clips
+    assert (a.label, a.start, a.end, a.length) == (1, 10, 25, 15)  # times in [0.4, 1.0) at 25 fps
+    assert (whole.label, whole.length, whole.frames) == (0, 60, 60)
+    assert (tail.start, tail.end) == (26, 60)  # 1.02 s lies after frame 25
+    assert val.clips[0].readers[0] == "opencv"
+    assert (val.clips[0].width, val.clips[0].fps) == (320, 25.0)
+
+
+def test_a_csv_with_frames(home, tmp_path):
+    train, _ = make(
+        home,
+        tmp_path,
+        "path,label,start_frame,end_frame\nb.mp4,0,5,20\nb.mp4,1,20,999\n",
+        "path,label\nünï 文字.mp4,1\n",
+    )
+    assert [(c.start, c.end) for c in train.clips] == [(5, 20), (20, 60)]
+
+
+def test_a_list_split_at_the_last_blank(home, tmp_path):
+    train, val = make(home, tmp_path, "my videos/a clip.mp4 0\nb.mp4 1 \r\n\n", "ünï 文字.mp4\t1\n")
+    assert [(c.path, c.label) for c in train.clips] == [("my videos/a clip.mp4", 0), ("b.mp4", 1)]
+    assert val.classes == ("0", "1")
+
+
+def test_bad_files_keep_their_row_and_their_reason(home, tmp_path):
+    train, _ = make(home, tmp_path, "broken.mp4 0\nabsent.mp4 1\nb.mp4 1\n", "ünï 文字.mp4 0\n")
+    assert [c.status for c in train.clips] == ["unreadable", "missing", "ok"]
+    assert train.clips[1].tags["problem"] == "not found"
+
+
+def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):
+    make(home, tmp_path, "b.mp4 0\n", "ünï 文字.mp4 1\n")
+    import vmp.data.listing as listing
+
+    asked = []
+    monkeypatch.setattr(listing, "measure_all", lambda paths, **k: asked.extend(paths) or iter(()))
+    make(home, tmp_path, "b.mp4 1\n", "ünï 文字.mp4 0\n")
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        ("b.mp4\n", "b.mp4 0\n", "train.csv:1: 'b.mp4' is not `path label`"),
+        ("b.mp4 0\nc.mp4 x1\n", "b.mp4 0\n", "train.csv:2"),
+        ("../b.mp4 0\n", "b.mp4 0\n", "climbs out"),
+        ("b.mp4 0\nb.mp4 0\n", "b.mp4 0\n", "same video and span as line 1"),
+        ("b.mp4 0\n", "ünï 文字.mp4 2\n", "1 never occur"),
+        ("path,label\nb.mp4,x\nb.mp4,y\n", "path,label\nb.mp4,z\n", "same video and span"),
+        (
+            "path,label,start\nb.mp4,x,0\nb.mp4,y,1\n",
+            "path,label\nb.mp4,z\n",
+            "'z' is in val but not in train",
+        ),
+        ("path,label\nb.mp4,x\n", "path,label\nb.mp4,x\n", "at least 2"),
+        ("path,label,start,end\nb.mp4,0,1,0.5\n", "b.mp4 1\n", "train.csv:2: end 0.5 must be after"),
+        ("path,label,start,end\nb.mp4,0,x,\n", "b.mp4 1\n", "not a time in seconds"),
+        ("path,label,start\nb.mp4,0,9.5\n", "b.mp4 1\n", "starts at frame 238, but b.mp4 has 60 = 2.40 s"),
+        ("path,label,weight\nb.mp4,0,1\n", "b.mp4 1\n", "weight not known"),
+        ("path,label,start,end_frame\nb.mp4,0,1,2\n", "b.mp4 1\n", "in seconds .* or in frames"),
+        ("", "b.mp4 1\n", "no clips"),
+    ],
+)
+def test_faults_are_told_with_their_line(home, tmp_path, train, val, said):
+    with pytest.raises(ManifestError, match=said):
+        make(home, tmp_path, train, val)
+
+
+def test_folders_and_files_that_are_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"dataset.root = .*no such folder"):
+        make_list(tmp_path / "out", videos=tmp_path / "none", lists={})
+    with pytest.raises(ConfigError, match=r"dataset.val = .*no such file"):
+        make_list(tmp_path / "out", videos=tmp_path, lists={"val": tmp_path / "none.csv"})
+
+
+paths = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=12).filter(
+    lambda t: (
+        t == t.strip(" \t,;")
+        and t.strip() == t
+        and t.split()
+        and not t.startswith(("/", "~", "\\", "\ufeff"))
+        and ".." not in t
+        and ":" not in t
+        and '"' not in t
+        and not t[-1].isdigit()
+        and len(t.splitlines()) == 1
+    )
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(paths, st.integers(0, 9)), min_size=1, max_size=6, unique_by=lambda p: p[0]),
+    st.sampled_from(" \t,"),
+)
+def test_lists_of_any_names_are_read_back(tmp_path_factory, rows, separator):
+    file = tmp_path_factory.mktemp("lists") / "list.txt"
+    file.write_text("".join(f"x/{path}.mp4{separator}{label}\n" for path, label in rows), encoding="utf-8")
+    got = read_list(file)
+    assert [(r.path, r.label) for r in got] == [(f"x/{path}.mp4", str(label)) for path, label in rows]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.binary(max_size=120), header=st.sampled_from([b"", b"path,label\n", b"path,label,start,end\n"])
+)
+def test_any_bytes_give_rows_or_a_message(tmp_path_factory, data, header):
+    file = tmp_path_factory.mktemp("fuzz") / "list.csv"
+    file.write_bytes(header + data)
+    try:
+        rows = read_list(file)
+    except ManifestError as error:
+        assert "list.csv" in str(error)
+    else:
+        assert all(isinstance(row, Row) and row.path and row.label for row in rows)
