@@ -357,7 +357,7 @@ def test_motion_is_what_the_class_says(camera: str) -> None:
     spec = Motions(camera=camera, noise=0)
     right = wrong = right_reversed = 0
     speeds_told, speeds_seen = [], []
-    for index in range(100):
+    for index in range(60):
         frames, label = render_clip(spec, "test", index)
         motion = motion_of(spec, "test", index)
         truth = (motion.place, motion.radius, motion.camera)
@@ -370,9 +370,9 @@ def test_motion_is_what_the_class_says(camera: str) -> None:
             speeds_told.append(motion.speed)
             speeds_seen.append(np.abs(np.median(speeds, axis=0)).max())
     # an object of even colour may fail to show its motion; none may show the opposite
-    print(f"{camera}: {right} of 100 clips as named, {right_reversed} reversed")
-    assert right >= 95
-    assert right_reversed >= 95
+    print(f"{camera}: {right} of 60 clips as named, {right_reversed} reversed")
+    assert right >= 58
+    assert right_reversed >= 58
     assert wrong == 0
     assert np.corrcoef(speeds_told, speeds_seen)[0, 1] > 0.8
     assert np.median(np.divide(speeds_seen, speeds_told)) == pytest.approx(1, abs=0.15)
@@ -454,45 +454,41 @@ def test_every_frame_is_drawn_alike_under_every_class(camera: str) -> None:
         assert distance.max() < math.sqrt(math.log(2 * 180 * 1000) / (2 * n)), CLASSES[label]
 
 
-def singles(
-    folder: Path, split: str, per_clip: int, *, leak: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Decoded frames, (N, per_clip, S, S, 4) with the frame's index as the fourth channel, and labels (N,).
+def singles(folder: Path, spec: Motions, split: str, *, leak: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Three decoded frames a clip, (N, 3, S, S, 4) with the frame's index as the fourth channel; labels, (N,).
 
-    leak: the mean of three frames in a row instead, as a slow shutter would give, is the planted fault.
+    leak: plants a fault that a generator may well have: every object starts in the middle of the picture.
     """
     manifest = read_manifest(folder / f"{split}.csv")
     draw = np.random.default_rng(0)
-    pictures, labels = [], []
-    for clip in manifest.clips:
-        frames = decode(manifest.file(clip)).astype(np.float32) / 255
-        if leak:
-            frames = (frames[:-2] + frames[1:-1] + frames[2:]) / 3
-        picked = draw.choice(len(frames), per_clip, replace=False)
-        index = np.broadcast_to(
-            (picked / len(frames))[:, None, None, None], (per_clip, *frames.shape[1:3], 1)
-        )
-        pictures.append(np.concatenate([frames[picked], index.astype(np.float32)], axis=3))
-        labels.append(clip.label)
-    return np.stack(pictures), np.array(labels)
+    pictures = np.empty((len(manifest.clips), 3, spec.size, spec.size, 4), np.float32)
+    for i, clip in enumerate(manifest.clips):
+        frames = decode(manifest.file(clip))
+        motion = motion_of(spec, split, i)
+        for j, t in enumerate(draw.choice(spec.frames, 3, replace=False)):
+            right, down = np.rint(spec.size / 2 - motion.place[0] + motion.camera[t]).astype(int) * leak
+            pictures[i, j, ..., :3] = np.roll(frames[t], (down, right), axis=(0, 1)) / 255
+            pictures[i, j, ..., 3] = t / spec.frames
+    return pictures, np.array([clip.label for clip in manifest.clips])
 
 
-def accuracy_of_one_frame(folder: Path, *, leak: bool, epochs: int = 8) -> float:
+def accuracy_of_one_frame(folder: Path, spec: Motions, *, leak: bool, epochs: int = 6) -> float:
     """Held-out top-1 of a CNN that sees one decoded frame and its index."""
     import torch
     from torch import nn
 
-    train, labels = singles(folder, "train", 4, leak=leak)
-    test, truth = singles(folder, "test", 4, leak=leak)
+    train, labels = singles(folder, spec, "train", leak=leak)
+    test, truth = singles(folder, spec, "test", leak=leak)
     torch.manual_seed(0)
-    channels = (4, 24, 48, 96, 96)
+    channels = (4, 16, 32, 64, 96)
     layers: list[nn.Module] = []
     for i, (inside, outside) in enumerate(itertools.pairwise(channels)):
         layers += [nn.Conv2d(inside, outside, 5 if i == 0 else 3, 2, 2 if i == 0 else 1, bias=False)]
         layers += [nn.BatchNorm2d(outside), nn.ReLU()]
-    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, len(CLASSES)))
-    x = torch.from_numpy(train).flatten(0, 1).permute(0, 3, 1, 2).contiguous()  # (N * 4, 4, S, S)
-    y = torch.from_numpy(labels).repeat_interleave(4)
+    # no pooling over the picture: where a thing is could tell as much as what it looks like
+    net = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(len(CLASSES)))
+    x = torch.from_numpy(train).flatten(0, 1).permute(0, 3, 1, 2).contiguous()  # (N * 3, 4, S, S)
+    y = torch.from_numpy(labels).repeat_interleave(3)
     x_test = torch.from_numpy(test).flatten(0, 1).permute(0, 3, 1, 2)
     batch, steps = 64, epochs * (len(x) // 64)
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.02)
@@ -506,21 +502,28 @@ def accuracy_of_one_frame(folder: Path, *, leak: bool, epochs: int = 8) -> float
     net.eval()
     with torch.no_grad():
         scores = torch.cat([net(part - 0.5).softmax(1) for part in x_test.split(256)])
-    top = scores.argmax(1).view(len(truth), 4).numpy()
+    top = scores.argmax(1).view(len(truth), 3).numpy()
     return float((top == truth[:, None]).mean())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_one_decoded_frame_does_not_tell_the_class(tmp_path: Path, camera: str) -> None:
-    spec = Motions(camera=camera, train=1000, val=10, test=800, frames=6)
+    import torch
+
+    spec = Motions(camera=camera, train=600, val=10, test=600, frames=8)
     folder = make_motions(tmp_path, spec, progress=False)
-    # Chance is 1/10. The frames of a clip are not independent, so the bound counts clips, not frames: with 800 of
-    # them, 3.3 standard deviations above chance (1 in 2000 if nothing leaks) are 0.135.
+    # Chance is 1/10. The frames of a clip are not independent, so the bound counts clips, not frames: with 600 of
+    # them, 3.3 standard deviations above chance (1 in 2000 if nothing leaks) are 0.140.
     chance = 1 / len(CLASSES)
     bound = chance + 3.3 * math.sqrt(chance * (1 - chance) / spec.test)
-    found = accuracy_of_one_frame(folder, leak=False)
-    planted = accuracy_of_one_frame(folder, leak=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine the threads of so small a net mostly wait for one another
+    try:
+        found = accuracy_of_one_frame(folder, spec, leak=False)
+        planted = accuracy_of_one_frame(folder, spec, leak=True)
+    finally:
+        torch.set_num_threads(threads)
     print(f"{camera}: one frame {found:.3f}, with a leak planted {planted:.3f}, bound {bound:.3f}")
     assert found < bound
     assert planted > bound + 0.05, "this test could not see a leak"

@@ -5,6 +5,7 @@ Notable here:
 - a clip that cannot be read is returned as such and counted; it is never replaced by another one.
 """
 
+import signal
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -126,3 +127,12 @@ def collate_train(items: list[tuple[int, Tensor | VideoReadError, int]]) -> Batc
     stack = torch.stack([clip for _, clip, _ in good]) if good else torch.zeros(0, dtype=torch.uint8)
     indices = torch.tensor([index for index, _, _ in good], dtype=torch.long)
     return Batch(stack, torch.tensor([label for _, _, label in good], dtype=torch.long), indices, bad)
+
+
+def start_worker(_: int) -> None:
+    """In each loader process: one thread; signals, which Slurm sends to every process, are for the trainer."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

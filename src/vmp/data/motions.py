@@ -73,7 +73,7 @@ class Motions:
     """
 
     camera: str = "static"
-    train: int = 1000
+    train: int = 800
     val: int = 200
     test: int = 300
     frames: int = 16

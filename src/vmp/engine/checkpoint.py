@@ -31,6 +31,7 @@ class Checkpoint(NamedTuple):
 
 def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor], state: dict[str, Any]) -> Path:
     """Write folder/name; it appears when it is whole. An older one of that name is replaced."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,10 +51,14 @@ def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor], state: d
         shutil.rmtree(final, ignore_errors=True)
         os.rename(temporary, final)
         _sync(folder)
-    except OSError as error:
+    except (
+        OSError,
+        SafetensorError,
+        RuntimeError,
+    ) as error:  # torch's zip writer says RuntimeError for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(
-            f"{final}: the checkpoint could not be written ({error.strerror or error}); "
+            f"{final}: the checkpoint could not be written ({error}); "
             "the ones before are untouched. Free some space and run the same command again to continue."
         ) from error
     return final

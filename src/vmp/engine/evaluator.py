@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vmp.data.dataset import TestClips
+from vmp.data.dataset import TestClips, start_worker
 from vmp.data.manifest import Clip
 from vmp.engine.dist import Processes
 from vmp.errors import RunError, VideoReadError
@@ -59,6 +59,7 @@ def score(
         batch_size=16,
         collate_fn=_keep,
         num_workers=workers,
+        worker_init_fn=start_worker,
         multiprocessing_context="fork" if workers else None,
         pin_memory=processes.device.type == "cuda",
     )

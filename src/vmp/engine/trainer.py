@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from vmp.data.dataset import Batch, TrainClips, collate_train
+from vmp.data.dataset import TrainClips, collate_train, start_worker
 from vmp.data.present import check_bad
 from vmp.data.sampler import DROPOUT, TrainBatches, generator
 from vmp.engine import checkpoint
@@ -153,11 +153,12 @@ def fit(
         rank=processes.rank,
         world=processes.world,
     )
-    loader: DataLoader[Any] = DataLoader(
+    loader: DataLoader[Any] | None = DataLoader(
         data,
         batch_sampler=batches,
         collate_fn=collate_train,
         num_workers=workers,
+        worker_init_fn=start_worker,
         multiprocessing_context="fork" if workers else None,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
@@ -178,11 +179,21 @@ def fit(
         processes.wait()
         saved_at = time.monotonic()
 
+    stream: Iterator[Any] | None = None
+
+    def close() -> None:
+        nonlocal loader, stream
+        stream = loader = (
+            None  # the last references: ends the loader's processes, also while an error is on its way
+        )
+        metrics.close()
+
     waited, trained, clips_seen = 0.0, 0.0, 0
     per_epoch = plan.steps_per_epoch
     with ExitStack() as stack:
+        stack.enter_context(_told())
         asked = stack.enter_context(_signals())
-        stack.callback(metrics.close)
+        stack.callback(close)
         shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
         while True:
             epoch = state.step // per_epoch  # epochs done
@@ -195,10 +206,7 @@ def fit(
                     state.best, state.best_epoch = result["top1"], epoch
                     if processes.first:
                         checkpoint.save(
-                            folder / "best",
-                            "weights",
-                            model=model.state_dict(),
-                            state={"epoch": epoch, **result},
+                            folder / "checkpoints", "best", model=model.state_dict(), state={"epoch": epoch}
                         )
                 learned = {f"vmp/{name}": float(value) for name, value in scalars().items()}
                 row = {f"val/{name}": value for name, value in result.items()}
@@ -217,7 +225,7 @@ def fit(
             # --- train to the end of the epoch -------------------------------------------------------------------
             model.train()
             batches.start_at(epoch, state.step % per_epoch * plan.accumulate)
-            stream = iter(loader)
+            stream = iter(loader)  # type: ignore[arg-type]
             while state.step < (epoch + 1) * per_epoch:
                 progress = state.step / per_epoch
                 factor = schedule(progress)
@@ -231,7 +239,7 @@ def fit(
                 for i in range(plan.accumulate):
                     last = i + 1 == plan.accumulate
                     asked_at = time.monotonic()
-                    batch = _next(stream, data)
+                    batch = next(stream)
                     waited += time.monotonic() - asked_at
                     state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
                     check_bad(state.bad, data.present.total, max_bad_fraction, where="training")
@@ -280,16 +288,24 @@ def fit(
     return state, Timing(waited=waited, trained=trained, clips=clips_seen)
 
 
-def _next(stream: Iterator[Batch], data: TrainClips) -> Batch:
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say in words what torch says in tracebacks."""
     try:
-        return next(stream)
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            "out of GPU memory. Lower trainer.micro_batch (the result stays the same, it is accumulated), or use "
+            f"trainer.amp=bf16. The same command continues the run. ({str(error).splitlines()[0]})"
+        ) from error
     except RuntimeError as error:
-        if "timed out" in str(error) or "exited unexpectedly" in str(error):
-            raise RunError(
-                f"a data worker stopped answering ({error}). A video may have crashed or hung its decoder: try "
-                "data.reader=pyav, or trainer.workers=0 to see it happen. The same command continues the run."
-            ) from error
-        raise
+        if "DataLoader" not in str(error):
+            raise
+        raise RunError(
+            f"a data worker died or stopped answering ({str(error).splitlines()[0]}). A video may have crashed or hung "
+            "its decoder, or memory ran out: try data.reader=pyav, fewer trainer.workers, or trainer.workers=0 to see "
+            "it happen. The same command continues the run."
+        ) from error
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -1,0 +1,168 @@
+"""Small real runs for tests: numbered videos on disk, trained by the real command."""
+
+import multiprocessing as mp
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vmp.data.encode import write_video
+from vmp.data.manifest import Clip, write_classes, write_manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = (
+    "dataset=manifest",
+    "trainer.epochs=6",
+    "trainer.batch_size=4",
+    "trainer.workers=0",
+    "trainer.threads=1",
+    "trainer.log_every=1",
+    "backbone.width=4",
+    "backbone.crop=32",
+    "backbone.frames=4",
+    "optim.lr=0.05",
+    "vmp.m=1.5",  # not drawn: a start that leaves the input nearly blank takes batch norm long to get used to
+    "vmp.n=-0.3",
+)
+
+
+def bright_or_dark(home: Path, *, train: int = 24, val: int = 9, frames: int = 12, size: int = 48) -> Path:
+    """Two classes that a tiny net learns in three epochs: a square that grows brighter, or darker."""
+    classes = ("brighter", "darker")
+    write_classes(home / "classes.txt", classes)
+    for split, count in (("train", train), ("val", val)):
+        clips = []
+        for i in range(count):
+            rng = np.random.default_rng([split == "train", i])
+            label = i % 2
+            (home / split).mkdir(exist_ok=True)
+            path = f"{split}/{i:03}.mp4"
+            y, x = rng.integers(0, size // 2, 2)
+            pictures = []
+            for t in range(frames):
+                picture = np.full((size, size, 3), 90, np.uint8)
+                level = 60 + 12 * t if label == 0 else 60 + 12 * (frames - 1 - t)
+                picture[y : y + size // 2, x : x + size // 2] = level
+                pictures.append(picture)
+            write_video(home / path, pictures)
+            clips.append(
+                Clip(
+                    f"{split}/{i}",
+                    path,
+                    label,
+                    frames=frames,
+                    fps=25,
+                    width=size,
+                    height=size,
+                    readers=("opencv", "pyav"),
+                )
+            )
+        write_manifest(home / f"{split}.csv", clips)
+    return home
+
+
+def overrides_for(data: Path, out: Path, *overrides: str) -> list[str]:
+    return [*QUICK, f"dataset.folder='{data}'", f"output='{out}'", *overrides]
+
+
+# --- processes -----------------------------------------------------------------------------------------------------
+# Real processes that run the real train.py, forked from a server that has paid for the slow imports once.
+
+CONTEXT = mp.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    [
+        *(
+            "vmp.run",
+            "vmp.engine.trainer",
+            "vmp.engine.evaluator",
+            "vmp.model",
+            "vmp.objective",
+            "vmp.results.figures",
+        ),
+        *(
+            "torchmetrics.functional.classification",
+            "matplotlib.pyplot",
+            "safetensors.torch",
+            "cv2",
+            "av",
+            "hydra.main",
+        ),
+    ]
+)
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Running:
+    """A command in a session of its own, so that signals can go to all its processes."""
+
+    def __init__(self, arguments: list[str], *, script: str = "train.py") -> None:
+        self.said = Path(tempfile.mkdtemp(prefix="vmp-run-"))
+        self.process = CONTEXT.Process(target=_main, args=(script, arguments, str(self.said)))
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid
+        return self.process.pid
+
+    def over(self) -> bool:
+        return not self.process.is_alive()
+
+    def wait(self, timeout: float = 120) -> Done:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            raise TimeoutError(f"still running after {timeout} s: {self.said}")
+        texts = (
+            (self.said / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr")
+        )
+        return Done(self.process.exitcode, *texts)
+
+
+def _main(script: str, arguments: list[str], said: str) -> None:
+    os.setsid()
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(f"{said}/{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    os.chdir(ROOT)
+    sys.argv = [script, *arguments]
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+
+
+def start(data: Path, out: Path, *overrides: str) -> Running:
+    return Running(overrides_for(data, out, *overrides))
+
+
+def run(data: Path, out: Path, *overrides: str) -> Done:
+    return start(data, out, *overrides).wait()
+
+
+def torchrun(data: Path, out: Path, *overrides: str, ranks: int) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return subprocess.run(
+        [*launcher, "train.py", *overrides_for(data, out, *overrides)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+
+
+def folder(out: Path, method: str = "learned_lambda1", seed: str = "seed0") -> Path:
+    return out / "manifest" / "tiny" / method / seed

@@ -1,0 +1,283 @@
+"""Which frames, which pixels, in which order: sampling, transforms, batches, and clips out of real files."""
+
+import numpy as np
+import pytest
+import torch
+import videos
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train
+from vmp.data.encode import write_video
+from vmp.data.manifest import Clip, Manifest
+from vmp.data.present import find_clips
+from vmp.data.sampler import TrainBatches, epoch_order
+from vmp.data.sampling import clip_span, frame_indices, random_start, view_starts
+from vmp.data.transforms import apply_train_view, draw_train_view, test_crop, to_clip
+from vmp.errors import DataError
+
+
+def test_strides_and_spans():
+    assert clip_span(9, 1) == 9
+    assert clip_span(9, 32) == 257
+    np.testing.assert_array_equal(frame_indices(100, frames=4, stride=8, start=3), [3, 11, 19, 27])
+    with pytest.raises(ValueError, match="no room"):
+        frame_indices(100, frames=4, stride=8, start=76)
+
+
+@pytest.mark.parametrize(
+    ("short", "length", "expected"),
+    [
+        ("clamp", 5, [0, 2, 4, 4, 4, 4]),
+        ("loop", 5, [0, 2, 4, 1, 3, 0]),
+        ("stretch", 8, [0, 1, 3, 4, 6, 7]),
+        ("stretch", 4, [0, 1, 3, 0, 2, 3]),  # two rounds of four, six frames over them
+        ("stretch", 1, [0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_short_spans(short, length, expected):
+    np.testing.assert_array_equal(frame_indices(length, frames=6, stride=2, start=0, short=short), expected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 300),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from(["stretch", "clamp", "loop"]),
+    st.integers(0, 99),
+)
+def test_indices_always_lie_in_the_span(length, frames, stride, short, seed):
+    start = random_start(length, frames=frames, stride=stride, rng=np.random.default_rng(seed))
+    indices = frame_indices(length, frames=frames, stride=stride, start=start, short=short)
+    assert indices.shape == (frames,)
+    assert indices.min() >= 0
+    assert indices.max() < length
+    if length >= clip_span(frames, stride):
+        assert (np.diff(indices) == stride).all()
+    elif short == "stretch" and length >= frames:
+        assert (np.diff(indices) >= 1).all()  # no frame twice: no false stillness
+
+
+def test_random_starts_reach_both_ends_evenly():
+    rng = np.random.default_rng(0)
+    starts = np.array([random_start(12, frames=9, stride=1, rng=rng) for _ in range(4000)])
+    counts = np.bincount(starts, minlength=4)
+    assert len(counts) == 4
+    assert counts.min() > 900
+
+
+def test_views():
+    assert view_starts(100, frames=9, stride=1, views=1) == [0]
+    assert view_starts(109, frames=9, stride=1, views=10) == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+    assert view_starts(109, frames=9, stride=1, views=1, anchor="center") == [50]
+    assert view_starts(5, frames=9, stride=1, views=3) == [0, 0, 0]
+
+
+# --- transforms ----------------------------------------------------------------------------------------------------
+
+
+def test_train_views_are_even_and_repeatable():
+    views = [draw_train_view(np.random.default_rng(i), jitter=(256, 320), flip=0.5) for i in range(3000)]
+    sides = np.array([v.short_side for v in views])
+    assert (sides.min(), sides.max()) == (256, 320)
+    assert np.mean(sides) == pytest.approx(288, abs=1.5)
+    assert np.mean([v.flip for v in views]) == pytest.approx(0.5, abs=0.04)
+    assert views[7] == draw_train_view(np.random.default_rng(7), jitter=(256, 320), flip=0.5)
+    inverse = [
+        draw_train_view(np.random.default_rng(i), jitter=(256, 320), flip=0, inverse=True)
+        for i in range(3000)
+    ]
+    assert np.mean([1 / v.short_side for v in inverse]) == pytest.approx((1 / 256 + 1 / 320) / 2, rel=2e-3)
+    assert not any(v.flip for v in inverse)
+
+
+def test_one_crop_and_flip_for_all_frames():
+    frames = np.random.default_rng(0).integers(0, 256, (5, 40, 60, 3), dtype=np.uint8)
+    view = draw_train_view(np.random.default_rng(3), jitter=(40, 40), flip=1.0)
+    out = apply_train_view(frames, view, crop=32)
+    assert out.shape == (5, 32, 32, 3)
+    found = [
+        (top, left)
+        for top in range(9)
+        for left in range(29)
+        if np.array_equal(frames[:, top : top + 32, left : left + 32][:, :, ::-1], out)
+    ]
+    assert len(found) == 1
+
+
+def test_test_crops():
+    wide = np.arange(30 * 61 * 3, dtype=np.int64).reshape(1, 30, 61, 3)
+    left, middle, right = (test_crop(wide, crop=30, position=i, positions=3) for i in range(3))
+    assert np.array_equal(left, wide[:, :, :30])
+    assert np.array_equal(middle, wide[:, :, 16:46])
+    assert np.array_equal(right, wide[:, :, 31:])
+    tall = wide.transpose(0, 2, 1, 3)
+    assert np.array_equal(test_crop(tall, crop=30, position=2, positions=3), tall[:, 31:])
+    assert np.array_equal(test_crop(tall, crop=20, position=0, positions=1), tall[:, 21:41, 5:25])
+
+
+def test_to_clip():
+    frames = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
+    clip = to_clip(frames)
+    assert clip.shape == (3, 5, 4, 6)
+    assert clip[2, 4, 1, 3] == frames[4, 1, 3, 2]
+
+
+# --- batches -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_same_clips_meet_in_a_step_however_many_processes_share_it(world):
+    def step(i: int) -> set[int]:
+        return {
+            clip
+            for rank in range(world)
+            for clip, _ in list(
+                TrainBatches(clips=50, batch=8 // world, batches=6, seed=3, rank=rank, world=world)
+            )[i]
+        }
+
+    order = epoch_order(50, seed=3, epoch=0).tolist()
+    assert [step(i) for i in range(6)] == [set(order[8 * i : 8 * i + 8]) for i in range(6)]
+
+
+def test_an_epoch_can_start_anywhere():
+    batches = TrainBatches(clips=50, batch=8, batches=6, seed=3)
+    batches.start_at(2, 0)
+    whole = list(batches)
+    batches.start_at(2, 4)
+    assert list(batches) == whole[4:]
+    assert len(batches) == 2
+    seen = [clip for batch in whole for clip, _ in batch]
+    assert len(set(seen)) == 48
+    batches.start_at(3, 0)
+    assert [c for b in batches for c, _ in b] != seen
+
+
+# --- clips out of files --------------------------------------------------------------------------------------------
+
+SHAPE = ClipShape(frames=9, stride=2, crop=288, jitter=(288, 288), flip=0.0, test_side=288, test_crop=288)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """Four clips: a whole file, a span, a short span, and one that is no video although the manifest says so."""
+    home = tmp_path_factory.mktemp("clips")
+    write_video(home / "a.mp4", (videos.numbered_frame(i, 288, 288) for i in range(60)))
+    (home / "bad.mp4").write_bytes(b"not a video")
+    (home / "classes.txt").write_text("x\ny\n")
+
+    def clip(name, path="a.mp4", **options) -> Clip:
+        return Clip(
+            id=name, path=path, label=len(name) % 2, frames=60, fps=25, readers=("opencv", "pyav"), **options
+        )
+
+    clips = (
+        clip("whole"),
+        clip("span", start=20, end=50),
+        clip("short", start=5, end=12),
+        clip("bad", path="bad.mp4"),
+    )
+    return Manifest(home / "train.csv", home, ("x", "y"), clips)
+
+
+def numbers(clip: torch.Tensor) -> list[int]:
+    return [videos.number_of(frame) for frame in clip.permute(1, 2, 3, 0).numpy()]
+
+
+def test_train_clips_are_the_frames_of_their_span(manifest):
+    present = find_clips(manifest, max_bad_fraction=0)
+    data = TrainClips(manifest, present, SHAPE, seed=1)
+    starts = set()
+    for epoch in range(12):
+        _, clip, label = data[1, epoch]
+        got = numbers(clip)
+        assert clip.shape == (3, 9, 288, 288)
+        assert clip.dtype == torch.uint8
+        assert got == list(range(got[0], got[0] + 18, 2))
+        assert got[0] >= 20
+        assert got[-1] < 50
+        assert label == 0
+        starts.add(got[0])
+    assert len(starts) > 3
+    # seven frames for nine: two rounds of the span, spread over
+    assert numbers(data[2, 0][1]) == [5 + i % 7 for i in (0, 2, 3, 5, 6, 8, 10, 11, 13)]
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_index(manifest):
+    shape = ClipShape(frames=9, stride=2, crop=64, jitter=(80, 120), flip=0.5, test_side=64, test_crop=64)
+    present = find_clips(manifest, max_bad_fraction=0)
+    one, two = (TrainClips(manifest, present, shape, seed=1) for _ in range(2))
+    assert torch.equal(one[0, 3][1], two[0, 3][1])
+    assert not torch.equal(one[0, 3][1], one[0, 4][1])
+    assert not torch.equal(one[0, 3][1], TrainClips(manifest, present, shape, seed=2)[0, 3][1])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(manifest, workers):
+    shape = ClipShape(frames=9, stride=2, crop=64, jitter=(80, 120), flip=0.5, test_side=64, test_crop=64)
+    data = TrainClips(manifest, find_clips(manifest, max_bad_fraction=0), shape, seed=1)
+
+    def batches(count):
+        loader = torch.utils.data.DataLoader(
+            data,
+            batch_sampler=TrainBatches(clips=4, batch=2, batches=2, seed=0),
+            collate_fn=collate_train,
+            num_workers=count,
+            multiprocessing_context="fork" if count else None,
+        )
+        return list(loader)
+
+    for a, b in zip(batches(0), batches(workers), strict=True):
+        assert torch.equal(a.clips, b.clips)
+        assert torch.equal(a.labels, b.labels)
+        assert a.bad == b.bad
+
+
+def test_an_unreadable_clip_is_named_and_not_replaced(manifest):
+    data = TrainClips(manifest, find_clips(manifest, max_bad_fraction=0), SHAPE, seed=1)
+    batch = collate_train([data[3, 0], data[0, 0]])
+    assert batch.indices.tolist() == [0]
+    assert batch.clips.shape == (1, 3, 9, 288, 288)
+    assert set(batch.bad) == {3}
+    assert "bad.mp4" in batch.bad[3]
+    _, error, _ = TestClips(manifest, find_clips(manifest, max_bad_fraction=0), SHAPE)[3]
+    assert "bad.mp4" in str(error)
+
+
+def test_test_views(manifest):
+    present = find_clips(manifest, max_bad_fraction=0)
+    data = TestClips(manifest, present, SHAPE, temporal=3, spatial=1)
+    _, views, weights = data[0]
+    assert [numbers(v)[0] for v in views] == [0, 14, 28]  # room 60 - 17 = 43: 0, 43/3, 86/3
+    assert weights.tolist() == [1, 1, 1]
+    _, views, weights = data[2]  # shorter than the clip: the views coincide and are given once
+    assert len(views) == 1
+    assert weights.tolist() == [3]
+    small = ClipShape(frames=9, stride=2, crop=64, jitter=(64, 64), test_side=80, test_crop=64)
+    _, views, weights = TestClips(manifest, present, small, temporal=2, spatial=3)[1]
+    assert views.shape == (6, 3, 9, 64, 64)
+    assert weights.sum() == 6
+    assert not torch.equal(views[0], views[1])  # two of the three crops
+
+
+def test_a_reader_that_is_not_exact_is_refused(manifest):
+    with pytest.raises(
+        DataError, match=r"data.reader=decord was not measured to give the exact frames of 4 of 4"
+    ):
+        find_clips(manifest, reader="decord", max_bad_fraction=1)
+    assert find_clips(manifest, reader="pyav", max_bad_fraction=0).readers == ("pyav",) * 4
+    assert find_clips(manifest, max_bad_fraction=0).readers == ("opencv",) * 4
+
+
+def test_missing_and_unreadable_are_counted_against_the_limit(manifest):
+    gone = Clip("gone", "gone.mp4", 0, frames=60, readers=("pyav",))
+    broken = Clip("broken", "a.mp4", 0, status="unreadable")
+    more = Manifest(manifest.path, manifest.root, manifest.classes, (*manifest.clips, gone, broken))
+    with pytest.raises(DataError, match=r"2 of 6 clips cannot be used, more than data.max_bad_fraction=0.1"):
+        find_clips(more, max_bad_fraction=0.1)
+    present = find_clips(more, max_bad_fraction=0.5)
+    assert present.counts() == {"expected": 6, "present": 4, "missing": 1, "unreadable": 1}
+    with pytest.raises(DataError, match="none of its 1"):
+        find_clips(Manifest(manifest.path, manifest.root, manifest.classes, (gone,)), max_bad_fraction=1)

@@ -1,0 +1,192 @@
+"""Every shipped config composes; every wrong key or value is told in words, before any data is read."""
+
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vmp.cli import explain
+from vmp.config import check
+from vmp.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+GROUPS = {
+    group.name: sorted(f.stem for f in group.glob("*.yaml"))
+    for group in (ROOT / "conf").iterdir()
+    if group.is_dir()
+}
+GIVEN = {
+    "list": ["dataset.root=.", "dataset.train=a", "dataset.val=b"],
+    "manifest": ["dataset.folder=."],
+}
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return check(OmegaConf.to_container(compose("train", list(overrides)), resolve=True))
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
+def test_every_file_in_conf_composes(group, name):
+    composed(f"{group}={name}", *GIVEN.get(name, []))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "vmp", "optim"), product(GROUPS["backbone"], GROUPS["vmp"], GROUPS["optim"])
+)
+def test_groups_compose_with_each_other(backbone, vmp, optim):
+    composed(f"backbone={backbone}", f"vmp={vmp}", f"optim={optim}")
+
+
+def test_what_the_readme_promises():
+    assert composed().vmp.kind == "learned"
+    assert composed("vmp=none").vmp.kind == "none"
+    assert composed("vmp.lambda=2.5").vmp.lambda_ == 2.5
+    assert composed("dataset=motions", "dataset.camera=moving").name == "motions-moving"
+    assert composed("backbone=x3d").backbone.key == "x3d_m"
+    assert composed("trainer.epochs=3").trainer.epochs == 3
+    official = composed("vmp=official").vmp
+    assert (official.grey, official.m, official.n, official.lambda_) == ("bgr", 1.5410, -0.2934, 0.0)
+
+
+def test_a_run_is_named_by_what_it_is():
+    assert composed("vmp.lambda=2.5", "seed=3").folder == Path(
+        "outputs/motions-static/tiny/learned_lambda2.5/seed3"
+    )
+    assert composed("vmp=none", "tag=demo").folder == Path("outputs/motions-static/tiny/none/seed0-demo")
+    assert composed("vmp=gamma", "backbone=x3d", "backbone.size=s").folder.parts[2:4] == (
+        "x3d_s",
+        "gamma_lambda0",
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["vmp.lambda=-1"], "vmp.lambda = -1: must be greater than or equal to 0"),
+        (["vmp.lambda=nan"], "vmp.lambda = nan: must be a finite number"),
+        (["vmp.lambda=1e400"], "vmp.lambda = inf: must be a finite number"),
+        (["vmp.lambda=abc"], "vmp.lambda = 'abc': must be a valid number"),
+        (["vmp.lambda="], "vmp.lambda = ''"),
+        (["vmp.lambda=null"], "vmp.lambda = None"),
+        (["++vmp.lamda=1"], "vmp.lamda: no such key; did you mean vmp.lambda?"),
+        (["+x=1"], "x: no such key"),
+        (["vmp.placement=nowhere"], "vmp.placement = 'nowhere': must be 'default', 'slow', 'fast' or 'both'"),
+        (["vmp.placement=fast"], "tiny has one pathway.*backbones with pathways: slowfast"),
+        (["vmp.epsilon=0"], "vmp.epsilon = 0: must be greater than 0"),
+        (["vmp.gamma=1"], "vmp.gamma = 1: must be less than 1"),
+        (["vmp.alpha=0"], "vmp.alpha = 0"),
+        (["vmp.grey=lab"], "vmp.grey = 'lab': must be 'rgb' or 'bgr'"),
+        (["vmp=none", "vmp.lambda=1"], "no effect with vmp=none"),
+        (["vmp=gamma", "vmp.lambda=1"], "no effect with vmp=gamma"),
+        (["vmp=maxexp", "vmp.exponent=0.5"], "at least 1 for maxexp"),
+        (["dataset.camera=still"], "dataset.camera = 'still': must be 'static' or 'moving'"),
+        (["dataset.train=0"], "dataset.train = 0"),
+        (["dataset=list"], "dataset.root: must be given"),
+        (["+backbone.size=m"], "tiny comes in one size"),
+        (["backbone=x3d", "backbone.size=xxl"], "backbone.size = 'xxl'"),
+        (["backbone.frames=0"], "backbone.frames = 0"),
+        (["trainer.epochs=0"], "trainer.epochs = 0"),
+        (["trainer.batch_size=0"], "trainer.batch_size = 0"),
+        (["trainer.workers=-1"], "trainer.workers = -1"),
+        (["trainer.micro_batch=5"], "must divide trainer.batch_size = 32"),
+        (["trainer.device=tpu"], "trainer.device = 'tpu'"),
+        (["trainer.epochs=1"], "optim.warmup_epochs = 1 must be below"),
+        (["optim.lr=0"], "optim.lr = 0"),
+        (["optim.lr=-0.1"], "optim.lr = -0.1"),
+        (["optim.momentum=0"], "nesterov = true needs"),
+        (["optim=sgd_steps", "optim.at=[0,5]"], "as many entries"),
+        (["data.max_bad_fraction=2"], "data.max_bad_fraction = 2"),
+        (["data.reader=vlc"], "data.reader = 'vlc'"),
+        (["seed=-1"], "seed = -1"),
+        (["tag='a/b'"], "tag = 'a/b'"),
+        (["vmp.lambda=-1", "optim.lr=0", "seed=-1"], "vmp.lambda = -1.*\n.*optim.lr = 0"),
+    ],
+)
+def test_wrong_values_are_told(overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        composed(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("vmp.lamda=3", "vmp.lamda: no such key; did you mean vmp.lambda?"),
+        ("trainer.epoch=3", "did you mean trainer.epochs?"),
+        ("datset=motions", "did you mean dataset?|No match|Could not"),
+        ("vmp=lerned", "learned"),
+        ("vmp.lambda=1,2", "add -m"),
+    ],
+)
+def test_hydras_own_errors_are_made_friendlier(override, said):
+    import re
+
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        composed(override)
+    assert re.search(said, explain(str(caught.value)))
+
+
+def train(*overrides: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "train.py", *overrides], cwd=ROOT, capture_output=True, text=True, **options
+    )
+
+
+def test_the_command_ends_with_one_message_and_code_2(tmp_path):
+    """No traceback, no torch: told in little more time than Python and Hydra need to start."""
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    header = "id,path,label,frames\n"
+    (tmp_path / "val.csv").write_text(header + "v,x.mp4,0,9\n")
+    folder = ["dataset=manifest", f"dataset.folder={tmp_path}", f"output={tmp_path / 'out'}"]
+    (tmp_path / "train.csv").write_text(header)
+    cases = [
+        (["vmp.lambda=-1"], "vmp.lambda = -1"),
+        (["vmp.lamda=1"], "did you mean vmp.lambda?"),
+        ([*folder], "no clips"),
+    ]
+    for overrides, said in cases:
+        began = time.monotonic()
+        done = train(*overrides)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+        assert time.monotonic() - began < 20  # a hang, not a benchmark
+    (tmp_path / "train.csv").write_text(header + "t,x.mp4,7,9\n")
+    done = train(*folder)
+    assert done.returncode == 2
+    assert "train.csv:2: label 7 is outside 0..1" in done.stderr
+    imported = subprocess.run(
+        [sys.executable, "-c", "import sys, vmp.run, vmp.cli; print('torch' in sys.modules)"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert imported.stdout.strip() == "False"
+
+
+def test_help_is_readable_and_needs_no_torch():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "train.py", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "python train.py vmp=none" in done.stdout
+    assert "backbone: tiny, x3d" in done.stdout
+    assert not [
+        line
+        for line in done.stderr.splitlines()
+        if line.split("|")[-1].strip() in ("torch", "torchvision", "cv2")
+    ]
+
+
+def test_make_help_lists_every_target():
+    done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in ("setup", "demo", "test", "lint", "bench"):
+        assert f"make {target}" in done.stdout

