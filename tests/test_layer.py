@@ -101,9 +101,10 @@ def test_gradcheck(modulate, variation, t):
 
 @pytest.mark.parametrize("modulate", ["normalized", "pixel"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.float16])
-def test_one_pass_equals_plain_with_gradients(modulate, dtype):
-    """Over several tiles, for every type, gradients to m, n and the clip."""
-    clip = pixels(b=2, t=5, h=70, w=64)
+@pytest.mark.parametrize("tile", [1 << 16, 700_000])  # 14 rows of a clip; two clips of three
+def test_one_pass_equals_plain_with_gradients(modulate, dtype, tile):
+    """Over several tiles of rows, and of clips, for every type, gradients to m, n and the clip."""
+    clip = pixels(b=3, t=5, h=70, w=64)
     x = torch.from_numpy(clip) if dtype == torch.uint8 else as_float(clip, dtype)
     import vmp.kernels.one_pass as kernel
 
@@ -111,7 +112,7 @@ def test_one_pass_equals_plain_with_gradients(modulate, dtype):
     for way in (lambda layer, x: layer(x), run_plain):
         layer = MotionPrompt(m=0.6, n=-0.3, modulate=modulate)
         leaf = x.clone().requires_grad_(dtype != torch.uint8)
-        before, kernel.TILE_BYTES = kernel.TILE_BYTES, 1 << 16  # 28 rows a tile
+        before, kernel.TILE_BYTES = kernel.TILE_BYTES, tile
         out = way(layer, leaf)
         weights = torch.linspace(-1, 1, out.prompts.numel()).view_as(out.prompts).to(out.prompts.dtype)
         ((out.prompts * weights).float().sum() + 3 * out.variation).backward()
