@@ -42,7 +42,7 @@ bench: $(READY) ## measure the layer and the loader, side by side with the plain
 	$(BIN)/python scripts/benchmark.py
 
 figures: $(READY) ## the README's picture of frames, differences, attention and prompts
-	$(BIN)/python scripts/visualize.py --out docs/results/prompts.png
+	$(BIN)/python scripts/visualize.py --start 200 --columns 4 --out docs/results/prompts.png
 
 lock: $(READY) ## resolve pyproject.toml into the hashed requirements files
 	cd requirements && for part in "bootstrap.in -o bootstrap.txt" "../pyproject.toml -o base.txt" \

