@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,9 +108,9 @@ class Done:
 class Running:
     """A command in a session of its own, so that signals can go to all its processes."""
 
-    def __init__(self, arguments: list[str], *, script: str = "train.py") -> None:
+    def __init__(self, arguments: list[str], *, script: str = "train.py", hang: str = "") -> None:
         self.said = Path(tempfile.mkdtemp(prefix="vmp-run-"))
-        self.process = CONTEXT.Process(target=_main, args=(script, arguments, str(self.said)))
+        self.process = CONTEXT.Process(target=_main, args=(script, arguments, str(self.said), hang))
         self.process.start()
 
     @property
@@ -131,13 +132,20 @@ class Running:
         return Done(self.process.exitcode, *texts)
 
 
-def _main(script: str, arguments: list[str], said: str) -> None:
+def _main(script: str, arguments: list[str], said: str, hang: str) -> None:
     os.setsid()
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{said}/{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     os.chdir(ROOT)
     sys.argv = [script, *arguments]
+    if hang:  # a file on which the decoder never returns
+        import vmp.data.dataset as dataset
+
+        real = dataset.read_frames
+        dataset.read_frames = lambda path, *a, **k: (
+            time.sleep(1000) if path.name == hang else real(path, *a, **k)
+        )
     try:
         runpy.run_path(str(ROOT / script), run_name="__main__")
     finally:

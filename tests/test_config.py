@@ -107,6 +107,9 @@ def test_a_run_is_named_by_what_it_is():
         (["data.reader=vlc"], "data.reader = 'vlc'"),
         (["seed=-1"], "seed = -1"),
         (["tag='a/b'"], "tag = 'a/b'"),
+        (["vmp.name='../../x'"], "vmp.name = '../../x'"),
+        (["name='..'"], "name = '..'"),
+        (["backbone=x3d", "backbone.crop=16"], "at least 32"),
         (["vmp.lambda=-1", "optim.lr=0", "seed=-1"], "vmp.lambda = -1.*\n.*optim.lr = 0"),
     ],
 )

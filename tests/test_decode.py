@@ -193,7 +193,7 @@ def test_measuring_survives_a_child_that_dies_or_hangs(folder, tmp_path, monkeyp
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     paths = [tmp_path / n for n in ("dies.mp4", "hangs.mp4", "fine.mp4")]
     found = {path.name: m for path, m in measure_all(paths, workers=2, timeout=3)}
-    assert found["dies.mp4"].reason == "the decoder crashed on it"
+    assert "the decoder crashed" in found["dies.mp4"].reason
     assert "longer than 3 s" in found["hangs.mp4"].reason
     assert found["fine.mp4"].status == "ok"
 

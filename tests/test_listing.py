@@ -82,6 +82,9 @@ def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):
     [
         ("b.mp4\n", "b.mp4 0\n", "train.csv:1: 'b.mp4' is not `path label`"),
         ("b.mp4 0\nc.mp4 x1\n", "b.mp4 0\n", "train.csv:2"),
+        ("b.mp4 -1\n", "b.mp4 0\n", "label -1 is not a class number"),
+        ("b.mp4 0\nc.mp4 1700000000000\n", "b.mp4 0\n", "never occur"),
+        ('path,label\nb.mp4,"x\ny"\n', "path,label\nb.mp4,z\n", "control character"),
         ("../b.mp4 0\n", "b.mp4 0\n", "climbs out"),
         ("b.mp4 0\nb.mp4 0\n", "b.mp4 0\n", "same video and span as line 1"),
         ("b.mp4 0\n", "ünï 文字.mp4 2\n", "1 never occur"),

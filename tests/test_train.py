@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import videos
-from runs import Running, bright_or_dark, folder, run, start, torchrun
+from runs import Running, bright_or_dark, folder, overrides_for, run, start, torchrun
 from safetensors.numpy import load_file
 
 from vmp.engine.loggers import read_metrics
@@ -153,6 +153,45 @@ def test_asked_to_stop_it_saves_and_the_same_command_continues(data, straight, t
     assert_same_run(straight, folder(tmp_path))
 
 
+def test_data_that_changed_under_a_run_is_refused(data, straight, tmp_path):
+    """Labels edited after training: neither continuing nor testing goes on with them."""
+    changed = tmp_path / "data"
+    shutil.copytree(data, changed)
+    done = run(changed, tmp_path / "out", "trainer.epochs=2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    where = folder(tmp_path / "out")
+    (where / "result.json").unlink()
+    rows = (changed / "val.csv").read_text().replace("val/000.mp4,0", "val/000.mp4,1")
+    (changed / "val.csv").write_text(rows)
+    done = run(changed, tmp_path / "out", "trainer.epochs=2")
+    assert done.returncode == 2
+    assert "the clips of val are not those that the run began with" in done.stderr
+    done = Running([f"run='{where}'", "split=val"], script="evaluate.py").wait()
+    assert done.returncode == 2
+    assert "the clips of val" in done.stderr
+
+
+def test_a_leak_in_another_spelling_is_found(data, tmp_path):
+    leaky = tmp_path / "data"
+    shutil.copytree(data, leaky)
+    rows = (leaky / "val.csv").read_text().replace("val/000.mp4", "./train//001.mp4")
+    (leaky / "val.csv").write_text(rows)
+    done = run(leaky, tmp_path / "out")
+    assert done.returncode == 2
+    assert "must not be tested on what it was trained on" in done.stderr
+
+
+def test_a_worker_that_hangs_ends_the_run_with_a_message(data, tmp_path):
+    """The decoder sleeps for ever on one file; the run says so and leaves no process behind."""
+    started = time.monotonic()
+    done = Running(
+        [*overrides_for(data, tmp_path, "trainer.workers=1", "data.timeout=3")], hang="005.mp4"
+    ).wait(60)
+    assert done.returncode == 2
+    assert "stopped answering" in done.stderr
+    assert time.monotonic() - started < 50
+
+
 def test_a_damaged_newest_checkpoint_falls_back(data, straight, tmp_path):
     shutil.copytree(straight, folder(tmp_path))
     (folder(tmp_path) / "result.json").unlink()
@@ -175,6 +214,12 @@ def test_two_processes_learn_as_one(data, straight, tmp_path):
     assert one[0]["train/variation"] == pytest.approx(two[0]["train/variation"], rel=1e-5)
     predictions = list(csv.DictReader((folder(tmp_path) / "predictions.csv").open()))
     assert sorted(row["id"] for row in predictions) == sorted(f"val/{i}" for i in range(9))
+    where = folder(tmp_path)  # the checkpoint gives the run's own numbers: every rank tested the same weights
+    assert Running([f"run='{where}'", "split=val", "workers=0"], script="evaluate.py").wait().returncode == 0
+    again = json.loads((where / "evaluations/val_last_1x1/result.json").read_text())
+    own = json.loads((where / "result.json").read_text())
+    assert again["variation"] == pytest.approx(own["variation"], rel=1e-6)
+    assert again["top1"] == own["top1"]
     again = tmp_path / "again"
     assert torchrun(data, again, ranks=2).returncode == 0
     assert_same_run(folder(tmp_path), folder(again))

@@ -3,6 +3,7 @@
 torch is imported inside the functions, after everything that can be wrong without it has been checked.
 """
 
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,9 +66,15 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
     train, val = (read_manifest(folder / f"{split}.csv", root=videos) for split in ("train", "val"))
     test = read_manifest(folder / "test.csv", root=videos) if (folder / "test.csv").exists() else None
     splits = Splits(train, val, test)
-    trained_on = {_span(clip) for clip in train.clips}
+    trained_on: dict[str, list[Clip]] = {}
+    for clip in train.clips:
+        trained_on.setdefault(posixpath.normpath(clip.path), []).append(clip)
     for name, other in splits.named():
-        shared = [clip for clip in other.clips if _span(clip) in trained_on] if name != "train" else []
+        shared = [
+            clip
+            for clip in (other.clips if name != "train" else ())
+            if any(_overlap(clip, own) for own in trained_on.get(posixpath.normpath(clip.path), ()))
+        ]
         if shared:
             raise ManifestError(
                 f"{other.path}: {len(shared)} clip(s) are in {train.path} too, for instance {shared[0].id} "
@@ -166,5 +173,6 @@ def clip_shape(config: Config, spec: "Spec", extra_frames: int) -> "ClipShape":
     )
 
 
-def _span(clip: Clip) -> tuple[str, int, int | None]:
-    return clip.path, clip.start, clip.end
+def _overlap(a: Clip, b: Clip) -> bool:
+    """Whether two clips of one file share a frame."""
+    return a.start < (b.end or b.frames or 1) and b.start < (a.end or a.frames or 1)

@@ -20,6 +20,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Word = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # part of a folder's name
 PATHWAYS: dict[str, tuple[str, ...]] = {"slowfast": ("slow", "fast")}  # of backbones that have more than one
 
 
@@ -29,7 +30,7 @@ class Section(BaseModel):
 
 class MotionsDataset(Section):
     kind: Literal["motions"]
-    name: str
+    name: Word
     camera: Literal["static", "moving"]
     train: Count
     val: Count
@@ -45,7 +46,7 @@ class MotionsDataset(Section):
 
 class ListDataset(Section):
     kind: Literal["list"]
-    name: str
+    name: Word
     root: str
     train: str
     val: str
@@ -58,7 +59,7 @@ class ManifestDataset(Section):
     """A folder that holds train.csv, val.csv (and test.csv) and classes.txt already."""
 
     kind: Literal["manifest"]
-    name: str
+    name: Word
     folder: str
     root: str | None
     flip: Fraction
@@ -88,7 +89,7 @@ class NoPrompts(Section):
 
 class Prompts(NoPrompts):
     kind: Literal["learned"]  # type: ignore[assignment]
-    name: str
+    name: Word
     alpha: Positive
     beta: Positive
     gamma: Annotated[float, Field(gt=0, lt=1)]
@@ -163,9 +164,9 @@ class Config(Section):
     data: Data
     logger: Logger
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    tag: Annotated[str, Field(pattern=r"^[\w.+-]+$")] | None
+    tag: Word | None
     output: str
-    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")]  # of the dataset, in the run's folder
+    name: Word  # of the dataset, in the run's folder
 
     @property
     def folder(self) -> Path:
@@ -212,7 +213,12 @@ def check(raw: Mapping[str, Any]) -> Config:
             and isinstance(field.annotation, type)
             and issubclass(field.annotation, Section)
         ):
-            values[group] = _section(field.annotation, values.get(group, {}), group, faults)
+            section = values.get(group, {})
+            if not isinstance(section, Mapping):
+                raise ConfigError(
+                    f"{group} = {section!r}: must be a section; its keys are set as in {group}.KEY=VALUE"
+                )
+            values[group] = _section(field.annotation, section, group, faults)
     if not faults:
         try:
             config = Config.model_validate(values)
@@ -282,6 +288,8 @@ def _disagreements(c: Config):  # type: ignore[no-untyped-def]
             yield f"vmp.lambda = {c.vmp.lambda_:g} has no effect with vmp={c.vmp.kind}, which learns nothing; use 0"
     if c.backbone.name == "x3d" and not c.backbone.size:
         yield "backbone.size: must be xs, s, m or l for x3d"
+    if c.backbone.name == "x3d" and c.backbone.crop and c.backbone.crop < 32:
+        yield f"backbone.crop = {c.backbone.crop}: x3d halves it five times, so at least 32"
     if c.backbone.name != "x3d" and c.backbone.size:
         yield f"backbone.size = {c.backbone.size!r}: {c.backbone.name} comes in one size; leave it out"
     if c.backbone.name != "tiny" and c.backbone.width:

@@ -68,9 +68,9 @@ class MotionPrompt(nn.Module):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
-        self.power_norm = power_norm or LearnedPowerNorm(
-            alpha=alpha, beta=beta, gamma=gamma, epsilon=epsilon, m=m, n=n
-        )
+        if power_norm is None:
+            power_norm = LearnedPowerNorm(alpha=alpha, beta=beta, gamma=gamma, epsilon=epsilon, m=m, n=n)
+        self.power_norm = power_norm
         self.mean, self.std = per_channel(mean, "mean"), per_channel(std, "std")
         if min(self.std) <= 0:
             raise ValueError(f"std = {std}: must be greater than 0")

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from vmp.build import Splits, backbone_spec, build_model, build_optimizer, clip_shape, find_splits
 from vmp.config import Config, check
 from vmp.data.manifest import Manifest
-from vmp.data.present import Present, find_clips
+from vmp.data.present import Present, digest, find_clips
 from vmp.errors import ConfigError, RunError, UserError
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # settings that change how fast a run goes or what it prints, not what comes out of it
 RUNTIME = {
-    "trainer": {"device", "workers", "threads", "save_minutes", "keep", "micro_batch"},
-    "data": {"root", "timeout"},
+    "trainer": {"device", "workers", "threads", "save_minutes", "keep"},
+    "data": {"root", "timeout", "max_bad_fraction"},
     "output": ...,
     "logger": ...,
 }
@@ -65,7 +65,9 @@ def train(cfg: DictConfig) -> None:
             f"trainer.batch_size = {config.trainer.batch_size}: {splits.train.path} has {enough} usable clips, "
             "not enough for one update; lower it"
         )
-    with run_folder(config.folder, raw, first=first):
+    digests = {name: digest(m, presents[name]) for name, m in splits.named()}
+    check_same_data(config.folder, digests)
+    with run_folder(config.folder, raw, digests, first=first):
         _train(config, splits, presents)
 
 
@@ -95,6 +97,7 @@ def evaluate(cfg: DictConfig) -> None:
         print(f"{config.name} has no test split; taking val")
         options["split"], manifest = "val", splits.val
     present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
+    check_same_data(folder, {options["split"]: digest(manifest, present)})
 
     from vmp.engine import checkpoint, dist
     from vmp.engine.loggers import write_json
@@ -156,9 +159,22 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
         )
 
 
+def check_same_data(folder: Path, digests: dict[str, str]) -> None:
+    """Raise RunError if the run was made with other clips, labels or spans."""
+    kept = folder / "data.json"
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    changed = [split for split, value in digests.items() if before.get(split, value) != value]
+    if changed:
+        raise RunError(
+            f"{folder}: the clips of {' and '.join(changed)} are not those that the run began with (files, labels, "
+            "spans or classes have changed since). Put them back, or use tag=WORD for a new run."
+        )
+
+
 @contextmanager
-def run_folder(folder: Path, raw: dict[Any, Any], *, first: bool) -> Iterator[None]:
-    """Make the run's folder, lock it and keep the config in it; nothing on processes other than the first.
+def run_folder(folder: Path, raw: dict[Any, Any], digests: dict[str, str], *, first: bool) -> Iterator[None]:
+    """Make the run's folder, lock it, keep the config and the data's digests in it; nothing on other processes than
+    the first.
 
     Raises:
         RunError: it cannot be written, another process has it, or it holds a run with another config.
@@ -183,7 +199,11 @@ def run_folder(folder: Path, raw: dict[Any, Any], *, first: bool) -> Iterator[No
     try:
         check_same_run(folder, raw)
         kept = {key: value for key, value in raw.items() if key != "hydra"}
-        OmegaConf.save(OmegaConf.create(kept), folder / "config.yaml")
+        temporary = folder / ".config.yaml.tmp"
+        OmegaConf.save(OmegaConf.create(kept), temporary)
+        os.replace(temporary, folder / "config.yaml")  # a kill leaves the old file or the new one
+        temporary.write_text(json.dumps(digests, indent=1) + "\n")
+        os.replace(temporary, folder / "data.json")
         yield
     finally:
         lock.release()
@@ -312,6 +332,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
             model.load_state_dict(best.model)
             epoch = state.best_epoch
         manifest = splits.test or splits.val
+        processes.share(model.buffers())
         scores = _score(config, model, spec, manifest, presents[split], views, processes, split)
         if processes.first:
             measured = _measure(scores, manifest, presents[split], folder)
@@ -380,6 +401,7 @@ def _score(
         processes=processes,
         reduce=spec.reduce,
         workers=_workers(config.trainer.workers if workers is None else workers),
+        timeout=config.data.timeout,
         autocast=torch.bfloat16 if config.trainer.amp == "bf16" else None,
         name=name,
     )

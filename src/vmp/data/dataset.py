@@ -5,6 +5,7 @@ Notable here:
 - a clip that cannot be read is returned as such and counted; it is never replaced by another one.
 """
 
+import multiprocessing
 import signal
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -127,6 +128,12 @@ def collate_train(items: list[tuple[int, Tensor | VideoReadError, int]]) -> Batc
     stack = torch.stack([clip for _, clip, _ in good]) if good else torch.zeros(0, dtype=torch.uint8)
     indices = torch.tensor([index for index, _, _ in good], dtype=torch.long)
     return Batch(stack, torch.tensor([label for _, _, label in good], dtype=torch.long), indices, bad)
+
+
+def end_workers() -> None:
+    """Kill loader processes that are still there: one that hangs in a decoder would hold up the exit for ever."""
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def start_worker(_: int) -> None:

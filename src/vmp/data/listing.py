@@ -31,7 +31,7 @@ from vmp.data.manifest import (
     write_classes,
     write_manifest,
 )
-from vmp.data.measure import Measured, measure_all
+from vmp.data.measure import GAVE_UP, Measured, measure_all
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.progress import bar
 
@@ -119,6 +119,8 @@ def read_list(path: Path) -> list[Row]:
         try:
             if not match:
                 raise ValueError(f"{line.strip()[:80]!r} is not `path label` with a whole number at the end")
+            if not match[2].isdigit():
+                raise ValueError(f"label {match[2]} is not a class number from 0 up")
             rows.append(Row(where, check_relative(match[1]), match[2]))
         except ValueError as error:
             faults.append(f"{where}: {error}")
@@ -150,6 +152,8 @@ def _with_header(path: Path) -> list[Row]:
                 raise ValueError(f"end {end:g} must be after start {start or 0:g}")
             if not cells["label"]:
                 raise ValueError("label is empty")
+            if any(ord(c) < 32 for c in cells["label"]):
+                raise ValueError(f"label {cells['label']!r} holds a control character")
             rows.append(Row(where, check_relative(cells["path"]), cells["label"], start, end, frames))
         except ValueError as error:
             faults.append(f"{where}: {error}")
@@ -201,7 +205,7 @@ def _classes(rows: Mapping[str, list[Row]], file: Path | None) -> tuple[tuple[st
                 faults.append(f"{row.where}: {error}, nor a class in {file}")
     elif numeric:
         ids = {int(label) for label in labels}
-        gaps = sorted(set(range(max(ids) + 1)) - ids)
+        gaps = [i for i in range(min(max(ids), len(ids)) + 1) if i not in ids]
         if gaps:
             raise ManifestError(
                 f"labels run from 0 to {max(ids)} but {', '.join(map(str, gaps[:10]))} never occur(s) in the lists. "
@@ -308,7 +312,7 @@ def measured(
                     "time": changed,
                     "measured": asdict(result),
                 }
-                if result.status != "missing":
+                if result.status != "missing" and not result.reason.startswith(GAVE_UP):
                     log.write(json.dumps(entry) + "\n")
                     log.flush()
                 shown.advance()

@@ -96,7 +96,7 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
     clips = list(clips)
     tags = sorted({tag for clip in clips for tag in clip.tags})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*COLUMNS, *tags])
@@ -137,7 +137,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 def write_classes(path: Path, names: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    os.replace(temporary, path)  # readers see the old file or the new one
 
 
 def read_csv(path: Path, *, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:

@@ -21,6 +21,7 @@ from vmp.data.decode import READERS, check_regular, upright
 from vmp.errors import VideoReadError
 
 SEEKING = ("opencv", "decord")  # in order of preference: the fastest first, then pyav, which is always exact
+GAVE_UP = "measuring was given up:"
 THUMB = 48  # frames are compared as pictures of this many pixels a side
 
 
@@ -87,7 +88,8 @@ def measure_all(
 ) -> Iterator[tuple[Path, Measured]]:
     """Measure files in parallel, each in a child process; yields results as they come.
 
-    timeout: seconds for one file; a child that takes longer, or dies, makes its file unreadable and is replaced.
+    timeout: seconds for a file of up to 60 MB, in proportion beyond; a child that takes longer, or dies, makes its
+    file unreadable and is replaced.
     """
     context = mp.get_context("spawn")
     queue = list(paths)[::-1]
@@ -103,20 +105,21 @@ def measure_all(
             ready = wait(list(busy), timeout=0.5)
             for pipe, child in list(busy.items()):
                 path = child.path
-                late = child.ready and time.monotonic() - child.since > timeout
+                limit = timeout * max(1.0, path.stat().st_size / 60e6 if path.exists() else 0)
+                late = child.ready and time.monotonic() - child.since > limit
                 if pipe in ready:
                     try:
                         message = child.pipe.recv()
                     except (EOFError, OSError):
                         if not child.ready:
                             raise RuntimeError("a measuring process could not start") from None
-                        message = Measured("unreadable", "the decoder crashed on it")
+                        message = Measured("unreadable", f"{GAVE_UP} the decoder crashed")
                         child.restart()
                     if message == "ready":  # imports are done: the clock starts
                         child.ready, child.since = True, time.monotonic()
                         continue
                 elif late:
-                    message = Measured("unreadable", f"decoding took longer than {timeout:.0f} s")
+                    message = Measured("unreadable", f"{GAVE_UP} it took longer than {limit:.0f} s")
                     child.restart()
                 else:
                     continue

@@ -5,6 +5,7 @@ Notable here:
 - clips that are missing or unreadable are counted against `data.max_bad_fraction`, and the counts go to the result.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 
 from vmp.data.manifest import Clip, Manifest, inside
@@ -47,7 +48,8 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
     found: dict[str, bool] = {}
     for clip in manifest.clips:
         if clip.status != "ok":
-            bad[clip.id] = f"{clip.status}: {clip.path}"
+            why = clip.tags.get("problem", "")
+            bad[clip.id] = f"{clip.status}: {clip.path}" + (f" ({why})" if why else "")
             continue
         if clip.path not in found:
             try:
@@ -82,5 +84,12 @@ def check_bad(bad: dict[str, str], total: int, max_bad_fraction: float, *, where
         raise DataError(
             f"{where}: {len(bad)} of {total} clips cannot be used, more than data.max_bad_fraction="
             f"{max_bad_fraction:g} allows:\n{shortlist([f'{i}: {reason}' for i, reason in bad.items()])}\n"
-            "Put the files right, or raise data.max_bad_fraction; the counts are kept in the result."
+            "Put the files right, or raise data.max_bad_fraction (the same run may continue with another); "
+            "the counts are kept in the result."
         )
+
+
+def digest(manifest: Manifest, present: Present) -> str:
+    """SHA-256 of what a split is: classes, and the usable clips with their labels and spans, in order."""
+    rows = [(c.id, c.path, c.label, c.start, c.length) for c in present.clips]
+    return hashlib.sha256(repr((manifest.classes, rows)).encode()).hexdigest()

@@ -1,6 +1,8 @@
 """Processes and devices: one process a device, started by torchrun, or just this one."""
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -41,6 +43,12 @@ class Processes:
             value /= self.world
         return value
 
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every process the first one's values, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
     def wait(self) -> None:
         if self.world > 1:
             dist.barrier()
@@ -58,6 +66,8 @@ def start(device: str = "auto") -> Processes:
     rank, world, local = (
         int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device = {device!r}: must be auto, cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"trainer.device={device}: this machine or torch build has no CUDA device; use cpu or auto"

@@ -7,7 +7,8 @@ Notable here:
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vmp.data.dataset import TestClips, start_worker
+from vmp.data.dataset import TestClips, end_workers, start_worker
 from vmp.data.manifest import Clip
 from vmp.engine.dist import Processes
+from vmp.engine.faults import told
 from vmp.errors import RunError, VideoReadError
 from vmp.progress import bar
 
@@ -43,6 +45,7 @@ def score(
     processes: Processes,
     reduce: str,
     workers: int = 0,
+    timeout: float = 0.0,
     autocast: torch.dtype | None = None,
     name: str = "test",
 ) -> Scores:
@@ -56,18 +59,19 @@ def score(
     loader: DataLoader = DataLoader(
         dataset,
         sampler=mine,
-        batch_size=16,
+        batch_size=max(1, 32 // (dataset.temporal * dataset.spatial)),  # of clips with all their views
         collate_fn=_keep,
         num_workers=workers,
         worker_init_fn=start_worker,
         multiprocessing_context="fork" if workers else None,
         pin_memory=processes.device.type == "cuda",
+        timeout=timeout if workers else 0,
     )
     model.eval()
     found: list[tuple[int, Tensor]] = []
     bad: dict[int, str] = {}
     variation: list[float] = []
-    with bar(name, len(mine), shown=processes.first) as shown:
+    with told(), _ended(), bar(name, len(mine), shown=processes.first) as shown:
         for items in loader:
             good = [(i, x, w) for i, x, w in items if isinstance(x, Tensor)]
             bad |= {i: f"unreadable: {x}" for i, x, _ in items if isinstance(x, VideoReadError)}
@@ -160,6 +164,15 @@ def write_predictions(
         writer.writerow(["class", "name", "clips", "right", "accuracy"])
         for label, (n, right) in enumerate(counts):
             writer.writerow([label, classes[label], n, right, f"{100 * right / n:.2f}" if n else ""])
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        end_workers()
+        raise
 
 
 def _keep(items: list) -> list:

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from vmp.data.dataset import TrainClips, collate_train, start_worker
+from vmp.data.dataset import TrainClips, collate_train, end_workers, start_worker
 from vmp.data.present import check_bad
 from vmp.data.sampler import DROPOUT, TrainBatches, generator
 from vmp.engine import checkpoint
 from vmp.engine.dist import Processes
+from vmp.engine.faults import told
 from vmp.engine.loggers import Log, Metrics, write_json
 from vmp.engine.schedule import Schedule
 from vmp.errors import RunError
@@ -185,12 +186,25 @@ def fit(
         nonlocal loader, stream
         # the last references: this ends the loader's processes, also while an error is on its way
         stream = loader = None
+        end_workers()
         metrics.close()
+
+    def stopped(number: int) -> Stopped:
+        name = signal.Signals(number).name
+        return Stopped(
+            f"stopped by {name} at step {state.step} of {plan.steps}; saved. The same command continues.",
+            128 + number,
+        )
+
+    def stop_if_asked() -> None:
+        number = max(processes.gather(asked[0]))
+        if number:
+            raise stopped(number)
 
     waited, trained, clips_seen = 0.0, 0.0, 0
     per_epoch = plan.steps_per_epoch
     with ExitStack() as stack:
-        stack.enter_context(_told())
+        stack.enter_context(told())
         asked = stack.enter_context(_signals())
         stack.callback(close)
         shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
@@ -199,6 +213,7 @@ def fit(
 
             # --- evaluate where an epoch has ended ---------------------------------------------------------------
             if evaluate and state.step and state.step % per_epoch == 0 and state.evaluated < epoch:
+                processes.share(model.buffers())  # batch statistics differ by process
                 result = evaluate(model, epoch)
                 state.evaluated = epoch
                 if result["top1"] > state.best:
@@ -218,6 +233,7 @@ def fit(
                 )
                 log(f"epoch {epoch}/{plan.epochs}  {said}")
                 save()
+                stop_if_asked()
             if state.step >= plan.steps:
                 break
 
@@ -271,7 +287,7 @@ def fit(
                     shown.note = f"loss {means['train/loss']:.3f}"
                 shown.advance()
 
-                if processes.world > 1 and state.step % log_every:
+                if processes.world > 1 and state.step % log_every and state.step % per_epoch:
                     continue  # several processes agree on stopping and saving now and then: it costs a round trip
                 late = time.monotonic() - saved_at > 60 * save_minutes
                 votes = processes.gather((asked[0], late))
@@ -279,36 +295,12 @@ def fit(
                 if stop or any(late for _, late in votes):
                     save()
                 if stop:
-                    raise Stopped(
-                        f"stopped by {signal.Signals(stop).name} at step {state.step} of {plan.steps}; saved. "
-                        "The same command continues.",
-                        128 + stop,
-                    )
+                    raise stopped(stop)
             state.bad = {k: v for part in processes.gather(state.bad) for k, v in part.items()}
             if not evaluate:
                 save()
     state.seconds = seconds_before + time.monotonic() - began
     return state, Timing(waited=waited, trained=trained, clips=clips_seen)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Say in words what torch says in tracebacks."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            "out of GPU memory. Lower trainer.micro_batch (the result stays the same, it is accumulated), or use "
-            f"trainer.amp=bf16. The same command continues the run. ({str(error).splitlines()[0]})"
-        ) from error
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
-            raise
-        raise RunError(
-            f"a data worker died or stopped answering ({str(error).splitlines()[0]}). A video may have crashed or hung "
-            "its decoder, or memory ran out: try data.reader=pyav, fewer trainer.workers, or trainer.workers=0 to see "
-            "it happen. The same command continues the run."
-        ) from error
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -30,7 +30,7 @@ TILE_BYTES = (
 def suits(layer: "MotionPrompt", clip: Tensor) -> bool:
     """Whether this path serves: the learned function, outside torch.compile and torch.func."""
     return (
-        isinstance(layer.power_norm, LearnedPowerNorm)
+        type(layer.power_norm) is LearnedPowerNorm  # a subclass may compute something else
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )
@@ -70,7 +70,7 @@ class _OnePass(torch.autograd.Function):
         layer: MotionPrompt = ctx.layer
         if torch.is_grad_enabled():  # somebody differentiates the derivative
             return (*_backward_plain(ctx, clip, slope, shift, grad_prompts, grad_variation), None, None)
-        wide = slope.dtype if clip.dtype == torch.float64 else torch.float32
+        wide = torch.float64 if clip.dtype == torch.float64 else torch.float32
         weights = layer.grey_weights(clip.dtype)
         pairs = ctx.variation and clip.shape[2] > 2
         pull = (2 * _pair_weight(clip, layer) * grad_variation).to(
@@ -154,7 +154,7 @@ def _modulate(x: Tensor, a: Tensor, layer: "MotionPrompt", *, out: Tensor) -> No
 def _pair_weight(clip: Tensor, layer: "MotionPrompt") -> float:
     """What one squared difference of attention weighs in V (Eq. 6); clip (B, 3, T+1, H, W) has T-1 pairs."""
     b, _, frames, h, w = clip.shape
-    pairs = b * max(1, frames - 2)
+    pairs = max(1, b) * max(1, frames - 2)
     return 1 / (pairs * h * w) if layer.variation == "mean" else 1 / pairs
 
 
