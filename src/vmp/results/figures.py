@@ -19,17 +19,18 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), layout="constrained")
     titles = ("training loss", "top-1 on val (%)", "slope a(m)", "shift b(n)")
     any_slope = False
-    for label, folder in runs.items():
+    for number, (label, folder) in enumerate(runs.items()):
+        color = f"C{number}"
         rows = read_metrics(folder / "metrics.jsonl")
         training = [row for row in rows if row["kind"] == "train"]
         testing = [row for row in rows if row["kind"] == "val"]
-        axes[0].plot(*_line(training, "train/loss"), label=label, linewidth=1)
-        axes[1].plot(*_line(testing, "val/top1"), label=label, marker=".")
+        axes[0].plot(*_line(training, "train/loss"), label=label, color=color, linewidth=1)
+        axes[1].plot(*_line(testing, "val/top1"), label=label, color=color, marker=".")
         for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
-            for key in _keys(training, name):
+            for key, style in zip(_keys(training, name), ("-", "--", ":"), strict=False):
                 pathway = key.split("/")[1:-1]
                 any_slope = True
-                axis.plot(*_line(training, key), label=" ".join([label, *pathway]))
+                axis.plot(*_line(training, key), style, label=" ".join([label, *pathway]), color=color)
     if not any_slope:
         for axis in axes[2:]:
             axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
