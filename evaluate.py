@@ -1,4 +1,4 @@
-"""Test a finished run: python evaluate.py run=outputs/motions-static/tiny/none/seed0 split=test views=[1,1]"""
+"""Test a finished run: python evaluate.py run=outputs/motions-static/tiny/none/seed0 split=test views=10x3"""
 
 from vmp.cli import friendly  # first: it sets how Hydra reports errors
 
@@ -11,7 +11,8 @@ with friendly():
 def main(cfg: DictConfig) -> None:
     from vmp.run import evaluate
 
-    evaluate(cfg)
+    with friendly():  # inside too: Hydra would say that the job failed, and our message says why
+        evaluate(cfg)
 
 
 if __name__ == "__main__":

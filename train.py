@@ -11,7 +11,8 @@ with friendly():
 def main(cfg: DictConfig) -> None:
     from vmp.run import train
 
-    train(cfg)
+    with friendly():  # inside too: Hydra would say that the job failed, and our message says why
+        train(cfg)
 
 
 if __name__ == "__main__":

@@ -169,10 +169,11 @@ def bench_loader(options: argparse.Namespace) -> list[dict[str, Any]]:
     config = check(raw)
     splits = find_splits(config)
     spec = backbone_spec(config)
+    model = build_model(config, len(splits.classes), spec)
     rows: list[dict[str, Any]] = []
     for reader in ("opencv", "pyav", "decord"):
         present = find_clips(splits.train, reader=reader, max_bad_fraction=0)
-        data = TrainClips(splits.train, present, clip_shape(config, spec, 1), seed=0)
+        data = TrainClips(splits.train, present, clip_shape(config, spec, model), seed=0)
         seconds = []
         for repeat in range(3):
             began = time.perf_counter()
@@ -181,7 +182,7 @@ def bench_loader(options: argparse.Namespace) -> list[dict[str, Any]]:
             seconds.append((time.perf_counter() - began) / 200)
         rows.append({"what": f"one process, {reader}", "clips/s": 1 / statistics.median(seconds)})
     present = find_clips(splits.train, max_bad_fraction=0)
-    data = TrainClips(splits.train, present, clip_shape(config, spec, 1), seed=0)
+    data = TrainClips(splits.train, present, clip_shape(config, spec, model), seed=0)
     for workers in (0, 1):
         batches = TrainBatches(clips=len(data), batch=32, batches=25, seed=0)
         loader: DataLoader[Any] = DataLoader(

@@ -1,5 +1,7 @@
 """Which frames, which pixels, in which order: sampling, transforms, batches, and clips out of real files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,21 +10,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train
+from vmp.data.degrade import degrade
 from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, Manifest
 from vmp.data.present import find_clips
 from vmp.data.sampler import TrainBatches, epoch_order
-from vmp.data.sampling import clip_span, frame_indices, random_start, view_starts
-from vmp.data.transforms import apply_train_view, draw_train_view, test_crop, to_clip
+from vmp.data.sampling import frame_indices, offsets, random_start, view_starts
+from vmp.data.transforms import apply_train_view, draw_train_view, test_corners, to_clip
 from vmp.errors import DataError
 
 
-def test_strides_and_spans():
-    assert clip_span(9, 1) == 9
-    assert clip_span(9, 32) == 257
-    np.testing.assert_array_equal(frame_indices(100, frames=4, stride=8, start=3), [3, 11, 19, 27])
+def test_strides():
+    np.testing.assert_array_equal(frame_indices(100, offsets(4, 8), start=3), [3, 11, 19, 27])
     with pytest.raises(ValueError, match="no room"):
-        frame_indices(100, frames=4, stride=8, start=76)
+        frame_indices(100, offsets(4, 8), start=76)
+    with pytest.raises(ValueError, match="spacing = 'even'"):
+        offsets(4, 8, spacing="even")
+
+
+def test_spans_are_those_of_timesformers_code():
+    assert offsets(8, 32, spacing="span").tolist() == [0, 36, 72, 109, 145, 182, 218, 255]
+    assert offsets(9, 32, spacing="span").tolist() == [0, 35, 71, 107, 143, 179, 215, 251, 287]
+
+
+def test_strides_follow_the_videos_rate():
+    # 8 frames at stride 8 of a 30 fps video are 0.267 s apart; at 15 fps that is every fourth frame
+    assert offsets(8, 8, rate=15 / 30).tolist() == list(range(0, 32, 4))
+    assert offsets(4, 8, rate=25 / 30).tolist() == [0, 7, 13, 20]  # 6.67 frames apart
+    assert offsets(33, 2, rate=29.97 / 30).tolist() == list(range(0, 65, 2))  # NTSC: no frame early
+    assert offsets(9, 32, spacing="span", rate=0.5).tolist()[-1] == 143
+    assert offsets(16, 2, rate=0.2).tolist() == list(range(16))  # never a frame twice: no false stillness
 
 
 @pytest.mark.parametrize(
@@ -30,13 +47,13 @@ def test_strides_and_spans():
     [
         ("clamp", 5, [0, 2, 4, 4, 4, 4]),
         ("loop", 5, [0, 2, 4, 1, 3, 0]),
-        ("stretch", 8, [0, 1, 3, 4, 6, 7]),
-        ("stretch", 4, [0, 1, 3, 0, 2, 3]),  # two rounds of four, six frames over them
+        ("stretch", 8, [0, 1, 2, 4, 5, 7]),  # linspace, rounded down
+        ("stretch", 4, [0, 1, 2, 0, 1, 3]),  # two rounds of four, six frames over them
         ("stretch", 1, [0, 0, 0, 0, 0, 0]),
     ],
 )
 def test_short_spans(short, length, expected):
-    np.testing.assert_array_equal(frame_indices(length, frames=6, stride=2, start=0, short=short), expected)
+    np.testing.assert_array_equal(frame_indices(length, offsets(6, 2), start=0, short=short), expected)
 
 
 @settings(max_examples=300, deadline=None)
@@ -48,12 +65,13 @@ def test_short_spans(short, length, expected):
     st.integers(0, 99),
 )
 def test_indices_always_lie_in_the_span(length, frames, stride, short, seed):
-    start = random_start(length, frames=frames, stride=stride, rng=np.random.default_rng(seed))
-    indices = frame_indices(length, frames=frames, stride=stride, start=start, short=short)
+    apart = offsets(frames, stride)
+    start = random_start(length, apart, rng=np.random.default_rng(seed))
+    indices = frame_indices(length, apart, start=start, short=short)
     assert indices.shape == (frames,)
     assert indices.min() >= 0
     assert indices.max() < length
-    if length >= clip_span(frames, stride):
+    if length > (frames - 1) * stride:
         assert (np.diff(indices) == stride).all()
     elif short == "stretch" and length >= frames:
         assert (np.diff(indices) >= 1).all()  # no frame twice: no false stillness
@@ -61,17 +79,17 @@ def test_indices_always_lie_in_the_span(length, frames, stride, short, seed):
 
 def test_random_starts_reach_both_ends_evenly():
     rng = np.random.default_rng(0)
-    starts = np.array([random_start(12, frames=9, stride=1, rng=rng) for _ in range(4000)])
+    starts = np.array([random_start(12, offsets(9, 1), rng=rng) for _ in range(4000)])
     counts = np.bincount(starts, minlength=4)
     assert len(counts) == 4
     assert counts.min() > 900
 
 
 def test_views():
-    assert view_starts(100, frames=9, stride=1, views=1) == [0]
-    assert view_starts(109, frames=9, stride=1, views=10) == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
-    assert view_starts(109, frames=9, stride=1, views=1, anchor="center") == [50]
-    assert view_starts(5, frames=9, stride=1, views=3) == [0, 0, 0]
+    assert view_starts(100, offsets(9, 1), views=1) == [0]
+    assert view_starts(109, offsets(9, 1), views=10) == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+    assert view_starts(109, offsets(9, 1), views=1, anchor="center") == [50]
+    assert view_starts(5, offsets(9, 1), views=3) == [0, 0, 0]
 
 
 # --- transforms ----------------------------------------------------------------------------------------------------
@@ -106,15 +124,11 @@ def test_one_crop_and_flip_for_all_frames():
     assert len(found) == 1
 
 
-def test_test_crops():
-    wide = np.arange(30 * 61 * 3, dtype=np.int64).reshape(1, 30, 61, 3)
-    left, middle, right = (test_crop(wide, crop=30, position=i, positions=3) for i in range(3))
-    assert np.array_equal(left, wide[:, :, :30])
-    assert np.array_equal(middle, wide[:, :, 16:46])
-    assert np.array_equal(right, wide[:, :, 31:])
-    tall = wide.transpose(0, 2, 1, 3)
-    assert np.array_equal(test_crop(tall, crop=30, position=2, positions=3), tall[:, 31:])
-    assert np.array_equal(test_crop(tall, crop=20, position=0, positions=1), tall[:, 21:41, 5:25])
+def test_test_corners():
+    assert test_corners(30, 61, crop=30, positions=3) == [(0, 0), (0, 16), (0, 31)]
+    assert test_corners(61, 30, crop=30, positions=3) == [(0, 0), (16, 0), (31, 0)]
+    assert test_corners(61, 30, crop=20, positions=1) == [(21, 5)]
+    assert test_corners(256, 341, crop=256, positions=3) == [(0, 0), (0, 43), (0, 85)]  # as PySlowFast rounds
 
 
 def test_to_clip():
@@ -202,7 +216,7 @@ def test_train_clips_are_the_frames_of_their_span(manifest):
         starts.add(got[0])
     assert len(starts) > 3
     # seven frames for nine: two rounds of the span, spread over
-    assert numbers(data[2, 0][1]) == [5 + i % 7 for i in (0, 2, 3, 5, 6, 8, 10, 11, 13)]
+    assert numbers(data[2, 0][1]) == [5 + i % 7 for i in (0, 1, 3, 4, 6, 8, 9, 11, 13)]
 
 
 def test_a_sample_is_a_function_of_seed_epoch_and_index(manifest):
@@ -258,8 +272,64 @@ def test_test_views(manifest):
     small = ClipShape(frames=9, stride=2, crop=64, jitter=(64, 64), test_side=80, test_crop=64)
     _, views, weights = TestClips(manifest, present, small, temporal=2, spatial=3)[1]
     assert views.shape == (6, 3, 9, 64, 64)
-    assert weights.sum() == 6
+    assert weights.tolist() == [1] * 6
     assert not torch.equal(views[0], views[1])  # two of the three crops
+    _, views, weights = TestClips(manifest, present, SHAPE, temporal=10, spatial=3)[2]
+    assert views.shape[0] == 1  # a square video whose crop is all of it
+    assert weights.tolist() == [30]
+
+
+# --- degraded on purpose (Table 5) ---------------------------------------------------------------------------------
+
+
+def test_salt_and_pepper():
+    frame = np.full((400, 500, 3), 100, np.uint8)
+    noisy = degrade(frame, "salt_pepper", key=(1, 2))
+    black, white = (noisy == 0).all(axis=2), (noisy == 255).all(axis=2)
+    assert (noisy[~(black | white)] == 100).all()  # whole pixels or nothing
+    for mask in (black, white):
+        assert mask.mean() == pytest.approx(0.005, abs=5 * (0.005 / 200_000) ** 0.5)  # 5 standard deviations
+    assert np.array_equal(noisy, degrade(frame, "salt_pepper", key=(1, 2)))
+    assert not np.array_equal(noisy, degrade(frame, "salt_pepper", key=(1, 3)))
+    assert (frame == 100).all()
+
+
+def test_half_resolution_keeps_slow_changes_and_loses_fine_ones():
+    y, x = np.mgrid[:101, :200]
+    ramp = np.repeat((y + x // 2)[..., None], 3, axis=2).astype(np.uint8)
+    assert np.abs(degrade(ramp, "half", key=()).astype(int) - ramp).max() <= 1
+    board = np.repeat(((x + y) % 2 * 200)[:100, :, None], 3, axis=2).astype(np.uint8)
+    assert (degrade(board, "half", key=()) == 100).all()
+    with pytest.raises(ValueError, match="degrade = 'blur'"):
+        degrade(ramp, "blur", key=())
+
+
+@pytest.mark.parametrize("where", ["test", "both"])
+def test_clips_are_degraded_where_they_are_told_to_be(manifest, where):
+    present = find_clips(manifest, max_bad_fraction=0)
+    noisy = replace(SHAPE, degrade="salt_pepper", degrade_in=where)
+    _, clean, _ = TestClips(manifest, present, SHAPE, temporal=2)[0]
+    _, views, _ = TestClips(manifest, present, noisy, temporal=2)[0]
+    changed = (views != clean).any(dim=1)
+    assert 0.008 < changed.float().mean() < 0.012
+    # the noise belongs to the frame, not to the view: frame 21 is the second view's first
+    shifted = replace(noisy, frames=1)
+    _, other, _ = TestClips(manifest, present, shifted, temporal=60)[0]
+    assert torch.equal(other[21, :, 0], views[1, :, 0])
+    train = TrainClips(manifest, present, noisy, seed=1)[0, 0][1]
+    same = torch.equal(train, TrainClips(manifest, present, SHAPE, seed=1)[0, 0][1])
+    assert same == (where == "test")
+
+
+def test_a_clips_stride_follows_its_rate(manifest):
+    """The videos have 25 frames a second."""
+    at_50 = replace(SHAPE, stride=4, fps=50.0)
+    present = find_clips(manifest, max_bad_fraction=0)
+    _, views, _ = TestClips(manifest, present, at_50)[0]
+    assert numbers(views[0]) == list(range(0, 18, 2))
+    spread = replace(SHAPE, stride=4, spacing="span")
+    _, views, _ = TestClips(manifest, present, spread)[0]
+    assert numbers(views[0]) == [0, 4, 8, 13, 17, 21, 26, 30, 35]
 
 
 def test_a_reader_that_is_not_exact_is_refused(manifest):

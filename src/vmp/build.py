@@ -8,19 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmp.config import Config, FixedPrompts, ListDataset, MotionsDataset, Prompts
+from vmp.config import Config, FixedPrompts, ListDataset, MotionsDataset, Prompts, TimeSformer
 from vmp.data.manifest import Clip, Manifest, read_manifest
 from vmp.errors import ConfigError, ManifestError
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
+    from vmp.backbones.weights import Report
     from vmp.data.dataset import ClipShape
     from vmp.model import PromptedClassifier
 
 
 class Splits(NamedTuple):
     train: Manifest
-    val: Manifest
+    val: Manifest | None
     test: Manifest | None
 
     @property
@@ -29,7 +30,8 @@ class Splits(NamedTuple):
 
     def named(self) -> Iterator[tuple[str, Manifest]]:
         yield "train", self.train
-        yield "val", self.val
+        if self.val:
+            yield "val", self.val
         if self.test:
             yield "test", self.test
 
@@ -61,13 +63,20 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
         folder, videos = Path(dataset.folder), Path(dataset.root) if dataset.root else None
         if not folder.is_dir():
             raise ConfigError(
-                f"dataset.folder = {dataset.folder}: no such folder; it should hold train.csv and val.csv"
+                f"dataset.folder = {dataset.folder}: no such folder; it should hold classes.txt, train.csv and "
+                "val.csv or test.csv, as docs/data.md says"
             )
-    train, val = (read_manifest(folder / f"{split}.csv", root=videos) for split in ("train", "val"))
-    test = read_manifest(folder / "test.csv", root=videos) if (folder / "test.csv").exists() else None
-    splits = Splits(train, val, test)
+    val, test = (
+        read_manifest(folder / f"{split}.csv", root=videos) if (folder / f"{split}.csv").exists() else None
+        for split in ("val", "test")
+    )
+    splits = Splits(read_manifest(folder / "train.csv", root=videos), val, test)
+    if not val and not test:
+        raise ConfigError(f"{folder}: holds neither val.csv nor test.csv, so there is nothing to test on")
+    if not val and config.trainer.select == "best":
+        raise ConfigError("trainer.select = 'best': the dataset has no validation split; use last")
     trained_on: dict[str, list[Clip]] = {}
-    for clip in train.clips:
+    for clip in splits.train.clips:
         trained_on.setdefault(posixpath.normpath(clip.path), []).append(clip)
     for name, other in splits.named():
         shared = [
@@ -77,7 +86,7 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
         ]
         if shared:
             raise ManifestError(
-                f"{other.path}: {len(shared)} clip(s) are in {train.path} too, for instance {shared[0].id} "
+                f"{other.path}: {len(shared)} clip(s) are in {splits.train.path} too, for instance {shared[0].id} "
                 f"({shared[0].path}); a model must not be tested on what it was trained on"
             )
     return splits
@@ -88,29 +97,68 @@ def backbone_spec(config: Config) -> "Spec":
     from vmp import backbones
 
     b = config.backbone
-    return backbones.backbone_spec(b.key).at(frames=b.frames, stride=b.stride, crop=b.crop)
+    return backbones.backbone_spec(b.key).at(frames=b.frames, stride=b.stride, crop=b.crop, spacing=b.spacing)
 
 
 def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifier":
-    """The model with start weights from the seed; the backbone's are the same with and without prompts."""
+    """The model with random start weights from the seed; the backbone's are the same with and without prompts."""
     import torch
 
     from vmp.backbones import build_backbone
     from vmp.data.sampler import WEIGHTS, generator
+    from vmp.finetune import set_batch_norm
     from vmp.model import PromptedClassifier
+    from vmp.pathways import cut
 
     prompts = build_prompts(config, spec)
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 1).integers(2**62)))
-    options = {"dropout": config.backbone.dropout}
-    options |= {"width": config.backbone.width} if config.backbone.width else {}
-    backbone = build_backbone(config.backbone.key, num_classes=classes, spec=spec, **options)
-    return PromptedClassifier(
+    b = config.backbone
+    backbone = build_backbone(b.key, num_classes=classes, spec=spec, **b.options())
+    apart = len(spec.pathways) > 1
+    model = PromptedClassifier(
         backbone,
         prompts=prompts,
+        cut=cut(frames=spec.frames, alpha=spec.alpha, prompted=config.prompted, split=config.vmp.split)
+        if apart
+        else None,
         mean=spec.mean,
         std=spec.std,
         variation_in_training=config.vmp.lambda_ > 0,
     )
+    return set_batch_norm(model, config.train.batch_norm)
+
+
+def start_weights(
+    config: Config, model: "PromptedClassifier", classes: tuple[str, ...]
+) -> "tuple[Report, list[str]] | None":
+    """Put the pretrained weights, or those of the run to start from, into a new model; None when it starts at random.
+
+    The head is taken over from a run on the same classes, and from weights with as many. Prompt layers take m and n
+    over where the weights come with them, for the same pathways; which, is the second thing returned.
+
+    Raises:
+        ConfigError, WeightsError: they cannot be had or do not fit.
+    """
+    from vmp.backbones.weights import load_weights
+    from vmp.finetune import take_prompts
+
+    b = config.backbone
+    source = config.init_from or b.weights
+    if not source:
+        return None
+    same = not config.init_from or run_classes(Path(config.init_from)) == classes
+    flip = isinstance(b, TimeSformer) and b.flip_patch_embed and not config.init_from
+    where = Path(source) if config.init_from else source
+    report = load_weights(model.backbone, where, backbone=b.key, reverse_channels=flip, keep_head=same)
+    return report, take_prompts(model, report.prompts)
+
+
+def run_classes(folder: Path) -> tuple[str, ...] | None:
+    """The classes of the run that a checkpoint belongs to, as kept in its folder; None: not known."""
+    for home in (folder, *folder.parents[:2]):
+        if (home / "classes.txt").is_file():
+            return tuple((home / "classes.txt").read_text(encoding="utf-8").splitlines())
+    return None
 
 
 def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
@@ -129,24 +177,21 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
         constants = {"power_norm": FAMILY[v.kind](v.exponent, entry=v.entry)}
     else:
         return {}
-    layer = MotionPrompt(
-        mean=spec.mean, std=spec.std, grey=v.grey, modulate=v.modulate, variation=v.variation, **constants
-    )
-    return {"video": layer}
+    keys = ("video",) if config.vmp.split == "shared" else config.prompted
+    look: dict[str, Any] = {"grey": v.grey, "modulate": v.modulate, "variation": v.variation}
+    return {key: MotionPrompt(mean=spec.mean, std=spec.std, **look, **constants) for key in keys}
 
 
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
     """SGD in up to three groups: the scalars of the prompts, normalisation layers, the rest."""
     import torch
-    from torch import nn
+
+    from vmp.finetune import parameter_groups
 
     o, v = config.optim, config.vmp
     lr = o.lr * config.trainer.batch_size / (o.ref_batch or config.trainer.batch_size)
-    norm_types = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-    prompts = list(model.prompts.parameters())
-    norms = [p for m in model.modules() if isinstance(m, norm_types) for p in m.parameters(recurse=False)]
-    taken = {id(p) for p in (*prompts, *norms)}
-    rest = [p for p in model.parameters() if id(p) not in taken]
+    rest, norms = parameter_groups(model.backbone)
+    prompts = [p for p in model.prompts.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": rest, "lr": lr, "weight_decay": o.weight_decay},
         {"params": norms, "lr": lr, "weight_decay": o.norm_weight_decay},
@@ -158,12 +203,18 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
     return torch.optim.SGD(groups, lr=lr, momentum=o.momentum, nesterov=o.nesterov)
 
 
-def clip_shape(config: Config, spec: "Spec", extra_frames: int) -> "ClipShape":
+def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier") -> "ClipShape":
+    """What to decode: as many frames as backbone and prompts take together."""
     from vmp.data.dataset import ClipShape
 
     return ClipShape(
-        frames=spec.frames + extra_frames,
+        frames=model.cut.frames if model.cut else spec.frames + (1 if model.prompts else 0),
         stride=spec.stride,
+        fps=spec.fps,
+        spacing=spec.spacing,
+        anchor=config.trainer.anchor,
+        degrade=config.data.degrade,
+        degrade_in=config.data.degrade_in,
         short=config.backbone.short,
         crop=spec.crop,
         jitter=spec.jitter,

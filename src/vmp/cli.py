@@ -40,16 +40,10 @@ def explain(message: str) -> str:
     text = "\n".join(lines[:12])
     wrong = re.search(r"Could not override '([\w.]+)'", message)
     if wrong:
-        from vmp.config import _KINDS, Config, suggest
+        from vmp.config import Config, keys_of, suggest
 
         *path, key = wrong[1].split(".")
-        known = list(Config.model_fields)
-        if path and path[0] in _KINDS:
-            models = _KINDS[path[0]].values()
-            known = sorted({f.alias or n for m in models for n, f in m.model_fields.items()})
-        elif path and path[0] in Config.model_fields:
-            section = Config.model_fields[path[0]].annotation
-            known = [f.alias or n for n, f in getattr(section, "model_fields", {}).items()]
+        known = keys_of(path[0]) if path else list(Config.model_fields)
         prefix = ".".join(path) + "." if path else ""
         text = f"{wrong[1]}: no such key{suggest(key, known, prefix)}"
     if "Ambiguous value for argument" in message:

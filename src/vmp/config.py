@@ -8,11 +8,12 @@ Notable here:
 
 import difflib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from vmp.errors import ConfigError
 
@@ -22,10 +23,32 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # part of a folder's name
 PATHWAYS: dict[str, tuple[str, ...]] = {"slowfast": ("slow", "fast")}  # of backbones that have more than one
+SIZES = {"x3d": ("xs", "s", "m", "l"), "timesformer": ("base", "hr", "l")}
+
+
+def parse_views(value: Any) -> Any:
+    """`10x3` as [10, 3]."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)x(\d+)", value)):
+        return int(match[1]), int(match[2])
+    return value
+
+
+Views = Annotated[tuple[Count, Count], BeforeValidator(parse_views)]  # temporal, spatial
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=False)
+
+
+class PreparedDataset(Section):
+    """One of the paper's datasets, as prepared: a folder with manifests."""
+
+    kind: Literal["prepared"]
+    name: Word
+    folder: str
+    root: str | None
+    split: Annotated[int, Field(ge=1, le=3)] | None
+    flip: Fraction
 
 
 class MotionsDataset(Section):
@@ -66,25 +89,75 @@ class ManifestDataset(Section):
 
 
 class Backbone(Section):
-    name: Literal["tiny", "x3d"]
-    size: Literal["xs", "s", "m", "l"] | None = None
+    """What any backbone has. Sizes left null are the published ones."""
+
+    name: Literal["tiny"]
+    weights: Annotated[str | None, BeforeValidator(lambda v: None if v == "none" else v)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    width: Count | None = None
     frames: Count | None
     stride: Count | None
     crop: Annotated[int, Field(ge=16)] | None
+    spacing: Literal["stride", "span"] | None
     short: Literal["stretch", "clamp", "loop"]
 
     @property
     def key(self) -> str:
         """Its name in vmp.backbones.SPECS."""
-        return f"{self.name}_{self.size}" if self.size else self.name
+        return self.name
+
+    def options(self) -> dict[str, Any]:
+        """Of its builder, those that are set."""
+        own = set(type(self).model_fields) - set(Backbone.model_fields) - {"size", "flip_patch_embed"}
+        chosen = {key: getattr(self, key) for key in sorted(own)} | {"dropout": self.dropout}
+        return {key: value for key, value in chosen.items() if value is not None}
+
+
+class Tiny(Backbone):
+    width: Count
+
+
+class ResNet(Backbone):
+    name: Literal["i3d", "slowfast"]  # type: ignore[assignment]
+    width: Annotated[int, Field(ge=8, multiple_of=8)] | None
+
+
+class C2D(ResNet):
+    name: Literal["c2d"]  # type: ignore[assignment]
+    temporal_pool: bool
+
+
+class X3D(Backbone):
+    name: Literal["x3d"]  # type: ignore[assignment]
+    size: Literal["xs", "s", "m", "l"]
+    width: Annotated[int, Field(ge=8, multiple_of=4)] | None
+    shortcut_norm: bool
+
+    @property
+    def key(self) -> str:
+        return f"x3d_{self.size}"
+
+
+class TimeSformer(Backbone):
+    name: Literal["timesformer"]  # type: ignore[assignment]
+    size: Literal["base", "hr", "l"]
+    attention: Literal["divided", "joint", "space"]
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    flip_patch_embed: bool
+    patch: Count | None
+    dim: Count | None
+    depth: Count | None
+    heads: Count | None
+
+    @property
+    def key(self) -> str:
+        return "timesformer" if self.size == "base" else f"timesformer_{self.size}"
 
 
 class NoPrompts(Section):
     kind: Literal["none"]
     lambda_: Annotated[float, Field(alias="lambda", ge=0)]
     placement: Literal["default", "slow", "fast", "both"]
+    split: Literal["plus_one", "aligned", "shared"]
 
 
 class Prompts(NoPrompts):
@@ -120,11 +193,16 @@ class Optim(Section):
     nesterov: bool
     weight_decay: NotNegative
     norm_weight_decay: NotNegative
-    warmup_epochs: NotNegative
+    warmup: Annotated[float, Field(ge=0, lt=1)]
     warmup_start: Fraction
     at: tuple[float, ...] | None = None
     factors: tuple[Positive, ...] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Train(Section):
+    freeze: Literal["none", "backbone", "backbone_and_head", "all_but_head"]
+    batch_norm: Literal["train", "frozen", "sync"]
 
 
 class Trainer(Section):
@@ -135,7 +213,8 @@ class Trainer(Section):
     amp: Literal["none", "bf16"]
     compile: bool
     select: Literal["last", "best"]
-    views: tuple[Count, Count] | None
+    views: Views | None
+    anchor: Literal["start", "center"]
     workers: Annotated[int, Field(ge=0)] | None
     threads: Count | None
     log_every: Count
@@ -147,6 +226,8 @@ class Trainer(Section):
 class Data(Section):
     root: str
     reader: Literal["auto", "opencv", "pyav", "decord", "torchcodec"]
+    degrade: Literal["none", "salt_pepper", "half"]
+    degrade_in: Literal["test", "both"]
     max_bad_fraction: Fraction
     timeout: NotNegative
 
@@ -156,17 +237,35 @@ class Logger(Section):
 
 
 class Config(Section):
-    dataset: MotionsDataset | ListDataset | ManifestDataset
-    backbone: Backbone
+    dataset: MotionsDataset | ListDataset | ManifestDataset | PreparedDataset
+    backbone: Tiny | ResNet | C2D | X3D | TimeSformer
     vmp: NoPrompts | Prompts | FixedPrompts
+    train: Train
     optim: Optim
     trainer: Trainer
     data: Data
     logger: Logger
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     tag: Word | None
+    init_from: str | None
     output: str
     name: Word  # of the dataset, in the run's folder
+
+    @property
+    def placement(self) -> str | None:
+        """slow, fast or both; None where there are no prompts, or no pathways to choose from."""
+        if self.backbone.name not in PATHWAYS or self.vmp.kind == "none":
+            return None
+        return "both" if self.vmp.placement == "default" else self.vmp.placement
+
+    @property
+    def prompted(self) -> tuple[str, ...]:
+        """Pathways with a layer in front of them."""
+        if self.vmp.kind == "none":
+            return ()
+        if self.placement is None:
+            return ("video",)
+        return PATHWAYS[self.backbone.name] if self.placement == "both" else (self.placement,)
 
     @property
     def folder(self) -> Path:
@@ -174,19 +273,65 @@ class Config(Section):
         v = self.vmp
         kind = v.name if isinstance(v, Prompts) else v.kind
         method = kind if v.kind == "none" else f"{kind}_lambda{v.lambda_:g}"
-        placed = "" if v.placement == "default" else f"_{v.placement}"
+        placed = f"_{self.placement}" if self.placement else ""
+        placed += "" if v.split == "plus_one" else f"_{v.split}"
+        frozen = "" if self.train.freeze == "none" else f"_frozen_{self.train.freeze}"
         seed = f"seed{self.seed}" + (f"-{self.tag}" if self.tag else "")
-        return Path(self.output) / self.name / self.backbone.key / f"{method}{placed}" / seed
+        return Path(self.output) / self.name / self._start / f"{method}{placed}{frozen}" / seed
+
+    @property
+    def _start(self) -> str:
+        """The backbone and the weights that it starts from, as part of a folder's name."""
+        if self.init_from:
+            return f"{self.backbone.key}-run"
+        weights = self.backbone.weights
+        if not weights:
+            return self.backbone.key
+        return f"{self.backbone.key}-{weights if re.fullmatch(r'[a-z]+[0-9]*m?', weights) else 'file'}"
 
 
-_KINDS: dict[str, dict[str, type[Section]]] = {
-    "dataset": {"motions": MotionsDataset, "list": ListDataset, "manifest": ManifestDataset},
-    "vmp": {
-        "none": NoPrompts,
-        "learned": Prompts,
-        **dict.fromkeys(("gamma", "maxexp", "sigme", "asinhe"), FixedPrompts),
-    },
+# sections whose keys depend on one of them: group -> (that key, its values)
+_KINDS: dict[str, tuple[str, dict[str, type[Section]]]] = {
+    "dataset": (
+        "kind",
+        {
+            "motions": MotionsDataset,
+            "list": ListDataset,
+            "manifest": ManifestDataset,
+            "prepared": PreparedDataset,
+        },
+    ),
+    "backbone": (
+        "name",
+        {
+            "tiny": Tiny,
+            "slowfast": ResNet,
+            "c2d": C2D,
+            "i3d": ResNet,
+            "x3d": X3D,
+            "timesformer": TimeSformer,
+        },
+    ),
+    "vmp": (
+        "kind",
+        {
+            "none": NoPrompts,
+            "learned": Prompts,
+            **dict.fromkeys(("gamma", "maxexp", "sigme", "asinhe"), FixedPrompts),
+        },
+    ),
 }
+
+
+def keys_of(group: str) -> list[str]:
+    """Every key that a section may have, for suggestions."""
+    if group in _KINDS:
+        models = list(_KINDS[group][1].values())
+    else:
+        field = Config.model_fields.get(group)
+        models = [field.annotation] if field and field.annotation else []  # type: ignore[list-item]
+    fields = [getattr(model, "model_fields", {}) for model in models]
+    return sorted({f.alias or name for each in fields for name, f in each.items()})
 
 
 def check(raw: Mapping[str, Any]) -> Config:
@@ -197,15 +342,18 @@ def check(raw: Mapping[str, Any]) -> Config:
     """
     values: dict[str, Any] = dict(raw)
     faults: list[str] = []
-    for group, kinds in _KINDS.items():  # the kind first, so that faults are told of that kind's keys only
+    for group, (
+        key,
+        kinds,
+    ) in _KINDS.items():  # the kind first, so that faults are told of that kind's keys only
         section = values.get(group)
         if not isinstance(section, Mapping):
             raise ConfigError(
                 f"{group} = {section!r}: must be one of the files in conf/{group}, as in {group}=NAME"
             )
-        kind = section.get("kind")
+        kind = section.get(key)
         if kind not in kinds:
-            raise ConfigError(f"{group}.kind = {kind!r}: must be one of {', '.join(kinds)}")
+            raise ConfigError(f"{group}.{key} = {kind!r}: must be one of {', '.join(kinds)}")
         values[group] = _section(kinds[kind], section, group, faults)
     for group, field in Config.model_fields.items():
         if (
@@ -271,7 +419,22 @@ def suggest(wrong: str, known: list[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
 
 
-def _disagreements(c: Config):  # type: ignore[no-untyped-def]
+def _sizes(c: Config) -> Iterator[str]:
+    """Sizes that a backbone cannot have."""
+    b = c.backbone
+    if isinstance(b, ResNet | X3D) and b.crop and b.crop < 32:
+        yield f"backbone.crop = {b.crop}: {b.name} halves it five times, so at least 32"
+    if b.name == "slowfast" and b.frames and (b.frames % 4 or b.frames < 8):
+        yield f"backbone.frames = {b.frames}: the slow pathway takes every fourth, so a multiple of 4, at least 8"
+    if isinstance(b, TimeSformer):
+        patch = b.patch or 16
+        if b.crop and b.crop % patch:
+            yield f"backbone.crop = {b.crop}: must be a multiple of the patch, {patch}"
+        if b.dim and b.dim % (b.heads or 12):
+            yield f"backbone.dim = {b.dim}: must be a multiple of backbone.heads = {b.heads or 12}"
+
+
+def _disagreements(c: Config) -> Iterator[str]:
     """Values that are fine alone and wrong together."""
     pathways = PATHWAYS.get(c.backbone.name)
     if c.vmp.placement != "default" and not pathways:
@@ -286,26 +449,21 @@ def _disagreements(c: Config):  # type: ignore[no-untyped-def]
             yield f"vmp.exponent = {c.vmp.exponent:g}: must be at least 1 for maxexp"
         if c.vmp.lambda_ > 0:
             yield f"vmp.lambda = {c.vmp.lambda_:g} has no effect with vmp={c.vmp.kind}, which learns nothing; use 0"
-    if c.backbone.name == "x3d" and not c.backbone.size:
-        yield "backbone.size: must be xs, s, m or l for x3d"
-    if c.backbone.name == "x3d" and c.backbone.crop and c.backbone.crop < 32:
-        yield f"backbone.crop = {c.backbone.crop}: x3d halves it five times, so at least 32"
-    if c.backbone.name != "x3d" and c.backbone.size:
-        yield f"backbone.size = {c.backbone.size!r}: {c.backbone.name} comes in one size; leave it out"
-    if c.backbone.name != "tiny" and c.backbone.width:
-        yield f"backbone.width = {c.backbone.width}: only tiny has a width"
-    if c.trainer.micro_batch and c.trainer.batch_size % c.trainer.micro_batch:
-        yield (
-            f"trainer.micro_batch = {c.trainer.micro_batch} must divide trainer.batch_size = {c.trainer.batch_size}, "
-            "the clips of one update"
-        )
+    if c.vmp.split != "plus_one" and not pathways:
+        yield f"vmp.split = {c.vmp.split!r} has no effect without pathways; it belongs to backbone=slowfast"
+    yield from _sizes(c)
+    if c.train.freeze != "none":
+        if not c.backbone.weights and not c.init_from:
+            yield (
+                f"train.freeze = {c.train.freeze!r} would freeze random weights; give backbone.weights or "
+                "init_from=<a run's folder>"
+            )
+        if c.train.freeze == "backbone_and_head" and c.vmp.kind != "learned":
+            yield f"train.freeze = 'backbone_and_head' leaves nothing to train with vmp={c.vmp.kind}; use vmp=learned"
+    if isinstance(c.backbone, TimeSformer) and c.backbone.flip_patch_embed and not c.backbone.weights:
+        yield "backbone.flip_patch_embed turns pretrained weights round; it has no effect without backbone.weights"
     if c.optim.nesterov and c.optim.momentum == 0:
         yield "optim.nesterov = true needs optim.momentum above 0"
-    if c.optim.warmup_epochs >= c.trainer.epochs:
-        yield (
-            f"optim.warmup_epochs = {c.optim.warmup_epochs:g} must be below trainer.epochs = {c.trainer.epochs}, "
-            "or the learning rate never arrives"
-        )
     if c.optim.schedule == "steps":
         at, factors = c.optim.at or (), c.optim.factors or ()
         if not at or len(at) != len(factors) or at[0] != 0 or list(at) != sorted(set(at)):

@@ -32,6 +32,10 @@ class DataError(UserError):
     """More clips are missing or unreadable than `data.max_bad_fraction` allows, or a split is empty."""
 
 
+class WeightsError(UserError):
+    """Pretrained weights that cannot be fetched, read, or do not fit the backbone."""
+
+
 class RunError(UserError):
     """A run's folder that cannot be used: another config, another process, a damaged checkpoint."""
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from vmp.layer import MotionPrompt, normalize
+from vmp.pathways import Cut, take
 
 
 class Output(NamedTuple):
@@ -17,9 +18,10 @@ class Output(NamedTuple):
 
 class PromptedClassifier(nn.Module):
     """Args:
-    backbone: (B, 3, T, H, W), normalised -> (B, classes).
-    prompts: pathway -> layer; empty for the baseline without prompts.
-    mean, std: normalisation of the baseline's input; a prompt layer brings its own.
+    backbone: (B, 3, T, H, W), normalised -> (B, classes); a list of such clips where it has pathways.
+    prompts: pathway -> layer; empty for the baseline without prompts. "video" is the whole clip.
+    cut: how a clip becomes the backbone's pathways; None: it has one.
+    mean, std: normalisation of what has no prompts; a prompt layer brings its own.
     variation_in_training: False skips V in training mode (lambda = 0); evaluation always measures it.
     """
 
@@ -28,6 +30,7 @@ class PromptedClassifier(nn.Module):
         backbone: nn.Module,
         *,
         prompts: Mapping[str, MotionPrompt] | None = None,
+        cut: Cut | None = None,
         mean: float = 0.45,
         std: float = 0.225,
         variation_in_training: bool = True,
@@ -35,30 +38,46 @@ class PromptedClassifier(nn.Module):
         super().__init__()
         self.prompts = nn.ModuleDict(prompts or {})
         self.backbone = backbone
+        self.cut = cut
         self.mean, self.std, self.variation_in_training = mean, std, variation_in_training
-
-    @property
-    def extra_frames(self) -> int:
-        """Frames that the clip needs beyond the backbone's: one for the first difference."""
-        return 1 if self.prompts else 0
+        self.asleep: list[nn.Module] = []  # modules that stay in evaluation mode (finetune.py)
 
     def forward(self, clips: Tensor) -> Output:
-        """clips: (B, 3, T + extra_frames, H, W), uint8 (or floating and normalised)."""
+        """clips: (B, 3, frames, H, W), uint8 (or floating and normalised); frames: the backbone's T, one more with
+        prompts, or what the cut says."""
         variations: dict[str, Tensor] = {}
-        if self.prompts:
-            wanted = self.variation_in_training or not self.training
-            x, v = self.prompts["video"](clips, variation=wanted)
-            if wanted:
-                variations["video"] = v
-        else:
-            x = normalize(clips, self.mean, self.std)
-        return Output(self.backbone(x), variations)
+        if self.cut is None:
+            return Output(self.backbone(self._enter("video", clips, variations)), variations)
+        whole = self._enter("video", clips, variations) if self.cut.shared else clips
+        pathways = [
+            take(whole, indices)
+            if pathway in self.cut.shared
+            else self._enter(pathway, take(clips, indices), variations)
+            for pathway, indices in self.cut.take.items()
+        ]
+        return Output(self.backbone(pathways), variations)
+
+    def _enter(self, pathway: str, clips: Tensor, variations: dict[str, Tensor]) -> Tensor:
+        """uint8 -> what the backbone sees: prompts where the pathway has a layer, normalised frames elsewhere."""
+        if pathway not in self.prompts:
+            return normalize(clips, self.mean, self.std)
+        wanted = self.variation_in_training or not self.training
+        x, v = self.prompts[pathway](clips, variation=wanted)
+        if wanted:
+            variations[pathway] = v
+        return x
 
     def scalars(self) -> dict[str, Tensor]:
-        """Learned scalars by name: `slope`, `shift`, `m`, `n`; `<pathway>/slope` ... when several are prompted."""
+        """Learned scalars by name: `slope`, `shift`, `m`, `n`; `<pathway>/slope` ... where the backbone has pathways."""
         out: dict[str, Tensor] = {}
         for pathway, prompt in self.prompts.items():
             assert isinstance(prompt, MotionPrompt)
-            prefix = f"{pathway}/" if len(self.prompts) > 1 else ""
+            prefix = "" if pathway == "video" else f"{pathway}/"
             out |= {f"{prefix}{name}": value for name, value in prompt.scalars().items()}
         return out
+
+    def train(self, mode: bool = True) -> "PromptedClassifier":
+        super().train(mode)
+        for module in self.asleep:
+            module.eval()
+        return self

@@ -1,8 +1,7 @@
 """The commands: a run in a folder, from a composed config to a result.
 
 Notable here:
-- a run's folder is named by what the run is; the same command again continues it or says that it is finished, and a
-  folder with another config is left alone;
+- the same command again continues the run in its folder (folder.py) or says that it is finished;
 - whatever can be wrong with config or data is told before torch is imported.
 """
 
@@ -11,32 +10,32 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vmp.build import Splits, backbone_spec, build_model, build_optimizer, clip_shape, find_splits
-from vmp.config import Config, check
+from vmp.build import (
+    Splits,
+    backbone_spec,
+    build_model,
+    build_optimizer,
+    clip_shape,
+    find_splits,
+    start_weights,
+)
+from vmp.config import Config, check, parse_views
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, digest, find_clips
 from vmp.errors import ConfigError, RunError, UserError
+from vmp.folder import check_same_data, check_same_run, run_folder
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
     from vmp.engine.dist import Processes
     from vmp.engine.evaluator import Scores
     from vmp.engine.loggers import Log
-
-# settings that change how fast a run goes or what it prints, not what comes out of it
-RUNTIME = {
-    "trainer": {"device", "workers", "threads", "save_minutes", "keep"},
-    "data": {"root", "timeout", "max_bad_fraction"},
-    "output": ...,
-    "logger": ...,
-}
 
 
 def train(cfg: DictConfig) -> None:
@@ -67,7 +66,7 @@ def train(cfg: DictConfig) -> None:
         )
     digests = {name: digest(m, presents[name]) for name, m in splits.named()}
     check_same_data(config.folder, digests)
-    with run_folder(config.folder, raw, digests, first=first):
+    with run_folder(config.folder, raw, digests, splits.classes, first=first):
         _train(config, splits, presents)
 
 
@@ -82,20 +81,30 @@ def evaluate(cfg: DictConfig) -> None:
         raise ConfigError(f"split = {options['split']!r}: must be train, val or test")
     if options["checkpoint"] not in ("last", "best"):
         raise ConfigError(f"checkpoint = {options['checkpoint']!r}: must be last or best")
-    views = options["views"]
+    views = parse_views(options["views"])
     if views is not None and not (
-        isinstance(views, list) and len(views) == 2 and all(isinstance(v, int) and v > 0 for v in views)
+        isinstance(views, list | tuple)
+        and len(views) == 2
+        and all(isinstance(v, int) and v > 0 for v in views)
     ):
-        raise ConfigError(f"views = {views!r}: must be [TEMPORAL,SPATIAL], as in views=[10,3]")
+        raise ConfigError(f"views = {views!r}: must be TEMPORALxSPATIAL, as in views=10x3")
+    for key, allowed in (("degrade", ("none", "salt_pepper", "half")), ("reduce", ("probs", "logits"))):
+        if options[key] not in (None, *allowed):
+            raise ConfigError(f"{key} = {options[key]!r}: must be one of {', '.join(allowed)}")
     if not (folder / "config.yaml").is_file():
         raise RunError(f"run = {folder}: no run there (no config.yaml)")
     raw: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
     config = check(raw)
+    if options["degrade"]:
+        data = config.data.model_copy(update={"degrade": options["degrade"]})
+        config = config.model_copy(update={"data": data})
     splits = find_splits(config)
-    manifest = dict(splits.named()).get(options["split"])
-    if manifest is None:
-        print(f"{config.name} has no test split; taking val")
-        options["split"], manifest = "val", splits.val
+    found_splits = dict(splits.named())
+    if options["split"] not in found_splits:
+        other = "val" if splits.val else "test"
+        print(f"{config.name} has no {options['split']} split; taking {other}")
+        options["split"] = other
+    manifest = found_splits[options["split"]]
     present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
     check_same_data(folder, {options["split"]: digest(manifest, present)})
 
@@ -105,6 +114,7 @@ def evaluate(cfg: DictConfig) -> None:
     processes = dist.start(options["device"])
     try:
         spec = backbone_spec(config)
+        spec = replace(spec, reduce=options["reduce"] or spec.reduce)
         model = build_model(config, len(splits.classes), spec).to(processes.device)
         if options["checkpoint"] == "best":
             found: checkpoint.Checkpoint | None = checkpoint.load(
@@ -128,7 +138,8 @@ def evaluate(cfg: DictConfig) -> None:
             options["workers"],
         )
         if processes.first:
-            name = f"{options['split']}_{options['checkpoint']}_{temporal}x{spatial}"
+            parts = [options["split"], options["checkpoint"], f"{temporal}x{spatial}"]
+            name = "_".join([*parts, *(options[key] for key in ("degrade", "reduce") if options[key])])
             where = folder / "evaluations" / name
             where.mkdir(parents=True, exist_ok=True)
             result = {
@@ -136,6 +147,8 @@ def evaluate(cfg: DictConfig) -> None:
                 "checkpoint": found.path.name,
                 "split": options["split"],
                 "views": [temporal, spatial],
+                "reduce": spec.reduce,
+                "degrade": config.data.degrade,
                 **_measure(scores, manifest, present, where),
             }
             write_json(where / "result.json", result)
@@ -144,98 +157,13 @@ def evaluate(cfg: DictConfig) -> None:
         dist.stop()
 
 
-def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
-    """Raise RunError if the folder holds a run with another config."""
-    kept = folder / "config.yaml"
-    if not kept.exists():
-        return
-    before: Any = OmegaConf.to_container(OmegaConf.load(kept))
-    changes = list(differences(_what_matters(before), _what_matters(raw)))
-    if changes:
-        raise RunError(
-            f"{folder} holds a run with another config:\n  "
-            + "\n  ".join(changes)
-            + "\nUse tag=WORD for a run beside it, or move the folder away."
-        )
-
-
-def check_same_data(folder: Path, digests: dict[str, str]) -> None:
-    """Raise RunError if the run was made with other clips, labels or spans."""
-    kept = folder / "data.json"
-    before = json.loads(kept.read_text()) if kept.exists() else {}
-    changed = [split for split, value in digests.items() if before.get(split, value) != value]
-    if changed:
-        raise RunError(
-            f"{folder}: the clips of {' and '.join(changed)} are not those that the run began with (files, labels, "
-            "spans or classes have changed since). Put them back, or use tag=WORD for a new run."
-        )
-
-
-@contextmanager
-def run_folder(folder: Path, raw: dict[Any, Any], digests: dict[str, str], *, first: bool) -> Iterator[None]:
-    """Make the run's folder, lock it, keep the config and the data's digests in it; nothing on other processes than
-    the first.
-
-    Raises:
-        RunError: it cannot be written, another process has it, or it holds a run with another config.
-    """
-    from filelock import FileLock, Timeout
-
-    if not first:
-        yield
-        return
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"{folder}: another process is training there; use tag=WORD for a run beside it"
-        ) from None
-    except OSError as error:
-        raise RunError(
-            f"{folder} cannot be written ({error.strerror}); choose another with output=FOLDER"
-        ) from None
-    try:
-        check_same_run(folder, raw)
-        kept = {key: value for key, value in raw.items() if key != "hydra"}
-        temporary = folder / ".config.yaml.tmp"
-        OmegaConf.save(OmegaConf.create(kept), temporary)
-        os.replace(temporary, folder / "config.yaml")  # a kill leaves the old file or the new one
-        temporary.write_text(json.dumps(digests, indent=1) + "\n")
-        os.replace(temporary, folder / "data.json")
-        yield
-    finally:
-        lock.release()
-
-
-def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
-    """`key: before -> after` for every leaf that differs."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in [*before, *(k for k in after if k not in before)]:
-            inner = f"{key}.{name}" if key else str(name)
-            yield from differences(before.get(name, "(absent)"), after.get(name, "(absent)"), inner)
-    elif before != after:
-        yield f"{key}: {before} -> {after}"
-
-
-def _what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
-    out: dict[Any, Any] = {}
-    for key, value in raw.items():
-        hidden: Any = RUNTIME.get(key, set())
-        if hidden is not ...:
-            out[key] = (
-                {k: v for k, v in value.items() if k not in hidden} if isinstance(value, dict) else value
-            )
-    return out
-
-
 def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None:
     import torch
 
     from vmp.data.dataset import TrainClips
     from vmp.engine import checkpoint, dist, schedule, trainer
     from vmp.engine.loggers import Log, write_json
+    from vmp.finetune import freeze, trained
     from vmp.objective import Objective
     from vmp.results.record import provenance
 
@@ -249,12 +177,12 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
     log = Log(folder / "log.txt" if processes.first else None)
     began = time.time()
     try:
-        micro = t.micro_batch or t.batch_size // processes.world
-        if micro == 0 or t.batch_size % (micro * processes.world):
+        each, left = divmod(t.batch_size, processes.world)
+        if left or not each:
             raise ConfigError(
                 f"trainer.batch_size = {t.batch_size} cannot be dealt to {processes.world} processes"
-                + (f" in portions of trainer.micro_batch = {micro}" if t.micro_batch else "")
             )
+        micro = max(n for n in range(1, min(each, t.micro_batch or each) + 1) if each % n == 0)
         plan = trainer.Plan(
             epochs=t.epochs,
             batch=t.batch_size,
@@ -264,19 +192,32 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
             seed=config.seed,
         )
         spec = backbone_spec(config)
-        model = build_model(config, len(splits.classes), spec).to(processes.device)
+        model = build_model(config, len(splits.classes), spec)
+        if not checkpoint.steps_in(folder / "checkpoints"):  # else they are in the checkpoint
+            found = start_weights(config, model, splits.classes)
+            start: dict[str, Any] = {"source": "random"}
+            if found:
+                report, taken = found
+                start = {**report.as_dict(), "prompts_taken": taken}
+                log(f"{report}\n  taken over by the prompt layers: {', '.join(taken) or 'nothing'}")
+            if processes.first:
+                write_json(folder / "weights.json", start)
+        if config.train.batch_norm == "sync" and processes.device.type != "cuda":
+            raise ConfigError("train.batch_norm = 'sync' works on CUDA devices only; use train")
+        freeze(model, config.train.freeze)
+        model = model.to(processes.device)
         optimizer = build_optimizer(config, model)
-        shape = clip_shape(config, spec, model.extra_frames)
+        shape = clip_shape(config, spec, model)
         views = t.views or spec.views
         if o.schedule == "cosine":
             curve = schedule.cosine(
-                epochs=t.epochs, warmup_epochs=o.warmup_epochs, warmup_start=o.warmup_start
+                epochs=t.epochs, warmup_epochs=o.warmup * t.epochs, warmup_start=o.warmup_start
             )
         else:
             curve = schedule.steps(
                 at=o.at or (0,),
                 factors=o.factors or (1,),
-                warmup_epochs=o.warmup_epochs,
+                warmup_epochs=o.warmup * t.epochs,
                 warmup_start=o.warmup_start,
             )
         autocast = torch.bfloat16 if t.amp == "bf16" else None
@@ -291,7 +232,8 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
             )
             log(f"{name}: {c['present']} of {c['expected']} clips{gone}, {len(splits.classes)} classes")
         log(
-            f"{config.backbone.key} with {parameters:,} parameters sees {spec.frames} frames of {spec.crop} pixels; "
+            f"{config.backbone.key}, {parameters:,} parameters ({trained(model):,} trained), sees {spec.frames} frames "
+            f"of {spec.crop} pixels; "
             f"{shape.frames} are decoded at stride {shape.stride}"
         )
         log(
@@ -301,6 +243,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
 
         def on_val(model: Any, epoch: int) -> dict[str, float]:
             # one view: this is a curve to look at, not the result
+            assert splits.val
             scores = _score(config, model, spec, splits.val, presents["val"], (1, 1), processes, "val")
             return _numbers(scores, presents["val"])
 
@@ -310,7 +253,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
             optimizer=optimizer,
             schedule=curve,
             data=TrainClips(splits.train, presents["train"], shape, seed=config.seed),
-            evaluate=on_val,
+            evaluate=on_val if splits.val else None,
             plan=plan,
             processes=processes,
             folder=folder,
@@ -332,6 +275,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
             model.load_state_dict(best.model)
             epoch = state.best_epoch
         manifest = splits.test or splits.val
+        assert manifest
         processes.share(model.buffers())
         scores = _score(config, model, spec, manifest, presents[split], views, processes, split)
         if processes.first:
@@ -343,15 +287,19 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
                 "split": split,
                 "epoch": epoch,
                 "views": list(views),
+                "reduce": spec.reduce,
+                "degrade": config.data.degrade,
                 **measured,
-                "best_val_top1": state.best,
-                "best_val_epoch": state.best_epoch,
+                "best_val_top1": state.best if splits.val else None,
+                "best_val_epoch": state.best_epoch if splits.val else None,
                 "scalars": {name: float(value) for name, value in model.scalars().items()},
                 "clips": {**counts, split: measured["clips"]},
                 "unreadable_in_training": dict(sorted(state.bad.items())),
                 "readers": used,
                 "classes": len(splits.classes),
                 "parameters": parameters,
+                "parameters_trained": trained(model),
+                "weights": json.loads((folder / "weights.json").read_text()),
                 "steps": plan.steps,
                 "batch": {"clips": plan.batch, "micro": plan.micro_batch, "accumulate": plan.accumulate},
                 "seed": config.seed,
@@ -393,7 +341,7 @@ def _score(
     from vmp.data.present import check_bad
     from vmp.engine import evaluator
 
-    shape = clip_shape(config, spec, model.extra_frames)
+    shape = clip_shape(config, spec, model)
     dataset = TestClips(manifest, present, shape, temporal=views[0], spatial=views[1])
     scores = evaluator.score(
         model,

@@ -1,10 +1,13 @@
 """Backbones: normalised clips (B, 3, T, H, W) -> logits (B, classes). `build_backbone` is the one way to get any.
 
-What a backbone was published with (frames, stride, crops, normalisation, test views) stands in its Spec; the frames
-to decode, the transforms and the test protocol follow from it.
+What a backbone was published with (frames, stride, crops, normalisation, pathways, test views) stands in its Spec; the
+frames to decode, the transforms and the test protocol follow from it. Its training recipe is conf/recipe/<name>.yaml.
+Every backbone has a `head_name`, the dotted name of its last Linear.
 """
 
+import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,7 +17,13 @@ from vmp.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A backbone's input and test protocol. Sizes in pixels of the short side or of a square crop."""
+    """A backbone's input and test protocol. Sizes in pixels of the short side or of a square crop.
+
+    frames, stride: as published, in frames of a video of `fps`; fps None: of the video as it is.
+    spacing: "stride", frames exactly (on average) that far apart; "span", spread evenly over frames x stride.
+    reduce: what is summed over test views, "probs" or "logits".
+    alpha: of two pathways, fast frames for each slow one.
+    """
 
     frames: int
     stride: int
@@ -22,13 +31,23 @@ class Spec:
     jitter: tuple[int, int]
     test_side: int
     test_crop: int
-    views: tuple[int, int] = (1, 1)  # temporal x spatial
-    reduce: str = "probs"  # what is summed over views: "probs" or "logits"
+    fps: float | None = 30.0
+    spacing: str = "stride"
+    views: tuple[int, int]  # temporal x spatial
+    reduce: str = "probs"
     mean: float = 0.45
     std: float = 0.225
     pathways: tuple[str, ...] = ("video",)
+    alpha: int = 1
 
-    def at(self, *, frames: int | None = None, stride: int | None = None, crop: int | None = None) -> "Spec":
+    def at(
+        self,
+        *,
+        frames: int | None = None,
+        stride: int | None = None,
+        crop: int | None = None,
+        spacing: str | None = None,
+    ) -> "Spec":
         """The same protocol at another size: jitter and test sizes keep their ratio to the crop."""
         scale = (crop or self.crop) / self.crop
         jitter, side, test = self.jitter, self.test_side, self.test_crop
@@ -36,6 +55,7 @@ class Spec:
             self,
             frames=frames or self.frames,
             stride=stride or self.stride,
+            spacing=spacing or self.spacing,
             crop=crop or self.crop,
             jitter=(round(jitter[0] * scale), round(jitter[1] * scale)),
             test_side=round(side * scale),
@@ -43,14 +63,37 @@ class Spec:
         )
 
 
-_X3D = {"views": (10, 3), "reduce": "probs"}
+# short side of 256 to 320 cropped to 224, tested on 30 views of 256 (Non-local, SlowFast and X3D papers)
+_CNN = Spec(frames=8, stride=8, crop=224, jitter=(256, 320), test_side=256, test_crop=256, views=(10, 3))
+_SMALL = replace(_CNN, crop=160, jitter=(182, 228), test_side=182, test_crop=182)
+# one clip, three crops of 224, logits summed (TimeSformer's code)
+_VIT = Spec(
+    frames=8,
+    stride=32,
+    spacing="span",
+    crop=224,
+    jitter=(256, 320),
+    test_side=224,
+    test_crop=224,
+    views=(1, 3),
+    reduce="logits",
+)
 SPECS: dict[str, Spec] = {
-    "tiny": Spec(frames=8, stride=1, crop=64, jitter=(64, 64), test_side=64, test_crop=64),
-    # X3D (Feichtenhofer 2020): 30 views, short side = crop in testing
-    "x3d_xs": Spec(frames=4, stride=12, crop=160, jitter=(182, 228), test_side=182, test_crop=182, **_X3D),  # type: ignore[arg-type]
-    "x3d_s": Spec(frames=13, stride=6, crop=160, jitter=(182, 228), test_side=182, test_crop=182, **_X3D),  # type: ignore[arg-type]
-    "x3d_m": Spec(frames=16, stride=5, crop=224, jitter=(256, 320), test_side=256, test_crop=256, **_X3D),  # type: ignore[arg-type]
-    "x3d_l": Spec(frames=16, stride=5, crop=312, jitter=(356, 446), test_side=356, test_crop=356, **_X3D),  # type: ignore[arg-type]
+    "tiny": Spec(
+        frames=8, stride=1, crop=64, jitter=(64, 64), test_side=64, test_crop=64, fps=None, views=(1, 1)
+    ),
+    "slowfast": replace(_CNN, frames=32, stride=2, pathways=("slow", "fast"), alpha=4),
+    "c2d": _CNN,
+    "i3d": _CNN,
+    "x3d_xs": replace(_SMALL, frames=4, stride=12),
+    "x3d_s": replace(_SMALL, frames=13, stride=6),
+    "x3d_m": replace(_CNN, frames=16, stride=5),
+    "x3d_l": replace(_CNN, frames=16, stride=5, crop=312, jitter=(356, 446), test_side=356, test_crop=356),
+    "timesformer": _VIT,
+    "timesformer_hr": replace(
+        _VIT, frames=16, stride=16, crop=448, jitter=(448, 512), test_side=448, test_crop=448
+    ),
+    "timesformer_l": replace(_VIT, frames=96, stride=4),
 }
 
 
@@ -65,21 +108,56 @@ def backbone_spec(name: str) -> Spec:
     return SPECS[name]
 
 
-def build_backbone(name: str, *, num_classes: int, spec: Spec | None = None, **options: Any) -> nn.Module:
-    """A backbone with random weights.
+def build_backbone(
+    name: str,
+    *,
+    num_classes: int,
+    weights: str | Path | None = None,
+    spec: Spec | None = None,
+    reverse_channels: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """A backbone, with random weights or pretrained ones.
 
     Args:
         name: a key of SPECS.
+        weights: a name in vmp.backbones.zoo, as "k400", or a file in any layout of vmp.backbones.layouts; None: random.
+            The head is new where the number of classes differs. What was loaded is told as `.loaded`, a Report.
         spec: another input size than the published one, from `backbone_spec(name).at(...)`.
-        options: of the backbone, such as `dropout`, or `width` for tiny.
+        reverse_channels: the weights want blue first (TimeSformer on SSv2): turn their first convolution round.
+        options: of the builder: `dropout`, `width`, ... (convnets.py, timesformer.py, tiny.py).
+
+    Raises:
+        ConfigError: no such backbone or weights. WeightsError: weights that cannot be had or do not fit.
     """
     spec = spec or backbone_spec(name)
+    backbone_spec(name)
+    size: dict[str, Any] = {"num_classes": num_classes, "frames": spec.frames, "crop": spec.crop}
+    model: nn.Module
     if name == "tiny":
         from vmp.backbones.tiny import Tiny
 
-        return Tiny(num_classes=num_classes, **options)
-    backbone_spec(name)
-    from vmp.backbones.x3d import build_x3d
+        model = Tiny(num_classes=num_classes, **options)
+    elif name.startswith("timesformer"):
+        from vmp.backbones.timesformer import TimeSformer
 
-    size = name.removeprefix("x3d_")
-    return build_x3d(size, num_classes=num_classes, frames=spec.frames, crop=spec.crop, **options)
+        model = TimeSformer(**size, **options)
+    else:
+        from vmp.backbones import convnets
+
+        warnings.filterwarnings("ignore", r".*torch\.jit", FutureWarning)  # from pytorchvideo's import
+        options = {"dropout": 0.5} | options
+        if name.startswith("x3d_"):
+            model = convnets.build_x3d(name.removeprefix("x3d_"), **size, **options)
+        else:
+            build = {
+                "c2d": convnets.build_c2d,
+                "i3d": convnets.build_i3d,
+                "slowfast": convnets.build_slowfast,
+            }
+            model = build[name](**size, **options)
+    if weights is not None:
+        from vmp.backbones.weights import load_weights
+
+        model.loaded = load_weights(model, weights, backbone=name, reverse_channels=reverse_channels)  # type: ignore[assignment]
+    return model

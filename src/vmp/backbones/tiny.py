@@ -10,6 +10,8 @@ class Tiny(nn.Module):
     dropout: before the last layer.
     """
 
+    head_name = "head"
+
     def __init__(self, *, num_classes: int, width: int = 16, dropout: float = 0.2) -> None:
         super().__init__()
         w = width

@@ -7,6 +7,9 @@ Notable here:
 
 import multiprocessing
 import signal
+import zlib
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +19,8 @@ from torch import Tensor
 
 from vmp.data import sampling, transforms
 from vmp.data.decode import read_frames
-from vmp.data.manifest import Manifest
+from vmp.data.degrade import degrade
+from vmp.data.manifest import Clip, Manifest
 from vmp.data.present import Present
 from vmp.data.sampler import AUGMENT, generator
 from vmp.errors import VideoReadError
@@ -28,6 +32,8 @@ class ClipShape:
 
     frames: int
     stride: int
+    fps: float | None = None  # of the videos that the stride is meant for; None: of any
+    spacing: str = "stride"
     short: str = "stretch"
     crop: int
     jitter: tuple[int, int]  # short side in training
@@ -36,6 +42,19 @@ class ClipShape:
     test_side: int  # short side in testing
     test_crop: int
     anchor: str = "start"
+    degrade: str = "none"
+    degrade_in: str = "test"  # "test" or "both"
+
+    def offsets(self, clip: Clip) -> np.ndarray:
+        rate = clip.fps / self.fps if self.fps and clip.fps else 1.0
+        return sampling.offsets(self.frames, self.stride, spacing=self.spacing, rate=rate)
+
+    def change(self, clip: Clip, *, training: bool) -> Callable[[np.ndarray, int], np.ndarray] | None:
+        """What degrades a clip's decoded frames, if anything does."""
+        if self.degrade == "none" or (training and self.degrade_in == "test"):
+            return None
+        key = zlib.crc32(clip.id.encode())
+        return lambda frame, number: degrade(frame, self.degrade, key=(key, number))
 
 
 class Batch(NamedTuple):
@@ -58,15 +77,17 @@ class TrainClips(torch.utils.data.Dataset):
         index, epoch = item
         clip, s = self.present.clips[index], self.shape
         rng = generator(AUGMENT, self.seed, epoch, index)
-        start = sampling.random_start(clip.length, frames=s.frames, stride=s.stride, rng=rng)
+        offsets = s.offsets(clip)
+        start = sampling.random_start(clip.length, offsets, rng=rng)
         view = transforms.draw_train_view(rng, jitter=s.jitter, flip=s.flip, inverse=s.inverse_jitter)
-        at = sampling.frame_indices(clip.length, frames=s.frames, stride=s.stride, start=start, short=s.short)
+        at = sampling.frame_indices(clip.length, offsets, start=start, short=s.short)
         try:
             frames = read_frames(
                 self.root / clip.path,
                 clip.start + at,
                 reader=self.present.readers[index],
                 short_side=view.short_side,
+                change=s.change(clip, training=True),
             )
         except VideoReadError as error:
             return index, error, clip.label
@@ -75,7 +96,7 @@ class TrainClips(torch.utils.data.Dataset):
 
 
 class TestClips(torch.utils.data.Dataset):
-    """All fixed views of a clip: temporal starts x spatial crops. Temporal views that coincide are given once.
+    """All fixed views of a clip: temporal starts x spatial crops. Views that coincide are given once.
 
     An item is (index, (V, 3, T, H, W) uint8, weights (V,)) with weights that sum to temporal x spatial.
     """
@@ -91,12 +112,11 @@ class TestClips(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | VideoReadError, Tensor]:
         clip, s = self.present.clips[index], self.shape
-        starts = sampling.view_starts(
-            clip.length, frames=s.frames, stride=s.stride, views=self.temporal, anchor=s.anchor
-        )
+        offsets = s.offsets(clip)
+        starts = sampling.view_starts(clip.length, offsets, views=self.temporal, anchor=s.anchor)
         distinct, times = np.unique(starts, return_counts=True)
         at = np.stack([
-            sampling.frame_indices(clip.length, frames=s.frames, stride=s.stride, start=int(i), short=s.short)
+            sampling.frame_indices(clip.length, offsets, start=int(i), short=s.short)
             for i in distinct
         ])  # fmt: skip
         try:
@@ -105,17 +125,20 @@ class TestClips(torch.utils.data.Dataset):
                 clip.start + at.ravel(),
                 reader=self.present.readers[index],
                 short_side=s.test_side,
+                change=s.change(clip, training=False),
             )
         except VideoReadError as error:
             return index, error, torch.zeros(0)
         frames = frames.reshape(*at.shape, *frames.shape[1:])  # (starts, T, H, W, 3)
+        size = s.test_crop
+        corners = Counter(transforms.test_corners(*frames.shape[2:4], crop=size, positions=self.spatial))
         views = [
-            transforms.to_clip(transforms.test_crop(v, crop=s.test_crop, position=p, positions=self.spatial))
+            transforms.to_clip(v[:, top : top + size, left : left + size])
             for v in frames
-            for p in range(self.spatial)
+            for top, left in corners
         ]
-        weights = torch.from_numpy(times.astype(np.float32)).repeat_interleave(self.spatial)
-        return index, torch.from_numpy(np.stack(views)), weights
+        weights = np.outer(times, list(corners.values())).ravel().astype(np.float32)
+        return index, torch.from_numpy(np.stack(views)), torch.from_numpy(weights)
 
 
 TestClips.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test

@@ -30,6 +30,7 @@ def read_frames(
     *,
     reader: str = "pyav",
     short_side: int | None = None,
+    change: Callable[[np.ndarray, int], np.ndarray] | None = None,
 ) -> np.ndarray:
     """The frames at these indices, in the order asked for, repeats included: (T, H, W, 3) uint8, RGB.
 
@@ -37,6 +38,7 @@ def read_frames(
         indices: frame numbers from 0, any order.
         reader: one of READERS.
         short_side: resize every frame as soon as it is decoded (bilinear), so that a 4K video costs no memory.
+        change: (frame, its number) -> frame, before resizing.
 
     Raises:
         VideoReadError: the file is not there, not a regular file or not a video, or lacks a frame asked for.
@@ -51,6 +53,7 @@ def read_frames(
     got = 0
     try:
         for frame in READERS[reader](path, distinct):
+            frame = frame if change is None else change(frame, int(distinct[got]))
             frame = frame if short_side is None else resize_short_side(frame, short_side)
             if out is None:
                 out = np.empty((len(distinct), *frame.shape), dtype=np.uint8)

@@ -17,7 +17,7 @@ def generator(*key: int) -> np.random.Generator:
 
 
 # first number of every key, so that no two uses share a stream
-ORDER, AUGMENT, DROPOUT, WEIGHTS = 1, 2, 3, 4
+ORDER, AUGMENT, DROPOUT, WEIGHTS, NOISE = 1, 2, 3, 4, 5
 
 
 def epoch_order(clips: int, *, seed: int, epoch: int) -> np.ndarray:

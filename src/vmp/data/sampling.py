@@ -1,7 +1,11 @@
-"""Which frames a clip is made of: T (or T + 1) frames at a stride, from a span of a video.
+"""Which frames a clip is made of: T (or T + 1) of them, from a span of a video.
 
 Notable here:
 - positions count from the start of the span; a span of `length` frames may be shorter than the clip wants;
+- how far apart frames are is published for videos of 30 frames a second, so it follows a video's own rate:
+      "stride"  frames a stride apart, rounded where the rate makes that uneven (SlowFast, C2D, I3D, X3D)
+      "span"    frames spread evenly over T x stride source frames, rounded down, as TimeSformer's code does:
+                0, 36, 72, 109, ... 255 for 8 x 32, and 0, 35, 71, ... 287 for the 9 that prompts take
 - what a short span does is a choice that decides benchmarks of short actions (most of FineGym and HMDB-51):
       "stretch"  spread the frames evenly over the whole span, as the paper's code does; loop it when it has fewer
                  frames than asked for
@@ -13,52 +17,67 @@ import numpy as np
 
 SHORT = ("stretch", "clamp", "loop")
 ANCHORS = ("start", "center")
+SPACINGS = ("stride", "span")
 
 
-def clip_span(frames: int, stride: int) -> int:
-    """Source frames that a clip covers, first to last."""
-    return (frames - 1) * stride + 1
+def offsets(frames: int, stride: int, *, spacing: str = "stride", rate: float = 1.0) -> np.ndarray:
+    """Positions of a clip's frames from its first one, (frames,) of int64, none twice.
+
+    rate: the video's frames a second over those that the stride is meant for.
+    """
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing = {spacing!r}: must be one of {', '.join(SPACINGS)}")
+    i = np.arange(frames)
+    if spacing == "span" and frames > 1:
+        step = max(1.0, (frames * stride * rate - 1) / (frames - 1))
+        return np.floor(i * step + 1e-6).astype(np.int64)
+    return np.floor(i * max(1.0, stride * rate) + 0.5).astype(np.int64)
 
 
-def frame_indices(length: int, *, frames: int, stride: int, start: int, short: str = "stretch") -> np.ndarray:
+def frame_indices(length: int, offsets: np.ndarray, *, start: int, short: str = "stretch") -> np.ndarray:
     """Positions of a clip's frames in a span, (frames,) of int64 in 0..length-1.
 
     Args:
         length: frames in the span, at least 1.
+        offsets: from `offsets`.
         start: first position; must leave room for the clip, and be 0 in a span too short for it.
         short: one of SHORT.
     """
     if length < 1:
         raise ValueError("the span is empty")
-    span = clip_span(frames, stride)
-    if length >= span:
-        if not 0 <= start <= length - span:
-            raise ValueError(f"start {start} leaves no room for {span} frames in {length}")
-        return start + stride * np.arange(frames)
+    frames, wanted = len(offsets), int(offsets[-1]) + 1
+    if length >= wanted:
+        if not 0 <= start <= length - wanted:
+            raise ValueError(f"start {start} leaves no room for {wanted} frames in {length}")
+        return start + offsets
     if short == "clamp":
-        return np.minimum(stride * np.arange(frames), length - 1)
+        return np.minimum(offsets, length - 1)
     if short == "loop":
-        return (stride * np.arange(frames)) % length
+        return offsets % length
     if short != "stretch":
         raise ValueError(f"short = {short!r}: must be one of {', '.join(SHORT)}")
     rounds = -(-frames // length)  # whole passes until there are enough frames
-    return np.linspace(0, rounds * length - 1, frames).round().astype(np.int64) % length
+    return np.arange(frames) * (rounds * length - 1) // max(1, frames - 1) % length
 
 
-def random_start(length: int, *, frames: int, stride: int, rng: np.random.Generator) -> int:
+def random_start(length: int, offsets: np.ndarray, *, rng: np.random.Generator) -> int:
     """A start drawn evenly from those that leave room for the clip; 0 in a short span."""
-    return int(rng.integers(0, max(0, length - clip_span(frames, stride)) + 1))
+    return int(rng.integers(0, _room(length, offsets) + 1))
 
 
-def view_starts(length: int, *, frames: int, stride: int, views: int, anchor: str = "start") -> list[int]:
+def view_starts(length: int, offsets: np.ndarray, *, views: int, anchor: str = "start") -> list[int]:
     """Starts of the temporal views of a test video.
 
     anchor: "start": view i of n begins at i/n of the free room, so a single view begins with the span, as in PySlowFast
     and the paper's code; "center": views are spread over the free room, a single one in its middle.
     """
-    room = max(0, length - clip_span(frames, stride))
+    room = _room(length, offsets)
     if anchor == "start":
         return [room * i // views for i in range(views)]
     if anchor != "center":
         raise ValueError(f"anchor = {anchor!r}: must be one of {', '.join(ANCHORS)}")
     return [room * (2 * i + 1) // (2 * views) for i in range(views)]
+
+
+def _room(length: int, offsets: np.ndarray) -> int:
+    return max(0, length - int(offsets[-1]) - 1)

@@ -43,20 +43,17 @@ def apply_train_view(frames: np.ndarray, view: TrainView, *, crop: int) -> np.nd
     return out[:, :, ::-1] if view.flip else out
 
 
-def test_crop(frames: np.ndarray, *, crop: int, position: int, positions: int) -> np.ndarray:
-    """One of the fixed crops of testing: (T, H, W, 3) -> (T, crop, crop, 3).
+def test_corners(h: int, w: int, *, crop: int, positions: int) -> list[tuple[int, int]]:
+    """(top, left) of the fixed crops of testing.
 
-    position i of n lies at i / (n - 1) of the way along the longer side (three: left/top, middle, right/bottom), in
+    Position i of n lies at i / (n - 1) of the way along the longer side (three: left/top, middle, right/bottom), in
     the middle of the shorter one; a single crop is the centre.
     """
-    _, h, w, _ = frames.shape
-    along = 0.5 if positions == 1 else position / (positions - 1)
-    top = _at(h - crop, along if h > w else 0.5)
-    left = _at(w - crop, along if w >= h else 0.5)
-    return frames[:, top : top + crop, left : left + crop]
+    along = [0.5] if positions == 1 else [i / (positions - 1) for i in range(positions)]
+    return [(_at(h - crop, a if h > w else 0.5), _at(w - crop, a if w >= h else 0.5)) for a in along]
 
 
-test_crop.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
+test_corners.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
 
 
 def to_clip(frames: np.ndarray) -> np.ndarray:

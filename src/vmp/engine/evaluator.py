@@ -24,7 +24,7 @@ from vmp.engine.faults import told
 from vmp.errors import RunError, VideoReadError
 from vmp.progress import bar
 
-VIEWS_AT_ONCE = 64
+PIXELS_AT_ONCE = 64 * 8 * 224 * 224  # frames x height x width of the views of one forward pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def score(
             if good:
                 views = torch.cat([x for _, x, _ in good])  # (V of all clips, 3, T, H, W)
                 logits = []
-                for chunk in views.split(VIEWS_AT_ONCE):
+                for chunk in views.split(max(1, PIXELS_AT_ONCE // views[0, 0].numel())):
                     with torch.autocast(processes.device.type, dtype=autocast, enabled=autocast is not None):
                         out = model(chunk.to(processes.device, non_blocking=True))
                     logits.append(out.logits.float().cpu())

@@ -1,0 +1,110 @@
+"""Write weights of any layout as safetensors in our names, or a TimeSformer's in those of Hugging Face.
+
+examples:
+  python scripts/convert_weights.py TimeSformer_divST_8x32_224_HowTo100M.pyth howto100m.safetensors
+  python scripts/convert_weights.py SLOWFAST_8x8_R50.pkl slowfast.safetensors
+  python scripts/convert_weights.py outputs/motions-static/tiny/none/seed0 tiny.safetensors
+  python scripts/convert_weights.py howto100m.safetensors model.safetensors --to hf
+
+The result is used with backbone.weights=howto100m.safetensors. Nothing in a source file is run.
+"""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from vmp.cli import friendly
+from vmp.errors import WeightsError
+
+
+def main() -> None:
+    first, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "source", type=Path, help="a file of weights, a checkpoint's folder or a run's folder"
+    )
+    parser.add_argument("out", type=Path, help="the .safetensors file to write")
+    parser.add_argument("--backbone", help="check that all but the head fits this backbone, such as x3d_m")
+    parser.add_argument("--to", choices=("ours", "hf"), default="ours", help="whose names (default: ours)")
+    parser.add_argument("--force", action="store_true", help="replace an existing OUT")
+    options = parser.parse_args()
+    print(convert(options.source, options.out, backbone=options.backbone, to=options.to, force=options.force))
+
+
+def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bool) -> str:
+    """Write `out`; a summary in a few lines.
+
+    Raises:
+        WeightsError: the source cannot be read or does not fit the backbone, or `out` exists or cannot be written.
+    """
+    if out.suffix != ".safetensors":
+        raise WeightsError(f"{out}: must end in .safetensors")
+    if out.exists() and not force:
+        raise WeightsError(f"{out}: exists. Choose another name, or --force to replace it")
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+    from torch import Tensor
+
+    from vmp.backbones.download import sha256_of
+    from vmp.backbones.layouts import read, to_huggingface
+
+    foreign = read(source)
+    checked = _check(foreign.state, foreign.file, backbone) if backbone else ""
+    prompts: dict[str, Tensor] = {}
+    if to == "hf":
+        state = to_huggingface(foreign.state)
+    else:
+        state = foreign.state
+        for name, value in foreign.prompts.items():
+            pathway, _, letter = name.rpartition("/")
+            prompts[f"prompts.{pathway or 'video'}.power_norm.{letter}"] = value.reshape(1)
+    metadata = {
+        "format": "pt",  # what Hugging Face asks for
+        "source": foreign.file.name,
+        "source_layout": foreign.layout,
+        "source_sha256": sha256_of(foreign.file),
+    }
+    if to == "ours":
+        metadata["vmp_backbone"] = backbone or ""
+    temporary = out.with_name(f".writing-{out.name}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous().clone() for k, v in {**state, **prompts}.items()}, temporary, metadata)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, out)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise WeightsError(f"{out}: cannot be written ({error})") from None
+    count = sum(value.numel() for value in state.values())
+    lines = [f"{foreign.file} ({foreign.layout})" + (f", {foreign.note}" if foreign.note else "")]
+    lines.append(f"  {len(state)} tensors, {count:,} numbers -> {out}")
+    if foreign.prompts:
+        kept = "kept" if to == "ours" else "left out: Hugging Face has no names for them"
+        values = ", ".join(f"{name} = {value.item():.5g}" for name, value in foreign.prompts.items())
+        lines.append(f"  prompts {kept}: {values}")
+    return "\n".join([*lines, checked] if checked else lines)
+
+
+def _check(state: dict, file: Path, backbone: str) -> str:
+    from vmp.backbones import build_backbone
+    from vmp.backbones.weights import load_weights
+
+    heads = [
+        value for name, value in state.items() if re.fullmatch(r"(blocks\.\d+\.proj|head)\.weight", name)
+    ]
+    report = load_weights(
+        build_backbone(backbone, num_classes=len(heads[-1]) if heads else 1),
+        file,
+        backbone=backbone,
+        progress=False,
+    )
+    return f"  fits {backbone}: {len(report.matched)} tensors, {len(report.unexpected)} that it does not have"
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()

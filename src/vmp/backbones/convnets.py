@@ -1,0 +1,165 @@
+"""C2D, I3D, SlowFast and X3D through pytorchvideo's builders, cleaned; the only file that imports pytorchvideo.
+
+Notable here:
+- importing it takes seconds (torchvision), so that happens when a model is built;
+- numpy integers in strides and pool sizes and a Swish with a hand-written backward break torch.compile into a dozen
+  graphs; plain integers and SiLU are the same numbers;
+- pytorchvideo 0.1.5 ends X3D with a Softmax, also in training: cross-entropy on that learns badly and in silence;
+- its SlowFast overwrites the list that it is given: `Blocks` hands it a copy;
+- the last pooling window is what the training crop fills. On the larger crops of testing it has several positions
+  (2 x 2 at 256 for 224), each is classified, and their probabilities are averaged, as PySlowFast does.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+X3D_DEPTH = {"xs": 2.2, "s": 2.2, "m": 2.2, "l": 5.0}
+ALPHA = 4  # SlowFast: fast frames for each slow one
+STRIDE = 32  # spatial, of every network here
+
+
+def build_c2d(
+    *, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64, temporal_pool: bool = True
+) -> nn.Module:
+    """C2D ResNet-50: no temporal convolution. temporal_pool: halve time after res2, as pytorchvideo's weights want;
+    the caffe2 weights have no such pool."""
+    return _resnet3d(
+        num_classes,
+        frames,
+        crop,
+        dropout,
+        width,
+        stem=(1, 7, 7),
+        temporal=[(1, 1, 1)] * 4,
+        pool=temporal_pool,
+    )
+
+
+def build_i3d(*, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64) -> nn.Module:
+    """I3D ResNet-50: 2-D convolutions inflated to three frames in all of res2 and every other block after it."""
+    one, three = (1, 1, 1), (3, 1, 1)
+    temporal = [(three,) * 3, (three, one) * 2, (three, one) * 3, (one, three, one)]
+    return _resnet3d(num_classes, frames, crop, dropout, width, stem=(5, 7, 7), temporal=temporal, pool=True)
+
+
+def _resnet3d(
+    num_classes: int,
+    frames: int,
+    crop: int,
+    dropout: float,
+    width: int,
+    *,
+    stem: tuple[int, int, int],
+    temporal: list,
+    pool: bool,
+) -> nn.Module:
+    from pytorchvideo.models.resnet import create_resnet
+
+    side = math.ceil(crop / STRIDE)
+    net = create_resnet(
+        model_depth=50,
+        model_num_class=num_classes,
+        dropout_rate=dropout,
+        stem_dim_out=width,
+        stem_conv_kernel_size=stem,
+        stage1_pool=nn.MaxPool3d if pool else None,
+        stage_conv_a_kernel_size=tuple(temporal),
+        head_pool_kernel_size=(frames // 2 if pool else frames, side, side),
+    )
+    return Blocks(net)
+
+
+def build_slowfast(*, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64) -> nn.Module:
+    """SlowFast ResNet-50, fusion over 7 frames (8x8: frames = 32). Takes [slow (B, 3, frames / 4, H, W), fast
+    (B, 3, frames, H, W)]. width: of the slow stem, a multiple of 8; the fast one has an eighth."""
+    from pytorchvideo.models.slowfast import create_slowfast
+
+    side = math.ceil(crop / STRIDE)
+    net = create_slowfast(
+        model_depth=50,
+        model_num_class=num_classes,
+        dropout_rate=dropout,
+        slowfast_fusion_conv_kernel_size=(7, 1, 1),
+        slowfast_fusion_conv_stride=(ALPHA, 1, 1),
+        stem_dim_outs=(width, width // 8),
+        head_pool_kernel_sizes=((frames // ALPHA, side, side), (frames, side, side)),
+    )
+    return Blocks(net)
+
+
+def build_x3d(
+    size: str,
+    *,
+    num_classes: int,
+    frames: int,
+    crop: int,
+    dropout: float,
+    width: int | None = None,
+    shortcut_norm: bool = False,
+) -> nn.Module:
+    """X3D-XS, -S, -M or -L. width: channels of the stem (24 as published). shortcut_norm: a BatchNorm on the first
+    block's shortcut, which PySlowFast's own X3D weights have and pytorchvideo's have not."""
+    from pytorchvideo.models.x3d import create_x3d
+
+    net = create_x3d(
+        input_clip_length=frames,
+        input_crop_size=crop,
+        model_num_class=num_classes,
+        dropout_rate=dropout,
+        width_factor=2.0 * (width or 24) / 24,
+        depth_factor=X3D_DEPTH[size],
+        head_activation=None,
+    )
+    if shortcut_norm:
+        block = net.blocks[1].res_blocks[0]
+        block.branch1_norm = nn.BatchNorm3d(block.branch1_conv.out_channels)
+    return Blocks(net)
+
+
+class Blocks(nn.Module):
+    """pytorchvideo's blocks in a row, with plain integers, SiLU and a head that knows its positions.
+
+    The input is (B, 3, T, H, W), normalised, or for SlowFast a list of two of them, which is left as it is; the output
+    logits (B, classes).
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(net.blocks, nn.ModuleList)
+        self.blocks = net.blocks
+        self.head_name = f"blocks.{len(self.blocks) - 1}.proj"
+        self.blocks[-1].output_pool = MeanOfPositions()
+        _clean(self)
+
+    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
+        y: Any = list(x) if isinstance(x, list | tuple) else x
+        for block in self.blocks:
+            y = block(y)
+        return y
+
+
+class MeanOfPositions(nn.Module):
+    """(B, classes, t, h, w) -> (B, classes): the mean of the logits in training; in testing the logarithm of the mean
+    of the probabilities, whose softmax is that mean. Both are the logits (but for a constant) at one position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)  # (B, classes, positions)
+        if self.training or x.shape[2] == 1:
+            return x.mean(dim=2)
+        return torch.logsumexp(x.log_softmax(dim=1), dim=2) - math.log(x.shape[2])
+
+
+def _clean(model: nn.Module) -> None:
+    from pytorchvideo.layers.swish import Swish
+
+    for module in list(model.modules()):
+        for name in ("stride", "padding", "dilation", "kernel_size"):
+            value = getattr(module, name, None)
+            if isinstance(value, list | tuple):
+                setattr(module, name, tuple(int(v) for v in value))
+        for name, child in module.named_children():
+            if isinstance(child, Swish):
+                setattr(module, name, nn.SiLU())

@@ -1,0 +1,518 @@
+"""Foreign files of weights -> a state dict in our names, without running anything that is in them.
+
+Our names: of the convolutional networks, pytorchvideo's (`blocks.*`); of TimeSformer, those of its published
+checkpoints without their leading `model.`.
+
+Notable here:
+- a pickle can run code when it is loaded: torch files are read with `weights_only=True`, the pickles of caffe2 by an
+  unpickler that knows numpy arrays and nothing else;
+- the layout is found from the keys, not from the file's name; `read` says which it was.
+"""
+
+import collections
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vmp.backbones.download import container, sha256_of
+from vmp.errors import WeightsError, shortlist
+
+LAYOUTS = {
+    "ours": "a run's folder, a checkpoint, or what scripts/convert_weights.py wrote",
+    "timesformer": "TimeSformer's published .pyth (model.blocks.0.attn.qkv.weight)",
+    "vmp-official": "the same with the prompt's vmps.m and vmps.n",
+    "huggingface": "TimeSformer of the Hugging Face hub (timesformer.encoder.layer.0...)",
+    "pytorchvideo": "pytorchvideo's hub (blocks.0...)",
+    "pyslowfast-pytorchvideo": "the same nets trained in PySlowFast (model.blocks.0...)",
+    "pyslowfast": "PySlowFast's own nets (s1.pathway0_stem.conv.weight)",
+    "caffe2": "PySlowFast's caffe2 .pkl (conv1_w, res2_0_branch2a_w)",
+}
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """state: in our names. prompts: `m` and `n`, each 0-d; `slow/m` ... for a pathway other than "video"."""
+
+    layout: str
+    state: State
+    prompts: State = field(default_factory=dict)
+    note: str = ""
+    file: Path = Path()  # what was read
+
+
+def read(path: str | Path) -> Foreign:
+    """Weights from a file, a checkpoint's folder or a run's folder.
+
+    Raises:
+        WeightsError: there is no such file, it is damaged, would run code, or has a layout that is not known.
+    """
+    path = Path(path).expanduser()
+    try:
+        file, note = _file_in(path)
+        tensors, metadata = _tensors(file)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error})") from None
+    if metadata.get("caffe2"):
+        layout, prompts = "caffe2", State()
+        state = from_pyslowfast(from_caffe2(tensors), pooled_c2d=False)
+    else:
+        layout, state, prompts = _translate(tensors, metadata, file)
+    if odd := sorted(name for name in state if "nonlocal" in name):
+        raise WeightsError(
+            f"{file}: a network with non-local blocks, which is not built here:\n{shortlist(odd, 3)}"
+        )
+    return Foreign(layout, state, prompts, note, file)
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def _file_in(path: Path) -> tuple[Path, str]:
+    """The file to read for a path, and a word on which of several it is."""
+    if path.is_file():
+        return path, ""
+    if not path.is_dir():
+        raise WeightsError(f"{path}: no such file or folder")
+    for folder in (
+        path,
+        *_newest_first(path / "checkpoints"),
+        *_newest_first(path),
+        path / "checkpoints" / "best",
+    ):
+        file = folder / "model.safetensors"
+        if not file.is_file():
+            continue
+        meta = folder / "meta.json"
+        if meta.is_file():
+            try:
+                expected = json.loads(meta.read_text())["sha256"][file.name]
+            except (ValueError, KeyError, TypeError):
+                raise WeightsError(f"{meta}: damaged; name another checkpoint of the run") from None
+            if sha256_of(file) != expected:
+                raise WeightsError(
+                    f"{file}: damaged, its SHA-256 is not the one in meta.json; name another checkpoint of the run"
+                )
+        return file, "" if folder == path else f"checkpoint {folder.name} of {path}"
+    raise WeightsError(
+        f"{path}: no weights in this folder. Expected model.safetensors, checkpoints/best or checkpoints/step_<n>, "
+        "or pass a file"
+    )
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*"), reverse=True)
+
+
+def _tensors(file: Path) -> tuple[State, dict[str, Any]]:
+    """Named tensors of a file and what is said about them: safetensors' metadata, or {"caffe2": True}."""
+    with open(file, "rb") as stream:
+        head = stream.read(64)
+    kind = container(head)
+    if kind == "safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        except SafetensorError as error:
+            raise WeightsError(f"{file}: damaged or not whole ({error})") from None
+    if kind in ("zip", "torch"):
+        return _named(_torch_load(file), file), {}
+    if head.lstrip().startswith(b"<"):
+        raise WeightsError(f"{file}: a web page, not weights. Fetch the file again, in a browser perhaps")
+    content = _restricted_load(file)
+    if isinstance(content, dict) and isinstance(content.get("blobs"), dict):
+        return {str(name): _tensor(v) for name, v in content["blobs"].items() if _is_numeric(v)}, {
+            "caffe2": True
+        }
+    return _named(content, file), {}
+
+
+def _torch_load(file: Path) -> Any:
+    with torch.serialization.safe_globals(_NUMPY_FOR_TORCH):
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+                raise _refused(file, found[1]) from None
+            raise WeightsError(
+                f"{file}: not a file of tensors, nothing in it was run ({_first_line(error)})"
+            ) from None
+        except _RefusedGlobal as error:
+            raise _refused(file, str(error)) from None
+        except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{file}: damaged or not whole ({_first_line(error)})") from None
+
+
+def _restricted_load(file: Path) -> Any:
+    try:
+        with open(file, "rb") as stream:
+            return _ArraysOnly(stream, encoding="latin1").load()
+    except _RefusedGlobal as error:
+        raise _refused(file, str(error)) from None
+    except MemoryError:
+        raise WeightsError(f"{file}: damaged, it asks for more memory than there is") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise WeightsError(
+            f"{file}: not weights, or damaged ({type(error).__name__}: {_first_line(error)}). Read are safetensors, "
+            "files of torch.save and the .pkl of caffe2"
+        ) from None
+
+
+def _refused(file: Path, name: str) -> WeightsError:
+    return WeightsError(
+        f"{file}: refused, the file asks for {name}, which is not needed for tensors; nothing in it was run. "
+        "If you trust who made it, save its tensors alone where that program lives "
+        "(safetensors.torch.save_file) and pass that file"
+    )
+
+
+class _RefusedGlobal(Exception):
+    pass
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    """The one use that numpy's pickles have for _codecs.encode."""
+    if encoding not in ("latin1", "latin-1"):
+        raise _RefusedGlobal(f"_codecs.encode to {encoding}")
+    return text.encode("latin1")
+
+
+def _dtype(code: str, *_: object) -> np.dtype:
+    """Numbers only: an array of objects, made of bytes, would be an array of forged addresses."""
+    dtype = np.dtype(code) if isinstance(code, str) else None
+    if dtype is None or dtype.kind not in "biuf":
+        raise _RefusedGlobal(f"numpy.dtype({code!r})")
+    return dtype
+
+
+def _reconstruct(*_: object) -> np.ndarray:
+    return np.empty(0, np.int8)  # shape, type and content follow
+
+
+def _frombuffer(data: Any, dtype: np.dtype, shape: tuple[int, ...], order: Any = "C") -> np.ndarray:
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+_SCALAR = {
+    f"{core}.multiarray.scalar": np.float64(0).__reduce__()[0] for core in ("numpy.core", "numpy._core")
+}
+_ALLOWED: dict[str, Any] = {  # pickled name, before and after numpy 2 -> what stands in for it
+    "numpy.ndarray": "numpy.ndarray",  # only ever handed to _reconstruct
+    "numpy.dtype": _dtype,
+    "_codecs.encode": _latin1,
+    "collections.OrderedDict": collections.OrderedDict,
+    **_SCALAR,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_core}.multiarray._reconstruct"] = _reconstruct
+    _ALLOWED[f"{_core}.numeric._frombuffer"] = _frombuffer
+# numpy's numbers, which torch does not know by itself: learning rates in the state of an optimizer
+_NUMPY_FOR_TORCH: list[Any] = [(value, name) for name, value in _SCALAR.items()]
+_NUMPY_FOR_TORCH += [(_dtype, "numpy.dtype"), *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd")]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in _ALLOWED:
+            raise _RefusedGlobal(full)
+        return _ALLOWED[full]
+
+
+def _named(content: Any, file: Path) -> State:
+    """Tensors of a checkpoint: at its top, or under one of the usual names."""
+    if isinstance(content, Mapping):
+        for key in ("model_state", "state_dict", "model_state_dict", "model"):
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+        found = {str(name): _tensor(value) for name, value in content.items() if _is_numeric(value)}
+        if found:
+            return found
+        keys = shortlist([str(key) for key in content], 5)
+        raise WeightsError(f"{file}: no tensors in it. It has:\n{keys}")
+    raise WeightsError(f"{file}: holds a {type(content).__name__}, not named tensors")
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    return torch.from_numpy(np.array(value, order="C", dtype=value.dtype.newbyteorder("=")))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+# --- layouts -------------------------------------------------------------------------------------------------------
+
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|backbone)\.)+")  # of DDP, torch.compile, Lightning, us
+_VMPS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)*vmps\.([mn])$")
+_PROMPTS = re.compile(r"^(?:module\.|_orig_mod\.)*prompts\.(\w+)\.")
+_HF = re.compile(r"^(?:timesformer\.)?encoder\.layer\.\d+\.attention\.attention\.qkv\.")
+_TIMESFORMER = re.compile(r"^blocks\.\d+\.attn\.qkv\.")
+_PYTORCHVIDEO = re.compile(
+    r"^blocks\.\d+\.(?:multipathway_blocks|multipathway_fusion|res_blocks|conv|proj)\."
+)
+_PYSLOWFAST = re.compile(r"^s[1-5](?:_fuse)?\.")
+
+
+def _translate(tensors: State, metadata: Mapping[str, Any], file: Path) -> tuple[str, State, State]:
+    """Layout, state in our names, prompts."""
+    official = {found[1]: value for name, value in tensors.items() if (found := _VMPS.match(name))}
+    prompts, rest = _take_prompts({name: v for name, v in tensors.items() if not _VMPS.match(name)})
+    ours = (
+        "vmp_backbone" in metadata
+        or any(name.startswith("prompts.") for name in tensors)
+        or all(name.startswith("backbone.") for name in rest)
+    )
+    wrapped = any(name.startswith("model.") for name in rest)
+    state = {_WRAPPERS.sub("", name): value for name, value in rest.items()}
+    if len(state) < len(rest):
+        raise WeightsError(f"{file}: several models in one file; keys such as:\n{shortlist(sorted(rest), 6)}")
+
+    def some(pattern: re.Pattern[str]) -> bool:
+        return any(pattern.match(name) for name in state)
+
+    if some(_HF):
+        return "huggingface", from_huggingface(state), {}
+    if some(_PYSLOWFAST):
+        return "pyslowfast", from_pyslowfast(state, pooled_c2d=True), {}
+    if ours:
+        return "ours", state, prompts
+    if some(_TIMESFORMER):
+        scalars = {name: value.reshape(()) for name, value in official.items() if value.numel() == 1}
+        return "vmp-official" if official else "timesformer", state, scalars
+    if some(_PYTORCHVIDEO):
+        return "pyslowfast-pytorchvideo" if wrapped else "pytorchvideo", state, {}
+    known = "\n".join(f"  {name}: {text}" for name, text in LAYOUTS.items())
+    raise WeightsError(
+        f"{file}: a layout that is not known. It has {len(tensors)} tensors, such as:\n"
+        f"{shortlist(sorted(tensors), 6)}\nKnown layouts:\n{known}"
+    )
+
+
+def _take_prompts(tensors: State) -> tuple[State, State]:
+    """(prompts, the rest) of a state of ours; of a prompt's tensors only the learned m and n."""
+    found: dict[str, State] = {}
+    rest: State = {}
+    for name, value in tensors.items():
+        if not (match := _PROMPTS.match(name)):
+            rest[name] = value
+        elif name[match.end() :] in ("power_norm.m", "power_norm.n") and value.numel() == 1:
+            found.setdefault(match[1], {})[name[-1]] = value.reshape(())
+    prefix = {pathway: "" if pathway == "video" else f"{pathway}/" for pathway in found}
+    return {
+        f"{prefix[pathway]}{name}": v for pathway, pair in found.items() for name, v in pair.items()
+    }, rest
+
+
+# TimeSformer: ours <-> Hugging Face. One to one; a name is translated by its longest matching beginning.
+_TOP = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "time_embed": "embeddings.time_embeddings",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "norm": "layernorm",
+}
+_BLOCK = {
+    "temporal_norm1": "temporal_layernorm",
+    "temporal_attn.qkv": "temporal_attention.attention.qkv",
+    "temporal_attn.proj": "temporal_attention.output.dense",
+    "temporal_fc": "temporal_dense",
+    "norm1": "layernorm_before",
+    "attn.qkv": "attention.attention.qkv",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+_TOP_BACK = {theirs: ours for ours, theirs in _TOP.items()}
+_BLOCK_BACK = {theirs: ours for ours, theirs in _BLOCK.items()}
+
+
+def from_huggingface(state: Mapping[str, Tensor]) -> State:
+    """TimeSformer's Hugging Face names to ours; a name that is none of theirs stays."""
+    out: State = {}
+    for name, value in state.items():
+        plain = name.removeprefix("timesformer.")
+        if found := re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)", plain):
+            number, inner, kind = found.groups()
+            new = f"blocks.{number}.{_BLOCK_BACK[inner]}.{kind}" if inner in _BLOCK_BACK else name
+        else:
+            new = _exchange(plain, {**_TOP_BACK, "classifier": "head"}) or name
+        out[new] = value
+    return out
+
+
+def to_huggingface(state: Mapping[str, Tensor]) -> State:
+    """The inverse, in the names of TimesformerForVideoClassification.
+
+    Raises:
+        WeightsError: not a TimeSformer.
+    """
+    out: State = {}
+    for name, value in state.items():
+        new: str | None = None
+        if found := re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name):
+            number, inner, kind = found.groups()
+            if inner in _BLOCK:
+                new = f"timesformer.encoder.layer.{number}.{_BLOCK[inner]}.{kind}"
+        elif name in ("head.weight", "head.bias"):
+            new = name.replace("head", "classifier")
+        elif top := _exchange(name, _TOP):
+            new = f"timesformer.{top}"
+        if new is None:
+            raise WeightsError(f"{name}: not a TimeSformer's; only TimeSformer has a Hugging Face layout")
+        out[new] = value
+    return out
+
+
+def _exchange(name: str, table: Mapping[str, str]) -> str | None:
+    base, dot, kind = name.rpartition(".")
+    if name in table:
+        return table[name]
+    return f"{table[base]}.{kind}" if dot and base in table else None
+
+
+# PySlowFast's own nets -> ours. Substitutions in order, on the part after stage and pathway.
+_RESIDUAL = (
+    (r"^branch1_bn\.", "branch1_norm."),
+    (r"^branch1\.", "branch1_conv."),
+    (r"^branch2\.([abc])_bn\.", r"branch2.norm_\1."),
+    (r"^branch2\.([abc])\.", r"branch2.conv_\1."),
+)
+_RESIDUAL_X3D = (  # every middle norm is followed by a squeeze-excitation or nothing
+    (r"^branch2\.b_bn\.", "branch2.norm_b.0."),
+    (r"^branch2\.se\.fc1\.", "branch2.norm_b.1.block.0."),
+    (r"^branch2\.se\.fc2\.", "branch2.norm_b.1.block.2."),
+    *_RESIDUAL,
+)
+_STEM = ((r"^conv\.", "conv."), (r"^bn\.", "norm."))
+_STEM_X3D = (  # pytorchvideo calls the spatial filter conv_t and the temporal one conv_xy
+    (r"^conv_xy\.", "conv.conv_t."),
+    (r"^conv\.", "conv.conv_xy."),
+    (r"^bn\.", "norm."),
+)
+_FUSE = ((r"^conv_f2s\.", "conv_fast_to_slow."), (r"^bn\.", "norm."))
+_HEAD_X3D = (
+    (r"^conv_5_bn\.", "pool.pre_norm."),
+    (r"^conv_5\.", "pool.pre_conv."),
+    (r"^lin_5\.", "pool.post_conv."),
+    (r"^projection\.", "proj."),
+)
+
+
+def from_pyslowfast(state: Mapping[str, Tensor], *, pooled_c2d: bool) -> State:
+    """PySlowFast's names to ours; a name that is none of theirs stays.
+
+    Args:
+        pooled_c2d: whether a C2D has the temporal pool after res2, which has no weights but counts as a block.
+    """
+    x3d = any(name.startswith(("head.conv_5.", "s1.pathway0_stem.conv_xy.")) for name in state)
+    slowfast = any("pathway1" in name for name in state)
+    pooled = not (x3d or slowfast) and _pooled(state, pooled_c2d)
+    head = 6 if slowfast or pooled else 5
+    residual, stem = (_RESIDUAL_X3D, _STEM_X3D) if x3d else (_RESIDUAL, _STEM)
+
+    def rename(name: str) -> str:
+        if found := re.match(r"s1\.pathway(\d)_stem\.", name):
+            pathway = f"multipathway_blocks.{found[1]}." if slowfast else ""
+            return f"blocks.0.{pathway}{_substitute(name[found.end() :], stem)}"
+        if found := re.match(r"s(\d)_fuse\.", name):
+            return f"blocks.{int(found[1]) - 1}.multipathway_fusion.{_substitute(name[found.end() :], _FUSE)}"
+        if found := re.match(r"s(\d)\.pathway(\d)_res(\d+)\.", name):
+            stage = int(found[1])
+            block = stage if pooled and stage > 2 else stage - 1
+            pathway = f"multipathway_blocks.{found[2]}." if slowfast else ""
+            return (
+                f"blocks.{block}.{pathway}res_blocks.{found[3]}.{_substitute(name[found.end() :], residual)}"
+            )
+        if name.startswith("head."):
+            return f"blocks.{head}.{_substitute(name.removeprefix('head.'), _HEAD_X3D)}"
+        return name
+
+    return {rename(name): value for name, value in state.items()}
+
+
+def _pooled(state: Mapping[str, Tensor], pooled_c2d: bool) -> bool:
+    """Whether a one-pathway ResNet pools time after res2: an I3D does, a Slow net does not, a C2D may.
+
+    What it is follows from the temporal extents of its kernels: I3D's stem has several frames; of the other two,
+    only Slow convolves over time in its stages.
+    """
+    stem = state.get("s1.pathway0_stem.conv.weight")
+    if stem is not None and stem.dim() == 5 and stem.shape[2] > 1:
+        return True
+    over_time = any(
+        name.endswith(".branch2.a.weight") and value.dim() == 5 and value.shape[2] > 1
+        for name, value in state.items()
+    )
+    return pooled_c2d and not over_time
+
+
+def _substitute(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    for pattern, new in rules:
+        changed = re.sub(pattern, new, name)
+        if changed != name:
+            return changed
+    return name
+
+
+# caffe2 -> PySlowFast. `t_` is the fast pathway; `riv` holds the variance in spite of its name.
+_BLOBS: tuple[tuple[str, Callable[[re.Match[str], int], str]], ...] = (
+    (r"pool1_subsample", lambda found, pathway: "s1_fuse.conv_f2s"),
+    (r"pool1_subsample_bn", lambda found, pathway: "s1_fuse.bn"),
+    (r"res(\d)_\d+_branch2c_bn_subsample", lambda found, pathway: f"s{found[1]}_fuse.conv_f2s"),
+    (r"res(\d)_\d+_branch2c_bn_subsample_bn", lambda found, pathway: f"s{found[1]}_fuse.bn"),
+    (r"conv1", lambda found, pathway: f"s1.pathway{pathway}_stem.conv"),
+    (r"res_conv1_bn", lambda found, pathway: f"s1.pathway{pathway}_stem.bn"),
+    (
+        r"res(\d)_(\d+)_branch1(_bn)?",
+        lambda found, pathway: f"s{found[1]}.pathway{pathway}_res{found[2]}.branch1{found[3] or ''}",
+    ),
+    (
+        r"res(\d)_(\d+)_branch2([abc])(_bn)?",
+        lambda found, pathway: (
+            f"s{found[1]}.pathway{pathway}_res{found[2]}.branch2.{found[3]}{found[4] or ''}"
+        ),
+    ),
+    (r"pred", lambda found, pathway: "head.projection"),
+)
+_KINDS = {"w": "weight", "b": "bias"}
+_NORM_KINDS = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
+_NOT_WEIGHTS = re.compile(r"momentum|^lr$|model_iter")
+
+
+def from_caffe2(blobs: Mapping[str, Tensor]) -> State:
+    """Blobs of a caffe2 pickle to PySlowFast's names; a blob that is none of a network's stays as it is named."""
+    out: State = {}
+    for blob, value in blobs.items():
+        if _NOT_WEIGHTS.search(blob):
+            continue
+        plain = blob.removeprefix("t_")
+        base, _, short = plain.rpartition("_")
+        kind = (_NORM_KINDS if base.endswith("_bn") else _KINDS).get(short)
+        new = blob
+        for pattern, name in _BLOBS:
+            if kind and (found := re.fullmatch(pattern, base)):
+                new = f"{name(found, int(plain != blob))}.{kind}"
+                break
+        if new == "head.projection.weight":
+            value = value.flatten(1)  # (classes, features), which caffe2 may have with 1s behind
+        out[new] = value
+    return out

@@ -1,0 +1,242 @@
+"""Put pretrained weights into a backbone, all of them or none, and say what was done.
+
+Notable here:
+- everything but the head has to be in the file with the right shape; a head of another size stays as it was built;
+- TimeSformer's embeddings of another clip length or size are resized, as its authors do;
+- the model is changed only when all is known to fit.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vmp.backbones import zoo
+from vmp.backbones.download import cache_folder, fetch
+from vmp.backbones.layouts import Foreign, State, read
+from vmp.errors import WeightsError, shortlist
+
+_FIRST_CONV = re.compile(
+    r"(patch_embed\.proj|blocks\.0\.(multipathway_blocks\.\d\.)?conv(\.conv_t)?|stages\.0\.0)\.weight"
+)
+_SHORTCUT_NORM = "blocks.1.res_blocks.0.branch1_norm."
+_COUNTER = "num_batches_tracked"  # of batch norm: not used for anything, and not in every file
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `load_weights` did; names of parameters and buffers. `as_dict` is for JSON."""
+
+    backbone: str
+    source: str  # the file
+    layout: str
+    licence: str | None
+    matched: list[str]
+    reinitialised: list[str]
+    resized: list[str]
+    missing: list[str]  # only counters of batch norm; anything else that is missing is an error
+    unexpected: list[str]
+    reversed: list[str]
+    prompts: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    def take_prompts(self, prompts: nn.ModuleDict) -> list[str]:
+        """Copy m and n into the layers (pathway -> MotionPrompt) that the weights have them for; gives their names."""
+        taken = []
+        for pathway, layer in prompts.items():
+            for letter in ("m", "n"):
+                name = letter if pathway == "video" else f"{pathway}/{letter}"
+                if name in self.prompts:
+                    with torch.no_grad():
+                        getattr(layer, letter).fill_(self.prompts[name])
+                    taken.append(name)
+        return taken
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"weights of {self.backbone}: {self.source} ({self.layout})"]
+        lines.append(f"  {len(self.matched)} tensors loaded")
+        for names, text in (
+            (self.reinitialised, "new, as built: none in the file, or of other classes"),
+            (self.resized, "resized to the nearest"),
+            (self.reversed, "input channels reversed"),
+            (self.unexpected, "in the file and not in the backbone"),
+        ):
+            if names:
+                shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+                lines.append(f"  {text}: {shown}")
+        if self.prompts:
+            lines.append(
+                "  prompts: " + ", ".join(f"{name} = {value:.5g}" for name, value in self.prompts.items())
+            )
+        if self.licence:
+            lines.append(f"  licence: {self.licence}")
+        if self.note:
+            lines.append(f"  {self.note}")
+        return "\n".join(lines)
+
+
+def load_weights(
+    model: nn.Module,
+    weights: str | Path,
+    *,
+    backbone: str,
+    reverse_channels: bool = False,
+    keep_head: bool = True,
+    progress: bool = True,
+) -> Report:
+    """Load pretrained weights into a model with a `head_name`.
+
+    Args:
+        weights: a name of the zoo (k400, k600, ssv2, howto100m), which is fetched if need be, or a path: a file, a
+            checkpoint's folder, a run's folder.
+        backbone: the key of the model, such as x3d_m.
+        reverse_channels: weights made for BGR frames, as OpenCV reads them, are turned for RGB.
+        keep_head: False leaves the head as built even where the sizes agree, for other classes.
+
+    Raises:
+        ConfigError: weights of that name are not public.
+        WeightsError: they cannot be fetched or read, or do not fit. The model is as before.
+    """
+    path, row = _resolve(weights, backbone, progress)
+    foreign = read(path)
+    own = model.state_dict()
+    head = [name for name in own if name.startswith(f"{model.head_name}.")]
+    fitted, resized = _resize(foreign.state, own)
+    reinitialised = [
+        name for name in head if not keep_head or name not in fitted or fitted[name].shape != own[name].shape
+    ]
+    fitted = {name: value for name, value in fitted.items() if name not in reinitialised}
+    missing = [name for name in own if name not in fitted and name not in reinitialised]
+    counters = [name for name in missing if name.endswith(_COUNTER)]
+    unexpected = [name for name in foreign.state if name not in own]
+    wrong = [f"{name}: not in the file" for name in missing if name not in counters]
+    wrong += [
+        f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the backbone"
+        for name, value in fitted.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    if wrong or 2 * len(unexpected) > len(foreign.state) or _is_shortcut_norm(unexpected):
+        raise WeightsError(_why(model, backbone, foreign, own, head, wrong, unexpected))
+    turned: list[str] = []
+    if reverse_channels:
+        turned = [n for n, v in fitted.items() if n in own and _FIRST_CONV.fullmatch(n) and v.shape[1] == 3]
+        if not turned:
+            raise WeightsError(f"reverse_channels: {backbone} has no first convolution of 3 channels")
+    matched = [name for name in own if name in fitted]
+    with torch.no_grad():
+        for name in matched:
+            value = fitted[name].flip(1) if name in turned else fitted[name]
+            own[name].copy_(value)  # state_dict's tensors share memory with the model
+    notes = [row.note if row else "", foreign.note]
+    return Report(
+        backbone=backbone,
+        source=str(foreign.file),
+        layout=foreign.layout,
+        licence=row.licence if row else None,
+        matched=matched,
+        reinitialised=reinitialised,
+        resized=resized,
+        missing=counters,
+        unexpected=unexpected,
+        reversed=turned,
+        prompts={name: value.item() for name, value in foreign.prompts.items()},
+        note="; ".join(note for note in notes if note),
+    )
+
+
+def _resolve(weights: str | Path, backbone: str, progress: bool) -> tuple[Path, zoo.Weights | None]:
+    text = str(weights)
+    bare = not (Path(text).suffix or "/" in text)
+    if isinstance(weights, str) and (text in zoo.NAMES or (bare and not Path(text).exists())):
+        row = zoo.find(backbone, text)
+        folder = cache_folder() / f"{row.backbone}-{row.name}"
+        path = fetch(row.urls, folder, sha256=row.sha256, licence=row.licence, progress=progress)
+        return path, row
+    return Path(weights), None
+
+
+def _resize(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[State, list[str]]:
+    """The state with TimeSformer's embeddings in the sizes of `own`, and which were changed."""
+    from vmp.backbones.timesformer import resize_positions, resize_time
+
+    out, resized = dict(state), []
+    for name in ("time_embed", "pos_embed"):
+        if name not in own or name not in state or state[name].dim() != 3:
+            continue
+        have, want = state[name].shape, own[name].shape
+        if have == want or have[2] != want[2]:
+            continue
+        if name == "time_embed":
+            out[name] = resize_time(state[name], want[1])
+        else:
+            side = round((want[1] - 1) ** 0.5)
+            if round((have[1] - 1) ** 0.5) ** 2 != have[1] - 1:
+                continue  # not a square: the shapes disagree, and the error says so
+            out[name] = resize_positions(state[name], (side, side))
+        resized.append(name)
+    return out, resized
+
+
+def _is_shortcut_norm(names: list[str]) -> bool:
+    return bool(names) and all(name.startswith(_SHORTCUT_NORM) for name in names)
+
+
+def _why(
+    model: nn.Module,
+    backbone: str,
+    foreign: Foreign,
+    own: Mapping[str, Tensor],
+    head: list[str],
+    wrong: list[str],
+    unexpected: list[str],
+) -> str:
+    """The message for weights that do not fit; the model is as before."""
+    what = f"{foreign.file} ({foreign.layout})"
+    unchanged = "The model was not changed."
+    if _is_shortcut_norm(unexpected) and backbone.startswith("x3d"):
+        return (
+            f"{what}: this X3D has a BatchNorm on the shortcut of its first block, as PySlowFast's own has: "
+            f"build with backbone.shortcut_norm=true. {unchanged}"
+        )
+    absent = [name for name in own if name not in foreign.state and not name.endswith(_COUNTER)]
+    if _is_shortcut_norm(absent) and backbone.startswith("x3d"):
+        return (
+            f"{what}: this X3D has no BatchNorm on the shortcut of its first block: "
+            f"build with backbone.shortcut_norm=false. {unchanged}"
+        )
+    if backbone == "c2d":
+        for shift, built, text in ((1, "false", "has no temporal pool"), (-1, "true", "has a temporal pool")):
+            if _fits({_shifted(name, shift): v for name, v in foreign.state.items()}, own, head):
+                return f"{what}: this C2D {text} after res2: build with backbone.temporal_pool={built}. {unchanged}"
+    if 2 * len(unexpected) > len(foreign.state):
+        return (
+            f"{what}: weights of another network than {backbone}: {len(unexpected)} of {len(foreign.state)} names "
+            f"are not in it, such as\n{shortlist(unexpected, 5)}\nIt has names such as\n{shortlist(list(own), 5)}\n"
+            f"{unchanged}"
+        )
+    return (
+        f"{what}: does not fit {backbone} as built, in {len(wrong)} places:\n{shortlist(wrong)}\n{unchanged}"
+    )
+
+
+def _shifted(name: str, shift: int) -> str:
+    """Block numbers after the place of the temporal pool, counted with it (+1) or without it (-1)."""
+    found = re.match(r"blocks\.(\d+)\.", name)
+    if not found or int(found[1]) < (2 if shift > 0 else 3):
+        return name
+    return f"blocks.{int(found[1]) + shift}.{name[found.end() :]}"
+
+
+def _fits(state: Mapping[str, Tensor], own: Mapping[str, Tensor], head: list[str]) -> bool:
+    return all(
+        name in state and state[name].shape == value.shape
+        for name, value in own.items()
+        if name not in head and not name.endswith(_COUNTER)
+    )

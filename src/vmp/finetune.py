@@ -1,0 +1,97 @@
+"""What of a model is trained, and how its batch normalisation behaves (Table 2 and 4 of the paper).
+
+Notable here:
+- frozen means frozen: no gradient, no weight decay, no running statistics, no dropout;
+- the head is the last Linear with the dropout in front of it;
+- normalisation layers are found by type, never by name.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from vmp.model import PromptedClassifier
+
+FREEZE = ("none", "backbone", "backbone_and_head", "all_but_head")
+BATCH_NORM = ("train", "frozen", "sync")
+
+
+def freeze(model: PromptedClassifier, what: str) -> None:
+    """Freeze part of a model, in place.
+
+    Args:
+        what: "none"; "backbone": all of it but the head, so prompts and head are trained; "backbone_and_head": only
+            the prompts are trained; "all_but_head": only the head is.
+
+    Raises:
+        ValueError: what is not one of FREEZE, or nothing would be left to train.
+    """
+    if what not in FREEZE:
+        raise ValueError(f"freeze = {what!r}: must be one of {', '.join(FREEZE)}")
+    if what == "none":
+        return
+    head = {id(module) for module in head_of(model.backbone)}
+    spared = set() if what == "backbone_and_head" else head
+    frozen = [module for module in model.backbone.modules() if id(module) not in spared]
+    frozen += list(model.prompts.modules()) if what == "all_but_head" else []
+    _fix(model, frozen)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(f"freeze = {what!r}: nothing is left to train")
+
+
+def set_batch_norm(model: PromptedClassifier, how: str) -> PromptedClassifier:
+    """Args:
+        how: "train": each device's batch gives the statistics; "frozen": running statistics, scale and offset stay as
+            loaded, for small batches; "sync": statistics over all devices (CUDA).
+
+    Returns:
+        the model; its batch normalisation layers are new ones for "sync".
+    """
+    if how not in BATCH_NORM:
+        raise ValueError(f"batch_norm = {how!r}: must be one of {', '.join(BATCH_NORM)}")
+    if how == "frozen":
+        _fix(model, [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)])
+    if how == "sync":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
+def head_of(backbone: nn.Module) -> Iterator[nn.Module]:
+    """The last Linear and the dropout in front of it."""
+    name: str = backbone.head_name  # type: ignore[assignment]
+    parent = backbone.get_submodule(name.rpartition(".")[0])
+    yield backbone.get_submodule(name)
+    if isinstance(dropout := getattr(parent, "dropout", None), nn.Module):
+        yield dropout
+
+
+def take_prompts(model: PromptedClassifier, values: Mapping[str, float]) -> list[str]:
+    """Set m and n of the prompt layers from values by name, as `scalars` has them; the names of those that were there."""
+    taken = [name for name in model.scalars() if name in values and name.rpartition("/")[2] in ("m", "n")]
+    with torch.no_grad():
+        for name in taken:
+            model.scalars()[name].fill_(values[name])
+    return taken
+
+
+def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(others, those of normalisation layers), only what is trained."""
+    types = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+    norms = [p for m in model.modules() if isinstance(m, types) for p in m.parameters(recurse=False)]
+    taken = {id(p) for p in norms}
+    others = [p for p in model.parameters() if id(p) not in taken]
+    return [p for p in others if p.requires_grad], [p for p in norms if p.requires_grad]
+
+
+def _fix(model: PromptedClassifier, modules: list[nn.Module]) -> None:
+    for module in modules:
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+    # only leaves: a parent's eval() would reach the head inside it
+    model.asleep += [module for module in modules if not any(True for _ in module.children())]
+
+
+def trained(model: nn.Module) -> int:
+    """Numbers that training can change."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,110 @@
+"""A run's folder: named by what the run is, locked while it trains, and kept from runs with another config or data."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from vmp.errors import RunError
+
+# settings that change how fast a run goes or what it prints, not what comes out of it
+RUNTIME = {
+    "trainer": {"device", "workers", "threads", "save_minutes", "keep"},
+    "data": {"root", "timeout", "max_bad_fraction"},
+    "output": ...,
+    "logger": ...,
+}
+
+
+def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
+    """Raise RunError if the folder holds a run with another config."""
+    kept = folder / "config.yaml"
+    if not kept.exists():
+        return
+    before: Any = OmegaConf.to_container(OmegaConf.load(kept))
+    changes = list(differences(_what_matters(before), _what_matters(raw)))
+    if changes:
+        raise RunError(
+            f"{folder} holds a run with another config:\n  "
+            + "\n  ".join(changes)
+            + "\nUse tag=WORD for a run beside it, or move the folder away."
+        )
+
+
+def check_same_data(folder: Path, digests: dict[str, str]) -> None:
+    """Raise RunError if the run was made with other clips, labels or spans."""
+    kept = folder / "data.json"
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    changed = [split for split, value in digests.items() if before.get(split, value) != value]
+    if changed:
+        raise RunError(
+            f"{folder}: the clips of {' and '.join(changed)} are not those that the run began with (files, labels, "
+            "spans or classes have changed since). Put them back, or use tag=WORD for a new run."
+        )
+
+
+@contextmanager
+def run_folder(
+    folder: Path, raw: dict[Any, Any], digests: dict[str, str], classes: Sequence[str], *, first: bool
+) -> Iterator[None]:
+    """Make the run's folder, lock it, keep the config, the classes and the data's digests in it; nothing on other
+    processes than the first.
+
+    Raises:
+        RunError: it cannot be written, another process has it, or it holds a run with another config.
+    """
+    from filelock import FileLock, Timeout
+
+    if not first:
+        yield
+        return
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"{folder}: another process is training there; use tag=WORD for a run beside it"
+        ) from None
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written ({error.strerror}); choose another with output=FOLDER"
+        ) from None
+    try:
+        check_same_run(folder, raw)
+        kept = {key: value for key, value in raw.items() if key != "hydra"}
+        temporary = folder / ".config.yaml.tmp"
+        OmegaConf.save(OmegaConf.create(kept), temporary)
+        os.replace(temporary, folder / "config.yaml")  # a kill leaves the old file or the new one
+        temporary.write_text(json.dumps(digests, indent=1) + "\n")
+        os.replace(temporary, folder / "data.json")
+        temporary.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+        os.replace(temporary, folder / "classes.txt")
+        yield
+    finally:
+        lock.release()
+
+
+def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
+    """`key: before -> after` for every leaf that differs."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in [*before, *(k for k in after if k not in before)]:
+            inner = f"{key}.{name}" if key else str(name)
+            yield from differences(before.get(name, "(absent)"), after.get(name, "(absent)"), inner)
+    elif before != after:
+        yield f"{key}: {before} -> {after}"
+
+
+def _what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
+    out: dict[Any, Any] = {}
+    for key, value in raw.items():
+        hidden: Any = RUNTIME.get(key, set())
+        if hidden is not ...:
+            out[key] = (
+                {k: v for k, v in value.items() if k not in hidden} if isinstance(value, dict) else value
+            )
+    return out

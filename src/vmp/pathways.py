@@ -1,0 +1,68 @@
+"""How a clip is cut into the pathways of SlowFast, with motion prompts in front of one, the other or both.
+
+Notable here (F fast frames, alpha fast frames for each slow one; 32 and 4 as published):
+- a prompted pathway takes one frame more than it gives, and differences are taken between its own frames, after the
+  cut; the paper says no more than that, so there are three readings:
+      "plus_one"  F + 1 frames are decoded; slow prompts take every alpha-th of them, from the first
+      "aligned"   F + alpha are decoded; prompts stand on the very frames that the baseline would take
+      "shared"    one layer runs on all F + 1 frames, and the pathways are cut from its prompts
+- the published cut of the slow pathway is not an even stride: 0, 4, 8, 13, 17, 22, 26, 31.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SPLITS = ("plus_one", "aligned", "shared")
+
+
+class Cut(NamedTuple):
+    """frames: to decode. take: pathway -> indices into them (into the shared layer's prompts for pathways that have
+    these), in the order that the backbone wants. shared: the pathways fed by one layer over the whole clip."""
+
+    frames: int
+    take: dict[str, tuple[int, ...]]
+    shared: tuple[str, ...] = ()
+
+
+def cut(*, frames: int, alpha: int, prompted: Sequence[str], split: str = "plus_one") -> Cut:
+    """The cut for `frames` fast frames and prompts on `prompted`, a part of ("slow", "fast").
+
+    Raises:
+        ValueError: frames is not a multiple of alpha, or split is not one of SPLITS.
+    """
+    if frames % alpha or frames // alpha < 2:
+        raise ValueError(f"frames = {frames}: must be a multiple of {alpha}, at least {2 * alpha}")
+    if split not in SPLITS:
+        raise ValueError(f"split = {split!r}: must be one of {', '.join(SPLITS)}")
+    slow_frames = frames // alpha
+    slow = [i * (frames - 1) // (slow_frames - 1) for i in range(slow_frames)]  # the published cut
+    fast = list(range(frames))
+    if not prompted:
+        return Cut(frames, {"slow": tuple(slow), "fast": tuple(fast)})
+    if split == "shared":
+        first = {
+            pathway: 0 if pathway in prompted else 1 for pathway in ("slow", "fast")
+        }  # prompt i is frame i + 1
+        take = {
+            "slow": tuple(first["slow"] + i for i in slow),
+            "fast": tuple(first["fast"] + i for i in fast),
+        }
+        return Cut(frames + 1, take, tuple(p for p in ("slow", "fast") if p in prompted))
+    lead = 1 if split == "plus_one" else alpha  # decoded frames before the baseline's first
+    slow, fast = [lead + i for i in slow], [lead + i for i in fast]
+    if "slow" in prompted:
+        slow = list(range(0, frames + 1, alpha)) if split == "plus_one" else [slow[0] - alpha, *slow]
+    if "fast" in prompted:
+        fast = [fast[0] - 1, *fast]
+    return Cut(frames + lead, {"slow": tuple(slow), "fast": tuple(fast)})
+
+
+def take(clips: Tensor, indices: Sequence[int]) -> Tensor:
+    """Frames of (B, C, T, H, W) by index; a view where they are evenly spaced, and no index tensor on the device."""
+    step = indices[1] - indices[0] if len(indices) > 1 else 1
+    if list(indices) == list(range(indices[0], indices[-1] + 1, step)):
+        return clips[:, :, indices[0] : indices[-1] + 1 : step]
+    return torch.stack([clips[:, :, i] for i in indices], dim=2)

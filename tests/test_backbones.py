@@ -1,0 +1,460 @@
+"""Backbones against pytorchvideo's own, against arithmetic, and with prompts in every place."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from vmp.backbones import SPECS, backbone_spec, build_backbone
+from vmp.backbones import timesformer as ts
+from vmp.errors import ConfigError
+from vmp.finetune import FREEZE, freeze, head_of, parameter_groups, set_batch_norm
+from vmp.layer import MotionPrompt, normalize
+from vmp.model import PromptedClassifier
+from vmp.objective import Objective
+from vmp.pathways import cut, take
+
+SMALL = {  # name -> (frames, crop, options): minutes of R50 in seconds
+    "tiny": (8, 32, {"width": 4}),
+    "c2d": (8, 32, {"width": 8}),
+    "i3d": (8, 32, {"width": 8}),
+    "slowfast": (8, 32, {"width": 8}),
+    "x3d_xs": (4, 32, {"width": 8}),
+    "timesformer": (4, 32, {"dim": 24, "depth": 2, "heads": 3, "patch": 8}),
+}
+
+
+def small(name, *, prompted=(), split="plus_one", classes=5, dropout=0.0, variation=True, **options):
+    """A classifier with prompts, and a batch of two clips for it."""
+    torch.manual_seed(0)
+    frames, crop, own = SMALL[name]
+    spec = backbone_spec(name).at(frames=frames, crop=crop)
+    backbone = build_backbone(name, num_classes=classes, spec=spec, **{"dropout": dropout} | own | options)
+    if spec.pathways == ("video",):
+        assert set(prompted) <= {"video"}
+        plan, keys = None, prompted
+    else:
+        plan = cut(frames=frames, alpha=spec.alpha, prompted=prompted, split=split)
+        keys = ("video",) if plan.shared else prompted
+    prompts = {key: MotionPrompt(m=0.5, n=0.1) for key in keys}
+    model = PromptedClassifier(backbone, prompts=prompts, cut=plan, variation_in_training=variation)
+    clips = torch.randint(0, 256, (2, 3, plan.frames if plan else frames + len(keys), crop, crop))
+    return model, clips.to(torch.uint8)
+
+
+def placements():
+    for name, spec in SPECS.items():
+        if name in SMALL:
+            yield from [(name, ())] + ([(name, ("video",))] if spec.pathways == ("video",) else [])
+    yield from [("slowfast", p) for p in (("slow",), ("fast",), ("slow", "fast"))]
+
+
+# --- every backbone ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "numbers"),
+    [
+        ("slowfast", 400, 34_566_488),
+        ("c2d", 400, 24_327_632),
+        ("i3d", 400, 28_043_472),
+        ("x3d_xs", 400, 3_794_274),
+        ("x3d_s", 400, 3_794_274),
+        ("x3d_m", 400, 3_794_274),
+        ("timesformer", 400, 121_566_352),
+        ("timesformer", 600, 121_720_152),
+        ("timesformer", 174, 121_392_558),
+        ("timesformer", 67, 121_310_275),
+    ],
+)
+def test_parameters_are_those_published(name, classes, numbers):
+    with torch.device("meta"):
+        model = build_backbone(name, num_classes=classes)
+    assert sum(p.numel() for p in model.parameters()) == numbers
+
+
+@pytest.mark.parametrize(("name", "prompted"), placements())
+def test_every_backbone_learns_with_prompts_in_every_place(name, prompted):
+    model, clips = small(name, prompted=prompted)
+    model.train()
+    weights = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    first = last = None
+    for _ in range(6):
+        out = model(clips)
+        assert out.logits.shape == (2, 5)
+        assert set(out.variations) == set(prompted)
+        terms = Objective(variation_weight=0.1)(out.logits, torch.tensor([0, 3]), out.variations)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        last = terms["cross_entropy"].item()
+        first = first or last
+    assert last < first
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    moved = {
+        key
+        for (key, p), before in zip(model.named_parameters(), weights, strict=True)
+        if not torch.equal(p, before)
+    }
+    first_convs = [k for k, m in model.backbone.named_modules() if getattr(m, "in_channels", 0) == 3]
+    must = [f"prompts.{key}.power_norm.{x}" for key in prompted for x in "mn"]
+    must += [f"backbone.{key}.weight" for key in (*first_convs, model.backbone.head_name)]
+    assert set(must) <= moved
+    model.eval()
+    assert torch.isfinite(model(clips).logits).all()
+
+
+def test_backbones_are_called_by_name():
+    with pytest.raises(ConfigError, match="backbone 'resnet' is not known: must be one of tiny, slowfast"):
+        build_backbone("resnet", num_classes=5)
+    for name, spec in SPECS.items():
+        with torch.device("meta"):
+            model = build_backbone(name, num_classes=7)
+        head = model.get_submodule(model.head_name)
+        assert isinstance(head, nn.Linear)
+        assert head.out_features == 7
+        assert spec.at() == spec
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in SMALL if n not in ("tiny", "timesformer")])
+def test_convolutional_backbones_compile_to_one_graph(name):
+    check_one_graph(name)
+
+
+def test_timesformer_compiles_to_one_graph():
+    check_one_graph("timesformer")
+
+
+def check_one_graph(name):
+    torch._dynamo.reset()
+    prompted = SPECS[name].pathways
+    model, clips = small(name, prompted=prompted)
+    model.train()
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
+    if name == "timesformer":
+        model.eval()  # its drop path is random
+    ours, theirs = compiled(clips).logits, model(clips).logits
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    ours.sum().backward()
+
+
+# --- pytorchvideo's ------------------------------------------------------------------------------------------------
+
+
+def stock(name):
+    from pytorchvideo.models import hub
+
+    return getattr(hub, {"slowfast": "slowfast_r50", "c2d": "c2d_r50", "i3d": "i3d_r50"}.get(name, name))(
+        pretrained=False, model_num_class=6, dropout_rate=0.0
+    ).eval()
+
+
+@pytest.mark.parametrize("name", ["c2d", "x3d_s"])
+def test_convolutional_backbones_are_pytorchvideos(name):
+    check_stock(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["i3d", "slowfast", "x3d_m"])
+def test_more_convolutional_backbones_are_pytorchvideos(name):
+    check_stock(name)
+
+
+@torch.no_grad()
+def check_stock(name):
+    """The same numbers at the training crop; on the larger test crop the mean of the positions' probabilities."""
+    torch.manual_seed(0)
+    spec = SPECS[name]
+    theirs = stock(name)
+    for module in theirs.modules():  # running statistics that matter, and a head that decides
+        if isinstance(module, nn.BatchNorm3d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.uniform_(0.5, 1.5)
+    theirs.blocks[-1].proj.weight.normal_(std=0.3)
+    ours = build_backbone(name, num_classes=6, dropout=0.0)
+    ours.load_state_dict(theirs.state_dict())  # strict: the names are theirs
+    ours.eval()
+
+    def inputs(side):
+        x = torch.randn(1, 3, spec.frames, side, side)
+        if len(spec.pathways) == 1:
+            return x
+        plan = cut(frames=spec.frames, alpha=spec.alpha, prompted=())
+        return [take(x, at).contiguous() for at in plan.take.values()]
+
+    x = inputs(spec.crop)
+    given = [part.clone() for part in x] if isinstance(x, list) else x.clone()
+    got = ours(x)
+    if isinstance(x, list):
+        assert all(torch.equal(a, b) for a, b in zip(x, given, strict=True))  # the list is left as it is
+    wanted = theirs(list(given) if isinstance(given, list) else given)
+    if name.startswith("x3d"):
+        got = got.softmax(dim=1)  # theirs ends in a softmax
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+    x = inputs(spec.test_crop)
+    got = ours(x).softmax(dim=1)
+    head = theirs.blocks[-1]
+    head.output_pool, head.activation = None, nn.Softmax(dim=1)
+    each = theirs(list(x) if isinstance(x, list) else x)  # (1, classes, 1, 2, 2)
+    assert each.shape[2:] == (1, 2, 2)
+    torch.testing.assert_close(got, each.mean(dim=(2, 3, 4)), rtol=1e-4, atol=1e-5)
+
+
+# --- SlowFast's pathways -------------------------------------------------------------------------------------------
+
+BASELINE = [0, 4, 8, 13, 17, 22, 26, 31]
+
+
+@pytest.mark.parametrize(
+    ("split", "prompted", "frames", "slow", "fast"),
+    [
+        ("plus_one", (), 32, BASELINE, range(32)),
+        ("plus_one", ("slow",), 33, range(0, 33, 4), range(1, 33)),
+        ("plus_one", ("fast",), 33, [1, 5, 9, 14, 18, 23, 27, 32], range(33)),
+        ("plus_one", ("slow", "fast"), 33, range(0, 33, 4), range(33)),
+        ("aligned", ("slow",), 36, [0, *(4 + i for i in BASELINE)], range(4, 36)),
+        ("aligned", ("fast",), 36, [4 + i for i in BASELINE], range(3, 36)),
+        ("aligned", ("slow", "fast"), 36, [0, *(4 + i for i in BASELINE)], range(3, 36)),
+        ("shared", ("slow", "fast"), 33, BASELINE, range(32)),  # of the 32 prompts
+        ("shared", ("slow",), 33, BASELINE, range(1, 33)),
+        ("shared", ("fast",), 33, [1 + i for i in BASELINE], range(32)),
+    ],
+)
+def test_the_published_cuts(split, prompted, frames, slow, fast):
+    got = cut(frames=32, alpha=4, prompted=prompted, split=split)
+    assert got.frames == frames
+    assert list(got.take) == ["slow", "fast"]
+    assert got.take["slow"] == tuple(slow)
+    assert got.take["fast"] == tuple(fast)
+    assert got.shared == (prompted if split == "shared" else ())
+
+
+def test_wrong_cuts_are_told():
+    with pytest.raises(ValueError, match="frames = 30: must be a multiple of 4"):
+        cut(frames=30, alpha=4, prompted=())
+    with pytest.raises(ValueError, match="split = 'half'"):
+        cut(frames=32, alpha=4, prompted=("slow",), split="half")
+
+
+def test_taking_frames():
+    clips = torch.arange(33).view(1, 1, 33, 1, 1).expand(2, 3, -1, 4, 4)
+    for indices in ([0], [1, 2, 3], [0, 4, 8, 32], list(range(0, 33, 4)), BASELINE):
+        got = take(clips, indices)
+        assert got.shape == (2, 3, len(indices), 4, 4)
+        assert got[0, 0, :, 0, 0].tolist() == indices
+    assert take(clips, range(0, 33, 4)).data_ptr() == clips.data_ptr()  # a view
+
+
+class Looker(nn.Module):
+    """A backbone that keeps what it is shown."""
+
+    def forward(self, x):
+        self.seen = x
+        return torch.zeros(len(x[0]), 2)
+
+
+@pytest.mark.parametrize("split", ["plus_one", "aligned", "shared"])
+@pytest.mark.parametrize("prompted", [(), ("slow",), ("fast",), ("slow", "fast")])
+def test_pathways_see_prompts_or_frames(split, prompted):
+    plan = cut(frames=8, alpha=4, prompted=prompted, split=split)
+    clips = torch.randint(0, 256, (2, 3, plan.frames, 8, 8)).to(torch.uint8)
+    keys = ("video",) if plan.shared else prompted
+    prompts = {key: MotionPrompt(m=0.3 + i, n=0.2) for i, key in enumerate(keys)}
+    model = PromptedClassifier(Looker(), prompts=prompts, cut=plan)
+    out = model(clips)
+    assert [x.shape[2] for x in model.backbone.seen] == [2, 8]
+    assert set(out.variations) == set(keys)
+    for pathway, seen in zip(("slow", "fast"), model.backbone.seen, strict=True):
+        indices = list(plan.take[pathway])
+        if pathway in plan.shared:
+            wanted = prompts["video"](clips).prompts[:, :, indices]
+        elif pathway in prompted:
+            wanted = prompts[pathway](clips[:, :, indices].contiguous()).prompts
+        else:
+            wanted = normalize(clips[:, :, indices], 0.45, 0.225)
+        torch.testing.assert_close(seen, wanted)
+    names = {"slope", "shift", "m", "n"}
+    prefixes = [""] if plan.shared else [f"{p}/" for p in prompted]
+    assert set(model.scalars()) == {prefix + name for prefix in prefixes for name in names}
+
+
+def test_the_variation_is_summed_over_pathways():
+    model, clips = small("slowfast", prompted=("slow", "fast"))
+    out = model(clips)
+    terms = Objective(variation_weight=3.0)(out.logits, torch.tensor([0, 1]), out.variations)
+    total = out.variations["slow"] + out.variations["fast"]
+    torch.testing.assert_close(terms["loss"], terms["cross_entropy"] + 3 * total)
+
+
+# --- TimeSformer ---------------------------------------------------------------------------------------------------
+
+
+def vit(attention, *, frames=4, crop=32, classes=5, drop_path=0.0):
+    torch.manual_seed(1)
+    return ts.TimeSformer(
+        num_classes=classes, frames=frames, crop=crop, patch=8, dim=24, depth=3, heads=3,
+        attention=attention, drop_path=drop_path,
+    )  # fmt: skip
+
+
+def test_a_new_divided_model_is_its_image_model():
+    """temporal_fc starts at zero: the frames of a still clip tell no more than one of them."""
+    model = vit("divided").eval()
+    frame = torch.randn(2, 3, 1, 32, 32)
+    torch.testing.assert_close(model(frame.expand(-1, -1, 4, -1, -1)), model(frame), rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        model.time_embed.normal_()
+        for block in model.blocks:
+            block.temporal_fc.weight.normal_(std=0.5)
+    moving = torch.randn(2, 3, 4, 32, 32)
+    assert (model(moving) - model(moving.flip(2))).abs().max() > 1e-3  # and then it knows the order
+
+
+def test_the_three_attentions_agree_on_one_frame():
+    frame = torch.randn(2, 3, 1, 32, 32)
+    joint, space, divided = vit("joint"), vit("space"), vit("divided")
+    joint.load_state_dict(space.state_dict(), strict=False)
+    divided.load_state_dict(space.state_dict(), strict=False)
+    torch.testing.assert_close(joint.eval()(frame), space.eval()(frame))
+    torch.testing.assert_close(divided.eval()(frame), space(frame))
+
+
+def test_space_attention_averages_frames_before_the_head():
+    model = vit("space").eval()
+    clip = torch.randn(2, 3, 4, 32, 32)
+    each = torch.stack([model(clip[:, :, i : i + 1]) for i in range(4)])
+    assert not torch.allclose(each.mean(dim=0), model(clip), atol=1e-6)  # the norm comes after the mean
+    one = clip[:, :, 1:2]
+    torch.testing.assert_close(model(one.expand(-1, -1, 4, -1, -1)), model(one), rtol=1e-5, atol=1e-6)
+
+
+def test_joint_attention_is_full_attention():
+    """One block by hand, all tokens at once."""
+    model = vit("joint").eval()
+    x = torch.randn(2, 1 + 16 * 4, 24)
+    block = model.blocks[0]
+    attn = block.attn
+    q, k, v = (y.view(2, -1, 3, 8).transpose(1, 2) for y in attn.qkv(block.norm1(x)).chunk(3, dim=-1))
+    weights = (q @ k.transpose(2, 3) / math.sqrt(8)).softmax(dim=-1)
+    y = x + attn.proj((weights @ v).transpose(1, 2).reshape(2, -1, 24))
+    y = y + block.mlp["fc2"](nn.functional.gelu(block.mlp["fc1"](block.norm2(y))))
+    torch.testing.assert_close(block(x, 4), y)
+
+
+def test_embeddings_are_resized_to_the_nearest():
+    time = torch.arange(4.0).view(1, 4, 1)
+    assert ts.resize_time(time, 8)[0, :, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert ts.resize_time(time, 2)[0, :, 0].tolist() == [0, 2]
+    places = torch.tensor([9.0, 0, 1, 2, 3]).view(1, 5, 1)
+    wide = ts.resize_positions(places, (2, 4))[0, :, 0].tolist()
+    assert wide == [9, 0, 0, 1, 1, 2, 2, 3, 3]
+    model = vit("divided").eval()
+    assert model(torch.randn(1, 3, 7, 48, 32)).shape == (1, 5)
+
+
+def test_many_sequences_are_attended_to_in_parts(monkeypatch):
+    model = vit("divided").eval()
+    clip = torch.randn(2, 3, 4, 32, 32)
+    whole = model(clip)
+    monkeypatch.setattr(ts, "SDPA_BATCH", 5)
+    torch.testing.assert_close(model(clip), whole)
+
+
+def test_drop_path_drops_whole_sequences_and_keeps_the_mean():
+    drop = ts.DropPath(0.25).train()
+    torch.manual_seed(0)
+    y = drop(torch.ones(4000, 3, 2))
+    assert set(y.flatten().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert (y.flatten(1).std(dim=1) == 0).all()
+    assert y.mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(drop.eval()(torch.ones(5, 2)), torch.ones(5, 2))
+    assert [block.drop_path.p for block in vit("divided", drop_path=0.1).blocks] == [0, 0.05, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"crop": 30}, "crop = 30: must be a multiple of patch = 8"),
+        ({"attention": "sparse"}, "attention = 'sparse'"),
+    ],
+)
+def test_wrong_timesformers_are_told(options, said):
+    with pytest.raises(ValueError, match=said):
+        vit(**{"attention": "divided"} | options)
+
+
+# --- what is trained -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", FREEZE)
+@pytest.mark.parametrize("name", ["tiny", "slowfast", "x3d_xs", "timesformer"])
+def test_frozen_parts_stay_as_they_are(name, what):
+    prompted = SPECS[name].pathways
+    model, clips = small(name, prompted=prompted, dropout=0.5, variation=False)
+    freeze(model, what)
+    model.train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    others, norms = parameter_groups(model)
+    optimizer = torch.optim.SGD([*others, *norms], lr=0.1, weight_decay=0.1, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(clips).logits, torch.tensor([0, 3])).backward()
+        optimizer.step()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    prompts = {key for key in before if key.startswith("prompts.")}
+    head = {f"backbone.{model.backbone.head_name}.{kind}" for kind in ("weight", "bias")}
+    counters = {key for key in before if "num_batches" in key or "running" in key}
+    if what == "none":
+        assert changed >= set(before) - counters
+        assert changed & counters == counters
+    else:
+        assert (
+            changed
+            == {
+                "backbone": prompts | head,
+                "backbone_and_head": prompts,
+                "all_but_head": head,
+            }[what]
+        )
+    dropout = [m for m in head_of(model.backbone) if isinstance(m, nn.Dropout)]
+    assert dropout
+    assert all(m.training == (what != "backbone_and_head") for m in dropout)
+    model.eval().train()  # an evaluation in between wakes nothing up
+    asleep = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm3d) and m.training]
+    assert bool(asleep) == (what == "none" and name != "timesformer")
+
+
+def test_freezing_everything_is_refused():
+    model, _ = small("tiny")
+    with pytest.raises(ValueError, match="nothing is left to train"):
+        freeze(model, "backbone_and_head")
+    with pytest.raises(ValueError, match="freeze = 'some'"):
+        freeze(model, "some")
+    with pytest.raises(ValueError, match="batch_norm = 'off'"):
+        set_batch_norm(model, "off")
+
+
+def test_batch_norm_options():
+    model, clips = small("c2d", prompted=("video",))
+    model = set_batch_norm(model, "frozen").train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    others, norms = parameter_groups(model)
+    assert norms == []
+    optimizer = torch.optim.SGD(others, lr=0.1)
+    nn.functional.cross_entropy(model(clips).logits, torch.tensor([0, 3])).backward()
+    optimizer.step()
+    norm = {
+        f"{name}.{key}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm3d)
+        for key in module.state_dict()
+    }
+    assert {key for key in norm if not torch.equal(model.state_dict()[key], before[key])} == set()
+    synced = set_batch_norm(small("c2d")[0], "sync")
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in synced.modules())
+    assert synced.state_dict().keys() == small("c2d")[0].state_dict().keys()

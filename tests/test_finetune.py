@@ -1,0 +1,179 @@
+"""Real runs that start from weights or from other runs (Table 2 and 4), and SlowFast with prompts on both pathways."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import Done, Running, bright_or_dark
+from safetensors.numpy import load_file
+
+from vmp.data.manifest import write_classes
+from vmp.engine.loggers import read_metrics
+
+COMMON = (
+    *("dataset=manifest", "recipe=tiny", "trainer.epochs=2", "trainer.batch_size=4", "optim.lr=0.02"),
+    *(
+        "trainer.workers=0",
+        "trainer.threads=1",
+        "trainer.log_every=1",
+        "backbone.crop=32",
+        "trainer.views=1x1",
+    ),
+)
+VIT = (
+    *("backbone=timesformer", "backbone.weights=none", "backbone.frames=4", "backbone.stride=1"),
+    *("backbone.dim=24", "backbone.depth=2", "backbone.heads=3", "backbone.patch=8"),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return bright_or_dark(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def other_data(data, tmp_path_factory):
+    """The same videos in as many classes, by other names."""
+    home = tmp_path_factory.mktemp("other") / "data"
+    shutil.copytree(data, home)
+    write_classes(home / "classes.txt", ("waxing", "waning"))
+    return home
+
+
+def begin(data: Path, out: Path, *overrides: str) -> Running:
+    return Running([*COMMON, f"dataset.folder='{data}'", f"output='{out}'", *overrides])
+
+
+def finished(data: Path, out: Path, *overrides: str) -> Path:
+    """The folder of a run that has to succeed."""
+    done = begin(data, out, *overrides).wait()
+    assert done.returncode == 0, done.stderr[-2000:]
+    (result,) = out.glob("manifest/*/*/seed0/result.json")
+    return result.parent
+
+
+def weights(where: Path) -> dict[str, np.ndarray]:
+    return load_file(max((where / "checkpoints").glob("step_*")) / "model.safetensors")
+
+
+def changed(a: Path, b: Path) -> set[str]:
+    old, new = weights(a), weights(b)
+    return {name for name in new if name not in old or not np.array_equal(old[name], new[name])}
+
+
+def start_of(where: Path) -> dict:
+    return json.loads((where / "weights.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def baseline(data, tmp_path_factory):
+    """Fine-tuned without prompts: Table 2's "Baseline"."""
+    where = finished(data, tmp_path_factory.mktemp("baseline"), *VIT, "vmp=none")
+    assert (where / "classes.txt").read_text() == "brighter\ndarker\n"
+    assert start_of(where) == {"source": "random"}
+    return where
+
+
+PROMPTS = {"prompts.video.power_norm.m", "prompts.video.power_norm.n"}
+HEAD = {"backbone.head.weight", "backbone.head.bias"}
+
+
+def test_only_the_prompts_are_trained_in_front_of_a_frozen_baseline(data, baseline, tmp_path):
+    """Table 2, "VMPs + frozen Baseline"."""
+    freeze = ("train.freeze=backbone_and_head", f"init_from='{baseline}'", "vmp.lambda=0.1")
+    where = finished(data, tmp_path, *VIT, *freeze)
+    assert changed(baseline, where) == PROMPTS
+    result = json.loads((where / "result.json").read_text())
+    assert result["parameters_trained"] == 2
+    assert result["weights"]["reinitialised"] == []
+    assert where.parts[-3:-1] == ("timesformer-run", "learned_lambda0.1_frozen_backbone_and_head")
+    assert "2 trained" in (where / "log.txt").read_text()
+
+
+def test_a_second_round_goes_on_with_the_prompts(data, baseline, tmp_path):
+    """Table 2, end to end from a fine-tuned model: all is taken over, m and n too where the run has them."""
+    first = finished(data, tmp_path / "1", *VIT, f"init_from='{baseline}'", "vmp.m=0.8", "vmp.n=-0.2")
+    assert start_of(first)["prompts_taken"] == []
+    second = finished(data, tmp_path / "2", *VIT, f"init_from='{first}'")
+    assert start_of(second)["prompts_taken"] == ["m", "n"]
+    learned = weights(first)["prompts.video.power_norm.m"].item()
+    begun = read_metrics(second / "metrics.jsonl")[0]["vmp/m"]
+    assert learned != 0.8
+    assert begun == pytest.approx(learned, abs=0.01)  # after one step; a new draw would be elsewhere
+
+
+def test_cross_dataset_trains_only_a_new_head(data, other_data, baseline, tmp_path):
+    """Table 4: other classes, though as many, need a new head; and nothing but it is trained."""
+    only_head = ("train.freeze=all_but_head", f"init_from='{baseline}'", "vmp=none")
+    where = finished(other_data, tmp_path, *VIT, *only_head)
+    assert changed(baseline, where) == HEAD
+    assert set(start_of(where)["reinitialised"]) == {name.removeprefix("backbone.") for name in HEAD}
+
+
+def test_weights_are_needed_once_and_a_killed_run_goes_on_without_them(data, baseline, tmp_path):
+    file = tmp_path / "pretrained.safetensors"
+    shutil.copy(max((baseline / "checkpoints").glob("step_*")) / "model.safetensors", file)
+    from_file = [o for o in VIT if "weights" not in o] + [f"backbone.weights='{file}'"]
+    straight = finished(data, tmp_path / "straight", *from_file)
+    process = begin(data, tmp_path / "killed", *from_file, "trainer.save_minutes=0.000001")
+    while not list(tmp_path.glob("killed/manifest/*/*/seed0/checkpoints/step_*")) and not process.over():
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    file.unlink()
+    killed = finished(data, tmp_path / "killed", *from_file)
+    assert changed(straight, killed) == set()
+    assert start_of(killed) == start_of(straight)
+    assert "continuing from" in (killed / "log.txt").read_text()
+
+
+def refused(data: Path, out: Path, *overrides: str) -> str:
+    done: Done = begin(data, out, *overrides).wait()
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert not list(out.glob("**/checkpoints"))
+    return done.stderr
+
+
+def test_weights_that_do_not_fit_are_told(data, baseline, tmp_path):
+    deeper = [o for o in VIT if "depth" not in o] + ["backbone.depth=3", f"init_from='{baseline}'"]
+    assert "blocks.2" in refused(data, tmp_path, *deeper)
+    absent = refused(data, tmp_path, *VIT, "init_from=nowhere")
+    assert "nowhere" in absent
+    public = refused(data, tmp_path, "backbone=slowfast", "backbone.weights=k600", "backbone.width=8")
+    assert "slowfast" in public
+    assert "k400" in public
+
+
+def test_slowfast_learns_a_slope_for_each_pathway(data, tmp_path):
+    small = ("backbone=slowfast", "backbone.weights=none", "backbone.width=8", "backbone.frames=8")
+    where = finished(data, tmp_path, *small, "backbone.stride=1", "trainer.epochs=1", "vmp.m=0.5")
+    assert where.parts[-2] == "learned_lambda1_both"
+    assert "sees 8 frames of 32 pixels; 9 are decoded" in (where / "log.txt").read_text()
+    rows = [row for row in read_metrics(where / "metrics.jsonl") if row["kind"] == "train"]
+    for pathway in ("slow", "fast"):
+        for scalar in ("slope", "shift", "m", "n"):
+            assert f"vmp/{pathway}/{scalar}" in rows[0]
+        assert len({row[f"vmp/{pathway}/slope"] for row in rows}) > 1
+    assert rows[-1]["vmp/slow/m"] != rows[-1]["vmp/fast/m"]
+    assert rows[0]["train/loss"] == pytest.approx(
+        rows[0]["train/cross_entropy"] + rows[0]["train/variation"], rel=1e-4
+    )
+    result = json.loads((where / "result.json").read_text())
+    assert {"slow/slope", "fast/shift"} <= set(result["scalars"])
+    assert (result["views"], result["reduce"]) == ([1, 1], "probs")
+
+    def evaluate(*overrides):
+        return Running([f"run='{where}'", "split=val", "workers=0", *overrides], script="evaluate.py").wait()
+
+    assert evaluate("views=2x3", "degrade=half", "reduce=logits").returncode == 0
+    again = json.loads((where / "evaluations/val_last_2x3_half_logits/result.json").read_text())
+    assert (again["views"], again["degrade"], again["reduce"]) == ([2, 3], "half", "logits")
+    assert "degrade = 'blur'" in evaluate("degrade=blur").stderr
+    assert "reduce = 'max'" in evaluate("reduce=max").stderr
+    assert "views = '10by3'" in evaluate("views=10by3").stderr
