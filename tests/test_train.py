@@ -262,7 +262,7 @@ def test_a_video_that_breaks_while_evaluating_is_not_replaced(data, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_clips(data, tmp_path):
-    done = run(data, tmp_path, "optim.lr=1e30", "optim.warmup_epochs=0")
+    done = run(data, tmp_path, "optim.lr=1e30", "optim.warmup=0")
     assert done.returncode == 2
     assert "is not finite" in done.stderr
     (record,) = folder(tmp_path).glob("not_finite_step*.json")

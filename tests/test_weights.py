@@ -147,7 +147,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(slow)
         self.wfile.write(body[:stop])
         if "/stall/" in self.path and stop:
-            time.sleep(1)
+            time.sleep(10)
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:
@@ -220,7 +220,7 @@ def test_a_silent_server_is_not_waited_for(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.2)
     began = time.monotonic()
     assert fetch([server.url("stall")], tmp_path).read_bytes() == CONTENT
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 5
     assert len(server.asked) == 2
 
 
@@ -663,11 +663,13 @@ def test_what_does_not_fit_is_listed(c2d_file, tmp_path):
 
 
 def test_extra_names_are_reported(c2d_file, tmp_path):
-    state = torch.load(c2d_file)["model_state"] | {"blocks.9.extra": torch.zeros(2)}
-    torch.save(state, tmp_path / "w.pyth")
+    state = torch.load(c2d_file)["model_state"]
+    torch.save(state | {"queue": torch.zeros(2)}, tmp_path / "w.pyth")
     report = load_weights(make("c2d", 2), tmp_path / "w.pyth", backbone="c2d")
-    assert report.unexpected == ["blocks.9.extra"]
-    assert "in the file and not in the backbone: blocks.9.extra" in str(report)
+    assert report.unexpected == ["queue"]
+    assert "in the file and not in the backbone: queue" in str(report)
+    torch.save(state | {"blocks.9.extra": torch.zeros(2)}, tmp_path / "deeper.pyth")
+    unchanged(make("c2d", 2), tmp_path / "deeper.pyth", "blocks.9.extra: not in the backbone", backbone="c2d")
 
 
 def test_another_network_is_refused(c2d_file):
@@ -742,10 +744,11 @@ OUR_NAMES |= {f"blocks.{n}.{m}.{p}" for n in (0, 1) for m in MODULES for p in ("
 @pytest.fixture(scope="module")
 def hugging_face(tmp_path_factory):
     """(model, folder of save_pretrained) with weights that nothing is equal in."""
-    from transformers import TimesformerConfig, TimesformerForVideoClassification
+    import transformers
 
+    hub: Any = transformers
     torch.manual_seed(3)
-    config = TimesformerConfig(
+    config = hub.TimesformerConfig(
         image_size=32,
         patch_size=8,
         num_frames=4,
@@ -755,7 +758,7 @@ def hugging_face(tmp_path_factory):
         intermediate_size=192,
         num_labels=7,
     )
-    model = TimesformerForVideoClassification(config).eval()
+    model = hub.TimesformerForVideoClassification(config).eval()
     with torch.no_grad():
         for value in model.parameters():
             value.add_(0.05 * torch.randn_like(value))
@@ -804,6 +807,11 @@ def test_hugging_face_names_to_ours_and_back(hugging_face, file):
     back = layouts.to_huggingface(found.state)
     assert set(back) == set(theirs)
     assert all(torch.equal(back[name], theirs[name]) for name in theirs)
+
+
+def test_a_folder_of_the_hub_may_hold_a_bin_file_only(hugging_face, tmp_path):
+    os.link(hugging_face[1] / "pytorch_model.bin", tmp_path / "pytorch_model.bin")
+    assert read(tmp_path).layout == "huggingface"
 
 
 def test_timesformer_computes_what_hugging_face_does(hugging_face):
@@ -876,7 +884,7 @@ def run_folder(home: Path, net: nn.Module) -> Path:
     from vmp import MotionPrompt, PromptedClassifier
     from vmp.engine import checkpoint
 
-    model = PromptedClassifier(net, prompts={"video": MotionPrompt(m=0.5, n=-0.25)})
+    model: Any = PromptedClassifier(net, prompts={"video": MotionPrompt(m=0.5, n=-0.25)})
     for name in ("step_0000001", "step_0000002"):
         checkpoint.save(home / "checkpoints", name, model=model.state_dict(), state={"step": 1})
         with torch.no_grad():
@@ -895,8 +903,9 @@ def test_a_run_a_checkpoint_and_its_file(tmp_path):
         assert {name: value.item() for name, value in found.prompts.items()} == {"m": 1.0, "n": -0.25}
     assert read(run).note == f"checkpoint step_0000002 of {run}"
     os.rename(run / "checkpoints" / "step_0000001", run / "checkpoints" / "best")
-    assert read(run).prompts["m"].item() == 0.5
-    file = run / "checkpoints" / "best" / "model.safetensors"
+    assert read(run).prompts["m"].item() == 1.0  # the last one, unless another is named
+    assert read(run / "checkpoints" / "best").prompts["m"].item() == 0.5
+    file = newest / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -908,7 +917,7 @@ def test_prompts_are_taken_for_the_same_pathway(tmp_path):
     from vmp import MotionPrompt
 
     report = load_weights(timesformer(), run_folder(tmp_path, timesformer()), backbone="timesformer")
-    prompts = nn.ModuleDict({"video": MotionPrompt(m=0.0, n=0.0), "slow": MotionPrompt(m=0.0, n=0.0)})
+    prompts: Any = nn.ModuleDict({"video": MotionPrompt(m=0.0, n=0.0), "slow": MotionPrompt(m=0.0, n=0.0)})
     assert report.take_prompts(prompts) == ["m", "n"]
     assert (prompts["video"].m.item(), prompts["video"].n.item()) == (1.0, -0.25)
     assert prompts["slow"].n.item() == 0.0
@@ -922,10 +931,8 @@ def test_prompts_are_taken_for_the_same_pathway(tmp_path):
 def test_a_run_of_the_tiny_net(tmp_path):
     from vmp.backbones import build_backbone
 
-    source, target = (
-        build_backbone("tiny", num_classes=3, width=4),
-        build_backbone("tiny", num_classes=5, width=4),
-    )
+    source: Any = build_backbone("tiny", num_classes=3, width=4)
+    target: Any = build_backbone("tiny", num_classes=5, width=4)
     report = load_weights(target, run_folder(tmp_path, source), backbone="tiny")
     assert report.reinitialised == ["head.weight", "head.bias"]
     assert torch.equal(target.stages[0][0].weight, source.stages[0][0].weight)
@@ -936,7 +943,7 @@ def test_our_builders_take_stock_weights(tmp_path):
 
     torch.save({"model_state": resnet("i3d", classes=400).state_dict()}, tmp_path / "w.pyth")
     spec = backbone_spec("i3d").at(frames=4, crop=32)
-    net = build_backbone("i3d", num_classes=6, weights=str(tmp_path / "w.pyth"), spec=spec, width=8)
+    net: Any = build_backbone("i3d", num_classes=6, weights=str(tmp_path / "w.pyth"), spec=spec, width=8)
     assert net.loaded.reinitialised == ["blocks.6.proj.weight", "blocks.6.proj.bias"]
     assert net(torch.randn(2, 3, 4, 32, 32)).shape == (2, 6)
 
@@ -1095,8 +1102,9 @@ def test_convert_and_read_back(tmp_path, converter):
 
 
 def test_converted_for_hugging_face_loads_there(tmp_path, hugging_face, converter):
-    from transformers import TimesformerForVideoClassification
+    import transformers
 
+    hub: Any = transformers
     model, folder = hugging_face
     net = timesformer()
     load_weights(net, folder / "model.safetensors", backbone="timesformer")
@@ -1105,7 +1113,9 @@ def test_converted_for_hugging_face_loads_there(tmp_path, hugging_face, converte
     said = converter(run, tmp_path / "hf" / "model.safetensors", backbone=None, to="hf", force=False)
     assert "left out" in said
     model.config.save_pretrained(tmp_path / "hf")
-    again, told = TimesformerForVideoClassification.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    again, told = hub.TimesformerForVideoClassification.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
     assert not told["missing_keys"]
     assert not told["unexpected_keys"]
     clip = torch.randn(1, 4, 3, 32, 32)

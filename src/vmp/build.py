@@ -140,7 +140,6 @@ def start_weights(
         ConfigError, WeightsError: they cannot be had or do not fit.
     """
     from vmp.backbones.weights import load_weights
-    from vmp.finetune import take_prompts
 
     b = config.backbone
     source = config.init_from or b.weights
@@ -150,7 +149,7 @@ def start_weights(
     flip = isinstance(b, TimeSformer) and b.flip_patch_embed and not config.init_from
     where = Path(source) if config.init_from else source
     report = load_weights(model.backbone, where, backbone=b.key, reverse_channels=flip, keep_head=same)
-    return report, take_prompts(model, report.prompts)
+    return report, report.take_prompts(model.prompts) if isinstance(config.vmp, Prompts) else []
 
 
 def run_classes(folder: Path) -> tuple[str, ...] | None:

@@ -6,9 +6,8 @@ Notable here:
 - normalisation layers are found by type, never by name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-import torch
 from torch import nn
 
 from vmp.model import PromptedClassifier
@@ -64,15 +63,6 @@ def head_of(backbone: nn.Module) -> Iterator[nn.Module]:
     yield backbone.get_submodule(name)
     if isinstance(dropout := getattr(parent, "dropout", None), nn.Module):
         yield dropout
-
-
-def take_prompts(model: PromptedClassifier, values: Mapping[str, float]) -> list[str]:
-    """Set m and n of the prompt layers from values by name, as `scalars` has them; the names of those that were there."""
-    taken = [name for name in model.scalars() if name in values and name.rpartition("/")[2] in ("m", "n")]
-    with torch.no_grad():
-        for name in taken:
-            model.scalars()[name].fill_(values[name])
-    return taken
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -68,7 +68,7 @@ class PromptedClassifier(nn.Module):
         return x
 
     def scalars(self) -> dict[str, Tensor]:
-        """Learned scalars by name: `slope`, `shift`, `m`, `n`; `<pathway>/slope` ... where the backbone has pathways."""
+        """Learned scalars by name: `slope`, `shift`, `m`, `n`; `<pathway>/slope` ... where there are pathways."""
         out: dict[str, Tensor] = {}
         for pathway, prompt in self.prompts.items():
             assert isinstance(prompt, MotionPrompt)

@@ -310,6 +310,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
                 else None,
                 "command": shlex.join(["python", *sys.argv]),
                 "device": _device_name(processes),
+                "peak_memory_gb": _peak_memory(processes),
                 "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)),
                 **provenance(),
             }
@@ -402,6 +403,19 @@ def _to_file_only(log: "Log", text: str) -> None:
 
 def _workers(wanted: int | None) -> int:
     return min(8, max(1, (os.cpu_count() or 1) - 1)) if wanted is None else wanted
+
+
+def _peak_memory(processes: "Processes") -> float:
+    """Gigabytes: of the first device, or of the first process on a CPU."""
+    import resource
+
+    import torch
+
+    if processes.device.type == "cuda":
+        used = float(torch.cuda.max_memory_allocated(processes.device))
+    else:  # kilobytes, but bytes on macOS
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return round(used / 2**30, 2)
 
 
 def _device_name(processes: "Processes") -> str:

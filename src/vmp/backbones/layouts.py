@@ -88,8 +88,12 @@ def _file_in(path: Path) -> tuple[Path, str]:
         *_newest_first(path),
         path / "checkpoints" / "best",
     ):
-        file = folder / "model.safetensors"
-        if not file.is_file():
+        names = (
+            "model.safetensors",
+            "pytorch_model.bin",
+        )  # the second: an older folder of the Hugging Face hub
+        file = next((folder / name for name in names if (folder / name).is_file()), None)
+        if file is None:
             continue
         meta = folder / "meta.json"
         if meta.is_file():

@@ -1,7 +1,8 @@
 """Put pretrained weights into a backbone, all of them or none, and say what was done.
 
 Notable here:
-- everything but the head has to be in the file with the right shape; a head of another size stays as it was built;
+- everything but the head has to be in the file with the right shape, and no more blocks than that; a head of another
+  size stays as it was built;
 - TimeSformer's embeddings of another clip length or size are resized, as its authors do;
 - the model is changed only when all is known to fit.
 """
@@ -122,7 +123,8 @@ def load_weights(
         for name, value in fitted.items()
         if name in own and value.shape != own[name].shape
     ]
-    if wrong or 2 * len(unexpected) > len(foreign.state) or _is_shortcut_norm(unexpected):
+    deeper = [name for name in unexpected if name.startswith("blocks.")]  # part of the network, not beside it
+    if wrong or deeper or 2 * len(unexpected) > len(foreign.state):
         raise WeightsError(_why(model, backbone, foreign, own, head, wrong, unexpected))
     turned: list[str] = []
     if reverse_channels:
@@ -221,6 +223,7 @@ def _why(
             f"are not in it, such as\n{shortlist(unexpected, 5)}\nIt has names such as\n{shortlist(list(own), 5)}\n"
             f"{unchanged}"
         )
+    wrong = wrong or [f"{name}: not in the backbone" for name in unexpected]
     return (
         f"{what}: does not fit {backbone} as built, in {len(wrong)} places:\n{shortlist(wrong)}\n{unchanged}"
     )
