@@ -39,10 +39,10 @@ def test_every_file_in_conf_composes(group, name):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "vmp", "trainer"), product(GROUPS["backbone"], GROUPS["vmp"], GROUPS["trainer"])
+    ("backbone", "vmp"), product(GROUPS["backbone"], ["learned", "none", "official", "gamma"])
 )
-def test_groups_compose_with_each_other(backbone, vmp, trainer):
-    composed(f"backbone={backbone}", f"vmp={vmp}", f"trainer={trainer}")
+def test_groups_compose_with_each_other(backbone, vmp):
+    composed(f"backbone={backbone}", f"vmp={vmp}", "trainer=debug")
 
 
 def test_the_recipe_follows_the_backbone():
@@ -261,3 +261,50 @@ def test_make_help_lists_every_target():
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("setup", "demo", "test", "lint", "bench"):
         assert f"make {target}" in done.stdout
+
+
+# --- groups of parameters ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "decays"),
+    [
+        # backbone, norm layers, m and n
+        (("backbone=c2d", "backbone.width=8"), {"rest": 1e-4, "norms": 0.0, "prompts": 1e-4}),
+        (
+            ("backbone=x3d", "backbone.size=xs", "backbone.width=8"),
+            {"rest": 5e-5, "norms": 0.0, "prompts": 5e-5},
+        ),
+        (
+            ("backbone=timesformer", "backbone.dim=24", "backbone.depth=1", "backbone.heads=3"),
+            {"rest": 1e-4, "norms": 1e-4, "prompts": 1e-4},
+        ),
+        (("vmp.weight_decay=0", "vmp.lr_mult=10"), {"rest": 1e-4, "norms": 0.0, "prompts": 0.0}),
+    ],
+)
+def test_weight_decay_and_learning_rate_by_group(overrides, decays):
+    from torch import nn
+
+    from vmp.build import backbone_spec, build_model, build_optimizer
+
+    config = composed(*overrides, "trainer.batch_size=16")
+    model = build_model(config, 5, backbone_spec(config))
+    optimizer = build_optimizer(config, model)
+    assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
+    norms = {
+        id(p)
+        for m in model.modules()
+        if isinstance(m, nn.BatchNorm3d | nn.LayerNorm)
+        for p in m.parameters(recurse=False)
+    }
+    prompts = {id(p) for p in model.prompts.parameters()}
+    assert norms
+    lr = config.optim.lr * 16 / (config.optim.ref_batch or 16)  # follows the batch
+    seen = set()
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            what = "norms" if id(p) in norms else "prompts" if id(p) in prompts else "rest"
+            assert group["weight_decay"] == decays[what], what
+            assert group["lr"] == pytest.approx(lr * (config.vmp.lr_mult if what == "prompts" else 1))
+            seen.add(id(p))
+    assert seen == {id(p) for p in model.parameters()}

@@ -299,7 +299,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
                 "classes": len(splits.classes),
                 "parameters": parameters,
                 "parameters_trained": trained(model),
-                "weights": json.loads((folder / "weights.json").read_text()),
+                "weights": _short(json.loads((folder / "weights.json").read_text())),
                 "steps": plan.steps,
                 "batch": {"clips": plan.batch, "micro": plan.micro_batch, "accumulate": plan.accumulate},
                 "seed": config.seed,
@@ -403,6 +403,11 @@ def _to_file_only(log: "Log", text: str) -> None:
 
 def _workers(wanted: int | None) -> int:
     return min(8, max(1, (os.cpu_count() or 1) - 1)) if wanted is None else wanted
+
+
+def _short(weights: dict[str, Any]) -> dict[str, Any]:
+    """weights.json without its long list."""
+    return {key: len(value) if key == "matched" else value for key, value in weights.items()}
 
 
 def _peak_memory(processes: "Processes") -> float:
