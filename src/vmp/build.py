@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmp.config import Config, FixedPrompts, ListDataset, MotionsDataset, Prompts, TimeSformer
+from vmp.config import (
+    Config,
+    FixedPrompts,
+    ListDataset,
+    MotionsDataset,
+    PreparedDataset,
+    Prompts,
+    TimeSformer,
+)
 from vmp.data.manifest import Clip, Manifest, read_manifest
 from vmp.errors import ConfigError, ManifestError
 
@@ -17,6 +25,13 @@ if TYPE_CHECKING:
     from vmp.backbones.weights import Report
     from vmp.data.dataset import ClipShape
     from vmp.model import PromptedClassifier
+
+
+PREPARING = {  # what `scripts/prepare.py` asks for
+    "hmdb51": "--videos DIR --splits DIR",
+    "finegym": "--annotations DIR --videos DIR",
+    "mpii_cooking2": "--mat FILE --splits DIR --videos DIR",
+}
 
 
 class Splits(NamedTuple):
@@ -61,6 +76,13 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
         )
     else:
         folder, videos = Path(dataset.folder), Path(dataset.root) if dataset.root else None
+        if not folder.is_dir() and isinstance(dataset, PreparedDataset):
+            base = dataset.name.partition("-")[0]
+            raise ConfigError(
+                f"{dataset.name} is not there: {folder} does not exist. Prepare it from its videos and annotations:\n"
+                f"  python scripts/prepare.py {base} {PREPARING.get(base, '...')} --out {home / base}\n"
+                "or name a folder of manifests: dataset.folder=..."
+            )
         if not folder.is_dir():
             raise ConfigError(
                 f"dataset.folder = {dataset.folder}: no such folder; it should hold classes.txt, train.csv and "
@@ -75,6 +97,8 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
         raise ConfigError(f"{folder}: holds neither val.csv nor test.csv, so there is nothing to test on")
     if not val and config.trainer.select == "best":
         raise ConfigError("trainer.select = 'best': the dataset has no validation split; use last")
+    if isinstance(dataset, PreparedDataset):
+        return splits  # published splits: FineGym's neighbouring elements may share a frame
     trained_on: dict[str, list[Clip]] = {}
     for clip in splits.train.clips:
         trained_on.setdefault(posixpath.normpath(clip.path), []).append(clip)
