@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vmp.cli import explain
-from vmp.config import check
+from vmp.config import check, check_start
 from vmp.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +78,25 @@ def test_what_the_readme_promises():
     assert (official.grey, official.m, official.n, official.lambda_) == ("bgr", 1.5410, -0.2934, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "weight"),
+    [  # the best of Table 7
+        (["experiment=mpii_cooking2_timesformer_k600"], 0),
+        (["experiment=finegym_timesformer_k600"], 2.5),
+        (["experiment=finegym_slowfast", "vmp.placement=slow"], 5),
+        (["experiment=finegym_slowfast", "vmp.placement=fast"], 0.5),
+        (["experiment=finegym_slowfast"], 2),
+        (["experiment=mpii_cooking2_slowfast", "vmp.placement=slow"], 0),
+        (["experiment=mpii_cooking2_slowfast"], 0.5),
+        (["experiment=finegym_timesformer_k600", "vmp.lambda=1"], 1),
+        (["experiment=finegym_timesformer_k600", "vmp=none"], 0),
+        (["backbone=timesformer"], 1),
+    ],
+)
+def test_experiments_bring_the_papers_lambda(overrides, weight):
+    assert composed(*overrides).vmp.lambda_ == weight
+
+
 def test_a_run_is_named_by_what_it_is():
     assert composed("vmp.lambda=2.5", "seed=3").folder == Path(
         "outputs/motions-static/tiny/learned_lambda2.5/seed3"
@@ -108,6 +127,7 @@ def test_experiments_are_what_their_names_and_headers_say(name):
     commands = [line[1:].split() for line in text.splitlines() if line.startswith("#   python train.py")]
     assert len(commands) == 2
     baseline, prompts = (composed(*command[2:]) for command in commands)
+    assert (prompts.vmp.m, prompts.vmp.n) == (1.5410, -0.2934)
     assert baseline.vmp.kind == "none"
     assert prompts.vmp.kind == "learned"
     dataset, _, model = name.rpartition("_") if not name.endswith("_k600") else name[:-5].rpartition("_")
@@ -156,6 +176,14 @@ def test_experiments_are_what_their_names_and_headers_say(name):
         (["train.freeze=backbone"], "would freeze random weights"),
         (["backbone=c2d", "train.freeze=backbone_and_head", "vmp=none"], "leaves nothing to train"),
         (["train.freeze=all"], "train.freeze = 'all'"),
+        (["train.batch_norm=frozen"], "would freeze random weights"),
+        (["backbone=slowfast", "vmp=none", "vmp.placement=fast"], "no effect with vmp=none"),
+        (["dataset=finegym", "dataset.split=2"], "only hmdb51 has splits"),
+        (["backbone=timesformer", "backbone.heads=10"], "multiple of backbone.heads = 10"),
+        (["backbone=timesformer", "backbone.patch=10"], "crop = 224: must be a multiple of the patch, 10"),
+        (["backbone=timesformer", "backbone.attention=joint"], "published weights have divided attention"),
+        (["backbone=c2d", "backbone.frames=1"], "at least 2"),
+        (["backbone=timesformer", "backbone.flip_patch_embed=true", "init_from=x"], "has no effect"),
         (["trainer.views=10by3"], "trainer.views = '10by3'"),
         (["trainer.views=0x3"], "trainer.views"),
         (["data.degrade=blur"], "data.degrade = 'blur'"),
@@ -308,3 +336,48 @@ def test_weight_decay_and_learning_rate_by_group(overrides, decays):
             assert group["lr"] == pytest.approx(lr * (config.vmp.lr_mult if what == "prompts" else 1))
             seen.add(id(p))
     assert seen == {id(p) for p in model.parameters()}
+
+
+# --- what a run starts from ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["init_from=nowhere"], "init_from = 'nowhere': no such run or checkpoint"),
+        (
+            ["backbone=c2d", "backbone.weights=no/file.pyth"],
+            "neither a name .k400, k600, ssv2, howto100m. nor a file",
+        ),
+        (["backbone=x3d", "backbone.weights=k600"], "Kinetics-600 weights of x3d_m are not public"),
+    ],
+)
+def test_what_a_run_starts_from_is_looked_for_first(overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        check_start(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "crops", "side", "crop"),
+    [
+        ("timesformer", 3, 224, 224),
+        ("timesformer", 1, 256, 224),
+        ("slowfast", 3, 256, 256),
+        ("slowfast", 1, 256, 256),
+        ("x3d", 1, 256, 256),
+        ("tiny", 1, 64, 64),
+    ],
+)
+def test_a_single_crop_is_cut_from_a_larger_picture(backbone, crops, side, crop):
+    import torch
+
+    from vmp.build import backbone_spec, build_model, clip_shape
+
+    config = composed(f"backbone={backbone}")
+    spec = backbone_spec(config)
+    with torch.device("meta"):
+        model = build_model(config, 5, spec)
+    shape = clip_shape(config, spec, model, crops=crops)
+    assert (shape.test_side, shape.test_crop) == (side, crop)
+    frames = {"timesformer": 9, "slowfast": 33, "x3d": 17, "tiny": 9}[backbone]
+    assert shape.frames == frames

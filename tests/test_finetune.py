@@ -150,6 +150,51 @@ def test_weights_that_do_not_fit_are_told(data, baseline, tmp_path):
     assert "k400" in public
 
 
+def test_random_parts_are_not_frozen(data, other_data, baseline, tmp_path):
+    start = f"init_from='{baseline}'"
+    no_prompts = refused(data, tmp_path / "a", *VIT, "train.freeze=all_but_head", start)
+    assert "random numbers" in no_prompts
+    assert "m of the prompts" in no_prompts
+    new_head = refused(other_data, tmp_path / "b", *VIT, "train.freeze=backbone_and_head", start)
+    assert "head.weight" in new_head
+    # nothing was trained, so the folder is free for the corrected command
+    where = finished(data, tmp_path / "a", *VIT, "train.freeze=backbone", start, "trainer.epochs=1")
+    assert changed(baseline, where) == PROMPTS | HEAD
+
+
+def test_a_checkpoint_of_a_run_is_known_by_the_run(data, baseline, tmp_path):
+    newest = max((baseline / "checkpoints").glob("step_*"))
+    for number, path in enumerate((baseline / "checkpoints/best", newest / "model.safetensors")):
+        where = finished(data, tmp_path / str(number), *VIT, f"init_from='{path}'", "trainer.epochs=1")
+        assert start_of(where)["reinitialised"] == []
+    shutil.copy(newest / "model.safetensors", tmp_path / "alone.safetensors")
+    alone = refused(data, tmp_path / "out", *VIT, f"init_from='{tmp_path / 'alone.safetensors'}'")
+    assert "not a run of ours" in alone
+    assert "backbone.weights=" in alone
+
+
+def test_what_the_source_did_otherwise_is_told(data, baseline, tmp_path):
+    first = finished(data, tmp_path / "1", *VIT, "vmp.epsilon=0.2", "trainer.epochs=1")
+    second = finished(
+        data, tmp_path / "2", *VIT, f"init_from='{first}'", "backbone.stride=2", "trainer.epochs=1"
+    )
+    told = " ".join(start_of(second)["warnings"])
+    assert "vmp.epsilon was 0.2 in the run it starts from, and is 0.1" in told
+    assert "backbone.stride was 1" in told
+    bare = finished(data, tmp_path / "3", *VIT, f"init_from='{first}'", "vmp=none", "trainer.epochs=1")
+    assert "m, n are left behind" in " ".join(start_of(bare)["warnings"])
+    assert "m, n are left behind" in (bare / "log.txt").read_text()
+
+
+def test_a_start_on_blank_clips_is_told(data, tmp_path):
+    dark = finished(data, tmp_path / "dark", *VIT, "vmp.m=-0.5", "vmp.n=0.5", "trainer.epochs=1")
+    assert "nearly blank" in (dark / "log.txt").read_text()
+    light = finished(data, tmp_path / "light", *VIT, "vmp.m=1.541", "vmp.n=-0.2934", "trainer.epochs=1")
+    text = (light / "log.txt").read_text()
+    assert "attention on a still pixel is 0.842" in text  # 1 / (1 + exp(-9.79 * 0.171))
+    assert "nearly blank" not in text
+
+
 def test_slowfast_learns_a_slope_for_each_pathway(data, tmp_path):
     small = ("backbone=slowfast", "backbone.weights=none", "backbone.width=8", "backbone.frames=8")
     where = finished(data, tmp_path, *small, "backbone.stride=1", "trainer.epochs=1", "vmp.m=0.5")

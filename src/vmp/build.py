@@ -152,36 +152,84 @@ def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifi
     return set_batch_norm(model, config.train.batch_norm)
 
 
+class Start(NamedTuple):
+    """report: what was loaded; None: the start is random. prompts: names of the m and n that came along. warnings: what
+    the weights come from and this run does otherwise."""
+
+    report: "Report | None"
+    prompts: list[str]
+    warnings: list[str]
+
+
 def start_weights(
-    config: Config, model: "PromptedClassifier", classes: tuple[str, ...]
-) -> "tuple[Report, list[str]] | None":
-    """Put the pretrained weights, or those of the run to start from, into a new model; None when it starts at random.
+    config: Config, model: "PromptedClassifier", classes: tuple[str, ...], spec: "Spec"
+) -> Start:
+    """Put the pretrained weights, or those of the run to start from, into a new model.
 
     The head is taken over from a run on the same classes, and from weights with as many. Prompt layers take m and n
-    over where the weights come with them, for the same pathways; which, is the second thing returned.
+    over where the weights come with them, for the same pathways.
 
     Raises:
         ConfigError, WeightsError: they cannot be had or do not fit.
     """
+    from vmp.backbones import zoo
     from vmp.backbones.weights import load_weights
 
-    b = config.backbone
-    source = config.init_from or b.weights
-    if not source:
-        return None
-    same = not config.init_from or run_classes(Path(config.init_from)) == classes
-    flip = isinstance(b, TimeSformer) and b.flip_patch_embed and not config.init_from
-    where = Path(source) if config.init_from else source
-    report = load_weights(model.backbone, where, backbone=b.key, reverse_channels=flip, keep_head=same)
-    return report, report.take_prompts(model.prompts) if isinstance(config.vmp, Prompts) else []
+    b, keep_head, warnings = config.backbone, True, []
+    if config.init_from:
+        source: str | Path = Path(config.init_from).expanduser()
+        home = _run_of(Path(source))
+        keep_head = (home / "classes.txt").read_text(encoding="utf-8").splitlines() == list(classes)
+        warnings = list(_differences_to(home, config))
+    elif b.weights:
+        source = b.weights
+        if b.weights in zoo.NAMES:
+            row = zoo.find(b.key, b.weights)
+            if (row.frames, row.crop) != (spec.frames, spec.crop):
+                made = f"{row.frames} frames of {row.crop} pixels"
+                warnings.append(
+                    f"the weights were trained on {made}, and see {spec.frames} of {spec.crop} here"
+                )
+    else:
+        return Start(None, [], [])
+    flip = isinstance(b, TimeSformer) and b.flip_patch_embed
+    report = load_weights(model.backbone, source, backbone=b.key, reverse_channels=flip, keep_head=keep_head)
+    taken = report.take_prompts(model.prompts) if isinstance(config.vmp, Prompts) else []
+    left = sorted(set(report.prompts) - set(taken))
+    if left:
+        warnings.append(f"the prompts' {', '.join(left)} are left behind: there is no such layer here")
+    return Start(report, taken, warnings)
 
 
-def run_classes(folder: Path) -> tuple[str, ...] | None:
-    """The classes of the run that a checkpoint belongs to, as kept in its folder; None: not known."""
-    for home in (folder, *folder.parents[:2]):
-        if (home / "classes.txt").is_file():
-            return tuple((home / "classes.txt").read_text(encoding="utf-8").splitlines())
-    return None
+def _run_of(path: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to."""
+    for home in (path, *path.parents[:3]):
+        if (home / "classes.txt").is_file() and (home / "config.yaml").is_file():
+            return home
+    raise ConfigError(
+        f"init_from = {path}: not a run of ours, nor a checkpoint in one (no config.yaml and classes.txt); "
+        "for a file of weights use backbone.weights="
+    )
+
+
+def _differences_to(home: Path, config: Config) -> Iterator[str]:
+    """What the run that this one starts from did otherwise, where it decides what its weights mean."""
+    from omegaconf import OmegaConf
+
+    before: Any = OmegaConf.to_container(OmegaConf.load(home / "config.yaml"))
+    now = config.model_dump(by_alias=True)
+    for section, keys in (
+        ("backbone", ("name", "size", "frames", "stride", "crop", "spacing")),
+        ("vmp", ("kind", "alpha", "beta", "gamma", "epsilon", "exponent", "grey", "modulate")),
+    ):
+        old, new = before.get(section, {}), now[section]
+        if section == "vmp" and "none" in (old.get("kind"), new["kind"]):
+            continue
+        for key in keys:
+            if old.get(key) != new.get(key):
+                yield f"{section}.{key} was {old.get(key)} in the run it starts from, and is {new.get(key)}"
+    if not (home / "result.json").exists():
+        yield f"{home} is not finished: this starts from its newest checkpoint"
 
 
 def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
@@ -226,8 +274,12 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
     return torch.optim.SGD(groups, lr=lr, momentum=o.momentum, nesterov=o.nesterov)
 
 
-def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier") -> "ClipShape":
-    """What to decode: as many frames as backbone and prompts take together."""
+def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier", *, crops: int = 3) -> "ClipShape":
+    """What to decode: as many frames as backbone and prompts take together.
+
+    crops: of a test view. Several lie along a picture whose short side is spec.test_side; a single one is cut from the
+    middle of one as small as training has it, as PySlowFast does.
+    """
     from vmp.data.dataset import ClipShape
 
     return ClipShape(
@@ -242,7 +294,7 @@ def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier") -> "Cl
         crop=spec.crop,
         jitter=spec.jitter,
         flip=config.dataset.flip,
-        test_side=spec.test_side,
+        test_side=spec.test_side if crops > 1 else max(spec.jitter[0], spec.test_crop),
         test_crop=spec.test_crop,
     )
 

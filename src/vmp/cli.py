@@ -37,7 +37,8 @@ def friendly() -> Iterator[None]:
 def explain(message: str) -> str:
     """Hydra's message in its first useful lines, with a suggestion for a mistyped key."""
     lines = [line for line in message.partition("Config search path")[0].splitlines() if line.strip()]
-    text = "\n".join(lines[:12])
+    more = len(lines) - 40
+    text = "\n".join([*lines[:40], *([f"... and {more} more lines"] if more > 0 else [])])
     wrong = re.search(r"Could not override '([\w.]+)'", message)
     if wrong:
         from vmp.config import Config, keys_of, suggest

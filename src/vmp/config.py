@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from vmp.backbones import SPECS, zoo
 from vmp.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -236,10 +237,19 @@ class Logger(Section):
     kind: Literal["files"]
 
 
+class Recommended(Section):
+    """What conf/vmp/learned.yaml takes its lambda, m and n from, in an experiment."""
+
+    lambda_: Annotated[dict[str, NotNegative], Field(alias="lambda")]
+    m: float
+    n: float
+
+
 class Config(Section):
     dataset: MotionsDataset | ListDataset | ManifestDataset | PreparedDataset
     backbone: Tiny | ResNet | C2D | X3D | TimeSformer
     vmp: NoPrompts | Prompts | FixedPrompts
+    recommended: Recommended | None
     train: Train
     optim: Optim
     trainer: Trainer
@@ -274,7 +284,7 @@ class Config(Section):
         kind = v.name if isinstance(v, Prompts) else v.kind
         method = kind if v.kind == "none" else f"{kind}_lambda{v.lambda_:g}"
         placed = f"_{self.placement}" if self.placement else ""
-        placed += "" if v.split == "plus_one" else f"_{v.split}"
+        placed += "" if v.split == "plus_one" or not self.prompted else f"_{v.split}"
         frozen = "" if self.train.freeze == "none" else f"_frozen_{self.train.freeze}"
         seed = f"seed{self.seed}" + (f"-{self.tag}" if self.tag else "")
         return Path(self.output) / self.name / self._start / f"{method}{placed}{frozen}" / seed
@@ -419,19 +429,59 @@ def suggest(wrong: str, known: list[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
 
 
+def _weights(c: Config) -> Iterator[str]:
+    """What makes no sense without weights, or with these."""
+    b = c.backbone
+    public = b.weights in zoo.NAMES and not c.init_from
+    if public and isinstance(b, TimeSformer) and b.attention != "divided":
+        yield f"backbone.attention = {b.attention!r}: published weights have divided attention; use weights=none"
+    if c.train.freeze != "none":
+        if not b.weights and not c.init_from:
+            yield (
+                f"train.freeze = {c.train.freeze!r} would freeze random weights; give backbone.weights or "
+                "init_from=<a run's folder>"
+            )
+        if c.train.freeze == "backbone_and_head" and c.vmp.kind != "learned":
+            yield f"train.freeze = 'backbone_and_head' leaves nothing to train with vmp={c.vmp.kind}; use vmp=learned"
+    if c.train.batch_norm == "frozen" and not b.weights and not c.init_from:
+        yield "train.batch_norm = 'frozen' would freeze random weights; give backbone.weights or init_from"
+    if isinstance(b, TimeSformer) and b.flip_patch_embed and (c.init_from or not b.weights):
+        yield "backbone.flip_patch_embed turns pretrained weights round; it has no effect without backbone.weights"
+
+
+def check_start(c: Config) -> None:
+    """What a new run starts from is there, or can be fetched; a run that has begun does not need it any more.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if c.init_from:
+        if not Path(c.init_from).expanduser().exists():
+            raise ConfigError(f"init_from = {c.init_from!r}: no such run or checkpoint")
+    elif c.backbone.weights in zoo.NAMES:
+        zoo.find(c.backbone.key, c.backbone.weights)
+    elif c.backbone.weights and not Path(c.backbone.weights).expanduser().exists():
+        names = ", ".join(zoo.NAMES)
+        raise ConfigError(
+            f"backbone.weights = {c.backbone.weights!r}: neither a name ({names}) nor a file that is there"
+        )
+
+
 def _sizes(c: Config) -> Iterator[str]:
     """Sizes that a backbone cannot have."""
     b = c.backbone
+    if b.name in ("c2d", "i3d") and b.frames == 1:
+        yield f"backbone.frames = 1: {b.name} halves time once, so at least 2"
     if isinstance(b, ResNet | X3D) and b.crop and b.crop < 32:
         yield f"backbone.crop = {b.crop}: {b.name} halves it five times, so at least 32"
     if b.name == "slowfast" and b.frames and (b.frames % 4 or b.frames < 8):
         yield f"backbone.frames = {b.frames}: the slow pathway takes every fourth, so a multiple of 4, at least 8"
     if isinstance(b, TimeSformer):
-        patch = b.patch or 16
-        if b.crop and b.crop % patch:
-            yield f"backbone.crop = {b.crop}: must be a multiple of the patch, {patch}"
-        if b.dim and b.dim % (b.heads or 12):
-            yield f"backbone.dim = {b.dim}: must be a multiple of backbone.heads = {b.heads or 12}"
+        crop, patch, dim, heads = b.crop or SPECS[b.key].crop, b.patch or 16, b.dim or 768, b.heads or 12
+        if crop % patch:
+            yield f"backbone.crop = {crop}: must be a multiple of the patch, {patch}"
+        if dim % heads:
+            yield f"backbone.dim = {dim}: must be a multiple of backbone.heads = {heads}"
 
 
 def _disagreements(c: Config) -> Iterator[str]:
@@ -451,17 +501,12 @@ def _disagreements(c: Config) -> Iterator[str]:
             yield f"vmp.lambda = {c.vmp.lambda_:g} has no effect with vmp={c.vmp.kind}, which learns nothing; use 0"
     if c.vmp.split != "plus_one" and not pathways:
         yield f"vmp.split = {c.vmp.split!r} has no effect without pathways; it belongs to backbone=slowfast"
+    if c.vmp.kind == "none" and (c.vmp.placement != "default" or c.vmp.split != "plus_one") and pathways:
+        yield "vmp.placement and vmp.split have no effect with vmp=none, which has no prompts; drop them"
+    if isinstance(c.dataset, PreparedDataset) and c.dataset.split and not c.dataset.name.startswith("hmdb51"):
+        yield f"dataset.split = {c.dataset.split}: only hmdb51 has splits to choose from; leave it out"
+    yield from _weights(c)
     yield from _sizes(c)
-    if c.train.freeze != "none":
-        if not c.backbone.weights and not c.init_from:
-            yield (
-                f"train.freeze = {c.train.freeze!r} would freeze random weights; give backbone.weights or "
-                "init_from=<a run's folder>"
-            )
-        if c.train.freeze == "backbone_and_head" and c.vmp.kind != "learned":
-            yield f"train.freeze = 'backbone_and_head' leaves nothing to train with vmp={c.vmp.kind}; use vmp=learned"
-    if isinstance(c.backbone, TimeSformer) and c.backbone.flip_patch_embed and not c.backbone.weights:
-        yield "backbone.flip_patch_embed turns pretrained weights round; it has no effect without backbone.weights"
     if c.optim.nesterov and c.optim.momentum == 0:
         yield "optim.nesterov = true needs optim.momentum above 0"
     if c.optim.schedule == "steps":

@@ -6,10 +6,11 @@ Notable here:
 - normalisation layers are found by type, never by name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from torch import nn
 
+from vmp.errors import ConfigError
 from vmp.model import PromptedClassifier
 
 FREEZE = ("none", "backbone", "backbone_and_head", "all_but_head")
@@ -37,6 +38,27 @@ def freeze(model: PromptedClassifier, what: str) -> None:
     _fix(model, frozen)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"freeze = {what!r}: nothing is left to train")
+
+
+def check_frozen(model: PromptedClassifier, loaded: Container[str], prompts: Container[str]) -> None:
+    """Args:
+        loaded, prompts: names of the backbone's parameters, and of m and n, that hold more than random numbers.
+
+    Raises:
+        ConfigError: something is frozen that does not.
+    """
+    random = [n for n, p in model.backbone.named_parameters() if not p.requires_grad and n not in loaded]
+    for pathway, layer in model.prompts.items():
+        prefix = "" if pathway == "video" else f"{pathway}/"
+        named = {f"{prefix}{n.rpartition('.')[2]}": p for n, p in layer.named_parameters()}
+        random += [
+            f"{n} of the prompts" for n, p in named.items() if not p.requires_grad and n not in prompts
+        ]
+    if random:
+        raise ConfigError(
+            f"train.freeze would keep random numbers as they are: {', '.join(random[:6])}. The weights to start from "
+            "do not hold them (other classes, or no such prompts); freeze less, use vmp=none, or start from another run"
+        )
 
 
 def set_batch_norm(model: PromptedClassifier, how: str) -> PromptedClassifier:

@@ -13,6 +13,7 @@ from vmp.errors import RunError
 
 # settings that change how fast a run goes or what it prints, not what comes out of it
 RUNTIME = {
+    "dataset": {"folder", "root"},  # the data themselves are compared by digest
     "trainer": {"device", "workers", "threads", "save_minutes", "keep"},
     "data": {"root", "timeout", "max_bad_fraction"},
     "output": ...,
@@ -20,16 +21,24 @@ RUNTIME = {
 }
 
 
+def begun(folder: Path) -> bool:
+    """Whether there is something to protect: a start that failed leaves no checkpoint."""
+    written = (folder / "result.json").exists() or any((folder / "checkpoints").glob("step_*"))
+    return written and (folder / "config.yaml").exists()
+
+
 def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     """Raise RunError if the folder holds a run with another config."""
-    kept = folder / "config.yaml"
-    if not kept.exists():
+    if not begun(folder):
         return
+    kept = folder / "config.yaml"
     before: Any = OmegaConf.to_container(OmegaConf.load(kept))
     changes = list(differences(_what_matters(before), _what_matters(raw)))
     if changes:
+        older = any("(absent)" in change for change in changes)
         raise RunError(
-            f"{folder} holds a run with another config:\n  "
+            f"{folder} holds a run with another config"
+            f"{', made by another version of the project' if older else ''}:\n  "
             + "\n  ".join(changes)
             + "\nUse tag=WORD for a run beside it, or move the folder away."
         )
@@ -37,6 +46,8 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
 
 def check_same_data(folder: Path, digests: dict[str, str]) -> None:
     """Raise RunError if the run was made with other clips, labels or spans."""
+    if not begun(folder):
+        return
     kept = folder / "data.json"
     before = json.loads(kept.read_text()) if kept.exists() else {}
     changed = [split for split, value in digests.items() if before.get(split, value) != value]

@@ -4,7 +4,7 @@ Notable here (F fast frames, alpha fast frames for each slow one; 32 and 4 as pu
 - a prompted pathway takes one frame more than it gives, and differences are taken between its own frames, after the
   cut; the paper says no more than that, so there are three readings:
       "plus_one"  F + 1 frames are decoded; slow prompts take every alpha-th of them, from the first
-      "aligned"   F + alpha are decoded; prompts stand on the very frames that the baseline would take
+      "aligned"   F + alpha are decoded; prompts are spaced as the frames that the baseline would take
       "shared"    one layer runs on all F + 1 frames, and the pathways are cut from its prompts
 - the published cut of the slow pathway is not an even stride: 0, 4, 8, 13, 17, 22, 26, 31.
 """

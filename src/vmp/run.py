@@ -25,11 +25,11 @@ from vmp.build import (
     find_splits,
     start_weights,
 )
-from vmp.config import Config, check, parse_views
+from vmp.config import Config, check, check_start, parse_views
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, digest, find_clips
 from vmp.errors import ConfigError, RunError, UserError
-from vmp.folder import check_same_data, check_same_run, run_folder
+from vmp.folder import begun, check_same_data, check_same_run, run_folder
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
@@ -45,6 +45,8 @@ def train(cfg: DictConfig) -> None:
     config = check(raw)  # type: ignore[arg-type]
     first = int(os.environ.get("RANK", 0)) == 0
     check_same_run(config.folder, raw)
+    if not begun(config.folder):
+        check_start(config)
     if (config.folder / "result.json").exists():
         if first:
             print(f"{config.folder} is finished:")
@@ -79,7 +81,7 @@ def evaluate(cfg: DictConfig) -> None:
     folder = Path(options["run"])
     if options["split"] not in ("train", "val", "test"):
         raise ConfigError(f"split = {options['split']!r}: must be train, val or test")
-    if options["checkpoint"] not in ("last", "best"):
+    if options["checkpoint"] not in (None, "last", "best"):
         raise ConfigError(f"checkpoint = {options['checkpoint']!r}: must be last or best")
     views = parse_views(options["views"])
     if views is not None and not (
@@ -94,7 +96,20 @@ def evaluate(cfg: DictConfig) -> None:
     if not (folder / "config.yaml").is_file():
         raise RunError(f"run = {folder}: no run there (no config.yaml)")
     raw: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
-    config = check(raw)
+    try:
+        config = check(raw)
+    except ConfigError as error:
+        raise RunError(
+            f"run = {folder}: its config.yaml is not one that this version of the project reads:\n{error}\n"
+            "Test it with the version that made it (the commit is in its result.json)."
+        ) from None
+    options["checkpoint"] = options["checkpoint"] or config.trainer.select
+    moved = {key: options[key] for key in ("folder", "root") if options[key]}
+    if moved and not moved.keys() <= type(config.dataset).model_fields.keys():
+        raise ConfigError(
+            f"{', '.join(moved)}: dataset {config.name} has no such key; it is made where data.root is"
+        )
+    config = config.model_copy(update={"dataset": config.dataset.model_copy(update=moved)})
     if options["degrade"]:
         data = config.data.model_copy(update={"degrade": options["degrade"]})
         config = config.model_copy(update={"data": data})
@@ -163,7 +178,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
     from vmp.data.dataset import TrainClips
     from vmp.engine import checkpoint, dist, schedule, trainer
     from vmp.engine.loggers import Log, write_json
-    from vmp.finetune import freeze, trained
+    from vmp.finetune import check_frozen, freeze, trained
     from vmp.objective import Objective
     from vmp.results.record import provenance
 
@@ -194,17 +209,29 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
         spec = backbone_spec(config)
         model = build_model(config, len(splits.classes), spec)
         if not checkpoint.steps_in(folder / "checkpoints"):  # else they are in the checkpoint
-            found = start_weights(config, model, splits.classes)
-            start: dict[str, Any] = {"source": "random"}
-            if found:
-                report, taken = found
-                start = {**report.as_dict(), "prompts_taken": taken}
-                log(f"{report}\n  taken over by the prompt layers: {', '.join(taken) or 'nothing'}")
+            start = start_weights(config, model, splits.classes, spec)
+            kept: dict[str, Any] = {"source": "random"}
+            if start.report:
+                kept = {**start.report.as_dict(), "prompts_taken": start.prompts, "warnings": start.warnings}
+                log(
+                    f"{start.report}\n  taken over by the prompt layers: {', '.join(start.prompts) or 'nothing'}"
+                )
+                for warning in start.warnings:
+                    log.warn(warning)
+            freeze(model, config.train.freeze)
+            check_frozen(model, start.report.matched if start.report else (), start.prompts)
             if processes.first:
-                write_json(folder / "weights.json", start)
+                write_json(folder / "weights.json", kept)
+        else:
+            freeze(model, config.train.freeze)
         if config.train.batch_norm == "sync" and processes.device.type != "cuda":
             raise ConfigError("train.batch_norm = 'sync' works on CUDA devices only; use train")
-        freeze(model, config.train.freeze)
+        _look_at_prompts(model, log)
+        if micro < min(each, t.micro_batch or each) / 2 and config.train.batch_norm == "train":
+            log.warn(
+                f"{each} clips a device are dealt in portions of {micro}, and batch normalisation sees no more at a "
+                f"time; a trainer.batch_size that {t.micro_batch} x {processes.world} divides avoids that"
+            )
         model = model.to(processes.device)
         optimizer = build_optimizer(config, model)
         shape = clip_shape(config, spec, model)
@@ -342,7 +369,7 @@ def _score(
     from vmp.data.present import check_bad
     from vmp.engine import evaluator
 
-    shape = clip_shape(config, spec, model)
+    shape = clip_shape(config, spec, model, crops=views[1])
     dataset = TestClips(manifest, present, shape, temporal=views[0], spatial=views[1])
     scores = evaluator.score(
         model,
@@ -408,6 +435,20 @@ def _workers(wanted: int | None) -> int:
 def _short(weights: dict[str, Any]) -> dict[str, Any]:
     """weights.json without its long list."""
     return {key: len(value) if key == "matched" else value for key, value in weights.items()}
+
+
+def _look_at_prompts(model: Any, log: "Log") -> None:
+    """Say what a still pixel gets, and warn where the model would start on an all but blank clip."""
+    import torch
+
+    for pathway, layer in model.prompts.items():
+        still = float(layer.power_norm(torch.zeros(1, device=next(model.parameters()).device)))
+        log(f"prompts ({pathway}): the attention on a still pixel is {still:.3f}")
+        if still < 0.1 and layer.scalars():
+            log.warn(
+                "the clips are nearly blank at the start, which costs training; the authors' start is vmp.m=1.541 "
+                "vmp.n=-0.2934, and other seeds draw others"
+            )
 
 
 def _peak_memory(processes: "Processes") -> float:

@@ -8,11 +8,12 @@ Every backbone has a `head_name`, the dotted name of its last Linear.
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from vmp.errors import ConfigError
+
+if TYPE_CHECKING:  # the specs are read before torch is paid for
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ def build_backbone(
     spec: Spec | None = None,
     reverse_channels: bool = False,
     **options: Any,
-) -> nn.Module:
+) -> "nn.Module":
     """A backbone, with random weights or pretrained ones.
 
     Args:
@@ -133,7 +134,7 @@ def build_backbone(
     spec = spec or backbone_spec(name)
     backbone_spec(name)
     size: dict[str, Any] = {"num_classes": num_classes, "frames": spec.frames, "crop": spec.crop}
-    model: nn.Module
+    model: Any
     if name == "tiny":
         from vmp.backbones.tiny import Tiny
 
@@ -159,5 +160,5 @@ def build_backbone(
     if weights is not None:
         from vmp.backbones.weights import load_weights
 
-        model.loaded = load_weights(model, weights, backbone=name, reverse_channels=reverse_channels)  # type: ignore[assignment]
+        model.loaded = load_weights(model, weights, backbone=name, reverse_channels=reverse_channels)
     return model

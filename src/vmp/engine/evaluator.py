@@ -34,7 +34,7 @@ class Scores:
     indices: np.ndarray
     scores: np.ndarray
     bad: dict[int, str]
-    variation: float | None  # mean over clips of V summed over pathways; None without prompts
+    variation: float | None  # mean over distinct views of V summed over pathways; None without prompts
 
 
 @torch.inference_mode()
