@@ -1,6 +1,6 @@
-"""make bench: the layer and the loader, measured side by side with the plain ways in one run.
+"""make bench: the layer, the loader and reading clips, measured side by side with the plain ways in one run.
 
-    python scripts/benchmark.py [layer|loader] [--batch 8 --frames 8 --size 224] [--repeats 9]
+    python scripts/benchmark.py [layer|loader|clips] [--batch 8 --frames 8 --size 224] [--repeats 9]
 
 Every row is warmed up, then the rows take turns; medians are printed, and ratios are to the first row. The layer's
 first row is Eq. 1-6 written as one would read them off the page. Results go to outputs/bench.json as well.
@@ -14,10 +14,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -216,6 +218,130 @@ def bench_loader(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+WANTED = 300  # clips a second: what a fast GPU takes from a TimeSformer's loader
+FRAMES = 320
+SPANS = ((0, 290), (15, 305), (30, 320))  # three actions, each cut into a file of its own
+
+
+def bench_clips(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Clips a second and core, by CPU time, from a long-GOP original and from the clips cut out of it."""
+    import av
+    import cv2
+
+    from vmp.data.cut import Cut, cut_all
+    from vmp.data.decode import read_frames
+    from vmp.data.encode import write_video
+    from vmp.data.sampling import offsets, random_start
+
+    av.logging.set_level(av.logging.ERROR)
+    cv2.setNumThreads(1)
+    folder, rate = ROOT / "data" / "bench", Fraction(147, 5)
+    folder.mkdir(parents=True, exist_ok=True)
+    patterns = {"9x32": offsets(9, 32, rate=29.4 / 30), "33x2": offsets(33, 2, rate=29.4 / 30)}
+    rows: list[dict[str, Any]] = []
+    for width, height in ((1624, 1224), (320, 240)):
+        source = folder / f"{width}x{height}.mp4"
+        if not source.exists():
+            print(f"writing {source.relative_to(ROOT)}", flush=True)
+            write_video(
+                source, scenery(FRAMES, height, width), fps=rate, crf=23, keyframe_every=250, b_frames=3
+            )
+        cuts = [
+            Cut(source=source, start=a, end=b, target=folder / source.stem / f"{a}-{b}.mp4") for a, b in SPANS
+        ]
+        began = time.perf_counter()
+        found = dict(cut_all(cuts, workers=1, progress=False))
+        took = time.perf_counter() - began
+        if took > 3:  # else they were there
+            frames = sum(m.frames for m in found.values())
+            print(f"cut {frames} frames of {width} x {height}, checked, in {took:.1f} s, one process")
+
+        def original(reader: str, source: Path = source) -> Callable[[int, np.ndarray], Any]:
+            return lambda k, i: read_frames(source, SPANS[k][0] + i, reader=reader, short_side=256)
+
+        def piece(reader: str, cuts: list[Cut] = cuts) -> Callable[[int, np.ndarray], Any]:
+            return lambda k, i: read_frames(cuts[k].target, i, reader=reader, short_side=256)
+
+        def whole_span(k: int, i: np.ndarray, source: Path = source) -> Any:
+            return sorted_by_time(source, SPANS[k][0] + i)
+
+        ways: dict[str, Callable[[int, np.ndarray], Any]] = {"original, all, by time": whole_span}
+        ways |= {f"original, {r}": original(r) for r in ("decord", "opencv", "pyav")}
+        ways |= {f"cut clips, {r}": piece(r) for r in ("decord", "opencv", "pyav")}
+        part: list[dict[str, Any]] = [{"what": name} for name in ways]
+        for pattern, wanted in patterns.items():
+            rng = np.random.default_rng(0)
+            starts = [random_start(b - a, wanted, rng=rng) for a, b in SPANS]
+            seconds: dict[str, list[float]] = {name: [] for name in ways}
+            for repeat in range(len(SPANS) * (1 if width > 1000 else 4)):
+                for name, way in ways.items():
+                    began = time.process_time()
+                    way(repeat % len(SPANS), starts[repeat % len(SPANS)] + wanted)
+                    seconds[name].append(time.process_time() - began)
+            medians = {name: statistics.median(s) for name, s in seconds.items()}
+            plain = next(iter(medians.values()))
+            for row, median in zip(part, medians.values(), strict=True):
+                row[f"{pattern}/s"] = 1 / median
+                row[f"{pattern} faster"] = plain / median
+                row[f"{pattern} cores"] = round(WANTED * median)
+        title = f"clips a second and core, and cores for {WANTED} a second"
+        show(f"{title}; {FRAMES} frames of {width} x {height}, {where('cpu')}", part)
+        rows += [{"source": f"{width}x{height}"} | row for row in part]
+    return rows
+
+
+def scenery(frames: int, height: int, width: int) -> Iterator[np.ndarray]:
+    """A textured room seen by a still, slightly noisy camera; three textured things move in it."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+
+    def texture(h: int, w: int) -> np.ndarray:
+        layers = [
+            cv2.resize(
+                rng.normal(0, 1, (h // k + 2, w // k + 2, 3)) * k**0.6, (w, h), interpolation=cv2.INTER_CUBIC
+            )
+            for k in (2, 5, 12, 30, 80)
+        ]
+        return np.clip(128 + 9 * sum(layers), 0, 255).astype(np.uint8)
+
+    room = texture(height, width)
+    things = [texture(height // 4, width // 6) for _ in range(3)]
+    noise = rng.normal(0, 1.5, (4, height, width, 1)).round().astype(np.int16)
+    for i in range(frames):
+        frame = room.astype(np.int16)
+        for k, thing in enumerate(things):
+            h, w = thing.shape[:2]
+            y = int((height - h) * (0.5 + 0.5 * np.sin(i / (40 + 9 * k) + k)))
+            x = int((width - w) * (0.5 + 0.5 * np.cos(i / (55 - 7 * k) + 2 * k)))
+            frame[y : y + h, x : x + w] = thing
+        yield np.clip(frame + np.roll(noise[i % 4], 37 * i, axis=1), 0, 255).astype(np.uint8)
+
+
+def sorted_by_time(path: Path, indices: np.ndarray) -> np.ndarray:
+    """As PySlowFast, TimeSformer and the paper's code read a clip: all frames of its span, in order of timestamps."""
+    import av
+
+    from vmp.data.decode import resize_short_side
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        tick = 1 / float(stream.average_rate * stream.time_base)
+        first, last = int(indices[0] * tick), int(indices[-1] * tick)
+        container.seek(max(first - 1024, 0), any_frame=False, backward=True, stream=stream)
+        found, beyond = {}, 0
+        for frame in container.decode(stream):
+            if frame.pts < first:
+                continue
+            found[frame.pts] = frame
+            beyond += frame.pts > last
+            if beyond >= 5:
+                break
+    pictures = [found[pts].to_ndarray(format="rgb24") for pts in sorted(found)]
+    return np.stack([resize_short_side(pictures[i], 256) for i in indices - indices[0]])
+
+
 def take_turns(ways: dict[str, Callable[[], None]], repeats: int, device: str) -> dict[str, float]:
     """Median seconds of each, measured in turns so that a noisy moment hits all."""
 
@@ -257,7 +383,7 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", nargs="*", help="layer, loader; both without")
+    parser.add_argument("what", nargs="*", help="layer, loader, clips; all without")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
@@ -266,11 +392,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.peak:
         return print_peak(options)
-    unknown = set(options.what) - {"layer", "loader"}
+    unknown = set(options.what) - {"layer", "loader", "clips"}
     if unknown:
-        parser.error(f"{', '.join(sorted(unknown))}: must be layer or loader")
+        parser.error(f"{', '.join(sorted(unknown))}: must be layer, loader or clips")
     results = {}
-    for name, bench in (("layer", bench_layer), ("loader", bench_loader)):
+    for name, bench in (("layer", bench_layer), ("loader", bench_loader), ("clips", bench_clips)):
         if not options.what or name in options.what:
             results[name] = bench(options)
     out = ROOT / "outputs" / "bench.json"

@@ -88,6 +88,10 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
                 f"dataset.folder = {dataset.folder}: no such folder; it should hold classes.txt, train.csv and "
                 "val.csv or test.csv, as docs/data.md says"
             )
+    if videos is None:
+        from vmp.data.prepare import recorded_root
+
+        videos = recorded_root(folder)
     val, test = (
         read_manifest(folder / f"{split}.csv", root=videos) if (folder / f"{split}.csv").exists() else None
         for split in ("val", "test")

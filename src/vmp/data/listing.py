@@ -35,7 +35,7 @@ from vmp.data.measure import GAVE_UP, Measured, measure_all
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.progress import bar
 
-MEASURING = 1  # raise when measure.py finds other things in the same file
+MEASURING = 2  # raise when measure.py finds other things in the same file
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,25 +4,42 @@ Notable here:
 - headers lie both ways about the number of frames, so the file is decoded once and counted;
 - a seeking reader counts as exact for a file when frames fetched from all over it, forwards and after seeks, are
   those that counting gives; the comparison is by picture, against the neighbours in time, so a shift by one shows;
+- pictures of all frames are kept up to RUN x RUNS of them (85 MB); of a longer video, runs spread over all of it;
 - measuring happens in child processes that can be killed: a damaged file may crash or hang a decoder.
 """
 
+import importlib.util
 import multiprocessing as mp
 import os
+import re
+import signal
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from vmp.data.decode import READERS, check_regular, upright
+from vmp.data.decode import READERS, STEP, check_regular, upright
 from vmp.errors import VideoReadError
 
-SEEKING = ("opencv", "decord")  # in order of preference: the fastest first, then pyav, which is always exact
 GAVE_UP = "measuring was given up:"
 THUMB = 48  # frames are compared as pictures of this many pixels a side
+NEAR = 4  # ... with as many neighbours in time on either side
+RUN, RUNS = 64, 192  # frames kept together, and how many times
+READ_THROUGH = 4e9  # pixels that a reader is asked for at most, so that large videos end
+BY_TIME = ("opencv",)  # readers that seek to a number by its time at the nominal rate
+BATCHED = ("decord", "torchcodec")  # readers that hold all they are asked for, twice
+BATCH = 16e6  # bytes of frames that they are asked for at once
+
+Job = TypeVar("Job")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,47 +53,137 @@ class Measured:
     readers: tuple[str, ...] = ()
 
 
-def measure(path: str | os.PathLike[str], *, readers: Sequence[str] = SEEKING) -> Measured:
-    """Decode the whole file with PyAV, count, and try the seeking readers against it. Never raises for a bad file."""
-    path = Path(path)
+@cache
+def seeking() -> tuple[str, ...]:
+    """Seeking readers to try, in order of preference: the fastest first; pyav, always exact, comes after them."""
+    if importlib.util.find_spec("torchcodec"):
+        try:
+            import torchcodec.decoders  # noqa: F401
+
+            return ("opencv", "torchcodec", "decord")
+        except (ImportError, OSError, RuntimeError):  # its libraries do not fit the installed torch or FFmpeg
+            pass
+    return ("opencv", "decord")
+
+
+def measure(path: str | os.PathLike[str], *, readers: Sequence[str] | None = None) -> Measured:
+    """Decode the whole file with PyAV, count, and try the seeking readers against it. Never raises for a bad file.
+
+    readers: None: those of `seeking`.
+    """
+    counted = count(path)
+    if counted.found.status != "ok":
+        return counted.found
+    return replace(counted.found, readers=exact_readers(Path(path), counted, readers))
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What decoding a whole file gave: no readers yet, small pictures, and whether frames are evenly spaced in time."""
+
+    found: Measured
+    thumbs: "Thumbs"
+    steady: bool
+
+
+def count(path: str | os.PathLike[str]) -> Counted:
+    """Decode the whole file with PyAV. Never raises for a bad file."""
+    path, thumbs = Path(path), Thumbs()
     try:
         check_regular(path)
     except VideoReadError as error:
-        return Measured("missing" if error.reason == "not found" else "unreadable", error.reason)
-    thumbs: list[np.ndarray] = []
-    size = (0, 0)
-    fps, promised, fault = 0.0, 0, ""
-    try:
+        status = "missing" if error.reason == "not found" else "unreadable"
+        return Counted(Measured(status, error.reason), thumbs, False)
+    source = Source(path)
+    picture = np.empty((0, 0, 3), np.uint8)
+    for frame in source.frames():
+        picture = upright(frame.to_ndarray(format="rgb24"), frame.rotation)
+        thumbs.add(small(picture))
+    if not source.count:
+        return Counted(Measured("unreadable", source.fault or "no frame could be decoded"), thumbs, False)
+    height, width = picture.shape[:2]
+    status = "partial" if source.fault else "ok"
+    found = Measured(status, source.fault, source.count, float(source.fps), width, height)
+    return Counted(found, thumbs, source.steady())
+
+
+class Source:
+    """The first video stream of a file, decoded in counted order by one thread.
+
+    After `frames` has run, `count` and `fault` say how it went; the rest is what the header said.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count, self.fault = path, 0, ""
+        self.fps, self.seconds = Fraction(0), 0.0  # 0: the file does not say
+        self.promised = 0  # frames; where only a duration is promised, as many as that makes
+        self._rate = 0.0
+        self._times = array("d")
+
+    def frames(self) -> Iterator[Any]:
+        """Frames (av.VideoFrame), until the end or the first fault."""
         import av
 
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.video:
-                return Measured("unreadable", "no video stream")
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            promised = stream.frames
-            for frame in container.decode(stream):
-                picture = upright(frame.to_ndarray(format="rgb24"), frame.rotation)
-                size = size if thumbs else picture.shape[:2]
-                if picture.shape[:2] != size:
-                    fault = f"the frame size changes at frame {len(thumbs)}"
-                    break
-                if frame.is_corrupt:
-                    fault = f"frame {len(thumbs)} is damaged"
-                    break
-                thumbs.append(_thumb(picture))
-    except Exception as error:
-        fault = f"{type(error).__name__}: {error}"
-    if not thumbs:
-        return Measured("unreadable", fault or "no frame could be decoded")
-    if not fault and len(thumbs) < promised - max(
-        3, promised // 50
-    ):  # small miscounts are common in sound files
-        fault = f"{len(thumbs)} frames decoded where the header promises {promised}"
-    height, width = size
-    exact = () if fault else (*(r for r in readers if _exact(path, r, np.stack(thumbs))), "pyav")
-    return Measured("partial" if fault else "ok", fault, len(thumbs), fps, width, height, exact)
+        try:
+            with av.open(os.path.abspath(self.path), metadata_errors="replace") as container:
+                if not container.streams.video:
+                    self.fault = "no video stream"
+                    return
+                stream = container.streams.video[0]
+                stream.thread_type = "NONE"
+                stream.codec_context.thread_count = 1
+                self.fps = Fraction(stream.average_rate or stream.guessed_rate or 0)
+                self._rate = float(stream.guessed_rate or self.fps)
+                own = _duration(stream)
+                self.seconds = own or (container.duration or 0) / av.time_base
+                self.promised = stream.frames or round(self.seconds * self.fps)
+                first, end = None, 0.0
+                for frame in container.decode(stream):
+                    shape = (frame.width, frame.height, frame.rotation)
+                    first = first or shape
+                    if shape != first:
+                        self.fault = f"the frame size changes at frame {self.count}"
+                        return
+                    if frame.is_corrupt:
+                        self.fault = f"frame {self.count} is damaged"
+                        return
+                    self.count += 1
+                    if frame.pts is not None:
+                        self._times.append(float(frame.pts * stream.time_base))
+                        end = max(end, self._times[-1] + float((frame.duration or 0) * stream.time_base))
+                    yield frame
+                if stream.frames:
+                    # small miscounts are common in sound files
+                    if self.count < stream.frames - max(3, stream.frames // 50):
+                        self.fault = f"{self.count} frames decoded where the header promises {stream.frames}"
+                elif own or len(container.streams) == 1:  # sound may go on longer
+                    spare = max(4 / self._rate if self._rate else 0.0, 0.02 * self.seconds)
+                    if self._times and end < self.seconds - spare:
+                        self.fault = (
+                            f"frames end at {end:.2f} s where the header promises {self.seconds:.2f} s"
+                        )
+        except Exception as error:  # decoders leak every kind of exception
+            self.fault = f"{type(error).__name__}: {error}"
+
+    def steady(self) -> bool:
+        """Whether frame i is shown at i / rate, so that a time finds it; the order of the times does not matter."""
+        times = np.sort(np.frombuffer(self._times)) if self._times else np.zeros(1)
+        drift = (times - times[0]) * self._rate - np.arange(len(times))
+        return bool(np.abs(drift).max() < 0.45)
+
+
+def _duration(stream: Any) -> float:
+    """Seconds that a stream is said to last: Matroska has that in a tag, if at all."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3]) if match else 0.0
+
+
+def exact_readers(path: Path, counted: Counted, readers: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Those of the readers that return exactly the counted frames of a whole file, and pyav."""
+    tried = seeking() if readers is None else readers
+    return (*(r for r in tried if _exact(path, r, counted)), "pyav")
 
 
 def measure_all(
@@ -84,72 +191,130 @@ def measure_all(
     *,
     workers: int | None = None,
     timeout: float = 120.0,
-    readers: Sequence[str] = SEEKING,
+    readers: Sequence[str] | None = None,
 ) -> Iterator[tuple[Path, Measured]]:
     """Measure files in parallel, each in a child process; yields results as they come.
 
     timeout: seconds for a file of up to 60 MB, in proportion beyond; a child that takes longer, or dies, makes its
     file unreadable and is replaced.
     """
+    work = partial(_measure_one, readers=readers)
+    limit = partial(time_limit, timeout=timeout)
+    for path, found in in_children(work, paths, limit=limit, workers=workers):
+        yield path, Measured("unreadable", f"{GAVE_UP} {found.reason}") if isinstance(found, Lost) else found
+
+
+def time_limit(path: Path, *, timeout: float) -> float:
+    """Seconds for a file: timeout for up to 60 MB, in proportion beyond."""
+    try:
+        return timeout * max(1.0, path.stat().st_size / 60e6)
+    except OSError:
+        return timeout
+
+
+def _measure_one(path: Path, *, readers: Sequence[str] | None) -> Iterator[Measured]:
+    yield measure(path, readers=readers)
+
+
+# --- jobs in child processes that can be killed --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What came of a job that failed, or whose process died or took too long."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A job may yield this to set its own time limit, counted from its start; nobody else sees it."""
+
+    seconds: float
+
+
+class _End:
+    pass
+
+
+def in_children(
+    work: Callable[[Job], Iterator[Any]],
+    jobs: Iterable[Job],
+    *,
+    limit: Callable[[Job], float],
+    workers: int | None = None,
+) -> Iterator[tuple[Job, Any]]:
+    """Run a generator function over jobs in parallel; yields (job, item) as items come.
+
+    A job whose process dies, raises, or takes longer than limit(job) seconds ends with a `Lost`; the process is
+    replaced. All processes are killed when the caller stops, and end when their parent is killed.
+
+    Args:
+        work: a function of a module, or a partial of one: it is sent to the children by name.
+    """
     context = mp.get_context("spawn")
-    queue = list(paths)[::-1]
-    count = max(1, min(workers or os.cpu_count() or 1, len(queue)))
-    children = [_Child(context, readers) for _ in range(count)] if queue else []
+    queue = list(jobs)[::-1]
+    number = max(1, min(workers or os.cpu_count() or 1, len(queue)))
+    children: list[_Child] = []
     busy: dict[Connection, _Child] = {}
     try:
-        for child in children:
-            if queue:
-                child.give(queue.pop())
-                busy[child.pipe] = child
+        for _ in range(number if queue else 0):
+            children.append(_Child(context, work))
+            children[-1].give(queue.pop(), limit)
+            busy[children[-1].pipe] = children[-1]
         while busy:
             ready = wait(list(busy), timeout=0.5)
             for pipe, child in list(busy.items()):
-                path = child.path
-                limit = timeout * max(1.0, path.stat().st_size / 60e6 if path.exists() else 0)
-                late = child.ready and time.monotonic() - child.since > limit
+                job, message = child.job, None
                 if pipe in ready:
                     try:
                         message = child.pipe.recv()
                     except (EOFError, OSError):
                         if not child.ready:
-                            raise RuntimeError("a measuring process could not start") from None
-                        message = Measured("unreadable", f"{GAVE_UP} the decoder crashed")
+                            raise RuntimeError("a child process could not start") from None
+                        message = Lost("the decoder crashed")
                         child.restart()
                     if message == "ready":  # imports are done: the clock starts
                         child.ready, child.since = True, time.monotonic()
                         continue
-                elif late:
-                    message = Measured("unreadable", f"{GAVE_UP} it took longer than {limit:.0f} s")
+                    if isinstance(message, Limit):
+                        child.limit = message.seconds
+                        continue
+                elif child.ready and time.monotonic() - child.since > child.limit:
+                    message = Lost(f"it took longer than {child.limit:.0f} s")
                     child.restart()
                 else:
                     continue
-                del busy[pipe]
-                if queue:
-                    child.give(queue.pop())
-                    busy[child.pipe] = child
-                yield path, message
+                if isinstance(message, Lost | _End):
+                    del busy[pipe]
+                    if queue:
+                        child.give(queue.pop(), limit)
+                        busy[child.pipe] = child
+                if not isinstance(message, _End):
+                    yield job, message
     finally:
         for child in children:
             child.stop()
 
 
 class _Child:
-    """One measuring process and the pipe to it."""
+    """One process and the pipe to it."""
 
-    def __init__(self, context: mp.context.SpawnContext, readers: Sequence[str]) -> None:
-        self.context, self.readers = context, tuple(readers)
+    def __init__(self, context: mp.context.SpawnContext, work: Callable[[Any], Iterator[Any]]) -> None:
+        self.context, self.work = context, work
         self._start()
 
     def _start(self) -> None:
         self.pipe, far = self.context.Pipe()
-        self.process = self.context.Process(target=_serve, args=(far, self.readers), daemon=True)
+        self.process = self.context.Process(target=_serve, args=(far, self.work), daemon=True)
         self.process.start()
         far.close()
-        self.ready, self.since, self.path = False, time.monotonic(), Path()
+        self.ready, self.since, self.limit = False, time.monotonic(), 0.0
+        self.job: Any = None
 
-    def give(self, path: Path) -> None:
-        self.path, self.since = path, time.monotonic()
-        self.pipe.send(path)
+    def give(self, job: Any, limit: Callable[[Any], float]) -> None:
+        self.job, self.since, self.limit = job, time.monotonic(), limit(job)
+        self.pipe.send(job)
 
     def restart(self) -> None:
         self.stop()
@@ -161,32 +326,92 @@ class _Child:
         self.pipe.close()
 
 
-def _serve(pipe: Connection, readers: Sequence[str]) -> None:
+def _serve(pipe: Connection, work: Callable[[Any], Iterator[Any]]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its children
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["OPENCV_LOG_LEVEL"] = os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
     import av
     import cv2
 
     av.logging.set_level(av.logging.PANIC)
     cv2.setNumThreads(1)
-    os.environ["OPENCV_LOG_LEVEL"] = os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
     pipe.send("ready")
     try:
         while True:
-            pipe.send(measure(pipe.recv(), readers=readers))
-    except (EOFError, KeyboardInterrupt, BrokenPipeError):
+            job = pipe.recv()
+            try:
+                for item in work(job):
+                    pipe.send(item)
+                pipe.send(_End())
+            except BrokenPipeError:
+                return
+            except Exception as error:
+                pipe.send(Lost(f"{type(error).__name__}: {error}"))
+    except (EOFError, BrokenPipeError):
         return
 
 
-def _exact(path: Path, reader: str, counted: np.ndarray) -> bool:
-    """Whether a reader returns the counted frames (N, THUMB, THUMB, 3), read through and after seeks."""
-    n = len(counted)
-    scattered = np.unique(np.linspace(0, n - 1, 12).round().astype(int))  # far apart: makes readers seek
-    strided = [np.arange(start, n, step)[:16] for start in (n // 3, 2 * n // 3) for step in (1, 3)]
+def _end_with_parent() -> None:
+    parent = mp.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+# --- frames as small pictures --------------------------------------------------------------------------------------
+
+
+class Thumbs:
+    """Small pictures (THUMB, THUMB, 3) of a video's frames by number, in bounded memory.
+
+    All frames up to RUN x RUNS; of more, every second run of RUN frames, then every fourth, and so on, and the end.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kept: dict[int, np.ndarray] = {}
+        self._tail: deque[np.ndarray] = deque(maxlen=RUN)
+        self._every = 1
+
+    def add(self, thumb: np.ndarray) -> None:
+        """Take the next frame, as `small` makes it."""
+        if self.count // RUN % self._every == 0:
+            if len(self._kept) == RUN * RUNS:
+                self._every *= 2
+                self._kept = {i: t for i, t in self._kept.items() if i // RUN % self._every == 0}
+            if self.count // RUN % self._every == 0:
+                self._kept[self.count] = thumb
+        self._tail.append(thumb)
+        self.count += 1
+
+    def kept(self) -> dict[int, np.ndarray]:
+        first = self.count - len(self._tail)
+        return self._kept | {first + i: thumb for i, thumb in enumerate(self._tail)}
+
+
+def _exact(path: Path, reader: str, counted: Counted) -> bool:
+    """Whether a reader returns the counted frames, read through and after seeks."""
+    n, kept = counted.thumbs.count, counted.thumbs.kept()
+    pixels = counted.found.width * counted.found.height
+    if reader in BY_TIME and n > STEP and not counted.steady:
+        return False
+    around = {i: range(max(0, i - NEAR), min(n, i + NEAR + 1)) for i in kept}
+    known = np.array(sorted(i for i, near in around.items() if all(j in kept for j in near)))
+    scattered = known[np.unique(np.linspace(0, len(known) - 1, 12).round().astype(int))]
+    alone = scattered[scattered > STEP, None][1::2]  # read for itself, behind a seek
+    begins = [known[np.searchsorted(known, n * third // 3)] for third in (1, 2)]
+    strided = [np.arange(begin, n, step)[:16] for begin in begins for step in (1, 3)]
+    strided = [np.intersect1d(indices, known) for indices in strided]
     late = np.arange(max(0, n - 9), n)  # the tail, where indexes run off first
-    for indices in (scattered, *strided, late, np.arange(n)):
+    every = int(np.ceil(len(known) * pixels / READ_THROUGH))
+    through = known[known // RUN % every == 0]
+    parts = min(len(through) // 8 + 1, np.ceil(len(through) * 3 * pixels / BATCH)) if reader in BATCHED else 1
+    for indices in (scattered, *alone, *strided, late, *np.array_split(through, int(parts))):
         try:
             at = 0
             for picture in READERS[reader](path, indices):
-                if not _is_frame(_thumb(picture), counted, int(indices[at])):
+                index = int(indices[at])
+                if not _is_frame(small(picture), [kept[i] for i in around[index]], index - around[index][0]):
                     return False
                 at += 1
         except Exception:  # not for this file, whatever the reason
@@ -196,19 +421,22 @@ def _exact(path: Path, reader: str, counted: np.ndarray) -> bool:
     return True
 
 
-def _is_frame(picture: np.ndarray, counted: np.ndarray, index: int) -> bool:
-    """Whether a picture is frame `index`: close to it, and no neighbour in time is closer.
+def _is_frame(picture: np.ndarray, near: Sequence[np.ndarray], at: int) -> bool:
+    """Whether a picture is near[at]: close to it, and no neighbour in time is closer.
 
     Readers convert colours with rounding of their own (up to 2 grey levels on common files), hence "close".
     """
-    near = slice(max(0, index - 4), index + 5)
-    distances = np.abs(counted[near] - picture[None]).mean(axis=(1, 2, 3))
-    own = distances[index - near.start]
-    return bool(own < 4.0 and own <= distances.min() + 0.02)
+    distances = distance(np.stack(near), picture)
+    return bool(distances[at] < 4.0 and distances[at] <= distances.min() + 0.02)
 
 
-def _thumb(picture: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (THUMB, THUMB, 3) float32 by nearest pixel: averaging would wash small motions out."""
+def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of pictures (..., THUMB, THUMB, 3) in grey levels."""
+    return np.abs(a.astype(np.int16) - b).mean(axis=(-3, -2, -1))
+
+
+def small(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (THUMB, THUMB, 3) uint8 by nearest pixel: averaging would wash small motions out."""
     h, w = picture.shape[:2]
     rows, columns = (np.linspace(0, n - 1, THUMB).astype(int) for n in (h, w))
-    return picture[rows[:, None], columns[None]].astype(np.float32)
+    return picture[rows[:, None], columns[None]]

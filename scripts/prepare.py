@@ -1,0 +1,188 @@
+"""Make the manifests of HMDB-51, FineGym or MPII Cooking 2 from their videos and annotations, or check manifests.
+
+examples:
+  python scripts/prepare.py hmdb51 --videos hmdb51_org --splits testTrainMulti_7030_splits
+  python scripts/prepare.py hmdb51 --videos hmdb51_org.rar --splits test_train_splits.rar
+  python scripts/prepare.py finegym --videos videos --annotations annotations --cut --dry-run
+  python scripts/prepare.py finegym --videos subactions --annotations annotations --allow-missing
+  python scripts/prepare.py mpii_cooking2 --videos videos --splits experimentalSetup \\
+      --mat attributesAnnotations_MPII-Cooking-2.mat --cut --short-side 320
+  python scripts/prepare.py verify data/hmdb51/split1/test.csv
+
+The manifests are what dataset=hmdb51, finegym and mpii_cooking2 read. The videos stay as they are; --cut writes each
+clip as a small file of its own. When a file is missing or a count is not the dataset's, nothing is written and the
+exit code is 2, unless --allow-missing. The same command again continues where it was left off.
+"""
+
+import argparse
+from pathlib import Path
+
+from vmp.cli import friendly
+from vmp.errors import ConfigError, DataError, shortlist
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    if options.dataset == "verify":
+        verify(options)
+    else:
+        prepare(options)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Print what was found and what was written.
+
+    Raises:
+        UserError: the videos or annotations cannot be used, or a check failed and --allow-missing was not given.
+    """
+    from vmp.data.prepare import prepare
+
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: must be 1 or more")
+    if options.short_side and (options.short_side < 16 or options.short_side % 2):
+        raise ConfigError(
+            f"--short-side {options.short_side}: must be even and at least 16, or 0 for the size of the source"
+        )
+    out: Path = options.out or Path("data") / options.dataset
+    outcome = prepare(
+        _plan(options, out),
+        out,
+        cut=options.cut,
+        in_place=options.in_place,
+        short_side=options.short_side or None,
+        allow_missing=options.allow_missing,
+        dry_run=options.dry_run,
+        histogram=options.histogram,
+        workers=options.workers,
+    )
+    print(outcome.text)
+    if outcome.failed and not options.allow_missing:
+        said = shortlist([check.name for check in outcome.failed])
+        raise DataError(
+            f"{len(outcome.failed)} check(s) failed and no manifest was written:\n{said}\nPut it right, or add "
+            "--allow-missing to go on with what is there; the counts are kept in every result."
+        )
+    if options.dry_run:
+        print("a dry run: nothing was written")
+    for path in outcome.written:
+        print(f"wrote {path}")
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Check the files behind manifests.
+
+    Raises:
+        DataError: something of a manifest does not hold.
+    """
+    from vmp.data.prepare import recorded_root
+    from vmp.data.verify import verify
+
+    faulty = []
+    for path in options.manifests:
+        for manifest in _manifests(path):
+            root = options.root or recorded_root(manifest.parent)
+            verified = verify(manifest, root=root, workers=options.workers, timeout=options.timeout)
+            print(
+                f"{manifest}: "
+                + ", ".join(f"{count:,} {status}" for status, count in verified.counts.items())
+            )
+            if not verified.ok:
+                faulty.append(str(manifest))
+                print(shortlist([f"{p.id} ({p.path}): {p.problem}" for p in verified.problems], 20))
+    if faulty:
+        raise DataError(
+            f"{len(faulty)} manifest(s) did not fit their files:\n{shortlist(faulty)}\nRows that cannot be used are "
+            "marked in them now and listed in quarantine.csv beside them. Put the files right and prepare again."
+        )
+
+
+def _manifests(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return [file for name in ("train", "val", "test") for file in sorted(path.rglob(f"{name}.csv"))]
+
+
+def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-def]
+    if options.dataset == "hmdb51":
+        from vmp.data.hmdb51 import plan_hmdb51
+
+        videos, splits = _unpacked(options.videos, out / "videos", options), options.splits
+        return plan_hmdb51(videos, splits and _unpacked(splits, out / "splits", options))
+    if options.dataset == "finegym":
+        from vmp.data.finegym import plan_finegym
+
+        annotations = options.annotations or options.videos
+        return plan_finegym(
+            options.videos, annotations, times=options.times, allow_missing=options.allow_missing
+        )
+    from vmp.data.mpii import plan_mpii
+
+    return plan_mpii(
+        options.videos,
+        options.mat,
+        options.splits,
+        frame_base=options.frame_base,
+        train_on_val=options.train_on_val,
+    )
+
+
+def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
+    """A folder as it is; archives, or a folder of archives without videos, unpacked."""
+    from vmp.data.hmdb51 import is_archive, unpack
+    from vmp.data.prepare import find_videos
+
+    packed = is_archive(source) or (
+        source.is_dir() and any(map(is_archive, source.iterdir())) and not find_videos(source)
+    )
+    if not packed or not source.exists():
+        return source
+    if options.dry_run and not target.is_dir():
+        raise ConfigError(f"{source}: is packed; a dry run unpacks nothing. Run it once without --dry-run")
+    return target if options.dry_run else unpack(source, target)
+
+
+def _parser() -> argparse.ArgumentParser:
+    first, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
+    common = argparse.ArgumentParser(add_help=False)
+    add = common.add_argument
+    add("--videos", type=Path, required=True, help="folder with the videos, in any depth")
+    add("--out", type=Path, help="folder for the manifests (default: data/DATASET)")
+    add("--allow-missing", action="store_true", help="write manifests although a check failed")
+    how = common.add_mutually_exclusive_group()
+    how.add_argument("--cut", action="store_true", help="write every clip as a file under OUT/clips")
+    how.add_argument("--in-place", action="store_true", help="use the videos where they are (default)")
+    add("--short-side", type=int, default=320, help="of clips that are cut; 0: as it is (default: 320)")
+    add("--dry-run", action="store_true", help="say what would be done; write nothing")
+    add("--histogram", action="store_true", help="print the clips of every class")
+    add("--workers", type=int, help="processes (default: one a CPU core)")
+
+    hmdb51 = datasets.add_parser("hmdb51", parents=[common], help="HMDB-51: 51 classes, three splits")
+    hmdb51.add_argument("--splits", type=Path, help="folder of the 153 split files (default: looked for)")
+    finegym = datasets.add_parser("finegym", parents=[common], help="FineGym, Gym99 v1.1")
+    finegym.add_argument("--annotations", type=Path, help="folder of lists and JSON (default: VIDEOS)")
+    finegym.add_argument("--times", type=Path, help="CSV id,start,end in seconds, instead of the JSON")
+    mpii = datasets.add_parser("mpii_cooking2", parents=[common], help="MPII Cooking 2, 67 verbs")
+    mpii.add_argument("--mat", type=Path, required=True, help="attributesAnnotations_MPII-Cooking-2.mat")
+    mpii.add_argument("--splits", type=Path, required=True, help="the folder experimentalSetup")
+    mpii.add_argument(
+        "--frame-base", type=int, choices=(0, 1), default=1, help="0: as the authors' script, one frame late"
+    )
+    mpii.add_argument("--train-on-val", action="store_true", help="the validation subject trains too")
+
+    check = datasets.add_parser("verify", help="check the files behind manifests")
+    check.add_argument("manifests", type=Path, nargs="+", help="manifests, or folders that hold some")
+    check.add_argument(
+        "--root", type=Path, help="folder of the videos (default: as recorded beside the manifest)"
+    )
+    check.add_argument("--workers", type=int, help="processes (default: one a CPU core)")
+    check.add_argument("--timeout", type=float, default=120.0, help="seconds for a file (default: 120)")
+    return parser
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()

@@ -1,0 +1,156 @@
+"""Decode every clip's file and hold it against the manifest.
+
+Notable here:
+- files are decoded in child processes that may crash or hang without harm, one at a time each;
+- nothing is deleted or moved: rows that cannot be used get another status in the manifest, the old manifest stays as
+  `<name>.before-verify`, and `quarantine.csv` beside it lists the rows and what is wrong with them;
+- a reader that a row lists and that is not exact for its file is taken off the row.
+"""
+
+import csv
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, write_manifest
+from vmp.data.measure import Measured, measure_all, seeking
+from vmp.progress import bar
+
+QUARANTINE = "quarantine.csv"
+BEFORE = ".before-verify"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    id: str
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """counts: clips by status, as the manifest says it now; problems: where files and the old manifest disagree."""
+
+    counts: dict[str, int]
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(
+    manifest: Path,
+    *,
+    root: Path | None = None,
+    workers: int | None = None,
+    timeout: float = 120.0,
+    progress: bool = True,
+) -> Verified:
+    """Decode the files of a manifest, compare, and put what is wrong into the manifest and quarantine.csv.
+
+    Args:
+        root: folder of the videos; None: the manifest's own folder.
+        timeout: seconds for a file of up to 60 MB, in proportion beyond.
+
+    Raises:
+        ManifestError: the manifest cannot be read.
+    """
+    old = read_manifest(manifest, root=root)
+    found = _measure(old, workers, timeout, progress)
+    clips: list[Clip] = []
+    problems: list[Problem] = []
+    for clip in old.clips:
+        clip, problem = _compare(clip, found[clip.path])
+        clips.append(clip)
+        if problem:
+            problems.append(Problem(clip.id, clip.path, problem))
+    said = {problem.id for problem in problems}
+    bad = [Problem(c.id, c.path, c.tags.get("problem", c.status)) for c in clips if c.status != "ok"]
+    rows = problems + [problem for problem in bad if problem.id not in said]
+    quarantine = old.path.with_name(QUARANTINE)
+    others = _of_others(quarantine, {(clip.id, clip.path) for clip in clips})
+    if rows or others or quarantine.exists():
+        _write_quarantine(quarantine, [*others, *rows])
+    if tuple(clips) != old.clips:
+        _keep(old.path)
+        write_manifest(old.path, clips)
+    counts = Counter(clip.status for clip in clips)
+    return Verified({status: counts[status] for status in STATUSES}, tuple(problems))
+
+
+def _measure(manifest: Manifest, workers: int | None, timeout: float, progress: bool) -> dict[str, Measured]:
+    """Path in the manifest -> what the file holds."""
+    found: dict[str, Measured] = {}
+    files: dict[Path, list[str]] = {}
+    for path in dict.fromkeys(clip.path for clip in manifest.clips):
+        try:
+            files.setdefault(inside(manifest.root, path), []).append(path)
+        except ValueError as error:
+            found[path] = Measured("unreadable", str(error))
+    with bar("verify videos", len(files), shown=progress) as shown:
+        for file, measured in measure_all(files, workers=workers, timeout=timeout):
+            found.update(dict.fromkeys(files[file], measured))
+            shown.advance()
+    return found
+
+
+def _compare(clip: Clip, found: Measured) -> tuple[Clip, str]:
+    """The row as it should be, and what was wrong with it, if anything."""
+    if clip.status != "ok":
+        if found.status == "ok" and clip.status == "missing":
+            return clip, "is there now; make the manifest again to use it"
+        return clip, ""
+    status, problem = found.status, found.reason
+    if status == "ok" and found.frames < clip.frames:
+        status, problem = "partial", f"has {found.frames} frames, the manifest says {clip.frames}"
+    elif status == "ok":
+        pairs = {"frames": (found.frames, clip.frames), "width": (found.width, clip.width)}
+        pairs["height"] = (found.height, clip.height)
+        wrong = [f"{name} {is_} instead of {was}" for name, (is_, was) in pairs.items() if was and is_ != was]
+        if clip.fps and abs(found.fps - clip.fps) > 1e-4 * clip.fps:
+            wrong.append(f"fps {found.fps:.6g} instead of {clip.fps:.6g}")
+        if wrong:
+            status, problem = "unreadable", f"is another file than the manifest's: {', '.join(wrong)}"
+    if status != "ok":
+        return replace(clip, status=status, tags=clip.tags | {"problem": problem}), f"{status}: {problem}"
+    wrong = [name for name in clip.readers if name in seeking() and name not in found.readers]
+    if wrong:
+        kept = tuple(name for name in clip.readers if name not in wrong) or ("pyav",)
+        return replace(clip, readers=kept), f"{', '.join(wrong)} listed as exact, and not: taken off"
+    return clip, ""
+
+
+def _of_others(quarantine: Path, own: set[tuple[str, str]]) -> list[Problem]:
+    """Rows of an earlier quarantine about clips of other manifests in the folder."""
+    if not quarantine.exists():
+        return []
+    with open(quarantine, newline="", encoding="utf-8") as file:
+        rows = [
+            Problem(r.get("id", ""), r.get("path", ""), r.get("problem", "")) for r in csv.DictReader(file)
+        ]
+    return [row for row in rows if (row.id, row.path) not in own]
+
+
+def _write_quarantine(path: Path, problems: list[Problem]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "path", "problem"])
+        writer.writerows([p.id, p.path, p.problem] for p in problems)
+    os.replace(temporary, path)
+
+
+def _keep(path: Path) -> None:
+    """Copy a manifest to the first free name of <name>.before-verify, <name>.before-verify-2, ..."""
+    number = 1
+    while True:
+        kept = path.with_name(path.name + BEFORE + (f"-{number}" if number > 1 else ""))
+        try:
+            with open(path, "rb") as source, open(kept, "xb") as target:
+                shutil.copyfileobj(source, target)
+            return
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,634 @@
+"""Clips cut from sources that number their frames; measuring in bounded memory; verifying manifests."""
+
+import csv
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import videos
+
+from vmp.data.cut import Cut, _differs, cut_all, estimate, probe, remux
+from vmp.data.decode import read_frames
+from vmp.data.encode import write_video
+from vmp.data.manifest import Clip, read_manifest, write_classes, write_manifest
+from vmp.data.measure import RUN, RUNS, Thumbs, count, measure, small
+from vmp.data.verify import verify
+from vmp.errors import DataError, VideoReadError
+
+FRAMES = 90
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    home = tmp_path_factory.mktemp("sources")
+    videos.numbered_video(home / "plain.mp4", FRAMES)
+    videos.numbered_video(home / "h264.avi", FRAMES, b_frames=2, keyframe_every=12)
+    videos.numbered_video(home / "mpeg4.avi", FRAMES, codec="mpeg4", crf=3, fps=Fraction(147, 5))
+    videos.variable_rate_video(home / "variable.mp4", FRAMES)
+    return home
+
+
+def cut_to(folder, source, spans, **options):
+    """Clips by name, in any order of spans."""
+    cuts = [
+        Cut(source=source, start=start, end=end, target=folder / f"{start}-{end}.mp4") for start, end in spans
+    ]
+    options = {"short_side": None, "workers": 1, "progress": False} | options
+    found = {cut.target.stem: m for cut, m in cut_all(cuts, **options)}
+    assert set(found) == {cut.target.stem for cut in cuts}
+    return found
+
+
+def numbers(path: Path) -> list[int]:
+    with av.open(str(path)) as container:
+        return [videos.number_of(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [p.name for p in folder.rglob("*.cutting.mp4")]
+
+
+SPANS = [(0, 20), (10, 33), (10, 11), (33, 34), (33, 90), (89, 90), (70, None), (0, None)]
+
+
+def test_clips_hold_exactly_their_frames(sources, tmp_path):
+    """Overlapping, nested, single, first, last and open spans; by every reader that was found exact."""
+    spans = dict.fromkeys(("plain.mp4", "mpeg4.avi", "variable.mp4"), SPANS[1:6:2]) | {"h264.avi": SPANS}
+    cuts = [
+        Cut(source=sources / name, start=start, end=end, target=tmp_path / name / f"{start}-{end}.mp4")
+        for name, part in spans.items()
+        for start, end in part
+    ]
+    found = dict(cut_all(cuts, short_side=None, workers=2, progress=False))
+    assert set(found) == set(cuts)
+    for cut, m in found.items():
+        wanted = list(range(cut.start, FRAMES if cut.end is None else cut.end))
+        assert numbers(cut.target) == wanted
+        assert (m.status, m.reason, m.frames, m.width, m.height) == ("ok", "", len(wanted), 320, 240)
+        assert set(m.readers) == {"opencv", "decord", "pyav"}
+        for reader in m.readers:
+            got = read_frames(cut.target, [len(wanted) - 1, 0], reader=reader)
+            assert [videos.number_of(f) for f in got] == [wanted[-1], wanted[0]]
+
+
+def test_what_is_written(sources, tmp_path):
+    """H.264 in 4:2:0 without B-frames, a keyframe every 16, no sound, the source's rate as a fraction."""
+    found = cut_to(tmp_path, sources / "mpeg4.avi", [(20, 70)], short_side=120)
+    assert found["20-70"].fps == pytest.approx(29.4)
+    with av.open(str(tmp_path / "20-70.mp4")) as container:
+        assert len(container.streams) == 1
+        stream = container.streams.video[0]
+        assert stream.average_rate == Fraction(147, 5)
+        assert stream.codec_context.name == "h264"
+        assert (stream.codec_context.width, stream.codec_context.height) == (160, 120)
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        assert stream.start_time == 0
+        frames = list(container.decode(stream))
+        assert [i for i, f in enumerate(frames) if f.key_frame] == [0, 16, 32, 48]
+        assert {av.video.frame.PictureType(f.pict_type).name for f in frames} == {"I", "P"}
+        assert [f.pts * stream.time_base for f in frames] == [i / Fraction(147, 5) for i in range(50)]
+    assert probe(tmp_path / "20-70.mp4").fps == Fraction(147, 5)
+
+
+def test_pictures_are_the_sources_scaled(tmp_path):
+    """Against area averaging by another library; an off-by-one or a shift in colour would show."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    grey = cv2.resize(
+        rng.integers(0, 255, (40, 60), dtype=np.uint8), (900, 600), interpolation=cv2.INTER_CUBIC
+    )
+    texture = np.stack([grey] * 3, axis=-1)  # colours lose detail in 4:2:0 as it is
+    write_video(tmp_path / "s.mp4", (texture[:480, 5 * i : 640 + 5 * i] for i in range(30)), crf=5)
+    cut_to(tmp_path, tmp_path / "s.mp4", [(4, 28)], short_side=160)
+    got = read_frames(tmp_path / "4-28.mp4", range(24)).astype(int)
+    for i in (0, 11, 23):
+        source = read_frames(tmp_path / "s.mp4", range(3 + i, 6 + i))
+        wanted = [cv2.resize(f, (212, 160), interpolation=cv2.INTER_AREA).astype(int) for f in source]
+        before, own, after = (np.abs(got[i] - w).mean() for w in wanted)
+        assert own < 4
+        assert min(before, after) > 2 * own
+        assert np.abs((got[i] - wanted[1]).mean(axis=(0, 1))).max() < 1
+
+
+def test_sizes(tmp_path):
+    """Never up, always even, long side rounded down."""
+    by_short_side = {
+        None: {(67, 33): (66, 32), (33, 67): (32, 66)},
+        32: {(174, 132): (42, 32), (132, 174): (32, 42), (40, 30): (40, 30)},
+    }
+    for short_side, sizes in by_short_side.items():
+        cuts = {}
+        for width, height in sizes:
+            source = tmp_path / f"{width}x{height}.mkv"
+            with av.open(str(source), "w") as container:  # ffv1 takes any size
+                stream = container.add_stream("ffv1", rate=25)
+                stream.width, stream.height, stream.pix_fmt = width, height, "bgr0"
+                for i in range(3):
+                    picture = np.full((height, width, 3), (40 * i + 40, 90, 200), np.uint8)
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                container.mux(stream.encode())
+            cuts[Cut(source=source, start=1, end=3, target=source.with_suffix(".mp4"))] = sizes[width, height]
+        for cut, m in cut_all(list(cuts), short_side=short_side, workers=1, progress=False):
+            assert (m.status, m.width, m.height) == ("ok", *cuts[cut])
+            colour = read_frames(cut.target, [1])[0].mean(axis=(0, 1))
+            np.testing.assert_allclose(colour, (120, 90, 200), atol=4)
+
+
+def test_rotation_is_in_the_pixels(sources, tmp_path):
+    cuts = {}
+    for turns in (1, 2, 3):
+        source = videos.rotated(sources / "plain.mp4", tmp_path / f"{turns}.mp4", turns)
+        cuts[Cut(source=source, start=5, end=9, target=tmp_path / "cut" / f"{turns}.mp4")] = turns
+    for cut, m in cut_all(list(cuts), short_side=None, workers=1, progress=False):
+        turns = cuts[cut]
+        assert (m.status, m.width, m.height) == ("ok", *((240, 320) if turns % 2 else (320, 240)))
+        assert (probe(cut.source).width, probe(cut.source).height) == (m.width, m.height)
+        with av.open(str(cut.target)) as container:
+            frames = list(container.decode(video=0))
+        assert {f.rotation for f in frames} == {0}
+        got = [videos.number_of(np.rot90(f.to_ndarray(format="rgb24"), turns)) for f in frames]
+        assert got == [5, 6, 7, 8]
+        wanted = read_frames(cut.source, [6])[0]
+        assert np.abs(frames[1].to_ndarray(format="rgb24").astype(int) - wanted).mean() < 2
+
+
+def test_full_range_and_other_formats_keep_their_colours(tmp_path):
+    cuts = []
+    for form in ("yuvj420p", "yuv444p"):
+        source = videos.numbered_video(tmp_path / f"{form}.mp4", 6, pixel_format=form)
+        cuts.append(Cut(source=source, start=1, end=5, target=tmp_path / "cut" / f"{form}.mp4"))
+    for cut, m in cut_all(cuts, workers=1, progress=False):
+        assert m.status == "ok"
+        a, b = read_frames(cut.source, range(1, 5)).astype(int), read_frames(cut.target, range(4))
+        assert np.abs((a - b).mean(axis=(0, 1, 2))).max() < 2
+        assert b.std() / a.std() == pytest.approx(1, abs=0.03)  # a wrong range would make it 0.86 or 1.16
+
+
+def test_names_of_all_kinds(sources, tmp_path, monkeypatch):
+    """Paths relative to where one stands, names that are options, patterns, addresses or as long as names may be."""
+    monkeypatch.chdir(tmp_path)
+    names = (
+        "-dash %03d.mp4",
+        "ünï 文字 'q' #1 [HD];.mp4",
+        "a:b.mp4",
+        f"{'x' * 250}1.mp4"[-255:],
+        f"{'文' * 80}.mp4",
+    )
+    cuts = []
+    for i, name in enumerate(names):
+        Path(name).write_bytes((sources / "plain.mp4").read_bytes())
+        cuts.append(Cut(source=Path(name), start=i, end=i + 3, target=Path("cut", name)))
+    for cut, m in cut_all(cuts, workers=1, progress=False):
+        assert (m.status, m.frames) == ("ok", 3), m.reason
+        assert numbers(cut.target.absolute()) == list(range(cut.start, cut.start + 3))
+    assert sorted(p.name for p in Path("cut").glob("*.mp4")) == sorted(names)
+
+
+def test_past_the_end_is_partial(sources, tmp_path):
+    found = cut_to(tmp_path, sources / "plain.mp4", [(80, 95), (90, 95), (85, 90), (200, None)])
+    assert found["85-90"].status == "ok"
+    assert (found["80-95"].status, found["80-95"].frames) == ("partial", 10)
+    assert "90 frames" in found["80-95"].reason
+    assert "from 80 to 95" in found["80-95"].reason
+    assert numbers(tmp_path / "80-95.mp4") == list(range(80, 90))
+    for name in ("90-95", "200-None"):
+        assert (found[name].status, found[name].frames) == ("partial", 0)
+        assert not (tmp_path / f"{name}.mp4").exists()
+    again = cut_to(tmp_path, sources / "plain.mp4", [(80, 95), (90, 95), (85, 90), (200, None)])
+    assert again == found
+
+
+def test_a_source_that_breaks_midway(sources, tmp_path):
+    """Clips before the break are whole, those across and after it are not; nothing stands for the rest."""
+    source = videos.truncated(sources / "mpeg4.avi", tmp_path / "short.avi")
+    there = measure(source).frames
+    assert 10 < there < FRAMES - 10
+    spans = [(0, 10), (there - 5, there), (5, FRAMES), (there + 2, FRAMES), (3, None)]
+    found = cut_to(tmp_path, source, spans)
+    assert [found[f"{a}-{b}"].status for a, b in spans] == ["ok", "ok", "partial", "partial", "partial"]
+    assert [found[f"{a}-{b}"].frames for a, b in spans] == [10, 5, there - 5, 0, there - 3]
+    assert found[f"5-{FRAMES}"].reason
+    assert leftovers(tmp_path) == []
+
+
+def test_a_damaged_frame_ends_a_source(sources, tmp_path):
+    data = bytearray((sources / "plain.mp4").read_bytes())
+    with av.open(str(sources / "plain.mp4")) as container:
+        packet = [p for p in container.demux(video=0) if p.size][40]
+    data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    (tmp_path / "broken.mp4").write_bytes(data)
+    found = cut_to(tmp_path, tmp_path / "broken.mp4", [(0, 30), (35, 50), (60, 70)])
+    assert [m.status for m in found.values()].count("ok") == 1
+    assert found["0-30"].status == "ok"
+    assert found["35-50"].frames <= 5
+    assert found["60-70"].frames == 0
+
+
+def test_sources_that_are_none(sources, tmp_path):
+    (tmp_path / "text.mp4").write_text("this is not a video\n" * 50)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    videos.audio_only(tmp_path / "audio.mp4")
+    names = {
+        "absent.mp4": "missing",
+        "text.mp4": "unreadable",
+        "pipe.mp4": "unreadable",
+        "audio.mp4": "unreadable",
+    }
+    cuts = [
+        Cut(source=tmp_path / name, start=s, end=9, target=tmp_path / "cut" / f"{name}{s}.mp4")
+        for name in names
+        for s in (0, 4)
+    ]
+    cuts.append(Cut(source=sources / "plain.mp4", start=0, end=9, target=tmp_path / "cut" / "good.mp4"))
+    found = dict(cut_all(cuts, workers=1, progress=False))
+    assert [found[cut].status for cut in cuts] == [s for s in names.values() for _ in "12"] + ["ok"]
+    assert all(m.reason for m in found.values() if m.status != "ok")
+    for name in names:
+        with pytest.raises(VideoReadError, match=name):
+            probe(tmp_path / name)
+    e = estimate(cuts, short_side=120)
+    assert (e.clips, e.sources, e.frames) == (1, 1, 9)
+    assert e.bytes > 0
+    assert e.seconds > 0
+
+
+def test_arguments_are_checked_before_anything_is_done(sources, tmp_path):
+    good = {"source": sources / "plain.mp4", "start": 0, "end": 5, "target": tmp_path / "new" / "a.mp4"}
+    for wrong in ({"start": -1}, {"end": 0}, {"target": tmp_path / "a.avi"}, {"source": good["target"]}):
+        with pytest.raises(ValueError, match=r"must|target"):
+            cut_all([Cut(**good | wrong)])
+    with pytest.raises(ValueError, match="two clips"):
+        cut_all([Cut(**good), Cut(**good | {"end": 7})])
+    with pytest.raises(ValueError, match="even"):
+        cut_all([Cut(**good)], short_side=321)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="cannot be written"):
+        list(cut_all([Cut(**good | {"target": tmp_path / "file" / "a.mp4"})], progress=False))
+
+
+def test_a_disk_that_is_full_stops_with_a_message(sources, tmp_path):
+    """A limit on the size of files stands in for the full disk: the same error path in a real child process."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from vmp.data.cut import *\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "    cut = Cut(source=Path(sys.argv[1]), start=0, end=80, target=Path(sys.argv[2]))\n"
+        "    print(list(cut_all([cut], progress=False)))\n"
+    )
+    done = run(code, sources / "plain.mp4", tmp_path / "out" / "a.mp4")
+    assert "DataError" in done.stderr
+    assert os.strerror(errno.EFBIG) in done.stderr
+    assert not (tmp_path / "out" / "a.mp4").exists()
+    assert leftovers(tmp_path) == []
+
+
+# --- going on ------------------------------------------------------------------------------------------------------
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in folder.glob("[!.]*.mp4")}
+
+
+def test_finished_clips_are_kept_and_changed_ones_are_made_again(sources, tmp_path):
+    source, out = tmp_path / "s.mp4", tmp_path / "cut"
+    source.write_bytes((sources / "plain.mp4").read_bytes())
+    spans = [(0, 10), (5, 20)]
+    first = cut_to(out, source, spans)
+    made = stamps(out)
+    with open(out / ".cuts.jsonl", "a") as file:  # a line cut short by a kill
+        file.write('{"target": "0-1')
+    assert cut_to(out, source, spans) == first
+    assert stamps(out) == made
+
+    (out / "0-10.mp4").write_bytes(b"short")  # a file that is not what was recorded
+    other = Cut(source=source, start=6, end=20, target=out / "5-20.mp4")  # another span under the name
+    whole = Cut(source=source, start=0, end=10, target=out / "0-10.mp4")
+    found = dict(cut_all([other, whole], short_side=None, workers=1, progress=False))
+    assert (found[other].frames, found[whole]) == (14, first["0-10"])
+    assert numbers(out / "0-10.mp4") == list(range(10))
+    assert numbers(out / "5-20.mp4") == list(range(6, 20))
+    lines = (out / ".cuts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["target"] for line in lines[-2:]] == ["0-10.mp4", "5-20.mp4"]
+
+    made = stamps(out)
+    cut_to(out, source, spans, short_side=120)  # other settings
+    assert all(stamps(out)[name] != made[name] for name in made)
+    assert read_frames(out / "0-10.mp4", [0]).shape[1] == 120
+
+    made = stamps(out)
+    videos.numbered_video(source, 30)  # another source
+    found = cut_to(out, source, [(0, 10), (25, 31)], short_side=120)
+    assert found["25-31"].status == "partial"
+    assert stamps(out)["0-10.mp4"] != made["0-10.mp4"]
+
+
+RUN_CUTS = """
+import sys
+from pathlib import Path
+from vmp.data.cut import Cut, cut_all
+if __name__ == "__main__":
+    source, out, clips = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    cuts = [Cut(source=source, start=i, end=i + 40, target=out / f"{i}.mp4") for i in range(0, clips)]
+    for cut, found in cut_all(cuts, workers=1, progress=False):
+        print(cut.target.name, found.status, flush=True)
+"""
+
+
+def run(code, *arguments):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def start(tmp_path, *arguments, code=RUN_CUTS):
+    """A real process with children, in a group of its own."""
+    script = tmp_path / "run_cuts.py"
+    script.write_text(code)
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def of_group(group: int) -> list[int]:
+    """Live processes of a process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except (OSError, ValueError):
+            continue
+        if entry.name.isdigit() and int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def wait_for(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_killed_and_started_again(sources, tmp_path):
+    """After SIGKILL no child lives on, no name has half a file, finished clips stay, and the rest follow."""
+    out = tmp_path / "cut"
+    process = start(tmp_path, sources / "plain.mp4", out, 6)
+    assert [process.stdout.readline() for _ in range(2)] == ["0.mp4 ok\n", "1.mp4 ok\n"]
+    wait_for(lambda: leftovers(out))  # in the middle of others
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not of_group(process.pid))
+    before = stamps(out)
+    assert 2 <= len(before) < 6
+    assert leftovers(out)
+    for name in before:
+        first = int(name.removesuffix(".mp4"))
+        assert numbers(out / name) == list(range(first, first + 40))
+    done = run(RUN_CUTS, sources / "plain.mp4", out, 4)
+    assert done.stdout.count("ok") == 4, done.stderr
+    assert leftovers(out) == []
+    assert stamps(out)["0.mp4"] == before["0.mp4"]
+    assert stamps(out)["1.mp4"] == before["1.mp4"]
+
+
+def test_interrupted_by_the_keyboard(sources, tmp_path):
+    """SIGINT to the whole group, as a terminal sends it."""
+    out = tmp_path / "cut"
+    process = start(tmp_path, sources / "plain.mp4", out, 6)
+    assert process.stdout.readline() == "0.mp4 ok\n"
+    wait_for(lambda: leftovers(out))
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert errors.count("Traceback") <= 1  # the parent's own; children say nothing
+    assert leftovers(out) == []
+    assert of_group(process.pid) == []
+    for name in stamps(out):
+        first = int(name.removesuffix(".mp4"))
+        assert numbers(out / name) == list(range(first, first + 40))
+
+
+def test_two_processes_in_one_folder(sources, tmp_path):
+    """The second waits for the first, and makes only what is not there yet."""
+    out = tmp_path / "cut"
+    first = start(tmp_path, sources / "plain.mp4", out, 3)
+    wait_for(lambda: leftovers(out))
+    second = start(tmp_path, sources / "plain.mp4", out, 4)
+    printed = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert printed[0].count("ok") == 3
+    assert "another process writes clips there" in printed[1]
+    assert printed[1].count("ok") == 4
+    targets = [json.loads(line)["target"] for line in (out / ".cuts.jsonl").read_text().splitlines()]
+    assert sorted(targets) == ["0.mp4", "1.mp4", "2.mp4", "3.mp4"]  # each was made once
+    assert numbers(out / "2.mp4") == list(range(2, 42))
+
+
+def test_children_that_die_or_hang_cost_their_source_only(sources, tmp_path, monkeypatch):
+    """Sources are told apart by name in the child: one kills it after a clip, one makes it sleep."""
+    for name in ("dies.mp4", "hangs.mp4", "fine.mp4"):
+        (tmp_path / name).write_bytes((sources / "plain.mp4").read_bytes())
+    (tmp_path / "sitecustomize.py").write_text(
+        "import vmp.data.cut as c, os, time\n"
+        "real = c.Source.frames\n"
+        "def frames(self):\n"
+        "    for i, frame in enumerate(real(self)):\n"
+        "        if i == 30 and self.path.name == 'dies.mp4': os.kill(os.getpid(), 11)\n"
+        "        if i == 30 and self.path.name == 'hangs.mp4': time.sleep(60)\n"
+        "        yield frame\n"
+        "c.Source.frames = frames\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    cuts = [
+        Cut(source=tmp_path / f"{name}.mp4", start=s, end=s + 10, target=tmp_path / "cut" / f"{name}{s}.mp4")
+        for name in ("dies", "hangs", "fine")
+        for s in (0, 25, 50)
+    ]
+    found = {cut.target.stem: m for cut, m in cut_all(cuts, workers=2, timeout=4, progress=False)}
+    assert [found[f"{name}0"].status for name in ("dies", "hangs", "fine")] == ["ok"] * 3
+    assert "the decoder crashed" in found["dies25"].reason
+    assert "longer than 4 s" in found["hangs50"].reason
+    assert {found[f"fine{s}"].status for s in (0, 25, 50)} == {"ok"}
+    assert leftovers(tmp_path) == []
+    monkeypatch.delenv("PYTHONPATH")
+    again = {cut.target.stem: m.status for cut, m in cut_all(cuts, workers=1, progress=False)}
+    assert set(again.values()) == {"ok"}  # failures of that kind are not remembered
+
+
+def test_the_check_after_writing_sees_a_shift(sources, tmp_path):
+    """Clips whose frames come one late, or of which one is repeated, against the frames that should be there."""
+    wanted = Thumbs()
+    for i in range(40):
+        wanted.add(small(videos.numbered_frame(i)))
+    orders = {
+        "right": range(40),
+        "late": range(1, 41),
+        "repeated": [*range(20), 20, *range(20, 39)],
+        "other": range(80, 120),
+        "short": range(39),
+    }
+    said = {}
+    for name, order in orders.items():
+        write_video(tmp_path / f"{name}.mp4", (videos.numbered_frame(i) for i in order))
+        said[name] = _differs(wanted, count(tmp_path / f"{name}.mp4").thumbs)
+    assert said.pop("right") == ""
+    assert all(said.values()), said
+    assert "39 frames, not 40" in said["short"]
+
+
+def test_remux_copies_pictures_or_nothing(sources, tmp_path):
+    assert remux(sources / "mpeg4.avi", tmp_path / "a.avi")
+    assert numbers(tmp_path / "a.avi") == list(range(FRAMES))
+    assert not remux(sources / "plain.mp4", tmp_path / "b.avi")
+    short = videos.truncated(sources / "mpeg4.avi", tmp_path / "short.avi")
+    assert remux(short, tmp_path / "c.avi") in (True, False)
+    (tmp_path / "text.avi").write_text("no video")
+    assert not remux(tmp_path / "text.avi", tmp_path / "d.avi")
+    assert not remux(tmp_path / "absent.avi", tmp_path / "e.avi")
+    assert not (tmp_path / "b.avi").exists()
+    assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+# --- measuring long videos -----------------------------------------------------------------------------------------
+
+
+def test_small_pictures_are_bounded():
+    """A hundred thousand frames: under 100 MB are kept, in whole runs from everywhere, and the end."""
+    thumbs, n = Thumbs(), 100_000
+    base = np.zeros((48, 48, 3), np.uint8)
+    for i in range(n):
+        thumb = base.copy()
+        thumb[0, 0] = i >> 16, i >> 8 & 255, i & 255
+        thumbs.add(thumb)
+    kept = thumbs.kept()
+    assert sum(t.nbytes for t in kept.values()) < 100e6
+    assert all(int(t[0, 0, 0]) << 16 | int(t[0, 0, 1]) << 8 | int(t[0, 0, 2]) == i for i, t in kept.items())
+    assert set(range(n - RUN, n)) <= set(kept)
+    assert set(range(RUN)) <= set(kept)
+    numbers = np.array(sorted(kept))
+    assert np.diff(numbers).max() <= n / RUNS * 4
+    few = Thumbs()
+    for _ in range(RUN * RUNS):
+        few.add(base)
+    assert len(few.kept()) == RUN * RUNS
+
+
+@pytest.mark.slow
+def test_measuring_a_long_video_takes_bounded_memory(tmp_path):
+    """40,000 small frames in a process of its own; the readers are judged as on short videos."""
+
+    def frames():
+        y, x = np.mgrid[:48, :64]
+        for i in range(40_000):
+            base = (128 + 60 * np.sin((x + 3 * i) / 7) + 40 * np.cos((y - 2 * i) / 9)).astype(np.uint8)
+            yield np.stack([base] * 3, axis=-1)
+
+    write_video(tmp_path / "long.mp4", frames(), crf=30, keyframe_every=100)
+    code = (
+        "import resource, sys; from vmp.data.measure import measure\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(measure(sys.argv[1])); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = run(code, tmp_path / "long.mp4")
+    found, kilobytes = done.stdout.strip().splitlines()
+    assert "frames=40000" in found
+    assert "'opencv', 'decord', 'pyav'" in found
+    assert int(kilobytes) < 450_000, kilobytes  # pictures 85 MB; the rest is libraries, most of it decord
+
+
+# --- verify --------------------------------------------------------------------------------------------------------
+
+
+def manifest_of(folder: Path, names) -> Path:
+    clips = []
+    for number, name in enumerate(names):
+        m = measure(folder / name)
+        measured = {f: getattr(m, f) for f in ("frames", "fps", "width", "height", "status", "readers")}
+        clips.append(Clip(id=f"val/{number}", path=name, label=number % 2, **measured))
+    write_classes(folder / "classes.txt", ["a", "b"])
+    write_manifest(folder / "val.csv", clips)
+    return folder / "val.csv"
+
+
+def test_verify(tmp_path):
+    names = ["good, one.mp4", "gone.mp4", "broken.mp4", "cut_off.avi", "longer.mp4", "shuffled.avi"]
+    for name in (names[0], names[1], names[2], names[4]):
+        videos.numbered_video(tmp_path / name, 20)
+    videos.numbered_video(tmp_path / "cut_off.avi", 40, codec="mpeg4", crf=3)
+    videos.numbered_video(tmp_path / "shuffled.avi", 40, b_frames=2, keyframe_every=12)
+    path = manifest_of(tmp_path, names)
+    fine = verify(path, progress=False, workers=1)
+    assert fine.ok
+    assert fine.counts == {"ok": 6, "missing": 0, "unreadable": 0, "partial": 0}
+    assert sorted(p.name for p in tmp_path.glob("*csv*")) == ["val.csv"]
+
+    text = path.read_text().replace("opencv pyav", "decord opencv pyav")  # decord is not exact for it
+    path.write_text(text)
+    (tmp_path / "gone.mp4").unlink()
+    (tmp_path / "broken.mp4").write_bytes(b"nothing" * 100)
+    videos.truncated(tmp_path / "cut_off.avi", tmp_path / "cut_off.avi")
+    videos.numbered_video(tmp_path / "longer.mp4", 24)
+    found = verify(path, progress=False, workers=1)
+    assert not found.ok
+    assert found.counts == {"ok": 2, "missing": 1, "unreadable": 2, "partial": 1}
+    said = {p.path: p.problem for p in found.problems}
+    assert set(said) == set(names[1:6])
+    assert "frames 24 instead of 20" in said["longer.mp4"]
+    assert "decord" in said["shuffled.avi"]
+    assert (tmp_path / "val.csv.before-verify").read_text() == text
+    new = {clip.path: clip for clip in read_manifest(path).clips}
+    assert [new[n].status for n in names] == [
+        "ok",
+        "missing",
+        "unreadable",
+        "partial",
+        "unreadable",
+        "ok",
+    ]
+    assert new["shuffled.avi"].readers == ("opencv", "pyav")
+    assert new["gone.mp4"].tags["problem"]
+    assert new["good, one.mp4"] == read_manifest_text(tmp_path, text).clips[0]
+    with open(tmp_path / "quarantine.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == names[1:6]
+    assert all(row["problem"] for row in rows)
+    assert (tmp_path / "broken.mp4").exists()
+
+    again = verify(path, progress=False, workers=1)  # the manifest is right now
+    assert again.ok
+    assert again.counts == found.counts
+    with open(tmp_path / "quarantine.csv", newline="", encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == names[1:5]
+    assert (tmp_path / "val.csv.before-verify").read_text() == text
+
+
+def read_manifest_text(folder: Path, text: str):
+    (folder / "old.csv").write_text(text)
+    return read_manifest(folder / "old.csv")
+
+
+def test_verify_with_a_root_and_files_used_twice(sources, tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes((sources / "plain.mp4").read_bytes())
+    clips = [
+        Clip(id=f"train/{i}", path="a.mp4", label=i, start=10 * i, end=10 * i + 10, frames=FRAMES, fps=25.0)
+        for i in range(2)
+    ]
+    write_classes(tmp_path / "classes.txt", ["a", "b"])
+    write_manifest(tmp_path / "train.csv", clips)
+    assert verify(tmp_path / "train.csv", root=tmp_path / "videos", progress=False, workers=1).ok
+    videos.numbered_video(tmp_path / "videos" / "a.mp4", 50)
+    found = verify(tmp_path / "train.csv", root=tmp_path / "videos", progress=False, workers=1)
+    assert found.counts["partial"] == 2
+    assert [p.id for p in found.problems] == ["train/0", "train/1"]

@@ -1,0 +1,259 @@
+"""Files that make readers lie: each reader returns the counted frames, or was measured not to and is refused."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import videos
+
+from vmp.data.decode import read_frames
+from vmp.data.encode import write_video
+from vmp.data.manifest import Clip, Manifest
+from vmp.data.measure import measure, seeking
+from vmp.data.present import find_clips
+from vmp.errors import DataError, VideoReadError
+
+FRAMES = 72
+
+
+def open_groups(path):
+    """Open groups of pictures: B-frames before a keyframe need the group before it."""
+    with av.open(str(path), "w") as container:
+        options = {"g": "12", "bf": "3", "x264-params": "open-gop=1:scenecut=0:b-adapt=0", "threads": "1"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for i in range(FRAMES):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(videos.numbered_frame(i), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def late_start(source, target):
+    """The same packets, all two seconds later."""
+    with av.open(str(source)) as inside, av.open(str(target), "w") as outside:
+        stream = inside.streams.video[0]
+        copy = outside.add_stream_from_template(stream)
+        for packet in inside.demux(stream):
+            if packet.dts is not None:
+                shift = round(2 / stream.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
+                outside.mux(packet)
+    return target
+
+
+def with_gap(source, target):
+    """The same packets with a pause of three seconds in the middle."""
+    with av.open(str(source)) as inside, av.open(str(target), "w") as outside:
+        stream = inside.streams.video[0]
+        copy = outside.add_stream_from_template(stream)
+        packets = [p for p in inside.demux(stream) if p.dts is not None]
+        keys = [i for i, p in enumerate(packets) if p.is_keyframe]
+        for i, packet in enumerate(packets):
+            shift = round(3 / stream.time_base) if i >= keys[len(keys) // 2] else 0
+            packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
+            outside.mux(packet)
+    return target
+
+
+def without_count(source, target):
+    """Matroska as a live stream writes it: no duration, no index, no number of frames."""
+    with av.open(str(source)) as inside, av.open(str(target), "w", options={"live": "1"}) as outside:
+        stream = inside.streams.video[0]
+        copy = outside.add_stream_from_template(stream)
+        for packet in inside.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                outside.mux(packet)
+    return target
+
+
+def avi_count(source, target, change):
+    """An AVI whose headers promise `change` more frames than there are."""
+    data = bytearray(source.read_bytes())
+    main = data.index(b"avih") + 8 + 16  # dwTotalFrames
+    stream = data.index(b"strh") + 8 + 32  # dwLength
+    for at in (main, stream):
+        assert int.from_bytes(data[at : at + 4], "little") == FRAMES
+        data[at : at + 4] = (FRAMES + change).to_bytes(4, "little")
+    target.write_bytes(data)
+    return target
+
+
+def two_streams(path):
+    """A smaller video stream after the first one."""
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=25, options={"bf": "0"}) for _ in "12"]
+        for stream, (width, height) in zip(streams, ((320, 240), (160, 120)), strict=True):
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for i in range(FRAMES):
+            for stream, number in zip(streams, (i, FRAMES - i), strict=True):
+                picture = videos.numbered_frame(number, stream.height, stream.width)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    return path
+
+
+def long_sound(source, target):
+    """The same packets beside sound that goes on for three seconds more."""
+    with av.open(str(source)) as inside, av.open(str(target), "w") as outside:
+        stream = inside.streams.video[0]
+        copy = outside.add_stream_from_template(stream)
+        sound = outside.add_stream("aac", rate=16000)
+        for packet in inside.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                outside.mux(packet)
+        seconds = FRAMES // 25 + 4
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 16000 * seconds), np.float32), format="fltp", layout="mono"
+        )
+        frame.sample_rate = 16000
+        outside.mux(sound.encode(frame))
+        outside.mux(sound.encode())
+    return target
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """name -> (path, the numbers its frames say)."""
+    home = tmp_path_factory.mktemp("readers")
+    whole = list(range(FRAMES))
+    plain = videos.numbered_video(home / "plain.mp4", FRAMES)
+    b_frames = videos.numbered_video(home / "b.mp4", FRAMES, b_frames=3, keyframe_every=24)
+    mpeg4 = videos.numbered_video(home / "mpeg4.avi", FRAMES, codec="mpeg4", crf=3)
+    found = {
+        "open groups": (open_groups(home / "open.mp4"), whole),
+        "open groups, mkv": (videos.stream_copy(home / "open.mp4", home / "open.mkv"), whole),
+        "variable rate": (videos.variable_rate_video(home / "variable.mp4", FRAMES), whole),
+        "variable rate, mkv": (videos.stream_copy(home / "variable.mp4", home / "variable.mkv"), whole),
+        "late start": (late_start(b_frames, home / "late.mp4"), whole),
+        "a gap": (with_gap(plain, home / "gap.mp4"), whole),
+        "no count, mkv": (without_count(b_frames, home / "live.mkv"), whole),
+        "count too high": (avi_count(mpeg4, home / "high.avi", 1), whole),
+        "count too low": (avi_count(mpeg4, home / "low.avi", -1), whole),
+        "count far too low": (avi_count(mpeg4, home / "lower.avi", -40), whole),
+        "sound goes on, mkv": (long_sound(plain, home / "sound.mkv"), whole),
+        "two streams": (two_streams(home / "two.mp4"), whole),
+        "odd rate": (
+            videos.numbered_video(home / "rate.mp4", FRAMES, fps=Fraction(2997, 125)),
+            whole,
+        ),
+    }
+    for seconds in (0.5, 1.0, 1.9):
+        path = videos.stream_copy(b_frames, home / f"cut{seconds}.mp4", skip_until=seconds)
+        with av.open(str(path)) as container:
+            said = [videos.number_of(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+        found[f"stream copy from {seconds} s"] = (path, said)
+    return found
+
+
+NAMES = (
+    *("open groups", "open groups, mkv", "variable rate", "variable rate, mkv", "late start", "a gap"),
+    *("no count, mkv", "count too high", "count too low", "count far too low", "sound goes on, mkv"),
+    *("two streams", "odd rate", *(f"stream copy from {s} s" for s in (0.5, 1.0, 1.9))),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_or_refused(files, name):
+    """Against the numbers in the pictures, not against another reader, for patterns that measuring does not try."""
+    path, said = files[name]
+    found = measure(path)
+    assert (found.status, found.frames) == ("ok", len(said)), found.reason
+    assert found.readers[-1] == "pyav"
+    assert said == list(range(said[0], said[0] + len(said)))  # counted order is the order of the pictures
+    patterns = [[0], [len(said) - 1], range(1, len(said), 7), range(len(said) - 5, len(said)), [40, 2, 2]]
+    patterns = [[min(i, len(said) - 1) for i in pattern] for pattern in patterns]
+    for reader in found.readers:
+        for pattern in patterns:
+            got = read_frames(path, pattern, reader=reader)
+            assert [videos.number_of(f) for f in got] == [said[i] for i in pattern], (reader, pattern)
+    clip = Clip(id="train/0", path=path.name, label=0, frames=found.frames, readers=found.readers)
+    manifest = Manifest(path.parent / "train.csv", path.parent, ("a", "b"), (clip,))
+    assert find_clips(manifest, max_bad_fraction=0).readers == (found.readers[0],)
+    for reader in set(seeking()) - set(found.readers):
+        with pytest.raises(DataError, match=f"reader={reader} was not measured"):
+            find_clips(manifest, reader=reader, max_bad_fraction=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_frame_alone(files, name):
+    """Each frame by a read of its own, a seek from any place in the file to any other: what training does."""
+    path, said = files[name]
+    for reader in measure(path).readers:
+        got = [videos.number_of(read_frames(path, [i], reader=reader)[0]) for i in range(len(said))]
+        assert got == said, reader
+
+
+def test_it_is_not_vacuous(files):
+    """Some seeking reader fails on some file here, and some succeeds."""
+    names = ("open groups", "variable rate", "two streams")
+    verdicts = {(name, r): r in measure(files[name][0]).readers for name in names for r in seeking()}
+    assert set(verdicts.values()) == {True, False}
+
+
+@pytest.mark.parametrize(("suffix", "keep"), [(".avi", 0.3), (".avi", 0.9), (".mkv", 0.5), (".mp4", 0.7)])
+def test_truncated_files_are_never_ok(tmp_path, suffix, keep):
+    """Whatever the container: partial with the frames there are, or unreadable; no reader is offered."""
+    options = {"codec": "mpeg4", "crf": 3} if suffix == ".avi" else {}
+    source = videos.numbered_video(tmp_path / f"whole{suffix}", FRAMES, **options)
+    short = videos.truncated(source, tmp_path / f"short{suffix}", keep)
+    found = measure(short)
+    assert found.status in ("partial", "unreadable")
+    assert found.reason
+    assert found.readers == ()
+    assert found.frames < FRAMES
+    if found.frames:
+        got = read_frames(short, range(found.frames - 1))
+        assert [videos.number_of(f) for f in got] == list(range(found.frames - 1))
+    for reader in seeking():
+        with pytest.raises(VideoReadError):
+            read_frames(short, [0, FRAMES - 1], reader=reader)
+
+
+def test_an_mp4_with_its_index_first_and_the_end_missing(tmp_path):
+    """The header is whole and promises all frames; the packets stop."""
+    options = {"movflags": "+faststart"}
+    with av.open(str(tmp_path / "whole.mp4"), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for i in range(FRAMES):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(videos.numbered_frame(i), format="rgb24")))
+        container.mux(stream.encode())
+    assert measure(tmp_path / "whole.mp4").status == "ok"
+    found = measure(videos.truncated(tmp_path / "whole.mp4", tmp_path / "short.mp4", 0.6))
+    assert found.status == "partial"
+    assert 10 < found.frames < FRAMES
+    assert found.readers == ()
+
+
+def test_a_change_of_size_is_partial(tmp_path):
+    """Raw H.264 may change its size between keyframes; a clip may not."""
+    parts = []
+    for i, (width, height) in enumerate(((320, 240), (160, 120))):
+        part = tmp_path / f"part{i}.h264"
+        write_video(part, (videos.numbered_frame(k, height, width) for k in range(20)))
+        parts.append(part.read_bytes())
+    (tmp_path / "both.h264").write_bytes(b"".join(parts))
+    found = measure(tmp_path / "both.h264")
+    assert found.status == "partial"
+    assert "size changes at frame 20" in found.reason
+
+
+def test_repeated_pictures_are_no_reason_to_refuse(tmp_path):
+    """A still video and one with every picture twice: a reader cannot be told apart where pictures are the same."""
+    write_video(tmp_path / "still.mp4", (videos.numbered_frame(7) for _ in range(30)))
+    write_video(tmp_path / "twice.mp4", (videos.numbered_frame(i // 2) for i in range(60)))
+    for name in ("still.mp4", "twice.mp4"):
+        assert set(measure(tmp_path / name).readers) >= {"opencv", "decord", "pyav"}
+
+
+def test_noise_is_no_reason_to_refuse(tmp_path):
+    """Coding noise differs between readers by rounding only."""
+    rng = np.random.default_rng(0)
+    frames = (rng.integers(0, 255, (120, 160, 3), dtype=np.uint8) for _ in range(40))
+    write_video(tmp_path / "noise.mp4", frames, crf=23, b_frames=2)
+    assert set(measure(tmp_path / "noise.mp4").readers) >= {"opencv", "decord", "pyav"}
