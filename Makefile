@@ -24,7 +24,7 @@ demo: $(READY) ## make the embedded videos, train without and with prompts, prin
 	$(BIN)/python scripts/demo.py
 
 test: $(READY) ## the quick tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## the tests that take longer (CI runs them too)
 	$(BIN)/python -m pytest -q -m "slow and not gpu"

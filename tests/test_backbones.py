@@ -124,6 +124,7 @@ def test_convolutional_backbones_compile_to_one_graph(name):
     check_one_graph(name)
 
 
+@pytest.mark.slow
 def test_timesformer_compiles_to_one_graph():
     check_one_graph("timesformer")
 

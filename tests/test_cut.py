@@ -381,6 +381,7 @@ def wait_for(condition, seconds=20.0):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(sources, tmp_path):
     """After SIGKILL no child lives on, no name has half a file, finished clips stay, and the rest follow."""
     out = tmp_path / "cut"
@@ -414,12 +415,13 @@ def test_interrupted_by_the_keyboard(sources, tmp_path):
     assert process.returncode != 0
     assert errors.count("Traceback") <= 1  # the parent's own; children say nothing
     assert leftovers(out) == []
-    assert of_group(process.pid) == []
+    wait_for(lambda: of_group(process.pid) == [])
     for name in stamps(out):
         first = int(name.removesuffix(".mp4"))
         assert numbers(out / name) == list(range(first, first + 40))
 
 
+@pytest.mark.slow
 def test_two_processes_in_one_folder(sources, tmp_path):
     """The second waits for the first, and makes only what is not there yet."""
     out = tmp_path / "cut"
@@ -435,6 +437,7 @@ def test_two_processes_in_one_folder(sources, tmp_path):
     assert numbers(out / "2.mp4") == list(range(2, 42))
 
 
+@pytest.mark.slow
 def test_children_that_die_or_hang_cost_their_source_only(sources, tmp_path, monkeypatch):
     """Sources are told apart by name in the child: one kills it after a clip, one makes it sleep."""
     for name in ("dies.mp4", "hangs.mp4", "fine.mp4"):

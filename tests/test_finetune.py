@@ -162,6 +162,7 @@ def test_random_parts_are_not_frozen(data, other_data, baseline, tmp_path):
     assert changed(baseline, where) == PROMPTS | HEAD
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_run_is_known_by_the_run(data, baseline, tmp_path):
     newest = max((baseline / "checkpoints").glob("step_*"))
     for number, path in enumerate((baseline / "checkpoints/best", newest / "model.safetensors")):
@@ -173,6 +174,7 @@ def test_a_checkpoint_of_a_run_is_known_by_the_run(data, baseline, tmp_path):
     assert "backbone.weights=" in alone
 
 
+@pytest.mark.slow
 def test_what_the_source_did_otherwise_is_told(data, baseline, tmp_path):
     first = finished(data, tmp_path / "1", *VIT, "vmp.epsilon=0.2", "trainer.epochs=1")
     second = finished(

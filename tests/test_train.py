@@ -318,6 +318,7 @@ def natural_videos() -> Path:
     return Path(str(files[0].locate())).parent
 
 
+@pytest.mark.slow
 def test_real_footage_through_a_list(tmp_path):
     """Spans of natural videos, a class a video, trained with prompts for a few epochs: it tells them apart."""
     source = natural_videos()
