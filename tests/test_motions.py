@@ -140,7 +140,7 @@ import sys
 from pathlib import Path
 from vmp.data.motions import Motions, make_motions
 if __name__ == "__main__":
-    spec = Motions(train=150, val=10, test=10, frames=4, size=32)
+    spec = Motions(train=300, val=10, test=10, frames=4, size=32)
     make_motions(Path(sys.argv[1]), spec, workers=int(sys.argv[2]))
 """
 
@@ -163,10 +163,10 @@ def wait_for_files(process: subprocess.Popen[bytes], root: Path, count: int) -> 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stopped_half_way(tmp_path: Path, how: signal.Signals) -> None:
-    spec = Motions(train=150, val=10, test=10, frames=4, size=32)
+    spec = Motions(train=300, val=10, test=10, frames=4, size=32)
     root = tmp_path / "stopped"
     process = start_making(root, workers=2)
-    wait_for_files(process, root, 20)
+    wait_for_files(process, root, 5)
     if how == signal.SIGINT:  # Ctrl-C goes to the terminal's whole group
         os.killpg(process.pid, how)
     else:
@@ -178,7 +178,7 @@ def test_stopped_half_way(tmp_path: Path, how: signal.Signals) -> None:
     time.sleep(0.5)
     made = len(list(root.rglob("[0-9]*.mp4")))
     time.sleep(0.5)
-    assert len(list(root.rglob("[0-9]*.mp4"))) == made < 150
+    assert len(list(root.rglob("[0-9]*.mp4"))) == made < 300
     assert not list(root.rglob("*.csv"))
 
     resumed = make_motions(root, spec, workers=1, progress=False)
@@ -192,9 +192,9 @@ def test_two_processes_make_one_folder(tmp_path: Path) -> None:
     for process in (a, b):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors.decode()
-    folder = tmp_path / folder_name(Motions(train=150, val=10, test=10, frames=4, size=32))
-    assert len(list(folder.rglob("*.mp4"))) == 170
-    assert len(read_manifest(folder / "train.csv").clips) == 150
+    folder = tmp_path / folder_name(Motions(train=300, val=10, test=10, frames=4, size=32))
+    assert len(list(folder.rglob("*.mp4"))) == 320
+    assert len(read_manifest(folder / "train.csv").clips) == 300
 
 
 def test_threads_wait_for_one_another(tmp_path: Path) -> None:
