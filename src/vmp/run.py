@@ -442,7 +442,8 @@ def _look_at_prompts(model: Any, log: "Log") -> None:
     import torch
 
     for pathway, layer in model.prompts.items():
-        still = float(layer.power_norm(torch.zeros(1, device=next(model.parameters()).device)))
+        zero = torch.zeros(1, device=next(model.parameters()).device)
+        still = float(layer.power_norm(zero).detach())
         log(f"prompts ({pathway}): the attention on a still pixel is {still:.3f}")
         if still < 0.1 and layer.scalars():
             log.warn(
