@@ -10,12 +10,12 @@ The result is used with backbone.weights=howto100m.safetensors. Nothing in a sou
 """
 
 import argparse
-import os
 import re
 from pathlib import Path
 
 from vmp.cli import friendly
 from vmp.errors import WeightsError
+from vmp.files import replacing
 
 
 def main() -> None:
@@ -69,15 +69,12 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
     }
     if to == "ours":
         metadata["vmp_backbone"] = backbone or ""
-    temporary = out.with_name(f".writing-{out.name}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous().clone() for k, v in {**state, **prompts}.items()}, temporary, metadata)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
+        with replacing(out) as temporary:
+            save_file(
+                {k: v.contiguous().clone() for k, v in {**state, **prompts}.items()}, temporary, metadata
+            )
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise WeightsError(f"{out}: cannot be written ({error})") from None
     count = sum(value.numel() for value in state.values())
     lines = [f"{foreign.file} ({foreign.layout})" + (f", {foreign.note}" if foreign.note else "")]

@@ -24,7 +24,6 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # part of a folder's name
 PATHWAYS: dict[str, tuple[str, ...]] = {"slowfast": ("slow", "fast")}  # of backbones that have more than one
-SIZES = {"x3d": ("xs", "s", "m", "l"), "timesformer": ("base", "hr", "l")}
 
 
 def parse_views(value: Any) -> Any:
@@ -297,7 +296,7 @@ class Config(Section):
         weights = self.backbone.weights
         if not weights:
             return self.backbone.key
-        return f"{self.backbone.key}-{weights if re.fullmatch(r'[a-z]+[0-9]*m?', weights) else 'file'}"
+        return f"{self.backbone.key}-{weights if weights in zoo.NAMES else 'file'}"
 
 
 # sections whose keys depend on one of them: group -> (that key, its values)
@@ -352,10 +351,8 @@ def check(raw: Mapping[str, Any]) -> Config:
     """
     values: dict[str, Any] = dict(raw)
     faults: list[str] = []
-    for group, (
-        key,
-        kinds,
-    ) in _KINDS.items():  # the kind first, so that faults are told of that kind's keys only
+    for group, (key, kinds) in _KINDS.items():
+        # the kind first, so that faults are told of that kind's keys only
         section = values.get(group)
         if not isinstance(section, Mapping):
             raise ConfigError(

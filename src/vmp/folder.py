@@ -1,7 +1,6 @@
 """A run's folder: named by what the run is, locked while it trains, and kept from runs with another config or data."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from vmp.data.manifest import write_classes
 from vmp.errors import RunError
+from vmp.files import write_json, write_text
 
 # settings that change how fast a run goes or what it prints, not what comes out of it
 RUNTIME = {
@@ -88,13 +89,9 @@ def run_folder(
     try:
         check_same_run(folder, raw)
         kept = {key: value for key, value in raw.items() if key != "hydra"}
-        temporary = folder / ".config.yaml.tmp"
-        OmegaConf.save(OmegaConf.create(kept), temporary)
-        os.replace(temporary, folder / "config.yaml")  # a kill leaves the old file or the new one
-        temporary.write_text(json.dumps(digests, indent=1) + "\n")
-        os.replace(temporary, folder / "data.json")
-        temporary.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-        os.replace(temporary, folder / "classes.txt")
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(kept)))
+        write_json(folder / "data.json", digests)
+        write_classes(folder / "classes.txt", classes)
         yield
     finally:
         lock.release()

@@ -29,6 +29,7 @@ from vmp.config import Config, check, check_start, parse_views
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, digest, find_clips
 from vmp.errors import ConfigError, RunError, UserError
+from vmp.files import write_json
 from vmp.folder import begun, check_same_data, check_same_run, run_folder
 
 if TYPE_CHECKING:
@@ -124,7 +125,6 @@ def evaluate(cfg: DictConfig) -> None:
     check_same_data(folder, {options["split"]: digest(manifest, present)})
 
     from vmp.engine import checkpoint, dist
-    from vmp.engine.loggers import write_json
 
     processes = dist.start(options["device"])
     try:
@@ -177,7 +177,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present]) -> None
 
     from vmp.data.dataset import TrainClips
     from vmp.engine import checkpoint, dist, schedule, trainer
-    from vmp.engine.loggers import Log, write_json
+    from vmp.engine.loggers import Log
     from vmp.finetune import check_frozen, freeze, trained
     from vmp.objective import Objective
     from vmp.results.record import provenance

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 
 from vmp.errors import WeightsError
+from vmp.files import write_text
 from vmp.progress import bar
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -142,9 +143,7 @@ def _check(path: Path, sha256: str | None) -> None:
     found = sha256_of(path)
     expected = sha256 or (record.read_text().partition(" ")[0] if record.is_file() else "")
     if not expected:
-        temporary = record.with_name(f"{record.name}.part")
-        temporary.write_text(f"{found}  {path.name}\n")
-        os.replace(temporary, record)
+        write_text(record, f"{found}  {path.name}\n")
     elif found != expected:
         origin = "published" if sha256 else f"recorded in {record.name} at the first use"
         raise WeightsError(

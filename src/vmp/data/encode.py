@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vmp.files import replacing
+
 
 def write_video(
     path: str | os.PathLike[str],
@@ -27,14 +29,13 @@ def write_video(
     import av
 
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     options = {"g": str(keyframe_every), "bf": str(b_frames), "threads": "1"}
     if codec == "libx264":
         options |= {"preset": "veryfast", "x264-params": "scenecut=0:open-gop=0"}
     if crf is not None:
         options["qscale" if codec == "mpeg4" else "crf"] = str(crf)
     count = 0
-    with av.open(str(temporary), "w") as container:
+    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options=options)
         stream.pix_fmt = pixel_format
         stream.thread_type = "NONE"
@@ -48,5 +49,4 @@ def write_video(
             count += 1
         for packet in stream.encode():
             container.mux(packet)
-    os.replace(temporary, path)
     return count

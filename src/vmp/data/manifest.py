@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from vmp.errors import ManifestError, shortlist
+from vmp.files import replacing, write_text
 
 STATUSES = ("ok", "missing", "unreadable", "partial")  # partial: decoding stopped before the end
 COLUMNS = (
@@ -95,9 +96,7 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
     path = Path(path)
     clips = list(clips)
     tags = sorted({tag for clip in clips for tag in clip.tags})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*COLUMNS, *tags])
         for c in clips:
@@ -107,9 +106,6 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
             writer.writerow(
                 [c.id, c.path, c.label, start, end, *measured, *(c.tags.get(t, "") for t in tags)]
             )
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -136,10 +132,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def write_classes(path: Path, names: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    os.replace(temporary, path)  # readers see the old file or the new one
+    write_text(path, "".join(f"{name}\n" for name in names))
 
 
 def read_csv(path: Path, *, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:

@@ -24,6 +24,7 @@ from vmp.data.listing import measured
 from vmp.data.manifest import Clip, inside, write_classes, write_manifest
 from vmp.data.measure import Measured
 from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
+from vmp.files import write_json
 
 SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv")  # preferred first
 SHORT = 9  # frames: the fewest that a model of the paper takes are 8, and one more for the prompts
@@ -167,7 +168,7 @@ def prepare(
         root = out if cut else plan.videos
         settings = {"cut": cut, "short_side": short_side if cut else None, "allow_missing": allow_missing}
         written = _write(plan, clips, out, root)
-        _write_json(out / "prepare.json", _record(plan, clips, checks, notes, lost, settings))
+        write_json(out / "prepare.json", _record(plan, clips, checks, notes, lost, settings))
     return Outcome(text, failed, written)
 
 
@@ -430,7 +431,7 @@ def _write(plan: Plan, clips: dict[str, list[Clip]], out: Path, root: Path) -> t
         write_classes(folder / "classes.txt", plan.classes)
         own = os.path.realpath(folder)
         inner = real_root == real_out or real_out in real_root.parents
-        _write_json(folder / RECORD, {"root": os.path.relpath(real_root, own) if inner else str(real_root)})
+        write_json(folder / RECORD, {"root": os.path.relpath(real_root, own) if inner else str(real_root)})
         for name in ("train", "val", "test"):  # of another preparation
             if f"{(folder / name).relative_to(out).as_posix()}" not in clips:
                 (folder / f"{name}.csv").unlink(missing_ok=True)
@@ -438,12 +439,6 @@ def _write(plan: Plan, clips: dict[str, list[Clip]], out: Path, root: Path) -> t
         write_manifest(out / f"{split}.csv", part)
         written.append(out / f"{split}.csv")
     return tuple(written)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _counts(clips: Iterable[Clip]) -> dict[str, int]:

@@ -8,7 +8,6 @@ Notable here:
 """
 
 import csv
-import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, write_manifest
 from vmp.data.measure import Measured, measure_all, seeking
+from vmp.files import replacing
 from vmp.progress import bar
 
 QUARANTINE = "quarantine.csv"
@@ -135,12 +135,10 @@ def _of_others(quarantine: Path, own: set[tuple[str, str]]) -> list[Problem]:
 
 
 def _write_quarantine(path: Path, problems: list[Problem]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "path", "problem"])
         writer.writerows([p.id, p.path, p.problem] for p in problems)
-    os.replace(temporary, path)
 
 
 def _keep(path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vmp.errors import RunError
+from vmp.files import replacing
 
 
 class Metrics:
@@ -29,9 +30,8 @@ class Metrics:
             raise RunError(
                 f"{path}: {len(kept)} rows, but the checkpoint was written after {rows}; it was cut short"
             )
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(b"".join(kept))
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, row: dict[str, Any]) -> None:
@@ -76,14 +76,3 @@ class Log:
         if self._file:
             self._file.close()
             self._file = None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """All of it or nothing."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

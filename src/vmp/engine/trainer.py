@@ -27,9 +27,10 @@ from vmp.data.sampler import DROPOUT, TrainBatches, generator
 from vmp.engine import checkpoint
 from vmp.engine.dist import Processes
 from vmp.engine.faults import told
-from vmp.engine.loggers import Log, Metrics, write_json
+from vmp.engine.loggers import Log, Metrics
 from vmp.engine.schedule import Schedule
 from vmp.errors import RunError
+from vmp.files import write_json
 from vmp.progress import bar
 
 
