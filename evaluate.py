@@ -9,7 +9,7 @@ with friendly():
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    from vmp.run import evaluate
+    from vmp.evaluate import evaluate
 
     with friendly():  # inside too: Hydra would say that the job failed, and our message says why
         evaluate(cfg)

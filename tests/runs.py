@@ -80,6 +80,7 @@ CONTEXT.set_forkserver_preload(
     [
         *(
             "vmp.run",
+            "vmp.evaluate",
             "vmp.engine.trainer",
             "vmp.engine.evaluator",
             "vmp.model",

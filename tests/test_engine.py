@@ -102,10 +102,11 @@ def test_loading_runs_no_code(tmp_path):
 def test_pruning_keeps_the_newest_and_clears_interrupted_writes(tmp_path):
     for step in range(4):
         checkpoint.save(tmp_path, f"step_{step:08}", model=MODEL, state=STATE)
-    checkpoint.save(tmp_path, "best", model=MODEL, state=STATE)
+    for epoch in (1, 3):
+        checkpoint.save(tmp_path, checkpoint.best_name(epoch), model=MODEL, state=STATE)
     (tmp_path / ".writing-step_00000009").mkdir()
-    checkpoint.prune(tmp_path, keep=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "step_00000002", "step_00000003"]
+    checkpoint.prune(tmp_path, keep=2, best=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best_0003", "step_00000002", "step_00000003"]
 
 
 def test_a_full_disk_leaves_the_old_one_and_says_so(tmp_path):

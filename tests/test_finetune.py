@@ -165,7 +165,9 @@ def test_random_parts_are_not_frozen(data, other_data, baseline, tmp_path):
 @pytest.mark.slow
 def test_a_checkpoint_of_a_run_is_known_by_the_run(data, baseline, tmp_path):
     newest = max((baseline / "checkpoints").glob("step_*"))
-    for number, path in enumerate((baseline / "checkpoints/best", newest / "model.safetensors")):
+    for number, path in enumerate(
+        (max((baseline / "checkpoints").glob("best_*")), newest / "model.safetensors")
+    ):
         where = finished(data, tmp_path / str(number), *VIT, f"init_from='{path}'", "trainer.epochs=1")
         assert start_of(where)["reinitialised"] == []
     shutil.copy(newest / "model.safetensors", tmp_path / "alone.safetensors")

@@ -264,7 +264,7 @@ def test_a_video_that_breaks_while_evaluating_is_not_replaced(data, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_clips(data, tmp_path):
     done = run(data, tmp_path, "optim.lr=1e30", "optim.warmup=0")
     assert done.returncode == 2
-    assert "is not finite" in done.stderr
+    assert "not finite" in done.stderr
     (record,) = folder(tmp_path).glob("not_finite_step*.json")
     assert len(json.loads(record.read_text())["clips"]) == 4
 
@@ -306,7 +306,7 @@ def test_evaluate_gives_the_runs_own_numbers_and_other_views(straight):
     ).read_bytes()
     assert evaluate("split=val", "views=[2,3]", "checkpoint=best").returncode == 0
     assert (straight / "evaluations/val_best_2x3/result.json").exists()
-    assert "must be train, val or test" in evaluate("split=all").stderr
+    assert "must be 'train', 'val' or 'test'" in evaluate("split=all").stderr
     assert "views = [0, 1]" in evaluate("views=[0,1]").stderr
 
 

@@ -902,9 +902,9 @@ def test_a_run_a_checkpoint_and_its_file(tmp_path):
         assert set(found.state) == OUR_NAMES
         assert {name: value.item() for name, value in found.prompts.items()} == {"m": 1.0, "n": -0.25}
     assert read(run).note == f"checkpoint step_0000002 of {run}"
-    os.rename(run / "checkpoints" / "step_0000001", run / "checkpoints" / "best")
+    os.rename(run / "checkpoints" / "step_0000001", run / "checkpoints" / "best_0001")
     assert read(run).prompts["m"].item() == 1.0  # the last one, unless another is named
-    assert read(run / "checkpoints" / "best").prompts["m"].item() == 0.5
+    assert read(run / "checkpoints" / "best_0001").prompts["m"].item() == 0.5
     file = newest / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vmp.backbones import Spec
     from vmp.backbones.weights import Report
     from vmp.data.dataset import ClipShape
+    from vmp.engine.schedule import Schedule
     from vmp.model import PromptedClassifier
 
 
@@ -276,6 +277,17 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
         groups.append({"params": prompts, "lr": lr * v.lr_mult, "weight_decay": decay})
     groups = [group for group in groups if group["params"]]
     return torch.optim.SGD(groups, lr=lr, momentum=o.momentum, nesterov=o.nesterov)
+
+
+def build_schedule(config: Config) -> "Schedule":
+    """The factor on the learning rate at a moment in epochs."""
+    from vmp.engine import schedule
+
+    o, epochs = config.optim, config.trainer.epochs
+    warmup: dict[str, float] = {"warmup_epochs": o.warmup * epochs, "warmup_start": o.warmup_start}
+    if o.schedule == "cosine":
+        return schedule.cosine(epochs=epochs, **warmup)
+    return schedule.steps(at=o.at or (0,), factors=o.factors or (1,), **warmup)
 
 
 def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier", *, crops: int = 3) -> "ClipShape":

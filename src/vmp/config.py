@@ -23,6 +23,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # part of a folder's name
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")]
 PATHWAYS: dict[str, tuple[str, ...]] = {"slowfast": ("slow", "fast")}  # of backbones that have more than one
 
 
@@ -209,7 +210,7 @@ class Trainer(Section):
     epochs: Count
     batch_size: Count
     micro_batch: Count | None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")]
+    device: Device
     amp: Literal["none", "bf16"]
     compile: bool
     select: Literal["last", "best"]
@@ -219,7 +220,9 @@ class Trainer(Section):
     threads: Count | None
     log_every: Count
     save_minutes: Positive
-    keep: Annotated[int, Field(ge=1)]
+    save_steps: Count | None
+    max_minutes: Positive | None
+    keep: Count
     deterministic: bool
 
 
@@ -233,7 +236,34 @@ class Data(Section):
 
 
 class Logger(Section):
-    kind: Literal["files"]
+    """Files are always written; the rest is for what mirrors them."""
+
+    kind: Literal["files", "wandb", "tensorboard"]
+    mode: Literal["auto", "online", "offline"] = "auto"
+    project: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    entity: Annotated[str, Field(min_length=1)] | None = None
+    group: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    job_type: Annotated[str, Field(min_length=1, max_length=64)] = "train"
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
+    panels_every: Annotated[int, Field(ge=0)] = 5
+    max_panels: Annotated[int, Field(ge=0, le=64)] = 4
+    init_timeout: Positive = 30
+    finish_timeout: Positive = 120
+
+
+class Evaluate(Section):
+    """What evaluate.py may be told."""
+
+    run: str
+    split: Literal["train", "val", "test"]
+    checkpoint: Literal["last", "best"] | None
+    folder: str | None
+    root: str | None
+    views: Views | None
+    degrade: Literal["none", "salt_pepper", "half"] | None
+    reduce: Literal["probs", "logits"] | None
+    device: Device
+    workers: Annotated[int, Field(ge=0)] | None
 
 
 class Recommended(Section):
@@ -386,17 +416,32 @@ def check(raw: Mapping[str, Any]) -> Config:
     return config
 
 
+def check_evaluate(raw: Any) -> Evaluate:
+    """The options of evaluate.py, checked.
+
+    Raises:
+        ConfigError: listing every wrong key and value with what is allowed.
+    """
+    faults: list[str] = []
+    options = _section(Evaluate, {key: value for key, value in raw.items() if key != "hydra"}, "", faults)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    assert isinstance(options, Evaluate)
+    return options
+
+
 def _section(
     model: type[Section], values: Mapping[str, Any], group: str, faults: list[str]
 ) -> Section | None:
-    absent = [key for key, value in values.items() if value == "???"]
+    prefix = f"{group}." if group else ""
+    absent = [f"{prefix}{key}" for key, value in values.items() if value == "???"]
     if absent:
-        faults += [f"{group}.{key}: must be given, as in {group}.{key}=..." for key in absent]
+        faults += [f"{key}: must be given, as in {key}=..." for key in absent]
         return None
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        faults += [_say(fault, f"{group}.", model) for fault in error.errors()]
+        faults += [_say(fault, prefix, model) for fault in error.errors()]
         return None
 
 

@@ -15,7 +15,7 @@ from vmp.files import write_json, write_text
 # settings that change how fast a run goes or what it prints, not what comes out of it
 RUNTIME = {
     "dataset": {"folder", "root"},  # the data themselves are compared by digest
-    "trainer": {"device", "workers", "threads", "save_minutes", "keep"},
+    "trainer": {"device", "workers", "threads", "save_minutes", "save_steps", "max_minutes", "keep"},
     "data": {"root", "timeout", "max_bad_fraction"},
     "output": ...,
     "logger": ...,

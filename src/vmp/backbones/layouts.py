@@ -86,7 +86,7 @@ def _file_in(path: Path) -> tuple[Path, str]:
         path,
         *_newest_first(path / "checkpoints"),
         *_newest_first(path),
-        path / "checkpoints" / "best",
+        *sorted((path / "checkpoints").glob("best_*"), reverse=True),
     ):
         names = (
             "model.safetensors",
@@ -107,8 +107,8 @@ def _file_in(path: Path) -> tuple[Path, str]:
                 )
         return file, "" if folder == path else f"checkpoint {folder.name} of {path}"
     raise WeightsError(
-        f"{path}: no weights in this folder. Expected model.safetensors, checkpoints/best or checkpoints/step_<n>, "
-        "or pass a file"
+        f"{path}: no weights in this folder. Expected model.safetensors, checkpoints/best_<epoch> or "
+        "checkpoints/step_<n>, or pass a file"
     )
 
 

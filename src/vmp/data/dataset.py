@@ -25,6 +25,8 @@ from vmp.data.present import Present
 from vmp.data.sampler import AUGMENT, generator
 from vmp.errors import VideoReadError
 
+MOST_WORKERS = 64  # loader processes that are told apart
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipShape:
@@ -64,14 +66,45 @@ class Batch(NamedTuple):
     bad: dict[int, str]  # index -> why it could not be read
 
 
-class TrainClips(torch.utils.data.Dataset):
-    """Random views. Items are asked for as (clip index, epoch)."""
+class _Clips(torch.utils.data.Dataset):
+    """A split's usable clips, and which of them are being read: what to name when a decoder kills or hangs a worker."""
 
-    def __init__(self, manifest: Manifest, present: Present, shape: ClipShape, *, seed: int) -> None:
-        self.root, self.present, self.shape, self.seed = manifest.root, present, shape, seed
+    def __init__(self, manifest: Manifest, present: Present, shape: ClipShape) -> None:
+        self.root, self.present, self.shape = manifest.root, present, shape
+        self._reading = multiprocessing.RawArray("q", [-1] * (1 + MOST_WORKERS))
 
     def __len__(self) -> int:
         return len(self.present.clips)
+
+    def being_read(self) -> list[str]:
+        """`id (path)` of the clips that some process has begun to read and not ended."""
+        found = [self.present.clips[index] for index in self._reading if index >= 0]
+        return [f"{clip.id} ({self.root / clip.path})" for clip in found]
+
+    def _read(self, index: int, frames: np.ndarray, *, short_side: int, training: bool) -> np.ndarray:
+        """Frames of a clip, counted from its start: (T, H, W, 3) uint8."""
+        clip = self.present.clips[index]
+        worker = torch.utils.data.get_worker_info()
+        slot = 0 if worker is None else 1 + worker.id % MOST_WORKERS
+        self._reading[slot] = index
+        try:
+            return read_frames(
+                self.root / clip.path,
+                clip.start + frames,
+                reader=self.present.readers[index],
+                short_side=short_side,
+                change=self.shape.change(clip, training=training),
+            )
+        finally:
+            self._reading[slot] = -1
+
+
+class TrainClips(_Clips):
+    """Random views. Items are asked for as (clip index, epoch)."""
+
+    def __init__(self, manifest: Manifest, present: Present, shape: ClipShape, *, seed: int) -> None:
+        super().__init__(manifest, present, shape)
+        self.seed = seed
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor | VideoReadError, int]:
         index, epoch = item
@@ -82,20 +115,14 @@ class TrainClips(torch.utils.data.Dataset):
         view = transforms.draw_train_view(rng, jitter=s.jitter, flip=s.flip, inverse=s.inverse_jitter)
         at = sampling.frame_indices(clip.length, offsets, start=start, short=s.short)
         try:
-            frames = read_frames(
-                self.root / clip.path,
-                clip.start + at,
-                reader=self.present.readers[index],
-                short_side=view.short_side,
-                change=s.change(clip, training=True),
-            )
+            frames = self._read(index, at, short_side=view.short_side, training=True)
         except VideoReadError as error:
             return index, error, clip.label
         picture = transforms.apply_train_view(frames, view, crop=s.crop)
         return index, torch.from_numpy(transforms.to_clip(picture)), clip.label
 
 
-class TestClips(torch.utils.data.Dataset):
+class TestClips(_Clips):
     """All fixed views of a clip: temporal starts x spatial crops. Views that coincide are given once.
 
     An item is (index, (V, 3, T, H, W) uint8, weights (V,)) with weights that sum to temporal x spatial.
@@ -104,11 +131,8 @@ class TestClips(torch.utils.data.Dataset):
     def __init__(
         self, manifest: Manifest, present: Present, shape: ClipShape, *, temporal: int = 1, spatial: int = 1
     ) -> None:
-        self.root, self.present, self.shape = manifest.root, present, shape
+        super().__init__(manifest, present, shape)
         self.temporal, self.spatial = temporal, spatial
-
-    def __len__(self) -> int:
-        return len(self.present.clips)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | VideoReadError, Tensor]:
         clip, s = self.present.clips[index], self.shape
@@ -120,13 +144,7 @@ class TestClips(torch.utils.data.Dataset):
             for i in distinct
         ])  # fmt: skip
         try:
-            frames = read_frames(
-                self.root / clip.path,
-                clip.start + at.ravel(),
-                reader=self.present.readers[index],
-                short_side=s.test_side,
-                change=s.change(clip, training=False),
-            )
+            frames = self._read(index, at.ravel(), short_side=s.test_side, training=False)
         except VideoReadError as error:
             return index, error, torch.zeros(0)
         frames = frames.reshape(*at.shape, *frames.shape[1:])  # (starts, T, H, W, 3)

@@ -32,6 +32,7 @@ import numpy as np
 from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, write_classes, write_manifest
 from vmp.errors import ConfigError
+from vmp.machine import cpus
 
 CLASSES: tuple[str, ...] = (
     *("move_left", "move_right", "move_up", "move_down"),
@@ -345,7 +346,7 @@ def _make_all(folder: Path, spec: Motions, workers: int | None, progress: bool) 
     ]
     if workers is None:
         # a worker takes about half a second to start, in which this process makes some 40 clips
-        workers = min(_cores(), 1 + len(chunks) // 8)
+        workers = min(cpus(), 1 + len(chunks) // 8)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not progress) as bar:
@@ -430,7 +431,3 @@ def _generator(spec: Motions, split: str, index: int, purpose: str) -> np.random
     purposes = ("order", "motion", "look")
     where = CAMERAS.index(spec.camera), SPLITS.index(split), index, purposes.index(purpose)
     return np.random.default_rng(np.random.SeedSequence([spec.seed, *where]))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

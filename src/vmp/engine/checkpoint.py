@@ -10,8 +10,9 @@ Notable here:
 import hashlib
 import json
 import os
+import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,14 +31,16 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor], state: dict[str, Any]) -> Path:
-    """Write folder/name; it appears when it is whole. An older one of that name is replaced."""
+    """Write folder/name; it appears when it is whole. One of that name that is whole already is left as it is."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     temporary, final = folder / f"{_TEMPORARY}{name}", folder / name
-    shutil.rmtree(temporary, ignore_errors=True)
+    if final.exists() and _faults(final) is None:
+        return final
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         save_file({k: v.detach().contiguous().cpu() for k, v in model.items()}, temporary / _FILES[0])
         with open(temporary / _FILES[1], "wb") as file:
@@ -72,14 +75,12 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
     """
     from safetensors.torch import load_file
 
+    if fault := _faults(path):
+        raise RunError(fault)
     try:
-        sums = json.loads((path / "meta.json").read_text())["sha256"]
-        for file in _FILES:
-            if _sha256(path / file) != sums[file]:
-                raise RunError(f"{path / file}: damaged, its SHA-256 is not the one in meta.json")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: not a whole checkpoint ({type(error).__name__}: {error})") from None
-    state = torch.load(path / _FILES[1], map_location=device, weights_only=True)
+        state = torch.load(path / _FILES[1], map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RunError(f"{path / _FILES[1]}: holds what a checkpoint does not, and was not loaded") from error
     return Checkpoint(path, load_file(path / _FILES[0], device=str(device)), state)
 
 
@@ -102,19 +103,44 @@ def newest(folder: Path, *, device: torch.device | str = "cpu", warn: Any = prin
     return None
 
 
+def best(folder: Path, *, device: torch.device | str = "cpu") -> Checkpoint | None:
+    """That of the best epoch, as the newest checkpoint knows it; None before the first evaluation.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    last = newest(folder, device="cpu")
+    epoch = last.state["progress"]["best_epoch"] if last else 0
+    return load(folder / best_name(epoch), device=device) if epoch else None
+
+
 def steps_in(folder: Path) -> list[Path]:
     """Checkpoints by step, oldest first."""
     return sorted(folder.glob("step_*")) if folder.is_dir() else []
 
 
-def prune(folder: Path, *, keep: int) -> None:
-    """Remove all but the newest `keep` and what an interrupted write left behind."""
-    for path in (*steps_in(folder)[:-keep], *_unfinished(folder)):
+def best_name(epoch: int) -> str:
+    """Of the checkpoint of the best epoch so far: weights only, to test and to start from."""
+    return f"best_{epoch:04}"
+
+
+def prune(folder: Path, *, keep: int, best: int | None = None) -> None:
+    """Remove all but the newest `keep`, the best of other epochs, and what an interrupted write left behind."""
+    other_best = [path for path in folder.glob("best_*") if best is not None and path.name != best_name(best)]
+    for path in (*steps_in(folder)[:-keep], *other_best, *folder.glob(f"{_TEMPORARY}*")):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _unfinished(folder: Path) -> Iterator[Path]:
-    return folder.glob(f"{_TEMPORARY}*")
+def _faults(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None: it is what was written."""
+    try:
+        sums = json.loads((path / "meta.json").read_text())["sha256"]
+        for file in _FILES:
+            if _sha256(path / file) != sums[file]:
+                return f"{path / file}: damaged, its SHA-256 is not the one in meta.json"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{path}: not a whole checkpoint ({type(error).__name__}: {error})"
+    return None
 
 
 def _sha256(path: Path) -> str:

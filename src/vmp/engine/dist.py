@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from vmp.errors import ConfigError
 
-TIMEOUT = timedelta(minutes=10)
+TIMEOUT = timedelta(minutes=10)  # of a process that waits for another
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,14 @@ class Processes:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+    def greatest(self, values: Sequence[int]) -> list[int]:
+        """The greatest of every process's whole numbers, place by place."""
+        if self.world == 1:
+            return list(values)
+        numbers = torch.tensor(values, device=self.device)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return numbers.tolist()
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean over processes of a scalar."""

@@ -7,7 +7,7 @@ Notable here:
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +48,14 @@ def score(
     timeout: float = 0.0,
     autocast: torch.dtype | None = None,
     name: str = "test",
+    between: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Score every clip of the split once; every process gets all of them.
 
     Args:
         model: clips (V, 3, T, H, W) uint8 -> an output with `logits` and `variations`.
         reduce: what is summed over views, "probs" or "logits".
+        between: called after each batch; it may raise.
     """
     mine = list(range(processes.rank, len(dataset), processes.world))
     loader: DataLoader = DataLoader(
@@ -71,7 +73,7 @@ def score(
     found: list[tuple[int, Tensor]] = []
     bad: dict[int, str] = {}
     variation: list[float] = []
-    with told(), _ended(), bar(name, len(mine), shown=processes.first) as shown:
+    with told(dataset.being_read), _ended(), bar(name, len(mine), shown=processes.first) as shown:
         for items in loader:
             good = [(i, x, w) for i, x, w in items if isinstance(x, Tensor)]
             bad |= {i: f"unreadable: {x}" for i, x, _ in items if isinstance(x, VideoReadError)}
@@ -94,7 +96,8 @@ def score(
                     found.append((index, (each[at : at + len(x)] * weights[:, None]).sum(dim=0)))
                     at += len(x)
             shown.advance(len(items))
-    parts = processes.gather((found, bad, variation))
+            between()
+        parts = processes.gather((found, bad, variation))
     everything = sorted(((i, s.numpy()) for part, _, _ in parts for i, s in part), key=lambda pair: pair[0])
     indices = np.array([i for i, _ in everything], dtype=np.int64)
     assert len(set(indices.tolist())) == len(indices), "a clip was scored twice"

@@ -1,29 +1,49 @@
 """What torch says in tracebacks, said in words."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
-from vmp.errors import RunError
+from vmp.errors import RunError, shortlist
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Say in words what torch says in tracebacks."""
+def told(being_read: Callable[[], list[str]] = list) -> Iterator[None]:
+    """Say in words what torch says in tracebacks. being_read: clips to name when a data worker is lost."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"out of GPU memory ({str(error).splitlines()[0]}). With tag=WORD, from the start: a lower "
-            "trainer.micro_batch (portions are accumulated to the same update; batch norm sees smaller ones), or "
-            "trainer.amp=bf16."
-        ) from error
+        raise RunError(f"out of GPU memory ({_first_line(error)}). {_LESS}") from error
+    except MemoryError as error:
+        raise RunError(f"out of memory. {_LESS}") from error
     except RuntimeError as error:
-        if "DataLoader" not in str(error):
+        text = str(error)
+        if re.search(r"not enough memory|can't allocate memory", text):
+            raise RunError(f"out of memory ({_first_line(error)}). {_LESS}") from error
+        if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
+            raise RunError(
+                f"another process of this run died or stopped answering ({_first_line(error)}). Its own message says "
+                "why; the same command continues from the last checkpoint."
+            ) from error
+        if "DataLoader" not in text:
             raise
+        clips = being_read()
+        at = f"It was reading one of:\n{shortlist(clips)}\n" if clips else ""
         raise RunError(
-            f"a data worker died or stopped answering ({str(error).splitlines()[0]}). A video may have crashed or "
-            "hung its decoder, or memory ran out: try fewer trainer.workers, or trainer.workers=0 to see it happen; "
-            "the same command continues the run. data.reader=pyav needs tag=WORD and starts again."
+            f"a data worker died or stopped answering ({_first_line(error)}). A video may have crashed or hung its "
+            f"decoder, or memory ran out. {at}The same command continues; with trainer.workers=0 the decoder's own "
+            "words are seen, fewer trainer.workers need less memory, and `python scripts/prepare.py verify MANIFEST` "
+            "tries every file in a process that may crash."
         ) from error
+
+
+_LESS = (
+    "With tag=WORD, from the start: a lower trainer.micro_batch (portions are accumulated to the same update; batch "
+    "norm sees smaller ones), or trainer.amp=bf16. Less memory for data: fewer trainer.workers, in the same run."
+)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

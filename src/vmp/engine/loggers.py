@@ -10,6 +10,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,11 +20,19 @@ from vmp.files import replacing
 
 
 class Metrics:
-    """Rows of metrics.jsonl; on processes other than the first it keeps nothing."""
+    """Rows of metrics.jsonl; on processes other than the first it keeps nothing.
 
-    def __init__(self, path: Path | None, *, rows: int = 0) -> None:
-        """path: None keeps nothing. rows: how many of the file's rows to keep."""
-        self.rows, self._file = rows, None
+    Args:
+        path: None keeps nothing.
+        rows: how many of the file's rows to keep.
+        also: who sees each new row.
+    """
+
+    def __init__(
+        self, path: Path | None, *, rows: int = 0, also: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self.rows, self._also = rows, also
+        self._file: TextIO | None = None
         if path is None:
             return
         kept = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
@@ -37,18 +47,37 @@ class Metrics:
     def write(self, row: dict[str, Any]) -> None:
         self.rows += 1
         if self._file:
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-            self._file.flush()
+            with self._writing():
+                self._file.write(json.dumps(row, allow_nan=False) + "\n")
+                self._file.flush()
+            if self._also:
+                self._also(row)
 
     def sync(self) -> None:
         """Make the rows outlive a power cut, before a checkpoint counts on them."""
         if self._file:
-            os.fsync(self._file.fileno())
+            with self._writing():
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file:
-            self._file.close()
+            with self._writing():
+                self._file.close()
             self._file = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            assert self._file
+            file, self._file = self._file, None
+            with suppress(OSError):
+                file.close()
+            raise RunError(
+                f"{file.name}: cannot be written ({error.strerror}). Free some space; the same command continues "
+                "from the last checkpoint."
+            ) from None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -64,10 +93,20 @@ class Log:
 
     def __call__(self, text: str) -> None:
         if self._file:
-            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-            self._file.flush()
+            try:
+                self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+                self._file.flush()
+            except OSError as error:  # lines for people must not cost a run
+                print(f"warning: {self._file.name}: cannot be written ({error.strerror})", file=sys.stderr)
+                self._file = None
         if not self.quiet:
             print(text, flush=True)
+
+    def quietly(self, text: str) -> None:
+        """To log.txt only."""
+        quiet, self.quiet = self.quiet, True
+        self(text)
+        self.quiet = quiet
 
     def warn(self, text: str) -> None:
         self(f"warning: {text}") if self._file else print(f"warning: {text}", file=sys.stderr)

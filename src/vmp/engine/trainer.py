@@ -8,13 +8,12 @@ Notable here:
 - it stops rather than train on nonsense: on a loss that is not finite, and on more unreadable clips than allowed.
 """
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +28,10 @@ from vmp.engine.dist import Processes
 from vmp.engine.faults import told
 from vmp.engine.loggers import Log, Metrics
 from vmp.engine.schedule import Schedule
+from vmp.engine.stopping import Stopped, Stopping
 from vmp.errors import RunError
 from vmp.files import write_json
+from vmp.machine import device_name
 from vmp.progress import bar
 
 
@@ -72,6 +73,7 @@ class State:
     rows: int = 0  # of metrics.jsonl
     seconds: float = 0.0  # spent training and evaluating, over all sittings
     bad: dict[str, str] = field(default_factory=dict)  # clip id -> why it could not be read
+    sittings: list[dict[str, Any]] = field(default_factory=list)  # from which step on which machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +83,6 @@ class Timing:
     waited: float
     trained: float
     clips: int
-
-
-class Stopped(RunError):
-    """A signal asked the run to stop; it saved and can be continued. `code` is the exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def fit(
@@ -103,12 +97,15 @@ def fit(
     processes: Processes,
     folder: Path,
     log: Log,
+    stopping: Stopping,
+    also: Callable[[dict[str, Any]], None] | None = None,
     workers: int = 0,
     timeout: float = 0.0,
     autocast: torch.dtype | None = None,
     compiled: bool = False,
     log_every: int = 10,
     save_minutes: float = 10.0,
+    save_steps: int | None = None,
     keep: int = 2,
     max_bad_fraction: float = 0.001,
 ) -> tuple[State, Timing]:
@@ -117,12 +114,13 @@ def fit(
     Args:
         model: on its device; called with uint8 clips.
         optimizer: its groups' `lr` at entry are the base learning rates.
-        evaluate: (model, epoch) -> metrics after each epoch; None: no evaluation.
+        evaluate: (model, epoch) -> metrics after each epoch; None: no evaluation. It may raise Stopped.
+        also: who sees the rows of metrics.jsonl; a run that continues writes those after its checkpoint again.
 
     Raises:
         RunError: the loss is not finite, or checkpoints are damaged.
         DataError: too many clips cannot be read.
-        Stopped: after a signal, with everything saved.
+        Stopped: when asked to, with everything saved.
     """
     device = processes.device
     scalars: Callable[[], Mapping[str, Tensor]] = model.scalars  # type: ignore[assignment]
@@ -135,7 +133,8 @@ def fit(
         state = State(**found.state["progress"])
         if state.step < plan.steps:
             log(f"continuing from {found.path.name}: step {state.step} of {plan.steps}")
-    metrics = Metrics(folder / "metrics.jsonl" if processes.first else None, rows=state.rows)
+    _sit_down(state, processes, log)
+    metrics = Metrics(folder / "metrics.jsonl" if processes.first else None, rows=state.rows, also=also)
     seconds_before, began = state.seconds, time.monotonic()
     saved_at = began
 
@@ -171,13 +170,14 @@ def fit(
         nonlocal saved_at
         state.rows = metrics.rows
         state.seconds = seconds_before + time.monotonic() - began
+        state.bad = {k: v for part in processes.gather(state.bad) for k, v in part.items()}
         metrics.sync()
         if processes.first:
             name = f"step_{state.step:08}_{state.evaluated:04}"
             progress = {name: getattr(state, name) for name in State.__dataclass_fields__}
             payload = {"optimizer": optimizer.state_dict(), "progress": progress}
             checkpoint.save(folder / "checkpoints", name, model=model.state_dict(), state=payload)
-            checkpoint.prune(folder / "checkpoints", keep=keep)
+            checkpoint.prune(folder / "checkpoints", keep=keep, best=state.best_epoch)
         processes.wait()
         saved_at = time.monotonic()
 
@@ -190,23 +190,10 @@ def fit(
         end_workers()
         metrics.close()
 
-    def stopped(number: int) -> Stopped:
-        name = signal.Signals(number).name
-        return Stopped(
-            f"stopped by {name} at step {state.step} of {plan.steps}; saved. The same command continues.",
-            128 + number,
-        )
-
-    def stop_if_asked() -> None:
-        number = max(processes.gather(asked[0]))
-        if number:
-            raise stopped(number)
-
     waited, trained, clips_seen = 0.0, 0.0, 0
     per_epoch = plan.steps_per_epoch
     with ExitStack() as stack:
-        stack.enter_context(told())
-        asked = stack.enter_context(_signals())
+        stack.enter_context(told(data.being_read))
         stack.callback(close)
         shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
         while True:
@@ -215,14 +202,15 @@ def fit(
             # --- evaluate where an epoch has ended ---------------------------------------------------------------
             if evaluate and state.step and state.step % per_epoch == 0 and state.evaluated < epoch:
                 processes.share(model.buffers())  # batch statistics differ by process
+                save()  # an evaluation may take long, and is left at once when the run is asked to stop
                 result = evaluate(model, epoch)
                 state.evaluated = epoch
                 if result["top1"] > state.best:
                     state.best, state.best_epoch = result["top1"], epoch
                     if processes.first:
-                        checkpoint.save(
-                            folder / "checkpoints", "best", model=model.state_dict(), state={"epoch": epoch}
-                        )
+                        name = checkpoint.best_name(epoch)
+                        best = {"epoch": epoch, "top1": state.best}
+                        checkpoint.save(folder / "checkpoints", name, model=model.state_dict(), state=best)
                 learned = {f"vmp/{name}": float(value) for name, value in scalars().items()}
                 row = {f"val/{name}": value for name, value in result.items()}
                 metrics.write({"kind": "val", "epoch": epoch, "step": state.step, **row, **learned})
@@ -234,7 +222,6 @@ def fit(
                 )
                 log(f"epoch {epoch}/{plan.epochs}  {said}")
                 save()
-                stop_if_asked()
             if state.step >= plan.steps:
                 break
 
@@ -274,8 +261,12 @@ def fit(
                         (terms["loss"] / plan.accumulate).backward()
                     for name, value in terms.items():
                         sums[name] = sums.get(name, 0) + value.detach() / plan.accumulate
-                if not torch.isfinite(sums["loss"]):
-                    _not_finite(folder, state.step, seen, sums, scalars())
+                # --- every process learns what any of them found: it stops, or steps, as one
+                finite = torch.isfinite(sums["loss"] + _square_norm(optimizer))
+                save_now = time.monotonic() - saved_at > 60 * save_minutes
+                broken, stop, late = processes.greatest((int(not finite), stopping.code, int(save_now)))
+                if broken:
+                    _not_finite(folder, state.step, processes.gather(seen), sums, scalars(), processes.first)
                 optimizer.step()
                 state.step += 1
                 trained += time.monotonic() - step_began
@@ -288,16 +279,11 @@ def fit(
                     shown.note = f"loss {means['train/loss']:.3f}"
                 shown.advance()
 
-                if processes.world > 1 and state.step % log_every and state.step % per_epoch:
-                    continue  # several processes agree on stopping and saving now and then: it costs a round trip
-                late = time.monotonic() - saved_at > 60 * save_minutes
-                votes = processes.gather((asked[0], late))
-                stop = max(number for number, _ in votes)
-                if stop or any(late for _, late in votes):
+                if stop or late or (save_steps and state.step % save_steps == 0):
                     save()
                 if stop:
-                    raise stopped(stop)
-            state.bad = {k: v for part in processes.gather(state.bad) for k, v in part.items()}
+                    at = f"step {state.step} of {plan.steps}"
+                    raise Stopped(f"stopped by {stopping.name(stop)} at {at}; saved.", stop)
             if not evaluate:
                 save()
     state.seconds = seconds_before + time.monotonic() - began
@@ -308,36 +294,45 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
     return int(generator(DROPOUT, seed, step, rank).integers(2**62))
 
 
+def _square_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Of all gradients together: not finite where one of them is not."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return torch.stack(torch._foreach_norm(gradients)).square().sum()
+
+
 def _not_finite(
-    folder: Path, step: int, seen: list[str], sums: Mapping[str, Tensor], scalars: Mapping[str, Tensor]
-) -> None:
+    folder: Path,
+    step: int,
+    seen: list[list[str]],
+    sums: Mapping[str, Tensor],
+    scalars: Mapping[str, Tensor],
+    first: bool,
+) -> NoReturn:
     where = folder / f"not_finite_step{step}.json"
     terms = {name: str(float(value)) for name, value in {**sums, **scalars}.items()}
-    write_json(where, {"step": step, "clips": seen, "terms": terms})
+    if first:
+        write_json(where, {"step": step, "clips": [clip for part in seen for clip in part], "terms": terms})
     raise RunError(
-        f"the loss of step {step} is not finite ({', '.join(f'{k} {v}' for k, v in terms.items())}). The ids of its "
-        f"clips are in {where}. Nothing was saved after the last checkpoint. Lower optim.lr, or use trainer.amp=none."
+        f"the loss or a gradient of step {step} is not finite ({', '.join(f'{k} {v}' for k, v in terms.items())}). The "
+        f"ids of its clips are in {where}. Nothing was saved after the last checkpoint. Lower optim.lr, or use "
+        "trainer.amp=none."
     )
 
 
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A one-element list that holds the first SIGTERM, SIGINT or SIGUSR1; a second one acts at once."""
-    asked = [0]
-    before: dict[int, Any] = {}
-
-    def note(number: int, frame: object) -> None:
-        asked[0] = number
-        for other, handler in before.items():
-            signal.signal(other, handler)
-
-    try:
-        for listened in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            before[listened] = signal.signal(listened, note)
-    except ValueError:  # not in the main thread: signals are somebody else's
-        before.clear()
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _sit_down(state: State, processes: Processes, log: Log) -> None:
+    """Record where the run goes on, and say so where that costs it the promise of the same bits."""
+    here = {
+        "processes": processes.world,
+        "device": device_name(processes.device),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+    }
+    before = state.sittings[-1] if state.sittings else {"step": 0, **here}
+    changed = [f"{key} {before[key]} -> {value}" for key, value in here.items() if before[key] != value]
+    if changed:
+        log.warn(
+            f"the run goes on elsewhere ({', '.join(changed)}): clips, augmentation and learning rates stay the same, "
+            "sums are rounded otherwise, and batch statistics follow the clips of a process"
+        )
+    if changed or not state.sittings:
+        state.sittings = [*state.sittings, {"step": state.step, **here}]

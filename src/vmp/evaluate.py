@@ -1,0 +1,88 @@
+"""The second command: test a run again, on another split, with other views or degraded frames."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vmp.build import backbone_spec, build_model, find_splits
+from vmp.config import Config, Evaluate, check, check_evaluate
+from vmp.data.present import digest, find_clips
+from vmp.errors import ConfigError, RunError
+from vmp.files import write_json
+from vmp.folder import check_same_data
+from vmp.scoring import measure, print_result, score
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Test a run again and write FOLDER/evaluations/...; the run itself stays as it is."""
+    options = check_evaluate(OmegaConf.to_container(cfg, resolve=True))
+    folder = Path(options.run)
+    config = _config_of(folder, options)
+    select = options.checkpoint or config.trainer.select
+    splits = find_splits(config)
+    found_splits, split = dict(splits.named()), options.split
+    if split not in found_splits:
+        split = "val" if splits.val else "test"
+        print(f"{config.name} has no {options.split} split; taking {split}")
+    manifest = found_splits[split]
+    present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
+    check_same_data(folder, {split: digest(manifest, present)})
+
+    from vmp.engine import checkpoint, dist
+
+    processes = dist.start(options.device)
+    try:
+        spec = backbone_spec(config)
+        spec = replace(spec, reduce=options.reduce or spec.reduce)
+        model = build_model(config, len(splits.classes), spec).to(processes.device)
+        take = checkpoint.best if select == "best" else checkpoint.newest
+        found = take(folder / "checkpoints", device=processes.device)
+        if found is None:
+            raise RunError(f"run = {folder}: no such checkpoint in it yet ({select})")
+        model.load_state_dict(found.model)
+        views = options.views or config.trainer.views or spec.views
+        scores = score(
+            config, model, spec, manifest, present, views, processes, split, workers=options.workers
+        )
+        if processes.first:
+            parts = [split, select, f"{views[0]}x{views[1]}", options.degrade, options.reduce]
+            where = folder / "evaluations" / "_".join(part for part in parts if part)
+            where.mkdir(parents=True, exist_ok=True)
+            result = {
+                "run": str(folder),
+                "checkpoint": found.path.name,
+                "split": split,
+                "views": list(views),
+                "reduce": spec.reduce,
+                "degrade": config.data.degrade,
+                **measure(scores, manifest, present, where),
+            }
+            write_json(where / "result.json", result)
+            print_result(where)
+    finally:
+        dist.stop()
+
+
+def _config_of(folder: Path, options: Evaluate) -> Config:
+    """The run's config, with what the options change."""
+    if not (folder / "config.yaml").is_file():
+        raise RunError(f"run = {folder}: no run there (no config.yaml)")
+    raw: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
+    try:
+        config = check(raw)
+    except ConfigError as error:
+        raise RunError(
+            f"run = {folder}: its config.yaml is not one that this version of the project reads:\n{error}\n"
+            "Test it with the version that made it (the commit is in its result.json)."
+        ) from None
+    moved = {key: value for key in ("folder", "root") if (value := getattr(options, key))}
+    if moved and not moved.keys() <= type(config.dataset).model_fields.keys():
+        raise ConfigError(
+            f"{', '.join(moved)}: dataset {config.name} has no such key; it is made where data.root is"
+        )
+    changes: dict[str, Any] = {"dataset": config.dataset.model_copy(update=moved)}
+    if options.degrade:
+        changes["data"] = config.data.model_copy(update={"degrade": options.degrade})
+    return config.model_copy(update=changes)
