@@ -70,25 +70,17 @@ def draw(frames: np.ndarray, *, slope: float, shift: float, name: str, out: Path
     import torch
 
     from vmp import MotionPrompt
+    from vmp.results.figures import panel_rows
 
     layer = MotionPrompt(modulate="pixel", m=_m_of(slope), n=float(np.arctanh(shift / 0.6)))
-    clip = torch.from_numpy(frames).permute(3, 0, 1, 2).unsqueeze(0)  # (1, 3, T + 1, H, W)
-    with torch.no_grad():
-        differences = layer.differences(clip)[0].numpy()
-        attention = layer.attention(clip)[0].numpy()
-        prompts = (
-            (layer(clip).prompts[0] * layer.std[0] + layer.mean[0]).clamp(0, 1).permute(1, 2, 3, 0).numpy()
-        )
-    limit = float(np.quantile(np.abs(differences), 0.995)) or 1.0
-    t, (h, w) = len(attention), attention.shape[1:]
+    rows = panel_rows(torch.from_numpy(frames).permute(3, 0, 1, 2), layer)  # 4 x (T, H, W, 3)
+    t, h, w = rows[0].shape[:3]
     figure, axes = plt.subplots(
         4, t, figsize=(2.1 * t, 2.1 * 4 * h / w + 0.4), layout="constrained", squeeze=False
     )
-    for column in range(t):
-        axes[0, column].imshow(frames[column + 1])
-        axes[1, column].imshow(differences[column], cmap="PuOr_r", vmin=-limit, vmax=limit)
-        axes[2, column].imshow(attention[column], cmap="OrRd", vmin=0, vmax=1)
-        axes[3, column].imshow(prompts[column])
+    for pictures, row in zip(rows, axes, strict=True):
+        for picture, axis in zip(pictures, row, strict=True):
+            axis.imshow(picture)
     titles = ("frame", "difference\nD", f"attention f(D)\na = {slope:.1f}\nb = {shift:.2f}", "motion\nprompt")
     for row, title in zip(axes, titles, strict=True):
         row[0].set_ylabel(title, fontsize=9, rotation=0, ha="right", va="center")
