@@ -5,7 +5,7 @@ READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench figures lock clean
+.PHONY: help setup demo test test-slow chaos lint format bench figures lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ test: $(READY) ## the quick tests
 
 test-slow: $(READY) ## the tests that take longer (CI runs them too)
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+chaos: $(READY) ## break it on purpose: kills, damaged files, full disks; prints what was tried and survived
+	@mkdir -p outputs
+	$(BIN)/python -m pytest -q -m "chaos and not gpu" --rounds $(or $(ROUNDS),10) --tally outputs/chaos.md
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,6 +1,53 @@
 import os
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would fight for them
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # several test processes share the CPUs: torch's thread pools get in each other's way (four times slower here)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TITLE = ("fault", "tried", "survived", "differences")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--rounds", type=int, default=1, help="how many times as many faults to try (make chaos)"
+    )
+    parser.addoption("--tally", metavar="FILE", help="write the table of faults there, as Markdown")
+
+
+@pytest.fixture
+def rounds(request) -> int:
+    return request.config.getoption("--rounds")
+
+
+@pytest.fixture
+def tally(record_property):
+    """Put a row into the table of faults: tally("SIGKILL at a random step", tried=20, survived=20, differences=0)."""
+
+    def add(fault: str, *, tried: int, survived: int, differences: int) -> None:
+        record_property("fault", (fault, tried, survived, differences))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    sums: dict[str, list[int]] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for key, row in getattr(report, "user_properties", ()):
+                if key == "fault" and report.when == "call":
+                    fault, *numbers = row
+                    sums[fault] = [a + b for a, b in zip(sums.get(fault, [0, 0, 0]), numbers, strict=True)]
+    if not sums:
+        return
+    rows = [TITLE, *((fault, *(f"{n:,}" for n in numbers)) for fault, numbers in sums.items())]
+    wide = max(len(row[0]) for row in rows)
+    terminalreporter.section("faults")
+    for fault, *numbers in rows:
+        terminalreporter.write_line(f"{fault:<{wide}}" + "".join(f"{n:>13}" for n in numbers))
+    if path := config.getoption("--tally"):
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "|---|" + "---:|" * (len(TITLE) - 1))
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")

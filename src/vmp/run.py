@@ -35,6 +35,7 @@ from vmp.files import write_json
 from vmp.folder import begun, check_same_data, check_same_run, run_folder
 from vmp.machine import device_name, peak_memory
 from vmp.scoring import loader_workers, measure, numbers, print_result, score
+from vmp.tracking import Tracker, check_tracker, start_tracker
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
@@ -50,6 +51,7 @@ def train(cfg: DictConfig) -> None:
     raw = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(raw, dict)
     config = check(raw)  # type: ignore[arg-type]
+    check_tracker(config.logger)
     first = int(os.environ.get("RANK", 0)) == 0
     check_same_run(config.folder, raw)
     if not begun(config.folder):
@@ -83,10 +85,10 @@ def train(cfg: DictConfig) -> None:
 def _train(config: Config, splits: Splits, presents: dict[str, Present], began: float) -> None:
     import torch
 
-    from vmp.data.dataset import TrainClips
+    from vmp.data.dataset import TestClips, TrainClips
     from vmp.engine import checkpoint, dist, trainer
     from vmp.engine.loggers import Log
-    from vmp.engine.stopping import Stopping
+    from vmp.engine.stopping import Stopped, Stopping
     from vmp.objective import Objective
 
     folder, t = config.folder, config.trainer
@@ -97,6 +99,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
         torch.use_deterministic_algorithms(True)
     processes = dist.start(t.device)
     log = Log(folder / "log.txt" if processes.first else None)
+    tracker, code = start_tracker(config, folder, first=processes.first, say=log), 1
     stopping = Stopping(None if t.max_minutes is None else t.max_minutes - (time.monotonic() - began) / 60)
     try:
         plan = _plan(config, processes.world, clips=len(presents["train"].clips), log=log)
@@ -115,7 +118,11 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
             # one view: this is a curve to look at, not the result
             assert splits.val
             split = (splits.val, presents["val"], (1, 1), processes, "val")
-            return numbers(score(config, model, spec, *split, between=stopping.check), presents["val"])
+            found = numbers(score(config, model, spec, *split, between=stopping.check), presents["val"])
+            if tracker.wants_panels(epoch):
+                dataset = TestClips(splits.val, presents["val"], clip_shape(config, spec, model, crops=1))
+                _show_panels(tracker, model, dataset, config.logger.max_panels, epoch, plan, log)
+            return found
 
         with stopping:
             state, timing = trainer.fit(
@@ -132,6 +139,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
                 folder=folder,
                 log=log,
                 stopping=stopping,
+                also=tracker.row,
                 workers=loader_workers(t.workers),
                 timeout=config.data.timeout,
                 autocast=torch.bfloat16 if t.amp == "bf16" else None,
@@ -177,11 +185,15 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
             result = tried | measured | used | _record(config, model, plan, state, timing, processes)
             write_json(folder / "result.json", result)
             _draw(folder, log)
+            tracker.result(folder)
             print_result(folder)
+        code = 0
     except UserError as error:
+        code = error.code if isinstance(error, Stopped) else 2
         log.quietly(f"stopped: {error}")
         raise
     finally:
+        tracker.close(code=code)
         log.close()
         dist.stop()
 
@@ -294,6 +306,25 @@ def _draw(folder: Path, log: "Log") -> None:
         draw_curves({folder.parent.name: folder}, folder / "curves.png")
     except Exception as error:  # a picture must not cost a run
         log.warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
+
+
+def _show_panels(
+    tracker: Tracker, model: Any, dataset: Any, count: int, epoch: int, plan: "Plan", log: "Log"
+) -> None:
+    """What the prompts make of a few clips, spread over the split."""
+    import torch
+
+    try:
+        from vmp.results.figures import attention_panels
+
+        clips = {}
+        for index in torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist():
+            views = dataset[index][1]
+            if isinstance(views, torch.Tensor):
+                clips[dataset.present.clips[index].id] = views[0]
+        tracker.panels(epoch, epoch * plan.steps_per_epoch, attention_panels(model, clips))
+    except Exception as error:  # a picture must not cost a run
+        log.warn(f"attention could not be drawn: {type(error).__name__}: {error}")
 
 
 def _look_at_prompts(model: Any, log: "Log") -> None:

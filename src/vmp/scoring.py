@@ -84,7 +84,8 @@ def measure(scores: "Scores", manifest: Manifest, present: Present, folder: Path
 
 def print_result(folder: Path) -> None:
     r = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    learned = "".join(f"  {name} {value:.3f}" for name, value in r.get("scalars", {}).items())
+    scalars = {k: v for k, v in r.get("scalars", {}).items() if k.endswith(("slope", "shift"))}
+    learned = "".join(f"  {name} {value:.3f}" for name, value in scalars.items())
     c = r["clips"].get(r["split"], r["clips"])
     print(
         f"{r['split']}: top-1 {r['top1']:.2f}  top-5 {r['top5']:.2f}  mean class {r['mean_class']:.2f}{learned}"

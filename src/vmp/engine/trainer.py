@@ -218,7 +218,9 @@ def fit(
                     f"{name} {value:.2f}" for name, value in result.items() if name in ("top1", "top5")
                 )
                 said += "".join(
-                    f"  {name.removeprefix('vmp/')} {value:.3f}" for name, value in learned.items()
+                    f"  {name.removeprefix('vmp/')} {value:.3f}"
+                    for name, value in learned.items()
+                    if name.endswith(("slope", "shift"))
                 )
                 log(f"epoch {epoch}/{plan.epochs}  {said}")
                 save()
