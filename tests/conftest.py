@@ -2,6 +2,8 @@ import os
 
 import pytest
 
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # several test processes share the CPUs: torch's thread pools get in each other's way (four times slower here)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
