@@ -95,6 +95,7 @@ def describe(config: Config, folder: Path) -> dict[str, Any]:
         "weights": start_of(config),
         "method": method_of(config),
         "placement": config.placement or "-",
+        "model": config.backbone.key + (f" ({config.placement})" if config.placement else ""),
         "folder": str(config.folder),
         "data": json.loads(data.read_text(encoding="utf-8")) if data.exists() else {},
         **provenance(),

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from netrc import NetrcParseError, netrc
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from vmp.config import Config
+from vmp.errors import UserError
 from vmp.files import write_json
 from vmp.folder import RUNTIME
 from vmp.tracking.report import (
@@ -28,10 +30,12 @@ from vmp.tracking.report import (
     describe,
     group_of,
     name_of,
+    read_report,
+    read_rows,
     tags_of,
 )
 from vmp.tracking.tracker import Row, first_line
-from vmp.tracking.wandb_files import rows_held
+from vmp.tracking.wandb_files import pieces, rows_held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,15 +142,51 @@ def run_id_of(config: Config, folder: Path) -> str:
     return run_id
 
 
-def open_run(config: Config, folder: Path, *, run_id: str, mode: str) -> Any:
-    """A wandb run with its settings, config, group, tags and axes."""
+def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
+    """One whole run in wandb from the folder's files, under an id of its own that stays the same; its address.
+
+    On the server, a second time adds what is missing; offline, it takes the place of the first.
+
+    Raises:
+        UserError: there is no API key.
+        Exception: whatever wandb raises.
+    """
+    import wandb
+
+    settings = wandb.setup(wandb.Settings(silent=True)).settings
+    if not offline and not has_key(settings):
+        raise UserError(
+            f"no API key for {settings.base_url}: run `wandb login` first, or take --offline and send it later"
+        )
+    run_id = _digest(f"rebuilt {run_id_of(config, folder)}")
+    if offline:
+        for piece in pieces(folder, run_id):
+            shutil.rmtree(piece.parent)
+    run = open_run(config, folder, run_id=run_id, mode="offline" if offline else "online", patient=True)
+    where = (
+        f"{Path(run.dir).parent} (to send it: wandb sync '{Path(run.dir).parent}')" if offline else run.url
+    )
+    backend, rows = WandbRun(run, folder), read_rows(folder)
+    for number in range(int(run.step), len(rows)):
+        backend.row(number, rows[number])
+    if (folder / "result.json").exists():
+        backend.result(len(rows), read_report(folder))
+    backend.finish(0)
+    return str(where)
+
+
+def open_run(config: Config, folder: Path, *, run_id: str, mode: str, patient: bool = False) -> Any:
+    """A wandb run with its settings, config, group, tags and axes.
+
+    patient: take as long as wandb does to send everything.
+    """
     import wandb
 
     options = config.logger
     wanted: dict[str, Any] = {
         "mode": mode,
         "init_timeout": options.init_timeout,
-        "finish_timeout": options.finish_timeout,
+        "finish_timeout": 0 if patient else options.finish_timeout,
         "console": "off",
         "silent": True,
         "reinit": "create_new",

@@ -1,0 +1,65 @@
+"""Build one clean wandb run from a run's files: metrics.jsonl, result.json, per_class.csv, predictions.csv.
+
+python scripts/upload_wandb.py outputs/motions-static/tiny/learned_lambda1/seed0            to wandb's server
+python scripts/upload_wandb.py outputs/motions-static/tiny/learned_lambda1/seed0 --offline  to files, for wandb sync
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from vmp.cli import friendly
+from vmp.config import Config, check
+from vmp.errors import ConfigError, RunError, UserError
+from vmp.tracking.tracker import first_line
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    from vmp.tracking.wandb_run import rebuild
+
+    for folder in options.runs:
+        chosen = {key: getattr(options, key) for key in ("project", "entity", "group")}
+        config = read_config(folder, {key: value for key, value in chosen.items() if value})
+        try:
+            print(rebuild(config, folder, offline=options.offline))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{folder}: wandb did not take it ({first_line(error)})") from None
+
+
+def read_config(folder: Path, chosen: dict[str, Any]) -> Config:
+    """The run's config, with a wandb logger of these options."""
+    if not (folder / "config.yaml").is_file() or not (folder / "metrics.jsonl").is_file():
+        raise RunError(f"{folder}: no run there (config.yaml and metrics.jsonl)")
+    raw: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
+    kept = raw["logger"] if raw["logger"].get("kind") == "wandb" else {}
+    raw["logger"] = {**kept, "kind": "wandb", **chosen}
+    try:
+        return check(raw)
+    except ConfigError as error:
+        raise RunError(
+            f"{folder}: its config.yaml is not one that this version of the project reads:\n{error}"
+        ) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="\n".join((__doc__ or "").splitlines()[2:]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
+    parser.add_argument("--offline", action="store_true", help="write wandb's files only")
+    parser.add_argument("--project"), parser.add_argument("--entity"), parser.add_argument("--group")
+    return parser
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()
+        sys.stdout.flush()
