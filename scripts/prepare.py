@@ -47,8 +47,8 @@ def prepare(options: argparse.Namespace) -> None:
     outcome = prepare(
         _plan(options, out),
         out,
-        cut=options.cut,
-        in_place=options.in_place,
+        how=options.how or "in place",
+        long_in_place=options.how == "in place",
         short_side=options.short_side or None,
         allow_missing=options.allow_missing,
         dry_run=options.dry_run,
@@ -128,8 +128,8 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
 
 def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
     """A folder as it is; archives, or a folder of archives without videos, unpacked."""
-    from vmp.data.hmdb51 import is_archive, unpack
-    from vmp.data.prepare import find_videos
+    from vmp.data.plan import find_videos
+    from vmp.data.unpack import is_archive, unpack
 
     packed = is_archive(source) or (
         source.is_dir() and any(map(is_archive, source.iterdir())) and not find_videos(source)
@@ -152,9 +152,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--videos", type=Path, required=True, help="folder with the videos, in any depth")
     add("--out", type=Path, help="folder for the manifests (default: data/DATASET)")
     add("--allow-missing", action="store_true", help="write manifests although a check failed")
-    how = common.add_mutually_exclusive_group()
-    how.add_argument("--cut", action="store_true", help="write every clip as a file under OUT/clips")
-    how.add_argument("--in-place", action="store_true", help="use the videos where they are (default)")
     add("--short-side", type=int, default=320, help="of clips that are cut; 0: as it is (default: 320)")
     add("--dry-run", action="store_true", help="say what would be done; write nothing")
     add("--histogram", action="store_true", help="print the clips of every class")
@@ -162,9 +159,12 @@ def _parser() -> argparse.ArgumentParser:
 
     hmdb51 = datasets.add_parser("hmdb51", parents=[common], help="HMDB-51: 51 classes, three splits")
     hmdb51.add_argument("--splits", type=Path, help="folder of the 153 split files (default: looked for)")
+    remux = "copy clips under OUT/clips without loss, so that every reader is exact; those it cannot do are linked"
+    _how(hmdb51).add_argument("--remux", dest="how", action="store_const", const="remux", help=remux)
     finegym = datasets.add_parser("finegym", parents=[common], help="FineGym, Gym99 v1.1")
     finegym.add_argument("--annotations", type=Path, help="folder of lists and JSON (default: VIDEOS)")
     finegym.add_argument("--times", type=Path, help="CSV id,start,end in seconds, instead of the JSON")
+    _how(finegym)
     mpii = datasets.add_parser("mpii_cooking2", parents=[common], help="MPII Cooking 2, 67 verbs")
     mpii.add_argument("--mat", type=Path, required=True, help="attributesAnnotations_MPII-Cooking-2.mat")
     mpii.add_argument("--splits", type=Path, required=True, help="the folder experimentalSetup")
@@ -172,6 +172,8 @@ def _parser() -> argparse.ArgumentParser:
         "--frame-base", type=int, choices=(0, 1), default=1, help="0: as the authors' script, one frame late"
     )
     mpii.add_argument("--train-on-val", action="store_true", help="the validation subject trains too")
+
+    _how(mpii)
 
     check = datasets.add_parser("verify", help="check the files behind manifests")
     check.add_argument("manifests", type=Path, nargs="+", help="manifests, or folders that hold some")
@@ -181,6 +183,21 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--workers", type=int, help="processes (default: one a CPU core)")
     check.add_argument("--timeout", type=float, default=120.0, help="seconds for a file (default: 120)")
     return parser
+
+
+def _how(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-def]
+    """Where the clips are, one of these."""
+    group = parser.add_mutually_exclusive_group()
+    for name, const, text in (
+        (
+            "--in-place",
+            "in place",
+            "use the videos where they are, long ones too (default: refuses long ones)",
+        ),
+        ("--cut", "cut", "write every clip as a small file under OUT/clips"),
+    ):
+        group.add_argument(name, dest="how", action="store_const", const=const, help=text)
+    return group
 
 
 if __name__ == "__main__":

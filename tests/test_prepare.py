@@ -20,18 +20,13 @@ from hypothesis import strategies as st
 from vmp.data.decode import READERS
 from vmp.data.encode import write_video
 from vmp.data.finegym import SETS, plan_finegym, read_elements
-from vmp.data.hmdb51 import digest, plan_hmdb51, unpack
+from vmp.data.hmdb51 import digest, plan_hmdb51
 from vmp.data.manifest import read_manifest
 from vmp.data.mpii import plan_mpii, read_sequences
-from vmp.data.prepare import (
-    Item,
-    Plan,
-    find_videos,
-    prepare,
-    recorded_root,
-    seconds_to_frames,
-    shipped_classes,
-)
+from vmp.data.plan import Item, Plan, find_videos, shipped_classes
+from vmp.data.prepare import prepare, recorded_root
+from vmp.data.rows import seconds_to_frames
+from vmp.data.unpack import unpack
 from vmp.errors import ConfigError, DataError, ManifestError
 
 ROOT = Path(__file__).parents[1]
@@ -192,7 +187,7 @@ def test_broadcasts_are_cut_or_insisted_on(tmp_path):
     plan = plan_of(tmp_path / "v", train=[Item(id="g", path="long.mp4", label=0, end=120, unit="seconds")])
     with pytest.raises(ConfigError, match=r"long.mp4: 40 min[\s\S]*--cut .* or --in-place"):
         run(plan, tmp_path / "out")
-    run(plan, tmp_path / "out", in_place=True)
+    run(plan, tmp_path / "out", long_in_place=True)
     assert read(tmp_path / "out", "train").clips[0].end == 2
 
 
@@ -201,7 +196,7 @@ def test_where_the_videos_are_is_recorded(three, tmp_path):
     run(plan_of(three, train=[item]), tmp_path / "out")
     assert recorded_root(tmp_path / "out") == three.resolve()
     assert recorded_root(tmp_path) is None
-    run(plan_of(three, **{"split1/train": [item]}), tmp_path / "cut", cut=True)
+    run(plan_of(three, **{"split1/train": [item]}), tmp_path / "cut", how="cut")
     shutil.move(tmp_path / "cut", tmp_path / "moved")  # what was cut stays together
     clip = read(tmp_path / "moved", "split1/train").clips[0]
     assert (clip.path, clip.frames, clip.status) == ("clips/g.mp4", 12, "ok")
@@ -285,14 +280,14 @@ def test_hmdb51_from_the_official_tree(hmdb, tmp_path):
 
 
 def test_hmdb51_cut_to_small_files(hmdb, tmp_path):
-    run(plan_hmdb51(hmdb / "videos"), tmp_path, allow_missing=True, cut=True, short_side=32)
+    run(plan_hmdb51(hmdb / "videos"), tmp_path, allow_missing=True, how="cut", short_side=32)
     manifest = read(tmp_path, "split1/train")
     clip = next(c for c in manifest.clips if c.id == f"climb/{NAMES['climb'][0]}")
     assert (clip.path, clip.frames, clip.width, clip.height) == (f"clips/{clip.id}.mp4", 12, 32, 32)
     assert clip.tags["source"] == f"climb/{NAMES['climb'][0]}.avi"
     again = plan_hmdb51(tmp_path / "clips", hmdb / "testTrainMulti_7030_splits")
     with pytest.raises(ConfigError, match="was cut before"):  # its own clips are no sources
-        run(again, tmp_path, allow_missing=True, cut=True)
+        run(again, tmp_path, allow_missing=True, how="cut")
 
 
 def test_hmdb51_from_lists_of_mmaction2(hmdb, tmp_path):
@@ -498,8 +493,8 @@ SPANS = {  # absolute times, added up by hand
 }
 
 
-@pytest.mark.parametrize("cut", [False, True])
-def test_finegym_spans_come_from_the_json(gym, tmp_path, cut):
+@pytest.mark.parametrize("how", ["in place", "cut"])
+def test_finegym_spans_come_from_the_json(gym, tmp_path, how):
     plan = plan_finegym(gym / "videos", gym / "annotations")
     checks = {check.name: check for check in plan.checks}
     assert (checks["elements in train"].found, checks["elements in test"].found) == ("4", "5")
@@ -507,7 +502,7 @@ def test_finegym_spans_come_from_the_json(gym, tmp_path, cut):
     assert checks["elements with times"] == ("elements with times", "9", "7", False)
     assert checks["times that agree with the id"].ok
     assert "1 test elements overlap in time with a training element" not in "".join(plan.notes)
-    outcome = run(plan, tmp_path, allow_missing=True, cut=cut, short_side=None)
+    outcome = run(plan, tmp_path, allow_missing=True, how=how, short_side=None)
     assert "gone_video1.mp4" in outcome.text
     train, test = read(tmp_path, "train"), read(tmp_path, "test")
     assert {c.id: c.label for c in train.clips} == TRAIN
@@ -714,8 +709,8 @@ def plan_cooking(mpii, **options):
     return plan_mpii(mpii / "videos", mpii / "annos.mat", mpii / "experimentalSetup", **options)
 
 
-@pytest.mark.parametrize("cut", [False, True])
-def test_mpii_intervals(mpii, tmp_path, cut):
+@pytest.mark.parametrize("how", ["in place", "cut"])
+def test_mpii_intervals(mpii, tmp_path, how):
     plan = plan_cooking(mpii)
     checks = {check.name: check for check in plan.checks}
     assert (checks["intervals"].found, checks["verbs"].found) == ("11", "4")
@@ -727,7 +722,7 @@ def test_mpii_intervals(mpii, tmp_path, cut):
     assert "2 intervals of verbs that are no classes" in notes
     assert "2 intervals share file, verb and start" in notes
     assert "sequences without an interval: s21-d60" in notes
-    run(plan, tmp_path, allow_missing=True, cut=cut, short_side=None)
+    run(plan, tmp_path, allow_missing=True, how=how, short_side=None)
     train, val, test = (read(tmp_path, split) for split in ("train", "val", "test"))
     names = train.classes
     spans = {}

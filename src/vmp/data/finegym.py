@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vmp.data.manifest import read_csv
-from vmp.data.prepare import Check, Item, Plan, equal, find_videos, pick, shipped_classes
+from vmp.data.plan import Check, Item, Plan, equal, find_videos, pick, read_lines, shipped_classes
 from vmp.errors import ConfigError, ManifestError, shortlist
 
 TRAIN, TRAIN_V10, TEST = 26320, 20484, 8521
@@ -141,21 +141,15 @@ def read_elements(path: Path, classes: int) -> dict[str, int]:
     Raises:
         ManifestError: lines that cannot be used, with file:line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     labels: dict[str, int] = {}
     faults: list[str] = []
-    for number, line in enumerate(lines, 1):
-        name, _, label = line.strip().rpartition(" ")
+    for number, line in enumerate(read_lines(path), 1):
+        name, _, label = line.rpartition(" ")
         element = re.sub(r"\.(mp4|mkv|webm|avi)$", "", name.strip())
-        if not line.strip():
+        if not line:
             continue
         if not _ELEMENT.fullmatch(element) or not re.fullmatch(r"\d{1,3}", label):
-            faults.append(
-                f"{path}:{number}: {line.strip()[:80]!r} is not `video_E_ssssss_eeeeee_A_ssss_eeee label`"
-            )
+            faults.append(f"{path}:{number}: {line[:80]!r} is not `video_E_ssssss_eeeeee_A_ssss_eeee label`")
         elif int(label) >= classes:
             faults.append(
                 f"{path}:{number}: label {label} is outside 0..{classes - 1}; Gym288 lists are not read"

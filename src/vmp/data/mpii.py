@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmp.data.prepare import Check, Item, Plan, equal, find_videos, pick, shipped_classes
+from vmp.data.plan import Check, Item, Plan, equal, find_videos, pick, read_lines, shipped_classes
 from vmp.errors import ConfigError, ManifestError, shortlist
 
 INTERVALS, SEQUENCES, VERBS, ATTRIBUTES, RATE = 14105, 273, 87, 222, 29.4
@@ -165,9 +165,8 @@ def read_sequences(folder: Path) -> dict[str, tuple[str, ...]]:
     for split, name in LISTS.items():
         if name not in there:
             raise ConfigError(f"--splits {folder}: holds no {name}; it is in the experimentalSetup of {PAGE}")
-        rows = there[name].read_text(encoding="utf-8-sig", errors="replace").splitlines()
         sequences: list[str] = []
-        for number, row in enumerate(rows, 1):
+        for number, row in enumerate(read_lines(there[name]), 1):
             word = (row.split() or ["#"])[0]
             if word.startswith("#"):
                 continue

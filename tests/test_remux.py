@@ -1,0 +1,147 @@
+"""Packed B-frames, as DivX wrote them and HMDB-51 has them, taken apart without a change to any picture."""
+
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+import videos
+
+from vmp.data.decode import read_frames
+from vmp.data.measure import measure, seeking
+from vmp.data.remux import KEPT, Remux, remux_all
+
+FRAMES = 60
+EVERYONE = {*seeking(), "pyav"}
+PACKED = b"\0\0\1\xb2DivX503b1393p"  # what tells a decoder that a packet may hold two pictures
+EMPTY = b"\0\0\1\xb6\x50\x4f"  # a picture that says: nothing is coded
+
+
+def packed_avi(path: Path, frames: int = FRAMES, *, keyframe_every: int = 1000) -> Path:
+    """An AVI as DivX 5 wrote it: each B-frame in the packet of the frame that it follows, then an empty packet."""
+    plain = path.with_name(f"{path.stem}.plain.avi")
+    videos.numbered_video(plain, frames, codec="mpeg4", crf=3, b_frames=1, keyframe_every=keyframe_every)
+    with av.open(str(plain)) as container, av.open(str(path), "w") as out:
+        stream = container.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        copy.codec_context.codec_tag = "DX50"
+        copy.codec_context.extradata = stream.codec_context.extradata + PACKED
+        chunks: list[tuple[bytes, bool]] = []
+        for packet in container.demux(stream):
+            data = bytes(packet)
+            at = data.find(b"\0\0\1\xb6")
+            if at < 0:
+                continue
+            if data[at + 4] >> 6 == 2:  # a B-frame
+                chunks[-1] = (chunks[-1][0] + data[at:], chunks[-1][1])
+                chunks.append((EMPTY, False))
+            else:
+                chunks.append((data, packet.is_keyframe))
+        for number, (data, key) in enumerate(chunks):
+            packet = av.Packet(data)
+            packet.stream, packet.is_keyframe = copy, key
+            packet.time_base, packet.duration = 1 / Fraction(25), 1
+            packet.pts = packet.dts = number
+            out.mux(packet)
+    plain.unlink()
+    return path
+
+
+def showing(path: Path, **options) -> list[int]:
+    """The numbers that all frames show."""
+    return [videos.number_of(frame) for frame in read_frames(path, range(FRAMES), **options)]
+
+
+def remuxed(folder: Path, *sources: Path) -> dict[str, tuple[Remux, object]]:
+    tasks = [Remux(source=source, target=folder / f"{source.stem}.mp4") for source in sources]
+    return {task.source.name: (task, found) for task, found in remux_all(tasks, workers=1, progress=False)}
+
+
+def test_the_fixture_has_what_breaks_readers(tmp_path):
+    """Packets of two pictures, empty packets, and times out of order."""
+    path = packed_avi(tmp_path / "a.avi")
+    with av.open(str(path)) as container:
+        pictures = [bytes(packet).count(b"\0\0\1\xb6") for packet in container.demux(video=0)]
+    with av.open(str(path)) as container:
+        times = [frame.pts for frame in container.decode(video=0)]
+    assert pictures.count(2) == FRAMES // 2 - 1
+    assert times != sorted(times)
+    assert showing(path) == list(range(FRAMES))  # counting is right
+
+
+@pytest.mark.parametrize(
+    "keyframe_every", [1000, 12]
+)  # with 12, pictures before a keyframe need those behind it
+def test_packed_pictures_are_taken_apart_without_loss(tmp_path, keyframe_every):
+    source = packed_avi(tmp_path / "a.avi", keyframe_every=keyframe_every)
+    task, found = remuxed(tmp_path / "out", source)["a.avi"]
+    assert (found.status, found.reason, found.frames, found.fps) == ("ok", "", FRAMES, 25)
+    assert set(found.readers) == EVERYONE
+    assert task.file(found) == task.target
+    for reader in EVERYONE:
+        assert showing(task.target, reader=reader) == list(range(FRAMES))
+        backwards = read_frames(task.target, [41, 3, 59, 25, 24], reader=reader)
+        assert [videos.number_of(frame) for frame in backwards] == [41, 3, 59, 25, 24]
+    assert (read_frames(source, range(FRAMES)) == read_frames(task.target, range(FRAMES))).all()
+    with av.open(str(task.target)) as container:
+        times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
+    assert times == [Fraction(i, 25) for i in range(FRAMES)]
+
+
+def test_what_need_not_or_cannot_be_remuxed_stays_the_original(tmp_path):
+    sources = [
+        videos.numbered_video(tmp_path / "plain.avi", FRAMES, codec="mpeg4", crf=3),
+        videos.numbered_video(tmp_path / "h264.avi", FRAMES, b_frames=2, keyframe_every=12),
+        videos.numbered_video(tmp_path / "good.mp4", FRAMES),
+    ]
+    found = remuxed(tmp_path / "out", *sources)
+    said = {name: measured.reason.removeprefix(KEPT) for name, (_, measured) in found.items()}
+    exact = "every reader is exact for it"
+    assert said == {"plain.avi": exact, "h264.avi": "h264, not MPEG-4", "good.mp4": exact}
+    for source in sources:
+        task, measured = found[source.name]
+        assert measured.readers == measure(source).readers
+        assert task.file(measured).read_bytes() == source.read_bytes()
+        assert task.file(measured).name == source.name
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert [name for name in names if not name.startswith(".cuts")] == sorted(s.name for s in sources)
+
+
+def test_sources_that_are_not_whole_are_told(tmp_path):
+    whole = packed_avi(tmp_path / "whole.avi")
+    videos.truncated(whole, tmp_path / "short.avi")
+    (tmp_path / "text.avi").write_text("no video")
+    names = ("short.avi", "text.avi", "absent.avi")
+    found = remuxed(tmp_path / "out", *(tmp_path / name for name in names))
+    assert [found[name][1].status for name in names] == ["partial", "unreadable", "missing"]
+    assert not [p for p in (tmp_path / "out").iterdir() if p.suffix in (".avi", ".mp4")]
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    """Unless the source changed or the clip is gone; and the clip under the other suffix goes."""
+    packed = packed_avi(tmp_path / "packed.avi")
+    plain = videos.numbered_video(tmp_path / "plain.avi", FRAMES, codec="mpeg4", crf=3)
+    out = tmp_path / "out"
+
+    def stamps() -> dict[str, int]:
+        return {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.suffix in (".avi", ".mp4")}
+
+    first = remuxed(out, packed, plain)
+    made = stamps()
+    assert sorted(made) == ["packed.mp4", "plain.avi"]
+    assert remuxed(out, packed, plain) == first
+    assert stamps() == made
+    (out / "plain.avi").unlink()
+    (out / ".0.1.cutting.mp4").touch()  # left by a kill
+    assert remuxed(out, packed, plain) == first
+    assert sorted(stamps()) == sorted(made)
+    assert stamps()["packed.mp4"] == made["packed.mp4"]
+    assert not list(out.glob("*.cutting.*"))
+
+    os.replace(plain, packed)  # another source under the name
+    assert remuxed(out, packed)["packed.avi"][1].reason.startswith(KEPT)
+    assert sorted(stamps()) == ["packed.avi", "plain.avi"]
+    assert len((out / ".cuts.jsonl").read_text().splitlines()) == 4
+    assert all(json.loads(line)["target"] for line in (out / ".cuts.jsonl").read_text().splitlines())

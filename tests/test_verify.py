@@ -1,0 +1,96 @@
+"""Manifests held against files that were lost, damaged or exchanged since."""
+
+import csv
+from pathlib import Path
+
+import videos
+
+from vmp.data.manifest import Clip, read_manifest, write_classes, write_manifest
+from vmp.data.measure import measure
+from vmp.data.verify import verify
+
+FRAMES = 60
+
+
+def manifest_of(folder: Path, names) -> Path:
+    clips = []
+    for number, name in enumerate(names):
+        m = measure(folder / name)
+        measured = {f: getattr(m, f) for f in ("frames", "fps", "width", "height", "status", "readers")}
+        clips.append(Clip(id=f"val/{number}", path=name, label=number % 2, **measured))
+    write_classes(folder / "classes.txt", ["a", "b"])
+    write_manifest(folder / "val.csv", clips)
+    return folder / "val.csv"
+
+
+def test_verify(tmp_path):
+    names = ["good, one.mp4", "gone.mp4", "broken.mp4", "cut_off.avi", "longer.mp4", "shuffled.avi"]
+    for name in (names[0], names[1], names[2], names[4]):
+        videos.numbered_video(tmp_path / name, 20)
+    videos.numbered_video(tmp_path / "cut_off.avi", 40, codec="mpeg4", crf=3)
+    videos.numbered_video(tmp_path / "shuffled.avi", 40, b_frames=2, keyframe_every=12)
+    path = manifest_of(tmp_path, names)
+    fine = verify(path, progress=False, workers=1)
+    assert fine.ok
+    assert fine.counts == {"ok": 6, "missing": 0, "unreadable": 0, "partial": 0}
+    assert sorted(p.name for p in tmp_path.glob("*csv*")) == ["val.csv"]
+
+    text = path.read_text().replace("opencv pyav", "decord opencv pyav")  # decord is not exact for it
+    path.write_text(text)
+    (tmp_path / "gone.mp4").unlink()
+    (tmp_path / "broken.mp4").write_bytes(b"nothing" * 100)
+    videos.truncated(tmp_path / "cut_off.avi", tmp_path / "cut_off.avi")
+    videos.numbered_video(tmp_path / "longer.mp4", 24)
+    found = verify(path, progress=False, workers=1)
+    assert not found.ok
+    assert found.counts == {"ok": 2, "missing": 1, "unreadable": 2, "partial": 1}
+    said = {p.path: p.problem for p in found.problems}
+    assert set(said) == set(names[1:6])
+    assert "frames 24 instead of 20" in said["longer.mp4"]
+    assert "decord" in said["shuffled.avi"]
+    assert (tmp_path / "val.csv.before-verify").read_text() == text
+    new = {clip.path: clip for clip in read_manifest(path).clips}
+    assert [new[n].status for n in names] == [
+        "ok",
+        "missing",
+        "unreadable",
+        "partial",
+        "unreadable",
+        "ok",
+    ]
+    assert new["shuffled.avi"].readers == ("opencv", "pyav")
+    assert new["gone.mp4"].tags["problem"]
+    assert new["good, one.mp4"] == read_manifest_text(tmp_path, text).clips[0]
+    with open(tmp_path / "quarantine.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == names[1:6]
+    assert all(row["problem"] for row in rows)
+    assert (tmp_path / "broken.mp4").exists()
+
+    again = verify(path, progress=False, workers=1)  # the manifest is right now
+    assert again.ok
+    assert again.counts == found.counts
+    with open(tmp_path / "quarantine.csv", newline="", encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == names[1:5]
+    assert (tmp_path / "val.csv.before-verify").read_text() == text
+
+
+def read_manifest_text(folder: Path, text: str):
+    (folder / "old.csv").write_text(text)
+    return read_manifest(folder / "old.csv")
+
+
+def test_verify_with_a_root_and_files_used_twice(tmp_path):
+    (tmp_path / "videos").mkdir()
+    videos.numbered_video(tmp_path / "videos" / "a.mp4", FRAMES)
+    clips = [
+        Clip(id=f"train/{i}", path="a.mp4", label=i, start=10 * i, end=10 * i + 10, frames=FRAMES, fps=25.0)
+        for i in range(2)
+    ]
+    write_classes(tmp_path / "classes.txt", ["a", "b"])
+    write_manifest(tmp_path / "train.csv", clips)
+    assert verify(tmp_path / "train.csv", root=tmp_path / "videos", progress=False, workers=1).ok
+    videos.numbered_video(tmp_path / "videos" / "a.mp4", 50)
+    found = verify(tmp_path / "train.csv", root=tmp_path / "videos", progress=False, workers=1)
+    assert found.counts["partial"] == 2
+    assert [p.id for p in found.problems] == ["train/0", "train/1"]
