@@ -1,14 +1,24 @@
 """Train, or continue, one run: python train.py dataset=motions backbone=tiny vmp.lambda=2.5"""
 
+from pathlib import Path
+
 from vmp.cli import friendly  # first: it sets how Hydra reports errors
 
 with friendly():
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import DictConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        from vmp.sweep import run_job
+
+        where = Path(job.runtime.output_dir)  # OUTPUT/sweeps/NAME/NUMBER, as our sweeper named it
+        return run_job(where.parent, int(where.name))
     from vmp.run import train
 
     with friendly():  # inside too: Hydra would say that the job failed, and our message says why

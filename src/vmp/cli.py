@@ -3,12 +3,15 @@
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vmp.errors import UserError
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them
+# conf/hydra/launcher has better values for two launchers than their plugins, which Hydra 1.3 then takes as schemas
+warnings.filterwarnings("ignore", r"(?s).*is validated against ConfigStore schema", UserWarning)
 
 
 @contextmanager
