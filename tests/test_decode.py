@@ -11,7 +11,7 @@ from vmp.data.measure import measure, measure_all
 from vmp.errors import VideoReadError
 
 FRAMES = 60
-INSTALLED = ("opencv", "pyav", "decord")
+INSTALLED = ("pyav_seek", "opencv", "pyav", "decord")
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_measuring_survives_a_child_that_dies_or_hangs(folder, tmp_path, monkeyp
 
 
 def test_torchcodec_is_optional():
-    assert set(READERS) == {"opencv", "pyav", "decord", "torchcodec"}
+    assert set(READERS) == {"pyav_seek", "opencv", "pyav", "decord", "torchcodec"}
     try:
         import torchcodec  # noqa: F401
     except (ImportError, RuntimeError):
@@ -217,7 +217,7 @@ def test_no_descriptor_is_left_open(folder):
         read_frames(folder / "plain.mp4", [3], reader=reader)
     before = count()
     for i in range(100):
-        read_frames(folder / "plain.mp4", [i % FRAMES], reader=INSTALLED[i % 3])
+        read_frames(folder / "plain.mp4", [i % FRAMES], reader=INSTALLED[i % len(INSTALLED)])
         with pytest.raises(VideoReadError):
-            read_frames(folder / "plain.mp4", [FRAMES + 5], reader=INSTALLED[i % 3])
+            read_frames(folder / "plain.mp4", [FRAMES + 5], reader=INSTALLED[i % len(INSTALLED)])
     assert count() <= before

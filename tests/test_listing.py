@@ -41,7 +41,7 @@ def test_a_csv_with_names_and_seconds(home, tmp_path):
     assert (a.label, a.start, a.end, a.length) == (1, 10, 25, 15)  # times in [0.4, 1.0) at 25 fps
     assert (whole.label, whole.length, whole.frames) == (0, 60, 60)
     assert (tail.start, tail.end) == (26, 60)  # 1.02 s lies after frame 25
-    assert val.clips[0].readers[0] == "opencv"
+    assert val.clips[0].readers[0] == "pyav_seek"
     assert (val.clips[0].width, val.clips[0].fps) == (320, 25.0)
 
 

@@ -1,26 +1,44 @@
 """Files that make readers lie: each reader returns the counted frames, or was measured not to and is refused."""
 
 from fractions import Fraction
+from functools import cache
 
 import av
 import numpy as np
 import pytest
 import videos
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from vmp.data import decode
+from vmp.data import measure as measuring
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, Manifest
-from vmp.data.measure import measure, seeking
+from vmp.data.measure import seeking
 from vmp.data.present import find_clips
 from vmp.errors import DataError, VideoReadError
 
 FRAMES = 72
+measure = cache(measuring.measure)  # the files stay as they are, and several tests ask
 
 
 def open_groups(path):
     """Open groups of pictures: B-frames before a keyframe need the group before it."""
     with av.open(str(path), "w") as container:
         options = {"g": "12", "bf": "3", "x264-params": "open-gop=1:scenecut=0:b-adapt=0", "threads": "1"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for i in range(FRAMES):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(videos.numbered_frame(i), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def rolling_refresh(path):
+    """No keyframe after the first: a column of each frame is coded anew, and so marked as if it were one."""
+    with av.open(str(path), "w") as container:
+        options = {"g": "30", "bf": "0", "x264-params": "intra-refresh=1:scenecut=0", "threads": "1"}
         stream = container.add_stream("libx264", rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
         for i in range(FRAMES):
@@ -124,6 +142,20 @@ def files(tmp_path_factory):
     b_frames = videos.numbered_video(home / "b.mp4", FRAMES, b_frames=3, keyframe_every=24)
     mpeg4 = videos.numbered_video(home / "mpeg4.avi", FRAMES, codec="mpeg4", crf=3)
     found = {
+        "closed groups of 16": (plain, whole),
+        "B-frames": (b_frames, whole),
+        "one group": (videos.numbered_video(home / "long.mp4", FRAMES, keyframe_every=1000), whole),
+        "MPEG-4, AVI": (mpeg4, whole),
+        "MPEG-4, B-frames": (
+            videos.numbered_video(home / "mb.mp4", FRAMES, codec="mpeg4", crf=3, b_frames=2),
+            whole,
+        ),
+        "H.264 with B-frames, AVI": (
+            videos.numbered_video(home / "h264.avi", FRAMES, b_frames=2, keyframe_every=12),
+            whole,
+        ),
+        "rolling refresh": (rolling_refresh(home / "rolling.mp4"), whole),
+        "one frame": (videos.numbered_video(home / "one.mp4", 1), [0]),
         "open groups": (open_groups(home / "open.mp4"), whole),
         "open groups, mkv": (videos.stream_copy(home / "open.mp4", home / "open.mkv"), whole),
         "variable rate": (videos.variable_rate_video(home / "variable.mp4", FRAMES), whole),
@@ -150,6 +182,8 @@ def files(tmp_path_factory):
 
 
 NAMES = (
+    *("closed groups of 16", "B-frames", "one group", "MPEG-4, AVI", "MPEG-4, B-frames"),
+    *("H.264 with B-frames, AVI", "rolling refresh", "one frame"),
     *("open groups", "open groups, mkv", "variable rate", "variable rate, mkv", "late start", "a gap"),
     *("no count, mkv", "count too high", "count too low", "count far too low", "sound goes on, mkv"),
     *("two streams", "odd rate", *(f"stream copy from {s} s" for s in (0.5, 1.0, 1.9))),
@@ -164,8 +198,8 @@ def test_exact_or_refused(files, name):
     assert (found.status, found.frames) == ("ok", len(said)), found.reason
     assert found.readers[-1] == "pyav"
     assert said == list(range(said[0], said[0] + len(said)))  # counted order is the order of the pictures
-    patterns = [[0], [len(said) - 1], range(1, len(said), 7), range(len(said) - 5, len(said)), [40, 2, 2]]
-    patterns = [[min(i, len(said) - 1) for i in pattern] for pattern in patterns]
+    patterns = [[0], [len(said) - 1], range(len(said))[1::7] or [0], range(len(said))[-5:], [40, 2, 2]]
+    patterns = [[min(max(i, 0), len(said) - 1) for i in pattern] for pattern in patterns]
     for reader in found.readers:
         for pattern in patterns:
             got = read_frames(path, pattern, reader=reader)
@@ -186,6 +220,103 @@ def test_every_frame_alone(files, name):
     for reader in measure(path).readers:
         got = [videos.number_of(read_frames(path, [i], reader=reader)[0]) for i in range(len(said))]
         assert got == said, reader
+
+
+BY_GROUPS = [name for name in NAMES if name not in ("H.264 with B-frames, AVI", "rolling refresh")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_are_found_or_refused(files, name):
+    """pyav_seek: every frame alone to the last bit as counting gives it, or an error; never another frame."""
+    path, said = files[name]
+    counted = read_frames(path, range(len(said)))
+    assert ("pyav_seek" in measure(path).readers) == (name in BY_GROUPS)
+    refused = 0
+    for i in sorted({*range(0, len(said), 5), *range(1, len(said), 7), len(said) - 1}):
+        try:
+            np.testing.assert_array_equal(read_frames(path, [i], reader="pyav_seek")[0], counted[i])
+        except VideoReadError as error:
+            assert "data.reader=pyav" in str(error)
+            refused += 1
+    assert (refused == 0) == (name in BY_GROUPS)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_frames_of_any_file(files, data):
+    """Any order, repeats, first and last: bit for bit those of counting."""
+    path, said = files[data.draw(st.sampled_from(BY_GROUPS))]
+    indices = data.draw(st.lists(st.integers(0, len(said) - 1), min_size=1, max_size=12))
+    got = read_frames(path, indices, reader="pyav_seek")
+    assert [videos.number_of(f) for f in got] == [said[i] for i in indices]
+    np.testing.assert_array_equal(got, counted_frames(path, len(said))[indices])
+
+
+@cache
+def counted_frames(path, frames):
+    return read_frames(path, range(frames))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "seeks"),
+    [
+        (".mp4", {"keyframe_every": 16}, True),
+        (".mp4", {"keyframe_every": 90, "b_frames": 3}, True),
+        (".mkv", {"keyframe_every": 48, "b_frames": 2}, False),
+    ],
+)
+def test_far_frames_of_long_files(tmp_path, monkeypatch, suffix, options, seeks):
+    """Packets in between are passed over by the index of an MP4 and read elsewhere; frames are the same."""
+    path = tmp_path / f"long{suffix}"
+    write_video(path, (videos.numbered_frame(i, 32, 288) for i in range(800)), **options)
+    went, skip_to = [], decode._Groups.skip_to
+
+    def noted(groups, number):
+        went.append(skip_to(groups, number))
+        return went[-1]
+
+    monkeypatch.setattr(decode._Groups, "skip_to", noted)
+    for indices in ([799], [0, 700], [400, 431, 790], range(500, 757, 32), range(600, 610)):
+        got = read_frames(path, indices, reader="pyav_seek")
+        assert [videos.number_of(f) for f in got] == list(indices)
+    assert any(went) == seeks
+
+
+def test_an_index_that_lies_is_told(tmp_path, monkeypatch):
+    """A container that goes elsewhere than its index says."""
+    path = tmp_path / "long.mp4"
+    write_video(path, (videos.numbered_frame(i, 32, 288) for i in range(600)))
+    groups = decode._Groups
+
+    class Lying(groups):
+        def __init__(self, path, container, stream):
+            super().__init__(path, container, stream)
+            self._container = LyingContainer(container)
+
+    class LyingContainer:
+        def __init__(self, real):
+            self.real, self.demux = real, real.demux
+
+        def seek(self, time, **options):
+            self.real.seek(0, **options)
+            next(self.real.demux(options["stream"]))
+
+    monkeypatch.setattr(decode, "_Groups", Lying)
+    with pytest.raises(VideoReadError, match="a seek does not end"):
+        read_frames(path, [500], reader="pyav_seek")
+
+
+def test_keyframes_too_far_apart_are_refused(files, monkeypatch):
+    """Packets of a group are held in memory, so there is a limit."""
+    monkeypatch.setattr(decode, "LONGEST", 50)
+    with pytest.raises(VideoReadError, match=r"no keyframe within 50 packets.*data\.reader=pyav"):
+        read_frames(files["one group"][0], [60], reader="pyav_seek")
+
+
+def test_the_first_reader_follows_the_keyframes(files):
+    """Where keyframes are near, the reader that decodes by groups; else OpenCV, which needs not read all packets."""
+    assert measure(files["closed groups of 16"][0]).readers[:2] == ("pyav_seek", "opencv")
+    assert measure(files["one group"][0]).readers[:2] == ("opencv", "pyav_seek")
 
 
 def test_it_is_not_vacuous(files):
@@ -248,7 +379,7 @@ def test_repeated_pictures_are_no_reason_to_refuse(tmp_path):
     write_video(tmp_path / "still.mp4", (videos.numbered_frame(7) for _ in range(30)))
     write_video(tmp_path / "twice.mp4", (videos.numbered_frame(i // 2) for i in range(60)))
     for name in ("still.mp4", "twice.mp4"):
-        assert set(measure(tmp_path / name).readers) >= {"opencv", "decord", "pyav"}
+        assert set(measure(tmp_path / name).readers) >= {"pyav_seek", "opencv", "decord", "pyav"}
 
 
 def test_noise_is_no_reason_to_refuse(tmp_path):
@@ -256,4 +387,4 @@ def test_noise_is_no_reason_to_refuse(tmp_path):
     rng = np.random.default_rng(0)
     frames = (rng.integers(0, 255, (120, 160, 3), dtype=np.uint8) for _ in range(40))
     write_video(tmp_path / "noise.mp4", frames, crf=23, b_frames=2)
-    assert set(measure(tmp_path / "noise.mp4").readers) >= {"opencv", "decord", "pyav"}
+    assert set(measure(tmp_path / "noise.mp4").readers) >= {"pyav_seek", "opencv", "decord", "pyav"}

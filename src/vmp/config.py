@@ -228,7 +228,7 @@ class Trainer(Section):
 
 class Data(Section):
     root: str
-    reader: Literal["auto", "opencv", "pyav", "decord", "torchcodec"]
+    reader: Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec"]
     degrade: Literal["none", "salt_pepper", "half"]
     degrade_in: Literal["test", "both"]
     max_bad_fraction: Fraction
