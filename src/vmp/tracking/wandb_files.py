@@ -18,7 +18,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 def pieces(folder: Path, run_id: str) -> list[Path]:
     """wandb's files of this run's sittings, oldest first."""
-    found = (folder / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb")
+    found = (folder / "wandb").glob(f"*run-*-{run_id}*/run-{run_id}.wandb")
     return sorted(found, key=lambda path: path.parent.name.partition("run-")[2])  # begins with the time
 
 
@@ -61,6 +61,11 @@ def read_history(path: Path) -> list[dict[str, Any]]:
                 {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
             )
     return rows
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the sitting was ended, and everything of it written."""
+    return path.exists() and any(r.WhichOneof("record_type") == "exit" for r in read_records(path))
 
 
 def rows_held(folder: Path, run_id: str) -> int:

@@ -35,7 +35,7 @@ from vmp.tracking.report import (
     tags_of,
 )
 from vmp.tracking.tracker import Row, first_line
-from vmp.tracking.wandb_files import pieces, rows_held
+from vmp.tracking.wandb_files import is_whole, pieces, rows_held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -264,6 +264,10 @@ class WandbRun:
 
     def finish(self, code: int) -> None:
         self.run.finish(exit_code=code)
+        file = Path(self.run.dir).parent / f"run-{self.run.id}.wandb"
+        until = time.monotonic() + 5
+        while self.run.offline and not is_whole(file) and time.monotonic() < until:
+            time.sleep(0.02)  # wandb's process writes on for some milliseconds
 
     def abandon(self) -> None:
         import wandb
