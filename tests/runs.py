@@ -3,11 +3,15 @@
 import multiprocessing as mp
 import os
 import runpy
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +103,9 @@ CONTEXT.set_forkserver_preload(
 )
 
 
+STREAMS = ("stdout", "stderr")
+
+
 @dataclass
 class Done:
     returncode: int
@@ -109,9 +116,19 @@ class Done:
 class Running:
     """A command in a session of its own, so that signals can go to all its processes."""
 
-    def __init__(self, arguments: list[str], *, script: str = "train.py", hang: str = "") -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        script: str = "train.py",
+        hang: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.said = Path(tempfile.mkdtemp(prefix="vmp-run-"))
-        self.process = CONTEXT.Process(target=_main, args=(script, arguments, str(self.said), hang))
+        for name in STREAMS:
+            (self.said / name).touch()
+        args = (script, arguments, str(self.said), hang, dict(environment or {}))
+        self.process = CONTEXT.Process(target=_main, args=args)
         self.process.start()
 
     @property
@@ -122,19 +139,52 @@ class Running:
     def over(self) -> bool:
         return not self.process.is_alive()
 
+    def signal(self, number: int) -> None:
+        """To the whole group, loader processes too, as Slurm and a terminal send it."""
+        with suppress(ProcessLookupError):
+            try:
+                os.killpg(self.pid, number)
+            except ProcessLookupError:  # it has no group of its own yet
+                os.kill(self.pid, number)
+
     def wait(self, timeout: float = 120) -> Done:
         self.process.join(timeout)
         if self.process.exitcode is None:
-            os.killpg(self.pid, signal.SIGKILL)
+            self.signal(signal.SIGKILL)
             raise TimeoutError(f"still running after {timeout} s: {self.said}")
-        texts = (
-            (self.said / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr")
-        )
+        texts = [(self.said / name).read_text(encoding="utf-8", errors="replace") for name in STREAMS]
+        shutil.rmtree(self.said)
         return Done(self.process.exitcode, *texts)
 
 
-def _main(script: str, arguments: list[str], said: str, hang: str) -> None:
+class Ranks:
+    """Processes of one run, with the environment that torchrun gives; they find each other through gloo."""
+
+    def __init__(self, arguments: list[str], *, ranks: int) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        together |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        self.running = [
+            Running(arguments, environment={**together, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(ranks)
+        ]
+
+    def over(self) -> bool:
+        return all(one.over() for one in self.running)
+
+    def signal(self, number: int) -> None:
+        for one in self.running:
+            one.signal(number)
+
+    def wait(self, timeout: float = 120) -> list[Done]:
+        return [one.wait(timeout) for one in self.running]
+
+
+def _main(script: str, arguments: list[str], said: str, hang: str, environment: dict[str, str]) -> None:
     os.setsid()
+    os.environ.update(environment)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{said}/{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
@@ -159,6 +209,10 @@ def start(data: Path, out: Path, *overrides: str) -> Running:
 
 def run(data: Path, out: Path, *overrides: str) -> Done:
     return start(data, out, *overrides).wait()
+
+
+def start_ranks(data: Path, out: Path, *overrides: str, ranks: int) -> Ranks:
+    return Ranks(overrides_for(data, out, *overrides), ranks=ranks)
 
 
 def torchrun(data: Path, out: Path, *overrides: str, ranks: int) -> subprocess.CompletedProcess[str]:

@@ -266,7 +266,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_clips(data, tmp_p
     assert done.returncode == 2
     assert "not finite" in done.stderr
     (record,) = folder(tmp_path).glob("not_finite_step*.json")
-    assert len(json.loads(record.read_text())["clips"]) == 4
+    (only,) = json.loads(record.read_text())["processes"]
+    assert len(only["clips"]) == 4
+    assert set(only["terms"]) >= {"loss", "cross_entropy", "slope", "shift"}
 
 
 def test_two_runs_in_one_folder(data, tmp_path):

@@ -106,6 +106,13 @@ class TrainClips(_Clips):
         super().__init__(manifest, present, shape)
         self.seed = seed
 
+    def blank(self) -> tuple[Tensor, Tensor]:
+        """A black clip (1, 3, T, crop, crop) uint8 and a label (1,), for who has nothing to read."""
+        s = self.shape
+        return torch.zeros(1, 3, s.frames, s.crop, s.crop, dtype=torch.uint8), torch.zeros(
+            1, dtype=torch.long
+        )
+
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor | VideoReadError, int]:
         index, epoch = item
         clip, s = self.present.clips[index], self.shape

@@ -43,13 +43,14 @@ class Processes:
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
         return numbers.tolist()
 
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean over processes of a scalar."""
+    def total(self, values: Sequence[torch.Tensor | float]) -> list[float]:
+        """The sums over processes of some numbers, in float64."""
+        numbers = torch.stack(
+            [torch.as_tensor(v, dtype=torch.float64, device=self.device).reshape(()) for v in values]
+        )
         if self.world > 1:
-            value = value.clone()
-            dist.all_reduce(value)
-            value /= self.world
-        return value
+            dist.all_reduce(numbers)
+        return numbers.tolist()
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
         """Give every process the first one's values, in place."""

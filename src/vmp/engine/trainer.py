@@ -228,7 +228,6 @@ def fit(
                 break
 
             # --- train to the end of the epoch -------------------------------------------------------------------
-            model.train()
             batches.start_at(epoch, state.step % per_epoch * plan.accumulate)
             stream = iter(loader)  # type: ignore[arg-type]
             while state.step < (epoch + 1) * per_epoch:
@@ -238,7 +237,8 @@ def fit(
                     group["lr"] = base * factor
                 torch.manual_seed(_dropout_seed(plan.seed, state.step, processes.rank))
                 optimizer.zero_grad(set_to_none=True)
-                sums: dict[str, Tensor] = {}
+                sums: dict[str, Tensor] = {}  # of each term, over the portions that this process could read
+                read = 0.0  # portions
                 seen: list[str] = []  # clip ids of this update
                 step_began = time.monotonic()
                 for i in range(plan.accumulate):
@@ -250,31 +250,43 @@ def fit(
                         state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
                         bad = data.present.bad | state.bad
                         check_bad(bad, data.present.total, max_bad_fraction, where="training")
-                    if not len(batch.clips):
-                        raise RunError(f"none of the {plan.micro_batch} clips of a batch could be read")
+                    share = (
+                        len(batch.clips) / plan.micro_batch
+                    )  # what cannot be read has no part in the update
+                    if not share and not (last and processes.world > 1):
+                        continue
                     clips_seen += len(batch.clips)
                     seen += [data.present.clips[index].id for index in batch.indices.tolist()]
-                    with nullcontext() if last else unsynced():  # gradients meet on the last portion only
+                    # the processes' gradients meet in the last portion: who has none takes part with a weight of 0
+                    clips, labels = (batch.clips, batch.labels) if share else data.blank()
+                    model.train(share > 0)
+                    with nullcontext() if last else unsynced():
                         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                            out = forward(batch.clips.to(device, non_blocking=True))
-                        terms = objective(
-                            out.logits, batch.labels.to(device, non_blocking=True), out.variations
-                        )
-                        (terms["loss"] / plan.accumulate).backward()
+                            out = forward(clips.to(device, non_blocking=True))
+                        terms = objective(out.logits, labels.to(device, non_blocking=True), out.variations)
+                        (terms["loss"] * share / plan.accumulate).backward()
                     for name, value in terms.items():
-                        sums[name] = sums.get(name, 0) + value.detach() / plan.accumulate
+                        sums[name] = sums.get(name, 0) + value.detach() * share
+                    read += share
+                if not sums:
+                    raise RunError(f"none of the {plan.batch} clips of step {state.step} could be read")
                 # --- every process learns what any of them found: it stops, or steps, as one
                 finite = torch.isfinite(sums["loss"] + _square_norm(optimizer))
                 save_now = time.monotonic() - saved_at > 60 * save_minutes
                 broken, stop, late = processes.greatest((int(not finite), stopping.code, int(save_now)))
                 if broken:
-                    _not_finite(folder, state.step, processes.gather(seen), sums, scalars(), processes.first)
+                    here = {name: float(value) / (read or 1) for name, value in sums.items()}
+                    here |= {name: float(value) for name, value in scalars().items()}
+                    _not_finite(folder, state.step, processes.gather((seen, here)), processes.first)
                 optimizer.step()
                 state.step += 1
                 trained += time.monotonic() - step_began
 
                 if state.step % log_every == 0 or state.step % per_epoch == 0:
-                    means = {f"train/{name}": float(processes.mean(value)) for name, value in sums.items()}
+                    *totals, portions = processes.total([*sums.values(), read])
+                    means = {
+                        f"train/{name}": total / portions for name, total in zip(sums, totals, strict=True)
+                    }
                     learned = {f"vmp/{name}": float(value) for name, value in scalars().items()}
                     head = {"kind": "train", "epoch": round(state.step / per_epoch, 6), "step": state.step}
                     metrics.write({**head, **means, "train/lr": optimizer.param_groups[0]["lr"], **learned})
@@ -299,25 +311,23 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
 def _square_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     """Of all gradients together: not finite where one of them is not."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
     return torch.stack(torch._foreach_norm(gradients)).square().sum()
 
 
 def _not_finite(
-    folder: Path,
-    step: int,
-    seen: list[list[str]],
-    sums: Mapping[str, Tensor],
-    scalars: Mapping[str, Tensor],
-    first: bool,
+    folder: Path, step: int, parts: list[tuple[list[str], dict[str, float]]], first: bool
 ) -> NoReturn:
+    """parts: of each process, its clips' ids and its terms and scalars."""
     where = folder / f"not_finite_step{step}.json"
-    terms = {name: str(float(value)) for name, value in {**sums, **scalars}.items()}
     if first:
-        write_json(where, {"step": step, "clips": [clip for part in seen for clip in part], "terms": terms})
+        said = [{"clips": clips, "terms": {k: str(v) for k, v in terms.items()}} for clips, terms in parts]
+        write_json(where, {"step": step, "processes": said})
+    terms = "; ".join(", ".join(f"{k} {v}" for k, v in terms.items()) for _, terms in parts)
     raise RunError(
-        f"the loss or a gradient of step {step} is not finite ({', '.join(f'{k} {v}' for k, v in terms.items())}). The "
-        f"ids of its clips are in {where}. Nothing was saved after the last checkpoint. Lower optim.lr, or use "
-        "trainer.amp=none."
+        f"the loss or a gradient of step {step} is not finite ({terms}). The ids of its clips are in {where}. Nothing "
+        "was saved after the last checkpoint. Lower optim.lr, or use trainer.amp=none."
     )
 
 

@@ -1,0 +1,334 @@
+"""Runs that are killed, stopped, and started again with the same command, against one that was left alone.
+
+All with random crops and jitter, dropout, momentum, warm-up, accumulation, loader processes and an unreadable video;
+saved after every step, so that kills hit steps, saves, evaluations, starts and ends alike.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import CONTEXT, bright_or_dark, folder, overrides_for, start, start_ranks
+from safetensors.numpy import load_file
+
+from vmp.engine.loggers import read_metrics
+
+ALL = (
+    "trainer.micro_batch=2",
+    "trainer.save_steps=1",
+    "trainer.epochs=2",
+    "backbone.dropout=0.3",
+    "data.max_bad_fraction=0.1",
+)
+ONE = (*ALL, "trainer.workers=1")
+TWO = (*ALL, "trainer.micro_batch=1")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    home = bright_or_dark(tmp_path_factory.mktemp("data"))
+    (home / "train/003.mp4").write_bytes(b"not a video any more")
+    return home
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """An undisturbed run of one process: 12 updates in 2 epochs."""
+    out = tmp_path_factory.mktemp("alone")
+    done = start(data, out, *ONE).wait()
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder(out)
+
+
+@pytest.fixture(scope="module")
+def pair(data, tmp_path_factory):
+    """An undisturbed run of two processes."""
+    out = tmp_path_factory.mktemp("pair")
+    for done in start_ranks(data, out, *TWO, ranks=2).wait():
+        assert done.returncode == 0, done.stderr[-2000:]
+    return folder(out)
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """What is not the same, to the bit, in two finished runs."""
+    found = [
+        name
+        for name in ("metrics.jsonl", "predictions.csv", "per_class.csv")
+        if (a / name).read_bytes() != (b / name).read_bytes()
+    ]
+    newest = [max((run / "checkpoints").glob("step_*")) for run in (a, b)]
+    left, right = (load_file(path / "model.safetensors") for path in newest)
+    found += [name for name in left if not np.array_equal(left[name], right[name])]
+    left, right = (json.loads((run / "result.json").read_text()) for run in (a, b))
+    same = ("top1", "top5", "mean_class", "variation", "scalars", "best_val_top1", "best_val_epoch", "clips")
+    return found + [key for key in (*same, "unreadable_in_training") if left[key] != right[key]]
+
+
+def progress(out: Path) -> tuple[str, int]:
+    """Of a run in its folder: it changes with every row and every save."""
+    where = folder(out)
+    names = [path.name for path in (where / "checkpoints").glob("*")] if where.exists() else []
+    metrics = where / "metrics.jsonl"
+    return max(names, default=""), metrics.stat().st_size if metrics.exists() else 0
+
+
+def until_it_moves(process, out: Path, before: tuple[str, int], *, moves: int) -> None:
+    began = time.monotonic()
+    while moves and not process.over():
+        assert time.monotonic() - began < 120, "no progress"
+        now = progress(out)
+        if now != before:
+            before, moves = now, moves - 1
+        time.sleep(0.001)
+
+
+def disturbed(begin, out: Path, rng: random.Random, *, numbers: tuple[int, ...], at_most: int = 80) -> int:
+    """Start, let it move on by some rows or saves, hit it a moment later, again until it ends; returns hits."""
+    hits = 0
+    for _ in range(at_most):
+        before = progress(out)
+        process = begin()
+        until_it_moves(process, out, before, moves=rng.choice((0, 2, 4, 6, 9)))
+        time.sleep(rng.random() * rng.choice((0.002, 0.02, 0.2)))
+        number = rng.choice(numbers)
+        if not process.over():
+            process.signal(number)
+        done = process.wait()
+        codes = set()
+        for one in done if isinstance(done, list) else [done]:
+            codes.add(one.returncode)
+            allowed = {0, -signal.SIGKILL} if number == signal.SIGKILL else {0, 128 + number, -number}
+            assert one.returncode in allowed, one.stderr[-3000:]
+        hits += codes != {0}
+        if (folder(out) / "result.json").exists():
+            return hits
+    raise AssertionError(f"not done after {at_most} starts")
+
+
+@pytest.mark.chaos
+def test_one_process_killed_at_random_moments(data, alone, tmp_path, rounds, tally):
+    kills, wrong = 0, []
+    for number in range(rounds):
+        out, rng = tmp_path / str(number), random.Random(number)
+        kills += disturbed(lambda out=out: start(data, out, *ONE), out, rng, numbers=(signal.SIGKILL,))
+        wrong += differences(alone, folder(out))
+    tally("SIGKILL at a random moment, one process", tried=kills, survived=kills, differences=len(wrong))
+    assert kills >= 3 * rounds
+    assert not wrong
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_two_processes_killed_at_random_moments(data, pair, tmp_path, rounds, tally):
+    kills, wrong = 0, []
+    for number in range(max(1, rounds // 2)):
+        out, rng = tmp_path / str(number), random.Random(100 + number)
+        begin = lambda out=out: start_ranks(data, out, *TWO, ranks=2)  # noqa: E731
+        kills += disturbed(begin, out, rng, numbers=(signal.SIGKILL,))
+        wrong += differences(pair, folder(out))
+    tally("SIGKILL at a random moment, two processes", tried=kills, survived=kills, differences=len(wrong))
+    assert kills >= 2
+    assert not wrong
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.parametrize("lost", [0, 1])
+def test_when_one_of_two_processes_is_killed_the_other_ends_too(data, pair, tmp_path, lost, tally):
+    """Without torchrun, which would end it: it says so and exits; nothing hangs, and both go on with the same bits."""
+    ranks = start_ranks(data, tmp_path, *TWO, ranks=2)
+    until_it_moves(ranks, tmp_path, progress(tmp_path), moves=6)
+    ranks.running[lost].signal(signal.SIGKILL)
+    left = ranks.running[1 - lost].wait()
+    ranks.running[lost].wait()
+    assert left.returncode == 2, left.stderr[-2000:]
+    assert "another process of this run died" in left.stderr
+    for done in start_ranks(data, tmp_path, *TWO, ranks=2).wait():
+        assert done.returncode == 0, done.stderr[-2000:]
+    wrong = differences(pair, folder(tmp_path))
+    tally("SIGKILL of one of two processes", tried=1, survived=1, differences=len(wrong))
+    assert not wrong
+
+
+@pytest.mark.chaos
+def test_asked_to_stop_at_random_moments(data, alone, tmp_path, rounds, tally):
+    """Each sitting saves and ends with 128 + the signal."""
+    hits, wrong = 0, []
+    for number in range(max(1, rounds // 2)):
+        out, rng = tmp_path / str(number), random.Random(200 + number)
+        asks = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        hits += disturbed(lambda out=out: start(data, out, *ONE), out, rng, numbers=asks)
+        wrong += differences(alone, folder(out))
+    tally("SIGTERM, SIGINT, SIGUSR1 at a random moment", tried=hits, survived=hits, differences=len(wrong))
+    assert hits >= 2
+    assert not wrong
+
+
+def test_a_time_limit_saves_and_the_same_command_continues(data, alone, tmp_path):
+    codes = []
+    for _ in range(30):
+        done = start(data, tmp_path, *ONE, "trainer.max_minutes=0.02").wait()
+        codes.append(done.returncode)
+        if done.returncode == 0:
+            break
+        assert done.returncode == 75, done.stderr[-2000:]
+        assert "stopped by trainer.max_minutes" in done.stderr
+    assert codes[0] == 75
+    done = start(data, tmp_path, *ONE).wait()
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not differences(alone, folder(tmp_path))
+
+
+# --- inside a save -------------------------------------------------------------------------------------------------
+
+CALLS = ("fsync", "rename", "replace", "open", "mkdir", "rmdir", "unlink")
+
+
+def _save_and_die(where: str, at: int) -> None:
+    """Save step 2 over step 1 and prune, and be killed just before or after the at-th call to the file system."""
+    import torch
+
+    from vmp.engine import checkpoint
+
+    calls = 0
+
+    def deadly(real):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == at and at % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*args, **kwargs)
+            if calls == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    for name in CALLS:
+        setattr(os, name, deadly(getattr(os, name)))
+    for step in (2, 3):
+        model = {"a": torch.full((600,), float(step))}
+        checkpoint.save(Path(where), f"step_{step:08}", model=model, state={"progress": {"step": step}})
+        checkpoint.prune(Path(where), keep=1)
+    os._exit(0)
+
+
+@pytest.mark.chaos
+def test_killed_inside_every_part_of_a_save(tmp_path, tally):
+    """Whatever was whole before is whole afterwards, and what is left of the rest is removed at the next save."""
+    import torch
+
+    from vmp.engine import checkpoint
+
+    tried, finished, at = 0, False, 0
+    while not finished:
+        at += 1
+        where = tmp_path / str(at)
+        state = {"progress": {"step": 1}}
+        checkpoint.save(where, "step_00000001", model={"a": torch.full((600,), 1.0)}, state=state)
+        child = CONTEXT.Process(target=_save_and_die, args=(str(where), at))
+        child.start()
+        child.join(60)
+        finished = child.exitcode == 0
+        assert finished or child.exitcode == -signal.SIGKILL
+        tried += not finished
+        complaints: list[str] = []
+        found = checkpoint.newest(where, warn=complaints.append)
+        assert found is not None
+        assert not complaints
+        assert float(found.model["a"][0]) == found.state["progress"]["step"]
+        checkpoint.save(where, "step_00000009", model={"a": torch.ones(1)}, state={})
+        checkpoint.prune(where, keep=1)
+        assert [path.name for path in where.iterdir()] == ["step_00000009"]
+    tally("SIGKILL inside a checkpoint's write", tried=tried, survived=tried, differences=0)
+    assert tried > 10
+
+
+@pytest.mark.chaos
+def test_damaged_checkpoints(data, alone, tmp_path, rounds, tally):
+    """The newest is cut, flipped or zeroed: it is named, the one before is taken, and the run ends the same."""
+    rng, wrong = np.random.default_rng(0), []
+    for trial in range(2 * rounds):
+        out = tmp_path / str(trial)
+        shutil.copytree(alone, folder(out))
+        (folder(out) / "result.json").unlink()
+        newest = max((folder(out) / "checkpoints").glob("step_*"))
+        file = newest / ("model.safetensors", "state.pt")[trial % 2]
+        content = bytearray(file.read_bytes())
+        at = int(rng.integers(len(content)))
+        if trial % 3 == 0:
+            content = content[:at]
+        elif trial % 3 == 1:
+            content[at] ^= 1 << int(rng.integers(8))
+        else:
+            content[at : at + 4096] = bytes(len(content[at : at + 4096])) or b"x"
+            content[at] ^= 255
+        file.write_bytes(content)
+        done = start(data, out, *ONE).wait()
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f"{newest.name}/{file.name}: damaged" in done.stdout + done.stderr
+        wrong += differences(alone, folder(out))
+    tally("newest checkpoint damaged", tried=2 * rounds, survived=2 * rounds, differences=len(wrong))
+    assert not wrong
+
+
+# --- the same from everywhere ----------------------------------------------------------------------------------------
+
+STEADY = (  # no batch statistics, which follow the clips of a process, and no dropout, which is drawn by process
+    "backbone=timesformer",
+    "~backbone.width",
+    "backbone.weights=none",
+    "backbone.patch=16",
+    "backbone.dim=24",
+    "backbone.depth=2",
+    "backbone.heads=2",
+    "backbone.stride=1",
+    "backbone.dropout=0",
+    "backbone.drop_path=0",
+    "trainer.views=1x1",
+    "trainer.epochs=3",
+)
+
+
+def small_transformer(data: Path, out: Path, *more: str) -> list[str]:
+    overrides = [o for o in overrides_for(data, out, *STEADY, *more) if not o.startswith("backbone.width")]
+    return [o for o in overrides if o != "~backbone.width"]
+
+
+@pytest.mark.slow
+def test_one_two_and_four_processes_have_the_same_losses(data, tmp_path):
+    from runs import Ranks, Running
+
+    curves = []
+    for world in (1, 2, 4):
+        arguments = small_transformer(
+            data, tmp_path / str(world), "data.max_bad_fraction=0.1", "trainer.micro_batch=1"
+        )
+        done = Running(arguments).wait() if world == 1 else Ranks(arguments, ranks=world).wait(240)
+        for one in done if isinstance(done, list) else [done]:
+            assert one.returncode == 0, one.stderr[-3000:]
+        (metrics,) = (tmp_path / str(world)).rglob("metrics.jsonl")
+        curves.append([row["train/loss"] for row in read_metrics(metrics) if row["kind"] == "train"])
+    assert len(curves[0]) == 18
+    for curve in curves[1:]:
+        assert curve == pytest.approx(curves[0], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_with_more_processes_says_so(data, tmp_path):
+    """The clips of a step stay the same; the change is warned of, and kept in the result."""
+    done = start(data, tmp_path, *TWO, "trainer.max_minutes=0.02").wait()
+    assert done.returncode == 75, done.stderr[-2000:]
+    first, _ = start_ranks(data, tmp_path, *TWO, ranks=2).wait()
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert "processes 1 -> 2" in first.stdout
+    result = json.loads((folder(tmp_path) / "result.json").read_text())
+    assert [sitting["processes"] for sitting in result["sittings"]] == [1, 2]
+    assert result["sittings"][1]["step"] > 0
