@@ -12,14 +12,14 @@ Notable here:
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vmp.data.manifest import read_csv
+from vmp.data.manifest import NUMBER, read_csv, read_text
 from vmp.data.plan import Check, Item, Plan, equal, find_videos, pick, read_lines, shipped_classes
 from vmp.errors import ConfigError, ManifestError, shortlist
 
@@ -35,7 +35,7 @@ LISTS = {  # the first that is there; mmaction2's names last
 }
 JSONS = ("finegym_annotation_info_v1.1.json", "finegym_annotation_info_v1.0.json", "annotation.json")
 _ELEMENT = re.compile(
-    r"(?P<video>.{11})_(?P<event>E_(?P<from>\d{6})_\d{6})_(?P<element>A_(?P<after>\d{4})_\d{4})"
+    r"(?P<video>[A-Za-z0-9_-]{11})_(?P<event>E_(?P<from>\d{6})_\d{6})_(?P<element>A_(?P<after>\d{4})_\d{4})"
 )
 _SETS = (  # the set of each class, in runs
     *((6, 1, "vault"), (11, 21, "FX_leap_jump_hop"), (7, 22, "FX_turns"), (7, 24, "FX_front_salto")),
@@ -148,7 +148,7 @@ def read_elements(path: Path, classes: int) -> dict[str, int]:
         element = re.sub(r"\.(mp4|mkv|webm|avi)$", "", name.strip())
         if not line:
             continue
-        if not _ELEMENT.fullmatch(element) or not re.fullmatch(r"\d{1,3}", label):
+        if not _ELEMENT.fullmatch(element) or not re.fullmatch(r"[0-9]{1,3}", label):
             faults.append(f"{path}:{number}: {line[:80]!r} is not `video_E_ssssss_eeeeee_A_ssss_eeee label`")
         elif int(label) >= classes:
             faults.append(
@@ -173,24 +173,35 @@ def read_times(path: Path, elements: list[str]) -> Times:
             the reason.
     """
     if path.suffix.lower() == ".csv":
-        rows = {row["id"]: row for _, row in read_csv(path, required=("id", "start", "end"))}
+        rows: dict[str, dict[str, str]] = {}
+        for line, row in read_csv(path, required=("id", "start", "end")):
+            if rows.setdefault(row["id"], row) is not row:
+                raise ManifestError(f"{path}:{line}: {row['id'][:80]} is listed before")
         return {e: _times_of_row(rows.get(e), path) for e in elements}
     try:
-        annotations = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, ValueError) as error:
+        annotations = json.loads(read_text(path), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not JSON ({error}); fetch it again from {PAGE}") from None
     if not isinstance(annotations, dict):
         raise ManifestError(f"{path}: must be an object with a key a video; fetch it from {PAGE}")
     return {e: _times_in(annotations, e) for e in elements}
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"{twice!r} is there twice")
+    return found
+
+
 def _times_of_row(row: Mapping[str, str] | None, path: Path) -> tuple[float, float] | str:
     if row is None:
         return f"not in {path.name}"
-    try:
-        return _ordered(float(row["start"]), float(row["end"]))
-    except ValueError:
-        return f"{path.name} has no times for it: {row['start']!r}, {row['end']!r}"
+    if NUMBER.fullmatch(row["start"]) and NUMBER.fullmatch(row["end"]):
+        with suppress(ValueError):
+            return _ordered(float(row["start"]), float(row["end"]))
+    return f"{path.name} has no times for it: {row['start'][:40]!r}, {row['end'][:40]!r}"
 
 
 def _times_in(annotations: Mapping[str, Any], element: str) -> tuple[float, float] | str:
@@ -207,15 +218,21 @@ def _times_in(annotations: Mapping[str, Any], element: str) -> tuple[float, floa
         stages = (entry["segments"] or {}).get(part)
         if stages is None:
             return f"the JSON has no element {part} in {event} of {video}"
-        start = float(entry["timestamps"][0][0])
+        start = _number(entry["timestamps"][0][0])
         times = stages["timestamps"]
-        return _ordered(start + float(times[0][0]), start + float(times[-1][1]))
+        return _ordered(start + _number(times[0][0]), start + _number(times[-1][1]))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         return f"the JSON's entry for {event} of {video} cannot be used ({type(error).__name__}: {error})"
 
 
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) < 1e9:
+        raise ValueError(f"{str(value)[:40]!r} is no time in seconds")
+    return float(value)
+
+
 def _ordered(start: float, end: float) -> tuple[float, float]:
-    if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
+    if not 0 <= start < end < 1e9:
         raise ValueError(f"{start} to {end} is no span")
     return start, end
 

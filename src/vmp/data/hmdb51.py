@@ -22,6 +22,7 @@ CLIPS, USED, PER_CLASS = 6766, 6371, (70, 30)  # mmaction2 lists only those that
 DIGEST = "e9bf6ee4467e004367f33f09e09e26ea4567e3899bebb11c8ff4dd05c8fff142"  # of the 153 files, see digest()
 PAGE = "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/"
 PLACES = ("testTrainMulti_7030_splits", "splits", "annotations", "hmdb51_splits", "test_train_splits")
+_NAME = re.compile(r"[^/\\\x00-\x1f]+\.avi")
 _USES = {"0": "unused", "1": "train", "2": "test"}
 _TAGS = re.compile(
     r"_(?P<vis>[hulf])_(?P<cam>cm|nm)_np(?P<people>\d+)_(?P<view>fr|le|ri|ba)_(?P<quality>goo|med|bad)_\d+$"
@@ -104,8 +105,10 @@ def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold]
     for (category, number), file in official.items():
         for line, text in _lines(file):
             name, _, use = text.rpartition(" ")
-            if not name.strip() or use not in _USES:
-                faults.append(f"{file}:{line}: {text[:80]!r} is not `file 0`, `file 1` or `file 2`")
+            if not _NAME.fullmatch(name.strip()) or use not in _USES:
+                faults.append(
+                    f"{file}:{line}: {text[:80]!r} is not `file 0`, `file 1` or `file 2` with an .avi"
+                )
             else:
                 add(f"{file}:{line}", number, name.strip(), category, _USES[use])
     if not official:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,12 +23,14 @@ from pathlib import Path
 from filelock import FileLock
 
 from vmp.data.manifest import (
+    NUMBER,
     Clip,
     check_relative,
     inside,
     parse_label,
     read_classes,
     read_csv,
+    read_text,
     write_classes,
     write_manifest,
 )
@@ -35,6 +38,7 @@ from vmp.data.measure import GAVE_UP, Measured, measure_all
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.progress import bar
 
+_NUMERIC = re.compile(r"[0-9]{1,18}")
 MEASURING = 3  # raise when measure.py finds other things in the same file
 
 
@@ -102,10 +106,7 @@ def read_list(path: Path) -> list[Row]:
     Raises:
         ManifestError: with file:line of the first twenty faults.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    lines = read_text(path).splitlines()
     first = next((line for line in lines if line.strip()), "")
     if {"path", "label"} <= {cell.strip().strip('"') for cell in first.split(",")}:
         return _with_header(path)
@@ -115,12 +116,14 @@ def read_list(path: Path) -> list[Row]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        match = re.fullmatch(r"\s*(\S.*?)[ \t,;]+([+-]?\d+)\s*", line)  # the path ends at the last separator
+        match = re.fullmatch(
+            r"\s*(\S.*?)[ \t,;]+([+-]?[0-9]+)\s*", line
+        )  # the path ends at the last separator
         try:
             if not match:
                 raise ValueError(f"{line.strip()[:80]!r} is not `path label` with a whole number at the end")
-            if not match[2].isdigit():
-                raise ValueError(f"label {match[2]} is not a class number from 0 up")
+            if not _NUMERIC.fullmatch(match[2]):
+                raise ValueError(f"label {match[2][:80]} is not a class number from 0 up")
             rows.append(Row(where, check_relative(match[1]), match[2]))
         except ValueError as error:
             faults.append(f"{where}: {error}")
@@ -136,7 +139,7 @@ def _with_header(path: Path) -> list[Row]:
         unknown = set(cells) - allowed
         if unknown:
             raise ManifestError(
-                f"{path}: column(s) {', '.join(sorted(unknown))} not known; allowed: {', '.join(allowed)}"
+                f"{path}: column(s) {', '.join(sorted(unknown))[:200]} not known; allowed: {', '.join(sorted(allowed))}"
             )
         frames = "start_frame" in cells or "end_frame" in cells
         if frames and ("start" in cells or "end" in cells):
@@ -152,8 +155,8 @@ def _with_header(path: Path) -> list[Row]:
                 raise ValueError(f"end {end:g} must be after start {start or 0:g}")
             if not cells["label"]:
                 raise ValueError("label is empty")
-            if any(ord(c) < 32 for c in cells["label"]):
-                raise ValueError(f"label {cells['label']!r} holds a control character")
+            if any(ord(c) < 32 or c == "\x7f" for c in cells["label"]):
+                raise ValueError(f"label {cells['label'][:80]!r} holds a control character")
             rows.append(Row(where, check_relative(cells["path"]), cells["label"], start, end, frames))
         except ValueError as error:
             faults.append(f"{where}: {error}")
@@ -161,9 +164,9 @@ def _with_header(path: Path) -> list[Row]:
 
 
 def _checked(path: Path, rows: list[Row], faults: list[str]) -> list[Row]:
-    seen: dict[tuple[str, float | None, float | None], Row] = {}
+    seen: dict[tuple[str, float, float | None], Row] = {}
     for row in rows:
-        other = seen.setdefault((row.path, row.start, row.end), row)
+        other = seen.setdefault((posixpath.normpath(row.path), row.start or 0, row.end), row)
         if other is not row:
             faults.append(f"{row.where}: the same video and span as line {other.where.rpartition(':')[2]}")
     if faults:
@@ -178,13 +181,10 @@ def _checked(path: Path, rows: list[Row], faults: list[str]) -> list[Row]:
 def _moment(text: str, name: str, frames: bool) -> float | None:
     if not text:
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0) or (frames and value != int(value)):
+    value = float(text) if NUMBER.fullmatch(text) else math.nan
+    if not value < 1e9 or (frames and value != int(value)):
         raise ValueError(
-            f"{name} {text!r} is not a {'frame number' if frames else 'time in seconds'} from 0 up"
+            f"{name} {text[:80]!r} is not a {'frame number' if frames else 'time in seconds'} from 0 up"
         )
     return value
 
@@ -192,7 +192,7 @@ def _moment(text: str, name: str, frames: bool) -> float | None:
 def _classes(rows: Mapping[str, list[Row]], file: Path | None) -> tuple[tuple[str, ...], dict[str, int]]:
     """Class names in order of id, and label text -> id."""
     labels = {row.label for part in rows.values() for row in part}
-    numeric = all(re.fullmatch(r"\d+", label) for label in labels)
+    numeric = [bool(_NUMERIC.fullmatch(label)) for label in labels]
     faults: list[str] = []
     if file:
         classes = read_classes(file)
@@ -203,13 +203,23 @@ def _classes(rows: Mapping[str, list[Row]], file: Path | None) -> tuple[tuple[st
                     names[row.label] = parse_label(row.label, len(classes))
             except ValueError as error:
                 faults.append(f"{row.where}: {error}, nor a class in {file}")
-    elif numeric:
+    elif any(numeric) and not all(
+        numeric
+    ):  # one typing error would turn numbers into names, in another order
+        few = 2 * sum(numeric) <= len(numeric)
+        odd = [row for part in rows.values() for row in part if bool(_NUMERIC.fullmatch(row.label)) == few]
+        raise ManifestError(
+            f"some labels are numbers and some are names:\n{shortlist([f'{r.where}: {r.label[:80]!r}' for r in odd])}\n"
+            "If that is right, name the classes: dataset.classes=FILE, one name a line."
+        )
+    elif all(numeric):
         ids = {int(label) for label in labels}
         gaps = [i for i in range(min(max(ids), len(ids)) + 1) if i not in ids]
         if gaps:
+            top = next(row.where for part in rows.values() for row in part if int(row.label) == max(ids))
             raise ManifestError(
-                f"labels run from 0 to {max(ids)} but {', '.join(map(str, gaps[:10]))} never occur(s) in the lists. "
-                "If that is right, name the classes: dataset.classes=FILE, one name a line."
+                f"{top}: labels run from 0 to {max(ids)} but {', '.join(map(str, gaps[:10]))} never occur(s) in the "
+                "lists. If that is right, name the classes: dataset.classes=FILE, one name a line."
             )
         classes = tuple(str(i) for i in range(max(ids) + 1))
         names = {label: int(label) for label in labels}
@@ -222,7 +232,8 @@ def _classes(rows: Mapping[str, list[Row]], file: Path | None) -> tuple[tuple[st
     if faults:
         raise ManifestError(f"{len(faults)} label(s) cannot be used:\n{shortlist(faults, 20)}")
     if len(classes) < 2:
-        raise ManifestError(f"the lists have {len(classes)} class(es); a classifier needs at least 2")
+        files = ", ".join(part[0].where.rpartition(":")[0] for part in rows.values())
+        raise ManifestError(f"{files}: {len(classes)} class(es); a classifier needs at least 2")
     return classes, names
 
 

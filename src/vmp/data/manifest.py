@@ -10,10 +10,12 @@ Notable here:
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from vmp.data.decode import READERS
 from vmp.errors import ManifestError, shortlist
 from vmp.files import replacing, write_text
 
@@ -23,6 +25,8 @@ COLUMNS = (
     *("frames", "fps", "width", "height", "status", "readers"),
 )
 _REQUIRED = ("id", "path", "label")
+_TOGETHER = (("start", "end"), ("fps", "width", "height", "status", "readers"))  # all of them or none
+NUMBER = re.compile(r"\d+\.?\d*([eE][+-]?\d{1,3})?|\.\d+", re.ASCII)  # no sign, nan, inf or 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,12 @@ def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] 
     path = Path(path)
     classes = read_classes(path.parent / "classes.txt")
     rows = read_csv(path, required=_REQUIRED)
+    for columns in _TOGETHER if rows else ():
+        absent = [name for name in columns if name not in rows[0][1]]
+        if 0 < len(absent) < len(columns):
+            raise ManifestError(
+                f"{path}: column(s) {', '.join(absent)} missing; {', '.join(columns)} come together or not at all"
+            )
     faults: list[str] = []
     clips: list[Clip] = []
     seen: dict[str, int] = {}
@@ -112,18 +122,16 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """One class name a line; blank lines at the end are ignored.
 
     Raises:
-        ManifestError: no such file, none or one class, a blank or repeated name.
+        ManifestError: no such file, none or one class, a blank or repeated name, a control character.
     """
-    try:
-        names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: not found; it lists the class names, one a line") from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    names = [name.strip() for name in names]
+    if not path.exists():
+        raise ManifestError(f"{path}: not found; it lists the class names, one a line")
+    names = [name.strip() for name in read_text(path).rstrip().splitlines()]
     for line, name in enumerate(names, 1):
         if not name:
             raise ManifestError(f"{path}:{line}: blank class name")
+        if any(ord(c) < 32 or c == "\x7f" for c in name):
+            raise ManifestError(f"{path}:{line}: class {name!r} holds a control character")
         if name in names[: line - 1]:
             raise ManifestError(f"{path}:{line}: class {name!r} is listed twice")
     if len(names) < 2:
@@ -135,23 +143,31 @@ def write_classes(path: Path, names: Sequence[str]) -> None:
     write_text(path, "".join(f"{name}\n" for name in names))
 
 
+def read_text(path: Path) -> str:
+    """An annotation file that people make, with every kind of editor.
+
+    Raises:
+        ManifestError: not there, not a file that can be read, not UTF-8, or not text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        why = "not found" if isinstance(error, FileNotFoundError) else error.strerror
+        raise ManifestError(f"{path}: {why}") from None
+    if "\0" in text:
+        raise ManifestError(f"{path}: holds NUL bytes; it is not a text file (UTF-16? save it as UTF-8)")
+    return text
+
+
 def read_csv(path: Path, *, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Rows of a CSV with a header, each with its line number; cells are stripped, blank lines skipped.
 
     Raises:
         ManifestError: not there, not UTF-8, broken quoting, a column missing or repeated, a row too long or short.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: not found") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise ManifestError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    if "\0" in text:
-        raise ManifestError(f"{path}: holds NUL bytes; it is not a text file (UTF-16? save it as UTF-8)")
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(read_text(path).splitlines(keepends=True), strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     header: list[str] | None = None
     before = 0
@@ -162,13 +178,10 @@ def read_csv(path: Path, *, required: Sequence[str]) -> list[tuple[int, dict[str
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
-                missing = [name for name in required if name not in header]
-                if missing or len(set(header)) < len(header):
-                    fault = (
-                        f"column(s) {', '.join(missing)} missing" if missing else "a column is named twice"
-                    )
+                if fault := _header_fault(header, required):
+                    found = ", ".join(name if name.isprintable() else repr(name) for name in header)
                     raise ManifestError(
-                        f"{path}:{line}: {fault}; found {', '.join(header)}. The first line must name the columns."
+                        f"{path}:{line}: {fault}; found {found[:400]}. The first line must name the columns."
                     )
                 continue
             if len(cells) != len(header):
@@ -183,6 +196,16 @@ def read_csv(path: Path, *, required: Sequence[str]) -> list[tuple[int, dict[str
     return rows
 
 
+def _header_fault(header: Sequence[str], required: Sequence[str]) -> str:
+    if missing := [name for name in required if name not in header]:
+        return f"column(s) {', '.join(missing)} missing"
+    if len(set(header)) < len(header):
+        return "a column is named twice"
+    return (
+        "" if all(name and name.isprintable() for name in header) else "a column has no name that can be read"
+    )
+
+
 def check_relative(path: str) -> str:
     """A path that stays inside the dataset root, with forward slashes.
 
@@ -193,6 +216,8 @@ def check_relative(path: str) -> str:
         raise ValueError("path is empty")
     if any(ord(c) < 32 for c in path):
         raise ValueError(f"path {path!r} holds a control character")
+    if any("\ud800" <= c <= "\udfff" for c in path):  # as the system gives bytes that are no UTF-8
+        raise ValueError(f"path {path!r} is not UTF-8; rename it")
     windows = PureWindowsPath(path)
     if path.startswith(("/", "~", "\\")) or windows.drive:
         raise ValueError(f"path {path!r} must be relative to the dataset root")
@@ -216,10 +241,9 @@ def inside(root: Path, path: str) -> Path:
 
 def parse_label(text: str, classes: int) -> int:
     """A class id, or ValueError naming what is allowed."""
-    try:
-        label = int(text)
-    except ValueError:
-        raise ValueError(f"label {text!r} is not a whole number") from None
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise ValueError(f"label {text[:80]!r} is not a whole number")
+    label = int(text)
     if not 0 <= label < classes:
         raise ValueError(f"label {label} is outside 0..{classes - 1} ({classes} classes in classes.txt)")
     return label
@@ -234,6 +258,10 @@ def _parse(row: dict[str, str], classes: int) -> Clip:
     status = row.get("status") or "ok"
     if status not in STATUSES:
         raise ValueError(f"status {status!r}: must be one of {', '.join(STATUSES)}")
+    readers = tuple((row.get("readers") or "").split())
+    strange = [reader for reader in readers if reader not in READERS]
+    if strange:
+        raise ValueError(f"readers {' '.join(strange)[:80]!r}: must be some of {', '.join(READERS)}")
     clip = Clip(
         id=row["id"],
         path=check_relative(row["path"]),
@@ -245,13 +273,15 @@ def _parse(row: dict[str, str], classes: int) -> Clip:
         width=_whole(row, "width"),
         height=_whole(row, "height"),
         status=status,
-        readers=tuple((row.get("readers") or "").split()),
+        readers=readers,
         tags={name: cell for name, cell in row.items() if name not in COLUMNS and cell},
     )
     if status == "ok" and clip.frames < 1:
         raise ValueError("frames is not measured; make the manifest with its dataset command")
     if status == "ok" and clip.length < 1:
         raise ValueError(f"start {start} is not before the end of the file, which has {clip.frames} frames")
+    if status == "ok" and end is not None and end > clip.frames:
+        raise ValueError(f"end {end} lies beyond the end of the file, which has {clip.frames} frames")
     return clip
 
 
@@ -259,17 +289,14 @@ def _whole(row: dict[str, str], name: str, *, none: bool = False):  # type: igno
     text = row.get(name) or ""
     if not text:
         return None if none else 0
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{name} {text!r} is not a whole number of frames or pixels")
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(f"{name} {text[:80]!r} is not a whole number of frames or pixels")
     return int(text)
 
 
 def _number(row: dict[str, str], name: str) -> float:
     text = row.get(name) or "0"
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = float(text) if NUMBER.fullmatch(text) else -1.0
     if not 0 <= value < 1e6:
-        raise ValueError(f"{name} {text!r} is not a number of frames a second")
+        raise ValueError(f"{name} {text[:80]!r} is not a number of frames a second")
     return value

@@ -170,7 +170,7 @@ def read_sequences(folder: Path) -> dict[str, tuple[str, ...]]:
             word = (row.split() or ["#"])[0]
             if word.startswith("#"):
                 continue
-            match = re.fullmatch(r"(s\d+-d\d+)(-cam-\d+)?", word)
+            match = re.fullmatch(r"(s[0-9]+-d[0-9]+)(-cam-[0-9]+)?", word)
             if not match:
                 raise ManifestError(
                     f"{there[name]}:{number}: {word[:60]!r} is not a sequence such as s07-d72"
@@ -211,7 +211,9 @@ def read_mat(path: Path) -> Annotations:
                 set_in=np.asarray(annos["iaMat"][()]) > 0,
                 rate=float(annos["frameRate"][()].ravel()[0]) if "frameRate" in annos else None,
             )
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except ManifestError:
+        raise
+    except Exception as error:  # h5py leaks every kind of exception
         raise ManifestError(
             f"{path}: cannot be read as a MATLAB 7.3 file ({error}); fetch it again"
         ) from None
@@ -234,7 +236,7 @@ def _string(value: Any) -> str:
     """MATLAB keeps an empty string as its size, with a mark."""
     if value.attrs.get("MATLAB_empty", 0) or not value.size:
         return ""
-    return value[()].ravel().astype("<u2").tobytes().decode("utf-16-le", "replace").strip()
+    return value[()].ravel().astype("<u2").tobytes().decode("utf-16-le").strip()
 
 
 def _whole(numbers: Any) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vmp.errors import ConfigError, ManifestError
+from vmp.data.manifest import read_text
+from vmp.errors import ConfigError
 
 SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv")  # preferred first
 JOURNAL = ".cuts.jsonl"  # in folders of clips that were made from other videos
@@ -79,12 +80,9 @@ def read_lines(path: Path) -> list[str]:
     """Lines of an annotation file without blanks around them; blank lines stay, so that numbers fit.
 
     Raises:
-        ManifestError: not UTF-8.
+        ManifestError: not there, not UTF-8, or not text.
     """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    return [line.strip() for line in read_text(path).splitlines()]
 
 
 def find_videos(root: Path) -> dict[str, list[str]]:
