@@ -32,6 +32,11 @@ def friendly() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         print(f"error: {explain(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except ValueError as error:
+        if "--multirun, --cfg" not in str(error):
+            raise
+        print("error: --cfg shows one run: leave -m and its lists out", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -154,9 +154,7 @@ def _shared(overrides: list[Sequence[str]], labels: list[str], folder: str, raw:
     told = f"{len(overrides)} jobs would share the folder {folder}: {_listed(labels)}\n{', '.join(keys)}: not part of "
     told += "a run folder's name, so a tag has to tell the runs apart"
     if groups:
-        return (
-            f"{told}; run them one after another, each with its tag=WORD, or give each dataset its name=WORD"
-        )
+        return f"{told}: one sweep for each of them, each with its tag=WORD"
     words = "-".join(f"{key.rpartition('.')[2]}${{{key}}}" for key in keys)
     tag = f"{raw['tag']}-{words}" if raw.get("tag") else words
     return f"{told}; add this to the command:\n  'tag={tag}'"

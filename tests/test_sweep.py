@@ -1,0 +1,328 @@
+"""Sweeps with every launcher that is installed: real processes, of a training that takes no time (quick_train.py)."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from runs import bright_or_dark, folder, overrides_for
+
+from vmp.errors import ConfigError
+from vmp.sweep import environment, name_of, plan, slots
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(*overrides: str, script: str = "tests/quick_train.py", **env: str) -> subprocess.Popen[str]:
+    """A sweep in a group of processes of its own, as a terminal has it."""
+    return subprocess.Popen(
+        [sys.executable, script, "-m", *overrides],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def over(process: subprocess.Popen[str], timeout: float = 280) -> tuple[int, str, str]:
+    try:
+        said, wrong = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, said, wrong
+
+
+def status(out: Path) -> dict:
+    (path,) = out.glob("sweeps/*/sweep.json")
+    return json.loads(path.read_text())
+
+
+def states(out: Path) -> list[str]:
+    return [job["state"] for job in status(out)["jobs"]]
+
+
+def times_run(out: Path) -> Counter[str]:
+    """By the last part of the folder's name, how often a process has trained there."""
+    return Counter({p.parent.name: len(p.read_text().splitlines()) for p in out.rglob("runs.txt")})
+
+
+# --- while it runs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "basic",
+        pytest.param("local", marks=pytest.mark.slow),
+        pytest.param("joblib", marks=pytest.mark.slow),
+        pytest.param("submitit_local", marks=pytest.mark.slow),
+    ],
+)
+def test_failed_jobs_are_named_the_others_finish_and_are_skipped_next_time(tmp_path, launcher):
+    """optim.lr=9 fails with a message, optim.lr=8 is killed."""
+    sweep = [
+        f"output='{tmp_path}'",
+        "optim.lr=0.1,9,8,0.2",
+        "tag=lr${optim.lr}",
+        f"hydra/launcher={launcher}",
+    ]
+    code, said, wrong = over(start(*sweep))
+    assert code == 1, wrong
+    assert "Traceback" not in wrong
+    assert states(tmp_path) == ["done", "failed", "failed", "done"]
+    ok, failed, killed, _ = status(tmp_path)["jobs"]
+    assert (ok["top1"], ok["scalars"]["slope"]) == (50, 9.5)
+    assert failed["message"].endswith("the loss of step 3 is not finite.\nLower optim.lr.")
+    assert failed["code"] == 2
+    assert killed["message"].startswith("killed by SIGKILL: out of memory")
+    for job in (failed, killed):
+        assert f"failed: {job['label']}\n  folder: {job['folder']}\n" in said
+    (output,) = tmp_path.glob("sweeps/*/1/output.txt")
+    assert f"what it said: {output}" in said
+    assert "not finite" in output.read_text()
+    assert times_run(tmp_path) == {f"seed0-lr{lr}": 1 for lr in (0.1, 0.2, 8, 9)}
+    before = {p: p.read_bytes() for p in tmp_path.rglob("result.json")}
+
+    code, said, _ = over(start(*sweep))
+    assert code == 1
+    assert states(tmp_path) == ["finished before", "failed", "failed", "finished before"]
+    assert "sweep of 4 jobs, 2 finished before" in said
+    assert times_run(tmp_path) == {"seed0-lr0.1": 1, "seed0-lr0.2": 1, "seed0-lr8": 2, "seed0-lr9": 2}
+    assert {p: p.read_bytes() for p in tmp_path.rglob("result.json")} == before
+
+
+@pytest.mark.parametrize(
+    ("number", "launcher", "everyone"),
+    [
+        (signal.SIGINT, "basic", True),
+        pytest.param(signal.SIGTERM, "basic", False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "joblib", True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "local", False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_sweep_that_is_asked_to_stop_lets_its_job_save_and_goes_on_later(
+    tmp_path, number, launcher, everyone
+):
+    """optim.lr=7 trains until it is asked to stop. A terminal signals all processes, others the first."""
+    sweep = [f"output='{tmp_path}'", "optim.lr=7", "vmp.lambda=1,2,3", f"hydra/launcher={launcher}"]
+    process = start(*sweep)
+    began = time.monotonic()
+    while not list(tmp_path.rglob("ready")):
+        assert process.poll() is None, over(process)
+        assert time.monotonic() - began < 120
+        time.sleep(0.05)
+    if number == signal.SIGTERM:
+        code, _, wrong = over(start(*sweep))
+        assert (code, "this sweep is running already" in wrong) == (2, True)
+    (os.killpg if everyone else os.kill)(process.pid, number)
+    code, said, wrong = over(process)
+    assert code == 128 + number, wrong
+    assert {p.read_text() for p in tmp_path.rglob("saved")} == {"SIGTERM"}  # asked once
+    found = Counter(states(tmp_path))
+    assert set(found) == {"stopped", "not started"}
+    assert found["stopped"] == len(list(tmp_path.rglob("saved")))
+    assert "The same command again" in said
+    assert "no other starts" in wrong
+    if launcher == "basic" and everyone:
+        for weight in (2, 3):  # these would train until they are asked to stop
+            (tmp_path / f"motions-static/tiny/learned_lambda{weight}/seed0").mkdir(
+                parents=True, exist_ok=True
+            )
+            (tmp_path / f"motions-static/tiny/learned_lambda{weight}/seed0/saved").touch()
+        code, _, wrong = over(start(*sweep))
+        assert code == 0, wrong
+        assert states(tmp_path) == ["done"] * 3
+
+
+def test_jobs_have_devices_of_their_own_and_nothing_of_torchrun(tmp_path):
+    """Groups and ranges are swept, too. quick_train.py refuses to start with the variables of torchrun."""
+    sweep = ["vmp=none,learned", "seed=range(1,2)", "hydra/launcher=local", "hydra.launcher.devices=[3,5]"]
+    process = start(f"output='{tmp_path}'", *sweep, RANK="1", MASTER_ADDR="elsewhere")
+    code, _, wrong = over(process)
+    assert code == 0, wrong
+    seen = [p.read_text().split()[1] for p in tmp_path.rglob("runs.txt")]
+    assert sorted(seen) == ["3", "5"]
+    assert [job["label"] for job in status(tmp_path)["jobs"]] == ["vmp=none", "vmp=learned"]
+    assert {Path(job["folder"]).name for job in status(tmp_path)["jobs"]} == {"seed1"}
+
+
+@pytest.mark.slow
+def test_a_job_that_a_person_runs_alone_is_the_same_job(tmp_path):
+    code, _, wrong = over(start(f"output='{tmp_path}'", "seed=1,2", "tag=it"))
+    assert code == 0, wrong
+    sweep = status(tmp_path)
+    alone = [sys.executable, sweep["script"], *sweep["jobs"][1]["overrides"]]
+    assert subprocess.run(alone, cwd=ROOT, check=True, capture_output=True).returncode == 0
+    assert times_run(tmp_path) == {"seed1-it": 1, "seed2-it": 2}
+
+
+@pytest.mark.slow
+def test_real_training(tmp_path):
+    """One run learns, one has a loss that is not finite; both were told apart by their tag."""
+    (tmp_path / "data").mkdir()
+    data = bright_or_dark(tmp_path / "data")
+    overrides = overrides_for(
+        data, tmp_path / "out", "trainer.epochs=2", "optim.warmup=0", "tag=lr${optim.lr}"
+    )
+    lr = [o for o in overrides if not o.startswith("optim.lr=")]
+    code, said, wrong = over(start(*lr, "optim.lr=0.05,1e30", script="train.py"))
+    assert code == 1, wrong
+    assert states(tmp_path / "out") == ["done", "failed"]
+    assert "is not finite" in status(tmp_path / "out")["jobs"][1]["message"]
+    assert "epoch 2/2" in said
+    result = json.loads((folder(tmp_path / "out", seed="seed0-lr0.05") / "result.json").read_text())
+    assert "-m" not in result["command"].split()
+    assert (folder(tmp_path / "out", seed="seed0-lr1e+30") / "log.txt").exists()
+
+
+# --- before it starts ----------------------------------------------------------------------------------------------
+
+
+def planned(*overrides: list[str]):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return plan(
+            overrides, lambda each: OmegaConf.to_container(compose("train", list(each)), resolve=True)
+        )
+
+
+def test_jobs_with_one_folder_are_refused_and_the_way_out_works(tmp_path):
+    home = f"output='{tmp_path}'"
+    with pytest.raises(
+        ConfigError, match=r"2 jobs would share the folder .*seed0: optim.lr=0.1; optim.lr=0.2"
+    ) as e:
+        planned([home, "optim.lr=0.1"], [home, "optim.lr=0.2"])
+    way_out = str(e.value).splitlines()[-1].strip().strip("'")
+    assert way_out == "tag=lr${optim.lr}"
+    jobs = planned([home, "optim.lr=0.1", way_out], [home, "optim.lr=0.2", way_out])
+    assert [Path(job.folder).name for job in jobs] == ["seed0-lr0.1", "seed0-lr0.2"]
+    with pytest.raises(ConfigError, match=r"'tag=a-momentum\$\{optim.momentum\}'"):
+        planned([home, "tag=a", "optim.momentum=0.1"], [home, "tag=a", "optim.momentum=0.2"])
+    with pytest.raises(ConfigError, match="one sweep for each of them, each with its tag=WORD"):
+        planned([home, "trainer=default"], [home, "trainer=debug"])
+    with pytest.raises(ConfigError, match="the same job more than once"):
+        planned([home, "seed=1"], [home, "seed=1"])
+
+
+def test_every_wrong_job_is_told(tmp_path):
+    home = f"output='{tmp_path}'"
+    with pytest.raises(ConfigError) as caught:
+        planned(*([home, f"vmp.lambda={w}", f"seed={s}"] for w in (0, -1, "nan") for s in (0, 1)))
+    assert str(caught.value).splitlines() == [
+        "vmp.lambda = -1: must be greater than or equal to 0",
+        "  in 2 of 6 jobs: vmp.lambda=-1 seed=0; vmp.lambda=-1 seed=1",
+        "vmp.lambda = nan: must be a finite number",
+        "  in 2 of 6 jobs: vmp.lambda=nan seed=0; vmp.lambda=nan seed=1",
+    ]
+    with pytest.raises(ConfigError, match=r"^vmp.lamda: no such key; did you mean vmp.lambda\?$"):
+        planned([home, "vmp.lamda=0"], [home, "vmp.lamda=1"])
+    with pytest.raises(ConfigError, match=r"init_from = 'nowhere'.*\n  in 1 of 2 jobs: init_from=nowhere"):
+        planned([home, "init_from=nowhere"], [home, "seed=1"])
+
+
+def test_a_folder_that_holds_another_run_is_told_before_the_others_start(tmp_path):
+    home = f"output='{tmp_path}'"
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        kept = compose("train", [home, "seed=0"])
+    where = tmp_path / "motions-static/tiny/learned_lambda1/seed0"
+    where.mkdir(parents=True)
+    (where / "config.yaml").write_text(OmegaConf.to_yaml(kept, resolve=True))
+    (where / "result.json").write_text("{}")
+    assert [job.state for job in planned([home, "seed=0"], [home, "seed=1"])] == [
+        "finished before",
+        "waiting",
+    ]
+    with pytest.raises(
+        ConfigError, match=r"(?s)seed0 holds a run with another config.*in 1 of 2 jobs: seed=0"
+    ):
+        planned([home, "optim.lr=0.5", "seed=0"], [home, "optim.lr=0.5", "seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "env", "said"),
+    [
+        (["optim.lr=0.1,0.2"], {}, "'tag=lr${optim.lr}'"),
+        (["seed=0,1"], {"WORLD_SIZE": "2"}, "not with torchrun"),
+        (["seed=0,1", "hydra.sweeper.processes=0"], {}, "must be at least 1"),
+        (["seed=0,1", "hydra/launcher=local", "hydra.launcher.n_jobs=0"], {}, "must be at least 1"),
+        (["seed=0,1", "hydra/launcher=slurm", "hydra.launcher.partion=a"], {}, "partion"),
+        (["seed=0,1", "hydra/launcher=ray"], {}, "is not installed: pip install '.[ray]'"),
+    ],
+)
+def test_a_sweep_that_cannot_run_starts_nothing(tmp_path, overrides, env, said):
+    if "hydra/launcher=ray" in overrides and importlib.util.find_spec("ray"):
+        pytest.skip("ray is installed")
+    code, _, wrong = over(start(f"output='{tmp_path}'", *overrides, **env))
+    assert code == 2
+    assert said in wrong
+    assert "Traceback" not in wrong
+    assert not list(tmp_path.rglob("runs.txt"))
+
+
+def test_places_of_jobs():
+    pinned = [{"CUDA_VISIBLE_DEVICES": devices} for devices in ("0", "1", "2")]
+    assert slots(["0", "1", "2"], 1, None) == pinned
+    assert slots(["0", "1", "2"], 1, 2) == pinned[:2]
+    assert slots(["0", "1"], 1, 3) == [*pinned[:2], pinned[0]]
+    assert slots(["0", "1", "2", "3", "4"], 2, None) == [{"CUDA_VISIBLE_DEVICES": d} for d in ("0,1", "2,3")]
+    assert slots([], 1, None) == [{}]
+    assert len(slots([], 1, 3)) == 3
+    with pytest.raises(ConfigError, match="processes = 4: there are 2 devices"):
+        slots(["0", "1"], 4, None)
+
+
+def test_the_same_command_has_the_same_name():
+    jobs = planned(["seed=0", "vmp.lambda=1"], ["seed=1", "vmp.lambda=2"])
+    assert name_of(["seed=0,1"], jobs).startswith("seed-lambda-")
+    assert name_of(["a", "b"], jobs) == name_of(["b", "a"], jobs) != name_of(["a"], jobs)
+
+
+def test_a_jobs_environment(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"} & set(environment())
+    assert environment()["NCCL_DEBUG"] == "INFO"
+
+
+# --- launchers of others -------------------------------------------------------------------------------------------
+
+
+def test_slurms_config_is_the_plugins():
+    """Every key that the plugin knows is there, so that it can be set without a plus; no other is."""
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+    ours = OmegaConf.load(ROOT / "conf/hydra/launcher/slurm.yaml")
+    assert set(ours) == set(OmegaConf.structured(SlurmQueueConf))
+    ours.submitit_folder = ours.gpus_per_node = None
+    OmegaConf.merge(OmegaConf.structured(SlurmQueueConf(gpus_per_node=1)), {**ours, "submitit_folder": "x"})
+    assert 60 <= ours.signal_delay_s < 60 * ours.timeout_min
+    assert ours.max_num_timeout > 0
+
+
+def test_joblibs_config_is_the_plugins():
+    from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
+
+    ours = OmegaConf.load(ROOT / "conf/hydra/launcher/joblib.yaml")
+    assert set(ours) == set(OmegaConf.structured(JobLibLauncherConf))
+
+
+@pytest.mark.slow
+def test_near_a_time_limit_a_job_saves_and_is_queued_again(tmp_path):
+    """submitit sends its signal half a minute before the minute is over."""
+    sweep = [f"output='{tmp_path}'", "optim.lr=7", "seed=0", "hydra/launcher=submitit_local"]
+    code, said, wrong = over(start(*sweep, "hydra.launcher.timeout_min=1"))
+    assert code == 0, wrong
+    assert "waiting: " in said
+    assert times_run(tmp_path) == {"seed0": 2}
+    assert [p.read_text() for p in tmp_path.rglob("saved")] == ["SIGTERM"]
