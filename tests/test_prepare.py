@@ -1,4 +1,4 @@
-"""HMDB-51, FineGym and MPII Cooking 2 from small trees with the traps of the real ones to manifests."""
+"""HMDB-51, FineGym and MPII Cooking 2 from small trees with the traps of the real ones to manifests and runs."""
 
 import csv
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -844,3 +845,81 @@ def test_the_command_says_what_is_wrong(tmp_path):
     done = command("hmdb51", "--videos", tmp_path / "none")
     assert (done.returncode, done.stderr.startswith("error: --videos")) == (2, True)
     assert "examples:" in command("--help").stdout
+
+
+# --- training on what was prepared -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(hmdb, gym, mpii, tmp_path_factory):
+    """data/hmdb51, data/finegym and data/mpii_cooking2: in place, cut, and cut."""
+    root = tmp_path_factory.mktemp("data")
+    run(plan_hmdb51(hmdb / "videos"), root / "hmdb51", allow_missing=True)
+    for name, plan in (
+        ("finegym", plan_finegym(gym / "videos", gym / "annotations")),
+        ("mpii_cooking2", plan_cooking(mpii)),
+    ):
+        run(plan, root / name, allow_missing=True, how="cut", short_side=64)
+    return root
+
+
+def train(data: Path, out: Path, *overrides: str) -> runs.Running:
+    quick = [
+        word for word in runs.QUICK if not word.startswith(("dataset", "trainer.epochs", "trainer.batch"))
+    ]
+    rest = [
+        "trainer.epochs=1",
+        "trainer.batch_size=2",
+        "data.max_bad_fraction=0.9",
+        f"data.root='{data}'",
+        f"output='{out}'",
+    ]
+    return runs.Running([*quick, *rest, *overrides])
+
+
+@pytest.mark.slow
+def test_training_on_prepared_datasets(prepared, tmp_path):
+    """The commands of the README; a missing clip is counted in the result."""
+    asked = {
+        "hmdb51-split2": ("dataset=hmdb51", "dataset.split=2"),
+        "finegym": ("dataset=finegym",),
+        "mpii_cooking2": ("dataset=mpii_cooking2",),
+    }
+    running = {name: train(prepared, tmp_path, *words) for name, words in asked.items()}
+    results = {}
+    for name, process in running.items():
+        done = process.wait(240)
+        assert done.returncode == 0, done.stderr
+        (path,) = (tmp_path / name).rglob("result.json")
+        results[name] = json.loads(path.read_text())
+    lost = {
+        name: sorted(
+            (split, counts["missing"]) for split, counts in result["clips"].items() if counts["missing"]
+        )
+        for name, result in results.items()
+    }
+    assert lost == {
+        "hmdb51-split2": [("train", 1)],  # split 2 trains on the third clip of kick_ball
+        "finegym": [("train", 1)],
+        "mpii_cooking2": [("train", 1)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("dataset=hmdb51", "dataset.split=2"), "hmdb51-split2 is not there"),
+        (("dataset=finegym",), "finegym is not there"),
+        (("dataset=mpii_cooking2",), "mpii_cooking2 is not there"),
+    ],
+)
+def test_training_without_data_names_the_command(tmp_path, words, said):
+    """And the command it names is one that the script takes."""
+    done = train(tmp_path / "data", tmp_path, *words).wait()
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert said in done.stderr
+    line = next(text for text in done.stderr.splitlines() if "scripts/prepare.py" in text).split()
+    asked = [str(tmp_path) if word in ("DIR", "FILE") else word for word in line[2:]]
+    tried = command(*asked)
+    assert tried.returncode == 2
+    assert "usage:" not in tried.stderr  # it failed over the empty folder, not over its options

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 PREPARING = {  # what `scripts/prepare.py` asks for
     "hmdb51": "--videos DIR --splits DIR",
-    "finegym": "--annotations DIR --videos DIR",
-    "mpii_cooking2": "--mat FILE --splits DIR --videos DIR",
+    "finegym": "--annotations DIR --videos DIR --cut",
+    "mpii_cooking2": "--mat FILE --splits DIR --videos DIR --cut",
 }
 
 
@@ -58,41 +58,7 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
     Raises:
         ManifestError, ConfigError: what is wrong and how to put it right.
     """
-    dataset, home = config.dataset, Path(config.data.root)
-    videos: Path | None = None
-    if isinstance(dataset, MotionsDataset):
-        from vmp.data.motions import Motions, make_motions
-
-        spec = Motions(**dataset.model_dump(exclude={"kind", "name", "flip"}))
-        folder = make_motions(home / "motions", spec, progress=progress)
-    elif isinstance(dataset, ListDataset):
-        from vmp.data.listing import make_list
-
-        videos = Path(dataset.root)
-        lists = {"train": Path(dataset.train), "val": Path(dataset.val)}
-        lists |= {"test": Path(dataset.test)} if dataset.test else {}
-        names = Path(dataset.classes) if dataset.classes else None
-        folder = make_list(
-            home / dataset.name, videos=videos, lists=lists, classes_file=names, progress=progress
-        )
-    else:
-        folder, videos = Path(dataset.folder), Path(dataset.root) if dataset.root else None
-        if not folder.is_dir() and isinstance(dataset, PreparedDataset):
-            base = dataset.name.partition("-")[0]
-            raise ConfigError(
-                f"{dataset.name} is not there: {folder} does not exist. Prepare it from its videos and annotations:\n"
-                f"  python scripts/prepare.py {base} {PREPARING.get(base, '...')} --out {home / base}\n"
-                "or name a folder of manifests: dataset.folder=..."
-            )
-        if not folder.is_dir():
-            raise ConfigError(
-                f"dataset.folder = {dataset.folder}: no such folder; it should hold classes.txt, train.csv and "
-                "val.csv or test.csv, as docs/data.md says"
-            )
-    if videos is None:
-        from vmp.data.prepare import recorded_root
-
-        videos = recorded_root(folder)
+    folder, videos = _manifests(config, progress=progress)
     val, test = (
         read_manifest(folder / f"{split}.csv", root=videos) if (folder / f"{split}.csv").exists() else None
         for split in ("val", "test")
@@ -102,23 +68,71 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
         raise ConfigError(f"{folder}: holds neither val.csv nor test.csv, so there is nothing to test on")
     if not val and config.trainer.select == "best":
         raise ConfigError("trainer.select = 'best': the dataset has no validation split; use last")
+    if not isinstance(
+        config.dataset, PreparedDataset
+    ):  # published splits: FineGym's neighbours may share a frame
+        _check_apart(splits)
+    return splits
+
+
+def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
+    """The folder of the manifests, and that of the videos; None: the manifests' own."""
+    dataset, home = config.dataset, Path(config.data.root)
+    if isinstance(dataset, MotionsDataset):
+        from vmp.data.motions import Motions, make_motions
+
+        spec = Motions(**dataset.model_dump(exclude={"kind", "name", "flip"}))
+        return make_motions(home / "motions", spec, progress=progress), None
+    if isinstance(dataset, ListDataset):
+        from vmp.data.listing import make_list
+
+        videos = Path(dataset.root)
+        lists = {"train": Path(dataset.train), "val": Path(dataset.val)}
+        lists |= {"test": Path(dataset.test)} if dataset.test else {}
+        names = Path(dataset.classes) if dataset.classes else None
+        folder = make_list(
+            home / dataset.name, videos=videos, lists=lists, classes_file=names, progress=progress
+        )
+        return folder, videos
+    folder = Path(dataset.folder)
+    if folder.is_dir():
+        from vmp.data.prepare import recorded_root
+
+        return folder, Path(dataset.root) if dataset.root else recorded_root(folder)
     if isinstance(dataset, PreparedDataset):
-        return splits  # published splits: FineGym's neighbouring elements may share a frame
+        base = dataset.name.partition("-")[0]
+        raise ConfigError(
+            f"{dataset.name} is not there: {folder} does not exist. Prepare it from its videos and annotations:\n"
+            f"  python scripts/prepare.py {base} {PREPARING.get(base, '...')} --out {home / base}\n"
+            "or name a folder of manifests: dataset.folder=..."
+        )
+    raise ConfigError(
+        f"dataset.folder = {dataset.folder}: no such folder; it should hold classes.txt, train.csv and "
+        "val.csv or test.csv, as docs/data.md says"
+    )
+
+
+def _check_apart(splits: Splits) -> None:
+    """Raise ManifestError when a frame is trained on and tested on."""
     trained_on: dict[str, list[Clip]] = {}
     for clip in splits.train.clips:
         trained_on.setdefault(posixpath.normpath(clip.path), []).append(clip)
-    for name, other in splits.named():
+    for other in (splits.val, splits.test):
         shared = [
             clip
-            for clip in (other.clips if name != "train" else ())
+            for clip in (other.clips if other else ())
             if any(_overlap(clip, own) for own in trained_on.get(posixpath.normpath(clip.path), ()))
         ]
-        if shared:
+        if other and shared:
             raise ManifestError(
                 f"{other.path}: {len(shared)} clip(s) are in {splits.train.path} too, for instance {shared[0].id} "
                 f"({shared[0].path}); a model must not be tested on what it was trained on"
             )
-    return splits
+
+
+def _overlap(a: Clip, b: Clip) -> bool:
+    """Whether two clips of one file share a frame."""
+    return a.start < (b.end or b.frames or 1) and b.start < (a.end or a.frames or 1)
 
 
 def backbone_spec(config: Config) -> "Spec":
@@ -313,8 +327,3 @@ def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier", *, cro
         test_side=spec.test_side if crops > 1 else max(spec.jitter[0], spec.test_crop),
         test_crop=spec.test_crop,
     )
-
-
-def _overlap(a: Clip, b: Clip) -> bool:
-    """Whether two clips of one file share a frame."""
-    return a.start < (b.end or b.frames or 1) and b.start < (a.end or a.frames or 1)

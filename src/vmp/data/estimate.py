@@ -1,8 +1,9 @@
 """How much disk and time it will take to make clips, or to measure videos, before it is done.
 
 Notable here:
-- headers say how many frames there are; what they cost depends on what is in them (noise takes ten times the bytes of
-  a plain wall) and on the machine. So a few clips are made, in a child process and into a folder that is thrown away;
+- headers say how many frames there are. What they cost depends on what is in them (noise takes ten times the bytes of
+  a plain wall), on the machine and on what else it does: a few clips are made, in child processes and into a folder
+  that is thrown away;
 - a sample begins at the keyframe that a seek finds: near its clip, which is enough here.
 """
 
@@ -24,7 +25,7 @@ from vmp.data.measure import READ_THROUGH, Lost, Source, in_children, seeking, s
 from vmp.data.writer import ClipWriter, shrink, target_size, upright_size
 from vmp.errors import VideoReadError
 
-SAMPLES, SAMPLE = 6, 64  # clips that are made to find out, and how many frames of each at most
+SAMPLES, SAMPLE = 6, 48  # clips that are made to find out, and how many frames of each at most
 START = 2.0  # seconds that a child process takes to start
 READS = 1.5  # what a seeking reader costs on a whole file, against counting it
 
@@ -149,7 +150,7 @@ def _make_one(cut: Cut, *, short_side: int | None, folder: Path) -> Iterator[_Sa
     writer = ClipWriter(folder / cut.target.with_suffix(".mp4").name, FALLBACK)
     length = SAMPLE if cut.end is None else min(SAMPLE, cut.end - cut.start)
     read = writing = 0.0
-    began = time.process_time()
+    began = time.perf_counter()
     with av.open(os.path.abspath(cut.source), metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
@@ -160,14 +161,14 @@ def _make_one(cut: Cut, *, short_side: int | None, folder: Path) -> Iterator[_Sa
         for frame in islice(container.decode(stream), length):
             number += 1
             read += frame.width * frame.height
-            before = time.process_time()
+            before = time.perf_counter()
             picture = shrink(frame, short_side)
             writer.add(picture, small(picture.to_ndarray(format="rgb24")))
-            writing += time.process_time() - before
-    decoding = time.process_time() - began - writing
-    before = time.process_time()
+            writing += time.perf_counter() - before
+    decoding = time.perf_counter() - began - writing
+    before = time.perf_counter()
     found = writer.finish()
-    writing += time.process_time() - before
+    writing += time.perf_counter() - before
     written = number * found.width * found.height
     if read and written:
         yield _Sample(decoding / read, writing / written, writer.target.stat().st_size / written)
