@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from runs import CONTEXT, ROOT, Running, bright_or_dark, folder, overrides_for, run, start, start_ranks
 from safetensors.numpy import load_file
+from wandb_server import WandbServer
 
 from vmp import MotionPrompt
 from vmp.config import check
@@ -211,6 +212,65 @@ def test_what_a_sitting_lost_is_made_up_for_and_nothing_is_sent_twice(tmp_path, 
     assert [plain(row) for row in history] == [logged(row) for row in rows]
 
 
+@pytest.fixture
+def server(monkeypatch, fresh):
+    found = WandbServer()
+    monkeypatch.setenv("WANDB_BASE_URL", found.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("lost", [0, 5])
+def test_online_a_run_that_continues_is_the_same_run_with_each_row_once(tmp_path, server, lost):
+    """The server is asked what it has: rows that it did not get before a kill come with the next sitting."""
+    config, rows, said = config_for(tmp_path, "logger=wandb"), rows_until(4), []
+    sit(config, rows[:14], code=137, said=said)
+    (run_id,) = server.runs
+    assert said == [f"wandb: {server.url}/somebody/{PROJECT}/runs/{run_id}"]
+    assert server.ended == {run_id: 137}
+    assert len(server.history[run_id]) == 14
+    del server.history[run_id][14 - lost :]
+    sit(config, rows, keep=8, said=said)
+    assert list(server.runs) == [run_id]
+    assert server.ended == {run_id: 0}
+    history = server.history[run_id]
+    assert [row["_step"] for row in history] == list(range(len(rows)))
+    assert [plain(row) for row in history] == [logged(row) for row in rows]
+    assert server.runs[run_id]["groupName"] == "motions-static/tiny"
+    assert not [line for line in said if "warning" in line]
+
+
+def test_online_after_offline_the_server_has_all_of_it(tmp_path, server, monkeypatch):
+    import wandb
+
+    config, rows = config_for(tmp_path, "logger=wandb"), rows_until(3)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sit(config, rows[:9])
+    assert not server.runs
+    monkeypatch.delenv("WANDB_MODE")
+    wandb.teardown()
+    sit(config, rows, keep=8)
+    (run_id,) = server.runs
+    assert run_id == json.loads((config.folder / "wandb.json").read_text())["id"]
+    assert [plain(row) for row in server.history[run_id]] == [logged(row) for row in rows]
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_costs_the_timeout_at_the_end(tmp_path, server):
+    config, rows = config_for(tmp_path, "logger=wandb", "logger.finish_timeout=2"), rows_until(3)
+    tracker = start_tracker(config, config.folder, first=True, say=print)
+    tracker.row(rows[0])
+    server.close()
+    for row in rows[1:]:
+        tracker.row(row)
+    began = time.monotonic()
+    tracker.close()
+    assert time.monotonic() - began < 12
+    (file,) = wandb_files(config.folder)
+    assert [plain(row) for row in read_history(file)] == [logged(row) for row in rows]  # for wandb sync
+
+
 def test_tracking_that_begins_half_way_has_the_first_half_too(tmp_path):
     rows = rows_until(3)
     sit(config_for(tmp_path), rows[:9])
@@ -373,6 +433,7 @@ def test_a_failure_is_one_warning(tmp_path, monkeypatch, capfd, fresh, what):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_wandb_s_process_may_die(tmp_path):
     """In a process of its own, for the sake of what is printed at its end and its exit code."""
     code = f"""
@@ -649,6 +710,20 @@ def test_upload_builds_one_clean_run_from_the_files(tmp_path):
     assert run.run_id != json.loads((config.folder / "wandb.json").read_text())["id"]
 
 
+@pytest.mark.slow
+def test_upload_to_a_server_a_second_time_adds_what_is_missing(tmp_path, server, script):
+    config, rows = config_for(tmp_path), rows_until(3)
+    sit(config, rows[:8])
+    for n in (8, len(rows)):
+        if n > 8:
+            sit(config, rows, keep=8)
+        code, said = script("upload_wandb.py", str(config.folder))
+        assert code == 0, said
+        (run_id,) = server.runs
+        assert f"/runs/{run_id}" in said
+        assert [plain(row) for row in server.history[run_id]] == [logged(row) for row in rows[:n]]
+
+
 def test_upload_tells_what_is_wrong(tmp_path, script):
     code, said = script("upload_wandb.py", str(tmp_path))
     assert code == 2
@@ -759,10 +834,10 @@ def test_a_run_with_a_key_and_no_server_finishes(data, straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_in_one_process_is_one_group_of_runs(data, tmp_path):
+def test_a_sweep_that_tracks_is_one_group_of_runs(data, tmp_path):
     done = Running(
         ["-m", *overrides_for(data, tmp_path, "logger=wandb", "trainer.epochs=1", "vmp.lambda=0,1")]
-    ).wait()
+    ).wait(280)
     assert done.returncode == 0, done.stderr[-2000:]
     runs = []
     for method in ("learned_lambda0", "learned_lambda1"):

@@ -167,7 +167,7 @@ def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
         f"{Path(run.dir).parent} (to send it: wandb sync '{Path(run.dir).parent}')" if offline else run.url
     )
     backend, rows = WandbRun(run, folder), read_rows(folder)
-    for number in range(int(run.step), len(rows)):
+    for number in range(int(run.starting_step), len(rows)):
         backend.row(number, rows[number])
     if (folder / "result.json").exists():
         backend.result(len(rows), read_report(folder))
@@ -223,7 +223,9 @@ class WandbRun:
         self.run, self.folder = run, folder
 
     def begin(self, rows: list[Row], new: int) -> int:
-        return int(self.run.step) if not self.run.offline else rows_held(self.folder, self.run.id)
+        if self.run.offline:
+            return rows_held(self.folder, self.run.id)
+        return int(self.run.starting_step)  # run.step is 0 until something is logged
 
     def row(self, number: int, row: Row) -> None:
         values = {key: value for key, value in row.items() if key != "kind"}
@@ -266,8 +268,8 @@ class WandbRun:
         self.run.finish(exit_code=code)
         file = Path(self.run.dir).parent / f"run-{self.run.id}.wandb"
         until = time.monotonic() + 5
-        while self.run.offline and not is_whole(file) and time.monotonic() < until:
-            time.sleep(0.02)  # wandb's process writes on for some milliseconds
+        while not is_whole(file) and time.monotonic() < until:
+            time.sleep(0.02)  # finish() returns before wandb's process has written it all
 
     def abandon(self) -> None:
         import wandb
