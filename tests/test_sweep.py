@@ -131,7 +131,9 @@ def test_a_sweep_that_is_asked_to_stop_lets_its_job_save_and_goes_on_later(
     assert {p.read_text() for p in tmp_path.rglob("saved")} == {"SIGTERM"}  # asked once
     found = Counter(states(tmp_path))
     assert set(found) == {"stopped", "not started"}
-    assert found["stopped"] == len(list(tmp_path.rglob("saved")))
+    assert (
+        found["stopped"] >= len(list(tmp_path.rglob("saved"))) >= 1
+    )  # another job may not have begun to train
     assert "The same command again" in said
     assert "no other starts" in wrong
     if launcher == "basic" and everyone:
