@@ -261,6 +261,22 @@ def test_sources_that_are_none(sources, tmp_path):
     assert e.seconds > 0
 
 
+def test_the_disk_that_cutting_will_take_is_known_before(sources, tmp_path):
+    """Within a factor of three, for pictures that code well and for noise, which takes a hundred times as much."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 120, 160, 3), dtype=np.uint8)
+    write_video(tmp_path / "noise.mp4", noise)
+    for source, short_side in ((sources / "plain.mp4", 120), (tmp_path / "noise.mp4", None)):
+        cuts = [
+            Cut(source=source, start=s, end=s + 20, target=tmp_path / f"cut{short_side}" / f"{s}.mp4")
+            for s in (0, 10, 20)
+        ]
+        estimated = estimate_cutting(cuts, short_side=short_side, workers=2)
+        done = list(cut_all(cuts, short_side=short_side, workers=2, progress=False))
+        written = sum(cut.target.stat().st_size for cut, _ in done)
+        assert written / 3 < estimated.bytes < 3 * written
+        assert (estimated.clips, estimated.sources, estimated.frames) == (3, 1, 60)
+
+
 def test_arguments_are_checked_before_anything_is_done(sources, tmp_path):
     good = {"source": sources / "plain.mp4", "start": 0, "end": 5, "target": tmp_path / "new" / "a.mp4"}
     for wrong in ({"start": -1}, {"end": 0}, {"target": tmp_path / "a.avi"}, {"source": good["target"]}):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -17,6 +18,7 @@ import runs
 import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_remux import packed_avi
 
 from vmp.data.decode import READERS
 from vmp.data.encode import write_video
@@ -278,6 +280,81 @@ def test_hmdb51_from_the_official_tree(hmdb, tmp_path):
     tags = clips[f"climb/{NAMES['climb'][1]}"].tags
     assert tags == {"vis": "u", "cam": "nm", "people": "10", "view": "fr", "quality": "med"}
     assert clips[f"climb_stairs/{NAMES['climb_stairs'][1]}"].path.endswith("fr_goo_1.mp4")
+
+
+@pytest.mark.parametrize(
+    ("videos_in", "splits_in"),
+    [
+        ("hmdb51_org", "testTrainMulti_7030_splits"),  # official unpack
+        ("videos", "annotations"),  # mmaction2: data/hmdb51/videos, data/hmdb51/annotations
+        ("HMDB51", "test_train_splits/testTrainMulti_7030_splits"),  # torchvision: root, annotation_path
+        ("clips", "splits"),  # pytorchvideo: video_path_prefix, folds
+        ("hmdb51_org/hmdb51_org", "hmdb51_org/hmdb51_splits"),  # one folder too many
+    ],
+)
+def test_hmdb51_in_common_layouts(hmdb, tmp_path, videos_in, splits_in):
+    shutil.copytree(hmdb / "videos", tmp_path / videos_in)
+    shutil.copytree(hmdb / "testTrainMulti_7030_splits", tmp_path / splits_in)
+    official = plan_hmdb51(hmdb / "videos").splits
+    assert plan_hmdb51(tmp_path / videos_in).splits == official  # looked for
+    assert plan_hmdb51(tmp_path / videos_in, tmp_path / splits_in).splits == official
+    ids = {split: [item.id for item in items] for split, items in official.items()}
+    home = plan_hmdb51(tmp_path, tmp_path / splits_in)  # the folder above
+    assert {split: [item.id for item in items] for split, items in home.splits.items()} == ids
+    there = [(tmp_path / item.path).is_file() for item in home.items]
+    assert there.count(False) == [
+        (hmdb / "videos" / i.path).is_file() for i in plan_hmdb51(hmdb / "videos").items
+    ].count(False)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "rawframes/wave/a_wave_0/img_00001.jpg",
+            "frame folders are not read: .* Name the folder of the videos",
+        ),
+        ("jpg/wave/a_wave_0/image_00001.jpg", "frame folders are not read"),
+        ("MPII.h5", r"MPII.h5 is HDF5, which is not read. Name the folder of the original videos"),
+    ],
+)
+def test_forms_that_are_not_read_are_told(tmp_path, name, said):
+    (tmp_path / "videos" / name).parent.mkdir(parents=True)
+    (tmp_path / "videos" / name).touch()
+    plan = plan_of(tmp_path / "videos", train=[Item(id="g", path="good.mp4", label=0)])
+    text = run(plan, tmp_path / "out").text
+    assert re.search(said, text)
+    assert name in text
+
+
+def test_hmdb51_remuxed_or_linked(hmdb, tmp_path):
+    """One root for all; a clip says whether it is the original, and the table how many are."""
+    shutil.copytree(hmdb / "videos", tmp_path / "videos")
+    packed = tmp_path / "videos/climb" / f"{NAMES['climb'][0]}.avi"
+    packed_avi(packed)
+    plan = plan_hmdb51(tmp_path / "videos", hmdb / "testTrainMulti_7030_splits")
+    said = run(plan, tmp_path / "out", how="remux", dry_run=True).text
+    assert "remuxing would read 8 videos" in said
+    outcome = run(plan, tmp_path / "out", how="remux", allow_missing=True)
+    assert "1 of 8 clips remuxed\n  7 kept as they are: every reader is exact for it" in outcome.text
+    manifest = read(tmp_path / "out", "split1/train")
+    clips = {clip.id: clip for clip in manifest.clips}
+    first = clips[f"climb/{NAMES['climb'][0]}"]
+    assert (first.path, first.tags["remuxed"]) == (f"clips/{first.id}.mp4", "yes")
+    assert [number(manifest, first, i) for i in (0, 31, 59)] == [0, 31, 59]
+    assert {"opencv", "decord", "pyav"} <= set(first.readers)
+    other = clips[f"climb_stairs/{NAMES['climb_stairs'][0]}"]
+    assert (other.path, other.tags["remuxed"]) == (f"clips/{other.id}.avi", "no")
+    assert manifest.file(other).read_bytes() == (tmp_path / "videos" / other.tags["source"]).read_bytes()
+    again = run(
+        plan_hmdb51(
+            tmp_path, hmdb / "testTrainMulti_7030_splits"
+        ),  # --out lies in --videos: not its own source
+        tmp_path / "out",
+        how="remux",
+        allow_missing=True,
+    )
+    assert "1 of 8 clips remuxed" in again.text
 
 
 def test_hmdb51_cut_to_small_files(hmdb, tmp_path):
@@ -577,6 +654,26 @@ def test_finegym_pre_cut_clips_are_whole_files(gym, tmp_path):
         ("ok", 8, None, "yes"),
     ]
     assert [c.status for c in train[2:]] == ["missing"] * 2
+
+
+def test_finegym_spans_in_clips_of_events(gym, tmp_path):
+    """The sources are gone, and clips of whole events are there, as mmaction2 cuts them; times count from the event."""
+    element, event = f"{VIDEO}_E_000007_000009_A_0000_0001", f"{VIDEO}_E_000007_000009"
+    first = shown(7.0, 9.0, RATE, 300)[0]
+    (tmp_path / "events").mkdir()
+    write_video(
+        tmp_path / f"events/{event}.mp4", (videos.numbered_frame(first + i) for i in range(60)), fps=RATE
+    )
+    plan = plan_finegym(tmp_path / "events", gym / "annotations")
+    assert any(note.startswith("4 elements are taken from clips of their event") for note in plan.notes)
+    run(plan, tmp_path / "out", allow_missing=True)
+    manifest = read(tmp_path / "out", "test")
+    clip = next(clip for clip in manifest.clips if clip.id == element)
+    begin, end = (number(manifest, clip, i) for i in (0, clip.length - 1))
+    assert abs(begin - SPANS[element][0]) <= 1
+    assert abs(end - SPANS[element][-1]) <= 1
+    assert clip.tags["from_event"] == "yes"
+    assert clip.tags["start_seconds"] == "7.200"  # in the source, all the same
 
 
 def test_finegym_knows_version_1_0(gym, tmp_path):

@@ -8,7 +8,8 @@ Notable here:
 - two classes have the same name: classes are told apart by id, and by a word added to these two names;
 - version 1.0 has 20,484 training elements, and scripts in circulation still fetch it;
 - training and test elements come from the same videos by design, and may touch or overlap;
-- source videos are .mp4, .mkv and .webm of different rates: they are found by stem.
+- source videos are .mp4, .mkv and .webm of different rates: they are found by stem. Where a source is not there, a clip
+  of the event is taken in its place, from which the same times are counted.
 """
 
 import json
@@ -17,7 +18,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vmp.data.manifest import NUMBER, read_csv, read_text
 from vmp.data.plan import Check, Item, Plan, equal, find_videos, pick, read_lines, shipped_classes
@@ -49,7 +50,17 @@ _SETS = (  # the set of each class, in runs
     *((5, 42, "UB_flight_same_bar"), (2, 43, "UB_transition_flight"), (3, 44, "UB_dismounts")),
 )
 SETS = tuple(name for count, _, name in _SETS for _ in range(count))  # class id -> set
-Times = dict[str, tuple[float, float] | str]  # element -> seconds in its video, or why they are not known
+
+
+class Span(NamedTuple):
+    """Seconds in the source video; event: when the event begins, where that is known."""
+
+    start: float
+    end: float
+    event: float | None = None
+
+
+Times = dict[str, Span | str]  # element -> when it is, or why that is not known
 
 
 def plan_finegym(
@@ -72,7 +83,7 @@ def plan_finegym(
     lists = {split: read_elements(_list_file(annotations, split), len(classes)) for split in LISTS}
     elements = [element for part in lists.values() for element in part]
     cut = {element: path for element in elements if (path := _cut_clip(found, element))}
-    sources = {element[:11] for element in elements if element[:11] in found}
+    sources = {name for element in elements for name in (element[:11], element[:27]) if name in found}
     file = times or _first(annotations, JSONS, pattern=r"finegym_annotation_info.*\.json")
     if times and not times.is_file():
         raise ConfigError(f"--times {times}: no such file; it is a CSV with the columns id,start,end")
@@ -110,12 +121,18 @@ def plan_finegym(
             for element, label in part.items()
         )
     if known is not None:
-        usable = {e: span for e, span in known.items() if isinstance(span, tuple)}
+        usable = {element: span for element, span in known.items() if isinstance(span, Span)}
         checks.append(equal("elements with times", len(elements), len(usable)))
         checks.append(
             equal("times that agree with the id", len(usable), sum(_agrees(e, s) for e, s in usable.items()))
         )
         shared = _touching(plans["train"], plans["test"])
+        from_events = sum("from_event" in item.tags for part in plans.values() for item in part)
+        if from_events:
+            notes.append(
+                f"{from_events:,} elements are taken from clips of their event, whose sources are not there: their "
+                "first frame is as exact as these were cut"
+            )
         if shared:
             notes.append(
                 f"{shared:,} test elements overlap in time with a training element of the same video"
@@ -195,16 +212,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _times_of_row(row: Mapping[str, str] | None, path: Path) -> tuple[float, float] | str:
+def _times_of_row(row: Mapping[str, str] | None, path: Path) -> Span | str:
     if row is None:
         return f"not in {path.name}"
     if NUMBER.fullmatch(row["start"]) and NUMBER.fullmatch(row["end"]):
         with suppress(ValueError):
-            return _ordered(float(row["start"]), float(row["end"]))
+            return _ordered(Span(float(row["start"]), float(row["end"])))
     return f"{path.name} has no times for it: {row['start'][:40]!r}, {row['end'][:40]!r}"
 
 
-def _times_in(annotations: Mapping[str, Any], element: str) -> tuple[float, float] | str:
+def _times_in(annotations: Mapping[str, Any], element: str) -> Span | str:
     match = _ELEMENT.fullmatch(element)
     if not match:
         return "not an element's id"
@@ -220,7 +237,7 @@ def _times_in(annotations: Mapping[str, Any], element: str) -> tuple[float, floa
             return f"the JSON has no element {part} in {event} of {video}"
         start = _number(entry["timestamps"][0][0])
         times = stages["timestamps"]
-        return _ordered(start + _number(times[0][0]), start + _number(times[-1][1]))
+        return _ordered(Span(start + _number(times[0][0]), start + _number(times[-1][1]), start))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         return f"the JSON's entry for {event} of {video} cannot be used ({type(error).__name__}: {error})"
 
@@ -231,28 +248,33 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _ordered(start: float, end: float) -> tuple[float, float]:
-    if not 0 <= start < end < 1e9:
-        raise ValueError(f"{start} to {end} is no span")
-    return start, end
+def _ordered(span: Span) -> Span:
+    if not 0 <= span.start < span.end < 1e9:
+        raise ValueError(f"{span.start} to {span.end} is no span")
+    return span
 
 
-def _agrees(element: str, span: tuple[float, float]) -> bool:
+def _agrees(element: str, span: Span) -> bool:
     """Whether a start lies where the rounded-down times of the id say: within two seconds."""
     match = _ELEMENT.fullmatch(element)
-    return match is not None and -1e-3 <= span[0] - int(match["from"]) - int(match["after"]) < 2 + 1e-3
+    return match is not None and -1e-3 <= span.start - int(match["from"]) - int(match["after"]) < 2 + 1e-3
 
 
 def _span_item(
     element: str, label: int, found: dict[str, list[str]], known: Times, classes: tuple[str, ...]
 ) -> Item:
     span = known[element]
+    video, event = element[:11], element[:27]
     tags = _tags(element, label, classes)
-    path = pick(found, element[:11], f"{element[:11]}.mp4")
+    path = pick(found, video, f"{video}.mp4")
     if isinstance(span, str):
         return Item(id=element, path=path, label=label, tags=tags, problem=span)
-    start, end = span
+    start, end = span.start, span.end
     tags |= {"start_seconds": f"{start:.3f}", "end_seconds": f"{end:.3f}"}
+    if video not in found and event in found and span.event is not None:
+        path = pick(found, event, "")
+        start, end = start - span.event, end - span.event
+        tags["from_event"] = "yes"
     return Item(id=element, path=path, label=label, start=start, end=end, unit="seconds", tags=tags)
 
 

@@ -24,6 +24,7 @@ PAGE = "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-data
 PLACES = ("testTrainMulti_7030_splits", "splits", "annotations", "hmdb51_splits", "test_train_splits")
 _NAME = re.compile(r"[^/\\\x00-\x1f]+\.avi")
 _USES = {"0": "unused", "1": "train", "2": "test"}
+_SPLIT_FILE = re.compile(r"_test_split_?[123]\.txt$|^hmdb51_train_split_[123]_videos\.txt$")
 _TAGS = re.compile(
     r"_(?P<vis>[hulf])_(?P<cam>cm|nm)_np(?P<people>\d+)_(?P<view>fr|le|ri|ba)_(?P<quality>goo|med|bad)_\d+$"
 )
@@ -165,14 +166,13 @@ _FETCH_SPLITS = f"unpack test_train_splits.rar from {PAGE} and name its folder o
 def _splits_folder(videos: Path, splits: Path | None) -> Path:
     if splits and not splits.is_dir():
         raise ConfigError(f"--splits {splits}: no such folder; {_FETCH_SPLITS}")
-    roots = [splits] if splits else [home / place for home in (videos, videos.parent) for place in PLACES]
-    for root in roots:
+    places = [home / place for home in (videos, videos.parent) for place in PLACES]
+    for root in [splits] if splits else places:
         for folder, _, names in os.walk(root):
-            if any(
-                re.search(r"_test_split_?[123]\.txt$|^hmdb51_train_split_[123]_videos\.txt$", n)
-                for n in names
-            ):
+            if any(map(_SPLIT_FILE.search, names)):
                 return Path(folder)
+    if not splits and any(map(_SPLIT_FILE.search, os.listdir(videos.parent))):  # mmaction2's lists lie there
+        return videos.parent
     if splits:
         raise ConfigError(f"--splits {splits}: holds no split files; {_FETCH_SPLITS}")
     raise ConfigError(f"no split files in {', '.join(PLACES)} under or beside {videos}; {_FETCH_SPLITS}")

@@ -8,6 +8,7 @@ Notable here:
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -163,14 +164,33 @@ def _is_there(root: Path, path: str) -> bool:
 
 
 def _why(root: Path) -> str:
-    """What may keep files from being found, on a line of its own."""
+    """What may keep files from being found, and what to do, on lines of its own."""
     links = [entry.name for entry in os.scandir(root) if entry.is_symlink() and entry.is_dir()]
     if links:
         named = ", ".join(sorted(links)[:5])
         return f"\n  links to folders are not followed: {named}; name where they lead with --videos"
-    if not find_videos(root):
-        return f"\n  it holds no file that ends in {', '.join(SUFFIXES)}; folders of frames are not read"
-    return ""
+    if find_videos(root):
+        return ""
+    said = f"\n  it holds no file that ends in {', '.join(SUFFIXES)}"
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        frame = next(
+            (name for name in sorted(names) if re.fullmatch(r"(img|image|frame)?_?\d{3,}\.jpe?g", name)), ""
+        )
+        if frame:
+            return (
+                f"{said}. It holds frames, such as {Path(folder, frame)}, and frame folders are not read: they were "
+                "compressed and scaled once more, and how many are missing cannot be told. Name the folder of the "
+                "videos that they were taken from (mmaction2 keeps it beside, as `videos`)."
+            )
+        packed = next((name for name in sorted(names) if name.endswith((".h5", ".hdf5"))), "")
+        if packed:
+            return (
+                f"{said}. {Path(folder, packed)} is HDF5, which is not read. Name the folder of the original videos. "
+                "Clips in the form of the authors' script (files and train.csv, unpacked from it) are read by "
+                "`python train.py dataset=list`, see docs/data.md."
+            )
+    return said
 
 
 def _refuse_long(plan: Plan, paths: Sequence[str]) -> None:
