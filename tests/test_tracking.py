@@ -502,6 +502,11 @@ def test_a_package_that_is_missing_is_told_before_anything_else(tmp_path, monkey
         start_tracker(config, config.folder, first=False, say=print)
 
 
+def test_tags_are_one_word_or_several(tmp_path):
+    for given, tags in (("mine", ("mine",)), ("[a,b]", ("a", "b")), ("[]", ())):
+        assert config_for(tmp_path, "logger=wandb", f"logger.tags={given}").logger.tags == tags
+
+
 def test_a_sweep_is_one_group(tmp_path):
     swept = [
         config_for(tmp_path, f"vmp.lambda={weight}", f"seed={seed}") for weight in (0, 0.5) for seed in (0, 1)

@@ -244,7 +244,10 @@ class Logger(Section):
     entity: Annotated[str, Field(min_length=1)] | None = None
     group: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     job_type: Annotated[str, Field(min_length=1, max_length=64)] = "train"
-    tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
+    tags: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
+        BeforeValidator(lambda v: (v,) if isinstance(v, str) else v),
+    ] = ()
     panels_every: Annotated[int, Field(ge=0)] = 5
     max_panels: Annotated[int, Field(ge=0, le=64)] = 4
     init_timeout: Positive = 30
