@@ -95,7 +95,9 @@ def scaled_size(h: int, w: int, short_side: int) -> tuple[int, int]:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what would block or is not a file: folders, pipes, devices, dangling links, empty files."""
+    """Refuse what would block or is no video, whatever its name: folders, pipes, devices, dangling links, empty files,
+    pictures (a decoder makes a video of one frame of them) and playlists (a decoder reads the files that they name).
+    """
     try:
         info = os.stat(path)
     except OSError as error:
@@ -106,6 +108,24 @@ def check_regular(path: Path) -> None:
         raise VideoReadError(path, "not a regular file")
     if info.st_size == 0:
         raise VideoReadError(path, "the file is empty")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise VideoReadError(path, str(error.strerror)) from None
+    for begin, what in _NO_VIDEO.items():
+        if head.startswith(begin):
+            raise VideoReadError(path, f"{what}, not a video")
+
+
+_NO_VIDEO = {
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"II*\0": "a TIFF picture",
+    b"MM\0*": "a TIFF picture",
+    b"#EXTM3U": "a playlist",
+    b"ffconcat": "a playlist",
+}
 
 
 # --- PyAV: counted from the start ----------------------------------------------------------------------------------
@@ -307,6 +327,7 @@ def _decode_group(
 
 # --- readers that seek ---------------------------------------------------------------------------------------------
 
+BATCH = 32e6  # bytes of frames
 STEP = 48  # OpenCV: going forward this many frames is cheaper than a seek, which restarts at a keyframe
 
 
@@ -342,7 +363,7 @@ def _decord(path: Path, wanted: np.ndarray) -> Frames:
 
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
     if wanted[-1] < len(reader):
-        yield from reader.get_batch(wanted.tolist()).asnumpy()
+        yield from _in_batches(lambda part: reader.get_batch(part).asnumpy(), wanted)
 
 
 def _torchcodec(path: Path, wanted: np.ndarray) -> Frames:
@@ -350,7 +371,16 @@ def _torchcodec(path: Path, wanted: np.ndarray) -> Frames:
 
     reader: Any = VideoDecoder(str(path), num_ffmpeg_threads=1, seek_mode="exact", dimension_order="NHWC")
     if wanted[-1] < len(reader):
-        yield from reader.get_frames_at(wanted.tolist()).data.numpy()
+        yield from _in_batches(lambda part: reader.get_frames_at(part).data.numpy(), wanted)
+
+
+def _in_batches(fetch: Callable[[list[int]], np.ndarray], wanted: np.ndarray) -> Frames:
+    """Frames of a reader that holds all that it is asked for at once: the first, then BATCH bytes at a time."""
+    first = fetch(wanted[:1].tolist())
+    yield first[0]
+    step = max(1, int(BATCH // first.nbytes))
+    for begin in range(1, len(wanted), step):
+        yield from fetch(wanted[begin : begin + step].tolist())
 
 
 READERS: dict[str, Callable[[Path, np.ndarray], Frames]] = {
