@@ -8,6 +8,7 @@ from torch import nn
 
 from vmp.backbones import SPECS, backbone_spec, build_backbone
 from vmp.backbones import timesformer as ts
+from vmp.backbones.convnets import MaxPool, MeanPool
 from vmp.errors import ConfigError
 from vmp.finetune import FREEZE, freeze, head_of, parameter_groups, set_batch_norm
 from vmp.layer import MotionPrompt, normalize
@@ -116,6 +117,53 @@ def test_backbones_are_called_by_name():
         assert isinstance(head, nn.Linear)
         assert head.out_features == 7
         assert spec.at() == spec
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [((1, 3, 3), (1, 2, 2), (0, 1, 1)), ((2, 1, 1), (2, 1, 1), (0, 0, 0)), ((1, 2, 2), (1, 2, 2), (0, 0, 0))],
+)
+def test_pooling_by_2d_is_3d_pooling(kernel, stride, padding):
+    """Also where values are equal, as after a ReLU: the gradient goes to the same one of them."""
+    theirs = nn.MaxPool3d(kernel, stride, padding)
+    x = torch.randn(2, 3, 6, 9, 10).relu()
+    assert_same_operation(MaxPool(theirs), theirs, x, tolerance=0)
+    last = x.contiguous(memory_format=torch.channels_last_3d)
+    assert_same_operation(MaxPool(theirs), theirs, last, tolerance=0)
+
+
+@pytest.mark.parametrize("kernel", [(4, 5, 5), (4, 3, 2), (1, 5, 5)])
+def test_means_over_time_and_windows_are_3d_pooling(kernel):
+    theirs = nn.AvgPool3d(kernel, stride=1)
+    assert_same_operation(MeanPool(theirs), theirs, torch.randn(2, 3, kernel[0], 5, 6), tolerance=1e-6)
+
+
+def assert_same_operation(ours, theirs, x, *, tolerance):
+    a, b = (x.clone().requires_grad_() for _ in range(2))  # clones keep the memory format
+    left, right = ours(a), theirs(b)
+    weight = torch.randn_like(right)
+    (left * weight).sum().backward()
+    (right * weight).sum().backward()
+    assert left.shape == right.shape
+    assert torch.allclose(left, right, rtol=0, atol=tolerance)
+    assert torch.allclose(a.grad, b.grad, rtol=0, atol=tolerance)
+
+
+def test_pools_that_cannot_be_folded_are_refused():
+    with pytest.raises(ValueError, match="space and time at once"):
+        MaxPool(nn.MaxPool3d((2, 2, 2)))
+    with pytest.raises(ValueError, match="stride"):
+        MeanPool(nn.AvgPool3d((2, 2, 2)))
+    with pytest.raises(ValueError, match="3 frames arrive where 4 are pooled"):
+        MeanPool(nn.AvgPool3d((4, 2, 2), stride=1))(torch.zeros(1, 1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_no_backbone_holds_what_cuda_cannot_repeat(name):
+    """Layers whose backward pass has no deterministic kernel in torch's list."""
+    net, _ = small(name)
+    kinds = (nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+    assert not [m for m in net.modules() if isinstance(m, (*kinds, nn.Upsample, nn.ReplicationPad3d))]
 
 
 @pytest.mark.slow

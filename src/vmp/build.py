@@ -168,6 +168,8 @@ def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifi
         std=spec.std,
         variation_in_training=config.vmp.lambda_ > 0,
     )
+    if config.trainer.channels_last:
+        model = model.to(memory_format=torch.channels_last_3d)
     return set_batch_norm(model, config.train.batch_norm)
 
 
@@ -290,7 +292,8 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
         decay = o.weight_decay if v.weight_decay is None else v.weight_decay
         groups.append({"params": prompts, "lr": lr * v.lr_mult, "weight_decay": decay})
     groups = [group for group in groups if group["params"]]
-    return torch.optim.SGD(groups, lr=lr, momentum=o.momentum, nesterov=o.nesterov)
+    fused = config.trainer.fused
+    return torch.optim.SGD(groups, lr=lr, momentum=o.momentum, nesterov=o.nesterov, fused=fused)
 
 
 def build_schedule(config: Config) -> "Schedule":

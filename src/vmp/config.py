@@ -213,6 +213,8 @@ class Trainer(Section):
     device: Device
     amp: Literal["none", "bf16"]
     compile: bool
+    channels_last: bool
+    fused: bool
     select: Literal["last", "best"]
     views: Views | None
     anchor: Literal["start", "center"]
@@ -548,6 +550,8 @@ def _disagreements(c: Config) -> Iterator[str]:
         yield f"vmp.split = {c.vmp.split!r} has no effect without pathways; it belongs to backbone=slowfast"
     if c.vmp.kind == "none" and (c.vmp.placement != "default" or c.vmp.split != "plus_one") and pathways:
         yield "vmp.placement and vmp.split have no effect with vmp=none, which has no prompts; drop them"
+    if c.trainer.channels_last and isinstance(c.backbone, TimeSformer):
+        yield "trainer.channels_last = true is for networks of 3-D convolutions; timesformer has none"
     if isinstance(c.dataset, PreparedDataset) and c.dataset.split and not c.dataset.name.startswith("hmdb51"):
         yield f"dataset.split = {c.dataset.split}: only hmdb51 has splits to choose from; leave it out"
     yield from _weights(c)

@@ -6,6 +6,8 @@ Notable here:
   graphs; plain integers and SiLU are the same numbers;
 - pytorchvideo 0.1.5 ends X3D with a Softmax, also in training: cross-entropy on that learns badly and in silence;
 - its SlowFast overwrites the list that it is given: `Blocks` hands it a copy;
+- CUDA has no repeatable backward pass for 3-D pooling; every pool here is along space or time only, so it is done by
+  2-D pooling and means, which have one (trainer.deterministic);
 - the last pooling window is what the training crop fills. On the larger crops of testing it has several positions
   (2 x 2 at 256 for 224), each is classified, and their probabilities are averaged, as PySlowFast does.
 """
@@ -14,6 +16,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 X3D_DEPTH = {"xs": 2.2, "s": 2.2, "m": 2.2, "l": 5.0}
@@ -163,3 +166,53 @@ def _clean(model: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, Swish):
                 setattr(module, name, nn.SiLU())
+            elif isinstance(child, nn.MaxPool3d):
+                setattr(module, name, MaxPool(child))
+            elif isinstance(child, nn.AvgPool3d):
+                setattr(module, name, MeanPool(child))
+
+
+class MaxPool(nn.Module):
+    """A MaxPool3d along space or along time, by 2-D pooling: (B, C, T, H, W) -> (B, C, T', H', W')."""
+
+    def __init__(self, pool: nn.MaxPool3d) -> None:
+        super().__init__()
+        kernel, stride, padding = (_three(size) for size in (pool.kernel_size, pool.stride, pool.padding))
+        time = (kernel[0], stride[0], padding[0])
+        space = (kernel[1:], stride[1:], padding[1:])
+        self.over_time = space == ((1, 1), (1, 1), (0, 0))
+        if not self.over_time and time != (1, 1, 0):
+            raise ValueError(f"{pool} pools space and time at once")
+        flat = ((kernel[0], 1), (stride[0], 1), (padding[0], 0)) if self.over_time else space
+        self.pool = nn.MaxPool2d(*flat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, t, h, w = x.shape
+        if self.over_time:
+            y = self.pool(x.reshape(b, c, t, h * w))
+            return y.view(b, c, y.shape[2], h, w)
+        if x.is_contiguous():
+            y = self.pool(x.view(b, c * t, h, w))
+            return y.view(b, c, t, *y.shape[2:])
+        y = self.pool(x.movedim(2, 1).flatten(0, 1))  # channels last: no copy either
+        return y.unflatten(0, (b, t)).movedim(1, 2)
+
+
+class MeanPool(nn.Module):
+    """An AvgPool3d over all of time, with stride 1 in space: (B, C, T, H, W) -> (B, C, 1, H', W')."""
+
+    def __init__(self, pool: nn.AvgPool3d) -> None:
+        super().__init__()
+        kernel: Any = pool.kernel_size
+        self.frames, self.window = kernel[0], tuple(kernel[1:])
+        if {*_three(pool.stride)} != {1} or {*_three(pool.padding)} != {0}:
+            raise ValueError(f"{pool} has a stride or padding")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] != self.frames:
+            raise ValueError(f"{x.shape[2]} frames arrive where {self.frames} are pooled")
+        return F.avg_pool2d(x.mean(dim=2), self.window, stride=1)[:, :, None]
+
+
+def _three(size: Any) -> tuple[int, int, int]:
+    return tuple(size) if isinstance(size, tuple) else (size, size, size)
