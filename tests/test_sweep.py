@@ -73,15 +73,15 @@ def test_failed_jobs_are_named_the_others_finish_and_are_skipped_next_time(tmp_p
     """optim.lr=9 fails with a message, optim.lr=8 is killed."""
     sweep = [
         f"output='{tmp_path}'",
-        "optim.lr=0.1,9,8,0.2",
+        "optim.lr=0.1,9,8",
         "tag=lr${optim.lr}",
         f"hydra/launcher={launcher}",
     ]
     code, said, wrong = over(start(*sweep))
     assert code == 1, wrong
     assert "Traceback" not in wrong
-    assert states(tmp_path) == ["done", "failed", "failed", "done"]
-    ok, failed, killed, _ = status(tmp_path)["jobs"]
+    assert states(tmp_path) == ["done", "failed", "failed"]
+    ok, failed, killed = status(tmp_path)["jobs"]
     assert (ok["top1"], ok["scalars"]["slope"]) == (50, 9.5)
     assert failed["message"].endswith("the loss of step 3 is not finite.\nLower optim.lr.")
     assert failed["code"] == 2
@@ -91,14 +91,14 @@ def test_failed_jobs_are_named_the_others_finish_and_are_skipped_next_time(tmp_p
     (output,) = tmp_path.glob("sweeps/*/1/output.txt")
     assert f"what it said: {output}" in said
     assert "not finite" in output.read_text()
-    assert times_run(tmp_path) == {f"seed0-lr{lr}": 1 for lr in (0.1, 0.2, 8, 9)}
+    assert times_run(tmp_path) == {f"seed0-lr{lr}": 1 for lr in (0.1, 8, 9)}
     before = {p: p.read_bytes() for p in tmp_path.rglob("result.json")}
 
     code, said, _ = over(start(*sweep))
     assert code == 1
-    assert states(tmp_path) == ["finished before", "failed", "failed", "finished before"]
-    assert "sweep of 4 jobs, 2 finished before" in said
-    assert times_run(tmp_path) == {"seed0-lr0.1": 1, "seed0-lr0.2": 1, "seed0-lr8": 2, "seed0-lr9": 2}
+    assert states(tmp_path) == ["finished before", "failed", "failed"]
+    assert "sweep of 3 jobs, 1 finished before" in said
+    assert times_run(tmp_path) == {"seed0-lr0.1": 1, "seed0-lr8": 2, "seed0-lr9": 2}
     assert {p: p.read_bytes() for p in tmp_path.rglob("result.json")} == before
 
 
@@ -115,7 +115,8 @@ def test_a_sweep_that_is_asked_to_stop_lets_its_job_save_and_goes_on_later(
     tmp_path, number, launcher, everyone
 ):
     """optim.lr=7 trains until it is asked to stop. A terminal signals all processes, others the first."""
-    sweep = [f"output='{tmp_path}'", "optim.lr=7", "vmp.lambda=1,2,3", f"hydra/launcher={launcher}"]
+    weights = "1,2" if launcher == "basic" else "1,2,3"
+    sweep = [f"output='{tmp_path}'", "optim.lr=7", f"vmp.lambda={weights}", f"hydra/launcher={launcher}"]
     process = start(*sweep)
     began = time.monotonic()
     while not list(tmp_path.rglob("ready")):
@@ -137,14 +138,12 @@ def test_a_sweep_that_is_asked_to_stop_lets_its_job_save_and_goes_on_later(
     assert "The same command again" in said
     assert "no other starts" in wrong
     if launcher == "basic" and everyone:
-        for weight in (2, 3):  # these would train until they are asked to stop
-            (tmp_path / f"motions-static/tiny/learned_lambda{weight}/seed0").mkdir(
-                parents=True, exist_ok=True
-            )
-            (tmp_path / f"motions-static/tiny/learned_lambda{weight}/seed0/saved").touch()
+        second = tmp_path / "motions-static/tiny/learned_lambda2/seed0"
+        second.mkdir(parents=True, exist_ok=True)
+        (second / "saved").touch()  # else it would train until it is asked to stop
         code, _, wrong = over(start(*sweep))
         assert code == 0, wrong
-        assert states(tmp_path) == ["done"] * 3
+        assert states(tmp_path) == ["done"] * 2
 
 
 def test_jobs_have_devices_of_their_own_and_nothing_of_torchrun(tmp_path):
