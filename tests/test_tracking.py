@@ -349,6 +349,20 @@ def test_panels_come_at_a_bounded_rate_and_as_they_were_drawn(tmp_path):
     assert not start_tracker(config_for(tmp_path), tmp_path, first=True, say=print).wants_panels(2)
 
 
+def test_panels_of_an_evaluation_that_was_broken_off_come_with_the_next_sitting(tmp_path):
+    config, rows = config_for(tmp_path, "logger=wandb"), rows_until(1)
+    sit(config, rows[:4])
+    tracker = start_tracker(config, config.folder, first=True, say=print)
+    metrics = Metrics(config.folder / "metrics.jsonl", rows=4, also=tracker.row)
+    tracker.panels(1, 4, {"a": np.zeros((4, 4, 3), np.uint8)})
+    metrics.write(rows[4])
+    tracker.close()
+    (row,) = read_history(wandb_files(config.folder)[-1])
+    assert row["_step"] == 4
+    assert row["attention.captions"] == ["a"]
+    assert row["val/top1"] == rows[4]["val/top1"]
+
+
 def test_where_there_is_a_key(tmp_path, monkeypatch):
     import wandb
 

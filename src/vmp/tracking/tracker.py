@@ -114,8 +114,8 @@ class Mirror(Tracker):
         if self._next is None:
             self._begin(None)
         assert self._next is not None
-        if self._at >= self._next:  # else they are there since an earlier sitting
-            self.backend.panels(self._at, epoch, step, pictures)
+        if self._next <= self._at + 1:  # else they are there since an earlier sitting
+            self.backend.panels(max(self._at, self._next), epoch, step, pictures)
 
     def _result(self, folder: Path) -> None:
         if self._next is None:
