@@ -215,4 +215,5 @@ class MeanPool(nn.Module):
 
 
 def _three(size: Any) -> tuple[int, int, int]:
-    return tuple(size) if isinstance(size, tuple) else (size, size, size)
+    a, b, c = size if isinstance(size, list | tuple) else (size,) * 3
+    return int(a), int(b), int(c)
