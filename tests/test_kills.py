@@ -156,6 +156,7 @@ def test_when_one_of_two_processes_is_killed_the_other_ends_too(data, pair, tmp_
     assert not wrong
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_asked_to_stop_at_random_moments(data, alone, tmp_path, rounds, tally):
     """Each sitting saves and ends with 128 + the signal."""
@@ -170,6 +171,20 @@ def test_asked_to_stop_at_random_moments(data, alone, tmp_path, rounds, tally):
     assert not wrong
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_it_saves_and_the_same_command_continues(data, alone, tmp_path, number, code):
+    process = start(data, tmp_path, *ONE)
+    until_it_moves(process, tmp_path, progress(tmp_path), moves=3)
+    process.signal(number)
+    done = process.wait()
+    assert done.returncode == code, done.stderr[-2000:]
+    assert "The same command continues" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert start(data, tmp_path, *ONE).wait().returncode == 0
+    assert not differences(alone, folder(tmp_path))
+
+
+@pytest.mark.slow
 def test_a_time_limit_saves_and_the_same_command_continues(data, alone, tmp_path):
     codes = []
     for _ in range(30):
@@ -220,6 +235,7 @@ def _save_and_die(where: str, at: int) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_killed_inside_every_part_of_a_save(tmp_path, tally):
     """Whatever was whole before is whole afterwards, and what is left of the rest is removed at the next save."""

@@ -2,17 +2,14 @@
 
 import csv
 import json
-import os
-import random
 import shutil
-import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import videos
-from runs import Running, bright_or_dark, folder, overrides_for, run, start, torchrun
+from runs import Running, bright_or_dark, folder, overrides_for, run, torchrun
 from safetensors.numpy import load_file
 
 from vmp.engine.loggers import read_metrics
@@ -110,49 +107,6 @@ def test_accumulation_gives_the_same_losses(data, tmp_path):
     assert a["train/loss"] == pytest.approx(b["train/loss"], rel=0.5)
 
 
-def newest_checkpoint(out: Path) -> str:
-    return max((p.name for p in (folder(out) / "checkpoints").glob("step_*")), default="")
-
-
-def test_killed_at_random_moments_it_ends_with_the_same_bits(data, straight, tmp_path):
-    """SIGKILL between steps, inside a save or inside an evaluation, saving after every step, until it is done."""
-    rng = random.Random(0)
-    kills = 0
-    for _ in range(60):
-        before = newest_checkpoint(tmp_path)
-        process = start(data, tmp_path, "trainer.save_minutes=0.000001")
-        began = time.monotonic()
-        while newest_checkpoint(tmp_path) == before and not process.over():
-            assert time.monotonic() - began < 120
-            time.sleep(0.002)
-        time.sleep(rng.random() * 0.1)
-        if not process.over():
-            os.killpg(process.pid, signal.SIGKILL)
-        done = process.wait()
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-        kills += 1
-    assert kills >= 3
-    assert_same_run(straight, folder(tmp_path))
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop_it_saves_and_the_same_command_continues(data, straight, tmp_path, number, code):
-    """The signal goes to the whole group, loader processes too, as Slurm and a terminal send it."""
-    process = start(data, tmp_path, "trainer.workers=1")
-    metrics = folder(tmp_path) / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2) and not process.over():
-        time.sleep(0.002)
-    os.killpg(process.pid, number)
-    done = process.wait()
-    assert done.returncode == code, done.stderr[-2000:]
-    assert "saved. The same command continues" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert run(data, tmp_path).returncode == 0
-    assert_same_run(straight, folder(tmp_path))
-
-
 def test_data_that_changed_under_a_run_is_refused(data, straight, tmp_path):
     """Labels edited after training: neither continuing nor testing goes on with them."""
     changed = tmp_path / "data"
@@ -190,17 +144,6 @@ def test_a_worker_that_hangs_ends_the_run_with_a_message(data, tmp_path):
     assert done.returncode == 2
     assert "stopped answering" in done.stderr
     assert time.monotonic() - started < 50
-
-
-def test_a_damaged_newest_checkpoint_falls_back(data, straight, tmp_path):
-    shutil.copytree(straight, folder(tmp_path))
-    (folder(tmp_path) / "result.json").unlink()
-    newest = max((folder(tmp_path) / "checkpoints").glob("step_*"))
-    (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:-50])
-    done = run(data, tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert f"{newest.name}/state.pt: damaged" in done.stdout + done.stderr
-    assert_same_run(straight, folder(tmp_path))
 
 
 @pytest.mark.slow
