@@ -53,11 +53,10 @@ SETS = tuple(name for count, _, name in _SETS for _ in range(count))  # class id
 
 
 class Span(NamedTuple):
-    """Seconds in the source video; event: when the event begins, where that is known."""
+    """Seconds in the source video."""
 
     start: float
     end: float
-    event: float | None = None
 
 
 Times = dict[str, Span | str]  # element -> when it is, or why that is not known
@@ -95,8 +94,10 @@ def plan_finegym(
         )
     notes: list[str] = []
     known: Times | None = None
+    events: dict[str, float] = {}
     if file and (sources or not cut):
         known = read_times(file, elements)
+        events = read_events(file, {e[:27] for e in elements if e[:11] not in found and e[:27] in found})
         notes.append(
             f"spans of source videos, from {file}" + (f"; {len(cut):,} pre-cut clips not used" * bool(cut))
         )
@@ -110,7 +111,7 @@ def plan_finegym(
     checks = _checks(lists, len(classes))
     for split, part in lists.items():
         plans[split] = tuple(
-            _span_item(element, label, found, known, classes)
+            _span_item(element, label, found, known, events, classes)
             if known is not None
             else Item(
                 id=element,
@@ -204,6 +205,18 @@ def read_times(path: Path, elements: list[str]) -> Times:
     return {e: _times_in(annotations, e) for e in elements}
 
 
+def read_events(path: Path, wanted: set[str]) -> dict[str, float]:
+    """When events (`video_E_ssssss_eeeeee`) begin in their source, of those that the JSON has; a CSV does not say."""
+    if not wanted or path.suffix.lower() == ".csv":
+        return {}
+    annotations = json.loads(read_text(path))
+    starts: dict[str, float] = {}
+    for event in wanted:
+        with suppress(AttributeError, KeyError, IndexError, TypeError, ValueError):
+            starts[event] = _number(annotations[event[:11]][event[12:]]["timestamps"][0][0])
+    return starts
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -237,7 +250,7 @@ def _times_in(annotations: Mapping[str, Any], element: str) -> Span | str:
             return f"the JSON has no element {part} in {event} of {video}"
         start = _number(entry["timestamps"][0][0])
         times = stages["timestamps"]
-        return _ordered(Span(start + _number(times[0][0]), start + _number(times[-1][1]), start))
+        return _ordered(Span(start + _number(times[0][0]), start + _number(times[-1][1])))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         return f"the JSON's entry for {event} of {video} cannot be used ({type(error).__name__}: {error})"
 
@@ -261,7 +274,12 @@ def _agrees(element: str, span: Span) -> bool:
 
 
 def _span_item(
-    element: str, label: int, found: dict[str, list[str]], known: Times, classes: tuple[str, ...]
+    element: str,
+    label: int,
+    found: dict[str, list[str]],
+    known: Times,
+    events: dict[str, float],
+    classes: tuple[str, ...],
 ) -> Item:
     span = known[element]
     video, event = element[:11], element[:27]
@@ -271,9 +289,9 @@ def _span_item(
         return Item(id=element, path=path, label=label, tags=tags, problem=span)
     start, end = span.start, span.end
     tags |= {"start_seconds": f"{start:.3f}", "end_seconds": f"{end:.3f}"}
-    if video not in found and event in found and span.event is not None:
+    if event in events:
         path = pick(found, event, "")
-        start, end = start - span.event, end - span.event
+        start, end = start - events[event], end - events[event]
         tags["from_event"] = "yes"
     return Item(id=element, path=path, label=label, start=start, end=end, unit="seconds", tags=tags)
 
