@@ -15,6 +15,7 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, partial
@@ -120,8 +121,12 @@ class Source:
         """Frames (av.VideoFrame), until the end or the first fault."""
         import av
 
+        errors: list[tuple[str, str]] = []
+        av.logging.set_skip_repeated(False)  # the next file may say what the last one said
         try:
-            with av.open(os.path.abspath(self.path), metadata_errors="replace") as container:
+            with _errors(errors):
+                container = av.open(os.path.abspath(self.path), metadata_errors="replace")
+            with container:
                 if not container.streams.video:
                     self.fault = "no video stream"
                     return
@@ -134,7 +139,15 @@ class Source:
                 self.seconds = own or (container.duration or 0) / av.time_base
                 self.promised = stream.frames or round(self.seconds * self.fps)
                 first, end = None, 0.0
-                for frame in container.decode(stream):
+                decoding = container.decode(stream)
+                while True:
+                    with _errors(errors):
+                        frame = next(decoding, None)
+                    if said := [text for name, text in errors if name == container.format.name]:
+                        self.fault = f"the file is damaged after frame {self.count}: {said[0]}"
+                        return
+                    if frame is None:
+                        break
                     shape = (frame.width, frame.height, frame.rotation)
                     first = first or shape
                     if shape != first:
@@ -160,13 +173,31 @@ class Source:
                             f"frames end at {end:.2f} s where the header promises {self.seconds:.2f} s"
                         )
         except Exception as error:  # decoders leak every kind of exception
-            self.fault = f"{type(error).__name__}: {error}"
+            said = str(error).partition("; last error log:")[0]  # which may be that of another file
+            self.fault = f"{type(error).__name__}: {said}" + "".join(f"; {text}" for _, text in errors[-1:])
 
     def steady(self) -> bool:
         """Whether frame i is shown at i / rate, so that a time finds it; the order of the times does not matter."""
         times = np.sort(np.frombuffer(self._times)) if self._times else np.zeros(1)
         drift = (times - times[0]) * self._rate - np.arange(len(times))
         return bool(np.abs(drift).max() < 0.45)
+
+
+@contextmanager
+def _errors(found: list[tuple[str, str]]) -> Iterator[None]:
+    """Add what FFmpeg calls errors, as (part of FFmpeg, text): a damaged Matroska or AVI file is read on behind the
+    damage without any other sign.
+    """
+    import av
+
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=True) as logs:
+            yield
+    finally:
+        av.logging.set_level(level)
+        found += [(name, text.strip()) for _, name, text in logs]
 
 
 def _duration(stream: Any) -> float:

@@ -9,6 +9,7 @@ Notable here:
 
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import zipfile
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from vmp.data.manifest import check_relative
 from vmp.errors import ConfigError, DataError, shortlist
+
+LARGEST = 50  # times the size of an archive that its members may have together
 
 
 def unpack(source: Path, target: Path, *, say: Callable[[str], None] = print) -> Path:
@@ -73,16 +76,18 @@ def _unpack_one(archive: Path, target: Path) -> None:
         try:
             with zipfile.ZipFile(archive) as opened:
                 _check_members(archive, opened.namelist())
+                _check_room(archive, sum(member.file_size for member in opened.infolist()), target)
                 opened.extractall(target)
         except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
             raise DataError(f"{archive}: cannot be unpacked ({error}); is it whole?") from None
     else:
         _unpack_rar(archive, target)
-    root = os.path.realpath(target)
     for path in target.rglob("*"):
-        if path.is_symlink() or not os.path.realpath(path).startswith(root + os.sep):
+        info = path.lstat()
+        if not (stat.S_ISDIR(info.st_mode) or (stat.S_ISREG(info.st_mode) and info.st_nlink == 1)):
             raise DataError(
-                f"{archive}: its member {path.relative_to(target)} is a link; nothing of it was kept"
+                f"{archive}: its member {path.relative_to(target)} is a link, a pipe or a device; nothing of it was "
+                "kept"
             )
 
 
@@ -94,6 +99,16 @@ def _check_members(archive: Path, names: list[str]) -> None:
             raise DataError(
                 f"{archive}: a member would leave its folder ({error}); nothing was unpacked"
             ) from None
+
+
+def _check_room(archive: Path, size: int, target: Path) -> None:
+    """Videos do not shrink when they are packed: what is much larger unpacked is a trap, or damaged."""
+    room = shutil.disk_usage(target).free
+    if size > LARGEST * archive.stat().st_size + 1e6 or size > room:
+        raise DataError(
+            f"{archive}: says that it unpacks to {size:,} bytes, from {archive.stat().st_size:,}, with {room:,} free "
+            "on the disk; nothing was unpacked"
+        )
 
 
 def _unpack_rar(archive: Path, target: Path) -> None:
