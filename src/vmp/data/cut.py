@@ -18,7 +18,7 @@ from vmp.data.measure import Limit, Measured, Source, small, time_limit
 from vmp.data.writer import ClipWriter, shrink
 from vmp.errors import VideoReadError
 
-CUTTING = 1  # raise when other clips come out of the same source
+CUTTING = 2  # raise when other clips come out of the same source
 FALLBACK = Fraction(25)  # frames a second where the source does not say
 PACE = 8e6  # pixels a second that a source can be decoded at on any machine, with some to spare
 
