@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from vmp.cli import friendly
 from vmp.config import Config, check
 from vmp.errors import ConfigError, RunError, UserError
+from vmp.folder import read_config as values_of
 from vmp.tracking.tracker import first_line
 
 
@@ -36,8 +35,9 @@ def read_config(folder: Path, chosen: dict[str, Any]) -> Config:
     """The run's config, with a wandb logger of these options."""
     if not (folder / "config.yaml").is_file() or not (folder / "metrics.jsonl").is_file():
         raise RunError(f"{folder}: no run there (config.yaml and metrics.jsonl)")
-    raw: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
-    kept = raw["logger"] if raw["logger"].get("kind") == "wandb" else {}
+    raw = values_of(folder / "config.yaml")
+    kept = raw.get("logger") or {}
+    kept = kept if kept.get("kind") == "wandb" else {}
     raw["logger"] = {**kept, "kind": "wandb", **chosen}
     try:
         return check(raw)

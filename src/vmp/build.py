@@ -235,9 +235,9 @@ def _run_of(path: Path) -> Path:
 
 def _differences_to(home: Path, config: Config) -> Iterator[str]:
     """What the run that this one starts from did otherwise, where it decides what its weights mean."""
-    from omegaconf import OmegaConf
+    from vmp.folder import read_config
 
-    before: Any = OmegaConf.to_container(OmegaConf.load(home / "config.yaml"))
+    before = read_config(home / "config.yaml")
     now = config.model_dump(by_alias=True)
     for section, keys in (
         ("backbone", ("name", "size", "frames", "stride", "crop", "spacing")),

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -394,7 +394,7 @@ def check(raw: Mapping[str, Any]) -> Config:
                 f"{group} = {section!r}: must be one of the files in conf/{group}, as in {group}=NAME"
             )
         kind = section.get(key)
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             raise ConfigError(f"{group}.{key} = {kind!r}: must be one of {', '.join(kinds)}")
         values[group] = _section(kinds[kind], section, group, faults)
     for group, field in Config.model_fields.items():
@@ -409,6 +409,8 @@ def check(raw: Mapping[str, Any]) -> Config:
                     f"{group} = {section!r}: must be a section; its keys are set as in {group}.KEY=VALUE"
                 )
             values[group] = _section(field.annotation, section, group, faults)
+    if not faults:
+        faults += _bent(Config, values, "")
     if not faults:
         try:
             config = Config.model_validate(values)
@@ -443,11 +445,25 @@ def _section(
     if absent:
         faults += [f"{key}: must be given, as in {key}=..." for key in absent]
         return None
+    bent = _bent(model, values, prefix)
+    if bent:
+        faults += bent
+        return None
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
         faults += [_say(fault, prefix, model) for fault in error.errors()]
         return None
+
+
+def _bent(model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> list[str]:
+    """Faults: true and false where a number belongs, which pydantic takes for 1 and 0."""
+    return [
+        f"{prefix}{name} = {str(values[name]).lower()}: must not be true or false"
+        for key, field in model.model_fields.items()
+        if isinstance(values.get(name := field.alias or key), bool)
+        and bool not in (field.annotation, *get_args(field.annotation))
+    ]
 
 
 def _say(fault: Any, prefix: str, model: type[BaseModel]) -> str:

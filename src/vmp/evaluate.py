@@ -11,7 +11,7 @@ from vmp.config import Config, Evaluate, check, check_evaluate
 from vmp.data.present import digest, find_clips
 from vmp.errors import ConfigError, RunError
 from vmp.files import write_json
-from vmp.folder import check_same_data
+from vmp.folder import check_same_data, read_config
 from vmp.scoring import measure, print_result, score
 
 
@@ -69,7 +69,7 @@ def _config_of(folder: Path, options: Evaluate) -> Config:
     """The run's config, with what the options change."""
     if not (folder / "config.yaml").is_file():
         raise RunError(f"run = {folder}: no run there (no config.yaml)")
-    raw: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
+    raw = read_config(folder / "config.yaml")
     try:
         config = check(raw)
     except ConfigError as error:

@@ -28,12 +28,29 @@ def begun(folder: Path) -> bool:
     return written and (folder / "config.yaml").exists()
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.yaml as plain values; components are never made from what it names.
+
+    Raises:
+        RunError: it is damaged, or not a config of ours.
+    """
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except Exception as error:  # YAML's and OmegaConf's, not UTF-8, not readable
+        raise RunError(f"{path}: cannot be read as a run's config ({error})") from None
+    if not isinstance(values, dict) or not all(
+        isinstance(values.get(key), dict) for key in ("backbone", "vmp")
+    ):
+        raise RunError(f"{path}: not a run's config; it lacks backbone and vmp")
+    return values
+
+
 def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     """Raise RunError if the folder holds a run with another config."""
     if not begun(folder):
         return
     kept = folder / "config.yaml"
-    before: Any = OmegaConf.to_container(OmegaConf.load(kept))
+    before = read_config(kept)
     changes = list(differences(_what_matters(before), _what_matters(raw)))
     if changes:
         older = any("(absent)" in change for change in changes)
@@ -50,7 +67,15 @@ def check_same_data(folder: Path, digests: dict[str, str]) -> None:
     if not begun(folder):
         return
     kept = folder / "data.json"
-    before = json.loads(kept.read_text()) if kept.exists() else {}
+    try:
+        before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        known = isinstance(before, dict)
+    except ValueError:
+        known = False
+    if not known:
+        raise RunError(
+            f"{kept}: damaged, so it cannot be told whether the data are those of the run. Put it back."
+        )
     changed = [split for split, value in digests.items() if before.get(split, value) != value]
     if changed:
         raise RunError(

@@ -79,7 +79,10 @@ def train(cfg: DictConfig) -> None:
         digests = {name: digest(m, presents[name]) for name, m in splits.named()}
         check_same_data(config.folder, digests)
         with run_folder(config.folder, raw, digests, splits.classes, first=first):
-            _train(config, splits, presents, began)
+            from vmp.engine.faults import told  # imports torch
+
+            with told():
+                _train(config, splits, presents, began)
 
 
 def _train(config: Config, splits: Splits, presents: dict[str, Present], began: float) -> None:

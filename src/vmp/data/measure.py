@@ -173,8 +173,8 @@ class Source:
                             f"frames end at {end:.2f} s where the header promises {self.seconds:.2f} s"
                         )
         except Exception as error:  # decoders leak every kind of exception
-            said = str(error).partition("; last error log:")[0]  # which may be that of another file
-            self.fault = f"{type(error).__name__}: {said}" + "".join(f"; {text}" for _, text in errors[-1:])
+            words = str(error).partition("; last error log:")[0]  # which may be that of another file
+            self.fault = f"{type(error).__name__}: {words}" + "".join(f"; {text}" for _, text in errors[-1:])
 
     def steady(self) -> bool:
         """Whether frame i is shown at i / rate, so that a time finds it; the order of the times does not matter."""
