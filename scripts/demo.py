@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vmp.results.figures import draw_curves
+from vmp.results.curves import draw_curves
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = {"without prompts": "vmp=none", "motion prompts": "vmp=learned"}

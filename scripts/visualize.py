@@ -70,7 +70,7 @@ def draw(frames: np.ndarray, *, slope: float, shift: float, name: str, out: Path
     import torch
 
     from vmp import MotionPrompt
-    from vmp.results.figures import panel_rows
+    from vmp.results.panels import panel_rows
 
     layer = MotionPrompt(modulate="pixel", m=_m_of(slope), n=float(np.arctanh(shift / 0.6)))
     rows = panel_rows(torch.from_numpy(frames).permute(3, 0, 1, 2), layer)  # 4 x (T, H, W, 3)

@@ -89,7 +89,7 @@ CONTEXT.set_forkserver_preload(
             "vmp.engine.evaluator",
             "vmp.model",
             "vmp.objective",
-            "vmp.results.figures",
+            "vmp.results.curves",
         ),
         *(
             "torchmetrics.functional.classification",

@@ -24,7 +24,7 @@ from vmp import MotionPrompt
 from vmp.config import check
 from vmp.engine.loggers import Metrics, read_metrics
 from vmp.errors import ConfigError
-from vmp.results.figures import ROWS, attention_panels, confusion_picture, panel, panel_rows
+from vmp.results.panels import ROWS, attention_panels, confusion_picture, panel, panel_rows
 from vmp.tracking import Tracker, check_tracker, start_tracker
 from vmp.tracking.report import HIDDEN, group_of, scrub
 from vmp.tracking.wandb_files import pieces, read_history, read_records, rows_held
@@ -39,7 +39,7 @@ PRELOAD = (
     "vmp.engine.evaluator",
     "vmp.model",
     "vmp.objective",
-    "vmp.results.figures",
+    "vmp.results.panels",
 )
 PRELOAD += ("torchmetrics.functional.classification", "matplotlib.pyplot", "safetensors.torch", "cv2", "av")
 CONTEXT.set_forkserver_preload([*PRELOAD, "hydra.main", "wandb", "wandb.sdk.launch.inputs.internal"])

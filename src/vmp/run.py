@@ -304,7 +304,7 @@ def _record(
 
 def _draw(folder: Path, log: "Log") -> None:
     try:
-        from vmp.results.figures import draw_curves
+        from vmp.results.curves import draw_curves
 
         draw_curves({folder.parent.name: folder}, folder / "curves.png")
     except Exception as error:  # a picture must not cost a run
@@ -318,7 +318,7 @@ def _show_panels(
     import torch
 
     try:
-        from vmp.results.figures import attention_panels
+        from vmp.results.panels import attention_panels
 
         clips = {}
         for index in torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist():

@@ -58,7 +58,7 @@ class TensorBoard:
     def result(self, number: int, report: Report) -> None:
         import numpy as np
 
-        from vmp.results.figures import confusion_picture
+        from vmp.results.panels import confusion_picture
 
         for key, value in report.numbers.items():
             self._writer.add_scalar(f"result/{key}", value, global_step=report.step)

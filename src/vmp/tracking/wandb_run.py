@@ -243,7 +243,7 @@ class WandbRun:
         import numpy as np
         import wandb
 
-        from vmp.results.figures import confusion_picture
+        from vmp.results.panels import confusion_picture
 
         columns: list[str | int] = ["class", "name", "clips", "right", "accuracy"]
         counts = np.array(confusions(report))

@@ -1,12 +1,11 @@
-"""Pictures of runs, from their folders, and of what a prompt layer makes of a clip; matplotlib without a screen."""
+"""What a prompt layer makes of a clip, as pictures: frames, differences, attention, prompts (Fig. 5)."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmp.engine.loggers import read_metrics
+from vmp.results.canvas import bare, figure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,50 +13,7 @@ if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
     from vmp.model import PromptedClassifier
 
-GREY = "#666666"
 ROWS = ("frame", "difference", "attention", "prompt")  # of a panel, from the top
-
-
-def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
-    """Loss, top-1 and top-5, slope and shift against epochs, a line a run and pathway; label -> run's folder."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), layout="constrained")
-    titles = ("training loss", "top-1 and top-5 (dashed) on val (%)", "slope a(m)", "shift b(n)")
-    any_slope = False
-    for number, (label, folder) in enumerate(runs.items()):
-        color = f"C{number}"
-        rows = read_metrics(folder / "metrics.jsonl")
-        training = [row for row in rows if row["kind"] == "train"]
-        testing = [row for row in rows if row["kind"] == "val"]
-        axes[0].plot(*_line(training, "train/loss"), label=label, color=color, linewidth=1)
-        axes[1].plot(*_line(testing, "val/top1"), label=label, color=color, marker=".")
-        axes[1].plot(*_line(testing, "val/top5"), "--", color=color, linewidth=1, alpha=0.7)
-        for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
-            for key, style in zip(_keys(training, name), ("-", "--", ":"), strict=False):
-                pathway = key.split("/")[1:-1]
-                any_slope = True
-                axis.plot(*_line(training, key), style, label=" ".join([label, *pathway]), color=color)
-    if not any_slope:
-        for axis in axes[2:]:
-            axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("epoch", fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        if axis.lines and len({line.get_label() for line in axis.lines if line.get_label()[0] != "_"}) > 1:
-            axis.legend(fontsize=8, frameon=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
-
-
-# --- what a prompt layer makes of a clip ---------------------------------------------------------------------------
 
 
 def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = None) -> list[np.ndarray]:
@@ -70,7 +26,6 @@ def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = N
         columns: how many of the T prompts, evenly spaced; None: all.
     """
     import torch
-    from matplotlib import colormaps
 
     device = next((p.device for p in layer.parameters()), clip.device)
     t = clip.shape[1] - 1
@@ -82,13 +37,30 @@ def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = N
         prompts = layer(whole, variation=False).prompts[0].float().cpu().numpy()[:, chosen]
     frames = clip.permute(1, 2, 3, 0).cpu().numpy()[1:][chosen]
     mean, std = (np.array(v, np.float32).reshape(3, 1, 1, 1) for v in (layer.mean, layer.std))
-    limit = float(np.quantile(np.abs(differences), 0.995)) or 1.0
     return [
         frames,
-        _bytes(colormaps["PuOr_r"](np.clip(differences / limit, -1, 1) / 2 + 0.5)[..., :3]),
-        _bytes(colormaps["OrRd"](attention)[..., :3]),
-        _bytes((prompts * std + mean).transpose(1, 2, 3, 0)),
+        color_differences(differences),
+        color_attention(attention),
+        to_bytes((prompts * std + mean).transpose(1, 2, 3, 0)),
     ]
+
+
+def color_differences(differences: np.ndarray, *, limit: float | None = None) -> np.ndarray:
+    """Differences (..., H, W) in [-1, 1] -> (..., H, W, 3) uint8: orange brighter, blue darker, white unchanged.
+
+    limit: the difference that has the full colour; None: the 99.5 % quantile of what is there.
+    """
+    from matplotlib import colormaps
+
+    limit = limit or float(np.quantile(np.abs(differences), 0.995)) or 1.0
+    return to_bytes(colormaps["PuOr_r"](np.clip(differences / limit, -1, 1) / 2 + 0.5)[..., :3])
+
+
+def color_attention(attention: np.ndarray) -> np.ndarray:
+    """Attention (..., H, W) in [0, 1] -> (..., H, W, 3) uint8: white at 0, dark red at 1."""
+    from matplotlib import colormaps
+
+    return to_bytes(colormaps["OrRd"](attention)[..., :3])
 
 
 def panel(clip: "Tensor", layer: "MotionPrompt", *, columns: int = 8, width: int = 160) -> np.ndarray:
@@ -139,19 +111,48 @@ def confusion_picture(counts: np.ndarray, *, side: int = 480) -> np.ndarray:
     from matplotlib import colormaps
 
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    picture = _bytes(colormaps["Blues"](shares)[..., :3])
+    picture = to_bytes(colormaps["Blues"](shares)[..., :3])
     return np.kron(picture, np.ones((max(1, side // len(counts)),) * 2 + (1,), np.uint8))
 
 
-def _bytes(picture: np.ndarray) -> np.ndarray:
+def to_bytes(picture: np.ndarray) -> np.ndarray:
     """[0, 1] -> uint8."""
     return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
 
 
-def _line(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    pairs = [(row["epoch"], row[key]) for row in rows if key in row]
-    return [x for x, _ in pairs], [y for _, y in pairs]
+# --- labelled figures ----------------------------------------------------------------------------------------------
 
 
-def _keys(rows: list[dict[str, Any]], name: str) -> list[str]:
-    return sorted({key for row in rows for key in row if key.startswith("vmp/") and key.endswith(f"/{name}")})
+def draw_grid(
+    pictures: Sequence[Sequence[np.ndarray | None]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str] = (),
+    title: str = "",
+    width: float = 1.5,
+) -> Any:
+    """Pictures (H, W, 3) uint8 in rows and columns, with names at the left and on top; all about one shape.
+
+    width: of a picture, inches.
+    """
+    first = next(p for row in pictures for p in row if p is not None)
+    h, w = first.shape[:2]
+    label = 0.3 + 0.062 * max((len(line) for text in rows for line in text.split("\n")), default=0)
+    height = width * h / w
+    count = max(len(row) for row in pictures)
+    drawn = figure(
+        width * count + label, height * len(pictures) + 0.2 + 0.25 * bool(columns) + 0.3 * bool(title)
+    )
+    axes = drawn.subplots(len(pictures), count, squeeze=False)
+    for i, row in enumerate(pictures):
+        for j in range(count):
+            axis = axes[i][j]
+            bare(axis)
+            if j < len(row) and (picture := row[j]) is not None:
+                axis.imshow(picture)
+        axes[i][0].set_ylabel(rows[i], rotation=0, ha="right", va="center")
+    for axis, name in zip(axes[0], columns, strict=False):
+        axis.set_title(name)
+    if title:
+        drawn.suptitle(title, fontsize=9)
+    return drawn

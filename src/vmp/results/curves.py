@@ -1,0 +1,214 @@
+"""Curves of runs: loss and accuracies; slope and shift against epochs and by run (Fig. 4)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vmp.engine.loggers import read_metrics
+from vmp.results.canvas import COLORS, GREY, figure
+from vmp.results.collect import Run
+
+
+def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
+    """Loss, top-1 and top-5, slope and shift against epochs, a line a run and pathway; label -> run's folder."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), layout="constrained")
+    titles = ("training loss", "top-1 and top-5 (dashed) on val (%)", "slope a(m)", "shift b(n)")
+    any_slope = False
+    for number, (label, folder) in enumerate(runs.items()):
+        color = f"C{number}"
+        rows = read_metrics(folder / "metrics.jsonl")
+        training = [row for row in rows if row["kind"] == "train"]
+        testing = [row for row in rows if row["kind"] == "val"]
+        axes[0].plot(*_line(training, "train/loss"), label=label, color=color, linewidth=1)
+        axes[1].plot(*_line(testing, "val/top1"), label=label, color=color, marker=".")
+        axes[1].plot(*_line(testing, "val/top5"), "--", color=color, linewidth=1, alpha=0.7)
+        for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
+            for key, style in zip(_keys(training, name), ("-", "--", ":"), strict=False):
+                pathway = key.split("/")[1:-1]
+                any_slope = True
+                axis.plot(*_line(training, key), style, label=" ".join([label, *pathway]), color=color)
+    if not any_slope:
+        for axis in axes[2:]:
+            axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("epoch", fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        if axis.lines and len({line.get_label() for line in axis.lines if line.get_label()[0] != "_"}) > 1:
+            axis.legend(fontsize=8, frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+# --- Fig. 4 --------------------------------------------------------------------------------------------------------
+
+BOUNDS = {"slope": (5 / 0.55, 50.0), "shift": (-0.6, 0.6)}  # of Eq. 2 with the paper's constants
+
+
+class Pair(NamedTuple):
+    """What a finished run learned, of one pathway."""
+
+    dataset: str
+    backbone: str  # with the pathway, where there are several: slowfast-f
+    slope: float
+    shift: float
+    top1: float  # percent
+
+
+def by_lambda(runs: Sequence[Run]) -> dict[float, dict[str, tuple[list[float], list[float]]]]:
+    """λ -> {"slope" | "shift", with "fast/" before it where there are pathways: (epochs, values)}; of several runs with
+    one λ the first."""
+    found: dict[float, dict[str, tuple[list[float], list[float]]]] = {}
+    for run in sorted(runs, key=lambda r: (float(r.config["vmp"]["lambda"]), str(r.folder))):
+        training = [row for row in run.rows if row["kind"] == "train"]
+        keys = [key for name in ("slope", "shift") for key in _keys(training, name)]
+        if keys:
+            lines = {key.removeprefix("vmp/"): _line(training, key) for key in keys}
+            found.setdefault(float(run.config["vmp"]["lambda"]), lines)
+    return found
+
+
+def pairs(runs: Sequence[Run]) -> list[Pair]:
+    """Learned slope and shift of every finished run that has them."""
+    found = []
+    for run in runs:
+        if not run.finished:
+            continue
+        scalars, config = run.result.get("scalars", {}), run.config
+        for key in sorted(k for k in scalars if k.endswith("slope")):
+            prefix = key.removesuffix("slope")  # "" or "fast/"
+            name = config["backbone"]["name"] + (f"-{prefix[0]}" if prefix else "")
+            learned = scalars[key], scalars[f"{prefix}shift"]
+            found.append(Pair(config["name"], name, *learned, run.result["top1"]))
+    return found
+
+
+def best_pairs(found: Sequence[Pair], by: str) -> dict[str, Pair]:
+    """The top performer of each dataset or backbone, under its name; by: "dataset" or "backbone". What is not
+    compared is held fixed at the value that covers the most: one backbone for all datasets, one dataset for all
+    backbones."""
+    other = "backbone" if by == "dataset" else "dataset"
+    covered: dict[str, set[str]] = {}
+    for pair in found:
+        covered.setdefault(getattr(pair, other), set()).add(getattr(pair, by))
+    if not covered:
+        return {}
+    fixed = max(sorted(covered), key=lambda name: len(covered[name]))
+    best: dict[str, Pair] = {}
+    for pair in sorted(found, key=lambda pair: pair.top1):
+        if getattr(pair, other) == fixed:
+            best[getattr(pair, by)] = pair
+    return dict(sorted(best.items()))
+
+
+def draw_slopes_and_shifts(runs: Sequence[Run]) -> Any:
+    """Fig. 4: a and b against epochs, a line a λ; learned pairs by dataset and by backbone.
+
+    runs: those that only differ in λ for (a, b), and any for (c, d).
+    """
+    drawn = figure(10, 5.6)
+    axes = drawn.subplots(2, 2).ravel()
+    group = max(same_but_lambda(runs), key=lambda group: len(by_lambda(group)), default=[])
+    lines = by_lambda(group)
+    for axis, name, letter in ((axes[0], "slope", "a"), (axes[1], "shift", "b")):
+        for number, (weight, keys) in enumerate(lines.items()):
+            for key, line in keys.items():
+                if key.endswith(name):
+                    dashes = "--" if key.startswith("slow/") else "-"
+                    pathway = key.rpartition("/")[0]
+                    axis.plot(
+                        *line,
+                        dashes,
+                        color=COLORS[number % len(COLORS)],
+                        linewidth=1.3,
+                        label=f"λ = {weight:g} {pathway}".rstrip(),
+                    )
+        for bound in BOUNDS[name]:
+            low, high = axis.get_ylim()
+            if low - (high - low) / 2 <= bound <= high + (high - low) / 2:
+                axis.axhline(bound, color=GREY, linewidth=0.8, linestyle=":", label="_bound")
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(f"{name} {letter}")
+        axis.set_title(f"({letter}) {name}, {_of(group[0])}" if group else f"({letter}) {name}")
+        if lines:
+            axis.legend(ncols=2 if len(lines) > 4 else 1)
+    for axis, by, letter in ((axes[2], "dataset", "c"), (axes[3], "backbone", "d")):
+        best = best_pairs(pairs(runs), by)
+        held = next(iter(best.values()), None)
+        axis.set_title(
+            f"({letter}) best run by {by}"
+            + (f", {held.backbone if by == 'dataset' else held.dataset}" if held else "")
+        )
+        _stems(axis, best)
+    return drawn
+
+
+def same_but_lambda(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs with learned prompts, those together that differ in nothing but λ."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        config = {key: run.config.get(key) for key in ("name", "backbone", "optim", "trainer", "seed", "tag")}
+        vmp = {key: value for key, value in run.config["vmp"].items() if key != "lambda"}
+        if vmp.get("kind") == "learned":
+            groups.setdefault(repr((config, vmp)), []).append(run)
+    return list(groups.values())
+
+
+def _stems(axis: Any, best: Mapping[str, Pair]) -> None:
+    """a as solid stems on the left scale, b as dashed ones on the right."""
+    if not best:
+        axis.text(0.5, 0.5, "no finished run with prompts", ha="center", color=GREY, transform=axis.transAxes)
+        return
+    right = axis.twinx()
+    right.spines["right"].set_visible(True)
+    for i, pair in enumerate(best.values()):
+        axis.plot([i - 0.12] * 2, [0, pair.slope], color=COLORS[0], linewidth=2)
+        axis.plot(i - 0.12, pair.slope, "o", color=COLORS[0])
+        axis.annotate(
+            f"{pair.slope:.2f}",
+            (i - 0.12, pair.slope),
+            (-6, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+        )
+        right.plot([i + 0.12] * 2, [0, pair.shift], "--", color=COLORS[1], linewidth=2)
+        right.plot(i + 0.12, pair.shift, "s", color=COLORS[1])
+        right.annotate(
+            f"{pair.shift:+.2f}",
+            (i + 0.12, pair.shift),
+            (6, 0),
+            textcoords="offset points",
+            ha="left",
+            va="center",
+        )
+    axis.set_xticks(range(len(best)), list(best))
+    axis.set_xlim(-0.7, len(best) - 0.3)
+    axis.set_ylim(-60, 60)  # so that both zeros are at one height
+    axis.set_yticks([0, 10, 20, 30, 40, 50])
+    right.set_ylim(-0.72, 0.72)
+    right.grid(False)
+    axis.axhline(0, color=GREY, linewidth=0.8)
+    axis.set_ylabel("slope a (solid)", color=COLORS[0])
+    right.set_ylabel("shift b (dashed)", color=COLORS[1])
+
+
+def _of(run: Run) -> str:
+    return f"{run.config['name']}, {run.config['backbone']['name']}"
+
+
+def _line(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    pairs = [(row["epoch"], row[key]) for row in rows if key in row]
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def _keys(rows: list[dict[str, Any]], name: str) -> list[str]:
+    return sorted({key for row in rows for key in row if key.startswith("vmp/") and key.endswith(f"/{name}")})
