@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import stat
@@ -49,6 +50,25 @@ def no_traceback(done) -> str:
     assert done.returncode == 2, (done.returncode, done.stderr[-3000:])
     assert "Traceback" not in done.stderr
     return done.stderr
+
+
+def test_the_table_names_tests_that_there_are():
+    """docs/reliability.md: every row has one, and every one is there."""
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    names = re.findall(r"`((?:test_\w+\.py)?::test_\w+)", text)
+    assert len(names) > 80
+    file = ""
+    for name in names:
+        file = name.partition("::")[0] or file
+        function = name.partition("::")[2]
+        assert f"def {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name
+    rows = [line for line in text.splitlines() if line.startswith("| ") and line.count("|") == 4]
+    rows = [row for row in rows if not re.match(r"\| (fault|file) \| what happens", row)]
+    assert len(rows) > 60
+    for row in rows:
+        assert "test_" in row or re.search(r"`\[[^`]+\]`", row), row
+    kinds = set(re.findall(r"`\[([^`]+)\]`", text))
+    assert kinds == set(KINDS) - {"whole"}
 
 
 # --- media ---------------------------------------------------------------------------------------------------------
