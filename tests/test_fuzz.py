@@ -355,7 +355,7 @@ def test_damaged_matlab_files(tmp_path, rounds, tally):
 def try_memory(sources, reads: int) -> list[str]:
     jobs = [(reader, tuple(sources.values()), reads) for reader in INSTALLED]
     wrong = []
-    for (reader, *_), answer in in_children(read_many, jobs, limit=lambda job: 500, workers=2):
+    for (reader, *_), answer in in_children(read_many, jobs, limit=lambda job: 800, workers=2):
         if isinstance(answer, Lost):
             wrong.append(f"{reader}: {answer.reason}")
             continue
@@ -373,6 +373,7 @@ def test_five_hundred_reads_leave_nothing_behind(sources):
 
 @pytest.mark.chaos
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_reads_leave_nothing_behind(sources, rounds, tally):
     wrong = try_memory(sources, 500 * rounds)
     tally(

@@ -252,7 +252,7 @@ def test_evaluate_gives_the_runs_own_numbers_and_other_views(straight):
     assert evaluate("split=val", "views=[2,3]", "checkpoint=best").returncode == 0
     assert (straight / "evaluations/val_best_2x3/result.json").exists()
     assert "must be 'train', 'val' or 'test'" in evaluate("split=all").stderr
-    assert "views = [0, 1]" in evaluate("views=[0,1]").stderr
+    assert "views.0 = 0: must be" in evaluate("views=[0,1]").stderr
 
 
 def natural_videos() -> Path:
