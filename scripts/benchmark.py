@@ -1,6 +1,7 @@
-"""make bench: the layer, the loader and reading clips, measured side by side with the plain ways in one run.
+"""make bench: the layer, a training step, the loader and reading clips, side by side with the plain ways in one run.
 
-    python scripts/benchmark.py [layer|loader|clips] [--batch 8 --frames 8 --size 224] [--repeats 9]
+    python scripts/benchmark.py [layer|step|loader|clips] [--batch 8 --frames 8 --size 224] [--repeats 9]
+    python scripts/benchmark.py step --backbone timesformer
 
 Every row is warmed up, then the rows take turns; medians are printed, and ratios are to the first row. The layer's
 first row is Eq. 1-6 written as one would read them off the page. Results go to outputs/bench.json as well, where the
@@ -154,24 +155,102 @@ def print_peak(options: argparse.Namespace) -> None:
     run(s, b, call)
 
 
-def bench_loader(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Clips a second from the embedded set, and the share of a training step that waits for them."""
+def bench_step(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A training step of a backbone with prompts, a switch of conf/trainer at a time, from clips in memory."""
+    from vmp.build import build_model, build_optimizer
+    from vmp.objective import Objective
+
+    cuda = torch.cuda.is_available()
+    device = "cuda" if cuda else "cpu"
+    batch = options.batch if cuda else 2
+    switches: dict[str, list[str]] = {
+        "plain": [],
+        "fused": ["trainer.fused=true"],
+        "channels_last": ["trainer.channels_last=true"],
+        "amp=bf16": ["trainer.amp=bf16"],
+        "amp=bf16, channels_last": ["trainer.amp=bf16", "trainer.channels_last=true"],
+        "compile": ["trainer.compile=true"],
+        "amp=bf16, compile": ["trainer.amp=bf16", "trainer.compile=true"],
+    }
+    if not cuda:  # without matrix units for it, bf16 takes minutes
+        switches = {name: how for name, how in switches.items() if "bf16" not in name}
+    if options.backbone.startswith("timesformer"):
+        switches = {name: how for name, how in switches.items() if "channels_last" not in name}
+    ways: dict[str, Callable[[], None]] = {}
+    losses: dict[str, list[float]] = {}
+
+    def way(name: str, how: list[str]) -> Callable[[], None]:
+        size = [] if cuda else ["backbone.crop=112"]
+        fixed = [f"backbone={options.backbone}", "backbone.weights=none", "vmp.lambda=1"]
+        config, spec = composed([*fixed, *size, *how])
+        model = build_model(config, 400, spec).to(device).train()
+        optimizer, objective = build_optimizer(config, model), Objective(variation_weight=1.0)
+        torch.manual_seed(0)
+        frames = model.cut.frames if model.cut else spec.frames + 1
+        clips = torch.randint(
+            0, 256, (batch, 3, frames, spec.crop, spec.crop), dtype=torch.uint8, device=device
+        )
+        labels = torch.arange(batch, device=device)
+        forward: Any = torch.compile(model, dynamic=False) if config.trainer.compile else model
+
+        def step() -> None:
+            optimizer.zero_grad()
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=config.trainer.amp == "bf16"):
+                out = forward(clips)
+            loss = objective(out.logits, labels, out.variations)["loss"]
+            loss.backward()
+            optimizer.step()
+            losses.setdefault(name, []).append(float(loss.detach()))
+
+        return step
+
+    for name, how in switches.items():
+        ways[name] = way(name, how)
+    times = take_turns(ways, options.repeats if cuda else 3, device)
+    plain = times["plain"]
+    rows = [
+        {
+            "what": name,
+            "ms": 1e3 * s,
+            "clips/s": batch / s,
+            "faster": plain / s,
+            "first loss": losses[name][0],
+        }
+        for name, s in times.items()
+    ]
+    pixels = 224 if cuda else 112
+    show(
+        f"training step of {options.backbone} with prompts, {batch} clips of {pixels}, {where(device)}", rows
+    )
+    return rows
+
+
+def composed(overrides: list[str]) -> tuple[Any, Any]:
+    """The config of a run of train.py, checked, and its backbone's spec."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
+
+    from vmp.build import backbone_spec
+    from vmp.config import check
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        raw: Any = OmegaConf.to_container(compose("train", overrides), resolve=True)
+    config = check(raw)
+    return config, backbone_spec(config)
+
+
+def bench_loader(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Clips a second from the embedded set, and the share of a training step that waits for them."""
     from torch.utils.data import DataLoader
 
-    from vmp.build import backbone_spec, build_model, build_optimizer, clip_shape, find_splits
-    from vmp.config import check
+    from vmp.build import build_model, build_optimizer, clip_shape, find_splits
     from vmp.data.dataset import TrainClips, collate_train
     from vmp.data.present import find_clips
     from vmp.data.sampler import TrainBatches
     from vmp.objective import Objective
 
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        raw: Any = OmegaConf.to_container(compose("train", [f"data.root={ROOT / 'data'}"]), resolve=True)
-    config = check(raw)
+    config, spec = composed([f"data.root={ROOT / 'data'}"])
     splits = find_splits(config)
-    spec = backbone_spec(config)
     model = build_model(config, len(splits.classes), spec)
     rows: list[dict[str, Any]] = []
     for reader in ("opencv", "pyav", "decord"):
@@ -393,23 +472,24 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
     Console(width=120).print(table)
 
 
-KINDS = {"layer": bench_layer, "loader": bench_loader, "clips": bench_clips}
+KINDS = {"layer": bench_layer, "step": bench_step, "loader": bench_loader, "clips": bench_clips}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", nargs="*", help="layer, loader, clips; all without")
+    parser.add_argument("what", nargs="*", help="layer, step, loader, clips; all without")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--backbone", default="c2d", help="of step; a file of conf/backbone")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
         return print_peak(options)
     unknown = set(options.what) - set(KINDS)
     if unknown:
-        parser.error(f"{', '.join(sorted(unknown))}: must be layer, loader or clips")
+        parser.error(f"{', '.join(sorted(unknown))}: must be layer, step, loader or clips")
     results = {}
     for name, bench in KINDS.items():
         if not options.what or name in options.what:
