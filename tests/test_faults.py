@@ -1019,7 +1019,7 @@ def test_configs_with_one_value_changed(rounds, tally):
     accepted, wrong = try_configs(range(count))
     tally("overrides of the config", tried=count, survived=count - len(wrong), differences=len(wrong))
     assert not wrong, "\n".join(wrong)
-    assert count / 20 < accepted < count / 2
+    assert 0 < accepted < count / 2
 
 
 @pytest.mark.slow
