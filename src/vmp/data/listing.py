@@ -39,7 +39,7 @@ from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.progress import bar
 
 _NUMERIC = re.compile(r"[0-9]{1,18}")
-MEASURING = 3  # raise when measure.py finds other things in the same file
+MEASURING = 4  # raise when measure.py finds other things in the same file
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ RUN, RUNS = 64, 192  # frames kept together, and how many times
 READ_THROUGH = 4e9  # pixels that a reader is asked for at most, so that large videos end
 REACH = 2000  # frames whose packets are read through in a few ms
 BY_TIME = ("opencv",)  # readers that seek to a number by its time at the nominal rate
+IN_ORDER = ("decord",)  # whose frames, where times are not in order, are right in one reading and wrong in the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,13 @@ def measure(path: str | os.PathLike[str], *, readers: Sequence[str] | None = Non
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What decoding a whole file gave. found: no readers yet; steady: frames are evenly spaced in time."""
+    """What decoding a whole file gave. found: no readers yet; steady: frames are evenly spaced in time; ordered: their
+    times rise from one to the next."""
 
     found: Measured
     thumbs: "Thumbs"
     steady: bool
+    ordered: bool
     keyframes: int
 
 
@@ -90,18 +93,18 @@ def count(path: str | os.PathLike[str]) -> Counted:
         check_regular(path)
     except VideoReadError as error:
         status = "missing" if error.reason == "not found" else "unreadable"
-        return Counted(Measured(status, error.reason), thumbs, False, 0)
+        return Counted(Measured(status, error.reason), thumbs, False, False, 0)
     source = Source(path)
     picture = np.empty((0, 0, 3), np.uint8)
     for frame in source.frames():
         picture = upright(frame.to_ndarray(format="rgb24"), frame.rotation)
         thumbs.add(small(picture))
     if not source.count:
-        return Counted(Measured("unreadable", source.fault or "no frame could be decoded"), thumbs, False, 0)
+        return Counted(Measured("unreadable", source.fault or "no frame could be decoded"), thumbs, False, False, 0)
     height, width = picture.shape[:2]
     status = "partial" if source.fault else "ok"
     found = Measured(status, source.fault, source.count, float(source.fps), width, height)
-    return Counted(found, thumbs, source.steady(), source.keyframes)
+    return Counted(found, thumbs, source.steady(), source.ordered(), source.keyframes)
 
 
 class Source:
@@ -181,6 +184,10 @@ class Source:
         times = np.sort(np.frombuffer(self._times)) if self._times else np.zeros(1)
         drift = (times - times[0]) * self._rate - np.arange(len(times))
         return bool(np.abs(drift).max() < 0.45)
+
+    def ordered(self) -> bool:
+        """Whether times rise: not in AVI files with B-frames."""
+        return bool((np.diff(np.frombuffer(self._times)) > 0).all()) if self._times else True
 
 
 @contextmanager
@@ -302,6 +309,8 @@ def _exact(path: Path, reader: str, counted: Counted) -> bool:
     n, kept = counted.thumbs.count, counted.thumbs.kept()
     pixels = counted.found.width * counted.found.height
     if reader in BY_TIME and n > STEP and not counted.steady:
+        return False
+    if reader in IN_ORDER and not counted.ordered:
         return False
     around = {i: range(max(0, i - NEAR), min(n, i + NEAR + 1)) for i in kept}
     known = np.array(sorted(i for i, near in around.items() if all(j in kept for j in near)))

@@ -221,7 +221,7 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
         return f"{type(error).__name__} when remuxed", ()
     except (ValueError, IndexError) as error:  # another number of pictures, for one
         return f"cannot be remuxed ({error})", ()
-    return "", exact_readers(half, replace(counted, steady=b.steady()))
+    return "", exact_readers(half, replace(counted, steady=b.steady(), ordered=b.ordered()))
 
 
 def _link(source: Path, target: Path) -> None:
