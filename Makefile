@@ -45,8 +45,9 @@ format: $(READY) ## put the code in its format
 bench: $(READY) ## measure the layer and the loader, side by side with the plain ways
 	$(BIN)/python scripts/benchmark.py
 
-figures: $(READY) ## the README's picture of frames, differences, attention and prompts
-	$(BIN)/python scripts/visualize.py --start 200 --columns 4 --out docs/results/prompts.png
+figures: $(READY) ## the paper's figures, of runs below outputs/ (FIGURES='3 17', OUT=FOLDER), and the README's picture
+	$(BIN)/python scripts/figure.py $(or $(FIGURES),all) --out $(or $(OUT),docs/results/figures)
+	$(BIN)/python scripts/visualize.py --start 200 --columns 4 --frames 0 --out docs/results/prompts.png
 
 lock: $(READY) ## resolve pyproject.toml into the hashed requirements files
 	cd requirements && for part in "bootstrap.in -o bootstrap.txt" "../pyproject.toml -o base.txt" \

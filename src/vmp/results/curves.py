@@ -155,7 +155,10 @@ def same_but_lambda(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs with learned prompts, those together that differ in nothing but λ."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        config = {key: run.config.get(key) for key in ("name", "backbone", "optim", "trainer", "seed", "tag")}
+        config = {
+            key: run.config.get(key) for key in ("name", "backbone", "optim", "seed", "tag", "init_from")
+        }
+        config |= {key: run.config["trainer"].get(key) for key in ("epochs", "batch_size")}
         vmp = {key: value for key, value in run.config["vmp"].items() if key != "lambda"}
         if vmp.get("kind") == "learned":
             groups.setdefault(repr((config, vmp)), []).append(run)
@@ -196,6 +199,7 @@ def _stems(axis: Any, best: Mapping[str, Pair]) -> None:
     axis.set_yticks([0, 10, 20, 30, 40, 50])
     right.set_ylim(-0.72, 0.72)
     right.grid(False)
+    axis.grid(False, axis="x")
     axis.axhline(0, color=GREY, linewidth=0.8)
     axis.set_ylabel("slope a (solid)", color=COLORS[0])
     right.set_ylabel("shift b (dashed)", color=COLORS[1])

@@ -131,19 +131,17 @@ def draw_grid(
     title: str = "",
     width: float = 1.5,
 ) -> Any:
-    """Pictures (H, W, 3) uint8 in rows and columns, with names at the left and on top; all about one shape.
+    """Pictures (H, W, 3) uint8 in rows and columns, with names at the left and on top; those of a row of one shape.
 
     width: of a picture, inches.
     """
-    first = next(p for row in pictures for p in row if p is not None)
-    h, w = first.shape[:2]
+    firsts = [next(p for p in row if p is not None) for row in pictures]
+    heights = [width * p.shape[0] / p.shape[1] for p in firsts]  # inches
     label = 0.3 + 0.062 * max((len(line) for text in rows for line in text.split("\n")), default=0)
-    height = width * h / w
     count = max(len(row) for row in pictures)
-    drawn = figure(
-        width * count + label, height * len(pictures) + 0.2 + 0.25 * bool(columns) + 0.3 * bool(title)
-    )
-    axes = drawn.subplots(len(pictures), count, squeeze=False)
+    over = 0.17 * max((name.count("\n") + 1 for name in columns), default=0) + 0.3 * bool(title)
+    drawn = figure(width * count + label, sum(heights) + 0.06 * len(heights) + 0.1 + over)
+    axes = drawn.subplots(len(pictures), count, squeeze=False, height_ratios=heights)
     for i, row in enumerate(pictures):
         for j in range(count):
             axis = axes[i][j]

@@ -1,0 +1,102 @@
+"""Draw the paper's figures from runs and clips, as PNG and SVG.
+
+python scripts/figure.py 3 17                                     need no run
+python scripts/figure.py 1 5 --video my.mp4 --start 40 run=outputs/.../seed0
+python scripts/figure.py 6 runs=outputs/.../learned_lambda0/seed0,outputs/.../learned_lambda2.5/seed0
+python scripts/figure.py all                                      whatever can be drawn, of runs below outputs/
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vmp.cli import friendly
+from vmp.errors import UserError
+from vmp.results.figures import FIGURES, MissingRuns, Wanted, draw, named_runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what",
+        nargs="+",
+        help="numbers of figures, or all; run=FOLDER or runs=FOLDER,FOLDER: runs, or folders with runs below them",
+    )
+    parser.add_argument("--video", type=Path, action="append", default=[], help="may be given several times")
+    parser.add_argument("--start", type=int, default=0, help="first frame")
+    parser.add_argument("--stride", type=int, default=2, help="from one frame to the next")
+    parser.add_argument("--frames", type=int, default=6, help="prompts in a row")
+    parser.add_argument("--slope", type=float, default=11.0, help="where no run is named")
+    parser.add_argument("--shift", type=float, default=0.1, help="where no run is named")
+    parser.add_argument(
+        "--classes", default="", help="for 10, 11; for 6, 12-16 what to take a clip of; a,b,c"
+    )
+    parser.add_argument("--clips", type=int, default=8, help="for the features of 7-9")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are looked for")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/figures"))
+    options = parser.parse_intermixed_args()
+    numbers, runs, every = read(options.what)
+    if min(options.start, options.stride - 1, options.frames - 1, options.clips) < 0:
+        raise UserError("--start and --clips must be at least 0, --stride and --frames at least 1")
+    wanted = Wanted(
+        runs=named_runs(runs),
+        outputs=options.outputs,
+        videos=tuple(options.video),
+        start=options.start,
+        stride=options.stride,
+        frames=options.frames,
+        slope=options.slope,
+        shift=options.shift,
+        classes=tuple(name for name in options.classes.split(",") if name),
+        clips=options.clips,
+    )
+    from vmp.results.canvas import save
+
+    seen: dict[bytes, int] = {}
+    for number in numbers:
+        try:
+            drawn = draw(number, wanted)
+        except MissingRuns as error:
+            if not every:
+                raise
+            print(
+                f"figure {number} is left out: it {str(error).partition(' ')[2].partition(' ')[2].splitlines()[0]}"
+            )
+            continue
+        paths = save(drawn, options.out / f"figure{number}")
+        same = seen.setdefault(paths[0].read_bytes(), number)
+        if every and same != number:
+            print(
+                f"figure {number} is left out: without runs of the paper's dataset and backbone it is figure {same}"
+            )
+            for path in paths:
+                path.unlink()
+            continue
+        print(*paths)
+
+
+def read(what: list[str]) -> tuple[list[int], list[str], bool]:
+    """Figures, names of runs, and whether all figures are asked for."""
+    numbers: list[int] = []
+    runs: list[str] = []
+    for word in what:
+        key, equals, value = word.partition("=")
+        if equals and key in ("run", "runs"):
+            runs += [name for name in value.split(",") if name]
+        elif word == "all":
+            numbers += list(FIGURES)
+        elif word.isdigit():
+            numbers.append(int(word))
+        else:
+            raise UserError(f"{word}: must be the number of a figure, all, run=FOLDER or runs=FOLDER,FOLDER")
+    if not numbers:
+        raise UserError(f"which figure? One or more of {', '.join(map(str, FIGURES))}, or all")
+    return list(dict.fromkeys(numbers)), runs, "all" in what
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()
+    sys.exit(0)
