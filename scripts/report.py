@@ -1,0 +1,55 @@
+"""Write one HTML page about runs: tables beside the paper's, curves, confusions, worst clips, how each was made.
+
+python scripts/report.py outputs                              every run below outputs -> outputs/report.html
+python scripts/report.py outputs/finegym --out finegym.html --clips 0
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vmp.cli import friendly
+from vmp.errors import UserError
+from vmp.results.report import CLIPS, write_report
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    if options.clips < 0:
+        raise UserError(f"--clips {options.clips}: must be at least 0")
+    out = options.out or options.folders[0] / "report.html"
+    written = write_report(
+        options.folders,
+        out=out,
+        tables=options.tables,
+        clips=options.clips,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    print(
+        f"{written.path}: {written.finished} finished of {written.runs} runs, {written.tables} tables, "
+        f"{written.pictures} pictures, {written.bytes / 1e6:.1f} MB"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="runs, or folders with runs below them")
+    parser.add_argument("--out", type=Path, help="the page; default: report.html in the first folder")
+    parser.add_argument(
+        "--tables",
+        nargs="*",
+        type=Path,
+        default=[ROOT / "docs" / "results"],
+        help="folders with table<n>.csv (or mini/table<n>.csv); default: docs/results",
+    )
+    parser.add_argument(
+        "--clips", type=int, default=CLIPS, help="worst clips to draw for a run; 0 reads no video"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()
