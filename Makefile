@@ -5,7 +5,7 @@ READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow chaos lint format bench figures lock clean
+.PHONY: help setup demo test test-slow chaos lint format bench figures report lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ bench: $(READY) ## measure the layer and the loader, side by side with the plain
 figures: $(READY) ## the paper's figures, of runs below outputs/ (FIGURES='3 17', OUT=FOLDER), and the README's picture
 	$(BIN)/python scripts/figure.py $(or $(FIGURES),all) --out $(or $(OUT),docs/results/figures)
 	$(BIN)/python scripts/visualize.py --start 200 --columns 4 --frames 0 --out docs/results/prompts.png
+
+report: $(READY) ## one page about runs that opens from disk: outputs/report.html (RUNS=FOLDERS, OUT=FILE, CLIPS=4)
+	$(BIN)/python scripts/report.py $(or $(RUNS),outputs) --out $(or $(OUT),outputs/report.html) --clips $(or $(CLIPS),4)
 
 lock: $(READY) ## resolve pyproject.toml into the hashed requirements files
 	cd requirements && for part in "bootstrap.in -o bootstrap.txt" "../pyproject.toml -o base.txt" \
