@@ -9,7 +9,6 @@ Notable here:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
 from typing import Any
 
 import numpy as np
@@ -90,7 +89,10 @@ def _scored(run: Run) -> dict[str, tuple[int, int]]:
 def mcnemar(fixed: int, broken: int) -> float:
     """Exact two-sided p of McNemar's test: 2 P(X <= min) for X binomial of n = fixed + broken and 1/2, at most 1."""
     n = fixed + broken
-    tail = sum(comb(n, k) for k in range(min(fixed, broken) + 1))
+    ways = tail = 1  # n choose 0, and their sum
+    for k in range(min(fixed, broken)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
     return min(1.0, 2 * tail / 2**n)
 
 

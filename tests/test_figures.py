@@ -1,0 +1,325 @@
+"""What stands behind the figures, against the maths and slow loops; the script itself."""
+
+import math
+import subprocess
+import sys
+from itertools import product
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import ROOT, Running, bright_or_dark, folder, overrides_for
+from torch import nn
+
+from vmp.errors import RunError, UserError
+from vmp.results import blind, canvas, figures, paired, similarity
+from vmp.results.collect import Run, read_run
+from vmp.results.curves import Pair, best_pairs, by_lambda, pairs, same_but_lambda
+from vmp.results.family import shift_of, slope_of, thinned
+from vmp.results.looking import layer_with, layers_of
+from vmp.results.panels import color_attention, color_differences
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Two tiny runs, without prompts and with them, and their data."""
+    home = tmp_path_factory.mktemp("runs")
+    data = bright_or_dark(home / "data")
+    begun = [begin(data, home / "out", m, "trainer.epochs=2", "tag=a") for m in ("vmp=none", "vmp=learned")]
+    for done in [one.wait() for one in begun]:
+        assert done.returncode == 0, done.stderr
+    return home
+
+
+def begin(data: Path, out: Path, *overrides: str) -> Running:
+    arguments = overrides_for(data, out, *overrides)
+    if "vmp=none" in overrides:
+        arguments = [word for word in arguments if not word.startswith(("vmp.m=", "vmp.n="))]
+    return Running(arguments)
+
+
+def both(home: Path) -> tuple[Run, Run]:
+    return tuple(read_run(folder(home / "out", m, "seed0-a")) for m in ("none", "learned_lambda1"))
+
+
+# --- Fig. 1 --------------------------------------------------------------------------------------------------------
+
+
+def test_time_color_reordering_takes_one_channel_of_three_frames_in_turn():
+    frames = np.random.default_rng(0).integers(0, 256, (7, 3, 4, 3), np.uint8)
+    slow = np.empty_like(frames)
+    for t, y, x, k in product(range(7), range(3), range(4), range(3)):
+        slow[t, y, x, k] = frames[min(t + k, 6), y, x, t % 3]
+    assert np.array_equal(blind.time_color_reordering(frames), slow)
+    # numbered channels: 1R 2R 3R, 2G 3G 4G, 3B 4B 5B, 4R ...
+    numbered = np.array([[[[10 * t, 10 * t + 1, 10 * t + 2]]] for t in range(1, 7)])
+    made = blind.time_color_reordering(numbered)[:, 0, 0].tolist()
+    assert made[:4] == [[10, 20, 30], [21, 31, 41], [32, 42, 52], [40, 50, 60]]
+    still = np.full((4, 2, 2, 3), (9, 80, 200), np.uint8)
+    assert all(len(set(p)) == 1 for p in blind.time_color_reordering(still)[:, 0, 0].tolist())  # grey
+
+
+def test_a_taylor_frame_is_the_series_by_hand():
+    frames = np.random.default_rng(1).integers(0, 256, (6, 2, 3, 3), np.uint8)
+    terms = 3
+    made = blind.taylor_frame(frames, terms=terms)
+    for y, x in product(range(2), range(3)):
+        g = [sum(w * v for w, v in zip((0.299, 0.587, 0.114), f[y, x] / 255, strict=True)) for f in frames]
+        # forward differences at the first frame, by the binomial theorem
+        delta = [sum((-1) ** (n - i) * comb(n, i) * g[i] for i in range(n + 1)) for n in range(6)]
+        for c in range(3):
+            total = 0.0
+            for k in range(terms):
+                total += sum((v - g[0]) ** k for v in g) / math.factorial(k) * delta[k + 1 + c]
+            assert made[y, x, c] == pytest.approx(total, abs=1e-12)
+    assert not blind.taylor_frame(frames[:1].repeat(8, axis=0)).any()  # nothing moves
+    assert (blind.show_taylor(np.zeros((2, 2, 3))) == 128).all()
+    with pytest.raises(ValueError, match="5 terms take 8"):
+        blind.taylor_frame(frames)
+
+
+# --- Fig. 3, 17, 18 ------------------------------------------------------------------------------------------------
+
+
+def test_slope_and_shift_are_those_of_the_layer():
+    for slope, shift in ((9.1, -0.59), (11.04, 0.0), (50.0, 0.3)):
+        layer = layer_with(slope, shift)
+        assert layer.slope.item() == pytest.approx(slope, rel=1e-4)
+        assert layer.shift.item() == pytest.approx(shift, abs=1e-5)
+        assert slope_of(layer.m.detach().numpy())[0] == pytest.approx(slope, rel=1e-4)
+        assert shift_of(layer.n.detach().numpy())[0] == pytest.approx(shift, abs=1e-5)
+    for slope, shift, named in (
+        (9, 0, "--slope"),
+        (51, 0, "--slope"),
+        (-3, 0, "--slope"),
+        (11, 0.6, "--shift"),
+    ):
+        with pytest.raises(UserError, match=named):
+            layer_with(slope, shift)
+
+
+def test_colours_say_what_they_should():
+    red, _, blue = color_differences(np.array([[-1.0, 0, 1.0]]), limit=1)[0].T.astype(int)
+    assert blue[0] > red[0]
+    assert red[2] > blue[2]
+    assert min(red[1], blue[1]) > 240
+    grey = color_attention(np.array([[0.0, 0.5, 1.0]]))[0].astype(int).sum(axis=-1)
+    assert grey[0] > grey[1] > grey[2]
+
+
+def test_a_thinned_surface_keeps_what_stands_out():
+    values = np.zeros((100, 150))
+    values[37, 91], values[80, 10] = 1.0, -0.5
+    thin = thinned(values)
+    assert max(thin.shape) <= 48
+    assert (thin.max(), thin.min()) == (1.0, -0.5)
+    assert thinned(values[:20, :20]).shape == (20, 20)
+
+
+# --- Fig. 4 --------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_pairs_hold_the_other_thing_fixed():
+    found = [
+        Pair("mpii", "x3d", 1, 0, 99),
+        Pair("mpii", "timesformer", 2, 0, 50),
+        Pair("mpii", "timesformer", 3, 0, 60),
+        Pair("gym", "timesformer", 4, 0, 80),
+    ]
+    assert {k: v.slope for k, v in best_pairs(found, "dataset").items()} == {"gym": 4, "mpii": 3}
+    assert {k: v.slope for k, v in best_pairs(found, "backbone").items()} == {"timesformer": 3, "x3d": 1}
+    assert best_pairs([], "dataset") == {}
+
+
+def test_lines_and_pairs_are_those_of_the_run(home):
+    plain, prompted = both(home)
+    lines = by_lambda([plain, prompted])
+    assert list(lines) == [1.0]
+    epochs, slopes = lines[1.0]["slope"]
+    logged = [row for row in prompted.rows if row["kind"] == "train"]
+    assert slopes == [row["vmp/slope"] for row in logged]
+    assert epochs == sorted(epochs)
+    (pair,) = pairs([plain, prompted])
+    assert (pair.slope, pair.shift) == tuple(prompted.result["scalars"][k] for k in ("slope", "shift"))
+    assert same_but_lambda([plain, prompted]) == [[prompted]]
+    layer = layers_of(prompted)["video"]
+    assert layer.slope.item() == pytest.approx(pair.slope, rel=1e-6)
+    with pytest.raises(RunError, match="without prompts"):
+        layers_of(plain)
+
+
+# --- Fig. 7-9 ------------------------------------------------------------------------------------------------------
+
+
+def small_net() -> nn.Module:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.Conv3d(4, 4, 1), nn.AdaptiveAvgPool3d(1))
+    return nn.Sequential(body, nn.Flatten(), nn.Linear(4, 2))
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = small_net()
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.backbone(clips.float() / 255)
+
+
+def test_cosine_similarity():
+    a, b = torch.tensor([3.0, 4.0]), torch.tensor([4.0, 3.0])
+    assert similarity.cosine(a, a) == 1
+    assert similarity.cosine(a, -a) == -1
+    assert similarity.cosine(a, b) == pytest.approx(24 / 25)
+    assert similarity.cosine(a, 0 * a) == 0
+    assert similarity.cosine(0 * a, 0 * a) == 1
+
+
+def test_only_the_layer_that_was_changed_differs_in_weights_and_those_behind_it_in_features():
+    a, b = Classifier().eval(), Classifier().eval()
+    assert list(similarity.weights_by_layer(a.backbone)) == [
+        "0.0",
+        "0.1",
+        "0.2",
+    ]  # the projection is left out
+    clips = [(c, c) for c in torch.randint(0, 256, (3, 3, 2, 5, 5), dtype=torch.uint8)]
+    same = similarity.feature_similarity(a, b, clips)
+    assert list(same) == ["0.0", "0.1", "0.2"]
+    assert all(v == pytest.approx(1, abs=1e-12) for v in same.values())
+    assert min(similarity.weight_similarity(a.backbone, b.backbone).values()) == pytest.approx(1)
+    with torch.no_grad():
+        b.backbone[0][1].weight[0] = -3.0
+    weights = similarity.weight_similarity(a.backbone, b.backbone)
+    assert weights["0.1"] < 0.99
+    assert (weights["0.0"], weights["0.2"]) == pytest.approx((1, 1))
+    x, y = (m.backbone[0][1] for m in (a, b))
+    vectors = [torch.cat([m.weight, m.bias]).detach().numpy().astype(float) for m in (x, y)]
+    by_hand = vectors[0] @ vectors[1] / math.prod(float(np.sqrt((v**2).sum())) for v in vectors)
+    assert weights["0.1"] == pytest.approx(by_hand)
+    features = similarity.feature_similarity(a, b, clips)
+    assert features["0.0"] == pytest.approx(1)
+    assert features["0.1"] < 0.99
+    assert features["0.2"] < 0.999
+    assert not any(m._forward_hooks for m in a.modules())
+
+
+def test_a_run_is_like_itself_and_both_runs_see_the_same_frames(home):
+    plain, prompted = both(home)
+    same = similarity.compare_layers(prompted, prompted, clips=3)
+    assert all(v == pytest.approx(1) for kind in same.values() for v in kind.values())
+    assert same["weights"].keys() == same["features"].keys()
+    opened = [similarity.open_run(run) for run in (plain, prompted)]
+    for mine, other in similarity.paired_clips(*opened, 2):
+        assert (mine.shape[1], other.shape[1]) == (4, 5)
+        assert torch.equal(mine, other[:, 1:])
+    differ = similarity.compare_layers(plain, prompted, clips=2)
+    assert min(differ["features"].values()) < 0.999
+
+
+# --- Fig. 10, 11, and comparing ------------------------------------------------------------------------------------
+
+
+def test_mcnemars_p_is_the_exact_binomial():
+    for fixed, broken in product(range(8), range(8)):
+        n = fixed + broken
+        # every way that n coins can fall, counted
+        uneven = sum(comb(n, heads) for heads in range(n + 1) if abs(2 * heads - n) >= abs(fixed - broken))
+        assert paired.mcnemar(fixed, broken) == pytest.approx(uneven / 2**n)
+    assert paired.mcnemar(0, 0) == 1
+    assert paired.mcnemar(2, 12) == pytest.approx(2 * (1 + 14 + 91) / 2**14)
+    assert 0 < paired.mcnemar(4000, 4300) < 1
+
+
+def test_the_interval_is_the_bootstraps_and_covers_the_difference():
+    low, high = paired.bootstrap(30, 10, 200)
+    assert low < 10 < high
+    deviation = 100 * math.sqrt((40 - 20**2 / 200) / 200 / 200)  # of a mean of -1, 0 and 1
+    assert (high - low) / 2 == pytest.approx(1.96 * deviation, rel=0.1)
+    assert paired.bootstrap(30, 10, 200) == (low, high)
+    assert paired.bootstrap(0, 0, 50) == (0, 0)
+
+
+def test_class_numbers_are_those_of_the_result(home):
+    a, b = both(home)
+    pairing = paired.pair(a, b)
+    assert pairing.top1 == pytest.approx((a.result["top1"], b.result["top1"]), abs=1e-4)
+    for run, side in ((a, "a"), (b, "b")):
+        told = paired.class_accuracies(run)
+        assert told == {row["name"]: float(row["accuracy"]) for row in run.per_class}
+        for change in paired.class_changes(pairing, run.classes):
+            assert getattr(change, side) == pytest.approx(told[change.name], abs=0.005)
+    assert pairing.fixed - pairing.broken == pairing.right_b.sum() - pairing.right_a.sum()
+
+
+def test_clips_that_cannot_be_paired_are_told(home, tmp_path):
+    a, _ = both(home)
+    for name, change in (("labels", ("val/0,0,", "val/0,1,")), ("no tested clip", ("val/", "other/"))):
+        other = tmp_path / name.split()[0]
+        other.mkdir()
+        for file in ("config.yaml", "classes.txt", "result.json", "predictions.csv"):
+            text = (a.folder / file).read_text()
+            (other / file).write_text(text.replace(*change) if file == "predictions.csv" else text)
+        with pytest.raises(RunError, match=name):
+            paired.pair(a, Run(other))
+    (tmp_path / "labels" / "classes.txt").write_text("x\ny\n")
+    with pytest.raises(RunError, match="other classes"):
+        paired.pair(a, Run(tmp_path / "labels"))
+    (tmp_path / "labels" / "classes.txt").write_text((a.folder / "classes.txt").read_text())
+    for file in ("result.json", "predictions.csv"):
+        (tmp_path / "labels" / file).unlink()
+    with pytest.raises(RunError, match="not finished"):
+        paired.pair(a, Run(tmp_path / "labels"))
+
+
+# --- the figures and the script ------------------------------------------------------------------------------------
+
+
+def test_figures_without_their_runs_say_which_to_make(tmp_path):
+    for number in (4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16):
+        with pytest.raises(figures.MissingRuns, match=r"python train\.py") as told:
+            figures.draw(number, figures.Wanted(outputs=tmp_path))
+        assert figures.PAPER[number].experiment in str(told.value)
+        assert (
+            ROOT / "conf/experiment" / f"{figures.PAPER[number].experiment.partition('=')[2]}.yaml"
+        ).exists()
+    with pytest.raises(UserError, match="must be one of 1, 3"):
+        figures.draw(2, figures.Wanted())
+
+
+def test_the_same_figure_has_the_same_bytes(home, tmp_path):
+    wanted = figures.Wanted(runs=both(home))
+    for name in ("one", "two"):
+        canvas.save(figures.draw(11, wanted), tmp_path / name)
+    for kind in ("png", "svg"):
+        one, two = (tmp_path / f"{name}.{kind}" for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+    assert b"<dc:date>" not in (tmp_path / "one.svg").read_bytes()
+
+
+def script(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "scripts/figure.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+
+
+def test_the_script_ends_with_a_message(tmp_path):
+    done = script(6, "--outputs", tmp_path, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "python train.py experiment=finegym_timesformer_k600 vmp.lambda=2.5" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_every_figure_is_drawn_from_runs_and_clips(home, tmp_path):
+    done = begin(home / "data", home / "out", "trainer.epochs=2", "tag=a", "vmp.lambda=0").wait()
+    assert done.returncode == 0, done.stderr
+    for out in ("a", "b"):
+        done = script("all", "--outputs", home / "out", "--out", tmp_path / out, "--clips", 2, "--frames", 3)
+        assert done.returncode == 0, done.stderr
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert drawn == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    expected = {f"figure{n}.{kind}" for n in (1, 3, 4, 5, 6, 7, 11, 17, 18) for kind in ("png", "svg")}
+    assert expected <= drawn.keys()
+    assert "figure 13 is left out" in done.stdout  # the same runs and the same clip as figure 6
