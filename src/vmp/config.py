@@ -267,6 +267,7 @@ class Evaluate(Section):
     views: Views | None
     degrade: Literal["none", "salt_pepper", "half"] | None
     reduce: Literal["probs", "logits"] | None
+    where: Annotated[str, Field(pattern=r"^[\w -]+[=<>].+$")] | None
     device: Device
     workers: Annotated[int, Field(ge=0)] | None
 

@@ -1,5 +1,6 @@
-"""The second command: test a run again, on another split, with other views or degraded frames."""
+"""The second command: test a run again, on another split, on chosen clips, with other views or degraded frames."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vmp.build import backbone_spec, build_model, find_splits
 from vmp.config import Config, Evaluate, check, check_evaluate
-from vmp.data.present import digest, find_clips
+from vmp.data.manifest import Manifest
+from vmp.data.present import Present, digest, find_clips
 from vmp.errors import ConfigError, RunError
 from vmp.files import write_json
 from vmp.folder import check_same_data, read_config
@@ -29,6 +31,8 @@ def evaluate(cfg: DictConfig) -> None:
     manifest = found_splits[split]
     present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
     check_same_data(folder, {split: digest(manifest, present)})
+    if options.where:
+        present = only(manifest, present, options.where)
 
     from vmp.engine import checkpoint, dist
 
@@ -47,8 +51,7 @@ def evaluate(cfg: DictConfig) -> None:
             config, model, spec, manifest, present, views, processes, split, workers=options.workers
         )
         if processes.first:
-            parts = [split, select, f"{views[0]}x{views[1]}", options.degrade, options.reduce]
-            where = folder / "evaluations" / "_".join(part for part in parts if part)
+            where = folder / "evaluations" / folder_name(options, split, select, views)
             where.mkdir(parents=True, exist_ok=True)
             result = {
                 "run": str(folder),
@@ -57,12 +60,58 @@ def evaluate(cfg: DictConfig) -> None:
                 "views": list(views),
                 "reduce": spec.reduce,
                 "degrade": config.data.degrade,
+                "where": options.where,
                 **measure(scores, manifest, present, where),
             }
             write_json(where / "result.json", result)
             print_result(where)
     finally:
         dist.stop()
+
+
+def folder_name(options: Evaluate, split: str, select: str, views: tuple[int, int]) -> str:
+    """Of an evaluation, in the run's `evaluations`."""
+    chosen = options.where and re.sub(
+        r"[^\w.+-]+", "-", options.where.replace(">", "-above-").replace("<", "-below-")
+    )
+    parts = [split, select, f"{views[0]}x{views[1]}", options.degrade, options.reduce, chosen]
+    return "_".join(part for part in parts if part)
+
+
+def only(manifest: Manifest, present: Present, where: str) -> Present:
+    """The clips with a tag, a further column of the manifest.
+
+    Args:
+        where: "TAG=WORD", one of the tag's words; "TAG>NUMBER" or "TAG<NUMBER".
+
+    Raises:
+        ConfigError: no clip has such a tag, or none matches.
+    """
+    tag, sign, wanted = (part.strip() for part in re.split(r"([=<>])", where, maxsplit=1))
+    tags = {name for clip in manifest.clips for name in clip.tags}
+    if tag not in tags:
+        raise ConfigError(
+            f"where = {where!r}: no clip of {manifest.path} has {tag!r}; "
+            f"there are {', '.join(sorted(tags)) or 'no tags'}"
+        )
+
+    def matches(value: str) -> bool:
+        if sign == "=":
+            return wanted in value.split()
+        try:
+            return float(value) > float(wanted) if sign == ">" else float(value) < float(wanted)
+        except ValueError:
+            return False
+
+    ids = {clip.id for clip in manifest.clips if matches(clip.tags.get(tag, ""))}
+    kept = [(c, r) for c, r in zip(present.clips, present.readers, strict=True) if c.id in ids]
+    if not kept:
+        raise ConfigError(
+            f"where = {where!r}: matches none of the {len(present.clips)} usable clips of {manifest.path}"
+        )
+    clips, readers = zip(*kept, strict=True)
+    bad = {clip_id: reason for clip_id, reason in present.bad.items() if clip_id in ids}
+    return Present(tuple(clips), tuple(readers), len(ids), bad)
 
 
 def _config_of(folder: Path, options: Evaluate) -> Config:
