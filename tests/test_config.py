@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {
     group.name: sorted(f.stem for f in group.glob("*.yaml"))
     for group in (ROOT / "conf").iterdir()
-    if group.is_dir()
+    if group.is_dir() and group.name != "table"  # those are read by vmp.results.tables
 }
 GIVEN = {
     "list": ["dataset.root=.", "dataset.train=a", "dataset.val=b"],

@@ -1,0 +1,79 @@
+"""A table of the paper, ours beside theirs: python scripts/reproduce.py table=1 [profile=mini] [seeds=3] [dry=1] ...
+
+    only='timesformer mpii'     only the cells that have all these words in their names
+    launch=torchrun=4           single | warm | torchrun=N | 'hydra/launcher=slurm hydra.launcher.partition=gpu'
+    output=outputs              where runs are; results=docs/results: where tables are written
+    data.root=... and the like  for every run, as for train.py
+
+It runs what is not finished, continues what is half done, and writes docs/results/table<n>.md, .csv and .tex. `make
+table1 SEEDS=3` is the same.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from vmp.cli import friendly  # first: it sets how Hydra reports errors
+
+with friendly():
+    from vmp.errors import ConfigError
+    from vmp.results.reproducing import Request, reproduce
+
+ROOT = Path(__file__).resolve().parent.parent
+OWN = ("table", "profile", "seeds", "only", "dry", "launch", "output", "results")
+
+
+def read_request(arguments: list[str]) -> Request:
+    """Raises:
+    ConfigError: a word that is no KEY=VALUE, or a value out of range.
+    """
+    from vmp.config import Config, suggest
+
+    own: dict[str, str] = {}
+    others = []
+    for argument in arguments:
+        key, sign, value = argument.partition("=")
+        if not sign:
+            raise ConfigError(
+                f"{argument!r}: must be KEY=VALUE; keys are {', '.join(OWN)}, and those of train.py"
+            )
+        if key in OWN:
+            if value:
+                own[key] = value
+        elif "." in key or key in Config.model_fields:
+            others.append(argument)
+        else:
+            raise ConfigError(f"{key}: no such key{suggest(key, list(OWN))}")
+    if "table" not in own:
+        raise ConfigError("table=N: which table of the paper, 1 to 8?")
+    for key in ("table", "seeds"):
+        if key in own and not (own[key].isdecimal() and int(own[key])):
+            raise ConfigError(f"{key}={own[key]}: must be a whole number from 1")
+    if own.get("dry", "0") not in ("0", "1"):
+        raise ConfigError(f"dry={own['dry']}: must be 0 or 1")
+    return Request(
+        table=int(own["table"]),
+        profile=own.get("profile", "paper"),
+        seeds=int(own.get("seeds", 1)),
+        only=tuple(own.get("only", "").split()),
+        dry=own.get("dry") == "1",
+        launch=own.get("launch", ""),
+        output=own.get("output"),
+        results=own.get("results"),
+        overrides=tuple(others),
+    )
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
+    with friendly():
+        request = read_request(sys.argv[1:])
+        os.chdir(ROOT)
+        code = reproduce(request, ROOT)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

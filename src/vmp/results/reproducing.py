@@ -1,0 +1,439 @@
+"""A table from one command: what it needs is planned, what is missing is run, and the table is written.
+
+Nothing in "ours" comes from anywhere but a result.json, a per_class.csv or a timing of this project.
+"""
+
+import hashlib
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vmp.config import MotionsDataset, PreparedDataset, check_start
+from vmp.errors import ConfigError, RunError, UserError
+from vmp.files import write_json, write_text
+from vmp.folder import check_same_run
+from vmp.results import launching, rendering
+from vmp.results.collect import Run, find_runs
+from vmp.results.tables import (
+    Cell,
+    Evaluation,
+    Number,
+    Planned,
+    Planner,
+    Profile,
+    Table,
+    Value,
+    cells,
+    composer,
+    load_profile,
+    load_table,
+    matches,
+    read_values,
+)
+
+
+class Interrupted(UserError):
+    code = 130
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for. output, results: None: the profile's own."""
+
+    table: int
+    profile: str = "paper"
+    seeds: int = 1
+    only: tuple[str, ...] = ()
+    dry: bool = False
+    launch: str = ""
+    output: str | None = None
+    results: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def reproduce(request: Request, root: Path) -> int:
+    """Run what a table lacks and write it; the exit code.
+
+    Args:
+        root: of the checkout, which is the working directory.
+
+    Raises:
+        UserError: what is missing or wrong, and what to do.
+    """
+    conf = root / "conf"
+    tables = sorted(int(f.stem.removeprefix("table")) for f in (conf / "table").glob("table*.yaml"))
+    if request.table not in tables:
+        raise ConfigError(f"table={request.table}: there are {', '.join(map(str, tables))}")
+    profile = load_profile(conf / "table" / "profile" / f"{request.profile}.yaml")
+    table = load_table(conf / "table" / f"table{request.table}.yaml")
+    how = launching.parse_launch(request.launch or profile.launch)
+    output = request.output or profile.output
+    all_cells, seeds = cells(table, profile), range(request.seeds)
+    chosen = [c for c in all_cells if c.task and matches(c, table, request.only)]
+    if not chosen:
+        names = ", ".join(dict.fromkeys(rendering.name(row) for row in table.rows))
+        raise ConfigError(
+            f"only={' '.join(request.only)}: no cell of table {table.number} has all of that; rows: {names}"
+        )
+    with composer(conf) as compose:
+        planner = Planner(compose, output=output, extra=request.overrides)
+        below: dict[str, str] = {}
+        if table.measured:
+            values, device, failed = _measure(request, table, all_cells, chosen, planner, Path(output))
+            if request.dry:
+                return 0
+            below["device"] = device
+        else:
+            runs, tests = plan(chosen, planner, seeds)
+            if request.dry:
+                print_plan(runs, tests, profile, Path(output))
+                return 0
+            failed = run_missing(runs, tests, how, Path(output), root)
+            values = read_values(all_cells, planner, seeds)
+    return _write(request, table, profile, all_cells, values, list(seeds), failed, **below)
+
+
+def _write(
+    request: Request,
+    table: Table,
+    profile: Profile,
+    all_cells: Sequence[Cell],
+    values: Mapping[tuple[int, int], Value],
+    seeds: Sequence[int],
+    failed: int,
+    device: str = "",
+) -> int:
+    place = Path(request.results or profile.results)
+    command = f"make table{table.number}" + ("" if profile.name == "paper" else f" PROFILE={profile.name}")
+    command += f" SEEDS={len(seeds)}" if len(seeds) > 1 else ""
+    below = rendering.provenance(table, all_cells, values, command=command, seeds=seeds, device=device)
+    stem = place / f"table{table.number}"
+    write_text(stem.with_suffix(".md"), rendering.to_markdown(table, profile, all_cells, values, below))
+    write_text(stem.with_suffix(".csv"), rendering.to_csv(table, profile, all_cells, values))
+    write_text(stem.with_suffix(".tex"), rendering.to_latex(table, profile, all_cells, values, below))
+    gone = rendering.missing(all_cells, values)
+    print(f"-> {stem}.md, .csv, .tex" + (f"; {len(gone)} cells not run" if gone else ""))
+    return 1 if failed else 0
+
+
+# --- what to run ---------------------------------------------------------------------------------------------------
+
+
+def plan(
+    chosen: Sequence[Cell], planner: Planner, seeds: Sequence[int]
+) -> tuple[list[Planned], list[Evaluation]]:
+    """The runs that cells ask for, those that others start from first, and their evaluations, each once.
+
+    Raises:
+        RunError: two different runs would share a folder, or a folder holds another run.
+    """
+    runs: dict[Path, Planned] = {}
+    tests: dict[Path, Evaluation] = {}
+
+    def add(run: Planned) -> None:
+        if run.start:
+            add(run.start)
+        other = runs.setdefault(run.folder, run)
+        if other is not run and other.raw != run.raw:
+            raise RunError(
+                f"{run.folder}: two different runs of the table would share it:\n  {other.label}\n  {run.label}"
+            )
+
+    for seed in seeds:
+        for cell in chosen:
+            source = planner.of(cell, seed)
+            if isinstance(source, Evaluation):
+                tests.setdefault(source.folder, source)
+                source = source.run
+            if source:
+                add(source)
+    for run in runs.values():
+        check_same_run(run.folder, dict(run.raw))
+    return list(runs.values()), list(tests.values())
+
+
+def run_missing(
+    runs: Sequence[Planned], tests: Sequence[Evaluation], how: launching.How, output: Path, root: Path
+) -> int:
+    """Run what is not finished; how many jobs failed.
+
+    Raises:
+        UserError: data are missing, or it was asked to stop.
+    """
+    todo = [run for run in runs if run.state != "finished"]
+    check_data(todo)
+    for run in todo:
+        if not run.start:
+            check_start(run.config)
+    waiting = {str(run.folder) for run in todo}
+    jobs = [
+        launching.Job(
+            key=str(run.folder),
+            label=run.label + (" (continued)" if run.state == "half done" else ""),
+            script="train.py",
+            arguments=run.overrides,
+            done=lambda run=run: run.state == "finished",  # type: ignore[misc]
+            needs=tuple({str(run.start.folder)} & waiting) if run.start else (),
+        )
+        for run in todo
+    ]
+    jobs += [
+        launching.Job(
+            key=str(test.folder),
+            label=f"{test.run.label} tested with {' '.join(filter(None, (test.degrade, test.where)))}",
+            script="evaluate.py",
+            arguments=tuple(test.arguments),
+            done=lambda test=test: test.finished,  # type: ignore[misc]
+            needs=tuple({str(test.run.folder)} & waiting),
+        )
+        for test in tests
+        if str(test.run.folder) in waiting or not test.finished
+    ]
+    before = len(runs) + len(tests) - len(jobs)
+    print(
+        f"{len(runs)} runs and {len(tests)} evaluations, {before} finished before, {len(jobs)} to do",
+        flush=True,
+    )
+    if not jobs:
+        return 0
+    outcomes = launching.run_all(jobs, how, logs=output / "logs", root=root)
+    failed = [o for o in outcomes if o.state == "failed"]
+    stopped = [o for o in outcomes if o.state in ("stopped", "not started")]
+    if failed:
+        print(f"{len(failed)} failed, {len(stopped)} were not run; the same command tries them again")
+    elif stopped:
+        raise Interrupted(f"stopped with {len(stopped)} jobs to go; the same command goes on")
+    return len(failed)
+
+
+def check_data(runs: Sequence[Planned]) -> None:
+    """Raise ConfigError saying what is missing and how to prepare it; embedded data are made here."""
+    from vmp.build import find_splits
+
+    faults: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for run in runs:
+        dataset = run.config.dataset
+        if (key := repr((dataset, run.config.data.root))) in seen:
+            continue
+        seen.add(key)
+        if isinstance(dataset, MotionsDataset | PreparedDataset):
+            try:
+                find_splits(run.config)
+            except UserError as error:
+                faults.setdefault(str(error), []).append(run.dataset)
+    if faults:
+        raise ConfigError(
+            "the table needs data that are not there.\n"
+            + "\n".join(faults)
+            + "\nONLY='...' runs the cells of one dataset, as in ONLY=finegym; PROFILE=mini needs no data."
+        )
+
+
+# --- estimates -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Of a backbone here. train, test: seconds a clip and epoch, and a clip and view; disk: bytes of a run."""
+
+    train: float
+    test: float
+    disk: int
+    source: str
+
+
+def measured_rates(output: Path) -> dict[str, Rate]:
+    """By backbone and its sizes: from finished runs, else from Table 8's timings."""
+    rates: dict[str, Rate] = {}
+    for path in sorted((output / "table8").glob("*.json")):
+        timing = json.loads(path.read_text(encoding="utf-8"))
+        for row in timing["rows"]:
+            batch = timing["batch"]
+            disk = (
+                8 * row["parameters"] * 3
+            )  # weights and momentum, two checkpoints and the one being written
+            train, test = (row["forward"][0] + row["backward"][0]) / batch, row["test_forward"][0] / batch
+            rates[row["size"]] = Rate(train, test, disk, f"table 8 on {timing['device']}")
+    for run in find_runs(output):
+        if not run.finished or "seconds" not in run.result:
+            continue
+        clips = run.result.get("clips", {}).get("train", {}).get("present", 0)
+        epochs = run.config.get("trainer", {}).get("epochs", 0)
+        if clips and epochs:
+            disk = sum(f.stat().st_size for f in run.folder.rglob("*") if f.is_file())
+            each = run.result["seconds"] / (clips * epochs)
+            rates[size_of(run.config)] = Rate(each, 0.0, disk, f"{run.folder}")
+    return rates
+
+
+def size_of(raw: Mapping[str, Any]) -> str:
+    """What decides how long a clip takes: the backbone with its sizes."""
+    backbone = {
+        k: v for k, v in raw["backbone"].items() if k not in ("weights", "dropout", "flip_patch_embed")
+    }
+    return json.dumps(backbone, sort_keys=True)
+
+
+def print_plan(runs: Sequence[Planned], tests: Sequence[Evaluation], profile: Profile, output: Path) -> None:
+    """The runs, with what they take where something was measured."""
+    from vmp.backbones import backbone_spec
+
+    rates = measured_rates(output)
+    hours, disk, unknown = 0.0, 0, set()
+    for run in runs:
+        state, estimate = run.state, ""
+        if state != "finished":
+            rate, c = rates.get(size_of(run.raw)), run.config
+            clips = _clips(run, profile)
+            if rate and clips:
+                views = c.trainer.views or backbone_spec(c.backbone.key).views
+                seconds = rate.train * clips["train"] * c.trainer.epochs
+                seconds += rate.test * clips.get("test", 0) * views[0] * views[1]
+                hours, disk = hours + seconds / 3600, disk + rate.disk
+                estimate = f"  about {seconds / 3600:.2f} device-hours, {rate.disk / 2**20:.0f} MiB"
+            else:
+                unknown.add(c.backbone.key)
+        print(
+            f"{state}: {run.label}{estimate}\n  {shlex.join(['python', 'train.py', *run.overrides])}\n  -> {run.folder}"
+        )
+    for test in tests:
+        done = "finished" if test.finished else "not run"
+        print(f"{done}: {shlex.join(['python', 'evaluate.py', *test.arguments])}")
+    states = [run.state for run in runs]
+    print(
+        f"{len(runs)} runs: {states.count('finished')} finished, {states.count('half done')} half done, "
+        f"{states.count('not run')} not run; {len(tests)} evaluations, {sum(t.finished for t in tests)} finished"
+    )
+    if hours:
+        free = shutil.disk_usage(next(p for p in (output, *output.absolute().parents) if p.exists())).free
+        print(
+            f"to do: about {hours:.1f} device-hours, {disk / 2**30:.1f} GiB of disk ({free / 2**30:.0f} GiB are free)"
+        )
+        print("  measured: " + "; ".join(sorted({r.source for r in rates.values()}))[:400])
+        print(
+            "  (timings of table 8 know nothing of decoding: a loader that is slower than the model adds to them)"
+        )
+    if unknown:
+        suffix = "" if profile.name == "paper" else f" PROFILE={profile.name}"
+        print(
+            f"no estimate for {', '.join(sorted(unknown))}: nothing was measured with them on this machine. Run "
+            f"`make table8{suffix}`, which times every backbone, or one of the runs above, then this again."
+        )
+
+
+def _clips(run: Planned, profile: Profile) -> dict[str, int]:
+    """Of the prepared dataset; published numbers before it is."""
+    dataset = run.config.dataset
+    if isinstance(dataset, MotionsDataset):
+        return {"train": dataset.train, "test": dataset.test}
+    if isinstance(dataset, PreparedDataset) and (folder := Path(dataset.folder)).is_dir():
+        found = {}
+        for split in ("train", "test"):
+            if (file := folder / f"{split}.csv").is_file():
+                found[split] = max(len(file.read_text(encoding="utf-8").splitlines()) - 1, 0)
+        return found
+    return profile.datasets[run.dataset].clips
+
+
+# --- Table 8 -------------------------------------------------------------------------------------------------------
+
+
+def _measure(
+    request: Request,
+    table: Table,
+    all_cells: Sequence[Cell],
+    chosen: Sequence[Cell],
+    planner: Planner,
+    output: Path,
+) -> tuple[dict[tuple[int, int], Value], str, int]:
+    """Values by row and column, and the device's name."""
+    import torch
+
+    from vmp.machine import device_name
+    from vmp.results.record import commit
+    from vmp.results.timing import time_models
+
+    assert table.measured
+    wanted = {c.row for c in chosen}
+    together: list[list[int]] = []  # a baseline and what is compared with it
+    for r, row in enumerate(table.rows):
+        if row.gain and together:
+            together[-1].append(r)
+        else:
+            together.append([r])
+    values = {(c.row, c.column): Value() for c in all_cells}
+    devices: set[str] = set()
+    by_row = {c.row: c for c in all_cells if c.task}
+    for rows in together:
+        runs = [planner.run(task, 0) for r in rows if (task := by_row[r].task)]
+        config = runs[0].config
+        device = config.trainer.device
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        name = device_name(torch.device(device))
+        threads = f", {torch.get_num_threads()} threads" if name == "CPU" else ""
+        path = (
+            output / "table8" / f"{config.backbone.key}-{_slug(name + threads)}-{_digest(runs, table)}.json"
+        )
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if found is None and wanted & set(rows):
+            label = ", ".join(table.rows[r].label for r in rows)
+            if request.dry:
+                print(f"not measured: {label} on {name}{threads}, {table.measured.repeats} times in turns")
+                continue
+            print(f"{label} on {name}{threads}", flush=True)
+            began = time.monotonic()
+            timed = time_models(
+                [run.config for run in runs],
+                batch=table.measured.batch,
+                repeats=table.measured.repeats,
+                device=device,
+                say=lambda text: print(text, flush=True),
+            )
+            found = {
+                "device": name + threads,
+                "batch": table.measured.batch,
+                "repeats": table.measured.repeats,
+                "commit": commit(),
+                "seconds": round(time.monotonic() - began, 1),
+                "rows": [
+                    {
+                        "label": table.rows[r].label,
+                        "overrides": run.overrides,
+                        "size": size_of(run.raw),
+                        **numbers,
+                    }
+                    for r, run, numbers in zip(rows, runs, timed, strict=True)
+                ],
+            }
+            write_json(path, found)
+        if found is None:
+            continue
+        devices.add(found["device"])
+        if request.dry:
+            print(f"measured: {', '.join(table.rows[r].label for r in rows)} -> {path}")
+        for r, numbers in zip(rows, found["rows"], strict=True):
+            for c, column in enumerate(table.columns):
+                mean, spread = numbers[str(column.number)]
+                number = Number(mean, path, found["commit"], (0, 0))
+                values[r, c] = replace(Value((number,), (mean,)), spread=spread)
+    return values, " and ".join(sorted(devices)), 0
+
+
+def _slug(text: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in text).split())
+
+
+def _digest(runs: Sequence[Planned], table: Table) -> str:
+    assert table.measured
+    what = [(size_of(run.raw), run.raw["vmp"], run.raw["trainer"]["channels_last"]) for run in runs]
+    text = json.dumps([table.measured.batch, table.measured.repeats, what], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+__all__ = ["Request", "Run", "check_data", "measured_rates", "plan", "print_plan", "reproduce", "run_missing"]

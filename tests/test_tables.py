@@ -1,0 +1,441 @@
+"""The paper's tables: what their files say, what they are expanded to, and how they are written out."""
+
+import csv
+import io
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose
+from omegaconf import OmegaConf
+
+from vmp.errors import ConfigError, RunError
+from vmp.results import launching, rendering, reproducing
+from vmp.results.tables import (
+    Evaluation,
+    Planner,
+    cells,
+    composer,
+    load_profile,
+    load_table,
+    matches,
+    read_values,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = range(1, 9)
+PROFILES = ("paper", "mini")
+
+
+def table_of(number: int):
+    return load_table(ROOT / f"conf/table/table{number}.yaml")
+
+
+def profile_of(name: str):
+    return load_profile(ROOT / f"conf/table/profile/{name}.yaml")
+
+
+@pytest.fixture(scope="module")
+def compose_one():
+    with composer(ROOT / "conf") as one:
+        yield one
+
+
+def runs_of(numbers, profile: str, one, seeds=(0,), output="outputs", only=()):
+    """Every run that these tables ask for, with what they start from."""
+    planner, out = Planner(one, output=output), []
+    for number in numbers:
+        table = table_of(number)
+        for cell in cells(table, profile_of(profile)):
+            for seed in seeds if cell.task and matches(cell, table, only) else ():
+                source = planner.of(cell, seed)
+                run = source.run if isinstance(source, Evaluation) else source
+                while run:
+                    out.append(run)
+                    run = run.start
+    return out
+
+
+# --- the files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_a_tables_file_is_whole(number):
+    table = table_of(number)
+    assert table.number == number
+    for profile in PROFILES:
+        all_cells = cells(table, profile_of(profile))
+        assert len(all_cells) == len(table.rows) * len(table.columns)
+        for cell in all_cells:
+            assert (cell.task is None) == (cell.printed is None or bool(cell.mean_of))
+            if cell.printed is None:
+                assert number == 7
+
+
+def test_printed_means_are_those_of_the_splits_and_bests_agree_between_tables():
+    one, seven = table_of(1), table_of(7)
+    for row in one.rows:
+        assert abs(sum(row.paper[:3]) / 3 - row.paper[3]) < 0.11, row.label
+    k600 = one.rows[-1].paper
+    assert max(seven.rows[0].paper[:5]) == k600[6]
+    assert max(seven.rows[0].paper[5:]) == k600[4]
+    assert table_of(2).rows[0].paper[2:4] == table_of(3).rows[0].paper[6:7] + table_of(3).rows[1].paper[6:7]
+    assert table_of(5).rows[0].paper[:2] == (one.rows[-2].paper[4], one.rows[-1].paper[4])
+
+
+def test_what_is_wrong_in_a_file_is_told_with_its_place(tmp_path):
+    text = (ROOT / "conf/table/table1.yaml").read_text(encoding="utf-8")
+    wrong = tmp_path / "table1.yaml"
+    wrong.write_text(text.replace("number: top5", "number: top6"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"table1\.yaml:\n  columns\.5\.number"):
+        load_table(wrong)
+    wrong.write_text(text.replace("75.4, 76.2, 76.9,", "75.4, 76.2,"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="'SlowFast' has 7 printed numbers for 8 columns"):
+        load_table(wrong)
+    with pytest.raises(ConfigError, match="there are mini, paper"):
+        profile_of("nano")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_table_1_is_70_runs(profile, compose_one):
+    tasks = {cell.task for cell in cells(table_of(1), profile_of(profile)) if cell.task}
+    assert len(tasks) == 70
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_cells_compose_and_share_folders_only_where_they_are_the_same(profile, compose_one):
+    runs = runs_of((2, 3, 4, 5, 6), profile, compose_one, seeds=(0, 1))
+    check_apart(runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", PROFILES)
+def test_all_cells_compose_and_share_folders_only_where_they_are_the_same(profile, compose_one):
+    runs = runs_of(range(1, 8), profile, compose_one, seeds=(0, 1))
+    folders = check_apart(runs)
+    assert len(folders) == (222 if profile == "paper" else 226)
+
+
+def check_apart(runs) -> set[Path]:
+    kept = {}
+    for run in runs:
+        other = kept.setdefault(run.folder, run)
+        assert other.raw == run.raw, (other.label, run.label)
+    different = {json.dumps(run.raw, sort_keys=True) for run in runs}
+    assert len(different) == len(kept)
+    return set(kept)
+
+
+def test_tables_share_what_is_the_same_run(compose_one):
+    one = {run.folder for run in runs_of([1], "paper", compose_one, only=["mpii", "k600"])}
+    assert one <= {run.folder for run in runs_of([2], "paper", compose_one)}
+    assert one <= {run.folder for run in runs_of([5], "paper", compose_one, only=["mpii"])}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_quick_composing_is_composing(profile, compose_one):
+    for run in runs_of([2], profile, compose_one)[:4]:
+        assert OmegaConf.to_container(compose("train", list(run.overrides)), resolve=True) == run.raw
+
+
+def test_a_run_that_starts_from_another_names_it(compose_one):
+    frozen = [r for r in runs_of([2], "paper", compose_one) if "backbone_and_head" in str(r.folder)]
+    assert {r.config.init_from for r in frozen} == {"outputs/mpii_cooking2/timesformer-k600/none/seed0"}
+    assert {r.config.tag for r in frozen} == {"from-baseline"}
+
+
+def test_a_wrong_override_of_ones_own_is_told(compose_one):
+    planner = Planner(compose_one, output="outputs", extra=["trainer.epochs=0"])
+    cell = cells(table_of(2), profile_of("mini"))[0]
+    with pytest.raises(ConfigError, match=r"trainer\.epochs = 0"):
+        planner.of(cell, 0)
+
+
+def test_only():
+    table = table_of(1)
+    all_cells = cells(table, profile_of("paper"))
+
+    def count(*words):
+        return sum(bool(cell.task) and matches(cell, table, words) for cell in all_cells)
+
+    assert (count(), count("TimeSformer"), count("x3d", "finegym", "top-1")) == (98, 28, 2)
+    assert count("timesformer_k600", "vmp=none") == 7
+    assert count("nothing") == 0
+
+
+# --- numbers and how they are written --------------------------------------------------------------------------------
+
+
+def finish(run, *, top1: float, top5: float = 90.0, commit: str = "abc", present: int = 299) -> None:
+    """A run's folder as a finished run leaves it, by hand."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    clips = {"expected": 300, "present": present, "missing": 300 - present, "unreadable": 0}
+    result = {"split": "test", "top1": top1, "top5": top5, "clips": {"test": clips}, "commit": commit}
+    (run.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(run.raw))))
+    (run.folder / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def half_run(tmp_path, compose_one):
+    """Table 1 with some cells of X3D finished: three seeds of split 1 and of FineGym, one of splits 2 and 3."""
+    table, profile = table_of(1), profile_of("paper")
+    all_cells = cells(table, profile)
+    planner = Planner(compose_one, output=str(tmp_path))
+    for cell in all_cells:
+        row, column = table.rows[cell.row], table.columns[cell.column]
+        if not cell.task or row.model != "x3d":
+            continue
+        for seed in range(3 if column.dataset in ("hmdb51_split1", "finegym") else 1):
+            if column.dataset != "mpii_cooking2":
+                finish(planner.of(cell, seed), top1=60 + 5 * bool(row.gain) + seed + cell.column)
+    few = [c for c in all_cells if table.rows[c.row].model in ("x3d", "c2d")]
+    values = read_values(few, planner, range(3))
+    return table, profile, few, values
+
+
+def test_mean_range_difference_and_clips(half_run):
+    table, profile, few, values = half_run
+    prompted = next(r for r, row in enumerate(table.rows) if row.model == "x3d" and row.gain)
+    value = values[prompted, 0]
+    assert value.values == (65, 66, 67)
+    assert (value.mean, value.clips, value.commits) == (66, (299, 300), ["abc"])
+    assert len(values[prompted, 3].values) == 1  # all three splits of seed 0 only
+    assert values[prompted, 3].mean == pytest.approx(66)
+    cell = next(c for c in few if (c.row, c.column) == (prompted, 0))
+    assert rendering.ours_text(cell, values) == "66.0 [65.0–67.0] (↑5.0)"
+    assert rendering.printed_text(cell, table) == "75.8 (↑0.8)"
+    assert rendering.difference(cell, values) == pytest.approx(66 - 75.8)
+
+
+def test_a_cell_that_was_not_run_says_so(half_run):
+    table, _, few, values = half_run
+    not_run = next(c for c in few if table.rows[c.row].model == "c2d")
+    assert rendering.ours_text(not_run, values) == "not run"
+    assert rendering.difference(not_run, values) is None
+    assert values[not_run.row, not_run.column].mean is None
+
+
+def test_the_papers_numbers_never_come_into_our_column(half_run):
+    table, profile, few, values = half_run
+    text = rendering.to_csv(table, profile, few, values)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    ours = {row["ours"] for row in rows if row["ours"] != "not run"}
+    assert len(rows) == len(few)
+    assert ours
+    assert ours.isdisjoint(row["paper"] for row in rows)
+    for row in rows:
+        assert (row["ours"] == "not run") == (row["seeds"] == "0") == (row["runs"] == "")
+    seven = next(r for r in rows if r["row"] == "X3D +VMPs" and r["column"] == "HMDB-51, Split 1")
+    assert (seven["ours"], seven["lowest"], seven["highest"], seven["seeds"]) == ("66", "65", "67", "3")
+    assert (seven["clips"], seven["clips_expected"], seven["commit"]) == ("299", "300", "abc")
+
+
+def test_markdown_and_latex(half_run):
+    table, profile, _, values = half_run
+    all_cells = cells(table, profile)
+    values = {(c.row, c.column): values.get((c.row, c.column), reproducing.Value()) for c in all_cells}
+    below = rendering.provenance(table, all_cells, values, command="make table1", seeds=[0, 1, 2])
+    text = rendering.to_markdown(table, profile, all_cells, values, below)
+    assert "12 of 112 cells were run, seeds 0, 1, 2." in text
+    assert "hmdb51_split1: tested on 299 of 300 clips." in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+    latex = rendering.to_latex(table, profile, all_cells, values, below)
+    lines = [line for line in latex.splitlines() if not line.startswith("%")]
+    assert r"+VMPs (slow\&fast)" in latex
+    assert not any(re.search(r"(?<!\\)[%#_]", line) for line in lines)
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3
+
+
+def test_latex_escape():
+    assert rendering.escape("50% a_b & λ ±1 {x} \\") == (
+        r"50\% a\_b \& $\lambda$ $\pm$1 \{x\} \textbackslash{}"
+    )
+
+
+def test_signs():
+    assert [rendering.signed(v) for v in (0.04, -0.04, 1.25, -2.0)] == ["0.0", "0.0", "+1.2", "−2.0"]
+    assert [rendering.arrow(v) for v in (0.5, -0.5, 0.01)] == [" (↑0.5)", " (↓0.5)", " (0.0)"]
+
+
+def test_verbs_and_evaluations_are_read_where_they_are(tmp_path, compose_one):
+    table, profile = table_of(6), profile_of("mini")
+    planner = Planner(compose_one, output=str(tmp_path))
+    sample, total = cells(table, profile)[:2]
+    run, test = planner.of(total, 0), planner.of(sample, 0)
+    finish(run, top1=50)
+    (run.folder / "per_class.csv").write_text("class,name,clips,right,accuracy\n0,move_left,30,12,40.00\n")
+    values = read_values([sample, total], planner, [0])
+    assert values[0, 1].mean == 40
+    assert values[0, 0].mean is None  # tested on all clips, and not on the chosen ones
+    test.folder.mkdir(parents=True)
+    finish_test = {"split": "test", "clips": {"expected": 15, "present": 15}, "top1": 0, "top5": 0}
+    (test.folder / "result.json").write_text(json.dumps(finish_test))
+    (test.folder / "per_class.csv").write_text("class,name,clips,right,accuracy\n0,move_left,15,3,20.00\n")
+    assert read_values([sample], planner, [0])[0, 0].mean == 20
+    old = (run.folder / "result.json").stat().st_mtime - 10
+    os.utime(test.folder / "result.json", (old, old))  # of an earlier run in that folder
+    assert read_values([sample], planner, [0])[0, 0].mean is None
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def reproduce(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/reproduce.py", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.fixture
+def request_of():
+    return runpy.run_path(str(ROOT / "scripts/reproduce.py"))["read_request"]
+
+
+def test_what_the_command_understands(request_of):
+    made = request_of(
+        ["table=1", "seeds=3", "only=timesformer mpii", "dry=1", "launch=", "data.root=/d", "profile=mini"]
+    )
+    assert (made.table, made.seeds, made.only, made.dry) == (1, 3, ("timesformer", "mpii"), True)
+    assert (made.launch, made.profile, made.overrides) == ("", "mini", ("data.root=/d",))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "which table"),
+        (["table=x"], "whole number"),
+        (["table=1", "seeds=0"], "whole number"),
+        (["table=1", "sedes=2"], "did you mean seeds"),
+        (["table=1", "dry"], "KEY=VALUE"),
+    ],
+)
+def test_what_it_does_not(request_of, words, said):
+    with pytest.raises(ConfigError, match=said):
+        request_of(words)
+
+
+def test_launch():
+    assert launching.parse_launch("torchrun=4").processes == 4
+    assert (
+        launching.parse_launch("hydra/launcher=slurm hydra.launcher.partition=gpu").words[1].endswith("gpu")
+    )
+    assert launching.parse_launch("warm").kind == "warm"
+    for wrong in ("slurm", "warm=2", "torchrun=0", "torchrun=x"):
+        with pytest.raises(ConfigError):
+            launching.parse_launch(wrong)
+    job = launching.Job("k", "l", "train.py", ("seed=0",), bool)
+    assert launching.parse_launch("torchrun=2").command(job)[-3:] == [
+        "--nproc_per_node=2",
+        "train.py",
+        "seed=0",
+    ]
+    hydra = launching.parse_launch("hydra/launcher=ray").command(job)
+    assert hydra[1:] == ["train.py", "-m", "hydra/launcher=ray", "seed=0"]
+
+
+def test_without_data_it_says_how_to_prepare_them(tmp_path):
+    done = reproduce(
+        "table=4", f"output={tmp_path}/out", f"results={tmp_path}/results", f"data.root={tmp_path}/data"
+    )
+    assert done.returncode == 2
+    assert "prepare.py finegym" in done.stderr
+    assert "prepare.py mpii_cooking2" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_runs_nothing_and_skips_what_is_finished(tmp_path, compose_one, capsys):
+    table, profile = table_of(1), profile_of("mini")
+    planner = Planner(compose_one, output=str(tmp_path))
+    chosen = [c for c in cells(table, profile) if c.task and matches(c, table, ["x3d", "finegym"])]
+    runs, tests = reproducing.plan(chosen, planner, [0])
+    assert (len(runs), len(tests)) == (2, 0)
+    finish(runs[0], top1=70)
+    reproducing.print_plan(runs, tests, profile, tmp_path)
+    said = capsys.readouterr().out
+    assert "2 runs: 1 finished, 0 half done, 1 not run" in said
+    assert "no estimate for x3d_xs" in said
+    assert "make table8 PROFILE=mini" in said
+    result = json.loads((runs[0].folder / "result.json").read_text())
+    result["clips"]["train"] = {"present": 400}
+    (runs[0].folder / "result.json").write_text(json.dumps(result | {"seconds": 3600}))
+    reproducing.print_plan(runs, tests, profile, tmp_path)
+    assert "about 1.0 device-hours" in capsys.readouterr().out
+
+
+def test_another_run_in_the_folder_stops_it(tmp_path, compose_one):
+    cell = next(c for c in cells(table_of(1), profile_of("mini")) if c.task)
+    planner = Planner(compose_one, output=str(tmp_path))
+    run = planner.of(cell, 0)
+    finish(run, top1=70)
+    kept = yaml.safe_load((run.folder / "config.yaml").read_text())
+    kept["optim"]["lr"] = 7.0
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(kept))
+    with pytest.raises(RunError, match=r"optim\.lr: 7\.0 ->"):
+        reproducing.plan([cell], planner, [0])
+
+
+def test_jobs_wait_for_what_they_need_and_fail_alone(tmp_path):
+    (tmp_path / "train.py").write_text(
+        "import pathlib, sys\n"
+        "if 'bad' in sys.argv[1]: sys.exit('error: it is bad')\n"
+        "pathlib.Path(sys.argv[1]).write_text('x')\n"
+    )
+
+    def job(name, *needs):
+        file = tmp_path / name
+        return launching.Job(name, name, "train.py", (str(file),), file.exists, needs)
+
+    jobs = [job("b", "a"), job("a"), job("bad"), job("c", "bad")]
+    said: list[str] = []
+    outcomes = launching.run_all(
+        jobs, launching.How("single"), logs=tmp_path / "logs", root=tmp_path, say=said.append
+    )
+    assert [o.state for o in outcomes] == ["done", "done", "failed", "not started"]
+    assert outcomes[2].message == "it is bad"
+    assert any("[3/4] failed: bad" in line or "failed: bad" in line for line in said)
+
+
+@pytest.mark.slow
+def test_two_cells_in_miniature(tmp_path):
+    """Run, written, run again: nothing is repeated."""
+    words = [
+        "table=2",
+        "profile=mini",
+        "only=baseline top-1",
+        f"output={tmp_path}/out",
+        f"results={tmp_path}/results",
+    ]
+    words += [
+        f"data.root={tmp_path}/data",
+        "trainer.epochs=1",
+        "dataset.train=40",
+        "dataset.test=20",
+        "only=frozen",
+    ]
+    done = reproduce(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "results/table2.md").read_text(encoding="utf-8")
+    assert "cells were run" in text
+    assert "not run" in text
+    rows = list(csv.DictReader((tmp_path / "results/table2.csv").open(encoding="utf-8")))
+    run = [row for row in rows if row["ours"] != "not run"]
+    assert 2 <= len(run) < len(rows)
+    assert all(row["clips"] == "20" for row in run)
+    again = reproduce(*words)
+    assert again.returncode == 0
+    assert " 0 to do" in again.stdout
