@@ -49,6 +49,24 @@ figures: $(READY) ## the paper's figures, of runs below outputs/ (FIGURES='3 17'
 	$(BIN)/python scripts/figure.py $(or $(FIGURES),all) --out $(or $(OUT),docs/results/figures)
 	$(BIN)/python scripts/visualize.py --start 200 --columns 4 --frames 0 --out docs/results/prompts.png
 
+# PROFILE=mini: in miniature, without data; SEEDS=3; ONLY='timesformer finegym'; DRY=1: what would be run and what it
+# takes; LAUNCH=torchrun=4 or 'hydra/launcher=slurm ...'; SET='data.root=DIR': train.py's, for every run
+TABLES := table1 table2 table3 table4 table5 table6 table7 table8
+REPRODUCE = $(BIN)/python scripts/reproduce.py profile=$(or $(PROFILE),paper) seeds=$(or $(SEEDS),1) \
+	dry=$(or $(DRY),0) 'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
+.PHONY: table paper $(TABLES)
+
+table: ## make table1 ... table8: a table of the paper, ours beside theirs; PROFILE=mini needs no data, DRY=1 plans
+	@echo "which one? make table1 ... make table8, or make paper"; exit 2
+
+$(TABLES): $(READY)
+	$(REPRODUCE) table=$(@:table%=%)
+
+paper: $(READY) ## all eight tables; the same variables
+	@failed=; for n in 1 2 3 4 5 6 7 8; do \
+		$(REPRODUCE) table=$$n || { code=$$?; [ $$code -ge 128 ] && exit $$code; failed="$$failed $$n"; }; done; \
+	[ -z "$$failed" ] || { echo "tables with something missing:$$failed"; exit 1; }
+
 report: $(READY) ## one page about runs that opens from disk: outputs/report.html (RUNS=FOLDERS, OUT=FILE, CLIPS=4)
 	$(BIN)/python scripts/report.py $(or $(RUNS),outputs) --out $(or $(OUT),outputs/report.html) --clips $(or $(CLIPS),4)
 
