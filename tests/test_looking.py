@@ -1,0 +1,233 @@
+"""Looking at videos and runs: visualize, predict and compare, on real files and a tiny run."""
+
+import csv
+import json
+import runpy
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from runs import ROOT, Running, bright_or_dark, folder, overrides_for
+
+from vmp.data.decode import read_frames
+from vmp.data.encode import write_video
+from vmp.errors import VideoReadError
+from vmp.results.collect import read_run
+from vmp.results.looking import layers_of, open_run, stream
+from vmp.results.paired import mcnemar
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A tiny run and its data; small views, so that predicting has something to sum."""
+    home = tmp_path_factory.mktemp("runs")
+    data = bright_or_dark(home / "data")
+    done = Running(overrides_for(data, home / "out", "trainer.epochs=4", "trainer.views=2x1")).wait()
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Run a script in this process: its exit code, output and errors."""
+
+    def call(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def video(path, count, size=(48, 64), **options):
+    rng = np.random.default_rng(count)
+    frames = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(count)]
+    write_video(path, frames, **options)
+    return path
+
+
+# --- visualize -----------------------------------------------------------------------------------------------------
+
+
+def test_a_video_becomes_an_mp4_and_a_png(script, tmp_path):
+    source = video(tmp_path / "my.mp4", 24, fps=24)
+    out = tmp_path / "made" / "picture.png"
+    code, said, _ = script("visualize", source, "--slope", 12, "--shift", -0.3, "--out", out, "--columns", 3)
+    assert code == 0
+    assert "picture.mp4" in said
+    assert out.read_bytes()[:4] == b"\x89PNG"
+    shown = read_frames(out.with_suffix(".mp4"), range(11))  # 12 frames at stride 2: 11 differences
+    first = read_frames(source, [2])[0]
+    # 48 lines are enlarged twice; the frame stands under its name, at the upper left
+    large = first.repeat(2, axis=0).repeat(2, axis=1)
+    assert shown.shape[1:] == (2 * (16 + 96), 2 * 128, 3)
+    assert np.abs(shown[0, 16:112, :128].astype(int) - large).mean() < 20
+    with pytest.raises(VideoReadError, match="frame 11 asked for"):
+        read_frames(out.with_suffix(".mp4"), range(12))
+
+
+def test_the_layer_of_a_run_is_looked_with(home, script, tmp_path):
+    run = folder(home / "out")
+    source = video(tmp_path / "v.mp4", 6)
+    code, _, said = script("visualize", source, f"run={run}", "--out", tmp_path / "p.png", "--frames", 0)
+    assert (code, said) == (0, "")
+    assert not (tmp_path / "p.mp4").exists()
+    layer = layers_of(read_run(run))["video"]
+    opened = open_run(read_run(run)).model.prompts["video"]
+    clip = torch.randint(0, 256, (1, 3, 3, 8, 8), dtype=torch.uint8)
+    assert torch.allclose(layer.attention(clip), opened.attention(clip), atol=1e-6)
+    code, _, said = script("visualize", source, f"run={run}", "--slope", 12)
+    assert code == 2
+    assert "contradict" in said
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "arguments", "told"),
+    [
+        (1, (48, 64), (), "one frame is left"),
+        (9, (48, 64), ("--start", 40), "no frames are left from --start 40"),
+        (9, (48, 64), ("--slope", 60), "at most 50"),
+        (9, (48, 64), ("--shift", -0.7), "between -0.6 and 0.6"),
+        (9, (48, 64), ("--stride", 0), "--stride 0: must be at least 1"),
+        (3, (2, 2), (), None),
+        (3, (16, 400), (), None),
+    ],
+)
+def test_odd_videos_and_wrong_options(script, tmp_path, count, size, arguments, told):
+    source = video(tmp_path / "odd.mp4", count, size)
+    code, said, errors = script(
+        "visualize", source, "--stride", 1, *arguments, "--columns", 2, "--out", tmp_path / "o.png"
+    )
+    if told is None:
+        assert (code, errors) == (0, "")
+        assert "o.mp4" in said
+    else:
+        assert code == 2
+        assert told in errors
+        assert not (tmp_path / "o.png").exists()
+        assert not (tmp_path / "o.mp4").exists()
+
+
+def test_what_is_no_video_and_what_is_cut_short(script, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video\n" * 99)
+    whole = video(tmp_path / "whole.mkv", 40)
+    data = whole.read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
+    for name in ("text.mp4", "gone.mp4"):
+        code, _, errors = script("visualize", tmp_path / name, "--out", tmp_path / "x.png")
+        assert code == 2
+        assert name in errors
+    code, said, _ = script("visualize", tmp_path / "cut.mkv", "--out", tmp_path / "c.png", "--stride", 1)
+    assert code == 0
+    assert (tmp_path / "c.png").exists()
+
+
+def test_frames_of_a_stream_are_those_of_the_exact_reader(tmp_path):
+    source = video(tmp_path / "v.mp4", 30, b_frames=2)
+    assert np.array_equal(
+        np.stack(list(stream(source, start=3, stride=4))), read_frames(source, range(3, 30, 4))
+    )
+    assert len(list(stream(source, most=5))) == 5
+    assert next(stream(source, short_side=24)).shape == (24, 32, 3)
+    assert next(stream(source, short_side=99)).shape == (48, 64, 3)  # never made larger
+
+
+# --- predict -------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_those_of_the_runs_own_test(home, script):
+    run = folder(home / "out")
+    tested = {row["id"]: row for row in read_run(run).predictions}
+    files = [home / "data" / "val" / f"{i:03}.mp4" for i in range(3)]
+    code, said, errors = script("predict", *files, f"run={run}", "--json")
+    assert (code, errors) == (0, "")
+    for i, entry in enumerate(json.loads(said)):
+        row = tested[f"val/{i}"]
+        best = entry["top"][0]
+        assert best["class"] == read_run(run).classes[int(row["predicted"])]
+        assert entry["views"] == [2, 1]
+        assert best["probability"] == pytest.approx(float(row["score"]) / 2, abs=2e-3)  # a sum of two views
+        assert sum(one["probability"] for one in entry["top"]) == pytest.approx(1)
+        assert entry["frames"] == 12
+    code, said, _ = script("predict", files[0], f"run={run}", "--views", "1x1")
+    assert code == 0
+    assert "1 x 1 views" in said
+    assert "█" in said
+
+
+@pytest.mark.slow
+def test_a_folder_with_a_bad_video_among_good_ones(home, script, tmp_path):
+    run = folder(home / "out")
+    shutil.copy(home / "data" / "val" / "000.mp4", tmp_path / "good.mp4")
+    (tmp_path / "bad.mp4").write_text("no video")
+    (tmp_path / "notes.txt").write_text("left alone")
+    code, said, errors = script("predict", tmp_path, f"run={run}")
+    assert code == 2
+    assert "good.mp4" in said
+    assert "bad.mp4" in errors
+    for arguments, told in (
+        ((tmp_path / "good.mp4",), "name one run"),
+        ((f"run={run}",), "at least one video"),
+        ((tmp_path / "gone.mp4", f"run={run}"), "not found"),
+        ((tmp_path / "good.mp4", f"run={tmp_path}"), "no run there"),
+        ((tmp_path / "good.mp4", f"run={run}", "--views", "ten"), "TEMPORALxSPATIAL"),
+    ):
+        code, _, errors = script("predict", *arguments)
+        assert code == 2
+        assert told in errors
+
+
+# --- compare -------------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_compared_clip_by_clip(home, script, tmp_path):
+    run = folder(home / "out")
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    config = (run / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("seed: 0", "seed: 1", 1))
+    rows = read_run(run).predictions
+    right = [row["label"] == row["predicted"] for row in rows]
+    for row in rows[:4]:  # the other run says the other class
+        row["predicted"] = str(1 - int(row["predicted"]))
+    with open(other / "predictions.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    broken, fixed = sum(right[:4]), 4 - sum(right[:4])
+    arguments = (run, other, "--layers", 2, "--clips", tmp_path / "d.csv", "--picture", tmp_path / "p.png")
+    code, said, errors = script("compare", *arguments, "--json")
+    assert (code, errors) == (0, "")
+    found = json.loads(said)
+    assert found["config"] == ["seed: 0 -> 1"]
+    top1 = found["top1"]
+    assert (top1["fixed"], top1["broken"]) == (fixed, broken)
+    assert top1["mcnemar_p"] == mcnemar(fixed, broken)
+    assert top1["difference"] == pytest.approx(100 * (fixed - broken) / len(rows))
+    assert top1["interval"][0] <= top1["difference"] <= top1["interval"][1]
+    assert all(v == pytest.approx(1) for kind in found["layers"].values() for v in kind.values())
+    assert found["scalars"]["slope"] == [read_run(run).result["scalars"]["slope"]] * 2
+    with open(tmp_path / "d.csv", newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert [row["id"] for row in listed] == [row["id"] for row in rows[:4]]
+    assert [row["change"] for row in listed] == ["broken" if r else "fixed" for r in right[:4]]
+    assert {path.name for path in tmp_path.glob("p.*")} == {"p.png", "p.svg"}
+    code, said, _ = script("compare", run, other)
+    assert code == 0
+    assert "seed: 0 -> 1" in said
+    assert "McNemar" in said
+
+
+def test_runs_that_cannot_be_compared(home, script, tmp_path):
+    run = folder(home / "out")
+    for other, told in ((run, "not one twice"), (tmp_path, "no run there")):
+        code, _, errors = script("compare", run, other)
+        assert code == 2
+        assert told in errors
