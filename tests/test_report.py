@@ -116,6 +116,9 @@ def write_outputs(out: Path, data: Path) -> dict[str, dict[str, Any]]:
     config = json.loads(json.dumps(base)) | {"tag": EVIL}
     config["vmp"]["lambda"] = 20.0
     write_run(out / "manifest/tiny/learned_lambda20/seed0", config, finished=False)
+    inside = out / "manifest/tiny/learned_lambda20/seed0/wandb/run-1/files"  # not a run
+    inside.mkdir(parents=True)
+    (inside / "config.yaml").write_text("wandb_version: 1\n")
     return results
 
 
@@ -530,6 +533,22 @@ CONTRAST = """
   return [...low];
 })()
 """
+
+
+@pytest.mark.slow
+def test_in_print_it_is_light_and_whole(made, browser):
+    browser.open(made[2], scheme="dark")
+    browser.evaluate("document.querySelector('#theme [value=dark]').click()")
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    ground = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]"
+    assert browser.evaluate(ground) > 200
+    assert browser.evaluate("getComputedStyle(document.querySelector('.controls')).display") == "none"
+    hidden = (
+        "[...document.querySelectorAll('.tall')].filter((e) => e.scrollHeight > e.clientHeight + 2).length"
+    )
+    assert browser.evaluate(hidden) == 0
+    browser.send("Emulation.setEmulatedMedia", media="")
+    browser.evaluate("document.querySelector('#theme [value=auto]').click()")
 
 
 @pytest.mark.slow

@@ -259,6 +259,8 @@ def _runs(folders: Sequence[Path]) -> Iterator[tuple[Run, str]]:
             raise UserError(f"{folder}: no such folder")
         empty = True
         for run in find_runs(folder):
+            if any((p / "config.yaml").is_file() for p in run.folder.parents if p.is_relative_to(folder)):
+                continue  # what a tracker keeps in a run's folder
             empty = False
             if run.folder.resolve() not in seen:
                 seen.add(run.folder.resolve())
@@ -427,7 +429,9 @@ def _cell(cell: dict[str, str] | None, digits: int, made: dict[Path, int]) -> Ht
         spread = tag("span", f" ±{said('spread')}", class_="range")
     paper = join((f"paper {said('paper') or '–'}", gain("paper_gain")))
     difference = _number(cell.get("difference", "")) if known else None
-    signed = None if difference is None else f"{difference:+.{digits}f}".replace("-", "−")
+    signed = (
+        None if difference is None else f"{round(difference, digits) + 0.0:+.{digits}f}".replace("-", "−")
+    )
     folders = [Path(text) for text in cell.get("runs", "").split()]
     numbers = [made[home] for f in folders for home in (f.absolute(), *f.absolute().parents) if home in made]
     ours: Html | str = said("ours") if known else "not run"
@@ -471,7 +475,7 @@ def _runs_table(entries: Sequence[Entry]) -> Html:
     ]
     body = [_run_row(number, entry) for number, entry in enumerate(entries)]
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body), id="runs-table")
-    return tag("div", table, class_="scroll full", tabindex=0, role="region", aria_label="Runs")
+    return tag("div", table, class_="scroll tall full", tabindex=0, role="region", aria_label="Runs")
 
 
 def _run_row(number: int, e: Entry) -> Html:
