@@ -62,9 +62,11 @@ table: ## make table1 ... table8: a table of the paper, ours beside theirs; PROF
 $(TABLES): $(READY)
 	$(REPRODUCE) table=$(@:table%=%)
 
-paper: $(READY) ## all eight tables; the same variables
+paper: $(READY) ## all eight tables and the report; the same variables
 	@failed=; for n in 1 2 3 4 5 6 7 8; do \
 		$(REPRODUCE) table=$$n || { code=$$?; [ $$code -ge 128 ] && exit $$code; failed="$$failed $$n"; }; done; \
+	[ $(or $(DRY),0) != 0 ] || \
+		$(BIN)/python scripts/report.py outputs$(if $(filter mini,$(PROFILE)),/mini) || failed="$$failed report"; \
 	[ -z "$$failed" ] || { echo "tables with something missing:$$failed"; exit 1; }
 
 report: $(READY) ## one page about runs that opens from disk: outputs/report.html (RUNS=FOLDERS, OUT=FILE, CLIPS=4)

@@ -429,9 +429,10 @@ def _cell(cell: dict[str, str] | None, digits: int, made: dict[Path, int]) -> Ht
         spread = tag("span", f" ±{said('spread')}", class_="range")
     paper = join((f"paper {said('paper') or '–'}", gain("paper_gain")))
     difference = _number(cell.get("difference", "")) if known else None
-    signed = (
-        None if difference is None else f"{round(difference, digits) + 0.0:+.{digits}f}".replace("-", "−")
-    )
+    signed = None
+    if difference is not None:
+        rounded = round(difference, digits)
+        signed = f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
     folders = [Path(text) for text in cell.get("runs", "").split()]
     numbers = [made[home] for f in folders for home in (f.absolute(), *f.absolute().parents) if home in made]
     ours: Html | str = said("ours") if known else "not run"
