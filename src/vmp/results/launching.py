@@ -269,5 +269,6 @@ def _forked(script: str, arguments: list[str], log: str, root: str, extra: dict[
     try:
         runpy.run_path(str(Path(root) / script), run_name="__main__")
     finally:
+        print(f"{time.process_time():.1f} s of CPU time")
         sys.stdout.flush()
         sys.stderr.flush()

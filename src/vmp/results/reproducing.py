@@ -420,7 +420,7 @@ def _measure(
         for r, numbers in zip(rows, found["rows"], strict=True):
             for c, column in enumerate(table.columns):
                 mean, spread = numbers[str(column.number)]
-                number = Number(mean, path, found["commit"], (0, 0))
+                number = Number(mean, path, found["commit"], None)
                 values[r, c] = replace(Value((number,), (mean,)), spread=spread)
     return values, " and ".join(sorted(devices)), 0
 

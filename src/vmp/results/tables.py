@@ -8,6 +8,7 @@ Notable here:
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -406,6 +407,8 @@ def composer(conf: Path) -> Iterator[Compose]:
 
 def quoted(text: str) -> str:
     """A value for Hydra's grammar, whatever is in it."""
+    if re.fullmatch(r"[\w./+-]+", text):
+        return text
     escaped = text.replace("'", "\\'")
     return f"'{escaped}'"
 
@@ -424,12 +427,12 @@ def matches(cell: Cell, table: Table, only: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Number:
-    """One that was measured. clips: present and expected of what was tested."""
+    """One that was measured. clips: present and expected of what was tested; None: of a timing."""
 
     value: float
     folder: Path
     commit: str | None
-    clips: tuple[int, int]
+    clips: tuple[int, int] | None
 
 
 def read_number(cell: Cell, source: Planned | Evaluation) -> Number | None:
@@ -474,7 +477,7 @@ class Value:
     @property
     def clips(self) -> tuple[int, int] | None:
         """Present and expected, of the seed with fewest."""
-        return min((number.clips for number in self.numbers), default=None)
+        return min((number.clips for number in self.numbers if number.clips), default=None)
 
 
 def read_values(
