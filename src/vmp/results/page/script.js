@@ -20,6 +20,7 @@
   const unique = (values) => [...new Set(values)];
   const method = (run) => run.method + (run.lambda === null ? "" : " λ " + run.lambda);
   const options = (select, pairs) => select.replaceChildren(...pairs.map(([v, text]) => h("option", { value: v }, text)));
+  const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [part, h("wbr")]);
   const note = (text) => h("p", { class: "note" }, text);
 
   // --- colours ---------------------------------------------------------------------------------------------------
@@ -353,7 +354,7 @@
       if (few && cell >= 22) svg.append(s("text", { class: "count", x: x + cell / 2, y: y + cell / 2 + 4, style: share > 0.72 ? "fill: var(--raised)" : "fill: var(--ink)" }, String(n)));
     }
     const wrong = run.confusion.filter(([label, guess]) => label !== guess).sort((p, q) => q[2] - p[2] || p[0] - q[0] || p[1] - q[1]);
-    const lines = wrong.slice(0, 10).map(([label, guess, n]) => h("tr", {}, h("th", { scope: "row" }, names[label]), h("td", {}, names[guess]), h("td", { class: "n" }, String(n))));
+    const lines = wrong.slice(0, 10).map(([label, guess, n]) => h("tr", {}, h("th", { scope: "row" }, breakable(names[label])), h("td", {}, breakable(names[guess])), h("td", { class: "n" }, String(n))));
     const pairs = lines.length
       ? h("div", { class: "scroll full", style: "padding: 0", tabindex: 0, role: "region", "aria-label": "Most confused" }, h("table", { class: "small pairs" },
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "true"), h("th", { scope: "col" }, "taken for"), h("th", { scope: "col", class: "n" }, "clips"))), h("tbody", {}, lines)))
