@@ -21,18 +21,7 @@ SIDE = ("output", "logger")  # settings that say nothing of what was trained
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="two finished runs on the same clips")
-    parser.add_argument("--most", type=int, default=8, help="classes to list at either end")
-    parser.add_argument(
-        "--layers", type=int, metavar="N", help="cosine similarity of layers, over N test clips"
-    )
-    parser.add_argument("--clips", type=Path, help="the clips on which the runs differ, as CSV")
-    parser.add_argument("--picture", type=Path, help="draw it: PNG and SVG")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    options = parser.parse_args()
+    options = _parser().parse_args()
     if options.most < 1 or (options.layers is not None and options.layers < 0):
         raise UserError("--most must be at least 1, --layers at least 0")
     a, b = (read_run(folder) for folder in options.runs)
@@ -70,6 +59,21 @@ def main() -> None:
     show(found, most=options.most)
     for path in (*([options.clips] if options.clips else []), *pictures):
         print(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="two finished runs on the same clips")
+    parser.add_argument("--most", type=int, default=8, help="classes to list at either end")
+    parser.add_argument(
+        "--layers", type=int, metavar="N", help="cosine similarity of layers, over N test clips"
+    )
+    parser.add_argument("--clips", type=Path, help="the clips on which the runs differ, as CSV")
+    parser.add_argument("--picture", type=Path, help="draw it: PNG and SVG")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    return parser
 
 
 def compare(

@@ -16,32 +16,14 @@ from vmp.results.figures import FIGURES, MissingRuns, Wanted, draw, named_runs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "what",
-        nargs="+",
-        help="numbers of figures, or all; run=FOLDER or runs=FOLDER,FOLDER: runs, or folders with runs below them",
-    )
-    parser.add_argument("--video", type=Path, action="append", default=[], help="may be given several times")
-    parser.add_argument("--start", type=int, default=0, help="first frame")
-    parser.add_argument("--stride", type=int, default=2, help="from one frame to the next")
-    parser.add_argument("--frames", type=int, default=6, help="prompts in a row")
-    parser.add_argument("--slope", type=float, default=11.0, help="where no run is named")
-    parser.add_argument("--shift", type=float, default=0.1, help="where no run is named")
-    parser.add_argument(
-        "--classes", default="", help="for 10, 11; for 6, 12-16 what to take a clip of; a,b,c"
-    )
-    parser.add_argument("--clips", type=int, default=8, help="for the features of 7-9")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are looked for")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/figures"))
-    options = parser.parse_intermixed_args()
+    options = _parser().parse_intermixed_args()
     numbers, runs, every = read(options.what)
     if min(options.start, options.stride - 1, options.frames - 1, options.clips) < 0:
         raise UserError("--start and --clips must be at least 0, --stride and --frames at least 1")
+    chosen, found = named_runs(runs)
     wanted = Wanted(
-        runs=named_runs(runs),
+        runs=chosen,
+        found=found,
         outputs=options.outputs,
         videos=tuple(options.video),
         start=options.start,
@@ -75,6 +57,30 @@ def main() -> None:
                 path.unlink()
             continue
         print(*paths)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what",
+        nargs="+",
+        help="numbers of figures, or all; run=FOLDER or runs=FOLDER,FOLDER: runs, or folders with runs below them",
+    )
+    parser.add_argument("--video", type=Path, action="append", default=[], help="may be given several times")
+    parser.add_argument("--start", type=int, default=0, help="first frame")
+    parser.add_argument("--stride", type=int, default=2, help="from one frame to the next")
+    parser.add_argument("--frames", type=int, default=6, help="prompts in a row")
+    parser.add_argument("--slope", type=float, default=11.0, help="where no run is named")
+    parser.add_argument("--shift", type=float, default=0.1, help="where no run is named")
+    parser.add_argument(
+        "--classes", default="", help="for 10, 11; for 6, 12-16 what to take a clip of; a,b,c"
+    )
+    parser.add_argument("--clips", type=int, default=8, help="for the features of 7-9")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are looked for")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/figures"))
+    return parser
 
 
 def read(what: list[str]) -> tuple[list[int], list[str], bool]:

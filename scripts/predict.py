@@ -25,16 +25,7 @@ BAR = 30  # letters
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", nargs="+", help="videos, folders with videos, and run=FOLDER")
-    parser.add_argument("--views", help="TEMPORALxSPATIAL, as 10x3; else as the run was tested")
-    parser.add_argument("--checkpoint", choices=("last", "best"), help="else as the run was tested")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--top", type=int, default=5, help="classes to print")
-    parser.add_argument("--json", action="store_true", help="print a JSON list, an entry a video")
-    options = parser.parse_intermixed_args()
+    options = _parser().parse_intermixed_args()
     run, videos = read(options.what)
     found, bad = predict(
         run,
@@ -51,6 +42,19 @@ def main() -> int:
     for path, reason in bad.items():
         print(f"error: {path}: {reason}", file=sys.stderr)
     return 2 if bad else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="+", help="videos, folders with videos, and run=FOLDER")
+    parser.add_argument("--views", help="TEMPORALxSPATIAL, as 10x3; else as the run was tested")
+    parser.add_argument("--checkpoint", choices=("last", "best"), help="else as the run was tested")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--top", type=int, default=5, help="classes to print")
+    parser.add_argument("--json", action="store_true", help="print a JSON list, an entry a video")
+    return parser
 
 
 def read(what: list[str]) -> tuple[Path, list[Path]]:

@@ -25,23 +25,7 @@ BAND = 16  # pixels above a picture, for its name
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", nargs="*", help="a video file; run=FOLDER takes slope and shift from a run")
-    parser.add_argument("--video", type=Path, help="the video, by name")
-    parser.add_argument("--run", type=Path, help="the run, by name")
-    parser.add_argument("--pathway", help="of a run that has several: slow or fast")
-    parser.add_argument("--start", type=int, default=0, help="first frame")
-    parser.add_argument("--stride", type=int, default=2, help="from one frame to the next")
-    parser.add_argument("--columns", type=int, default=5, help="prompts in the PNG, from --start on")
-    parser.add_argument("--frames", type=int, default=300, help="prompts in the MP4, at most; 0: no MP4")
-    parser.add_argument("--side", type=int, default=224, help="short side of a picture, at most")
-    parser.add_argument("--slope", type=float, help="11, where no run is named")
-    parser.add_argument("--shift", type=float, help="0.1, where no run is named")
-    parser.add_argument("--title", help="over the PNG; else the video's name")
-    parser.add_argument("--out", type=Path, help="the PNG; the MP4 is beside it (outputs/NAME-prompts.png)")
-    options = parser.parse_intermixed_args()
+    options = _parser().parse_intermixed_args()
     for word in options.what:
         key, equals, value = word.partition("=")
         if equals and key == "run":
@@ -63,6 +47,26 @@ def main() -> None:
     stem = options.video.stem if options.video else "motions"
     out = (options.out or Path("outputs") / f"{stem}-prompts").with_suffix("")
     draw(options, layer, out)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="*", help="a video file; run=FOLDER takes slope and shift from a run")
+    parser.add_argument("--video", type=Path, help="the video, by name")
+    parser.add_argument("--run", type=Path, help="the run, by name")
+    parser.add_argument("--pathway", help="of a run that has several: slow or fast")
+    parser.add_argument("--start", type=int, default=0, help="first frame")
+    parser.add_argument("--stride", type=int, default=2, help="from one frame to the next")
+    parser.add_argument("--columns", type=int, default=5, help="prompts in the PNG, from --start on")
+    parser.add_argument("--frames", type=int, default=300, help="prompts in the MP4, at most; 0: no MP4")
+    parser.add_argument("--side", type=int, default=224, help="short side of a picture, at most")
+    parser.add_argument("--slope", type=float, help="11, where no run is named")
+    parser.add_argument("--shift", type=float, help="0.1, where no run is named")
+    parser.add_argument("--title", help="over the PNG; else the video's name")
+    parser.add_argument("--out", type=Path, help="the PNG; the MP4 is beside it (outputs/NAME-prompts.png)")
+    return parser
 
 
 def find_layer(options: argparse.Namespace) -> "MotionPrompt":

@@ -31,12 +31,13 @@ class MissingRuns(UserError):
 class Wanted:
     """What may be asked of a figure.
 
-    runs: named ones, in order; none: look below `outputs`. slope, shift: of the layer where no run is named. start,
-    stride, frames: of the videos; frames are prompts drawn, a row. classes: to draw, or to take a clip of. clips:
-    of the test split, for features.
+    runs: named ones, in order; none: look below `outputs`. found: they were found below a folder, to choose from.
+    slope, shift: of the layer where no run is named. start, stride, frames: of the videos; frames are prompts drawn, a
+    row. classes: to draw, or to take a clip of. clips: of the test split, for features.
     """
 
     runs: tuple[Run, ...] = ()
+    found: bool = False
     outputs: Path = Path("outputs")
     videos: tuple[Path, ...] = ()
     start: int = 0
@@ -100,14 +101,20 @@ def draw(number: int, wanted: Wanted) -> Any:
 # --- clips and runs ------------------------------------------------------------------------------------------------
 
 
-def named_runs(names: Iterable[str]) -> tuple[Run, ...]:
-    """Folders of runs, or folders with runs below them."""
-    found: list[Run] = []
+def named_runs(names: Iterable[str]) -> tuple[tuple[Run, ...], bool]:
+    """The runs of folders, and whether some were found below a folder that is not a run itself.
+
+    Raises:
+        RunError: a folder without runs.
+    """
+    runs: list[Run] = []
+    found = False
     for name in names:
         folder = Path(name)
         below = [] if (folder / "config.yaml").is_file() else list(find_runs(folder))
-        found += below or [read_run(folder)]
-    return tuple(found)
+        found = found or bool(below)
+        runs += below or [read_run(folder)]
+    return tuple(runs), found
 
 
 def look_clips(wanted: Wanted, *, count: int) -> dict[str, np.ndarray]:
@@ -183,7 +190,7 @@ def regularised_pair(number: int, wanted: Wanted) -> tuple[Run, Run]:
     from vmp.results.curves import same_but_lambda
 
     paper = PAPER[number]
-    if len(wanted.runs) == 2:
+    if len(wanted.runs) == 2 and not wanted.found:
         a, b = sorted(wanted.runs, key=_weight)
         return a, b
     groups = []
@@ -205,12 +212,13 @@ def regularised_pair(number: int, wanted: Wanted) -> tuple[Run, Run]:
 def baseline_pairs(number: int, wanted: Wanted) -> list[tuple[Run, Run]]:
     """Baselines without prompts, each with a run that has them and is alike otherwise."""
     paper = PAPER[number]
-    if len(wanted.runs) > 1:
+    if len(wanted.runs) > 1 and not wanted.found:
         return [(wanted.runs[0], run) for run in wanted.runs[1:]]
     finished = [run for run in _candidates(wanted, paper) if run.finished]
     groups: dict[str, list[Run]] = {}
     for run in finished:
-        same = {key: run.config.get(key) for key in ("name", "backbone", "seed", "tag")}
+        same: dict[str, Any] = {key: run.config.get(key) for key in ("name", "backbone", "seed", "tag")}
+        same["epochs"] = run.config["trainer"].get("epochs")
         groups.setdefault(repr(same), []).append(run)
     for group in groups.values():
         plain = [run for run in group if run.config["vmp"]["kind"] == "none"]
