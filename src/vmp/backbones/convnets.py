@@ -203,8 +203,8 @@ class MeanPool(nn.Module):
 
     def __init__(self, pool: nn.AvgPool3d) -> None:
         super().__init__()
-        kernel: Any = pool.kernel_size
-        self.frames, self.window = kernel[0], tuple(kernel[1:])
+        self.frames, *window = _three(pool.kernel_size)
+        self.window = tuple(window)
         if {*_three(pool.stride)} != {1} or {*_three(pool.padding)} != {0}:
             raise ValueError(f"{pool} has a stride or padding")
 
