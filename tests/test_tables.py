@@ -411,6 +411,7 @@ def test_jobs_wait_for_what_they_need_and_fail_alone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_cells_in_miniature(tmp_path):
     """Run, written, run again: nothing is repeated."""
     words = [
