@@ -36,7 +36,8 @@ RUN, RUNS = 64, 192  # frames kept together, and how many times
 READ_THROUGH = 4e9  # pixels that a reader is asked for at most, so that large videos end
 REACH = 2000  # frames whose packets are read through in a few ms
 BY_TIME = ("opencv",)  # readers that seek to a number by its time at the nominal rate
-IN_ORDER = ("decord",)  # whose frames, where times are not in order, are right in one reading and wrong in the next
+# whose frames are right in one reading and wrong in the next where times are not in order
+IN_ORDER = ("decord",)
 
 
 @dataclass(frozen=True, slots=True)
