@@ -101,7 +101,9 @@ def count(path: str | os.PathLike[str]) -> Counted:
         picture = upright(frame.to_ndarray(format="rgb24"), frame.rotation)
         thumbs.add(small(picture))
     if not source.count:
-        return Counted(Measured("unreadable", source.fault or "no frame could be decoded"), thumbs, False, False, 0)
+        return Counted(
+            Measured("unreadable", source.fault or "no frame could be decoded"), thumbs, False, False, 0
+        )
     height, width = picture.shape[:2]
     status = "partial" if source.fault else "ok"
     found = Measured(status, source.fault, source.count, float(source.fps), width, height)
