@@ -31,13 +31,7 @@ def start(*overrides: str, script: str = "tests/quick_train.py", **env: str) -> 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_listen,
     )
-
-
-def _listen() -> None:
-    """To Ctrl-C, which a process in the background is made deaf to, and its children with it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def over(process: subprocess.Popen[str], timeout: float = 280) -> tuple[int, str, str]:
