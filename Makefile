@@ -27,7 +27,7 @@ test: $(READY) ## the quick tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## the tests that take longer (CI runs them too)
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(BIN)/python -m pytest -q -m "slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY) ## break it on purpose: kills, damaged files, full disks; prints what was tried and survived
 	@mkdir -p outputs

@@ -247,6 +247,7 @@ NAMES = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_over_everything_that_is_bad(media, tmp_path):
     """Good videos under strange names among all bad ones: refused, or every bad one counted and not one good one."""
     home = next(iter(media.values()))[0].parent
@@ -666,6 +667,7 @@ def tree(home: Path, *but: str) -> dict[str, tuple]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_a_disk_that_fills_up_under_a_run(data, finished, tmp_path, tally):
     """No file may grow beyond a limit that the second checkpoint passes; with room, the same command goes on."""
@@ -753,6 +755,7 @@ def test_what_may_not_be_written_or_read(data, tmp_path, protected, tally):
     tally("outputs and data without permission", tried=3, survived=3, differences=0)
 
 
+@pytest.mark.slow
 def test_a_list_over_videos_that_cannot_be_written_to(tmp_path, protected):
     """Measurements and manifests go to data.root, not beside the videos."""
     (tmp_path / "v").mkdir()
@@ -834,6 +837,7 @@ def test_two_runs_race_for_one_folder(data, tmp_path, rounds, tally):
 # --- classes -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_order_of_classes_is_not_that_of_lines_or_of_a_locale(tmp_path):
     names = ["ä", "a", "Z", "z", "B b", "10", "9a", "é", "_"]
     (tmp_path / "v").mkdir()
@@ -1015,7 +1019,7 @@ def try_configs(seeds) -> tuple[int, list[str]]:
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_configs_with_one_value_changed(rounds, tally):
-    count = 40 * rounds
+    count = 30 * rounds
     accepted, wrong = try_configs(range(count))
     tally("overrides of the config", tried=count, survived=count - len(wrong), differences=len(wrong))
     assert not wrong, "\n".join(wrong)

@@ -366,6 +366,7 @@ def try_memory(sources, reads: int) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 def test_five_hundred_reads_leave_nothing_behind(sources):
     assert set(INSTALLED) <= set(READERS)
     assert not try_memory(sources, 500)

@@ -105,7 +105,7 @@ def test_failed_jobs_are_named_the_others_finish_and_are_skipped_next_time(tmp_p
 @pytest.mark.parametrize(
     ("number", "launcher", "everyone"),
     [
-        (signal.SIGINT, "basic", True),
+        pytest.param(signal.SIGINT, "basic", True, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "basic", False, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, "joblib", True, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "local", False, marks=pytest.mark.slow),
@@ -146,6 +146,7 @@ def test_a_sweep_that_is_asked_to_stop_lets_its_job_save_and_goes_on_later(
         assert states(tmp_path) == ["done"] * 2
 
 
+@pytest.mark.slow
 def test_jobs_have_devices_of_their_own_and_nothing_of_torchrun(tmp_path):
     """Groups and ranges are swept, too. quick_train.py refuses to start with the variables of torchrun."""
     sweep = ["vmp=none,learned", "seed=range(1,2)", "hydra/launcher=local", "hydra.launcher.devices=[3,5]"]

@@ -18,7 +18,7 @@ def told(being_read: Callable[[], list[str]] = list) -> Iterator[None]:
         raise RunError(f"out of GPU memory ({_first_line(error)}). {_LESS}") from error
     except MemoryError as error:
         raise RunError(f"out of memory. {_LESS}") from error
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, EOFError) as error:  # a worker may go while it hands over its batch
         text = str(error)
         if re.search(r"not enough memory|can't allocate memory", text):
             raise RunError(f"out of memory ({_first_line(error)}). {_LESS}") from error
@@ -27,7 +27,7 @@ def told(being_read: Callable[[], list[str]] = list) -> Iterator[None]:
                 f"another process of this run died or stopped answering ({_first_line(error)}). Its own message says "
                 "why; the same command continues from the last checkpoint."
             ) from error
-        if "DataLoader" not in text:
+        if isinstance(error, RuntimeError) and "DataLoader" not in text:
             raise
         clips = being_read()
         at = f"It was reading one of:\n{shortlist(clips)}\n" if clips else ""
