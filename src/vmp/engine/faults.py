@@ -18,7 +18,11 @@ def told(being_read: Callable[[], list[str]] = list) -> Iterator[None]:
         raise RunError(f"out of GPU memory ({_first_line(error)}). {_LESS}") from error
     except MemoryError as error:
         raise RunError(f"out of memory. {_LESS}") from error
-    except (RuntimeError, ConnectionError, EOFError) as error:  # a worker may go while it hands over its batch
+    except (
+        RuntimeError,
+        ConnectionError,
+        EOFError,
+    ) as error:  # a worker may go while it hands over its batch
         text = str(error)
         if re.search(r"not enough memory|can't allocate memory", text):
             raise RunError(f"out of memory ({_first_line(error)}). {_LESS}") from error
