@@ -188,7 +188,7 @@ def test_asked_to_stop_it_saves_and_the_same_command_continues(data, alone, tmp_
 def test_a_time_limit_saves_and_the_same_command_continues(data, alone, tmp_path):
     codes = []
     for _ in range(30):
-        done = start(data, tmp_path, *ONE, "trainer.max_minutes=0.02").wait()
+        done = start(data, tmp_path, *ONE, "trainer.max_minutes=0.0001").wait()
         codes.append(done.returncode)
         if done.returncode == 0:
             break
@@ -340,7 +340,7 @@ def test_one_two_and_four_processes_have_the_same_losses(data, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_goes_on_with_more_processes_says_so(data, tmp_path):
     """The clips of a step stay the same; the change is warned of, and kept in the result."""
-    done = start(data, tmp_path, *TWO, "trainer.max_minutes=0.02").wait()
+    done = start(data, tmp_path, *TWO, "trainer.max_minutes=0.0001").wait()
     assert done.returncode == 75, done.stderr[-2000:]
     first, _ = start_ranks(data, tmp_path, *TWO, ranks=2).wait()
     assert first.returncode == 0, first.stderr[-2000:]

@@ -1,10 +1,13 @@
 """How pictures look and are written: light, colour-blind safe, and the same bytes for the same content."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+
+from vmp.files import write_text
 
 matplotlib.use("Agg")
 
@@ -55,8 +58,17 @@ def save(drawn: Any, stem: Path, *, kinds: Sequence[str] = ("png", "svg"), dpi: 
         metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
         with style():
             drawn.savefig(path, dpi=dpi, metadata=metadata)
+        if kind == "svg":
+            write_text(path, _renumbered(path.read_text(encoding="utf-8")))
         written.append(path)
     return written
+
+
+def _renumbered(svg: str) -> str:
+    """Clip paths named by their order: matplotlib's names follow addresses in memory."""
+    names = dict.fromkeys(re.findall(r'<clipPath id="(\w+)">', svg))
+    order = {name: f"clip{number}" for number, name in enumerate(names)}
+    return re.sub(r'(<clipPath id="|url\(#)(\w+)', lambda m: m[1] + order.get(m[2], m[2]), svg)
 
 
 def bare(axis: Any) -> None:
