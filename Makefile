@@ -31,7 +31,7 @@ test-slow: $(READY) ## the tests that take longer (CI runs them too)
 
 chaos: $(READY) ## break it on purpose: kills, damaged files, full disks; prints what was tried and survived
 	@mkdir -p outputs
-	$(BIN)/python -m pytest -q -m "chaos and not gpu" --rounds $(or $(ROUNDS),10) --tally outputs/chaos.md
+	$(BIN)/python -m pytest -q -m "chaos and not gpu" --timeout 1800 --rounds $(or $(ROUNDS),10) --tally outputs/chaos.md
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
