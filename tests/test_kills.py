@@ -105,7 +105,9 @@ def disturbed(begin, out: Path, rng: random.Random, *, numbers: tuple[int, ...],
             codes.add(one.returncode)
             allowed = {0, -signal.SIGKILL} if number == signal.SIGKILL else {0, 128 + number, -number}
             early = not one.stdout and (not one.stderr or one.stderr.endswith("KeyboardInterrupt\n"))
-            allowed |= {1} if early else set()  # Ctrl-C in the first imports: what the fork server's child says
+            allowed |= (
+                {1} if early else set()
+            )  # Ctrl-C in the first imports: what the fork server's child says
             assert one.returncode in allowed, one.stderr[-3000:]
         hits += codes != {0}
         if (folder(out) / "result.json").exists():
