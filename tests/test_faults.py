@@ -963,6 +963,8 @@ def same(value, given) -> bool:
         return list(value) == list(parse_views(given))
     if isinstance(value, bool) or isinstance(given, bool):
         return value == given and (isinstance(value, bool) or not isinstance(given, bool))
+    if isinstance(value, float) and isinstance(given, int):
+        return value == float(given)
     return value == given or (given == "none" and value is None)
 
 

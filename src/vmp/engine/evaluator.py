@@ -73,7 +73,7 @@ def score(
     found: list[tuple[int, Tensor]] = []
     bad: dict[int, str] = {}
     variation: list[float] = []
-    with told(dataset.being_read), _ended(), bar(name, len(mine), shown=processes.first) as shown:
+    with told(dataset.being_read, between), _ended(), bar(name, len(mine), shown=processes.first) as shown:
         for items in loader:
             good = [(i, x, w) for i, x, w in items if isinstance(x, Tensor)]
             bad |= {i: f"unreadable: {x}" for i, x, _ in items if isinstance(x, VideoReadError)}

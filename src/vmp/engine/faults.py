@@ -10,8 +10,15 @@ from vmp.errors import RunError, shortlist
 
 
 @contextmanager
-def told(being_read: Callable[[], list[str]] = list) -> Iterator[None]:
-    """Say in words what torch says in tracebacks. being_read: clips to name when a data worker is lost."""
+def told(
+    being_read: Callable[[], list[str]] = list, asked: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Say in words what torch says in tracebacks.
+
+    Args:
+        being_read: clips to name when a data worker is lost.
+        asked: raises if the run was asked to stop: a signal to all processes ends workers that are just starting.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -33,6 +40,7 @@ def told(being_read: Callable[[], list[str]] = list) -> Iterator[None]:
             ) from error
         if isinstance(error, RuntimeError) and "DataLoader" not in text:
             raise
+        asked()
         clips = being_read()
         at = f"It was reading one of:\n{shortlist(clips)}\n" if clips else ""
         raise RunError(

@@ -193,7 +193,7 @@ def fit(
     waited, trained, clips_seen = 0.0, 0.0, 0
     per_epoch = plan.steps_per_epoch
     with ExitStack() as stack:
-        stack.enter_context(told(data.being_read))
+        stack.enter_context(told(data.being_read, stopping.check))
         stack.callback(close)
         shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
         while True:
