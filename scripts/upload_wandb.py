@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vmp.cli import friendly
-from vmp.config import Config, check
-from vmp.errors import ConfigError, RunError, UserError
-from vmp.folder import read_config as values_of
+from vmp.cli import friendly, parser_of
+from vmp.config import Config
+from vmp.errors import RunError, UserError
+from vmp.folder import config_of, read_config
 from vmp.tracking.tracker import first_line
 
 
@@ -22,7 +22,7 @@ def main() -> None:
 
     for folder in options.runs:
         chosen = {key: getattr(options, key) for key in ("project", "entity", "group")}
-        config = read_config(folder, {key: value for key, value in chosen.items() if value})
+        config = with_wandb(folder, {key: value for key, value in chosen.items() if value})
         try:
             print(rebuild(config, folder, offline=options.offline))
         except UserError:
@@ -31,28 +31,18 @@ def main() -> None:
             raise UserError(f"{folder}: wandb did not take it ({first_line(error)})") from None
 
 
-def read_config(folder: Path, chosen: dict[str, Any]) -> Config:
+def with_wandb(folder: Path, chosen: dict[str, Any]) -> Config:
     """The run's config, with a wandb logger of these options."""
     if not (folder / "config.yaml").is_file() or not (folder / "metrics.jsonl").is_file():
         raise RunError(f"{folder}: no run there (config.yaml and metrics.jsonl)")
-    raw = values_of(folder / "config.yaml")
+    raw = read_config(folder / "config.yaml")
     kept = raw.get("logger") or {}
     kept = kept if kept.get("kind") == "wandb" else {}
-    raw["logger"] = {**kept, "kind": "wandb", **chosen}
-    try:
-        return check(raw)
-    except ConfigError as error:
-        raise RunError(
-            f"{folder}: its config.yaml is not one that this version of the project reads:\n{error}"
-        ) from None
+    return config_of(folder, {**raw, "logger": {**kept, "kind": "wandb", **chosen}})
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0],
-        epilog="\n".join((__doc__ or "").splitlines()[2:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
     parser.add_argument("--offline", action="store_true", help="write wandb's files only")
     parser.add_argument("--project"), parser.add_argument("--entity"), parser.add_argument("--group")

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmp.cli import friendly
+from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
 from vmp.files import write_json
 from vmp.tracking.wandb_run import PROJECT, has_key
@@ -83,6 +83,15 @@ def workspace(entity: str, project: str) -> "Workspace":
             legend_template=f"${{config:{DATASET}}} ${{config:{MODEL}}} seed ${{config:{SEED}}}",
         )
 
+    def by_backbone(title: str, metric: str) -> Any:
+        return wr.BarPlot(
+            title=title,
+            metrics=[metric],
+            groupby=wr.Config(MODEL),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
+
     sections = [
         ws.Section(
             name="Slope and shift by λ (Fig. 4a, 4b)",
@@ -113,20 +122,8 @@ def workspace(entity: str, project: str) -> "Workspace":
             panels=[
                 curves("top-1 on val by λ", ["val/top1"], by=LAMBDA),
                 curves("top-5 on val by λ", ["val/top5"], by=LAMBDA),
-                wr.BarPlot(
-                    title="top-1 by backbone",
-                    metrics=["result/top1"],
-                    groupby=wr.Config(MODEL),
-                    groupby_aggfunc="mean",
-                    groupby_rangefunc="minmax",
-                ),
-                wr.BarPlot(
-                    title="top-5 by backbone",
-                    metrics=["result/top5"],
-                    groupby=wr.Config(MODEL),
-                    groupby_aggfunc="mean",
-                    groupby_rangefunc="minmax",
-                ),
+                by_backbone("top-1 by backbone", "result/top1"),
+                by_backbone("top-5 by backbone", "result/top5"),
             ],
             is_open=True,
         ),
@@ -174,11 +171,7 @@ def push(entity: str | None, project: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0],
-        epilog="\n".join((__doc__ or "").splitlines()[2:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--json", type=Path, help="write the workspace to this file (-: print it), send nothing"
     )

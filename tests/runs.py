@@ -1,5 +1,6 @@
 """Small real runs for tests: numbered videos on disk, trained by the real command."""
 
+import json
 import multiprocessing as mp
 import os
 import runpy
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, write_classes, write_manifest
@@ -229,3 +231,18 @@ def torchrun(data: Path, out: Path, *overrides: str, ranks: int) -> subprocess.C
 
 def folder(out: Path, method: str = "learned_lambda1", seed: str = "seed0") -> Path:
     return out / "manifest" / "tiny" / method / seed
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """What is not the same, to the bit, in two finished runs."""
+    found = [
+        name
+        for name in ("metrics.jsonl", "predictions.csv", "per_class.csv")
+        if (a / name).read_bytes() != (b / name).read_bytes()
+    ]
+    newest = [max((run / "checkpoints").glob("step_*")) for run in (a, b)]
+    left, right = (load_file(path / "model.safetensors") for path in newest)
+    found += [name for name in left if not np.array_equal(left[name], right[name])]
+    left, right = (json.loads((run / "result.json").read_text()) for run in (a, b))
+    same = ("top1", "top5", "mean_class", "variation", "scalars", "best_val_top1", "best_val_epoch", "clips")
+    return found + [key for key in (*same, "unreadable_in_training") if left[key] != right[key]]

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import CONTEXT, bright_or_dark, folder, overrides_for, start, start_ranks
-from safetensors.numpy import load_file
+from runs import CONTEXT, bright_or_dark, differences, folder, overrides_for, start, start_ranks
 
 from vmp.engine.loggers import read_metrics
 
@@ -53,21 +52,6 @@ def pair(data, tmp_path_factory):
     for done in start_ranks(data, out, *TWO, ranks=2).wait():
         assert done.returncode == 0, done.stderr[-2000:]
     return folder(out)
-
-
-def differences(a: Path, b: Path) -> list[str]:
-    """What is not the same, to the bit, in two finished runs."""
-    found = [
-        name
-        for name in ("metrics.jsonl", "predictions.csv", "per_class.csv")
-        if (a / name).read_bytes() != (b / name).read_bytes()
-    ]
-    newest = [max((run / "checkpoints").glob("step_*")) for run in (a, b)]
-    left, right = (load_file(path / "model.safetensors") for path in newest)
-    found += [name for name in left if not np.array_equal(left[name], right[name])]
-    left, right = (json.loads((run / "result.json").read_text()) for run in (a, b))
-    same = ("top1", "top5", "mean_class", "variation", "scalars", "best_val_top1", "best_val_epoch", "clips")
-    return found + [key for key in (*same, "unreadable_in_training") if left[key] != right[key]]
 
 
 def progress(out: Path) -> tuple[str, int]:
@@ -115,13 +99,20 @@ def disturbed(begin, out: Path, rng: random.Random, *, numbers: tuple[int, ...],
     raise AssertionError(f"not done after {at_most} starts")
 
 
+def disturbed_runs(begin, left_alone: Path, home: Path, *, runs: int, seed: int, numbers=(signal.SIGKILL,)):
+    """Several runs, each disturbed until it ends: (hits, what is not as in the run that was left alone)."""
+    hits, wrong = 0, []
+    for number in range(runs):
+        out = home / str(number)
+        hits += disturbed(lambda out=out: begin(out), out, random.Random(seed + number), numbers=numbers)
+        wrong += differences(left_alone, folder(out))
+    return hits, wrong
+
+
 @pytest.mark.chaos
 def test_one_process_killed_at_random_moments(data, alone, tmp_path, rounds, tally):
-    kills, wrong = 0, []
-    for number in range(rounds):
-        out, rng = tmp_path / str(number), random.Random(number)
-        kills += disturbed(lambda out=out: start(data, out, *ONE), out, rng, numbers=(signal.SIGKILL,))
-        wrong += differences(alone, folder(out))
+    begin = lambda out: start(data, out, *ONE)  # noqa: E731
+    kills, wrong = disturbed_runs(begin, alone, tmp_path, runs=rounds, seed=0)
     tally("SIGKILL at a random moment, one process", tried=kills, survived=kills, differences=len(wrong))
     assert kills >= 3 * rounds
     assert not wrong
@@ -130,12 +121,8 @@ def test_one_process_killed_at_random_moments(data, alone, tmp_path, rounds, tal
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_two_processes_killed_at_random_moments(data, pair, tmp_path, rounds, tally):
-    kills, wrong = 0, []
-    for number in range(max(1, rounds // 2)):
-        out, rng = tmp_path / str(number), random.Random(100 + number)
-        begin = lambda out=out: start_ranks(data, out, *TWO, ranks=2)  # noqa: E731
-        kills += disturbed(begin, out, rng, numbers=(signal.SIGKILL,))
-        wrong += differences(pair, folder(out))
+    begin = lambda out: start_ranks(data, out, *TWO, ranks=2)  # noqa: E731
+    kills, wrong = disturbed_runs(begin, pair, tmp_path, runs=max(1, rounds // 2), seed=100)
     tally("SIGKILL at a random moment, two processes", tried=kills, survived=kills, differences=len(wrong))
     assert kills >= 2
     assert not wrong
@@ -164,12 +151,10 @@ def test_when_one_of_two_processes_is_killed_the_other_ends_too(data, pair, tmp_
 @pytest.mark.chaos
 def test_asked_to_stop_at_random_moments(data, alone, tmp_path, rounds, tally):
     """Each sitting saves and ends with 128 + the signal."""
-    hits, wrong = 0, []
-    for number in range(max(1, rounds // 2)):
-        out, rng = tmp_path / str(number), random.Random(200 + number)
-        asks = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        hits += disturbed(lambda out=out: start(data, out, *ONE), out, rng, numbers=asks)
-        wrong += differences(alone, folder(out))
+    begin = lambda out: start(data, out, *ONE)  # noqa: E731
+    asks = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    runs = max(1, rounds // 2)
+    hits, wrong = disturbed_runs(begin, alone, tmp_path, runs=runs, seed=200, numbers=asks)
     tally("SIGTERM, SIGINT, SIGUSR1 at a random moment", tried=hits, survived=hits, differences=len(wrong))
     assert hits >= 2
     assert not wrong
@@ -202,6 +187,26 @@ def test_a_time_limit_saves_and_the_same_command_continues(data, alone, tmp_path
     done = start(data, tmp_path, *ONE).wait()
     assert done.returncode == 0, done.stderr[-2000:]
     assert not differences(alone, folder(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_process_whose_portion_cannot_be_read_takes_part_with_nothing(data, tmp_path):
+    """Two processes of one clip each, and one clip is unreadable. At λ = 0 training has no variation to log, and the
+    blank clip, which is looked at as in testing, must not bring one."""
+    plain = ("trainer.batch_size=2", "trainer.micro_batch=1", "trainer.epochs=2", "vmp.lambda=0")
+    for done in start_ranks(data, tmp_path, *TWO, *plain, ranks=2).wait():
+        assert done.returncode == 0, done.stderr[-3000:]
+    where = folder(tmp_path, "learned_lambda0")
+    assert list(json.loads((where / "result.json").read_text())["unreadable_in_training"]) == ["train/3"]
+    training = [row for row in read_metrics(where / "metrics.jsonl") if row["kind"] == "train"]
+    assert len(training) == 24
+    assert not any("train/variation" in row for row in training)
+
+
+def test_an_update_of_which_nothing_can_be_read_stops_the_run(data, tmp_path):
+    done = start(data, tmp_path, *ALL, "trainer.batch_size=1", "trainer.micro_batch=1").wait()
+    assert done.returncode == 2
+    assert "none of the 1 clips of step" in done.stderr
 
 
 # --- inside a save -------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What the commands share: friendly errors, and Hydra's own made friendlier."""
 
+import argparse
 import os
 import re
 import sys
@@ -12,6 +13,14 @@ from vmp.errors import UserError
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them
 # conf/hydra/launcher has better values for two launchers than their plugins, which Hydra 1.3 then takes as schemas
 warnings.filterwarnings("ignore", r"(?s).*is validated against ConfigStore schema", UserWarning)
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A parser that is described by a script's docstring: its first line, and the rest behind the options."""
+    first, _, rest = (doc or "").partition("\n\n")
+    return argparse.ArgumentParser(
+        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 @contextmanager

@@ -8,12 +8,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vmp.build import backbone_spec, build_model, find_splits
-from vmp.config import Config, Evaluate, check, check_evaluate
+from vmp.config import Config, Evaluate, check_evaluate
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, digest, find_clips
 from vmp.errors import ConfigError, RunError
 from vmp.files import write_json
-from vmp.folder import check_same_data, read_config
+from vmp.folder import check_same_data, config_of
 from vmp.scoring import measure, print_result, score
 
 
@@ -21,7 +21,7 @@ def evaluate(cfg: DictConfig) -> None:
     """Test a run again and write FOLDER/evaluations/...; the run itself stays as it is."""
     options = check_evaluate(OmegaConf.to_container(cfg, resolve=True))
     folder = Path(options.run)
-    config = _config_of(folder, options)
+    config = _changed(folder, options)
     select = options.checkpoint or config.trainer.select
     splits = find_splits(config)
     found_splits, split = dict(splits.named()), options.split
@@ -114,18 +114,9 @@ def only(manifest: Manifest, present: Present, where: str) -> Present:
     return Present(tuple(clips), tuple(readers), len(ids), bad)
 
 
-def _config_of(folder: Path, options: Evaluate) -> Config:
+def _changed(folder: Path, options: Evaluate) -> Config:
     """The run's config, with what the options change."""
-    if not (folder / "config.yaml").is_file():
-        raise RunError(f"run = {folder}: no run there (no config.yaml)")
-    raw = read_config(folder / "config.yaml")
-    try:
-        config = check(raw)
-    except ConfigError as error:
-        raise RunError(
-            f"run = {folder}: its config.yaml is not one that this version of the project reads:\n{error}\n"
-            "Test it with the version that made it (the commit is in its result.json)."
-        ) from None
+    config = config_of(folder)
     moved = {key: value for key in ("folder", "root") if (value := getattr(options, key))}
     if moved and not moved.keys() <= type(config.dataset).model_fields.keys():
         raise ConfigError(

@@ -8,8 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from vmp.config import Config, check
 from vmp.data.manifest import write_classes
-from vmp.errors import RunError
+from vmp.errors import ConfigError, RunError
 from vmp.files import write_json, write_text
 
 # settings that change how fast a run goes or what it prints, not what comes out of it
@@ -43,6 +44,23 @@ def read_config(path: Path) -> dict[str, Any]:
     ):
         raise RunError(f"{path}: not a run's config; it lacks backbone and vmp")
     return values
+
+
+def config_of(folder: Path, raw: dict[str, Any] | None = None) -> Config:
+    """A run's config, checked. raw: its values with changes, where some are to be others than in its config.yaml.
+
+    Raises:
+        RunError: there is no run, or another version of the project made it.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise RunError(f"{folder}: no run there (no config.yaml)")
+    try:
+        return check(read_config(folder / "config.yaml") if raw is None else raw)
+    except ConfigError as error:
+        raise RunError(
+            f"{folder}: its config.yaml is not one that this version of the project reads:\n{error}\n"
+            "Use the version that made it (the commit is in its result.json)."
+        ) from None
 
 
 def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:

@@ -37,20 +37,12 @@ class Processes:
 
     def greatest(self, values: Sequence[int]) -> list[int]:
         """The greatest of every process's whole numbers, place by place."""
+        numbers = [int(value) for value in values]
         if self.world == 1:
-            return list(values)
-        numbers = torch.tensor(values, device=self.device)
-        dist.all_reduce(numbers, dist.ReduceOp.MAX)
-        return numbers.tolist()
-
-    def total(self, values: Sequence[torch.Tensor | float]) -> list[float]:
-        """The sums over processes of some numbers, in float64."""
-        numbers = torch.stack(
-            [torch.as_tensor(v, dtype=torch.float64, device=self.device).reshape(()) for v in values]
-        )
-        if self.world > 1:
-            dist.all_reduce(numbers)
-        return numbers.tolist()
+            return numbers
+        shared = torch.tensor(numbers, device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return shared.tolist()
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
         """Give every process the first one's values, in place."""

@@ -11,12 +11,12 @@ from vmp.errors import RunError, shortlist
 
 @contextmanager
 def told(
-    being_read: Callable[[], list[str]] = list, asked: Callable[[], None] = lambda: None
+    being_read: Callable[[], list[str]] | None = None, asked: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
     """Say in words what torch says in tracebacks.
 
     Args:
-        being_read: clips to name when a data worker is lost.
+        being_read: clips to name when a data worker is lost; None: there are no workers.
         asked: raises if the run was asked to stop: a signal to all processes ends workers that are just starting.
     """
     try:
@@ -31,14 +31,14 @@ def told(
         EOFError,
     ) as error:  # a worker may go while it hands over its batch
         text = str(error)
-        if re.search(r"not enough memory|can't allocate memory", text):
+        if re.search(r"not enough memory|can't allocate memory|could not (create|execute) a primitive", text):
             raise RunError(f"out of memory ({_first_line(error)}). {_LESS}") from error
         if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
             raise RunError(
                 f"another process of this run died or stopped answering ({_first_line(error)}). Its own message says "
                 "why; the same command continues from the last checkpoint."
             ) from error
-        if isinstance(error, RuntimeError) and "DataLoader" not in text:
+        if being_read is None or (isinstance(error, RuntimeError) and "DataLoader" not in text):
             raise
         asked()
         clips = being_read()

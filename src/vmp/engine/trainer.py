@@ -250,9 +250,8 @@ def fit(
                         state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
                         bad = data.present.bad | state.bad
                         check_bad(bad, data.present.total, max_bad_fraction, where="training")
-                    share = (
-                        len(batch.clips) / plan.micro_batch
-                    )  # what cannot be read has no part in the update
+                    # what cannot be read has no part in the update
+                    share = len(batch.clips) / plan.micro_batch
                     if not share and not (last and processes.world > 1):
                         continue
                     clips_seen += len(batch.clips)
@@ -265,15 +264,18 @@ def fit(
                             out = forward(clips.to(device, non_blocking=True))
                         terms = objective(out.logits, labels.to(device, non_blocking=True), out.variations)
                         (terms["loss"] * share / plan.accumulate).backward()
-                    for name, value in terms.items():
-                        sums[name] = sums.get(name, 0) + value.detach() * share
-                    read += share
-                if not sums:
-                    raise RunError(f"none of the {plan.batch} clips of step {state.step} could be read")
+                    if share:
+                        for name, value in terms.items():
+                            sums[name] = sums.get(name, 0) + value.detach() * share
+                        read += share
                 # --- every process learns what any of them found: it stops, or steps, as one
-                finite = torch.isfinite(sums["loss"] + _square_norm(optimizer))
+                finite = bool(torch.isfinite(sums.get("loss", 0) + _square_norm(optimizer)))
                 save_now = time.monotonic() - saved_at > 60 * save_minutes
-                broken, stop, late = processes.greatest((int(not finite), stopping.code, int(save_now)))
+                broken, stop, late, any_read = processes.greatest(
+                    (not finite, stopping.code, save_now, read > 0)
+                )
+                if not any_read:
+                    raise RunError(f"none of the {plan.batch} clips of step {state.step} could be read")
                 if broken:
                     here = {name: float(value) / (read or 1) for name, value in sums.items()}
                     here |= {name: float(value) for name, value in scalars().items()}
@@ -283,9 +285,12 @@ def fit(
                 trained += time.monotonic() - step_began
 
                 if state.step % log_every == 0 or state.step % per_epoch == 0:
-                    *totals, portions = processes.total([*sums.values(), read])
+                    parts = processes.gather(({name: float(value) for name, value in sums.items()}, read))
+                    portions = sum(count for _, count in parts)
+                    names = next(terms for terms, count in parts if count)
                     means = {
-                        f"train/{name}": total / portions for name, total in zip(sums, totals, strict=True)
+                        f"train/{name}": sum(terms.get(name, 0.0) for terms, _ in parts) / portions
+                        for name in names
                     }
                     learned = {f"vmp/{name}": float(value) for name, value in scalars().items()}
                     head = {"kind": "train", "epoch": round(state.step / per_epoch, 6), "step": state.step}
