@@ -808,10 +808,11 @@ def test_a_tracked_run_has_the_same_bits(data, straight, tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_killed_and_continued_wandb_has_each_step_once(data, straight, tmp_path):
-    where, kills = folder(tmp_path), 0
+def test_killed_and_continued_wandb_has_each_step_once(data, tmp_path):
+    longer, where, kills = "trainer.epochs=16", folder(tmp_path), 0
+    assert run(data, tmp_path / "straight", longer).returncode == 0
     for sitting, number in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, None), 1):
-        process = start(data, tmp_path, "logger=wandb", "trainer.save_steps=4")
+        process = start(data, tmp_path, longer, "logger=wandb", "trainer.save_steps=4")
         before = len(read_metrics(where / "metrics.jsonl")) if (where / "metrics.jsonl").exists() else 0
         while number and not process.over():
             lines = (
@@ -830,7 +831,7 @@ def test_killed_and_continued_wandb_has_each_step_once(data, straight, tmp_path)
         assert done.returncode in (0, -signal.SIGKILL, 143), done.stderr[-2000:]
         assert "Traceback" not in done.stderr
     assert kills >= 2
-    assert not differences(straight, where)
+    assert not differences(folder(tmp_path / "straight"), where)
     rows = read_metrics(where / "metrics.jsonl")
     files = pieces(where, json.loads((where / "wandb.json").read_text())["id"])
     assert len(files) >= 3
