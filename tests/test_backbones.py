@@ -1,6 +1,7 @@
 """Backbones against pytorchvideo's own, against arithmetic, and with prompts in every place."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -52,6 +53,19 @@ def placements():
 
 
 # --- every backbone ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["c2d", "i3d", "slowfast", "x3d_m"])
+def test_blocks_leaves_out_all_but_the_first_of_each_stage(name):
+    with torch.device("meta"):
+        whole, short = (build_backbone(name, num_classes=5, blocks=blocks) for blocks in (None, 2))
+    kept = {
+        key: value.shape
+        for key, value in whole.state_dict().items()
+        if not (found := re.search(r"res_blocks\.(\d+)\.", key)) or int(found[1]) < 2
+    }
+    assert kept == {key: value.shape for key, value in short.state_dict().items()}
+    assert len(kept) < len(whole.state_dict())
 
 
 @pytest.mark.parametrize(

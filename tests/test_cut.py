@@ -261,6 +261,7 @@ def test_sources_that_are_none(sources, tmp_path):
     assert e.seconds > 0
 
 
+@pytest.mark.slow
 def test_the_disk_that_cutting_will_take_is_known_before(sources, tmp_path):
     """Within a factor of three, for pictures that code well and for noise, which takes a hundred times as much."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 120, 160, 3), dtype=np.uint8)

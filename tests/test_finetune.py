@@ -95,6 +95,7 @@ def test_only_the_prompts_are_trained_in_front_of_a_frozen_baseline(data, baseli
     assert "2 trained" in (where / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_round_goes_on_with_the_prompts(data, baseline, tmp_path):
     """Table 2, end to end from a fine-tuned model: all is taken over, m and n too where the run has them."""
     first = finished(data, tmp_path / "1", *VIT, f"init_from='{baseline}'", "vmp.m=0.8", "vmp.n=-0.2")

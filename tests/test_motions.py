@@ -161,7 +161,8 @@ def wait_for_files(process: subprocess.Popen[bytes], root: Path, count: int) -> 
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_half_way(tmp_path: Path, how: signal.Signals) -> None:
     spec = Motions(train=300, val=10, test=10, frames=4, size=32)
     root = tmp_path / "stopped"

@@ -327,6 +327,7 @@ def test_forms_that_are_not_read_are_told(tmp_path, name, said):
     assert name in text
 
 
+@pytest.mark.slow
 def test_hmdb51_remuxed_or_linked(hmdb, tmp_path):
     """One root for all; a clip says whether it is the original, and the table how many are."""
     shutil.copytree(hmdb / "videos", tmp_path / "videos")
@@ -924,6 +925,7 @@ def test_the_command_ends_with_2_unless_missing_is_allowed(mpii, tmp_path):
     assert "45 sliceV" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_verifies(three, tmp_path):
     shutil.copytree(three, tmp_path / "videos")
     run(plan_of(tmp_path / "videos", train=[Item(id="g", path="good.mp4", label=0)]), tmp_path / "out")

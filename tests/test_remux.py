@@ -90,6 +90,7 @@ def test_packed_pictures_are_taken_apart_without_loss(tmp_path, keyframe_every):
     assert times == [Fraction(i, 25) for i in range(FRAMES)]
 
 
+@pytest.mark.slow
 def test_what_need_not_or_cannot_be_remuxed_stays_the_original(tmp_path):
     sources = [
         videos.numbered_video(tmp_path / "plain.avi", FRAMES, codec="mpeg4", crf=3),
@@ -119,6 +120,7 @@ def test_sources_that_are_not_whole_are_told(tmp_path):
     assert not [p for p in (tmp_path / "out").iterdir() if p.suffix in (".avi", ".mp4")]
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(tmp_path):
     """Unless the source changed or the clip is gone; and the clip under the other suffix goes."""
     packed = packed_avi(tmp_path / "packed.avi")

@@ -60,15 +60,8 @@ def times_run(out: Path) -> Counter[str]:
 # --- while it runs -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        "basic",
-        pytest.param("local", marks=pytest.mark.slow),
-        pytest.param("joblib", marks=pytest.mark.slow),
-        pytest.param("submitit_local", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "local", "joblib", "submitit_local"])
 def test_failed_jobs_are_named_the_others_finish_and_are_skipped_next_time(tmp_path, launcher):
     """optim.lr=9 fails with a message, optim.lr=8 is killed."""
     sweep = [

@@ -82,6 +82,7 @@ def test_the_same_seed_gives_the_same_bits_and_workers_change_nothing(data, stra
     assert not differences(straight, folder(tmp_path))
 
 
+@pytest.mark.slow
 def test_accumulation_gives_the_same_losses(data, tmp_path):
     """Without normalisation statistics in the way nothing may change; with them the losses stay near."""
     for name, extra in (("whole", []), ("parts", ["trainer.micro_batch=2"])):

@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import pytest
 import videos
 
 from vmp.data.manifest import Clip, read_manifest, write_classes, write_manifest
@@ -80,6 +81,7 @@ def read_manifest_text(folder: Path, text: str):
     return read_manifest(folder / "old.csv")
 
 
+@pytest.mark.slow
 def test_verify_with_a_root_and_files_used_twice(tmp_path):
     (tmp_path / "videos").mkdir()
     videos.numbered_video(tmp_path / "videos" / "a.mp4", FRAMES)

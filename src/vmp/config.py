@@ -120,6 +120,7 @@ class Tiny(Backbone):
 class ResNet(Backbone):
     name: Literal["i3d", "slowfast"]  # type: ignore[assignment]
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None
+    blocks: Count | None
 
 
 class C2D(ResNet):
@@ -131,6 +132,7 @@ class X3D(Backbone):
     name: Literal["x3d"]  # type: ignore[assignment]
     size: Literal["xs", "s", "m", "l"]
     width: Annotated[int, Field(ge=8, multiple_of=4)] | None
+    blocks: Count | None
     shortcut_norm: bool
 
     @property

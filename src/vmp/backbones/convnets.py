@@ -8,6 +8,7 @@ Notable here:
 - its SlowFast overwrites the list that it is given: `Blocks` hands it a copy;
 - CUDA has no repeatable backward pass for 3-D pooling; every pool here is along space or time only, so it is done by
   2-D pooling and means, which have one (trainer.deterministic);
+- `blocks` leaves out residual blocks (at most so many a stage; 1: ResNet-14), for quick experiments on small clips;
 - the last pooling window is what the training crop fills. On the larger crops of testing it has several positions
   (2 x 2 at 256 for 224), each is classified, and their probabilities are averaged, as PySlowFast does.
 """
@@ -25,7 +26,14 @@ STRIDE = 32  # spatial, of every network here
 
 
 def build_c2d(
-    *, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64, temporal_pool: bool = True
+    *,
+    num_classes: int,
+    frames: int,
+    crop: int,
+    dropout: float,
+    width: int = 64,
+    blocks: int | None = None,
+    temporal_pool: bool = True,
 ) -> nn.Module:
     """C2D ResNet-50: no temporal convolution. temporal_pool: halve time after res2, as pytorchvideo's weights want;
     the caffe2 weights have no such pool."""
@@ -35,17 +43,22 @@ def build_c2d(
         crop,
         dropout,
         width,
+        blocks,
         stem=(1, 7, 7),
         temporal=[(1, 1, 1)] * 4,
         pool=temporal_pool,
     )
 
 
-def build_i3d(*, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64) -> nn.Module:
+def build_i3d(
+    *, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64, blocks: int | None = None
+) -> nn.Module:
     """I3D ResNet-50: 2-D convolutions inflated to three frames in all of res2 and every other block after it."""
     one, three = (1, 1, 1), (3, 1, 1)
     temporal = [(three,) * 3, (three, one) * 2, (three, one) * 3, (one, three, one)]
-    return _resnet3d(num_classes, frames, crop, dropout, width, stem=(5, 7, 7), temporal=temporal, pool=True)
+    return _resnet3d(
+        num_classes, frames, crop, dropout, width, blocks, stem=(5, 7, 7), temporal=temporal, pool=True
+    )
 
 
 def _resnet3d(
@@ -54,6 +67,7 @@ def _resnet3d(
     crop: int,
     dropout: float,
     width: int,
+    blocks: int | None,
     *,
     stem: tuple[int, int, int],
     temporal: list,
@@ -72,10 +86,12 @@ def _resnet3d(
         stage_conv_a_kernel_size=tuple(temporal),
         head_pool_kernel_size=(frames // 2 if pool else frames, side, side),
     )
-    return Blocks(net)
+    return Blocks(net, blocks)
 
 
-def build_slowfast(*, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64) -> nn.Module:
+def build_slowfast(
+    *, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64, blocks: int | None = None
+) -> nn.Module:
     """SlowFast ResNet-50, fusion over 7 frames (8x8: frames = 32). Takes [slow (B, 3, frames / 4, H, W), fast
     (B, 3, frames, H, W)]. width: of the slow stem, a multiple of 8; the fast one has an eighth."""
     from pytorchvideo.models.slowfast import create_slowfast
@@ -90,7 +106,7 @@ def build_slowfast(*, num_classes: int, frames: int, crop: int, dropout: float, 
         stem_dim_outs=(width, width // 8),
         head_pool_kernel_sizes=((frames // ALPHA, side, side), (frames, side, side)),
     )
-    return Blocks(net)
+    return Blocks(net, blocks)
 
 
 def build_x3d(
@@ -101,6 +117,7 @@ def build_x3d(
     crop: int,
     dropout: float,
     width: int | None = None,
+    blocks: int | None = None,
     shortcut_norm: bool = False,
 ) -> nn.Module:
     """X3D-XS, -S, -M or -L. width: channels of the stem (24 as published). shortcut_norm: a BatchNorm on the first
@@ -119,19 +136,22 @@ def build_x3d(
     if shortcut_norm:
         block = net.blocks[1].res_blocks[0]
         block.branch1_norm = nn.BatchNorm3d(block.branch1_conv.out_channels)
-    return Blocks(net)
+    return Blocks(net, blocks)
 
 
 class Blocks(nn.Module):
     """pytorchvideo's blocks in a row, with plain integers, SiLU and a head that knows its positions.
 
     The input is (B, 3, T, H, W), normalised, or for SlowFast a list of two of them, which is left as it is; the output
-    logits (B, classes).
+    logits (B, classes). most: residual blocks that a stage keeps, from its first; None: all.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, most: int | None = None) -> None:
         super().__init__()
         assert isinstance(net.blocks, nn.ModuleList)
+        for stage in list(net.modules()):
+            if isinstance(blocks := getattr(stage, "res_blocks", None), nn.ModuleList):
+                stage.res_blocks = blocks[:most]
         self.blocks = net.blocks
         self.head_name = f"blocks.{len(self.blocks) - 1}.proj"
         self.blocks[-1].output_pool = MeanOfPositions()
