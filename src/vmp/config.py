@@ -235,6 +235,7 @@ class Data(Section):
     reader: Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec"]
     degrade: Literal["none", "salt_pepper", "half"]
     degrade_in: Literal["test", "both"]
+    keep: Annotated[int, Field(ge=0)]
     max_bad_fraction: Fraction
     timeout: NotNegative
 

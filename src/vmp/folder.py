@@ -17,7 +17,7 @@ from vmp.files import write_json, write_text
 RUNTIME = {
     "dataset": {"folder", "root"},  # the data themselves are compared by digest
     "trainer": {"device", "workers", "threads", "save_minutes", "save_steps", "max_minutes", "keep"},
-    "data": {"root", "timeout", "max_bad_fraction"},
+    "data": {"root", "keep", "timeout", "max_bad_fraction"},
     "output": ...,
     "logger": ...,
 }

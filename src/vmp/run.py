@@ -135,7 +135,9 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
                 ),
                 optimizer=optimizer,
                 schedule=build_schedule(config),
-                data=TrainClips(splits.train, presents["train"], shape, seed=config.seed),
+                data=TrainClips(
+                    splits.train, presents["train"], shape, seed=config.seed, keep=config.data.keep * 10**6
+                ),
                 evaluate=on_val if splits.val else None,
                 plan=plan,
                 processes=processes,

@@ -57,8 +57,7 @@ def read_frames(
     got = 0
     try:
         for frame in READERS[reader](path, distinct):
-            frame = frame if change is None else change(frame, int(distinct[got]))
-            frame = frame if short_side is None else resize_short_side(frame, short_side)
+            frame = finish(frame, int(distinct[got]), change, short_side)
             if out is None:
                 out = np.empty((len(distinct), *frame.shape), dtype=np.uint8)
             elif frame.shape != out.shape[1:]:
@@ -76,6 +75,17 @@ def read_frames(
             path, f"frame {distinct[got]} asked for, {got} of {len(distinct)} found", reader=reader
         )
     return out if np.array_equal(back, np.arange(len(distinct))) else out[back]
+
+
+def finish(
+    frame: np.ndarray,
+    number: int,
+    change: Callable[[np.ndarray, int], np.ndarray] | None,
+    short_side: int | None,
+) -> np.ndarray:
+    """What `read_frames` does to a decoded frame: change it, then resize it."""
+    frame = frame if change is None else change(frame, number)
+    return frame if short_side is None else resize_short_side(frame, short_side)
 
 
 def resize_short_side(frame: np.ndarray, short_side: int) -> np.ndarray:
