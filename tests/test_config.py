@@ -198,6 +198,8 @@ def test_experiments_are_what_their_names_and_headers_say(name):
         (["optim.lr=0"], "optim.lr = 0"),
         (["optim.lr=-0.1"], "optim.lr = -0.1"),
         (["optim.momentum=0"], "nesterov = true needs"),
+        (["optim.kind=adamw"], "nesterov = true needs"),
+        (["optim.kind=adam"], "optim.kind = 'adam'"),
         (["optim=sgd_steps", "optim.at=[0,5]"], "as many entries"),
         (["data.max_bad_fraction=2"], "data.max_bad_fraction = 2"),
         (["data.reader=vlc"], "data.reader = 'vlc'"),
@@ -308,6 +310,7 @@ def test_make_help_lists_every_target():
             {"rest": 1e-4, "norms": 1e-4, "prompts": 1e-4},
         ),
         (("vmp.weight_decay=0", "vmp.lr_mult=10"), {"rest": 1e-4, "norms": 0.0, "prompts": 0.0}),
+        (("optim=adamw_cosine", "vmp.weight_decay=0"), {"rest": 0.05, "norms": 0.0, "prompts": 0.0}),
     ],
 )
 def test_weight_decay_and_learning_rate_by_group(overrides, decays):
@@ -318,7 +321,12 @@ def test_weight_decay_and_learning_rate_by_group(overrides, decays):
     config = composed(*overrides, "trainer.batch_size=16")
     model = build_model(config, 5, backbone_spec(config))
     optimizer = build_optimizer(config, model)
-    assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
+    if "optim=adamw_cosine" in overrides:
+        assert type(optimizer).__name__ == "AdamW"
+        assert optimizer.defaults["betas"] == (0.9, 0.999)
+    else:
+        assert type(optimizer).__name__ == "SGD"
+        assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
     norms = {
         id(p)
         for m in model.modules()

@@ -275,7 +275,7 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
 
 
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
-    """SGD in up to three groups: the scalars of the prompts, normalisation layers, the rest."""
+    """SGD or AdamW in up to three groups: the scalars of the prompts, normalisation layers, the rest."""
     import torch
 
     from vmp.finetune import parameter_groups
@@ -293,6 +293,8 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
         groups.append({"params": prompts, "lr": lr * v.lr_mult, "weight_decay": decay})
     groups = [group for group in groups if group["params"]]
     fused = config.trainer.fused
+    if o.kind == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(o.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=o.momentum, nesterov=o.nesterov, fused=fused)
 
 

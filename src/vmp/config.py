@@ -189,6 +189,7 @@ class FixedPrompts(NoPrompts):
 
 
 class Optim(Section):
+    kind: Literal["sgd", "adamw"]
     schedule: Literal["cosine", "steps"]
     lr: Positive
     ref_batch: Count | None
@@ -576,8 +577,8 @@ def _disagreements(c: Config) -> Iterator[str]:
         yield f"dataset.split = {c.dataset.split}: only hmdb51 has splits to choose from; leave it out"
     yield from _weights(c)
     yield from _sizes(c)
-    if c.optim.nesterov and c.optim.momentum == 0:
-        yield "optim.nesterov = true needs optim.momentum above 0"
+    if c.optim.nesterov and (c.optim.kind != "sgd" or c.optim.momentum == 0):
+        yield "optim.nesterov = true needs optim.kind = sgd and optim.momentum above 0"
     if c.optim.schedule == "steps":
         at, factors = c.optim.at or (), c.optim.factors or ()
         if not at or len(at) != len(factors) or at[0] != 0 or list(at) != sorted(set(at)):
