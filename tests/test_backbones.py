@@ -55,6 +55,17 @@ def placements():
 # --- every backbone ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["c2d", "i3d", "slowfast", "x3d_xs"])
+def test_crops_smaller_than_the_stride(name):
+    """Every one of the five halvings rounds up, so they end in one position, as the pooling window expects."""
+    spec = backbone_spec(name).at(frames=8, crop=28)
+    model = build_backbone(name, num_classes=5, spec=spec, width=8, blocks=1)
+    for side in (spec.crop, spec.test_crop):
+        clip = torch.rand(2, 3, 8, side, side)
+        out = model([clip[:, :, ::4], clip] if name == "slowfast" else clip)
+        assert out.shape == (2, 5)
+
+
 @pytest.mark.parametrize("name", ["c2d", "i3d", "slowfast", "x3d_m"])
 def test_blocks_leaves_out_all_but_the_first_of_each_stage(name):
     with torch.device("meta"):

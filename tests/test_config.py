@@ -207,7 +207,7 @@ def test_experiments_are_what_their_names_and_headers_say(name):
         (["tag='a/b'"], "tag = 'a/b'"),
         (["vmp.name='../../x'"], "vmp.name = '../../x'"),
         (["name='..'"], "name = '..'"),
-        (["backbone=x3d", "backbone.crop=16"], "at least 32"),
+        (["backbone=x3d", "backbone.crop=15"], "backbone.crop = 15"),
         (["vmp.lambda=-1", "optim.lr=0", "seed=-1"], "vmp.lambda = -1.*\n.*optim.lr = 0"),
     ],
 )

@@ -161,6 +161,7 @@ class NoPrompts(Section):
     lambda_: Annotated[float, Field(alias="lambda", ge=0)]
     placement: Literal["default", "slow", "fast", "both"]
     split: Literal["plus_one", "aligned", "shared"]
+    lr_mult: Positive
 
 
 class Prompts(NoPrompts):
@@ -175,7 +176,6 @@ class Prompts(NoPrompts):
     grey: Literal["rgb", "bgr"]
     modulate: Literal["normalized", "pixel"]
     variation: Literal["mean", "frobenius"]
-    lr_mult: Positive
     weight_decay: NotNegative | None
 
 
@@ -540,8 +540,6 @@ def _sizes(c: Config) -> Iterator[str]:
     b = c.backbone
     if b.name in ("c2d", "i3d") and b.frames == 1:
         yield f"backbone.frames = 1: {b.name} halves time once, so at least 2"
-    if isinstance(b, ResNet | X3D) and b.crop and b.crop < 32:
-        yield f"backbone.crop = {b.crop}: {b.name} halves it five times, so at least 32"
     if b.name == "slowfast" and b.frames and (b.frames % 4 or b.frames < 8):
         yield f"backbone.frames = {b.frames}: the slow pathway takes every fourth, so a multiple of 4, at least 8"
     if isinstance(b, TimeSformer):
