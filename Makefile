@@ -5,7 +5,7 @@ READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow chaos lint format bench figures report lock clean
+.PHONY: help setup demo test test-slow chaos lint format bench figures starts report lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ paper: $(READY) ## all eight tables and the report; the same variables
 	[ $(or $(DRY),0) != 0 ] || \
 		$(BIN)/python scripts/report.py outputs$(if $(filter mini,$(PROFILE)),/mini) || failed="$$failed report"; \
 	[ -z "$$failed" ] || { echo "tables with something missing:$$failed"; exit 1; }
+
+starts: $(READY) ## does the start of slope and shift decide? runs over their plane, in miniature, and their map (SEEDS=2)
+	$(BIN)/python scripts/starts.py --seeds $(or $(SEEDS),2)
 
 report: $(READY) ## one page about runs that opens from disk: outputs/report.html (RUNS=FOLDERS, OUT=FILE, CLIPS=4)
 	$(BIN)/python scripts/report.py $(or $(RUNS),outputs) --out $(or $(OUT),outputs/report.html) --clips $(or $(CLIPS),4)

@@ -230,7 +230,7 @@ def _fill(cell: Cell, parts: Sequence[Part], table: Table, profile: Profile) -> 
         raise ConfigError(f"{where_from}: profile {profile.name} has no verb {verb!r}")
     return replace(
         cell,
-        task=_task(profile, said("dataset"), said("model"), own, said("start")),
+        task=task_of(profile, said("dataset"), said("model"), own, said("start")),
         number=number,
         degrade=said("degrade"),
         class_name=chosen.class_ if chosen else None,
@@ -238,7 +238,7 @@ def _fill(cell: Cell, parts: Sequence[Part], table: Table, profile: Profile) -> 
     )
 
 
-def _task(
+def task_of(
     profile: Profile,
     dataset: str,
     model: str,
@@ -253,7 +253,7 @@ def _task(
     start = start or m.start
     before = None
     if start:
-        before = _task(
+        before = task_of(
             profile, start.dataset or dataset, start.model or model, start.overrides, None, start.seed
         )
     return Task(

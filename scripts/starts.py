@@ -1,0 +1,64 @@
+"""Does the start of slope and shift decide the outcome? Runs over their plane, and the map of what came of them.
+
+python scripts/starts.py                                  in miniature: both cameras, 5 x 5 starts, 2 seeds
+python scripts/starts.py --slopes 10 25 --shifts -0.5 0.5 --seeds 5 --model x3d
+python scripts/starts.py --profile paper --datasets mpii_cooking2 trainer.epochs=10
+
+What is finished is not run again. KEY=VALUE: train.py's, for every run.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from vmp.cli import friendly, parser_of
+from vmp.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="train.py's, for every run")
+    add("--profile", default="mini", help="what datasets and models are (conf/table/profile/)")
+    add("--datasets", nargs="+", default=["mpii_cooking2", "finegym"], help="of the profile")
+    add("--model", default="i3d", help="of the profile")
+    add("--slopes", nargs="+", type=float, default=[9.2, 11, 15, 25, 40], help="a at the start, above 9.09")
+    add(
+        "--shifts", nargs="+", type=float, default=[-0.55, -0.3, 0, 0.3, 0.55], help="b, between -0.6 and 0.6"
+    )
+    add("--seeds", type=int, default=2)
+    add("--lambda", type=float, default=0.0, dest="weight", help="weight of the regulariser")
+    add("--launch", default="", help="as for make table1")
+    add("--out", type=Path, help="the map, without ending; the profile's results/starts if not given")
+    options = parser.parse_intermixed_args()
+
+    from vmp.results.starts import Grid, sweep, write
+    from vmp.results.tables import load_profile
+
+    if options.seeds < 1 or options.weight < 0:
+        raise ConfigError("--seeds must be at least 1, --lambda at least 0")
+    if wrong := [word for word in options.overrides if "=" not in word]:
+        raise ConfigError(f"{wrong[0]!r}: must be KEY=VALUE, of train.py")
+    os.chdir(ROOT)
+    profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
+    grid = Grid(
+        datasets=tuple(options.datasets),
+        model=options.model,
+        slopes=tuple(options.slopes),
+        shifts=tuple(options.shifts),
+        seeds=options.seeds,
+        weight=options.weight,
+        overrides=tuple(options.overrides),
+    )
+    points, failed = sweep(grid, profile, ROOT, launch=options.launch)
+    if points:
+        for path in write(points, options.out or Path(profile.results) / "starts"):
+            print(f"-> {path}")
+    sys.exit(1 if failed or not points else 0)
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()

@@ -1,0 +1,75 @@
+"""The map of starts: what is run from where, and what is drawn of it."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import ROOT
+
+from vmp.errors import UserError
+from vmp.results.starts import Grid, Point, sweep, write
+from vmp.results.tables import load_profile
+
+MINI = load_profile(ROOT / "conf/table/profile/mini.yaml")
+
+
+def test_the_map_is_written_with_its_rows(tmp_path):
+    points = [
+        Point("static", a, b, seed, 60 + seed, gain=10 * b - seed, learned_slope=a + 1, learned_shift=b)
+        for a in (10.0, 12.0)
+        for b in (-0.3, 0.0, 0.3)
+        for seed in (0, 1)
+    ]
+    rows, *pictures = write(points, tmp_path / "starts")
+    kept = list(csv.DictReader(rows.open(encoding="utf-8")))
+    assert len(kept) == 12
+    assert kept[1] == {
+        "dataset": "static",
+        "slope": "10.0",
+        "shift": "-0.3",
+        "seed": "1",
+        "top1": "61.000",
+        "gain": "-4.000",
+        "learned_slope": "11.000",
+        "learned_shift": "-0.300",
+    }
+    assert [path.suffix for path in pictures] == [".png", ".svg"]
+    text = pictures[1].read_text(encoding="utf-8")
+    assert text.count("<!-- [-4, -3] -->") == 2  # the range over seeds at b = -0.3, for both slopes
+    assert text.count("<!-- → 13.0, +0.30 -->") == 1
+
+
+def test_starts_out_of_range_are_told():
+    grid = Grid(("mpii_cooking2",), "i3d", (3.0,), (0.0,), 1, 0.0)
+    with pytest.raises(UserError, match="slope 3"):
+        sweep(grid, MINI, ROOT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_runs_start_where_they_are_told_and_gains_are_over_the_same_seed(tmp_path):
+    small = ("trainer.epochs=1", "dataset.train=40", "dataset.test=20", f"data.root={tmp_path}/data")
+    arguments = ["--datasets", "mpii_cooking2", "--model", "c2d", "--slopes", "10", "--shifts", "-0.5", "0.5"]
+    out = tmp_path / "map"
+    command = [sys.executable, "scripts/starts.py", *arguments, "--seeds", "1", "--out", str(out), *small]
+    command.append(f"output={tmp_path}/out")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(path.read_text()) for path in Path(tmp_path / "out").rglob("result.json")]
+    assert len(results) == 4  # pretraining, baseline, two starts
+    rows = list(csv.DictReader(out.with_suffix(".csv").open(encoding="utf-8")))
+    assert [float(row["shift"]) for row in rows] == [-0.5, 0.5]
+    baseline = next(Path(tmp_path / "out/static").rglob("none/*/result.json"))
+    for row in rows:
+        assert float(row["gain"]) == pytest.approx(
+            float(row["top1"]) - json.loads(baseline.read_text())["top1"], abs=2e-3
+        )
+        # two updates at the learning rate of the profile do not take it far from where it started
+        assert float(row["learned_slope"]) == pytest.approx(10, abs=0.5)
+        assert float(row["learned_shift"]) == pytest.approx(float(row["shift"]), abs=0.1)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert again.returncode == 0
+    assert " 0 to do" in again.stdout
