@@ -21,7 +21,7 @@ from vmp.errors import UserError
 from vmp.files import write_json
 from vmp.results.report import write_report
 
-EVIL = "<script>alert('x')</script> \"&amp;' </style>{{data}}\u2028"
+EVIL = "<script>alert('x')</script> \"&amp;' </style>{{data}}\u2028end"
 CLASSES = ("brighter", "darker", EVIL)
 
 
@@ -99,7 +99,13 @@ def write_outputs(out: Path, data: Path) -> dict[str, dict[str, Any]]:
     for number, weight in enumerate((None, 0.0, 1.0, 2.5)):
         config = json.loads(json.dumps(base))
         if weight is None:
-            config["vmp"] = {"kind": "none", "lambda": 0.0, "placement": "default", "split": "plus_one"}
+            config["vmp"] = {
+                "kind": "none",
+                "lambda": 0.0,
+                "placement": "default",
+                "split": "plus_one",
+                "lr_mult": 1.0,
+            }
         else:
             config["vmp"]["lambda"] = weight
         changes = {}

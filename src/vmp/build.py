@@ -17,7 +17,7 @@ from vmp.config import (
     Prompts,
     TimeSformer,
 )
-from vmp.data.manifest import Clip, Manifest, read_manifest
+from vmp.data.manifest import Clip, Manifest, read_classes, read_manifest
 from vmp.errors import ConfigError, ManifestError
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def start_weights(
     if config.init_from:
         source: str | Path = Path(config.init_from).expanduser()
         home = _run_of(Path(source))
-        keep_head = (home / "classes.txt").read_text(encoding="utf-8").splitlines() == list(classes)
+        keep_head = read_classes(home / "classes.txt") == tuple(classes)
         warnings = list(_differences_to(home, config))
     elif b.weights:
         source = b.weights

@@ -126,7 +126,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     if not path.exists():
         raise ManifestError(f"{path}: not found; it lists the class names, one a line")
-    names = [name.strip() for name in read_text(path).rstrip().splitlines()]
+    text = read_text(path).rstrip()
+    names = [name.strip() for name in text.split("\n")] if text else []
     for line, name in enumerate(names, 1):
         if not name:
             raise ManifestError(f"{path}:{line}: blank class name")

@@ -41,7 +41,8 @@ class Run:
 
     @cached_property
     def classes(self) -> list[str]:
-        return (self.folder / "classes.txt").read_text(encoding="utf-8").splitlines()
+        text = (self.folder / "classes.txt").read_text(encoding="utf-8").removesuffix("\n")
+        return text.split("\n") if text else []
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -70,9 +71,11 @@ def read_run(folder: Path) -> Run:
 
 
 def find_runs(outputs: Path) -> Iterator[Run]:
-    """Every run below a folder, in the order of their names."""
-    for path in sorted(outputs.rglob("config.yaml")):
-        yield Run(path.parent)
+    """Every run below a folder, in the order of their names; what is inside a run (wandb's own files) is none."""
+    folders = {path.parent for path in outputs.rglob("config.yaml")}
+    for folder in sorted(folders):
+        if not folders.intersection(folder.parents):
+            yield Run(folder)
 
 
 def _csv(path: Path) -> list[dict[str, str]]:

@@ -259,8 +259,6 @@ def _runs(folders: Sequence[Path]) -> Iterator[tuple[Run, str]]:
             raise UserError(f"{folder}: no such folder")
         empty = True
         for run in find_runs(folder):
-            if any((p / "config.yaml").is_file() for p in run.folder.parents if p.is_relative_to(folder)):
-                continue  # what a tracker keeps in a run's folder
             empty = False
             if run.folder.resolve() not in seen:
                 seen.add(run.folder.resolve())
