@@ -67,8 +67,8 @@ def sweep(grid: Grid, profile: Profile, root: Path, *, launch: str = "") -> tupl
             for (a, b), layer in starts.items():
                 own = (
                     f"vmp.lambda={grid.weight:g}",
-                    f"vmp.m={float(layer.m)!r}",
-                    f"vmp.n={float(layer.n)!r}",
+                    f"vmp.m={layer.m.item()!r}",
+                    f"vmp.n={layer.n.item()!r}",
                 )
                 task = task_of(profile, dataset, grid.model, own, None)
                 task = replace(task, tag="-".join(filter(None, (task.tag, f"a{a:g}_b{b:g}"))))
