@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vmp.cli import friendly
+from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
 from vmp.folder import differences
 from vmp.results.collect import Run, read_run
@@ -62,9 +62,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="two finished runs on the same clips")
     parser.add_argument("--most", type=int, default=8, help="classes to list at either end")
     parser.add_argument(

@@ -9,20 +9,16 @@ examples:
 The result is used with backbone.weights=howto100m.safetensors. Nothing in a source file is run.
 """
 
-import argparse
 import re
 from pathlib import Path
 
-from vmp.cli import friendly
+from vmp.cli import friendly, parser_of
 from vmp.errors import WeightsError
 from vmp.files import replacing
 
 
 def main() -> None:
-    first, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument(
         "source", type=Path, help="a file of weights, a checkpoint's folder or a run's folder"
     )

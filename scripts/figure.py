@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vmp.cli import friendly
+from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
 from vmp.results.figures import FIGURES, MissingRuns, Wanted, draw, named_runs
 
@@ -60,9 +60,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument(
         "what",
         nargs="+",

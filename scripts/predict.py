@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmp.cli import friendly
+from vmp.cli import friendly, parser_of
 from vmp.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("what", nargs="+", help="videos, folders with videos, and run=FOLDER")
     parser.add_argument("--views", help="TEMPORALxSPATIAL, as 10x3; else as the run was tested")
     parser.add_argument("--checkpoint", choices=("last", "best"), help="else as the run was tested")

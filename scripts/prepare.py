@@ -17,7 +17,7 @@ exit code is 2, unless --allow-missing. The same command again continues where i
 import argparse
 from pathlib import Path
 
-from vmp.cli import friendly
+from vmp.cli import friendly, parser_of
 from vmp.errors import ConfigError, DataError, shortlist
 
 
@@ -142,10 +142,7 @@ def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    first, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmp.cli import friendly
+from vmp.cli import friendly, parser_of
 from vmp.errors import UserError, VideoReadError
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("what", nargs="*", help="a video file; run=FOLDER takes slope and shift from a run")
     parser.add_argument("--video", type=Path, help="the video, by name")
     parser.add_argument("--run", type=Path, help="the run, by name")

@@ -30,7 +30,7 @@ def text_of(data: bytes) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    lines = re.split("\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]", text)
+    lines = re.split("\r\n|[\n\r]", text)
     return lines[:-1] if lines[-1] == "" else lines
 
 

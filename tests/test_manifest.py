@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vmp.data.manifest import (
@@ -40,6 +40,7 @@ words = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, ma
     readers=st.sampled_from([(), ("pyav",), ("opencv", "pyav")]),
     tag=words,
 )
+@example(names=[("line\u2028separator", "next\x85line")], start=0, readers=(), tag="a\u2029b")
 def test_round_trip(tmp_path_factory, names, start, readers, tag):
     folder = tmp_path_factory.mktemp("manifest")
     write_classes(folder / "classes.txt", ["walk", "run"])

@@ -99,13 +99,7 @@ def write_outputs(out: Path, data: Path) -> dict[str, dict[str, Any]]:
     for number, weight in enumerate((None, 0.0, 1.0, 2.5)):
         config = json.loads(json.dumps(base))
         if weight is None:
-            config["vmp"] = {
-                "kind": "none",
-                "lambda": 0.0,
-                "placement": "default",
-                "split": "plus_one",
-                "lr_mult": 1.0,
-            }
+            config["vmp"] = {"kind": "none", "lambda": 0.0, "placement": "default", "split": "plus_one"}
         else:
             config["vmp"]["lambda"] = weight
         changes = {}

@@ -73,3 +73,8 @@ def test_runs_start_where_they_are_told_and_gains_are_over_the_same_seed(tmp_pat
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert again.returncode == 0
     assert " 0 to do" in again.stdout
+    other = subprocess.run(
+        [*command, "trainer.epochs=2"], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+    assert other.returncode == 2  # finished runs of another config are not taken for these
+    assert "trainer.epochs" in other.stderr

@@ -161,7 +161,6 @@ class NoPrompts(Section):
     lambda_: Annotated[float, Field(alias="lambda", ge=0)]
     placement: Literal["default", "slow", "fast", "both"]
     split: Literal["plus_one", "aligned", "shared"]
-    lr_mult: Positive
 
 
 class Prompts(NoPrompts):
@@ -176,6 +175,7 @@ class Prompts(NoPrompts):
     grey: Literal["rgb", "bgr"]
     modulate: Literal["normalized", "pixel"]
     variation: Literal["mean", "frobenius"]
+    lr_mult: Positive
     weight_decay: NotNegative | None
 
 

@@ -106,7 +106,7 @@ def read_list(path: Path) -> list[Row]:
     Raises:
         ManifestError: with file:line of the first twenty faults.
     """
-    lines = read_text(path).splitlines()
+    lines = read_text(path).split("\n")
     first = next((line for line in lines if line.strip()), "")
     if {"path", "label"} <= {cell.strip().strip('"') for cell in first.split(",")}:
         return _with_header(path)

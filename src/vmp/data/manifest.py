@@ -9,6 +9,7 @@ Notable here:
 """
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -145,7 +146,9 @@ def write_classes(path: Path, names: Sequence[str]) -> None:
 
 
 def read_text(path: Path) -> str:
-    """An annotation file that people make, with every kind of editor.
+    r"""An annotation file that people make, with every kind of editor.
+
+    Lines end at "\n" ("\r\n" and "\r" are read as it) and at nothing else: U+2028 and the like may be part of a name.
 
     Raises:
         ManifestError: not there, not a file that can be read, not UTF-8, or not text.
@@ -168,7 +171,7 @@ def read_csv(path: Path, *, required: Sequence[str]) -> list[tuple[int, dict[str
     Raises:
         ManifestError: not there, not UTF-8, broken quoting, a column missing or repeated, a row too long or short.
     """
-    reader = csv.reader(read_text(path).splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     header: list[str] | None = None
     before = 0

@@ -82,7 +82,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         ManifestError: not there, not UTF-8, or not text.
     """
-    return [line.strip() for line in read_text(path).splitlines()]
+    return [line.strip() for line in read_text(path).split("\n")]
 
 
 def find_videos(root: Path) -> dict[str, list[str]]:

@@ -182,7 +182,7 @@ def draw_prompts_of_family(clips: Mapping[str, np.ndarray], ours: "MotionPrompt"
         rows.append([frames[0], d, *(rows_of[2][0] for rows_of in made.values())])
         rows.append([frames[1], None, *(rows_of[3][0] for rows_of in made.values())])
         labels += [f"{wrapped(title)}\n\nframe t,\nattention", "frame t+1,\nprompt"]
-    return draw_grid(rows, rows=labels, columns=["frames", "D", *layers], width=1.45)
+    return draw_grid(rows, rows=labels, columns=["frames", "D", *layers], width=1.2)
 
 
 def wrapped(text: str, width: int = 20) -> str:

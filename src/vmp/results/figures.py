@@ -148,12 +148,13 @@ def run_clip(run: Run, wanted: Wanted, action: str) -> tuple[str, np.ndarray]:
     for, the paper's, or the first there is."""
     from vmp.build import find_splits
     from vmp.data.decode import read_frames
-    from vmp.results.looking import checked, embedded_clip
+    from vmp.folder import config_of
+    from vmp.results.looking import embedded_clip
 
     count = wanted.frames + 1
     if wanted.videos:
         return next(iter(look_clips(wanted, count=count).items()))
-    config = checked(run)
+    config = config_of(run.folder)
     if config.dataset.kind == "motions":
         frames, name = embedded_clip(config.dataset.camera, count=count)
         return name, frames

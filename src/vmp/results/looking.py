@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vmp.data.decode import READERS, check_regular, resize_short_side
-from vmp.errors import ConfigError, RunError, UserError, VideoReadError
+from vmp.errors import RunError, UserError, VideoReadError
+from vmp.folder import config_of
 from vmp.results.collect import Run
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def layers_of(run: Run) -> "dict[str, MotionPrompt]":
 
     from vmp.build import backbone_spec, build_prompts
 
-    config = checked(run)
+    config = config_of(run.folder)
     layers = build_prompts(config, backbone_spec(config))
     if not layers:
         raise RunError(f"{run.folder}: a run without prompts (vmp=none), so there is no attention to look at")
@@ -160,18 +161,6 @@ class Opened(NamedTuple):
     checkpoint: Path
 
 
-def checked(run: Run) -> "Config":
-    from vmp.config import check
-    from vmp.folder import read_config
-
-    try:
-        return check(read_config(run.folder / "config.yaml"))
-    except ConfigError as error:
-        raise RunError(
-            f"{run.folder}: its config.yaml is not one that this version of the project reads:\n{error}"
-        ) from None
-
-
 def open_run(run: Run, *, device: Any = "cpu", checkpoint: str | None = None) -> Opened:
     """The model with the weights of the tested checkpoint, in evaluation mode.
 
@@ -184,7 +173,7 @@ def open_run(run: Run, *, device: Any = "cpu", checkpoint: str | None = None) ->
     from vmp.data.manifest import read_classes
     from vmp.engine import checkpoint as checkpoints
 
-    config = checked(run)
+    config = config_of(run.folder)
     spec = backbone_spec(config)
     classes = read_classes(run.folder / "classes.txt")
     select = checkpoint or config.trainer.select

@@ -8,7 +8,7 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,18 +132,8 @@ def plan(
     Raises:
         RunError: two different runs would share a folder, or a folder holds another run.
     """
-    runs: dict[Path, Planned] = {}
+    runs: list[Planned] = []
     tests: dict[Path, Evaluation] = {}
-
-    def add(run: Planned) -> None:
-        if run.start:
-            add(run.start)
-        other = runs.setdefault(run.folder, run)
-        if other is not run and other.raw != run.raw:
-            raise RunError(
-                f"{run.folder}: two different runs of the table would share it:\n  {other.label}\n  {run.label}"
-            )
-
     for seed in seeds:
         for cell in chosen:
             source = planner.of(cell, seed)
@@ -151,10 +141,32 @@ def plan(
                 tests.setdefault(source.folder, source)
                 source = source.run
             if source:
-                add(source)
+                runs.append(source)
+    return with_starts(runs), list(tests.values())
+
+
+def with_starts(wanted: Iterable[Planned]) -> list[Planned]:
+    """The runs and those that they start from, which come first, each once.
+
+    Raises:
+        RunError: two different runs would share a folder, or a folder holds another run.
+    """
+    runs: dict[Path, Planned] = {}
+
+    def add(run: Planned) -> None:
+        if run.start:
+            add(run.start)
+        other = runs.setdefault(run.folder, run)
+        if other is not run and other.raw != run.raw:
+            raise RunError(
+                f"{run.folder}: two different runs would share it:\n  {other.label}\n  {run.label}"
+            )
+
+    for run in wanted:
+        add(run)
     for run in runs.values():
         check_same_run(run.folder, dict(run.raw))
-    return list(runs.values()), list(tests.values())
+    return list(runs.values())
 
 
 def run_missing(

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from vmp.errors import RunError
+from vmp.folder import config_of
 from vmp.results.canvas import COLORS, figure
 from vmp.results.collect import Run
-from vmp.results.looking import Opened, checked, open_run
+from vmp.results.looking import Opened, open_run
 
 if TYPE_CHECKING:
     from vmp.data.dataset import TestClips
@@ -158,7 +159,7 @@ def compare_layers(a: Run, b: Run, *, clips: int, device: Any = "cpu") -> dict[s
     Raises:
         RunError: other backbones, no checkpoints, or clips that cannot be paired.
     """
-    names = [checked(run).backbone.key for run in (a, b)]
+    names = [config_of(run.folder).backbone.key for run in (a, b)]
     if names[0] != names[1]:
         raise RunError(
             f"{a.folder} is a {names[0]} and {b.folder} a {names[1]}: their layers cannot be paired"

@@ -20,8 +20,8 @@ from vmp.results import launching
 from vmp.results.canvas import figure, save, style
 from vmp.results.collect import Run
 from vmp.results.looking import layer_with
-from vmp.results.reproducing import run_missing
-from vmp.results.tables import Planned, Planner, Profile, composer, task_of
+from vmp.results.reproducing import run_missing, with_starts
+from vmp.results.tables import Planner, Profile, composer, task_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def sweep(grid: Grid, profile: Profile, root: Path, *, launch: str = "") -> tupl
     """Run what is not finished; (the points that there are, how many runs failed).
 
     Raises:
-        UserError: a start out of the range of a(m) and b(n), data that are missing, or it was asked to stop.
+        UserError: a start out of the range of a(m) and b(n), a folder that holds another run, data that are missing, or
+            it was asked to stop.
     """
     starts = {(a, b): layer_with(a, b) for a, b in itertools.product(grid.slopes, grid.shifts)}
     plain, from_start = {}, {}
@@ -73,9 +74,9 @@ def sweep(grid: Grid, profile: Profile, root: Path, *, launch: str = "") -> tupl
                 task = task_of(profile, dataset, grid.model, own, None)
                 task = replace(task, tag="-".join(filter(None, (task.tag, f"a{a:g}_b{b:g}"))))
                 from_start[dataset, a, b, seed] = planner.run(task, seed)
-    runs = {run.folder: run for run in _with_starts([*plain.values(), *from_start.values()])}
+    runs = with_starts([*plain.values(), *from_start.values()])
     how = launching.parse_launch(launch or profile.launch)
-    failed = run_missing(list(runs.values()), [], how, Path(next(iter(runs.values())).config.output), root)
+    failed = run_missing(runs, [], how, Path(runs[0].config.output), root)
     points = []
     for (dataset, a, b, seed), run in from_start.items():
         if run.state == plain[dataset, seed].state == "finished":
@@ -84,11 +85,6 @@ def sweep(grid: Grid, profile: Profile, root: Path, *, launch: str = "") -> tupl
             gain = top1 - baseline["top1"]
             points.append(Point(dataset, a, b, seed, top1, gain, scalars["slope"], scalars["shift"]))
     return points, failed
-
-
-def _with_starts(runs: Sequence[Planned]) -> list[Planned]:
-    """Those that others start from first."""
-    return [before for run in runs for before in ([*_with_starts([run.start]), run] if run.start else [run])]
 
 
 def write(points: Sequence[Point], stem: Path) -> list[Path]:
