@@ -1,16 +1,20 @@
 import os
 import signal
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # several test processes share the CPUs: torch's thread pools get in each other's way (four times slower here)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+import torch
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # tests that were started in the background are deaf to Ctrl-C, and so would be the processes that they send it to
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # several test processes share the CPUs: torch's thread pools get in each other's way (four times slower here)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read where triton is imported first, which torch may do
 
 TITLE = ("fault", "tried", "survived", "differences")
 

@@ -106,7 +106,7 @@ def test_one_pass_equals_plain_with_gradients(modulate, dtype, tile):
     """Over several tiles of rows, and of clips, for every type, gradients to m, n and the clip."""
     clip = pixels(b=3, t=5, h=70, w=64)
     x = torch.from_numpy(clip) if dtype == torch.uint8 else as_float(clip, dtype)
-    import vmp.kernels.one_pass as kernel
+    import vmp.kernels.tiles as kernel
 
     found = []
     for way in (lambda layer, x: layer(x), run_plain):

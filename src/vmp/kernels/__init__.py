@@ -1,1 +1,1 @@
-"""Faster ways through the layer's maths: the same numbers, held to the same tests."""
+"""Fast ways through the layer's maths: the same numbers, held to the same tests."""

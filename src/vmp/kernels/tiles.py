@@ -1,0 +1,116 @@
+"""One pass with PyTorch's own operations, one cache-sized tile of pixels at a time.
+
+Written out op by op, Eq. 1-6 cross memory about a dozen times; here a tile (some clips, all frames, a strip of rows)
+stays in the cache from the first read of the clip to the last write of the prompts.
+
+Shapes: B clips, T prompts, H x W pixels; b clips and h rows in a tile.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vmp.layer import MotionPrompt
+
+TILE_BYTES = 1 << 22  # of clips in float32: fits the cache, and feeds all threads
+
+
+def forward(
+    clip: Tensor, slope: Tensor, shift: Tensor, layer: "MotionPrompt", variation: bool
+) -> tuple[Tensor, Tensor]:
+    from vmp.layer import output_dtype
+
+    b, _, frames, h, w = clip.shape
+    prompts = clip.new_empty((b, 3, frames - 1, h, w), dtype=output_dtype(clip))
+    total = clip.new_zeros((), dtype=torch.float64)
+    for tile in _tiles(clip):
+        z, x = _logits(clip[tile], slope, shift, layer)  # (b, T, h, W), (b, 3, T, h, W)
+        a = z.sigmoid_()
+        _modulate(x, a, layer, out=prompts[tile])
+        if variation:
+            total += torch.linalg.vector_norm(a[:, 1:] - a[:, :-1]).double().square()
+    return prompts, total
+
+
+def backward(
+    clip: Tensor,
+    slope: Tensor,
+    shift: Tensor,
+    layer: "MotionPrompt",
+    grad_prompts: Tensor,
+    pull: Tensor | None,
+    wants_clip: bool,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    weights = layer.grey_weights(clip.dtype)
+    grad_clip = torch.zeros_like(clip) if wants_clip else None
+    sum_dz, sum_dzz = (clip.new_zeros((), dtype=torch.float64) for _ in range(2))
+    for tile in _tiles(clip):
+        z, x = _logits(clip[tile], slope, shift, layer)
+        a = z.sigmoid()  # (b, T, h, W)
+        g = grad_prompts[tile].to(z.dtype)  # (b, 3, T, h, W)
+        if layer.modulate == "pixel":
+            offset = [mean / std for mean, std in zip(layer.mean, layer.std, strict=True)]
+            x = torch.stack([x[:, c] + offset[c] for c in range(3)], dim=1)
+        da = g[:, 0] * x[:, 0]  # Eq. 4
+        da.addcmul_(g[:, 1], x[:, 1]).addcmul_(g[:, 2], x[:, 2])
+        if pull is not None:  # Eq. 6: a[t] stands in the pairs (t-1, t) and (t, t+1)
+            step = (a[:, 1:] - a[:, :-1]).mul_(pull)
+            da[:, 1:] += step
+            da[:, :-1] -= step
+        dz = torch.ops.aten.sigmoid_backward(da, a)
+        sum_dz += dz.sum(dtype=torch.float64)
+        sum_dzz += torch.dot(dz.flatten(), z.flatten()).double()
+        if grad_clip is not None:
+            out = grad_clip[tile]
+            dd = dz * slope  # what reaches the difference, (b, T, h, W)
+            for c in range(3):
+                out[:, c, 1:] += (g[:, c] * a + dd * weights[c]).to(out.dtype)
+                out[:, c, :-1] -= (dd * weights[c]).to(out.dtype)
+    return grad_clip, sum_dz, sum_dzz
+
+
+def _tiles(clip: Tensor) -> Iterator[tuple[slice, slice, slice, slice]]:
+    """Indexes of (B, 3, T+1, H, W): several clips where they are small, strips of rows of one where it is large; an
+    accelerator takes the batch whole."""
+    b, c, t, h, w = clip.shape
+    row = 4 * c * t * w  # bytes in float32
+    if clip.device.type != "cpu":
+        clips, rows = b, h
+    elif row * h <= TILE_BYTES:
+        clips, rows = TILE_BYTES // max(1, row * h), h
+    else:
+        clips, rows = 1, max(1, TILE_BYTES // row)
+    every = slice(None)
+    for first in range(0, b, clips):
+        for top in range(0, h, rows):
+            yield slice(first, first + clips), every, every, slice(top, top + rows)
+
+
+def _logits(x: Tensor, slope: Tensor, shift: Tensor, layer: "MotionPrompt") -> tuple[Tensor, Tensor]:
+    """A tile (b, 3, T+1, h, W) -> a (D - b), (b, T, h, W), and the normalised frames it weighs, (b, 3, T, h, W)."""
+    w = layer.grey_weights(x.dtype)
+    raw = x.dtype == torch.uint8
+    x = x if x.dtype == torch.float64 else x.float()  # a copy for uint8 and half types, none for the rest
+    grey = x[:, 0] * w[0]
+    grey.add_(x[:, 1], alpha=w[1]).add_(x[:, 2], alpha=w[2])  # (b, T+1, h, W)
+    z = grey[:, 1:] - grey[:, :-1]
+    z.sub_(shift).mul_(slope)
+    frames = x[:, :, 1:]
+    if raw and len(set(layer.mean)) == len(set(layer.std)) == 1:
+        frames.mul_(1 / (255 * layer.std[0])).sub_(layer.mean[0] / layer.std[0])
+    elif raw:
+        for c in range(3):
+            frames[:, c].mul_(1 / (255 * layer.std[c])).sub_(layer.mean[c] / layer.std[c])
+    return z, frames
+
+
+def _modulate(x: Tensor, a: Tensor, layer: "MotionPrompt", *, out: Tensor) -> None:
+    if layer.modulate == "normalized":
+        torch.mul(x, a.unsqueeze(1), out=out)
+        return
+    for c in range(3):
+        offset = layer.mean[c] / layer.std[c]
+        out[:, c] = (x[:, c] + offset).mul_(a).sub_(offset)
