@@ -28,6 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vmp import MotionPrompt
+from vmp.cli import parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -476,7 +477,7 @@ KINDS = {"layer": bench_layer, "step": bench_step, "loader": bench_loader, "clip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("what", nargs="*", help="layer, step, loader, clips; all without")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--frames", type=int, default=8)

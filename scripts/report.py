@@ -5,10 +5,9 @@ python scripts/report.py outputs/finegym --out finegym.html --clips 0
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from vmp.cli import friendly
+from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
 from vmp.results.report import CLIPS, write_report
 
@@ -25,7 +24,7 @@ def main() -> None:
         out=out,
         tables=options.tables,
         clips=options.clips,
-        say=lambda text: print(text, file=sys.stderr),
+        progress=True,
     )
     print(
         f"{written.path}: {written.finished} finished of {written.runs} runs, {written.tables} tables, "
@@ -34,7 +33,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="runs, or folders with runs below them")
     parser.add_argument("--out", type=Path, help="the page; default: report.html in the first folder")
     parser.add_argument(

@@ -145,7 +145,7 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     again = Metrics(path, rows=3)
     again.write({"step": 3, "loss": 0.3})
     again.close()
-    assert [row["step"] for row in read_metrics(path)] == [0, 1, 2, 3]
+    assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1, 2, 3]
     with pytest.raises(RunError, match="cut short"):
         Metrics(path, rows=9)
 

@@ -103,7 +103,7 @@ def test_a_second_round_goes_on_with_the_prompts(data, baseline, tmp_path):
     second = finished(data, tmp_path / "2", *VIT, f"init_from='{first}'")
     assert start_of(second)["prompts_taken"] == ["m", "n"]
     learned = weights(first)["prompts.video.power_norm.m"].item()
-    begun = read_metrics(second / "metrics.jsonl")[0]["vmp/m"]
+    begun = read_metrics(second)[0]["vmp/m"]
     assert learned != 0.8
     assert begun == pytest.approx(learned, abs=0.01)  # after one step; a new draw would be elsewhere
 
@@ -205,7 +205,7 @@ def test_slowfast_learns_a_slope_for_each_pathway(data, tmp_path):
     where = finished(data, tmp_path, *small, "backbone.stride=1", "trainer.epochs=1", "vmp.m=0.5")
     assert where.parts[-2] == "learned_lambda1_both"
     assert "sees 8 frames of 32 pixels; 9 are decoded" in (where / "log.txt").read_text()
-    rows = [row for row in read_metrics(where / "metrics.jsonl") if row["kind"] == "train"]
+    rows = [row for row in read_metrics(where) if row["kind"] == "train"]
     for pathway in ("slow", "fast"):
         for scalar in ("slope", "shift", "m", "n"):
             assert f"vmp/{pathway}/{scalar}" in rows[0]

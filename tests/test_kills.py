@@ -198,7 +198,7 @@ def test_a_process_whose_portion_cannot_be_read_takes_part_with_nothing(data, tm
         assert done.returncode == 0, done.stderr[-3000:]
     where = folder(tmp_path, "learned_lambda0")
     assert list(json.loads((where / "result.json").read_text())["unreadable_in_training"]) == ["train/3"]
-    training = [row for row in read_metrics(where / "metrics.jsonl") if row["kind"] == "train"]
+    training = [row for row in read_metrics(where) if row["kind"] == "train"]
     assert len(training) == 24
     assert not any("train/variation" in row for row in training)
 
@@ -340,7 +340,7 @@ def test_one_two_and_four_processes_have_the_same_losses(data, tmp_path):
         for one in done if isinstance(done, list) else [done]:
             assert one.returncode == 0, one.stderr[-3000:]
         (metrics,) = (tmp_path / str(world)).rglob("metrics.jsonl")
-        curves.append([row["train/loss"] for row in read_metrics(metrics) if row["kind"] == "train"])
+        curves.append([row["train/loss"] for row in read_metrics(metrics.parent) if row["kind"] == "train"])
     assert len(curves[0]) == 18
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], rel=1e-4)

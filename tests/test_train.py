@@ -41,7 +41,7 @@ def test_a_run_leaves_its_records(straight):
     assert result["seed"] == 0
     assert "train.py" in result["command"]
     assert 9.09 <= result["scalars"]["slope"] <= 50
-    rows = read_metrics(straight / "metrics.jsonl")
+    rows = read_metrics(straight)
     training = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in training] == list(range(1, 37))
     assert {
@@ -88,7 +88,7 @@ def test_accumulation_gives_the_same_losses(data, tmp_path):
     for name, extra in (("whole", []), ("parts", ["trainer.micro_batch=2"])):
         done = run(data, tmp_path / name, "trainer.epochs=2", "backbone.dropout=0", *extra)
         assert done.returncode == 0, done.stderr[-2000:]
-    a, b = (read_metrics(folder(tmp_path / name) / "metrics.jsonl")[0] for name in ("whole", "parts"))
+    a, b = (read_metrics(folder(tmp_path / name))[0] for name in ("whole", "parts"))
     assert a["train/variation"] == pytest.approx(b["train/variation"], rel=1e-5)
     assert a["train/loss"] == pytest.approx(b["train/loss"], rel=0.5)
 
@@ -138,7 +138,7 @@ def test_two_processes_learn_as_one(data, straight, tmp_path):
     evaluation scores every clip once."""
     done = torchrun(data, tmp_path, ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (read_metrics(f / "metrics.jsonl") for f in (straight, folder(tmp_path)))
+    one, two = (read_metrics(f) for f in (straight, folder(tmp_path)))
     assert [r["step"] for r in one] == [r["step"] for r in two]
     assert one[0]["train/variation"] == pytest.approx(two[0]["train/variation"], rel=1e-5)
     predictions = list(csv.DictReader((folder(tmp_path) / "predictions.csv").open()))

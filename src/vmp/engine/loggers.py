@@ -80,7 +80,11 @@ class Metrics:
             ) from None
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a run's metrics.jsonl; none where nothing was logged."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -47,8 +47,7 @@ class Run:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Of metrics.jsonl: kind "train" and "val"."""
-        path = self.folder / "metrics.jsonl"
-        return read_metrics(path) if path.is_file() else []
+        return read_metrics(self.folder)
 
     @cached_property
     def predictions(self) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
     any_slope = False
     for number, (label, folder) in enumerate(runs.items()):
         color = f"C{number}"
-        rows = read_metrics(folder / "metrics.jsonl")
+        rows = read_metrics(folder)
         training = [row for row in rows if row["kind"] == "train"]
         testing = [row for row in rows if row["kind"] == "val"]
         axes[0].plot(*_line(training, "train/loss"), label=label, color=color, linewidth=1)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vmp.build import backbone_spec, build_prompts, clip_shape, find_splits
-from vmp.config import Config, ListDataset, MotionsDataset, Prompts, check
+from vmp.config import Config, ListDataset, MotionsDataset, Prompts
 from vmp.data.present import digest, find_clips
-from vmp.errors import ConfigError, DataError, UserError
-from vmp.folder import check_same_data
+from vmp.errors import DataError, UserError
+from vmp.folder import check_same_data, config_of
 from vmp.results.collect import Run
 
 if TYPE_CHECKING:
@@ -54,20 +54,14 @@ class Drawer:
         UserError: its videos are not there, are not those of the run, or its config is not one of this version.
     """
 
-    def __init__(self, run: Run, raw: dict[str, Any], result: dict[str, Any]) -> None:
+    def __init__(self, run: Run, result: dict[str, Any]) -> None:
         import torch
 
         from vmp.data.dataset import TestClips
         from vmp.model import PromptedClassifier
         from vmp.pathways import cut
 
-        try:
-            config = check(raw)
-        except ConfigError as error:
-            why = str(error).partition("\n")[0]
-            raise ConfigError(
-                f"its config is not one that this version of the project reads ({why})."
-            ) from None
+        config = config_of(run.folder)
         split = str(result.get("split"))
         _check_there(config)
         manifest = dict(find_splits(config, progress=False).named()).get(split)

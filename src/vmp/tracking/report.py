@@ -37,14 +37,6 @@ class Report:
         return [name for _, name, *_ in self.per_class]
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl; empty where there is none."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def read_report(folder: Path) -> Report:
     """Raises:
     OSError, ValueError, KeyError: the folder has no whole result.

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vmp.config import Config, Logger
+from vmp.engine.loggers import read_metrics
 from vmp.errors import ConfigError
-from vmp.tracking.report import Report, read_report, read_rows
+from vmp.tracking.report import Report, read_report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +103,7 @@ class Mirror(Tracker):
             self.backend.row(self._at, row)
 
     def _begin(self, newest: Row | None) -> None:
-        rows = read_rows(self.folder)
+        rows = read_metrics(self.folder)
         if newest is not None and (not rows or rows[-1] != newest):
             rows.append(newest)
         self._at = len(rows) - 1

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from vmp.config import Config
+from vmp.engine.loggers import read_metrics
 from vmp.errors import UserError
 from vmp.files import write_json
 from vmp.folder import RUNTIME
@@ -31,7 +32,6 @@ from vmp.tracking.report import (
     group_of,
     name_of,
     read_report,
-    read_rows,
     tags_of,
 )
 from vmp.tracking.tracker import Row, first_line
@@ -166,7 +166,7 @@ def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
     where = (
         f"{Path(run.dir).parent} (to send it: wandb sync '{Path(run.dir).parent}')" if offline else run.url
     )
-    backend, rows = WandbRun(run, folder), read_rows(folder)
+    backend, rows = WandbRun(run, folder), read_metrics(folder)
     for number in range(int(run.starting_step), len(rows)):
         backend.row(number, rows[number])
     if (folder / "result.json").exists():
