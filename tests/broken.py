@@ -6,6 +6,7 @@ import resource
 import signal
 import struct
 import tempfile
+import time
 from pathlib import Path
 
 import runs
@@ -15,7 +16,7 @@ from runs import CONTEXT, Running
 class Broken(Running):
     """A command in a process whose files may not grow beyond `largest` bytes, which may not have more than `memory`
     bytes more than at its start, which may do no more than permissions say even if it is root's, and whose loader
-    processes are killed on the file `dies`."""
+    processes are killed on the file `dies`, and which takes `slow` seconds more for each clip that it reads."""
 
     def __init__(
         self,
@@ -26,16 +27,24 @@ class Broken(Running):
         memory: int = 0,
         bound: bool = False,
         dies: str = "",
+        slow: float = 0,
     ) -> None:
         self.said = Path(tempfile.mkdtemp(prefix="vmp-run-"))
         self.said.chmod(0o777)
-        how = (largest, memory, bound, dies)
+        how = (largest, memory, bound, dies, slow)
         self.process = CONTEXT.Process(target=_main, args=(script, arguments, str(self.said), *how))
         self.process.start()
 
 
 def _main(
-    script: str, arguments: list[str], said: str, largest: int, memory: int, bound: bool, dies: str
+    script: str,
+    arguments: list[str],
+    said: str,
+    largest: int,
+    memory: int,
+    bound: bool,
+    dies: str,
+    slow: float,
 ) -> None:
     if largest:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
@@ -44,7 +53,7 @@ def _main(
         resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
     if bound:
         give_up_privileges()
-    if dies:
+    if dies or slow:
         import vmp.data.dataset as dataset
 
         real = dataset.read_frames
@@ -52,6 +61,7 @@ def _main(
         def read(path, *args, **options):
             if path.name == dies:
                 os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(slow)
             return real(path, *args, **options)
 
         dataset.read_frames = read

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import videos
+from broken import Broken
 from runs import Running, bright_or_dark, differences, folder, overrides_for, run, torchrun
 
 from vmp.engine.loggers import read_metrics
@@ -130,6 +132,21 @@ def test_a_worker_that_hangs_ends_the_run_with_a_message(data, tmp_path):
     assert done.returncode == 2
     assert "stopped answering" in done.stderr
     assert time.monotonic() - started < 50
+
+
+@pytest.mark.slow
+def test_reading_that_holds_training_back_is_told_once(data, straight, tmp_path):
+    arguments = overrides_for(data, tmp_path, "trainer.epochs=2", "trainer.workers=0")
+    done = Broken(arguments, slow=0.4).wait(120)
+    assert done.returncode == 0, done.stderr
+    shares = re.findall(r"epoch ./2 .*clips/s, (\d+)% waiting for data", done.stdout)
+    assert len(shares) == 2
+    assert min(map(int, shares)) > 50
+    assert done.stdout.count("Reading holds training back") == 1
+    assert "more trainer.workers (now 0;" in done.stdout
+    quick = (straight / "log.txt").read_text()
+    assert "waiting for data" in quick
+    assert "holds training back" not in quick
 
 
 @pytest.mark.slow

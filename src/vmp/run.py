@@ -294,7 +294,7 @@ def _record(
         "seed": config.seed,
         "seconds": round(state.seconds, 1),
         "clips_per_second": round(timing.clips / timing.trained, 1) if timing.trained else None,
-        "share_waiting_for_data": round(timing.waited / timing.trained, 4) if timing.trained else None,
+        "share_waiting_for_data": round(timing.share, 4) if timing.trained else None,
         "command": shlex.join(["python", *sys.argv]),
         "device": _devices(processes),
         "sittings": state.sittings,

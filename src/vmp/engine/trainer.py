@@ -11,7 +11,7 @@ Notable here:
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +31,7 @@ from vmp.engine.schedule import Schedule
 from vmp.engine.stopping import Stopped, Stopping
 from vmp.errors import RunError
 from vmp.files import write_json
-from vmp.machine import device_name
+from vmp.machine import cpus, device_name
 from vmp.progress import bar
 
 
@@ -76,13 +76,20 @@ class State:
     sittings: list[dict[str, Any]] = field(default_factory=list)  # from which step on which machine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Timing:
-    """Medians would hide stalls, so these are totals: seconds waited for data and clips trained in this sitting."""
+    """Medians would hide stalls, so these are totals: seconds of training, of these waiting for data, and clips."""
 
-    waited: float
-    trained: float
-    clips: int
+    waited: float = 0.0
+    trained: float = 0.0
+    clips: int = 0
+
+    @property
+    def share(self) -> float:
+        return self.waited / self.trained if self.trained else 0.0
+
+    def since(self, before: "Timing") -> "Timing":
+        return Timing(self.waited - before.waited, self.trained - before.trained, self.clips - before.clips)
 
 
 def fit(
@@ -190,7 +197,7 @@ def fit(
         end_workers()
         metrics.close()
 
-    waited, trained, clips_seen = 0.0, 0.0, 0
+    timing, pace, warned = Timing(), "", False
     per_epoch = plan.steps_per_epoch
     with ExitStack() as stack:
         stack.enter_context(told(data.being_read, stopping.check))
@@ -222,7 +229,7 @@ def fit(
                     for name, value in learned.items()
                     if name.endswith(("slope", "shift"))
                 )
-                log(f"epoch {epoch}/{plan.epochs}  {said}")
+                log(f"epoch {epoch}/{plan.epochs}  {said}  {pace}".rstrip())
                 save()
             if state.step >= plan.steps:
                 break
@@ -230,6 +237,7 @@ def fit(
             # --- train to the end of the epoch -------------------------------------------------------------------
             batches.start_at(epoch, state.step % per_epoch * plan.accumulate)
             stream = iter(loader)  # type: ignore[arg-type]
+            before = replace(timing)
             while state.step < (epoch + 1) * per_epoch:
                 progress = state.step / per_epoch
                 factor = schedule(progress)
@@ -245,7 +253,7 @@ def fit(
                     last = i + 1 == plan.accumulate
                     asked_at = time.monotonic()
                     batch = next(stream)
-                    waited += time.monotonic() - asked_at
+                    timing.waited += time.monotonic() - asked_at
                     if batch.bad:
                         state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
                         bad = data.present.bad | state.bad
@@ -254,7 +262,7 @@ def fit(
                     share = len(batch.clips) / plan.micro_batch
                     if not share and not (last and processes.world > 1):
                         continue
-                    clips_seen += len(batch.clips)
+                    timing.clips += len(batch.clips)
                     seen += [data.present.clips[index].id for index in batch.indices.tolist()]
                     # the processes' gradients meet in the last portion: who has none takes part with a weight of 0
                     clips, labels = (batch.clips, batch.labels) if share else data.blank()
@@ -282,7 +290,7 @@ def fit(
                     _not_finite(folder, state.step, processes.gather((seen, here)), processes.first)
                 optimizer.step()
                 state.step += 1
-                trained += time.monotonic() - step_began
+                timing.trained += time.monotonic() - step_began
 
                 if state.step % log_every == 0 or state.step % per_epoch == 0:
                     parts = processes.gather(({name: float(value) for name, value in sums.items()}, read))
@@ -303,10 +311,23 @@ def fit(
                 if stop:
                     at = f"step {state.step} of {plan.steps}"
                     raise Stopped(f"stopped by {stopping.name(stop)} at {at}; saved.", stop)
+            of_epoch = timing.since(before)
+            pace = f"{of_epoch.clips / of_epoch.trained:.1f} clips/s, {of_epoch.share:.0%} waiting for data"
+            if processes.first and not warned and of_epoch.share > 0.1 and of_epoch.waited > 5:
+                log.warn(f"epoch {epoch + 1}: {pace}. {_faster_data(workers)}")
+                warned = True
             if not evaluate:
                 save()
     state.seconds = seconds_before + time.monotonic() - began
-    return state, Timing(waited=waited, trained=trained, clips=clips_seen)
+    return state, timing
+
+
+def _faster_data(workers: int) -> str:
+    return (
+        f"Reading holds training back: more trainer.workers (now {workers}; this machine has {cpus()} cores), small "
+        "exact clips (scripts/prepare.py ... --cut) or, for small sets, data.keep help; scripts/benchmark.py clips "
+        "measures"
+    )
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
