@@ -33,15 +33,16 @@ def forward(
     prompts = clip.new_empty((b, 3, frames - 1, h, w), dtype=output_dtype(clip))
     blocks = triton.cdiv(h * w, BLOCK)
     squares = clip.new_empty((b * blocks if variation else 1,), dtype=torch.float32)
-    _forward[(b * blocks,)](
-        *(clip, prompts, squares, slope, shift, frames - 1, h * w, blocks),
-        *(clip.stride(0), clip.stride(1), clip.stride(2)),
-        *_constants(layer, clip.dtype),
-        VARIATION=variation,
-        PIXEL=layer.modulate == "pixel",
-        BLOCK=BLOCK,
-        **LAUNCH,
-    )
+    with torch.cuda.device_of(clip):  # Triton launches on the current device
+        _forward[(b * blocks,)](
+            *(clip, prompts, squares, slope, shift, frames - 1, h * w, blocks),
+            *(clip.stride(0), clip.stride(1), clip.stride(2)),
+            *_constants(layer, clip.dtype),
+            VARIATION=variation,
+            PIXEL=layer.modulate == "pixel",
+            BLOCK=BLOCK,
+            **LAUNCH,
+        )
     return prompts, squares.sum(dtype=torch.float64) if variation else clip.new_zeros((), dtype=torch.float64)
 
 
@@ -59,17 +60,18 @@ def backward(
     b, _, frames, h, w = clip.shape
     blocks = triton.cdiv(h * w, BLOCK)
     sums = clip.new_empty((2, b * blocks), dtype=torch.float32)
-    _backward[(b * blocks,)](
-        *(clip, grad, grad if grad_clip is None else grad_clip, sums, slope, shift),
-        *(slope if pull is None else pull, frames - 1, h * w, blocks),
-        *(clip.stride(0), clip.stride(1), clip.stride(2), grad.stride(0), grad.stride(1), grad.stride(2)),
-        *_constants(layer, clip.dtype),
-        PAIRS=pull is not None,
-        PIXEL=layer.modulate == "pixel",
-        CLIP=wants_clip,
-        BLOCK=BLOCK,
-        **LAUNCH,
-    )
+    with torch.cuda.device_of(clip):
+        _backward[(b * blocks,)](
+            *(clip, grad, grad if grad_clip is None else grad_clip, sums, slope, shift),
+            *(slope if pull is None else pull, frames - 1, h * w, blocks),
+            *(clip.stride(0), clip.stride(1), clip.stride(2), grad.stride(0), grad.stride(1), grad.stride(2)),
+            *_constants(layer, clip.dtype),
+            PAIRS=pull is not None,
+            PIXEL=layer.modulate == "pixel",
+            CLIP=wants_clip,
+            BLOCK=BLOCK,
+            **LAUNCH,
+        )
     sum_dz, sum_dzz = sums.sum(dim=1, dtype=torch.float64)
     return grad_clip, sum_dz, sum_dzz
 
