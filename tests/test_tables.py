@@ -206,9 +206,9 @@ def test_mean_range_difference_and_clips(half_run):
     table, profile, few, values = half_run
     prompted = next(r for r, row in enumerate(table.rows) if row.model == "x3d" and row.gain)
     value = values[prompted, 0]
-    assert value.values == (65, 66, 67)
+    assert value.by_seed == {0: 65, 1: 66, 2: 67}
     assert (value.mean, value.clips, value.commits) == (66, (299, 300), ["abc"])
-    assert len(values[prompted, 3].values) == 1  # all three splits of seed 0 only
+    assert len(values[prompted, 3].of) == 1  # all three splits of seed 0 only
     assert values[prompted, 3].mean == pytest.approx(66)
     cell = next(c for c in few if (c.row, c.column) == (prompted, 0))
     assert rendering.ours_text(cell, values) == "66.0 [65.0–67.0] (↑5.0)"
@@ -239,11 +239,111 @@ def test_the_papers_numbers_never_come_into_our_column(half_run):
     assert (seven["clips"], seven["clips_expected"], seven["commit"]) == ("299", "300", "abc")
 
 
+def cells_of(number: int, profile: str, *words: str):
+    table = table_of(number)
+    return table, [c for c in cells(table, profile_of(profile)) if c.task and matches(c, table, words)]
+
+
+def test_gains_are_over_the_baseline_of_the_same_seeds(tmp_path, compose_one):
+    """Prompts add one point on each seed; the baseline of seed 1 is not there."""
+    table, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
+    planner = Planner(compose_one, output=str(tmp_path))
+    for seed, top1 in enumerate((40, 30, 20)):
+        finish(planner.of(prompted, seed), top1=top1 + 1)
+        if seed != 1:
+            finish(planner.of(base, seed), top1=top1)
+    values = read_values([base, prompted], planner, range(4))
+    assert rendering.gain(prompted, values) == pytest.approx(1)
+    assert rendering.ours_text(prompted, values) == "31.0 [21.0–41.0] {3 of 4 seeds} (↑1.0)"
+    assert rendering.ours_text(base, values) == "30.0 [20.0–40.0] {2 of 4 seeds}"
+    below = rendering.provenance(
+        table, profile_of("paper"), [base, prompted], values, command="x", seeds=range(4)
+    )
+    assert "2 of these cells lack seeds, and say how many they have." in below
+
+
+def test_runs_of_another_config_are_not_read(tmp_path, compose_one):
+    _, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
+    finish(Planner(compose_one, output=str(tmp_path), extra=["trainer.epochs=3"]).of(base, 0), top1=99)
+    values = read_values([base, prompted], Planner(compose_one, output=str(tmp_path)), [0])
+    assert values[base.row, base.column].mean is None
+    assert rendering.ours_text(base, values) == "another config"
+    assert rendering.ours_text(prompted, values) == "not run"
+
+
+def test_runs_of_other_clips_than_the_rest_do_not_count(tmp_path, compose_one):
+    _, chosen = cells_of(1, "paper", "finegym", "top-1")
+    planner = Planner(compose_one, output=str(tmp_path))
+    for number, cell in enumerate(chosen[:4]):
+        run = planner.of(cell, 0)
+        finish(run, top1=70)
+        data = {"train": "a", "test": "b" if number != 2 else "c"}
+        (run.folder / "data.json").write_text(json.dumps(data))
+    values = read_values(chosen[:5], planner, [0])
+    said = [rendering.why_not(values[c.row, c.column]) for c in chosen[:5] if not values[c.row, c.column].of]
+    assert said == ["other data", "not run"]
+
+
+def test_half_done_runs_and_other_lists_are_told(tmp_path, compose_one):
+    table, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
+    planner, profile = Planner(compose_one, output=str(tmp_path)), profile_of("paper")
+    run = planner.of(base, 0)
+    finish(run, top1=70)
+    result = json.loads((run.folder / "result.json").read_text())
+    result["clips"]["train"] = {"expected": 100, "present": 98}
+    (run.folder / "result.json").write_text(json.dumps(result))
+    half = planner.of(prompted, 0).folder
+    (half / "checkpoints/step_1").mkdir(parents=True)
+    values = read_values([base, prompted], planner, [0])
+    assert rendering.ours_text(prompted, values) == "half done"
+    below = rendering.provenance(table, profile, [base, prompted], values, command="x", seeds=[0])
+    assert "finegym: trained on 98 of 100 clips." in below
+    assert "finegym: the published list has 26,320 training clips: not these data." in below
+
+
+def test_a_table_says_what_made_it(tmp_path):
+    request = reproducing.Request(
+        table=1,
+        profile="mini",
+        seeds=3,
+        only=("c2d", "top-1"),
+        overrides=("trainer.epochs=1", "optim.lr=0.1"),
+    )
+    command = reproducing._command(request, table_of(1), profile_of("mini"))
+    assert command == "make table1 PROFILE=mini SEEDS=3 ONLY='c2d top-1' SET='trainer.epochs=1 optim.lr=0.1'"
+    plain = reproducing._command(reproducing.Request(table=4), table_of(4), profile_of("paper"))
+    assert plain == "make table4"
+    below = rendering.provenance(
+        table_of(4), profile_of("paper"), [], {}, command=plain, seeds=[0], overrides=request.overrides
+    )
+    assert "Not the recipe as it stands: trainer.epochs=1 optim.lr=0.1 was given for all runs." in below
+
+
+@pytest.mark.parametrize("override", ["vmp.lambda=0.5", "seed=5", "tag=x", "init_from=outputs/x"])
+def test_what_tells_cells_apart_cannot_be_given_for_all(override, compose_one):
+    _, (cell, *_) = cells_of(7, "mini", "timesformer")
+    with pytest.raises(ConfigError, match=f"{override.partition('=')[0]}: the table sets this itself"):
+        Planner(compose_one, output="outputs", extra=[override]).of(cell, 0)
+
+
+def test_overrides_that_do_not_suit_cells_that_were_not_asked_for(tmp_path, compose_one):
+    """Memory formats are for convolutions: TimeSformer refuses one, and is not run."""
+    planner = Planner(compose_one, output=str(tmp_path), extra=["trainer.channels_last=true"])
+    _, (convolutional, *_) = cells_of(1, "paper", "c2d", "finegym", "top-1")
+    _, (other, *_) = cells_of(1, "paper", "timesformer", "finegym", "top-1")
+    finish(planner.of(convolutional, 0), top1=70)
+    with pytest.raises(ConfigError, match="channels_last"):
+        planner.of(other, 0)
+    values = read_values([convolutional, other], planner, [0])
+    assert values[convolutional.row, convolutional.column].mean == 70
+    assert rendering.ours_text(other, values) == "not run"
+
+
 def test_markdown_and_latex(half_run):
     table, profile, _, values = half_run
     all_cells = cells(table, profile)
     values = {(c.row, c.column): values.get((c.row, c.column), reproducing.Value()) for c in all_cells}
-    below = rendering.provenance(table, all_cells, values, command="make table1", seeds=[0, 1, 2])
+    below = rendering.provenance(table, profile, all_cells, values, command="make table1", seeds=[0, 1, 2])
     text = rendering.to_markdown(table, profile, all_cells, values, below)
     assert "12 of 112 cells were run, seeds 0, 1, 2." in text
     assert "hmdb51_split1: tested on 299 of 300 clips." in text

@@ -14,6 +14,8 @@ from vmp.data.present import Present, digest, find_clips
 from vmp.errors import ConfigError, RunError
 from vmp.files import write_json
 from vmp.folder import check_same_data, config_of
+from vmp.machine import device_name
+from vmp.results.record import provenance
 from vmp.scoring import measure, print_result, score
 
 
@@ -62,6 +64,8 @@ def evaluate(cfg: DictConfig) -> None:
                 "degrade": config.data.degrade,
                 "where": options.where,
                 **measure(scores, manifest, present, where),
+                **provenance(),
+                "device": device_name(processes.device),
             }
             write_json(where / "result.json", result)
             print_result(where)

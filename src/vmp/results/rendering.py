@@ -53,18 +53,32 @@ def printed_at(table: Table, place: tuple[int, int] | None) -> Printed:
 
 
 def ours_text(cell: Cell, values: Values) -> str:
-    """Mean over seeds, their range where there are several, and the gain over the baseline."""
+    """Mean over seeds, their range where there are several, how many where some are not there, and the gain over the
+    baseline of the same seeds."""
     if cell.printed is None:
         return "–"
     value = values[cell.row, cell.column]
     if value.mean is None:
-        return NOT_RUN
-    base = values[cell.baseline].mean if cell.baseline else None
+        return why_not(value)
+    over = gain(cell, values)
     if value.spread is not None:
-        extra = f" ({signed(value.mean - base, 4)})" if base is not None else ""
+        extra = "" if over is None else f" ({signed(over, 4)})"
         return f"{value.mean:.4f}±{value.spread:.4f}{extra}"
-    many = f" [{min(value.values):.1f}–{max(value.values):.1f}]" if len(value.values) > 1 else ""
-    return f"{value.mean:.1f}{many}" + (arrow(value.mean - base) if base is not None else "")
+    each = value.by_seed.values()
+    many = f" [{min(each):.1f}–{max(each):.1f}]" if len(each) > 1 else ""
+    few = f" {{{len(each)} of {len(each) + len(value.why)} seeds}}" if value.why else ""
+    return f"{value.mean:.1f}{many}{few}" + ("" if over is None else arrow(over))
+
+
+def why_not(value: Value) -> str:
+    """Why there is no number, in the words of most seeds."""
+    words = list(value.why.values())
+    return max(words, key=words.count) if words else NOT_RUN
+
+
+def gain(cell: Cell, values: Values) -> float | None:
+    """Over the baseline, of the seeds that both have."""
+    return values[cell.row, cell.column].gain(values[cell.baseline]) if cell.baseline else None
 
 
 def difference(cell: Cell, values: Values) -> float | None:
@@ -116,11 +130,13 @@ def groups(table: Table) -> list[tuple[str, list[int]]]:
 
 def provenance(
     table: Table,
+    profile: Profile,
     all_cells: Sequence[Cell],
     values: Values,
     *,
     command: str,
     seeds: Sequence[int],
+    overrides: Sequence[str] = (),
     device: str = "",
 ) -> list[str]:
     """What stands below a table, a line each."""
@@ -132,29 +148,54 @@ def provenance(
         + ("" if table.measured else f", seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
         + "."
     )
+    if overrides:
+        lines.append(f"Not the recipe as it stands: {' '.join(overrides)} was given for all runs.")
+    if not table.measured and (
+        partly := sum(bool(v.of and v.why) for v in (values[c.row, c.column] for c in wanted))
+    ):
+        lines.append(f"{partly} of these cells lack seeds, and say how many they have.")
     if len(seeds) > 1:
-        lines.append("Means over the seeds that were run, and their range in brackets.")
+        lines.append(
+            "Means over the seeds that were run, and their range in brackets. The starts of m and n are those of the "
+            "recipes, the same for all seeds."
+        )
     lines.append(
         "In round brackets: the difference to the baseline."
         if table.measured
-        else "↑ and ↓: the gain over the baseline, from the numbers as they stand, on either side."
+        else "↑ and ↓: the gain over the baseline of the same seeds."
     )
     if device:
         lines.append(f"Ours on {device}.")
     commits = sorted({commit for value in values.values() for commit in value.commits})
     if commits:
         lines.append(f"Commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}.")
+    lines += _clip_lines(profile, wanted, values)
+    return lines
+
+
+def _clip_lines(profile: Profile, wanted: Sequence[Cell], values: Values) -> list[str]:
+    """On how many clips was trained and tested, and where that is not what the paper's lists have."""
     tested: dict[str, set[tuple[int, int]]] = {}
+    trained: dict[str, set[tuple[int, int]]] = {}
     for cell in wanted:
-        clips = values[cell.row, cell.column].clips
-        if clips and cell.task and cell.number != "verb":
-            tested.setdefault(cell.task.dataset, set()).add(clips)
-        elif clips and cell.class_name:
-            chosen = f"{cell.class_name}{f', {cell.where}' if cell.where else ''}"
-            tested.setdefault(chosen, set()).add(clips)
-    for dataset, counts in tested.items():
-        said = " or ".join(f"{there:,} of {all_:,}" for there, all_ in sorted(counts))
-        lines.append(f"{dataset}: tested on {said} clips.")
+        numbers = values[cell.row, cell.column].numbers
+        if not cell.task or cell.mean_of:
+            continue
+        where = f"{cell.class_name}{f', {cell.where}' if cell.where else ''}" if cell.class_name else ""
+        tested.setdefault(where or cell.task.dataset, set()).update(n.clips for n in numbers if n.clips)
+        trained.setdefault(cell.task.dataset, set()).update(n.trained for n in numbers if n.trained)
+
+    def said(counts: set[tuple[int, int]]) -> str:
+        return " or ".join(f"{there:,} of {all_:,}" for there, all_ in sorted(counts))
+
+    lines = [f"{what}: tested on {said(counts)} clips." for what, counts in tested.items() if counts]
+    lines += [f"{dataset}: trained on {said(counts)} clips." for dataset, counts in trained.items() if counts]
+    for dataset, counts in trained.items():
+        published = profile.datasets[dataset].clips
+        if published.get("test") and any(expected != published["train"] for _, expected in counts):
+            lines.append(
+                f"{dataset}: the published list has {published['train']:,} training clips: not these data."
+            )
     return lines
 
 
@@ -191,11 +232,10 @@ def to_csv(table: Table, profile: Profile, all_cells: Sequence[Cell], values: Va
             continue
         value = values[cell.row, cell.column]
         printed = cell.printed[0] if isinstance(cell.printed, tuple) else cell.printed
-        base = values[cell.baseline].mean if cell.baseline else None
         their = printed_at(table, cell.baseline)
         their = their[0] if isinstance(their, tuple) else their
         there, expected = value.clips or ("", "")
-        mean = value.mean
+        mean, each = value.mean, value.by_seed.values()
         writer.writerow(
             [
                 table.number,
@@ -204,14 +244,14 @@ def to_csv(table: Table, profile: Profile, all_cells: Sequence[Cell], values: Va
                 "mean" if cell.mean_of else cell.number,
                 printed,
                 *(
-                    [_number(mean), _number(min(value.values)), _number(max(value.values)), len(value.values)]
+                    [_number(mean), _number(min(each)), _number(max(each)), len(each)]
                     if mean is not None
-                    else [NOT_RUN, "", "", 0]
+                    else [why_not(value), "", "", 0]
                 ),
                 _number(value.spread),
                 _number(difference(cell, values)) if profile.comparable else "",
                 _number(None if their is None else printed - their),
-                _number(None if base is None or mean is None else mean - base),
+                _number(gain(cell, values)),
                 there,
                 expected,
                 " ".join(value.commits),

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +109,16 @@ def _write(
     device: str = "",
 ) -> int:
     place = Path(request.results or profile.results)
-    command = f"make table{table.number}" + ("" if profile.name == "paper" else f" PROFILE={profile.name}")
-    command += f" SEEDS={len(seeds)}" if len(seeds) > 1 else ""
-    below = rendering.provenance(table, all_cells, values, command=command, seeds=seeds, device=device)
+    below = rendering.provenance(
+        table,
+        profile,
+        all_cells,
+        values,
+        command=_command(request, table, profile),
+        seeds=seeds,
+        overrides=request.overrides,
+        device=device,
+    )
     stem = place / f"table{table.number}"
     write_text(stem.with_suffix(".md"), rendering.to_markdown(table, profile, all_cells, values, below))
     write_text(stem.with_suffix(".csv"), rendering.to_csv(table, profile, all_cells, values))
@@ -119,6 +126,18 @@ def _write(
     gone = rendering.missing(all_cells, values)
     print(f"-> {stem}.md, .csv, .tex" + (f"; {len(gone)} cells not run" if gone else ""))
     return 1 if failed else 0
+
+
+def _command(request: Request, table: Table, profile: Profile) -> str:
+    """What makes the table as it is."""
+    own = (
+        ("PROFILE", profile.name, "paper"),
+        ("SEEDS", str(request.seeds), "1"),
+        ("ONLY", " ".join(request.only), ""),
+        ("SET", " ".join(request.overrides), ""),
+    )
+    words = [f"make table{table.number}", *(f"{k}={shlex.quote(v)}" for k, v, usual in own if v != usual)]
+    return " ".join(words)
 
 
 # --- what to run ---------------------------------------------------------------------------------------------------
@@ -432,8 +451,8 @@ def _measure(
         for r, numbers in zip(rows, found["rows"], strict=True):
             for c, column in enumerate(table.columns):
                 mean, spread = numbers[str(column.number)]
-                number = Number(mean, path, found["commit"], None)
-                values[r, c] = replace(Value((number,), (mean,)), spread=spread)
+                number = Number(mean, path, (found["commit"] or "unknown",))
+                values[r, c] = Value({0: (number,)}, spread=spread)
     return values, " and ".join(sorted(devices)), 0
 
 

@@ -8,6 +8,7 @@ Notable here:
 """
 
 import copy
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,9 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vmp.config import Config, check, parse_views, suggest
-from vmp.errors import ConfigError
+from vmp.errors import ConfigError, RunError
 from vmp.evaluate import folder_name
-from vmp.folder import begun
+from vmp.folder import begun, check_same_run
 from vmp.results.collect import Run
 
 NUMBERS = ("top1", "top5", "verb", "forward", "backward", "test_forward")
@@ -346,11 +347,15 @@ class Planner:
 
     def run(self, task: Task, seed: int) -> Planned:
         """Raises:
-        ConfigError: its config is wrong.
+        ConfigError: its config is wrong, or an override for all runs is one that tells this one from others.
         """
+        self._check_extra(task)
+        return self._run(task, seed)
+
+    def _run(self, task: Task, seed: int) -> Planned:
         seed = seed if task.seed is None else task.seed
         if (task, seed) not in self._known:
-            start = self.run(task.start, seed) if task.start else None
+            start = self._run(task.start, seed) if task.start else None
             overrides = [*task.overrides, f"seed={seed}"]
             if start:
                 overrides += [f"tag={task.tag}", f"init_from={quoted(str(start.folder))}"]
@@ -365,6 +370,16 @@ class Planner:
             label = f"{task.label} seed={seed}"
             self._known[task, seed] = Planned(tuple(overrides), label, task.dataset, raw, config, start)
         return self._known[task, seed]
+
+    def _check_extra(self, task: Task) -> None:
+        """What tells cells apart must not be the same for all of them."""
+        given = {override.partition("=")[0].lstrip("+~") for override in self._extra[1:]}
+        own = {override.partition("=")[0].lstrip("+~") for override in task.own}
+        if taken := sorted(given & (own | {"seed", "tag", "init_from", "experiment"})):
+            raise ConfigError(
+                f"{', '.join(taken)}: the table sets this itself for {task.label}, so it cannot be given for all of "
+                "its runs"
+            )
 
     def of(self, cell: Cell, seed: int) -> "Planned | Evaluation | None":
         """What a cell's number is read from."""
@@ -427,75 +442,135 @@ def matches(cell: Cell, table: Table, only: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Number:
-    """One that was measured. clips: present and expected of what was tested; None: of a timing."""
+    """One that was measured. commits: of the code that trained, and of that which tested where it is another. clips:
+    present and expected of what was tested; trained: of what was trained on; None: of a timing."""
 
     value: float
     folder: Path
-    commit: str | None
-    clips: tuple[int, int] | None
+    commits: tuple[str, ...]
+    clips: tuple[int, int] | None = None
+    trained: tuple[int, int] | None = None
 
 
-def read_number(cell: Cell, source: Planned | Evaluation) -> Number | None:
-    """None: not run, or not to its end."""
+class Missing(str):
+    """Why there is no number: not run, half done, not tested, no clips, another config, other data."""
+
+
+def read_number(cell: Cell, source: Planned | Evaluation) -> Number | Missing:
+    """What a run's folder says, if it is the run that the cell asks for."""
     run = source.run if isinstance(source, Evaluation) else source
-    if run.state != "finished" or (isinstance(source, Evaluation) and not source.finished):
-        return None
+    if run.state != "finished":
+        return Missing(run.state)
+    try:
+        check_same_run(run.folder, dict(run.raw))
+    except RunError:
+        return Missing("another config")
+    if isinstance(source, Evaluation) and not source.finished:
+        return Missing("not tested")
     trained, tested = Run(run.folder), Run(source.folder)
     result = tested.result
     counts = result["clips"]
     counts = counts.get(result["split"], counts)
     clips = (counts["present"], counts["expected"])
-    commit = trained.result.get("commit")
+    of_training = trained.result["clips"].get("train")
+    commits = tuple(dict.fromkeys(r.get("commit") or "unknown" for r in (trained.result, result)))
+    number = Number(
+        0.0,
+        source.folder,
+        commits,
+        clips,
+        (of_training["present"], of_training["expected"]) if of_training else None,
+    )
     if cell.number == "verb":
         row = next((r for r in tested.per_class if r["name"] == cell.class_name), None)
         if row is None:
             known = ", ".join(r["name"] for r in tested.per_class[:8])
             raise ConfigError(f"{source.folder}: no class {cell.class_name!r}; there are {known}, ...")
         n = int(row["clips"])
-        if not n:
-            return None
-        return Number(100 * int(row["right"]) / n, source.folder, commit, (n, n))
-    return Number(float(result[cell.number]), source.folder, commit, clips)
+        return replace(number, value=100 * int(row["right"]) / n, clips=(n, n)) if n else Missing("no clips")
+    return replace(number, value=float(result[cell.number]))
 
 
 @dataclass(frozen=True)
 class Value:
-    """A cell over seeds. numbers: those that there are; none: not run. spread: standard deviation of a timing."""
+    """A cell over seeds. of: seed -> its number, or those whose mean it is; why: seed -> why there is none. spread:
+    standard deviation of a timing."""
 
-    numbers: tuple[Number, ...] = ()
-    values: tuple[float, ...] = ()  # one a seed
+    of: Mapping[int, tuple[Number, ...]] = field(default_factory=dict)
+    why: Mapping[int, Missing] = field(default_factory=dict)
     spread: float | None = None
 
     @property
+    def numbers(self) -> list[Number]:
+        return [number for numbers in self.of.values() for number in numbers]
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        return {seed: sum(n.value for n in numbers) / len(numbers) for seed, numbers in self.of.items()}
+
+    @property
     def mean(self) -> float | None:
-        return sum(self.values) / len(self.values) if self.values else None
+        return sum(self.by_seed.values()) / len(self.of) if self.of else None
 
     @property
     def commits(self) -> list[str]:
-        return sorted({number.commit or "unknown" for number in self.numbers})
+        return sorted({commit for number in self.numbers for commit in number.commits})
 
     @property
     def clips(self) -> tuple[int, int] | None:
         """Present and expected, of the seed with fewest."""
         return min((number.clips for number in self.numbers if number.clips), default=None)
 
+    def gain(self, baseline: "Value") -> float | None:
+        """Mean over the seeds that both have."""
+        mine, theirs = self.by_seed, baseline.by_seed
+        both = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+        return sum(both) / len(both) if both else None
+
 
 def read_values(
     all_cells: Sequence[Cell], planner: Planner, seeds: Sequence[int]
 ) -> dict[tuple[int, int], Value]:
-    """By row and column."""
-    by_seed: dict[tuple[int, int], dict[int, tuple[Number, ...]]] = {}
+    """By row and column. Runs of one dataset whose clips are others than most of its runs have do not count."""
+    found: dict[tuple[int, int, int], Number | Missing] = {}
+    for cell, seed in itertools.product(all_cells, seeds):
+        if cell.task and not cell.mean_of:
+            try:
+                source = planner.of(cell, seed)
+            except ConfigError:  # of a cell that was not asked for, with overrides that do not suit it
+                source = None
+            found[cell.row, cell.column, seed] = read_number(cell, source) if source else Missing("not run")
+    _leave_out_other_data(all_cells, found)
     out: dict[tuple[int, int], Value] = {}
     for cell in all_cells:
-        found: dict[int, tuple[Number, ...]] = {}
+        columns = cell.mean_of or (cell.column,)
+        of, why = {}, {}
         for seed in seeds:
-            if cell.mean_of:
-                parts = [by_seed[cell.row, c].get(seed) for c in cell.mean_of]
-                if all(parts):
-                    found[seed] = tuple(number for part in parts for number in part or ())
-            elif (source := planner.of(cell, seed)) and (number := read_number(cell, source)):
-                found[seed] = (number,)
-        by_seed[cell.row, cell.column] = found
-        means = tuple(sum(n.value for n in numbers) / len(numbers) for numbers in found.values())
-        out[cell.row, cell.column] = Value(tuple(n for ns in found.values() for n in ns), means)
+            parts = [found.get((cell.row, column, seed), Missing("not run")) for column in columns]
+            if gone := next((part for part in parts if isinstance(part, Missing)), None):
+                why[seed] = gone
+            else:
+                of[seed] = tuple(part for part in parts if isinstance(part, Number))
+        out[cell.row, cell.column] = Value(of, why)
     return out
+
+
+def _leave_out_other_data(
+    all_cells: Sequence[Cell], found: dict[tuple[int, int, int], Number | Missing]
+) -> None:
+    by_dataset: dict[str, dict[str, list[tuple[int, int, int]]]] = {}
+    datasets = {(cell.row, cell.column): cell.task.dataset for cell in all_cells if cell.task}
+    for place, number in found.items():
+        if isinstance(number, Number) and (digests := _digests(number.folder)):
+            by_dataset.setdefault(datasets[place[:2]], {}).setdefault(digests, []).append(place)
+    for same in by_dataset.values():
+        most = max(same, key=lambda digests: len(same[digests]))
+        for digests, places in same.items():
+            if digests != most:
+                found.update(dict.fromkeys(places, Missing("other data")))
+
+
+def _digests(folder: Path) -> str | None:
+    """Of a run's clips, from its own folder or the one that an evaluation is in."""
+    file = next((p / "data.json" for p in (folder, *folder.parents) if (p / "config.yaml").is_file()), None)
+    return file.read_text(encoding="utf-8") if file and file.is_file() else None

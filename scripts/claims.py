@@ -1,0 +1,41 @@
+"""What the tables' runs say of the paper's claims: gains with their errors, slope and shift by λ and camera, costs.
+
+python scripts/claims.py                              of the real datasets -> docs/results/claims.md
+python scripts/claims.py --profile mini --seeds 3     in miniature -> docs/results/mini/claims.md
+
+Nothing is run: make paper (or make table1 ...) does that.
+"""
+
+import os
+from pathlib import Path
+
+from vmp.cli import friendly, parser_of
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--profile", default="paper", help="of conf/table/profile/")
+    parser.add_argument("--seeds", type=int, default=1, help="as many as the tables were run with")
+    parser.add_argument("--out", type=Path, help="the profile's results/claims.md if not given")
+    options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error("--seeds must be at least 1")
+
+    from vmp.files import write_text
+    from vmp.results.claims import claims
+    from vmp.results.tables import load_profile
+
+    os.chdir(ROOT)
+    profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
+    out = options.out or Path(profile.results) / "claims.md"
+    text = claims(options.profile, ROOT, seeds=options.seeds)
+    write_text(out, text)
+    print(text)
+    print(f"-> {out}")
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()

@@ -1,0 +1,169 @@
+"""What is said of the paper's claims, for runs whose numbers are known, against sums by hand."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from vmp.results.claims import claims, gains, learned_scalars, mean_and_error, turns
+from vmp.results.tables import Planner, cells, composer, load_profile, load_table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def finish(run, *, top1, scalars=None, shifts=()):
+    run.folder.mkdir(parents=True, exist_ok=True)
+    counts = {"expected": 9, "present": 9, "missing": 0, "unreadable": 0}
+    result = {"split": "test", "top1": top1, "clips": {"test": counts}, "scalars": scalars or {}}
+    (run.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(run.raw))))
+    (run.folder / "result.json").write_text(json.dumps(result))
+    rows = [{"kind": "train", "step": i, "vmp/shift": b} for i, b in enumerate(shifts)]
+    rows.insert(1, {"kind": "val", "step": 0, "vmp/shift": -9.0})
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows if shifts))
+
+
+@pytest.fixture
+def one():
+    with composer(ROOT / "conf") as compose:
+        yield compose
+
+
+@pytest.fixture
+def table1(tmp_path, one):
+    """C2D on FineGym: two seeds with and without; on MPII: one seed with, two without; I3D on MPII: only with."""
+    table, profile = (
+        load_table(ROOT / "conf/table/table1.yaml"),
+        load_profile(ROOT / "conf/table/profile/mini.yaml"),
+    )
+    planner = Planner(one, output=str(tmp_path))
+    tops = {  # (model, prompted, dataset, seed)
+        ("c2d", False, "finegym", 0): 50.0,
+        ("c2d", True, "finegym", 0): 53.0,
+        ("c2d", False, "finegym", 1): 52.0,
+        ("c2d", True, "finegym", 1): 51.0,
+        ("c2d", False, "mpii_cooking2", 0): 40.0,
+        ("c2d", True, "mpii_cooking2", 0): 44.0,
+        ("c2d", False, "mpii_cooking2", 1): 41.0,
+        ("i3d", True, "mpii_cooking2", 0): 70.0,
+    }
+    for cell in cells(table, profile):
+        row, column = table.rows[cell.row], table.columns[cell.column]
+        for seed in (0, 1):
+            top1 = tops.get((row.model, row.gain, column.dataset, seed))
+            if cell.task and top1 is not None:
+                finish(planner.run(cell.task, seed), top1=top1)
+    return table, profile, planner
+
+
+def test_gains_are_of_the_same_seed_and_data(table1):
+    found = gains(*table1, range(3))
+    assert {(g.row, g.dataset, g.seed): g.ours for g in found} == {
+        ("C2D +VMPs", "finegym", 0): 3.0,
+        ("C2D +VMPs", "finegym", 1): -1.0,
+        ("C2D +VMPs", "mpii_cooking2", 0): 4.0,
+    }
+    # Table 1 of the paper: 81.3 and 79.7 on FineGym, 50.9 and 48.8 on MPII Cooking 2
+    assert {g.dataset: round(g.paper, 4) for g in found} == {"finegym": 1.6, "mpii_cooking2": 2.1}
+
+
+def test_lines_have_means_errors_and_counts(table1):
+    from vmp.results.claims import _by, _gain_tables
+
+    found = gains(*table1, range(2))
+    by_model, by_data = _gain_tables(found)
+    error = np.std([3, -1, 4], ddof=1) / math.sqrt(3)
+    assert f"+2.0 ± {error:.1f} | 2 | 1 | 3 |" in by_model
+    assert re.search(r"C2D \+VMPs \| \+1\.[89] ", by_model)  # (1.6 + 2.1) / 2 = 1.85
+    assert "| FineGym | +1.6 | +1.0 ± 2.0 | 1 | 1 | 2 |" in by_data
+    assert "| MPII Cooking 2 | +2.1 | +4.0 | 1 | 0 | 1 |" in by_data  # one pair has no error
+    assert _by([], "Model", lambda g: g.row) == "Not run."
+
+
+def test_slope_and_shift_by_lambda_and_camera(tmp_path, one):
+    from vmp.results.claims import _by_lambda, _cameras, _turns
+
+    table, profile = (
+        load_table(ROOT / "conf/table/table7.yaml"),
+        load_profile(ROOT / "conf/table/profile/mini.yaml"),
+    )
+    planner = Planner(one, output=str(tmp_path))
+    ends = {  # (dataset, lambda, seed) -> a, b, logged b
+        ("finegym", 0.0, 0): (12.0, 0.1, [0.3, 0.1, 0.2, 0.1]),
+        ("finegym", 0.0, 1): (14.0, 0.3, [0.3, 0.3, 0.2, 0.1]),
+        ("finegym", 0.5, 0): (12.0, -0.1, [0.3, 0.2]),
+        ("finegym", 2.5, 0): (12.5, -0.2, [0.3, 0.2]),
+        ("mpii_cooking2", 0.0, 0): (15.0, 0.4, [0.1, 0.2]),
+    }
+    for cell in cells(table, profile):
+        for seed in (0, 1):
+            if cell.task and cell.task.model == "timesformer_k600":
+                run = planner.run(cell.task, seed)
+                end = ends.get((cell.task.dataset, run.config.vmp.lambda_, seed))
+                if end:
+                    finish(run, top1=1.0, scalars={"slope": end[0], "shift": end[1]}, shifts=end[2])
+    found = learned_scalars(table, profile, planner, range(3))
+    assert len(found) == 5
+    static, moving = _by_lambda(found)
+    assert "| TimeSformer | 13.00, +0.20 | 12.00, −0.10 | 12.50, −0.20 | 1 of 2, 2 of 2 |" in moving
+    assert "| mpii_cooking2: a, b at λ = | 0 | falls |" in static
+    assert "| finegym | 0 | 1.0 | 2 | 2 |" in _turns(found)  # one curve turns twice, the other never
+    assert "| TimeSformer | +3.00 | +0.30 | 1 |" in _cameras(found)  # seed 0 only: 15 - 12, 0.4 - 0.1
+
+
+def test_turns():
+    assert turns([]) == turns([1.0]) == turns([1.0, 1.0]) == turns([1, 2, 3]) == turns([3, 3, 2, 2, 1]) == 0
+    assert turns([1, 2, 1]) == turns([1, 2, 2, 1]) == 1
+    assert turns([1, 2, 1, 2, 2, 2, 0]) == 3
+
+
+def test_mean_and_error():
+    values = np.random.default_rng(0).normal(size=30)
+    mean, error = mean_and_error(values.tolist())
+    assert mean == pytest.approx(values.mean())
+    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(30))
+    assert mean_and_error([2.0]) == (2.0, None)
+
+
+def test_costs_are_read_from_table_8(tmp_path):
+    from vmp.results.claims import _costs
+
+    path = tmp_path / "table8.csv"
+    head = "table,row,column,number,paper,ours,lowest,highest,seeds,spread,difference,paper_gain,gain"
+    path.write_text(
+        f"{head}\n8,C2D,Fwd,forward,0.007,0.020,,,1,,,,\n8,C2D +VMPs,Fwd,forward,0.008,0.025,,,1,,,0.001,0.005\n"
+    )
+    assert _costs(path).splitlines()[-1] == "| C2D +VMPs | +25 % (+14 %) |"
+    assert _costs(tmp_path / "none.csv") == "Not run."
+
+
+def test_nothing_run_is_said(tmp_path, monkeypatch):
+    (conf := tmp_path / "conf").symlink_to(ROOT / "conf")
+    assert conf.is_dir()
+    monkeypatch.chdir(tmp_path)
+    text = claims("mini", tmp_path, seeds=2)
+    assert text.count("Not run.") == 7
+    assert "make claims PROFILE=mini SEEDS=2" in text
+
+
+def test_the_command_writes_what_it_prints(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "scripts/claims.py", "--profile", "mini", "--out", str(tmp_path / "claims.md")],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "claims.md").read_text() in done.stdout
+    done = subprocess.run(
+        [sys.executable, "scripts/claims.py", "--profile", "none"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "there are mini, paper" in done.stderr
