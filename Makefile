@@ -5,7 +5,7 @@ READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow chaos lint format bench figures starts report lock clean
+.PHONY: help setup demo test test-slow chaos lint format bench figures starts claims report lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,12 +62,17 @@ table: ## make table1 ... table8: a table of the paper, ours beside theirs; PROF
 $(TABLES): $(READY)
 	$(REPRODUCE) table=$(@:table%=%)
 
-paper: $(READY) ## all eight tables and the report; the same variables
+paper: $(READY) ## all eight tables, the claims and the report; the same variables
 	@failed=; for n in 1 2 3 4 5 6 7 8; do \
 		$(REPRODUCE) table=$$n || { code=$$?; [ $$code -ge 128 ] && exit $$code; failed="$$failed $$n"; }; done; \
+	[ $(or $(DRY),0) != 0 ] || $(CLAIMS) >/dev/null || failed="$$failed claims"; \
 	[ $(or $(DRY),0) != 0 ] || \
 		$(BIN)/python scripts/report.py outputs$(if $(filter mini,$(PROFILE)),/mini) || failed="$$failed report"; \
 	[ -z "$$failed" ] || { echo "tables with something missing:$$failed"; exit 1; }
+
+CLAIMS = $(BIN)/python scripts/claims.py --profile $(or $(PROFILE),paper) --seeds $(or $(SEEDS),1)
+claims: $(READY) ## what the tables' runs say of the paper's claims (PROFILE=mini, SEEDS as they were run with)
+	$(CLAIMS)
 
 starts: $(READY) ## does the start of slope and shift decide? runs over their plane, in miniature, and their map (SEEDS=2)
 	$(BIN)/python scripts/starts.py --seeds $(or $(SEEDS),2)

@@ -146,6 +146,24 @@ def test_extreme_logits_stay_finite():
         assert torch.isfinite(value).all()
 
 
+def test_wide_scalars():
+    """A layer in float64 on raw clips: its slope is float64, the clip is not."""
+    compare(MotionPrompt(m=0.6, n=-0.3).double().to(DEVICE), clips(frames=3))
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU, so Triton has a driver")
+def test_where_triton_cannot_start_the_tiles_serve_with_a_warning(monkeypatch):
+    monkeypatch.undo()
+    one_pass._has_triton.cache_clear()
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.warns(UserWarning, match="Triton cannot be used here .*VMP_TRITON=0"):
+        assert not one_pass._has_triton()
+    one_pass._has_triton.cache_clear()
+    monkeypatch.setenv("VMP_TRITON", "0")
+    assert not one_pass._has_triton()
+    one_pass._has_triton.cache_clear()
+
+
 def test_second_derivatives_go_through_the_plain_formulas():
     layer = MotionPrompt(m=0.6, n=-0.3).to(DEVICE)
     clip = clips(b=1, frames=4, h=6, w=5, dtype=torch.float32)

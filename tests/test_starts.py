@@ -18,7 +18,7 @@ MINI = load_profile(ROOT / "conf/table/profile/mini.yaml")
 
 def test_the_map_is_written_with_its_rows(tmp_path):
     points = [
-        Point("static", a, b, seed, 60 + seed, gain=10 * b - seed, learned_slope=a + 1, learned_shift=b)
+        Point("static", a, b, seed, 60 + seed, 10 * b - seed, a + 1, b, commit="abc", run=f"outputs/{seed}")
         for a in (10.0, 12.0)
         for b in (-0.3, 0.0, 0.3)
         for seed in (0, 1)
@@ -35,6 +35,8 @@ def test_the_map_is_written_with_its_rows(tmp_path):
         "gain": "-4.000",
         "learned_slope": "11.000",
         "learned_shift": "-0.300",
+        "commit": "abc",
+        "run": "outputs/1",
     }
     assert [path.suffix for path in pictures] == [".png", ".svg"]
     text = pictures[1].read_text(encoding="utf-8")
@@ -45,6 +47,12 @@ def test_the_map_is_written_with_its_rows(tmp_path):
 def test_starts_out_of_range_are_told():
     grid = Grid(("mpii_cooking2",), "i3d", (3.0,), (0.0,), 1, 0.0)
     with pytest.raises(UserError, match="slope 3"):
+        sweep(grid, MINI, ROOT)
+
+
+def test_models_with_pathways_are_refused_before_anything_runs():
+    grid = Grid(("mpii_cooking2",), "slowfast", (12.0,), (0.0,), 1, 0.0)
+    with pytest.raises(UserError, match=r"slowfast: has a slope and a shift for each pathway.*there are c2d"):
         sweep(grid, MINI, ROOT)
 
 

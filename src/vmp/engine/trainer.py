@@ -9,9 +9,9 @@ Notable here:
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -88,8 +88,11 @@ class Timing:
     def share(self) -> float:
         return self.waited / self.trained if self.trained else 0.0
 
-    def since(self, before: "Timing") -> "Timing":
-        return Timing(self.waited - before.waited, self.trained - before.trained, self.clips - before.clips)
+    def add(self, parts: Sequence["Timing"]) -> "Timing":
+        """What the processes did side by side: who waits longest holds all of them back."""
+        waited = max(part.waited for part in parts)
+        trained, clips = max(part.trained for part in parts), sum(part.clips for part in parts)
+        return Timing(self.waited + waited, self.trained + trained, self.clips + clips)
 
 
 def fit(
@@ -237,7 +240,7 @@ def fit(
             # --- train to the end of the epoch -------------------------------------------------------------------
             batches.start_at(epoch, state.step % per_epoch * plan.accumulate)
             stream = iter(loader)  # type: ignore[arg-type]
-            before = replace(timing)
+            mine = Timing()  # of this epoch, on this process
             while state.step < (epoch + 1) * per_epoch:
                 progress = state.step / per_epoch
                 factor = schedule(progress)
@@ -248,12 +251,12 @@ def fit(
                 sums: dict[str, Tensor] = {}  # of each term, over the portions that this process could read
                 read = 0.0  # portions
                 seen: list[str] = []  # clip ids of this update
-                step_began = time.monotonic()
+                step_began, waited = time.monotonic(), 0.0
                 for i in range(plan.accumulate):
                     last = i + 1 == plan.accumulate
                     asked_at = time.monotonic()
                     batch = next(stream)
-                    timing.waited += time.monotonic() - asked_at
+                    waited += time.monotonic() - asked_at
                     if batch.bad:
                         state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
                         bad = data.present.bad | state.bad
@@ -262,7 +265,7 @@ def fit(
                     share = len(batch.clips) / plan.micro_batch
                     if not share and not (last and processes.world > 1):
                         continue
-                    timing.clips += len(batch.clips)
+                    mine.clips += len(batch.clips)
                     seen += [data.present.clips[index].id for index in batch.indices.tolist()]
                     # the processes' gradients meet in the last portion: who has none takes part with a weight of 0
                     clips, labels = (batch.clips, batch.labels) if share else data.blank()
@@ -277,8 +280,10 @@ def fit(
                             sums[name] = sums.get(name, 0) + value.detach() * share
                         read += share
                 # --- every process learns what any of them found: it stops, or steps, as one
+                asked_at = time.monotonic()
                 finite = bool(torch.isfinite(sums.get("loss", 0) + _square_norm(optimizer)))
                 save_now = time.monotonic() - saved_at > 60 * save_minutes
+                queued = time.monotonic() - asked_at
                 broken, stop, late, any_read = processes.greatest(
                     (not finite, stopping.code, save_now, read > 0)
                 )
@@ -290,7 +295,9 @@ def fit(
                     _not_finite(folder, state.step, processes.gather((seen, here)), processes.first)
                 optimizer.step()
                 state.step += 1
-                timing.trained += time.monotonic() - step_began
+                mine.trained += time.monotonic() - step_began
+                # while the device had work in its queue, nothing was held back
+                mine.waited += max(0.0, waited - queued) if device.type == "cuda" else waited
 
                 if state.step % log_every == 0 or state.step % per_epoch == 0:
                     parts = processes.gather(({name: float(value) for name, value in sums.items()}, read))
@@ -311,12 +318,14 @@ def fit(
                 if stop:
                     at = f"step {state.step} of {plan.steps}"
                     raise Stopped(f"stopped by {stopping.name(stop)} at {at}; saved.", stop)
-            of_epoch = timing.since(before)
+            parts = processes.gather(mine)
+            timing, of_epoch = timing.add(parts), Timing().add(parts)
             pace = f"{of_epoch.clips / of_epoch.trained:.1f} clips/s, {of_epoch.share:.0%} waiting for data"
             if processes.first and not warned and of_epoch.share > 0.1 and of_epoch.waited > 5:
                 log.warn(f"epoch {epoch + 1}: {pace}. {_faster_data(workers)}")
                 warned = True
             if not evaluate:
+                log(f"epoch {epoch + 1}/{plan.epochs}  {pace}")
                 save()
     state.seconds = seconds_before + time.monotonic() - began
     return state, timing

@@ -35,7 +35,7 @@ def forward(
     squares = clip.new_empty((b * blocks if variation else 1,), dtype=torch.float32)
     with torch.cuda.device_of(clip):  # Triton launches on the current device
         _forward[(b * blocks,)](
-            *(clip, prompts, squares, slope, shift, frames - 1, h * w, blocks),
+            *(clip, prompts, squares, slope.float(), shift.float(), frames - 1, h * w, blocks),
             *(clip.stride(0), clip.stride(1), clip.stride(2)),
             *_constants(layer, clip.dtype),
             VARIATION=variation,
@@ -62,8 +62,8 @@ def backward(
     sums = clip.new_empty((2, b * blocks), dtype=torch.float32)
     with torch.cuda.device_of(clip):
         _backward[(b * blocks,)](
-            *(clip, grad, grad if grad_clip is None else grad_clip, sums, slope, shift),
-            *(slope if pull is None else pull, frames - 1, h * w, blocks),
+            *(clip, grad, grad if grad_clip is None else grad_clip, sums, slope.float(), shift.float()),
+            *(slope.float() if pull is None else pull, frames - 1, h * w, blocks),
             *(clip.stride(0), clip.stride(1), clip.stride(2), grad.stride(0), grad.stride(1), grad.stride(2)),
             *_constants(layer, clip.dtype),
             PAIRS=pull is not None,
@@ -109,6 +109,7 @@ def _forward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     program = tl.program_id(0)
     b = (program // blocks).to(tl.int64)
+    of_channel, of_frame = tl.cast(of_channel, tl.int64), tl.cast(of_frame, tl.int64)  # views may be wide
     at = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = at < pixels
     slope_, shift_ = tl.load(slope), tl.load(shift)
@@ -148,9 +149,11 @@ def _backward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     program = tl.program_id(0)
     b = (program // blocks).to(tl.int64)
+    of_channel, of_frame = tl.cast(of_channel, tl.int64), tl.cast(of_frame, tl.int64)  # views may be wide
     at = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = at < pixels
     slope_, shift_, pull_ = tl.load(slope), tl.load(shift), tl.load(pull)
+    grad_of_channel, grad_of_frame = tl.cast(grad_of_channel, tl.int64), tl.cast(grad_of_frame, tl.int64)
     x = clip + b * of_clip + at
     g = grad + b * grad_of_clip + at
     out = grad_clip + b * (3 * (T + 1) * pixels) + at

@@ -9,9 +9,10 @@ Notable here:
   them) and torch.func.
 """
 
+import os
+import warnings
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -63,7 +64,24 @@ def way_for(clip: Tensor) -> Way:
 
 @cache
 def _has_triton() -> bool:
-    return find_spec("triton") is not None
+    """Whether Triton is there and can start: it compiles a launcher first, which takes a C compiler and Python.h."""
+    if os.environ.get("VMP_TRITON") == "0":
+        return False
+    try:
+        import triton
+
+        triton.runtime.driver.active.utils  # noqa: B018
+    except ImportError:
+        return False
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"Triton cannot be used here ({type(error).__name__}: {first}); the prompt layer takes its slower way. "
+            "VMP_TRITON=0 does so without this message.",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 class _OnePass(torch.autograd.Function):

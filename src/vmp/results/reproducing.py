@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -400,10 +401,16 @@ def _measure(
             together.append([r])
     values = {(c.row, c.column): Value() for c in all_cells}
     devices: set[str] = set()
+    now = commit()
     by_row = {c.row: c for c in all_cells if c.task}
     for rows in together:
         runs = [planner.run(task, 0) for r in rows if (task := by_row[r].task)]
         config = runs[0].config
+        if config.trainer.amp != "none" or config.trainer.compile:
+            raise ConfigError(
+                "trainer.amp, trainer.compile: table 8 times models as the paper did, in float32 and eagerly; "
+                "scripts/benchmark.py step measures these switches"
+            )
         device = config.trainer.device
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         name = device_name(torch.device(device))
@@ -430,7 +437,7 @@ def _measure(
                 "device": name + threads,
                 "batch": table.measured.batch,
                 "repeats": table.measured.repeats,
-                "commit": commit(),
+                "commit": now,
                 "seconds": round(time.monotonic() - began, 1),
                 "rows": [
                     {
@@ -446,6 +453,8 @@ def _measure(
         if found is None:
             continue
         devices.add(found["device"])
+        if found["commit"] != now:
+            print(f"{path}: measured at commit {found['commit']}, not {now}; remove it to measure again")
         if request.dry:
             print(f"measured: {', '.join(table.rows[r].label for r in rows)} -> {path}")
         for r, numbers in zip(rows, found["rows"], strict=True):
@@ -463,7 +472,8 @@ def _slug(text: str) -> str:
 def _digest(runs: Sequence[Planned], table: Table) -> str:
     assert table.measured
     what = [(size_of(run.raw), run.raw["vmp"], run.raw["trainer"]["channels_last"]) for run in runs]
-    text = json.dumps([table.measured.batch, table.measured.repeats, what], sort_keys=True)
+    torch = metadata.version("torch")
+    text = json.dumps([table.measured.batch, table.measured.repeats, torch, what], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vmp.errors import ConfigError
 from vmp.files import write_text
 from vmp.results import launching
 from vmp.results.canvas import figure, save, style
@@ -49,15 +50,22 @@ class Point:
     gain: float
     learned_slope: float
     learned_shift: float
+    commit: str = ""
+    run: str = ""  # its folder
 
 
 def sweep(grid: Grid, profile: Profile, root: Path, *, launch: str = "") -> tuple[list[Point], int]:
     """Run what is not finished; (the points that there are, how many runs failed).
 
     Raises:
-        UserError: a start out of the range of a(m) and b(n), a folder that holds another run, data that are missing, or
-            it was asked to stop.
+        UserError: a start out of the range of a(m) and b(n), a model with pathways, a folder that holds another run,
+            data that are missing, or it was asked to stop.
     """
+    if grid.model.startswith("slowfast"):
+        raise ConfigError(
+            f"--model {grid.model}: has a slope and a shift for each pathway, and the map has one of each; "
+            f"there are {', '.join(m for m in profile.models if not m.startswith('slowfast'))}"
+        )
     starts = {(a, b): layer_with(a, b) for a, b in itertools.product(grid.slopes, grid.shifts)}
     plain, from_start = {}, {}
     with composer(root / "conf") as compose:
@@ -82,8 +90,9 @@ def sweep(grid: Grid, profile: Profile, root: Path, *, launch: str = "") -> tupl
         if run.state == plain[dataset, seed].state == "finished":
             result, baseline = Run(run.folder).result, Run(plain[dataset, seed].folder).result
             top1, scalars = result["top1"], result["scalars"]
-            gain = top1 - baseline["top1"]
-            points.append(Point(dataset, a, b, seed, top1, gain, scalars["slope"], scalars["shift"]))
+            learned = (scalars["slope"], scalars["shift"])
+            made = (result.get("commit") or "unknown", str(run.folder))
+            points.append(Point(dataset, a, b, seed, top1, top1 - baseline["top1"], *learned, *made))
     return points, failed
 
 
@@ -93,8 +102,8 @@ def write(points: Sequence[Point], stem: Path) -> list[Path]:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(Point.__dataclass_fields__)
     for p in points:
-        numbers = (p.top1, p.gain, p.learned_slope, p.learned_shift)
-        rows.writerow([p.dataset, p.slope, p.shift, p.seed, *(f"{number:.3f}" for number in numbers)])
+        numbers = [f"{number:.3f}" for number in (p.top1, p.gain, p.learned_slope, p.learned_shift)]
+        rows.writerow([p.dataset, p.slope, p.shift, p.seed, *numbers, p.commit, p.run])
     write_text(stem.with_suffix(".csv"), text.getvalue())
     return [stem.with_suffix(".csv"), *draw(points, stem)]
 
