@@ -124,7 +124,7 @@ def _cell(cell: dict[str, str] | None, digits: int, made: dict[Path, int]) -> Ht
         signed = f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
     folders = [Path(text) for text in cell.get("runs", "").split()]
     numbers = [made[home] for f in folders for home in (f.absolute(), *f.absolute().parents) if home in made]
-    ours: Html | str = said("ours") if known else "not run"
+    ours: Html | str = said("ours") if known else cell.get("ours") or "not run"
     if numbers:
         ours = tag("a", ours, href=f"#run-{numbers[0]}")
     clips, expected = cell.get("clips", ""), cell.get("clips_expected", "")
