@@ -166,6 +166,11 @@ def provenance(
     )
     if device:
         lines.append(f"Ours on {device}.")
+    if disturbed := [v for v in values.values() if v.spread and v.mean and v.spread > v.mean / 2]:
+        lines.append(
+            f"{len(disturbed)} timings were disturbed (a standard deviation above half the mean): remove what is in "
+            "table8 of the runs' folder, and measure again on a quiet machine."
+        )
     commits = sorted({commit for value in values.values() for commit in value.commits})
     if commits:
         lines.append(f"Commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}.")
