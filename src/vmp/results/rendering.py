@@ -154,7 +154,7 @@ def provenance(
         partly := sum(bool(v.of and v.why) for v in (values[c.row, c.column] for c in wanted))
     ):
         lines.append(f"{partly} of these cells lack seeds, and say how many they have.")
-    if len(seeds) > 1:
+    if len(seeds) > 1 and not table.measured:
         lines.append(
             "Means over the seeds that were run, and their range in brackets. The starts of m and n are those of the "
             "recipes, the same for all seeds."
