@@ -4,6 +4,8 @@ import json
 import math
 import os
 import pickle
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from vmp.data.manifest import Clip
 from vmp.engine import checkpoint, schedule
 from vmp.engine.evaluator import Scores, accuracies, class_accuracies, write_predictions
+from vmp.engine.faults import told
 from vmp.engine.loggers import Metrics, read_metrics
 from vmp.errors import RunError
 
@@ -198,3 +201,30 @@ def test_predictions_list_every_clip(tmp_path):
     classes = list(csv.DictReader((tmp_path / "per_class.csv").open()))
     assert classes[0] == {"class": "0", "name": "walk, fast", "clips": "2", "right": "1", "accuracy": "50.00"}
     assert classes[1]["accuracy"] == ""
+
+
+def test_a_worker_that_ends_while_its_end_is_being_told():
+    """torch's handler of SIGCHLD raises wherever the process is: here while the clips are looked up that were read."""
+    ended = "DataLoader worker (pid 7) is killed by signal: Killed."
+
+    def raises(number, frame):
+        raise RuntimeError(ended)
+
+    asked = []
+
+    def being_read():
+        asked.append(1)
+        if len(asked) == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(1)
+        return ["train/5"]
+
+    before = signal.signal(signal.SIGUSR1, raises)
+    try:
+        with pytest.raises(RunError, match=r"(?s)a data worker died.*train/5"), told(being_read):
+            raise ConnectionResetError("the batch was cut short")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(asked) == 2
+    with pytest.raises(RuntimeError, match="something else"), told(being_read):
+        raise RuntimeError("something else")

@@ -41,6 +41,13 @@ def friendly() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         print(f"error: {explain(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except (
+        RuntimeError
+    ) as error:  # torch's handler of SIGCHLD raises anywhere; where it can, the run says more
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        print(f"error: a data worker died ({error}). The same command continues", file=sys.stderr)
+        sys.exit(2)
     except ValueError as error:
         if "--multirun, --cfg" not in str(error):
             raise

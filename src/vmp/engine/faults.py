@@ -21,34 +21,51 @@ def told(
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise RunError(f"out of GPU memory ({_first_line(error)}). {_LESS}") from error
-    except MemoryError as error:
-        raise RunError(f"out of memory. {_LESS}") from error
-    except (
-        RuntimeError,
-        ConnectionError,
-        EOFError,
-    ) as error:  # a worker may go while it hands over its batch
-        text = str(error)
-        if re.search(r"not enough memory|can't allocate memory|could not (create|execute) a primitive", text):
-            raise RunError(f"out of memory ({_first_line(error)}). {_LESS}") from error
-        if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
-            raise RunError(
-                f"another process of this run died or stopped answering ({_first_line(error)}). Its own message says "
-                "why; the same command continues from the last checkpoint."
-            ) from error
-        if being_read is None or (isinstance(error, RuntimeError) and "DataLoader" not in text):
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError, ConnectionError, EOFError) as error:
+        words: Exception | None = None
+        while words is None:
+            try:
+                words = _in_words(error, being_read, asked)
+            except RuntimeError as again:
+                # a worker that ends makes torch's handler of SIGCHLD raise wherever this process is: also here
+                if "DataLoader worker" not in str(again):
+                    raise
+        if words is error:
             raise
-        asked()
-        clips = being_read()
-        at = f"It was reading one of:\n{shortlist(clips)}\n" if clips else ""
-        raise RunError(
-            f"a data worker died or stopped answering ({_first_line(error)}). A video may have crashed or hung its "
-            f"decoder, or memory ran out. {at}The same command continues; with trainer.workers=0 the decoder's own "
-            "words are seen, fewer trainer.workers need less memory, and `python scripts/prepare.py verify MANIFEST` "
-            "tries every file in a process that may crash."
-        ) from error
+        raise words from error
+
+
+def _in_words(
+    error: Exception, being_read: Callable[[], list[str]] | None, asked: Callable[[], None]
+) -> Exception:
+    """What to raise in its place; itself where there is nothing to say.
+
+    Raises:
+        Stopped: a worker is gone because the run was asked to stop.
+    """
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return RunError(f"out of GPU memory ({_first_line(error)}). {_LESS}")
+    if isinstance(error, MemoryError):
+        return RunError(f"out of memory. {_LESS}")
+    if re.search(r"not enough memory|can't allocate memory|could not (create|execute) a primitive", text):
+        return RunError(f"out of memory ({_first_line(error)}). {_LESS}")
+    if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
+        return RunError(
+            f"another process of this run died or stopped answering ({_first_line(error)}). Its own message says "
+            "why; the same command continues from the last checkpoint."
+        )
+    if being_read is None or (isinstance(error, RuntimeError) and "DataLoader" not in text):
+        return error
+    asked()  # a worker may also go while it hands over its batch: a lost connection
+    clips = being_read()
+    at = f"It was reading one of:\n{shortlist(clips)}\n" if clips else ""
+    return RunError(
+        f"a data worker died or stopped answering ({_first_line(error)}). A video may have crashed or hung its "
+        f"decoder, or memory ran out. {at}The same command continues; with trainer.workers=0 the decoder's own "
+        "words are seen, fewer trainer.workers need less memory, and `python scripts/prepare.py verify MANIFEST` "
+        "tries every file in a process that may crash."
+    )
 
 
 _LESS = (

@@ -193,7 +193,7 @@ def _stems(axis: Any, best: Mapping[str, Pair]) -> None:
             ha="left",
             va="center",
         )
-    axis.set_xticks(range(len(best)), list(best))
+    axis.set_xticks(range(len(best)), list(best), fontsize="small" if len(best) > 5 else None)
     axis.set_xlim(-0.7, len(best) - 0.1)
     axis.set_ylim(-60, 60)  # so that both zeros are at one height
     axis.set_yticks([0, 10, 20, 30, 40, 50])

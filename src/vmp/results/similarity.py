@@ -172,6 +172,11 @@ def compare_layers(a: Run, b: Run, *, clips: int, device: Any = "cpu") -> dict[s
     return found
 
 
+def _short(name: str, most: int = 26) -> str:
+    """Where a layer is and what it is: the two ends of its name."""
+    return name if len(name) <= most else f"{name[:9]}…{name[10 - most :]}"
+
+
 def draw_layers(pairs: Mapping[str, Mapping[str, Mapping[str, float]]], *, title: str) -> Any:
     """Fig. 7-9: similarity against layers, a line a pair of runs; weights above, features below.
 
@@ -179,8 +184,8 @@ def draw_layers(pairs: Mapping[str, Mapping[str, Mapping[str, float]]], *, title
     """
     kinds = [kind for kind in ("weights", "features") if any(kind in found for found in pairs.values())]
     longest = max(len(found[kind]) for found in pairs.values() for kind in kinds if kind in found)
-    names_below = 0.055 * max(len(n) for f in pairs.values() for k in kinds if k in f for n in f[k])
-    drawn = figure(min(15.0, max(7.0, 0.22 * longest + 2)), (2.0 + min(1.6, names_below)) * len(kinds) + 0.4)
+    legend = 0.2 * -(-len(pairs) // 2)
+    drawn = figure(min(15.0, max(7.0, 0.22 * longest + 2)), 3.2 * len(kinds) + legend + 0.4)
     axes = drawn.subplots(len(kinds), 1, squeeze=False)[:, 0]
     for axis, kind in zip(axes, kinds, strict=True):
         order: dict[str, int] = {}
@@ -201,7 +206,8 @@ def draw_layers(pairs: Mapping[str, Mapping[str, Mapping[str, float]]], *, title
             )
         step = -(-len(order) // LABELS)
         axis.set_xticks(
-            list(range(0, len(order), step)), list(order)[::step], rotation=60, ha="right", rotation_mode="anchor"
+            list(range(0, len(order), step)), [_short(name) for name in order][::step],
+            rotation=60, ha="right", rotation_mode="anchor",
         )  # fmt: skip
         low = min((v for found in pairs.values() for v in found.get(kind, {}).values()), default=0)
         axis.set_ylim(min(0.0, low - 0.05), 1.05)
