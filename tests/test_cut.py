@@ -364,7 +364,7 @@ if __name__ == "__main__":
 
 def run(code, *arguments):
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
 def start(tmp_path, *arguments, code=RUN_CUTS):
@@ -535,11 +535,11 @@ def test_small_pictures_are_bounded():
 
 @pytest.mark.slow
 def test_measuring_a_long_video_takes_bounded_memory(tmp_path):
-    """40,000 small frames in a process of its own; the readers are judged as on short videos."""
+    """20,000 small frames in a process of its own; the readers are judged as on short videos."""
 
     def frames():
         y, x = np.mgrid[:48, :64]
-        for i in range(40_000):
+        for i in range(20_000):
             base = (128 + 60 * np.sin((x + 3 * i) / 7) + 40 * np.cos((y - 2 * i) / 9)).astype(np.uint8)
             yield np.stack([base] * 3, axis=-1)
 
@@ -551,6 +551,8 @@ def test_measuring_a_long_video_takes_bounded_memory(tmp_path):
     )
     done = run(code, tmp_path / "long.mp4")
     found, kilobytes = done.stdout.strip().splitlines()
-    assert "frames=40000" in found
+    assert "frames=20000" in found
     assert all(f"'{reader}'" in found for reader in ("opencv", "decord", "pyav"))
-    assert int(kilobytes) < 450_000, kilobytes  # pictures 85 MB; the rest is libraries, most of it decord
+    assert int(kilobytes) < 400_000, (
+        kilobytes
+    )  # pictures 43 MB (540 if all were kept), the rest mostly decord
