@@ -11,7 +11,7 @@ import csv
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,6 @@ from typing import Any
 from vmp.results.collect import Run
 from vmp.results.rendering import name, printed_at, signed
 from vmp.results.tables import (
-    Cell,
-    Evaluation,
-    Number,
     Planner,
     Profile,
     Table,
@@ -29,7 +26,7 @@ from vmp.results.tables import (
     composer,
     load_profile,
     load_table,
-    read_number,
+    read_values,
 )
 
 
@@ -93,48 +90,48 @@ def claims(profile_name: str, root: Path, *, seeds: int) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def gains(table: Table, profile: Profile, planner: Planner, seeds: Iterable[int]) -> list[Gain]:
+def gains(table: Table, profile: Profile, planner: Planner, seeds: Sequence[int]) -> list[Gain]:
     """Of cells with a top-1 and a baseline, where both were run."""
     all_cells = {(c.row, c.column): c for c in cells(table, profile)}
+    values = read_values(list(all_cells.values()), planner, seeds)
     out = []
-    for cell in all_cells.values():
+    for place, cell in all_cells.items():
         if cell.task is None or cell.baseline is None or cell.number != "top1":
             continue
         base = all_cells[cell.baseline]
-        printed, printed_base = printed_at(table, (cell.row, cell.column)), printed_at(table, cell.baseline)
+        printed, printed_base = printed_at(table, place), printed_at(table, cell.baseline)
         paper = None
         if isinstance(printed, float | int) and isinstance(printed_base, float | int):
             paper = printed - printed_base
-        for seed in seeds:
-            ours, without = (_number(c, planner, seed) for c in (cell, base))
-            if ours is not None and without is not None:
-                label = name(table.rows[cell.row])
-                if base.row != cell.row and label.startswith("+"):
-                    label = f"{name(table.rows[base.row])} {label}"
-                column = name(table.columns[cell.column])
-                out.append(Gain(label, column, cell.task.dataset, seed, ours - without, paper))
+        label, column = name(table.rows[cell.row]), name(table.columns[cell.column])
+        if base.row != cell.row and label.startswith("+"):
+            label = f"{name(table.rows[base.row])} {label}"
+        with_, without = values[place].by_seed, values[cell.baseline].by_seed
+        out += [
+            Gain(label, column, cell.task.dataset, seed, with_[seed] - without[seed], paper)
+            for seed in with_
+            if seed in without
+        ]
     return out
 
 
-def learned_scalars(table: Table, profile: Profile, planner: Planner, seeds: Iterable[int]) -> list[Learned]:
-    """Of the finished runs behind a table's cells."""
+def learned_scalars(table: Table, profile: Profile, planner: Planner, seeds: Sequence[int]) -> list[Learned]:
+    """Of the runs behind a table's cells."""
+    all_cells = cells(table, profile)
+    values = read_values(all_cells, planner, seeds)
     out = []
-    for cell in cells(table, profile):
-        for seed in seeds:
-            source = planner.of(cell, seed)
-            if source is None or isinstance(source, Evaluation) or source.state != "finished":
-                continue
-            run = Run(source.folder)
+    for cell in all_cells:
+        for seed, (number, *_) in values[cell.row, cell.column].of.items():
+            assert cell.task
+            run = Run(number.folder)
             scalars = run.result.get("scalars", {})
-            for key, slope in scalars.items():
-                if not key.endswith("slope"):
-                    continue
+            for key in (key for key in scalars if key.endswith("slope")):
                 prefix = key.removesuffix("slope")
                 logged = [r[f"vmp/{prefix}shift"] for r in run.rows if r["kind"] == "train"]
                 out.append(
                     Learned(
-                        name(table.rows[cell.row]), source.dataset, source.config.vmp.lambda_, seed,
-                        prefix.rstrip("/"), slope, scalars[f"{prefix}shift"], turns(logged),
+                        name(table.rows[cell.row]), cell.task.dataset, run.config["vmp"]["lambda"], seed,
+                        prefix.rstrip("/"), scalars[key], scalars[f"{prefix}shift"], turns(logged),
                     )
                 )  # fmt: skip
     return out
@@ -150,12 +147,6 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean, and its standard error: None for a single value."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return statistics.fmean(values), error
-
-
-def _number(cell: Cell, planner: Planner, seed: int) -> float | None:
-    source = planner.of(cell, seed)
-    number = read_number(cell, source) if source else None
-    return number.value if isinstance(number, Number) else None
 
 
 def _gain_tables(found: Sequence[Gain]) -> list[str]:

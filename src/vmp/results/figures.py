@@ -365,7 +365,7 @@ def _regularisation(number: int, wanted: Wanted) -> Any:
         rows += [list(prompt), list(attention)]
         learned = describe(layer).replace(", ", "\n")
         names += [f"prompt, λ = {_weight(run):g}", f"attention\n{learned}"]
-    return draw_grid(rows, rows=names, title=f"{about(pair[1])}: {name}. {KEY}", width=1.15)
+    return draw_grid(rows, rows=names, title=f"{about(pair[1])}: {name}. {KEY}", width=1.05)
 
 
 def _layers(number: int, wanted: Wanted) -> Any:
