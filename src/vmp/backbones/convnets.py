@@ -8,6 +8,7 @@ Notable here:
 - its SlowFast overwrites the list that it is given: `Blocks` hands it a copy;
 - CUDA has no repeatable backward pass for 3-D pooling; every pool here is along space or time only, so it is done by
   2-D pooling and means, which have one (trainer.deterministic);
+- the first convolution's gradient for the prompts is our own on a CPU (kernels/stem.py);
 - `blocks` leaves out residual blocks (at most so many a stage; 1: ResNet-14), for quick experiments on small clips;
 - the last pooling window is what the training crop fills. On the larger crops of testing it has several positions
   (2 x 2 at 256 for 224), each is classified, and their probabilities are averaged, as PySlowFast does.
@@ -19,6 +20,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vmp.kernels.stem import Stem
 
 X3D_DEPTH = {"xs": 2.2, "s": 2.2, "m": 2.2, "l": 5.0}
 ALPHA = 4  # SlowFast: fast frames for each slow one
@@ -190,6 +193,8 @@ def _clean(model: nn.Module) -> None:
                 setattr(module, name, MaxPool(child))
             elif isinstance(child, nn.AvgPool3d):
                 setattr(module, name, MeanPool(child))
+            elif isinstance(child, nn.Conv3d) and child.in_channels == 3:
+                setattr(module, name, Stem.of(child))
 
 
 class MaxPool(nn.Module):

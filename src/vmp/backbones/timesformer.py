@@ -72,8 +72,7 @@ class TimeSformer(nn.Module):
         """(B, 3, T, H, W), normalised, H and W multiples of the patch -> logits (B, classes)."""
         b, _, t, h, w = x.shape
         rows, columns = h // self.patch, w // self.patch
-        x = self.patch_embed["proj"](x.transpose(1, 2).flatten(0, 1))  # (B T, D, rows, columns)
-        x = x.flatten(2).unflatten(0, (b, t)).permute(0, 3, 1, 2)  # (B, N, T, D)
+        x = self._embed(x, rows, columns)  # (B, N, T, D)
         places = resize_positions(self.pos_embed, (rows, columns))  # (1, 1 + N, D)
         x = x + places[:, 1:, None]
         cls = (self.cls_token + places[:, :1]).to(x.dtype)
@@ -88,6 +87,14 @@ class TimeSformer(nn.Module):
             for block in self.blocks:
                 x = block(x, t)
         return self.head(self.dropout(self.norm(x)[:, 0]))
+
+    def _embed(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """The patch embedding, a convolution whose windows do not overlap, as one matrix product: prompts need the
+        gradient of its input, for which convolutions are slow."""
+        p, proj = self.patch, self.patch_embed["proj"]
+        cells = x[..., : rows * p, : columns * p].unflatten(4, (columns, p)).unflatten(3, (rows, p))
+        cells = cells.permute(0, 3, 5, 2, 1, 4, 6).flatten(4)  # (B, rows, columns, T, 3 p p)
+        return F.linear(cells, proj.weight.flatten(1), proj.bias).flatten(1, 2)
 
 
 class Block(nn.Module):

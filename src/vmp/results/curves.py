@@ -16,7 +16,8 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(15, 3.4))
+    figure.subplots_adjust(left=0.035, right=0.99, bottom=0.14, top=0.91, wspace=0.2)  # quicker than a layout
     titles = ("training loss", "top-1 and top-5 (dashed) on val (%)", "slope a(m)", "shift b(n)")
     any_slope = False
     for number, (label, folder) in enumerate(runs.items()):
