@@ -71,7 +71,8 @@ def test_frozen_weights_get_no_gradient_and_data_costs_nothing():
     stem = Stem.of(nn.Conv3d(3, 4, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3)).requires_grad_(False))
     leaf = torch.randn(1, 3, 2, 16, 16, requires_grad=True)
     stem(leaf).sum().backward()
-    assert leaf.grad is not None and stem.weight.grad is None
+    assert leaf.grad is not None
+    assert stem.weight.grad is None
     assert "_Stem" in type(stem(leaf).grad_fn.next_functions[0][0]).__name__  # under the bias
     stem.requires_grad_(True)
     assert "_Stem" not in str(stem(leaf.detach()).grad_fn)  # a baseline goes torch's way
@@ -109,4 +110,5 @@ def test_every_convolutional_backbone_has_it():
     }
     for name, (net, wanted) in nets.items():
         stems = [m for m in net.modules() if isinstance(m, Stem)]
-        assert len(stems) == wanted and all(stem._suits() for stem in stems), name
+        assert len(stems) == wanted, name
+        assert all(stem._suits() for stem in stems), name

@@ -16,7 +16,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from vmp.errors import ConfigError, RunError
-from vmp.results import launching, rendering, reproducing
+from vmp.results import estimating, launching, rendering, reproducing
 from vmp.results.tables import (
     Evaluation,
     Planner,
@@ -466,16 +466,38 @@ def test_a_dry_run_runs_nothing_and_skips_what_is_finished(tmp_path, compose_one
     assert (len(runs), len(tests)) == (3, 0)  # with the one that both start from
     for run in runs[:2]:
         finish(run, top1=70)
-    reproducing.print_plan(runs, tests, profile, tmp_path)
+    estimating.print_plan(runs, tests, profile, tmp_path, {})
     said = capsys.readouterr().out
     assert "3 runs: 2 finished, 0 half done, 1 not run" in said
     assert "no estimate for x3d_xs" in said
-    assert "make table8 PROFILE=mini" in said
     result = json.loads((runs[1].folder / "result.json").read_text())
     result["clips"]["train"] = {"present": 400}
     (runs[1].folder / "result.json").write_text(json.dumps(result | {"seconds": 3600}))
-    reproducing.print_plan(runs, tests, profile, tmp_path)
-    assert "about 1.0 device-hours" in capsys.readouterr().out
+    estimating.print_plan(runs, tests, profile, tmp_path, estimating.rates_for(runs[2:], tmp_path))
+    said = capsys.readouterr().out
+    assert "about 1.0 device-hours" in said
+    assert "timing" not in said
+
+
+def test_what_was_never_run_is_timed_once_for_an_estimate(tmp_path, compose_one, capsys):
+    table, profile = table_of(1), profile_of("mini")
+    planner = Planner(compose_one, output=str(tmp_path))
+    chosen = [c for c in cells(table, profile) if c.task and matches(c, table, ["c2d", "mpii"])]
+    runs, tests = reproducing.plan(chosen, planner, [0])
+    rates = estimating.rates_for(runs, tmp_path)
+    assert "timing c2d: a few steps of 2 clips on CPU" in capsys.readouterr().out
+    assert estimating.rates_for(runs, tmp_path) == rates
+    assert "timing" not in capsys.readouterr().out
+    (rate,) = rates.values()
+    assert 0 < rate.test < rate.train
+    estimating.print_plan(runs, tests, profile, tmp_path, rates)
+    said = capsys.readouterr().out
+    seconds = sum(
+        rate.train * run.config.dataset.train * run.config.trainer.epochs + rate.test * 300 for run in runs
+    )
+    assert f"to do: about {seconds / 3600:.1f} device-hours" in said
+    assert f"c2d: {len(runs)} runs" in said
+    assert "a few steps on CPU" in said
 
 
 def test_another_run_in_the_folder_stops_it(tmp_path, compose_one):

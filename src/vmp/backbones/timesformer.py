@@ -92,6 +92,7 @@ class TimeSformer(nn.Module):
         """The patch embedding, a convolution whose windows do not overlap, as one matrix product: prompts need the
         gradient of its input, for which convolutions are slow."""
         p, proj = self.patch, self.patch_embed["proj"]
+        assert isinstance(proj, nn.Conv2d)
         cells = x[..., : rows * p, : columns * p].unflatten(4, (columns, p)).unflatten(3, (rows, p))
         cells = cells.permute(0, 3, 5, 2, 1, 4, 6).flatten(4)  # (B, rows, columns, T, 3 p p)
         return F.linear(cells, proj.weight.flatten(1), proj.bias).flatten(1, 2)

@@ -19,17 +19,9 @@ class Stem(nn.Conv3d):
     @classmethod
     def of(cls, conv: nn.Conv3d) -> "Stem":
         """The same convolution, with conv's parameters."""
-        stem = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            bias=conv.bias is not None,
-            padding_mode=conv.padding_mode,
-        )
+        sizes: Any = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        more: Any = (conv.groups, conv.bias is not None, conv.padding_mode)
+        stem = cls(conv.in_channels, conv.out_channels, *sizes, *more)
         stem.weight, stem.bias = conv.weight, conv.bias
         return stem
 

@@ -19,7 +19,7 @@ from vmp.errors import ConfigError, RunError, UserError
 from vmp.files import write_json, write_text
 from vmp.folder import check_same_run
 from vmp.results import launching, rendering
-from vmp.results.collect import Run, find_runs
+from vmp.results.estimating import print_plan, rates_for, size_of
 from vmp.results.tables import (
     Cell,
     Evaluation,
@@ -92,7 +92,8 @@ def reproduce(request: Request, root: Path) -> int:
         else:
             runs, tests = plan(chosen, planner, seeds)
             if request.dry:
-                print_plan(runs, tests, profile, Path(output))
+                todo = [run for run in runs if run.state != "finished"]
+                print_plan(runs, tests, profile, Path(output), rates_for(todo, Path(output)))
                 return 0
             failed = run_missing(runs, tests, how, Path(output), root)
             values = read_values(all_cells, planner, seeds)
@@ -267,112 +268,6 @@ def check_data(runs: Sequence[Planned]) -> None:
         )
 
 
-# --- estimates -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Of a backbone here. train, test: seconds a clip and epoch, and a clip and view; disk: bytes of a run."""
-
-    train: float
-    test: float
-    disk: int
-    source: str
-
-
-def measured_rates(output: Path) -> dict[str, Rate]:
-    """By backbone and its sizes: from finished runs, else from Table 8's timings."""
-    rates: dict[str, Rate] = {}
-    for path in sorted((output / "table8").glob("*.json")):
-        timing = json.loads(path.read_text(encoding="utf-8"))
-        for row in timing["rows"]:
-            batch = timing["batch"]
-            disk = (
-                8 * row["parameters"] * 3
-            )  # weights and momentum, two checkpoints and the one being written
-            train, test = (row["forward"][0] + row["backward"][0]) / batch, row["test_forward"][0] / batch
-            rates[row["size"]] = Rate(train, test, disk, f"table 8 on {timing['device']}")
-    for run in find_runs(output):
-        if not run.finished or "seconds" not in run.result:
-            continue
-        clips = run.result.get("clips", {}).get("train", {}).get("present", 0)
-        epochs = run.config.get("trainer", {}).get("epochs", 0)
-        if clips and epochs:
-            disk = sum(f.stat().st_size for f in run.folder.rglob("*") if f.is_file())
-            each = run.result["seconds"] / (clips * epochs)
-            rates[size_of(run.config)] = Rate(each, 0.0, disk, f"{run.folder}")
-    return rates
-
-
-def size_of(raw: Mapping[str, Any]) -> str:
-    """What decides how long a clip takes: the backbone with its sizes."""
-    backbone = {
-        k: v for k, v in raw["backbone"].items() if k not in ("weights", "dropout", "flip_patch_embed")
-    }
-    return json.dumps(backbone, sort_keys=True)
-
-
-def print_plan(runs: Sequence[Planned], tests: Sequence[Evaluation], profile: Profile, output: Path) -> None:
-    """The runs, with what they take where something was measured."""
-    from vmp.backbones import backbone_spec
-
-    rates = measured_rates(output)
-    hours, disk, unknown = 0.0, 0, set()
-    for run in runs:
-        state, estimate = run.state, ""
-        if state != "finished":
-            rate, c = rates.get(size_of(run.raw)), run.config
-            clips = _clips(run, profile)
-            if rate and clips:
-                views = c.trainer.views or backbone_spec(c.backbone.key).views
-                seconds = rate.train * clips["train"] * c.trainer.epochs
-                seconds += rate.test * clips.get("test", 0) * views[0] * views[1]
-                hours, disk = hours + seconds / 3600, disk + rate.disk
-                estimate = f"  about {seconds / 3600:.2f} device-hours, {rate.disk / 2**20:.0f} MiB"
-            else:
-                unknown.add(c.backbone.key)
-        print(
-            f"{state}: {run.label}{estimate}\n  {shlex.join(['python', 'train.py', *run.overrides])}\n  -> {run.folder}"
-        )
-    for test in tests:
-        done = "finished" if test.finished else "not run"
-        print(f"{done}: {shlex.join(['python', 'evaluate.py', *test.arguments])}")
-    states = [run.state for run in runs]
-    print(
-        f"{len(runs)} runs: {states.count('finished')} finished, {states.count('half done')} half done, "
-        f"{states.count('not run')} not run; {len(tests)} evaluations, {sum(t.finished for t in tests)} finished"
-    )
-    if hours:
-        free = shutil.disk_usage(next(p for p in (output, *output.absolute().parents) if p.exists())).free
-        print(
-            f"to do: about {hours:.1f} device-hours, {disk / 2**30:.1f} GiB of disk ({free / 2**30:.0f} GiB are free)"
-        )
-        print("  measured: " + "; ".join(sorted({r.source for r in rates.values()}))[:400])
-        print(
-            "  (timings of table 8 know nothing of decoding: a loader that is slower than the model adds to them)"
-        )
-    if unknown:
-        suffix = "" if profile.name == "paper" else f" PROFILE={profile.name}"
-        print(
-            f"no estimate for {', '.join(sorted(unknown))}: nothing was measured with them on this machine. Run "
-            f"`make table8{suffix}`, which times every backbone, or one of the runs above, then this again."
-        )
-
-
-def _clips(run: Planned, profile: Profile) -> dict[str, int]:
-    """Of the prepared dataset; published numbers before it is."""
-    dataset = run.config.dataset
-    if isinstance(dataset, MotionsDataset):
-        return {"train": dataset.train, "test": dataset.test}
-    if isinstance(dataset, PreparedDataset) and (folder := Path(dataset.folder)).is_dir():
-        found = {}
-        for split in ("train", "test"):
-            if (file := folder / f"{split}.csv").is_file():
-                found[split] = max(len(file.read_text(encoding="utf-8").splitlines()) - 1, 0)
-        return found
-    return profile.datasets[run.dataset].clips
-
-
 # --- Table 8 -------------------------------------------------------------------------------------------------------
 
 
@@ -477,4 +372,4 @@ def _digest(runs: Sequence[Planned], table: Table) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-__all__ = ["Request", "Run", "check_data", "measured_rates", "plan", "print_plan", "reproduce", "run_missing"]
+__all__ = ["Interrupted", "Request", "check_data", "plan", "reproduce", "run_missing", "with_starts"]

@@ -13,12 +13,21 @@ PARTS = ("forward", "backward", "test_forward")
 
 
 def time_models(
-    configs: Sequence[Config], *, batch: int, repeats: int, device: str, say: Callable[[str], None] = print
+    configs: Sequence[Config],
+    *,
+    batch: int,
+    repeats: int,
+    device: str,
+    warm: int = 2,
+    say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Time several models in turns: what disturbs one turn disturbs all.
 
     Clips are uint8, of the training crop, on the device already. "forward" is the model with its prompts and the loss;
-    "backward" its gradients; no update. All is done twice before it counts.
+    "backward" its gradients; no update. In trainer.amp's type, never compiled.
+
+    Args:
+        warm: turns that do not count.
 
     Returns:
         for each config: mean and standard deviation of each part in seconds, and the parameters.
@@ -42,7 +51,8 @@ def time_models(
         objective = Objective(
             variation_weight=config.vmp.lambda_, label_smoothing=config.optim.label_smoothing
         )
-        ready.append((model, objective, clips, labels))
+        narrow = torch.autocast(on.type, dtype=torch.bfloat16, enabled=config.trainer.amp == "bf16")
+        ready.append((model, objective, clips, labels, narrow))
 
     def timed(f: Callable[[], Any]) -> tuple[float, Any]:
         if on.type == "cuda":
@@ -54,27 +64,32 @@ def time_models(
         return time.perf_counter() - began, out
 
     seconds: list[dict[str, list[float]]] = [{part: [] for part in PARTS} for _ in ready]
-    for turn in range(-2, repeats):
-        for i, (model, objective, clips, labels) in enumerate(ready):
+    for turn in range(-warm, repeats):
+        for i, (model, objective, clips, labels, narrow) in enumerate(ready):
             model.train()
             model.zero_grad(set_to_none=True)
 
             def forward(
-                model: Any = model, objective: Any = objective, clips: Any = clips, labels: Any = labels
+                model: Any = model,
+                objective: Any = objective,
+                clips: Any = clips,
+                labels: Any = labels,
+                narrow: Any = narrow,
             ) -> Any:
-                out = model(clips)
+                with narrow:
+                    out = model(clips)
                 return objective(out.logits, labels, out.variations)["loss"]
 
             forth, loss = timed(forward)
             back, _ = timed(loss.backward)
             del loss
             model.eval()
-            with torch.inference_mode():
+            with torch.inference_mode(), narrow:
                 test, _ = timed(partial(model, clips))
             if turn >= 0:
                 for part, value in zip(PARTS, (forth, back, test), strict=True):
                     seconds[i][part].append(value)
-        say(f"  turn {turn + 3} of {repeats + 2}")
+        say(f"  turn {turn + warm + 1} of {repeats + warm}")
     return [
         {
             **{p: [statistics.mean(s[p]), statistics.stdev(s[p])] for p in PARTS},
