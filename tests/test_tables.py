@@ -533,6 +533,20 @@ def test_jobs_wait_for_what_they_need_and_fail_alone(tmp_path):
     assert any("[3/4] failed: bad" in line or "failed: bad" in line for line in said)
 
 
+def test_what_others_wait_for_is_run_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(launching.How, "places", lambda self: [{}])
+    (tmp_path / "train.py").write_text("import pathlib, sys\npathlib.Path(sys.argv[1]).write_text('x')\n")
+
+    def job(name, *needs):
+        file = tmp_path / name
+        return launching.Job(name, name, "train.py", (str(file),), file.exists, needs)
+
+    jobs = [job("alone"), job("one"), job("a", "one"), job("two"), job("b", "two"), job("c", "b")]
+    said = []
+    launching.run_all(jobs, launching.How("single"), logs=tmp_path, root=tmp_path, say=said.append)
+    assert [line.split(": ")[1].split()[0] for line in said] == ["two", "one", "b", "alone", "a", "c"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_cells_in_miniature(tmp_path):

@@ -9,7 +9,7 @@ Notable here:
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from vmp.data.dataset import TrainClips, collate_train, end_workers, start_worke
 from vmp.data.present import check_bad
 from vmp.data.sampler import DROPOUT, TrainBatches, generator
 from vmp.engine import checkpoint
+from vmp.engine.ahead import Ahead
 from vmp.engine.dist import Processes
 from vmp.engine.faults import told
 from vmp.engine.loggers import Log, Metrics
@@ -191,7 +192,7 @@ def fit(
         processes.wait()
         saved_at = time.monotonic()
 
-    stream: Iterator[Any] | None = None
+    stream: Ahead | None = None
 
     def close() -> None:
         nonlocal loader, stream
@@ -239,7 +240,7 @@ def fit(
 
             # --- train to the end of the epoch -------------------------------------------------------------------
             batches.start_at(epoch, state.step % per_epoch * plan.accumulate)
-            stream = iter(loader)  # type: ignore[arg-type]
+            stream = Ahead(iter(loader), device)  # type: ignore[arg-type]
             mine = Timing()  # of this epoch, on this process
             while state.step < (epoch + 1) * per_epoch:
                 progress = state.step / per_epoch
@@ -251,12 +252,10 @@ def fit(
                 sums: dict[str, Tensor] = {}  # of each term, over the portions that this process could read
                 read = 0.0  # portions
                 seen: list[str] = []  # clip ids of this update
-                step_began, waited = time.monotonic(), 0.0
+                step_began, waited = time.monotonic(), stream.waited
                 for i in range(plan.accumulate):
                     last = i + 1 == plan.accumulate
-                    asked_at = time.monotonic()
-                    batch = next(stream)
-                    waited += time.monotonic() - asked_at
+                    batch = stream.take()
                     if batch.bad:
                         state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
                         bad = data.present.bad | state.bad
@@ -275,15 +274,14 @@ def fit(
                             out = forward(clips.to(device, non_blocking=True))
                         terms = objective(out.logits, labels.to(device, non_blocking=True), out.variations)
                         (terms["loss"] * share / plan.accumulate).backward()
+                    stream.fetch()
                     if share:
                         for name, value in terms.items():
                             sums[name] = sums.get(name, 0) + value.detach() * share
                         read += share
                 # --- every process learns what any of them found: it stops, or steps, as one
-                asked_at = time.monotonic()
                 finite = bool(torch.isfinite(sums.get("loss", 0) + _square_norm(optimizer)))
                 save_now = time.monotonic() - saved_at > 60 * save_minutes
-                queued = time.monotonic() - asked_at
                 broken, stop, late, any_read = processes.greatest(
                     (not finite, stopping.code, save_now, read > 0)
                 )
@@ -296,8 +294,7 @@ def fit(
                 optimizer.step()
                 state.step += 1
                 mine.trained += time.monotonic() - step_began
-                # while the device had work in its queue, nothing was held back
-                mine.waited += max(0.0, waited - queued) if device.type == "cuda" else waited
+                mine.waited += stream.waited - waited
 
                 if state.step % log_every == 0 or state.step % per_epoch == 0:
                     parts = processes.gather(({name: float(value) for name, value in sums.items()}, read))

@@ -38,7 +38,11 @@ def rates_for(runs: Sequence[Planned], output: Path) -> dict[str, Rate]:
     for run in unknown.values():
         try:
             _time(run, output)
-        except (UserError, RuntimeError, MemoryError) as error:  # torch tells of full memory by a RuntimeError
+        except (
+            UserError,
+            RuntimeError,
+            MemoryError,
+        ) as error:  # torch tells of full memory by a RuntimeError
             print(f"{run.config.backbone.key} could not be timed: {error}")
     return measured_rates(output) if unknown else rates
 
@@ -126,7 +130,7 @@ def print_plan(
         state, estimate = run.state, ""
         if state != "finished":
             rate, c = rates.get(size_of(run.raw)), run.config
-            clips = _clips(run, profile)
+            clips = clips_of(run, profile)
             if rate and clips:
                 views = c.trainer.views or backbone_spec(c.backbone.key).views
                 seconds = rate.train * clips["train"] * c.trainer.epochs
@@ -159,10 +163,12 @@ def print_plan(
         print("  measured: " + "; ".join(sorted(sources)))
         print("  (timed steps know nothing of decoding: a loader that is slower than the model adds to them)")
     if unknown:
-        print(f"no estimate for {', '.join(sorted(unknown))}: nothing was measured with them, or clips are unknown")
+        print(
+            f"no estimate for {', '.join(sorted(unknown))}: nothing was measured with them, or clips are unknown"
+        )
 
 
-def _clips(run: Planned, profile: Profile) -> dict[str, int]:
+def clips_of(run: Planned, profile: Profile) -> dict[str, int]:
     """Of the prepared dataset; published numbers before it is."""
     dataset = run.config.dataset
     if isinstance(dataset, MotionsDataset):

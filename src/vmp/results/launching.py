@@ -105,14 +105,15 @@ def run_all(
     root: Path,
     say: Callable[[str], None] = lambda text: print(text, flush=True),
 ) -> list[Outcome]:
-    """Run them all, in their order where needs allow.
+    """Run them all: first what most of the others wait for, so that no place stands idle later; else in their order.
 
     Args:
         logs: folder for what they say, a file a job.
         root: of the checkout, where commands run.
     """
     places = how.places()
-    waiting, over = list(jobs), dict[str, Outcome]()
+    waited_for = _waited_for(jobs)
+    waiting, over = sorted(jobs, key=lambda job: -waited_for[job.key]), dict[str, Outcome]()
     running: list[_Running] = []
     logs.mkdir(parents=True, exist_ok=True)
     began, most = time.monotonic(), len(jobs)
@@ -143,6 +144,21 @@ def run_all(
                 say(_line(outcome, len(over), most, began, one.log))
             time.sleep(POLL)
     return [over[job.key] for job in jobs]
+
+
+def _waited_for(jobs: Sequence[Job]) -> dict[str, int]:
+    """How many jobs wait for each, directly or through others."""
+    needs = {job.key: job.needs for job in jobs}
+    count = dict.fromkeys(needs, 0)
+    for job in jobs:
+        before, seen = list(job.needs), set[str]()
+        while before:
+            key = before.pop()
+            if key in count and key not in seen:
+                seen.add(key)
+                count[key] += 1
+                before += needs[key]
+    return count
 
 
 def _line(outcome: Outcome, over: int, most: int, began: float, log: Path) -> str:

@@ -6,13 +6,11 @@ Nothing in "ours" comes from anywhere but a result.json, a per_class.csv or a ti
 import hashlib
 import json
 import shlex
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from vmp.config import MotionsDataset, PreparedDataset, check_start
 from vmp.errors import ConfigError, RunError, UserError

@@ -1,0 +1,232 @@
+"""A training step with prompts: as it is, with each switch of conf/trainer, and as others do it."""
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from vmp.bench.layer import PageLayer
+from vmp.bench.turns import Row, machine, on_device, show, take_turns, timed, wait
+
+CLASSES = 400
+OURS = "ours, float32"
+AUTHORS = "plain, float32, anomaly mode"  # the published recipe: eager, with autograd's anomaly detection on
+SMALL = 112  # pixels a side on a CPU
+
+Compose = Callable[[list[str]], tuple[Any, Any]]  # overrides -> the checked config and its backbone's spec
+
+
+@dataclass(frozen=True)
+class Way:
+    """switches: of train.py. net: whose backbone, "ours", "stock" (pytorchvideo as it comes) or "hf" (Hugging Face's).
+    page: the layer by the page, and attention written out. anomaly: autograd's anomaly detection."""
+
+    switches: tuple[str, ...] = ()
+    net: str = "ours"
+    page: bool = False
+    anomaly: bool = False
+
+
+def ways_for(backbone: str, device: str) -> dict[str, Way]:
+    bf16, compiled, last = "trainer.amp=bf16", "trainer.compile=true", "trainer.channels_last=true"
+    if backbone.startswith("timesformer"):
+        ways = {
+            "plain, float32": Way(page=True),
+            "Hugging Face, float32": Way(net="hf", page=True),
+            OURS: Way(),
+            "ours, compile": Way((compiled,)),
+            "Hugging Face, bf16": Way((bf16,), net="hf", page=True),
+            "Hugging Face, bf16, compile": Way((bf16, compiled), net="hf", page=True),
+            "ours, bf16": Way((bf16,)),
+            "ours, bf16, compile": Way((bf16, compiled)),
+        }
+    else:
+        ways = {
+            "stock pytorchvideo, float32": Way(net="stock", page=True),
+            OURS: Way(),
+            "ours, fused": Way(("trainer.fused=true",)),
+            "ours, channels_last": Way((last,)),
+            "ours, compile": Way((compiled,)),
+            "ours, bf16": Way((bf16,)),
+            "ours, bf16, channels_last": Way((bf16, last)),
+            "ours, bf16, compile": Way((bf16, compiled)),
+            "ours, bf16, compile, channels_last": Way((bf16, compiled, last)),
+        }
+    ways[AUTHORS] = Way(
+        net="ours" if backbone.startswith("timesformer") else "stock", page=True, anomaly=True
+    )
+    if device == "cpu":  # without matrix units for it, bf16 takes minutes
+        ways = {name: way for name, way in ways.items() if bf16 not in way.switches}
+    return ways
+
+
+def bench_step(backbone: str, compose: Compose, *, batch: int, repeats: int, steps: int) -> list[Row]:
+    """Milliseconds, clips a second, memory and the share of the device's matrix peak.
+
+    All ways start from the same weights and see the same clips, so "apart" tells whether one computes something else:
+    the largest difference of its loss to ours in float32, of the loss, over `steps` steps.
+    """
+    device = on_device()
+    size = [] if device == "cuda" else [f"backbone.crop={SMALL}"]
+    fixed = [f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *size]
+    fixed += ["backbone.dropout=0"] + (["backbone.drop_path=0"] if backbone.startswith("timesformer") else [])
+    ways, steppers, models = ways_for(backbone, device), {}, {}
+    losses: dict[str, list[Tensor]] = {}
+    for name, way in ways.items():
+        if way.net == "hf" and not _has_transformers():
+            print(f"{name}: transformers is not installed")
+            continue
+        config, spec = compose([*fixed, *way.switches])
+        losses[name] = []
+        models[name] = _model(config, spec, way).to(device).train()
+        steppers[name] = _stepper(models[name], config, spec, way, batch=batch, losses=losses[name])
+    times = take_turns(steppers, repeats, say=lambda text: print(f"  {backbone}: {text}", flush=True))
+    peaks = {name: _peak_memory(step) for name, step in steppers.items()} if device == "cuda" else {}
+    for name, step in steppers.items():
+        while len(losses[name]) < steps:
+            step()
+    flops = _flops(steppers[OURS])
+    rows = []
+    for name, seconds in times.items():
+        plain = next(iter(times.values()))
+        row: Row = {"what": name, "ms": 1e3 * seconds, "clips/s": batch / seconds, "faster": plain / seconds}
+        if name in peaks:
+            row["peak_mb"] = peaks[name] / 1e6
+        narrow = torch.bfloat16 if "bf16" in name else torch.float32
+        row["of peak"] = flops / seconds / matrix_peak(narrow)
+        if ways[name].net != "hf":  # its weights are its own
+            row["apart"] = max(
+                abs(float(a) - float(b)) / float(b) for a, b in zip(losses[name], losses[OURS], strict=False)
+            )
+        rows.append(row)
+    pixels = spec.crop
+    title = f"training step of {backbone} with prompts, {batch} clips of {pixels}, {flops / batch / 1e9:.0f} GFLOP each"
+    show(f"{title}; {machine()}", rows)
+    return rows
+
+
+def _has_transformers() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("transformers") is not None
+
+
+def _model(config: Any, spec: Any, way: Way) -> nn.Module:
+    """The classifier with prompts, all from the same weights."""
+    from vmp.backbones import convnets
+    from vmp.build import build_model
+
+    model = build_model(config, CLASSES, spec)
+    if way.net == "stock":
+        with patch.object(convnets, "_clean", lambda net: None):
+            stock = build_model(config, CLASSES, spec)
+        stock.load_state_dict(model.state_dict())
+        model = stock
+    if way.net == "hf":
+        model.backbone = _HuggingFace(config.backbone, spec)
+    if way.page:
+        for name, layer in model.prompts.items():
+            model.prompts[name] = PageLayer(layer)  # type: ignore[arg-type]
+    return model
+
+
+class _HuggingFace(nn.Module):
+    """Hugging Face's TimeSformer at our backbone's sizes: (B, 3, T, H, W) -> (B, classes)."""
+
+    def __init__(self, backbone: Any, spec: Any) -> None:
+        super().__init__()
+        from transformers import TimesformerConfig, TimesformerForVideoClassification
+
+        ours = backbone.options()
+        dim = ours.get("dim") or 768
+        config = TimesformerConfig(
+            image_size=spec.crop,
+            patch_size=ours.get("patch") or 16,
+            num_frames=spec.frames,
+            hidden_size=dim,
+            intermediate_size=4 * dim,
+            num_hidden_layers=ours.get("depth") or 12,
+            num_attention_heads=ours.get("heads") or 12,
+        )
+        config.num_labels = CLASSES
+        self.net = TimesformerForVideoClassification(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(pixel_values=x.transpose(1, 2)).logits
+        return logits
+
+
+def _stepper(
+    model: Any, config: Any, spec: Any, way: Way, *, batch: int, losses: list[Tensor]
+) -> Callable[[], None]:
+    """One update from clips on the device, whose loss is added to `losses`."""
+    from vmp.build import build_optimizer
+    from vmp.objective import Objective
+
+    device = on_device()
+    objective = Objective(variation_weight=1.0)
+    if way.page or way.net != "ours":
+        optimizer: Any = torch.optim.SGD(model.parameters(), lr=config.optim.lr, momentum=0.9)
+    else:
+        optimizer = build_optimizer(config, model)
+    frames = model.cut.frames if model.cut else spec.frames + 1
+    made = torch.Generator().manual_seed(0)
+    shape = (batch, 3, frames, spec.crop, spec.crop)
+    clips = torch.randint(0, 256, shape, dtype=torch.uint8, generator=made).to(device)
+    labels = torch.arange(batch, device=device)
+    forward = torch.compile(model, dynamic=False) if config.trainer.compile else model
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with ExitStack() as modes:
+            written_out = sdpa_kernel(SDPBackend.MATH) if way.page and way.net == "ours" else nullcontext()
+            modes.enter_context(written_out)
+            modes.enter_context(torch.autograd.set_detect_anomaly(way.anomaly))
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=config.trainer.amp == "bf16"):
+                out = forward(clips)
+            loss = objective(out.logits, labels, out.variations)["loss"]
+            loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+
+    return step
+
+
+def _peak_memory(step: Callable[[], None]) -> int:
+    """Bytes that a step takes beside what lies on the GPU between steps."""
+    wait()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    wait()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _flops(step: Callable[[], None]) -> float:
+    """Of a step's matrix products, convolutions and attention, forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
+_PEAKS: dict[torch.dtype, float] = {}
+
+
+def matrix_peak(dtype: torch.dtype) -> float:
+    """FLOP/s of a large square matrix product here; float32 with TF32 off, as training runs it."""
+    if dtype not in _PEAKS:
+        device, side = on_device(), 8192 if on_device() == "cuda" else 1024
+        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        seconds = math.inf
+        for _ in range(8):
+            seconds = min(seconds, timed(lambda: torch.mm(a, b)))
+        _PEAKS[dtype] = 2 * side**3 / seconds
+    return _PEAKS[dtype]

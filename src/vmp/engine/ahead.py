@@ -1,0 +1,61 @@
+"""The next portion of clips, on its way to the GPU while the last one is worked on."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from vmp.data.dataset import Batch
+
+
+class Ahead:
+    """A loader's batches in order, on the device.
+
+    On a GPU `fetch`, called when the work on a batch is in the device's queue, waits for the next one and copies it
+    beside that work, from pinned memory on a stream of its own. On a CPU nothing is early.
+
+    waited: seconds so far in which the loader held up training. On a GPU, waiting while it has work holds nothing up.
+    """
+
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        self.batches, self.device = batches, device
+        self.waited = 0.0
+        self._next: Batch | None = None
+        self._aside = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def take(self) -> Batch:
+        """The next batch; StopIteration after the last."""
+        batch = self._next
+        self._next = None
+        if batch is None:
+            began = time.monotonic()
+            batch = self._copied(next(self.batches))
+            self.waited += time.monotonic() - began
+        if self._aside is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self._aside)
+            for tensor in (batch.clips, batch.labels):
+                tensor.record_stream(
+                    current
+                )  # its memory is not given away while this stream's work needs it
+        return batch
+
+    def fetch(self) -> None:
+        if self._aside is None or self._next is not None:
+            return
+        queued = torch.cuda.Event()
+        queued.record(torch.cuda.current_stream(self.device))
+        began = time.monotonic()
+        batch = next(self.batches, None)
+        if queued.query():  # the device ran out of work, at some moment of the wait: count all of it
+            self.waited += time.monotonic() - began
+        self._next = None if batch is None else self._copied(batch)
+
+    def _copied(self, batch: Batch) -> Batch:
+        if self._aside is None:
+            return batch
+        with torch.cuda.stream(self._aside):
+            return batch._replace(
+                clips=batch.clips.to(self.device, non_blocking=True),
+                labels=batch.labels.to(self.device, non_blocking=True),
+            )
