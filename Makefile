@@ -42,8 +42,8 @@ format: $(READY) ## put the code in its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure the layer and the loader, side by side with the plain ways
-	$(BIN)/python scripts/benchmark.py
+bench: $(READY) ## measure layer, step, start and loader, beside the plain ways; what Table 1 costs (BENCH='step costs')
+	$(BIN)/python scripts/benchmark.py $(BENCH)
 
 figures: $(READY) ## the paper's figures, of runs below outputs/ (FIGURES='3 17', OUT=FOLDER), and the README's picture
 	$(BIN)/python scripts/figure.py $(or $(FIGURES),all) --out $(or $(OUT),docs/results/figures)

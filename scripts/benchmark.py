@@ -1,8 +1,9 @@
-"""make bench: the layer, a training step, start-up, the loader, reading clips and what Table 1 costs, each beside the
-plain way in one run.
+"""make bench: the layer, the first layer after it, a training step, start-up, the loader, reading clips, and what Table
+1 costs, each beside the plain way in one run.
 
-    python scripts/benchmark.py [layer|step|start|loader|clips|costs] [--batch 8 --frames 8 --size 224] [--repeats 9]
-    python scripts/benchmark.py step costs --backbone c2d i3d slowfast x3d_s timesformer
+    python scripts/benchmark.py [layer|stem|step|start|loader|clips|costs] [--batch 8 --frames 8 --size 224]
+    python scripts/benchmark.py step costs --backbone c2d i3d slowfast x3d timesformer
+    python scripts/benchmark.py step --backbone x3d backbone.size=s        KEY=VALUE: train.py's, for step
 
 Every row is warmed up, then the rows take turns; medians are printed, and ratios are to the first row. It needs the
 project and torch, 2.11 or newer; Hugging Face's TimeSformer stands beside ours where transformers is installed. Results
@@ -18,7 +19,7 @@ from typing import Any
 from vmp.cli import friendly, parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("layer", "step", "start", "loader", "clips", "costs")
+PARTS = ("layer", "stem", "step", "start", "loader", "clips", "costs")
 
 
 @contextmanager
@@ -39,17 +40,22 @@ def composer() -> Iterator[Any]:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("what", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all without")
+    parser.add_argument(
+        "what", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all without), KEY=VALUE"
+    )
     parser.add_argument("--batch", type=int, default=8, help="of layer, and of step on a GPU (on a CPU 2)")
     parser.add_argument("--frames", type=int, default=8, help="prompts, of layer")
     parser.add_argument("--size", type=int, default=224, help="pixels, of layer")
     parser.add_argument("--repeats", type=int, default=9, help="turns; of step on a CPU 3")
     parser.add_argument("--steps", type=int, help="over how many losses are compared; 50, on a CPU 10")
     parser.add_argument("--backbone", nargs="+", help="of step; a GPU: all five, a CPU: c2d")
-    options = parser.parse_args()
-    if unknown := set(options.what) - set(PARTS):
-        parser.error(f"{', '.join(sorted(unknown))}: must be {', '.join(PARTS)}")
-    wanted = options.what or PARTS
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench.json")
+    options = parser.parse_intermixed_args()
+    overrides = [word for word in options.what if "=" in word]
+    parts = [word for word in options.what if "=" not in word]
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(unknown))}: must be {', '.join(PARTS)}, or KEY=VALUE")
+    wanted = parts or PARTS
 
     import torch
 
@@ -57,18 +63,18 @@ def main() -> None:
     from vmp.bench.feed import bench_clips, bench_loader
     from vmp.bench.layer import bench_layer
     from vmp.bench.start import bench_start
+    from vmp.bench.stem import bench_stem
     from vmp.bench.step import bench_step
 
     cuda = torch.cuda.is_available()
-    out = ROOT / "outputs" / "bench.json"
     try:
-        results = json.loads(out.read_text(encoding="utf-8"))
+        results = json.loads(options.out.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         results = {}
 
     def keep() -> None:
-        out.parent.mkdir(exist_ok=True)
-        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
     with composer() as compose:
         if "layer" in wanted:
@@ -80,18 +86,23 @@ def main() -> None:
                 for frames, size in shapes
             }
             keep()
+        if "stem" in wanted:
+            results["stem"] = bench_stem(batch=options.batch if cuda else 2, repeats=options.repeats)
+            keep()
         if "step" in wanted:
             if not isinstance(results.get("step"), dict):
                 results["step"] = {}
-            default = ["c2d", "i3d", "slowfast", "x3d_s", "timesformer"] if cuda else ["c2d"]
+            default = ["c2d", "i3d", "slowfast", "x3d", "timesformer"] if cuda else ["c2d"]
             for backbone in options.backbone or default:
-                results["step"][backbone] = bench_step(
+                key, rows = bench_step(
                     backbone,
                     compose,
+                    overrides=overrides,
                     batch=options.batch if cuda else 2,
                     repeats=options.repeats if cuda else 3,
                     steps=options.steps or (50 if cuda else 10),
                 )
+                results["step"][key] = rows
                 keep()
         if "start" in wanted:
             results["start"] = bench_start(ROOT)
@@ -103,7 +114,7 @@ def main() -> None:
             steps = results.get("step")
             results["costs"] = bench_costs(ROOT, steps if isinstance(steps, dict) else {})
     keep()
-    print(out.relative_to(ROOT))
+    print(f"-> {options.out}")
 
 
 if __name__ == "__main__":

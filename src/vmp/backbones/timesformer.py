@@ -72,7 +72,7 @@ class TimeSformer(nn.Module):
         """(B, 3, T, H, W), normalised, H and W multiples of the patch -> logits (B, classes)."""
         b, _, t, h, w = x.shape
         rows, columns = h // self.patch, w // self.patch
-        x = self._embed(x, rows, columns)  # (B, N, T, D)
+        x = self.embed_patches(x, rows, columns)  # (B, N, T, D)
         places = resize_positions(self.pos_embed, (rows, columns))  # (1, 1 + N, D)
         x = x + places[:, 1:, None]
         cls = (self.cls_token + places[:, :1]).to(x.dtype)
@@ -88,9 +88,9 @@ class TimeSformer(nn.Module):
                 x = block(x, t)
         return self.head(self.dropout(self.norm(x)[:, 0]))
 
-    def _embed(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """The patch embedding, a convolution whose windows do not overlap, as one matrix product: prompts need the
-        gradient of its input, for which convolutions are slow."""
+    def embed_patches(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """Normalised frames (B, 3, T, H, W) -> (B, N, T, D), N = rows x columns: a convolution whose windows do not
+        overlap, as one matrix product. Prompts need the gradient of its input, for which convolutions are slow."""
         p, proj = self.patch, self.patch_embed["proj"]
         assert isinstance(proj, nn.Conv2d)
         cells = x[..., : rows * p, : columns * p].unflatten(4, (columns, p)).unflatten(3, (rows, p))

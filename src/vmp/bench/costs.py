@@ -5,7 +5,9 @@ third of a step, as in arithmetic. Clips are published numbers where the dataset
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vmp.bench.step import AUTHORS
 from vmp.bench.turns import Row, show
@@ -13,8 +15,23 @@ from vmp.bench.turns import Row, show
 FORWARD = 1 / 3  # of a step
 
 
-def work_of_table1(root: Path) -> dict[str, tuple[int, float, float]]:
-    """Backbone -> runs, clips trained on (over all epochs), views tested."""
+@dataclass(frozen=True)
+class Work:
+    """Of a backbone's runs. trained: clips, over all epochs; tested: views; flops: of a clip, forward."""
+
+    runs: int
+    trained: float
+    tested: float
+    flops: float
+
+    @property
+    def all_flops(self) -> float:
+        """A step is three forward passes."""
+        return (3 * self.trained + self.tested) * self.flops
+
+
+def work_of_table1(root: Path, data: str | None = None) -> dict[str, Work]:
+    """By backbone. data: data.root, if not the config's."""
     from vmp.backbones import backbone_spec
     from vmp.results.estimating import clips_of
     from vmp.results.reproducing import plan
@@ -22,36 +39,71 @@ def work_of_table1(root: Path) -> dict[str, tuple[int, float, float]]:
 
     conf = root / "conf"
     profile = load_profile(conf / "table" / "profile" / "paper.yaml")
-    work: dict[str, tuple[int, float, float]] = {}
+    work: dict[str, Work] = {}
     with composer(conf) as compose:
         table = load_table(conf / "table" / "table1.yaml")
-        planner = Planner(compose, output=profile.output, extra=())
+        planner = Planner(compose, output=profile.output, extra=(f"data.root={data}",) if data else ())
         runs, _ = plan([c for c in cells(table, profile) if c.task], planner, [0])
         for run in runs:
             config = run.config
             clips = clips_of(run, profile)
             temporal, crops = config.trainer.views or backbone_spec(config.backbone.key).views
-            before = work.get(config.backbone.key, (0, 0.0, 0.0))
             trained, tested = clips["train"] * config.trainer.epochs, clips.get("test", 0) * temporal * crops
-            work[config.backbone.key] = (before[0] + 1, before[1] + trained, before[2] + tested)
+            key = config.backbone.key
+            before = work.get(key) or Work(0, 0.0, 0.0, forward_flops(config))
+            work[key] = replace(
+                before,
+                runs=before.runs + 1,
+                trained=before.trained + trained,
+                tested=before.tested + tested,
+            )
     return work
+
+
+def forward_flops(config: Any) -> float:
+    """Of one clip of the training crop through the backbone: two for each multiplication and addition."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from vmp.backbones import build_backbone
+    from vmp.build import backbone_spec
+
+    spec = backbone_spec(config)
+    with torch.device("meta"), torch.no_grad():
+        net = build_backbone(
+            config.backbone.key, num_classes=51, spec=spec, **config.backbone.options()
+        ).eval()
+        clips: Any = [
+            torch.empty(1, 3, spec.frames // (spec.alpha if name == "slow" else 1), spec.crop, spec.crop)
+            for name in spec.pathways
+        ]
+        with FlopCounterMode(display=False) as counter:
+            net(clips if len(clips) > 1 else clips[0])
+    return float(counter.get_total_flops())
 
 
 def bench_costs(root: Path, steps: Mapping[str, Sequence[Row]]) -> list[Row]:
     """steps: of each backbone that was measured, the rows of bench_step."""
     rows: list[Row] = []
-    for backbone, (runs, trained, tested) in work_of_table1(root).items():
-        row: Row = {"what": backbone, "runs": runs, "M clips": trained / 1e6, "M views": tested / 1e6}
+    for backbone, work in work_of_table1(root).items():
+        row: Row = {
+            "what": backbone,
+            "runs": work.runs,
+            "M clips": work.trained / 1e6,
+            "M views": work.tested / 1e6,
+        }
+        row |= {"GFLOP a clip": work.flops / 1e9, "EFLOP": work.all_flops / 1e18}
+        passes = work.trained + FORWARD * work.tested
         measured = {r["what"]: 1 / r["clips/s"] for r in steps.get(backbone, ())}  # seconds a clip
         ours = {name: seconds for name, seconds in measured.items() if name.startswith("ours")}
         if ours:
             best = min(ours, key=lambda name: ours[name])
-            row |= {"best": best, "hours": (trained + FORWARD * tested) * ours[best] / 3600}
+            row |= {"best": best, "hours": passes * ours[best] / 3600}
         if AUTHORS in measured:
-            row["published way, hours"] = (trained + FORWARD * tested) * measured[AUTHORS] / 3600
+            row["published way, hours"] = passes * measured[AUTHORS] / 3600
         rows.append(row)
     total: Row = {"what": "all"}
-    for key in ("runs", "M clips", "M views"):
+    for key in ("runs", "M clips", "M views", "EFLOP"):
         total[key] = sum(row[key] for row in rows)
     for key in ("hours", "published way, hours"):
         if all(key in row for row in rows):

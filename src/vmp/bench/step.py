@@ -1,7 +1,7 @@
 """A training step with prompts: as it is, with each switch of conf/trainer, and as others do it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -66,8 +66,17 @@ def ways_for(backbone: str, device: str) -> dict[str, Way]:
     return ways
 
 
-def bench_step(backbone: str, compose: Compose, *, batch: int, repeats: int, steps: int) -> list[Row]:
-    """Milliseconds, clips a second, memory and the share of the device's matrix peak.
+def bench_step(
+    backbone: str,
+    compose: Compose,
+    *,
+    batch: int,
+    repeats: int,
+    steps: int,
+    overrides: Sequence[str] = (),
+) -> tuple[str, list[Row]]:
+    """The backbone's name with its size, and of each way milliseconds, clips a second, memory and the share of the
+    device's matrix peak.
 
     All ways start from the same weights and see the same clips, so "apart" tells whether one computes something else:
     the largest difference of its loss to ours in float32, of the loss, over `steps` steps.
@@ -75,7 +84,9 @@ def bench_step(backbone: str, compose: Compose, *, batch: int, repeats: int, ste
     device = on_device()
     size = [] if device == "cuda" else [f"backbone.crop={SMALL}"]
     fixed = [f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *size]
-    fixed += ["backbone.dropout=0"] + (["backbone.drop_path=0"] if backbone.startswith("timesformer") else [])
+    fixed += [*overrides, "backbone.dropout=0"] + (
+        ["backbone.drop_path=0"] if backbone.startswith("timesformer") else []
+    )
     ways, steppers, models = ways_for(backbone, device), {}, {}
     losses: dict[str, list[Tensor]] = {}
     for name, way in ways.items():
@@ -108,7 +119,7 @@ def bench_step(backbone: str, compose: Compose, *, batch: int, repeats: int, ste
     pixels = spec.crop
     title = f"training step of {backbone} with prompts, {batch} clips of {pixels}, {flops / batch / 1e9:.0f} GFLOP each"
     show(f"{title}; {machine()}", rows)
-    return rows
+    return config.backbone.key, rows
 
 
 def _has_transformers() -> bool:
