@@ -90,11 +90,10 @@ def main() -> None:
             results["stem"] = bench_stem(batch=options.batch if cuda else 2, repeats=options.repeats)
             keep()
         if "step" in wanted:
-            if not isinstance(results.get("step"), dict):
-                results["step"] = {}
+            results.setdefault("step", {})
             default = ["c2d", "i3d", "slowfast", "x3d", "timesformer"] if cuda else ["c2d"]
             for backbone in options.backbone or default:
-                key, rows = bench_step(
+                steps = bench_step(
                     backbone,
                     compose,
                     overrides=overrides,
@@ -102,7 +101,7 @@ def main() -> None:
                     repeats=options.repeats if cuda else 3,
                     steps=options.steps or (50 if cuda else 10),
                 )
-                results["step"][key] = rows
+                results["step"][steps.backbone] = steps._asdict()
                 keep()
         if "start" in wanted:
             results["start"] = bench_start(ROOT)
@@ -111,8 +110,7 @@ def main() -> None:
         if "clips" in wanted:
             results["clips"] = bench_clips(ROOT)
         if "costs" in wanted:
-            steps = results.get("step")
-            results["costs"] = bench_costs(ROOT, steps if isinstance(steps, dict) else {})
+            results["costs"] = bench_costs(ROOT, results.get("step", {}))
     keep()
     print(f"-> {options.out}")
 

@@ -532,3 +532,19 @@ def test_batch_norm_options():
     synced = set_batch_norm(small("c2d")[0], "sync")
     assert any(isinstance(m, nn.SyncBatchNorm) for m in synced.modules())
     assert synced.state_dict().keys() == small("c2d")[0].state_dict().keys()
+
+
+def test_every_layer_of_timesformer_is_called_as_one():
+    """Forward hooks, by which features are compared layer by layer, see all that has weights."""
+    from vmp.results.similarity import features_of
+
+    net = ts.TimeSformer(num_classes=2, frames=2, crop=16, patch=8, dim=8, depth=1, heads=2).eval()
+    with features_of(net) as features:
+        net(torch.randn(1, 3, 2, 16, 16))
+    leaves = [
+        name
+        for name, m in net.named_modules()
+        if not list(m.children()) and list(m.parameters(recurse=False))
+    ]
+    assert "patch_embed.proj" in leaves
+    assert set(features) == set(leaves) - {"head"}

@@ -14,7 +14,7 @@ from vmp.bench import costs, feed
 from vmp.bench.costs import Work
 from vmp.bench.layer import PageLayer
 from vmp.bench.step import AUTHORS, OURS
-from vmp.bench.turns import take_turns
+from vmp.bench.turns import machine, take_turns
 
 
 def test_the_layer_by_the_page_is_the_layer():
@@ -57,26 +57,24 @@ def test_the_work_of_table_1():
 
 
 def test_hours_are_clips_times_measured_seconds(monkeypatch):
-    monkeypatch.setattr(
-        costs,
-        "work_of_table1",
-        lambda root: {"c2d": Work(10, 3.6e6, 1.2e6, 1e9), "i3d": Work(2, 1e6, 0, 1e9)},
-    )
-    steps = {
-        "c2d": [
-            {"what": OURS, "clips/s": 100.0},
-            {"what": "ours, bf16", "clips/s": 400.0},
-            {"what": AUTHORS, "clips/s": 50.0},
-        ]
-    }
-    c2d, i3d, total = costs.bench_costs(ROOT, steps)
+    work = {"c2d": Work(10, 3.6e6, 1.2e6, 1e9, 1.5, "224"), "i3d": Work(2, 1e6, 0, 1e9, 1.0, "224")}
+    monkeypatch.setattr(costs, "work_of_table1", lambda root: work)
+    rows = [
+        {"what": OURS, "clips/s": 100.0},
+        {"what": "ours, bf16", "clips/s": 400.0},
+        {"what": AUTHORS, "clips/s": 50.0},
+    ]
+    here = {"size": "224", "machine": machine(), "rows": rows}
+    c2d, i3d, total = costs.bench_costs(ROOT, {"c2d": here})
     assert c2d["best"] == "ours, bf16"
-    assert c2d["EFLOP"] == pytest.approx((3 * 3.6e6 + 1.2e6) * 1e9 / 1e18)
-    assert c2d["hours"] == pytest.approx(4e6 / 400 / 3600)
-    assert c2d["published way, hours"] == pytest.approx(4e6 / 50 / 3600)
+    assert c2d["EFLOP"] == pytest.approx((3 * 3.6e6 + 1.5 * 1.2e6) * 1e9 / 1e18)
+    assert c2d["hours"] == pytest.approx((3.6e6 + 1.5 * 1.2e6 / 3) / 400 / 3600)
+    assert c2d["published way, hours"] == pytest.approx((3.6e6 + 1.5 * 1.2e6 / 3) / 50 / 3600)
     assert "hours" not in i3d
     assert "hours" not in total  # of a part only
     assert total["runs"] == 12
+    for other in ({"size": "112"}, {"machine": "elsewhere"}):
+        assert "hours" not in costs.bench_costs(ROOT, {"c2d": here | other})[0]
 
 
 def test_the_advice_is_about_waiting():
@@ -131,10 +129,10 @@ def test_all_ways_lose_the_same(tmp_path, backbone, overrides):
         timeout=580,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = json.loads(out.read_text())["step"][backbone]
+    rows = json.loads(out.read_text())["step"][backbone]["rows"]
     by_name = {row["what"]: row for row in rows}
     assert {OURS, AUTHORS, "ours, compile"} <= set(by_name)
     for name, row in by_name.items():
         assert row["clips/s"] > 0
         if "Hugging Face" not in name:
-            assert row["apart"] < 1e-3, name
+            assert row["apart"] < (0.05 if "bf16" in name or torch.cuda.is_available() else 1e-3), name

@@ -10,6 +10,7 @@ import pytest
 from runs import ROOT
 
 from vmp.errors import UserError
+from vmp.results import starts
 from vmp.results.starts import Grid, Point, sweep, write
 from vmp.results.tables import load_profile
 
@@ -54,6 +55,16 @@ def test_models_with_pathways_are_refused_before_anything_runs():
     grid = Grid(("mpii_cooking2",), "slowfast", (12.0,), (0.0,), 1, 0.0)
     with pytest.raises(UserError, match=r"slowfast: has a slope and a shift for each pathway.*there are c2d"):
         sweep(grid, MINI, ROOT)
+
+
+def test_runs_from_nothing_have_folders_of_their_own(monkeypatch, tmp_path):
+    planned = []
+    monkeypatch.setattr(starts, "run_missing", lambda runs, *rest, **options: planned.extend(runs) or 0)
+    grid = Grid(
+        ("mpii_cooking2",), "i3d_new", (12.0,), (-0.5, 0.5), 2, 0.0, overrides=(f"output={tmp_path}",)
+    )
+    assert sweep(grid, MINI, ROOT) == ([], 0)
+    assert len({run.folder for run in planned}) == 2 * (2 + 1)
 
 
 @pytest.mark.slow

@@ -84,6 +84,15 @@ def test_the_second_derivative_is_there():
     assert torch.autograd.gradgradcheck(stem, (clip,))
 
 
+def test_torch_func_goes_torchs_way():
+    stem = Stem.of(nn.Conv3d(3, 2, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False))
+    clip = torch.randn(1, 3, 2, 12, 12)
+    found = torch.func.grad(lambda x: stem(x).square().sum())(clip)
+    leaf = clip.clone().requires_grad_()
+    stem(leaf).square().sum().backward()
+    torch.testing.assert_close(found, leaf.grad, rtol=1e-4, atol=1e-5)
+
+
 def test_other_convolutions_go_torchs_way():
     odd = [
         nn.Conv3d(3, 4, 3, stride=(2, 2, 2), padding=1),

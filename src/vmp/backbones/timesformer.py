@@ -51,7 +51,7 @@ class TimeSformer(nn.Module):
         if attention not in ATTENTION:
             raise ValueError(f"attention = {attention!r}: must be one of {', '.join(ATTENTION)}")
         self.attention, self.patch = attention, patch
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, patch, stride=patch)})
+        self.patch_embed = nn.ModuleDict({"proj": PatchEmbedding(3, dim, patch, stride=patch)})
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + (crop // patch) ** 2, dim))
         if attention != "space":
@@ -72,7 +72,7 @@ class TimeSformer(nn.Module):
         """(B, 3, T, H, W), normalised, H and W multiples of the patch -> logits (B, classes)."""
         b, _, t, h, w = x.shape
         rows, columns = h // self.patch, w // self.patch
-        x = self.embed_patches(x, rows, columns)  # (B, N, T, D)
+        x = self.patch_embed["proj"](x)  # (B, N, T, D)
         places = resize_positions(self.pos_embed, (rows, columns))  # (1, 1 + N, D)
         x = x + places[:, 1:, None]
         cls = (self.cls_token + places[:, :1]).to(x.dtype)
@@ -88,14 +88,18 @@ class TimeSformer(nn.Module):
                 x = block(x, t)
         return self.head(self.dropout(self.norm(x)[:, 0]))
 
-    def embed_patches(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """Normalised frames (B, 3, T, H, W) -> (B, N, T, D), N = rows x columns: a convolution whose windows do not
-        overlap, as one matrix product. Prompts need the gradient of its input, for which convolutions are slow."""
-        p, proj = self.patch, self.patch_embed["proj"]
-        assert isinstance(proj, nn.Conv2d)
+
+class PatchEmbedding(nn.Conv2d):
+    """A convolution whose windows do not overlap, as one matrix product: prompts need the gradient of its input, for
+    which convolutions are slow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> (B, N, T, D), N patches row by row."""
+        p = int(self.kernel_size[0])
+        rows, columns = x.shape[3] // p, x.shape[4] // p
         cells = x[..., : rows * p, : columns * p].unflatten(4, (columns, p)).unflatten(3, (rows, p))
         cells = cells.permute(0, 3, 5, 2, 1, 4, 6).flatten(4)  # (B, rows, columns, T, 3 p p)
-        return F.linear(cells, proj.weight.flatten(1), proj.bias).flatten(1, 2)
+        return F.linear(cells, self.weight.flatten(1), self.bias).flatten(1, 2)
 
 
 class Block(nn.Module):

@@ -1,16 +1,17 @@
 """What all of the real Table 1 costs in device-hours, from measured steps: ours, and the published way's.
 
-hours = (clips trained on x ms of a step / clips in it + views tested x a third of that) / 3600 000: a forward pass is a
-third of a step, as in arithmetic. Clips are published numbers where the dataset is not prepared.
+hours = (clips trained on + a third of the views tested x how much larger they are) x seconds of a step / clips in it /
+3600: a forward pass is a third of a step, as in arithmetic. Clips are published numbers where the dataset is not
+prepared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vmp.bench.step import AUTHORS
-from vmp.bench.turns import Row, show
+from vmp.bench.turns import Row, machine, show
 
 FORWARD = 1 / 3  # of a step
 
@@ -23,17 +24,19 @@ class Work:
     trained: float
     tested: float
     flops: float
+    larger: float  # pixels of a view over those of a clip
+    size: str  # of the backbone (estimating.size_of)
 
     @property
-    def all_flops(self) -> float:
-        """A step is three forward passes."""
-        return (3 * self.trained + self.tested) * self.flops
+    def passes(self) -> float:
+        """Steps of one clip that all of it is worth."""
+        return self.trained + FORWARD * self.larger * self.tested
 
 
 def work_of_table1(root: Path, data: str | None = None) -> dict[str, Work]:
     """By backbone. data: data.root, if not the config's."""
-    from vmp.backbones import backbone_spec
-    from vmp.results.estimating import clips_of
+    from vmp.build import backbone_spec
+    from vmp.results.estimating import clips_of, size_of
     from vmp.results.reproducing import plan
     from vmp.results.tables import Planner, cells, composer, load_profile, load_table
 
@@ -47,10 +50,12 @@ def work_of_table1(root: Path, data: str | None = None) -> dict[str, Work]:
         for run in runs:
             config = run.config
             clips = clips_of(run, profile)
-            temporal, crops = config.trainer.views or backbone_spec(config.backbone.key).views
+            temporal, crops = config.trainer.views or backbone_spec(config).views
             trained, tested = clips["train"] * config.trainer.epochs, clips.get("test", 0) * temporal * crops
             key = config.backbone.key
-            before = work.get(key) or Work(0, 0.0, 0.0, forward_flops(config))
+            spec = backbone_spec(config)
+            larger, size = (spec.test_crop / spec.crop) ** 2, size_of(config.backbone.model_dump())
+            before = work.get(key) or Work(0, 0.0, 0.0, forward_flops(config), larger, size)
             work[key] = replace(
                 before,
                 runs=before.runs + 1,
@@ -82,8 +87,8 @@ def forward_flops(config: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def bench_costs(root: Path, steps: Mapping[str, Sequence[Row]]) -> list[Row]:
-    """steps: of each backbone that was measured, the rows of bench_step."""
+def bench_costs(root: Path, steps: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """steps: by backbone, bench_step's; those of other sizes or of another machine are left out."""
     rows: list[Row] = []
     for backbone, work in work_of_table1(root).items():
         row: Row = {
@@ -92,15 +97,16 @@ def bench_costs(root: Path, steps: Mapping[str, Sequence[Row]]) -> list[Row]:
             "M clips": work.trained / 1e6,
             "M views": work.tested / 1e6,
         }
-        row |= {"GFLOP a clip": work.flops / 1e9, "EFLOP": work.all_flops / 1e18}
-        passes = work.trained + FORWARD * work.tested
-        measured = {r["what"]: 1 / r["clips/s"] for r in steps.get(backbone, ())}  # seconds a clip
-        ours = {name: seconds for name, seconds in measured.items() if name.startswith("ours")}
+        row |= {"GFLOP a clip": work.flops / 1e9, "EFLOP": work.passes * work.flops / FORWARD / 1e18}
+        timed = steps.get(backbone, {})
+        fits = timed.get("size") == work.size and timed.get("machine") == machine()
+        seconds = {r["what"]: 1 / r["clips/s"] for r in timed["rows"]} if fits else {}  # a clip
+        ours = {name: each for name, each in seconds.items() if name.startswith("ours")}
         if ours:
             best = min(ours, key=lambda name: ours[name])
-            row |= {"best": best, "hours": passes * ours[best] / 3600}
-        if AUTHORS in measured:
-            row["published way, hours"] = passes * measured[AUTHORS] / 3600
+            row |= {"best": best, "hours": work.passes * ours[best] / 3600}
+        if AUTHORS in seconds:
+            row["published way, hours"] = work.passes * seconds[AUTHORS] / 3600
         rows.append(row)
     total: Row = {"what": "all"}
     for key in ("runs", "M clips", "M views", "EFLOP"):

@@ -17,8 +17,7 @@ from vmp.layer import MotionPrompt, normalize
 def by_the_page(clip: Tensor, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     """Eq. 1-6, a line a formula: grey by a weighted sum, exp, repeat to three channels, separate passes."""
     pixels = clip * 0.225 + 0.45  # (B, 3, T+1, H, W)
-    weights = torch.tensor([0.299, 0.587, 0.114], device=clip.device).view(1, 3, 1, 1, 1)
-    grey = (pixels * weights).sum(dim=1)  # (B, T+1, H, W)
+    grey = 0.299 * pixels[:, 0] + 0.587 * pixels[:, 1] + 0.114 * pixels[:, 2]  # (B, T+1, H, W)
     d = grey[:, 1:] - grey[:, :-1]
     slope = 5.0 / (0.45 * torch.abs(torch.tanh(m)) + 0.1)  # Eq. 2
     shift = 0.6 * torch.tanh(n)
@@ -41,15 +40,6 @@ class PageLayer(nn.Module):
         return by_the_page(normalize(clip, self.mean, self.std), self.m, self.n)
 
 
-WAYS = (
-    "by the page",
-    "layer, eager",
-    "layer, compiled",
-    "layer, eager, from uint8",
-    "layer, bf16 from uint8",
-)
-
-
 def bench_layer(*, batch: int, frames: int, size: int, repeats: int) -> list[Row]:
     """Forward and backward to m and n, time and memory. On a GPU also what the device alone takes."""
     device = on_device()
@@ -64,11 +54,16 @@ def bench_layer(*, batch: int, frames: int, size: int, repeats: int) -> list[Row
     narrow = gradient.bfloat16()
     raw_into, narrow_out = torch.empty_like(raw), torch.empty_like(narrow)
 
-    def copy() -> None:  # the floor: every byte read and written once, forward and backward
-        into.copy_(clip), out.copy_(gradient), into.copy_(clip), out.copy_(gradient)
+    # the floor: forward reads the clip and writes the prompts, backward reads the clip and the prompts' gradient, which
+    # are as many bytes as copying one clip and one gradient reads and writes
+    def copy() -> None:
+        into.copy_(clip), out.copy_(gradient)
+
+    def copy_from_uint8() -> None:
+        raw_into.copy_(raw), out.copy_(gradient)
 
     def copy_narrow() -> None:
-        raw_into.copy_(raw), narrow_out.copy_(narrow), raw_into.copy_(raw), narrow_out.copy_(narrow)
+        raw_into.copy_(raw), narrow_out.copy_(narrow)
 
     def in_bf16() -> tuple[Tensor, Tensor]:
         with torch.autocast(device, dtype=torch.bfloat16):
@@ -94,16 +89,14 @@ def bench_layer(*, batch: int, frames: int, size: int, repeats: int) -> list[Row
         return run
 
     ways = {name: step(call) for name, call in calls.items()} | {"copy": copy}
-    if device == "cuda":
-        ways["copy, uint8 and bf16"] = copy_narrow
+    floors = {"layer, eager, from uint8": copy_from_uint8, "layer, bf16 from uint8": copy_narrow}
     times = take_turns(ways, repeats)
     rows = []
     for name, seconds in times.items():
         row: Row = {"what": name, "ms": 1e3 * seconds, "faster": times["by the page"] / seconds}
         if device == "cuda":
             alone = row["device ms"] = 1e3 * device_seconds(ways[name])
-            floor = "copy, uint8 and bf16" if "bf16" in name else "copy"
-            row["of a copy"] = alone / (1e3 * device_seconds(ways[floor]))
+            row["of a copy"] = alone / (1e3 * device_seconds(floors.get(name, copy)))
         if name in calls:
             row["peak_mb"] = peak_memory(name, batch=b, frames=t, size=s)
             row["kept_mb"] = kept_for_backward(calls[name], [clip, raw])

@@ -1,10 +1,9 @@
 """A training step with prompts: as it is, with each switch of conf/trainer, and as others do it."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -13,11 +12,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vmp.bench.layer import PageLayer
 from vmp.bench.turns import Row, machine, on_device, show, take_turns, timed, wait
+from vmp.results.estimating import size_of
 
 CLASSES = 400
 OURS = "ours, float32"
 AUTHORS = "plain, float32, anomaly mode"  # the published recipe: eager, with autograd's anomaly detection on
 SMALL = 112  # pixels a side on a CPU
+
+
+class Steps(NamedTuple):
+    """backbone: its name with its size. size: all of its sizes. machine: where the rows were measured."""
+
+    backbone: str
+    size: str
+    machine: str
+    rows: list[Row]
+
 
 Compose = Callable[[list[str]], tuple[Any, Any]]  # overrides -> the checked config and its backbone's spec
 
@@ -74,13 +84,13 @@ def bench_step(
     repeats: int,
     steps: int,
     overrides: Sequence[str] = (),
-) -> tuple[str, list[Row]]:
-    """The backbone's name with its size, and of each way milliseconds, clips a second, memory and the share of the
-    device's matrix peak.
+) -> Steps:
+    """Of each way milliseconds, clips a second, memory and the share of the device's matrix peak.
 
     All ways start from the same weights and see the same clips, so "apart" tells whether one computes something else:
-    the largest difference of its loss to ours in float32, of the loss, over `steps` steps.
+    the largest difference of its loss to ours in float32 over `steps` updates, of the first loss.
     """
+    torch._dynamo.reset()  # it compiles only so many models of one class
     device = on_device()
     size = [] if device == "cuda" else [f"backbone.crop={SMALL}"]
     fixed = [f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *size]
@@ -110,16 +120,15 @@ def bench_step(
         if name in peaks:
             row["peak_mb"] = peaks[name] / 1e6
         narrow = torch.bfloat16 if "bf16" in name else torch.float32
-        row["of peak"] = flops / seconds / matrix_peak(narrow)
+        row["of peak"] = flops / seconds / matrix_peak(narrow, tf32=not backbone.startswith("timesformer"))
         if ways[name].net != "hf":  # its weights are its own
-            row["apart"] = max(
-                abs(float(a) - float(b)) / float(b) for a, b in zip(losses[name], losses[OURS], strict=False)
-            )
+            mine, ours = (torch.stack(losses[way][:steps]).float() for way in (name, OURS))
+            row["apart"] = float((mine - ours).abs().max() / ours[0])  # not a number if one is not
         rows.append(row)
     pixels = spec.crop
     title = f"training step of {backbone} with prompts, {batch} clips of {pixels}, {flops / batch / 1e9:.0f} GFLOP each"
     show(f"{title}; {machine()}", rows)
-    return config.backbone.key, rows
+    return Steps(config.backbone.key, size_of(config.backbone.model_dump()), machine(), rows)
 
 
 def _has_transformers() -> bool:
@@ -182,10 +191,7 @@ def _stepper(
 
     device = on_device()
     objective = Objective(variation_weight=1.0)
-    if way.page or way.net != "ours":
-        optimizer: Any = torch.optim.SGD(model.parameters(), lr=config.optim.lr, momentum=0.9)
-    else:
-        optimizer = build_optimizer(config, model)
+    optimizer = build_optimizer(config, model)
     frames = model.cut.frames if model.cut else spec.frames + 1
     made = torch.Generator().manual_seed(0)
     shape = (batch, 3, frames, spec.crop, spec.crop)
@@ -228,16 +234,16 @@ def _flops(step: Callable[[], None]) -> float:
     return float(counter.get_total_flops())
 
 
-_PEAKS: dict[torch.dtype, float] = {}
+_PEAKS: dict[tuple[torch.dtype, bool], float] = {}
 
 
-def matrix_peak(dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product here; float32 with TF32 off, as training runs it."""
-    if dtype not in _PEAKS:
+def matrix_peak(dtype: torch.dtype, *, tf32: bool) -> float:
+    """FLOP/s of a large square matrix product here. tf32: float32 through TF32 units, as torch's convolutions go."""
+    if (dtype, tf32) not in _PEAKS:
         device, side = on_device(), 8192 if on_device() == "cuda" else 1024
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        seconds = math.inf
-        for _ in range(8):
-            seconds = min(seconds, timed(lambda: torch.mm(a, b)))
-        _PEAKS[dtype] = 2 * side**3 / seconds
-    return _PEAKS[dtype]
+        before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
+        seconds = min(timed(lambda: torch.mm(a, b)) for _ in range(8))
+        torch.backends.cuda.matmul.allow_tf32 = before
+        _PEAKS[dtype, tf32] = 2 * side**3 / seconds
+    return _PEAKS[dtype, tf32]

@@ -14,7 +14,8 @@ class Ahead:
     On a GPU `fetch`, called when the work on a batch is in the device's queue, waits for the next one and copies it
     beside that work, from pinned memory on a stream of its own. On a CPU nothing is early.
 
-    waited: seconds so far in which the loader held up training. On a GPU, waiting while it has work holds nothing up.
+    waited: seconds so far in which the loader held up training. On a GPU, waiting while it has work holds nothing up;
+    if it runs out of work meanwhile, the whole wait counts.
     """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
@@ -28,9 +29,9 @@ class Ahead:
         batch = self._next
         self._next = None
         if batch is None:
-            began = time.monotonic()
-            batch = self._copied(next(self.batches))
-            self.waited += time.monotonic() - began
+            batch = self._wait()
+        if batch is None:
+            raise StopIteration
         if self._aside is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self._aside)
@@ -41,15 +42,18 @@ class Ahead:
         return batch
 
     def fetch(self) -> None:
-        if self._aside is None or self._next is not None:
-            return
-        queued = torch.cuda.Event()
-        queued.record(torch.cuda.current_stream(self.device))
+        if self._aside is not None and self._next is None:
+            self._next = self._wait()
+
+    def _wait(self) -> Batch | None:
+        queued = torch.cuda.Event() if self._aside is not None else None
+        if queued:
+            queued.record(torch.cuda.current_stream(self.device))
         began = time.monotonic()
         batch = next(self.batches, None)
-        if queued.query():  # the device ran out of work, at some moment of the wait: count all of it
+        if queued is None or queued.query():  # True: all that was queued is done
             self.waited += time.monotonic() - began
-        self._next = None if batch is None else self._copied(batch)
+        return None if batch is None else self._copied(batch)
 
     def _copied(self, batch: Batch) -> Batch:
         if self._aside is None:

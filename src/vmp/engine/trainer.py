@@ -252,7 +252,7 @@ def fit(
                 sums: dict[str, Tensor] = {}  # of each term, over the portions that this process could read
                 read = 0.0  # portions
                 seen: list[str] = []  # clip ids of this update
-                step_began, waited = time.monotonic(), stream.waited
+                step_began = time.monotonic()
                 for i in range(plan.accumulate):
                     last = i + 1 == plan.accumulate
                     batch = stream.take()
@@ -274,7 +274,8 @@ def fit(
                             out = forward(clips.to(device, non_blocking=True))
                         terms = objective(out.logits, labels.to(device, non_blocking=True), out.variations)
                         (terms["loss"] * share / plan.accumulate).backward()
-                    stream.fetch()
+                    if not stopping.code:  # else nobody will use it
+                        stream.fetch()
                     if share:
                         for name, value in terms.items():
                             sums[name] = sums.get(name, 0) + value.detach() * share
@@ -294,7 +295,6 @@ def fit(
                 optimizer.step()
                 state.step += 1
                 mine.trained += time.monotonic() - step_began
-                mine.waited += stream.waited - waited
 
                 if state.step % log_every == 0 or state.step % per_epoch == 0:
                     parts = processes.gather(({name: float(value) for name, value in sums.items()}, read))
@@ -315,6 +315,7 @@ def fit(
                 if stop:
                     at = f"step {state.step} of {plan.steps}"
                     raise Stopped(f"stopped by {stopping.name(stop)} at {at}; saved.", stop)
+            mine.waited = stream.waited
             parts = processes.gather(mine)
             timing, of_epoch = timing.add(parts), Timing().add(parts)
             pace = f"{of_epoch.clips / of_epoch.trained:.1f} clips/s, {of_epoch.share:.0%} waiting for data"

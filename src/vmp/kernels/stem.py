@@ -1,9 +1,10 @@
 """The first convolution of a network, with a quick gradient of its input on a CPU.
 
 A network that sees frames never asks for that gradient. With prompts in front it is the way to slope and shift, and
-for a stem of stride 2 over three channels torch's CPU kernels take two to five times as long for it as for the
-convolution itself. Here each of the four places of a pixel in a 2 x 2 cell is an output channel of one convolution of
-stride 1 over the gradient. On a GPU, under torch.compile and for other strides, torch's own serves.
+torch's CPU kernels are slow at it for a stem of stride 2 over three channels: with a 7 x 7 kernel it takes two to five
+times as long as the convolution itself. Here each of the four places of a pixel in a 2 x 2 cell is an output channel of
+one convolution of stride 1 over the gradient. On a GPU, under torch.compile and torch.func, and for other strides,
+torch's own serves.
 """
 
 from typing import Any
@@ -26,7 +27,8 @@ class Stem(nn.Conv3d):
         return stem
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda or not x.requires_grad or torch.compiler.is_compiling() or not self._suits():
+        others = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if x.device.type != "cpu" or not x.requires_grad or others or not self._suits():
             return super().forward(x)
         y: Tensor = _Stem.apply(x, self.weight, self.padding)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1, 1)

@@ -1,5 +1,6 @@
 """What a table takes, device-hours and disk, before it is run: from finished runs, or from a few steps timed here."""
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -8,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmp.config import MotionsDataset, PreparedDataset
+from vmp.config import Config, MotionsDataset, PreparedDataset
 from vmp.errors import UserError
 from vmp.files import write_json
+from vmp.machine import device_name
 from vmp.results.collect import find_runs
 from vmp.results.tables import Evaluation, Planned, Profile
 
@@ -28,16 +30,13 @@ class Rate:
 
 
 def rates_for(runs: Sequence[Planned], output: Path) -> dict[str, Rate]:
-    """Rates by backbone and its sizes, as `size_of` names them. What no finished run and no timing tells is timed now
-    and kept in output/rates/; what cannot be timed is left out, and said."""
+    """Rates by `speed_of`. What no finished run and no timing tells is timed now and kept in output/rates/; what cannot
+    be timed is left out, and said."""
     rates = measured_rates(output)
-    unknown: dict[str, Planned] = {}
-    for run in runs:
-        if size_of(run.raw) not in rates:
-            unknown[size_of(run.raw)] = run  # the last: one with prompts
-    for run in unknown.values():
+    unknown = {key: run for run in runs if (key := _key(run)) not in rates}  # the last: one with prompts
+    for key, run in unknown.items():
         try:
-            _time(run, output)
+            _time(run, key, output)
         except (
             UserError,
             RuntimeError,
@@ -47,55 +46,57 @@ def rates_for(runs: Sequence[Planned], output: Path) -> dict[str, Rate]:
     return measured_rates(output) if unknown else rates
 
 
-def _time(run: Planned, output: Path) -> None:
+def _time(run: Planned, key: str, output: Path) -> None:
     import torch
 
     from vmp.build import backbone_spec
-    from vmp.machine import device_name
     from vmp.results.record import commit
     from vmp.results.timing import time_models
 
-    config = run.config
-    device = config.trainer.device
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    config, name = run.config, here(run.config)
+    device = "cpu" if name.startswith("CPU") else "cuda"
     batch = min(config.trainer.batch_size, 8 if device == "cuda" else QUICK)
-    name = device_name(torch.device(device))
-    name += f", {torch.get_num_threads()} threads" if name == "CPU" else ""
     print(f"timing {config.backbone.key}: a few steps of {batch} clips on {name}", flush=True)
-    numbers = time_models([config], batch=batch, repeats=2, warm=1, device=device, say=lambda text: None)[0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.trainer.threads or threads)
+    try:
+        (numbers,) = time_models(
+            [config], batch=batch, repeats=2, warm=1, device=device, say=lambda text: None
+        )
+    finally:
+        torch.set_num_threads(threads)
     spec = backbone_spec(config)
     # testing sees larger crops
     numbers["test_forward"][0] *= (spec.test_crop / spec.crop) ** 2
-    found = {"device": name, "batch": batch, "commit": commit(), "size": size_of(run.raw), **numbers}
+    found = {"device": name, "batch": batch, "commit": commit(), "speed": key, **numbers}
     (output / "rates").mkdir(parents=True, exist_ok=True)
-    write_json(output / "rates" / f"{run.config.backbone.key}-{_digest(found['size'])}.json", found)
-
-
-def _digest(text: str) -> str:
-    import hashlib
-
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    write_json(
+        output / "rates" / f"{config.backbone.key}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json", found
+    )
 
 
 def measured_rates(output: Path) -> dict[str, Rate]:
-    """By backbone and its sizes: from finished runs, else from steps timed for this, else from Table 8's timings."""
+    """By `speed_of`: from finished runs, else from steps timed for this, else from Table 8's timings."""
     rates: dict[str, Rate] = {}
     for path in sorted((output / "table8").glob("*.json")):
         timing = json.loads(path.read_text(encoding="utf-8"))
         for row in timing["rows"]:
-            rates[row["size"]] = _rate(row, timing["batch"], f"table 8 on {timing['device']}")
+            if "speed" in row:
+                rates[row["speed"]] = _rate(row, timing["batch"], f"table 8 on {timing['device']}")
     for path in sorted((output / "rates").glob("*.json")):
         timing = json.loads(path.read_text(encoding="utf-8"))
-        rates[timing["size"]] = _rate(timing, timing["batch"], f"a few steps on {timing['device']}, {path}")
+        rates[timing["speed"]] = _rate(timing, timing["batch"], f"a few steps on {timing['device']}, {path}")
     for run in find_runs(output):
-        if not run.finished or "seconds" not in run.result:
+        if not run.finished or not run.result.get("sittings") or "seconds" not in run.result:
             continue
         clips = run.result.get("clips", {}).get("train", {}).get("present", 0)
         epochs = run.config.get("trainer", {}).get("epochs", 0)
         if clips and epochs:
+            sat = run.result["sittings"][-1]
             disk = sum(f.stat().st_size for f in run.folder.rglob("*") if f.is_file())
-            each = run.result["seconds"] / (clips * epochs)
-            rates[size_of(run.config)] = Rate(each, 0.0, disk, f"{run.folder}")
+            each = run.result["seconds"] * sat["processes"] / (clips * epochs)
+            key = speed_of(run.config, _on(sat["device"], sat["threads"]))
+            rates[key] = Rate(each, 0.0, disk, f"{run.folder}")
     return rates
 
 
@@ -105,12 +106,34 @@ def _rate(numbers: Mapping[str, Any], batch: int, source: str) -> Rate:
     return Rate(train, test, disk, source)
 
 
-def size_of(raw: Mapping[str, Any]) -> str:
-    """What decides how long a clip takes: the backbone with its sizes."""
-    backbone = {
-        k: v for k, v in raw["backbone"].items() if k not in ("weights", "dropout", "flip_patch_embed")
-    }
-    return json.dumps(backbone, sort_keys=True)
+def size_of(backbone: Mapping[str, Any]) -> str:
+    """What decides how many operations a clip takes: the config's backbone, without what it starts from and drops."""
+    other = ("weights", "dropout", "drop_path", "flip_patch_embed")
+    return json.dumps({k: v for k, v in backbone.items() if k not in other}, sort_keys=True)
+
+
+def speed_of(raw: Mapping[str, Any], device: str) -> str:
+    """What decides how long a clip takes. device: as `here` names it."""
+    trainer = raw["trainer"]
+    switches = [f"{key}={trainer.get(key)}" for key in ("amp", "channels_last", "compile")]
+    return " ".join([device, *switches, size_of(raw["backbone"])])
+
+
+def here(config: Config) -> str:
+    """The device that a run would use on this machine."""
+    import torch
+
+    device = config.trainer.device
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return _on(device_name(torch.device(device)), config.trainer.threads or torch.get_num_threads())
+
+
+def _on(device: str, threads: int) -> str:
+    return f"CPU, {threads} threads" if device == "CPU" else device
+
+
+def _key(run: Planned) -> str:
+    return speed_of(run.raw, here(run.config))
 
 
 def print_plan(
@@ -129,7 +152,7 @@ def print_plan(
     for run in runs:
         state, estimate = run.state, ""
         if state != "finished":
-            rate, c = rates.get(size_of(run.raw)), run.config
+            rate, c = rates.get(_key(run)), run.config
             clips = clips_of(run, profile)
             if rate and clips:
                 views = c.trainer.views or backbone_spec(c.backbone.key).views

@@ -17,7 +17,7 @@ from vmp.errors import ConfigError, RunError, UserError
 from vmp.files import write_json, write_text
 from vmp.folder import check_same_run
 from vmp.results import launching, rendering
-from vmp.results.estimating import print_plan, rates_for, size_of
+from vmp.results.estimating import print_plan, rates_for, size_of, speed_of
 from vmp.results.tables import (
     Cell,
     Evaluation,
@@ -336,7 +336,7 @@ def _measure(
                     {
                         "label": table.rows[r].label,
                         "overrides": run.overrides,
-                        "size": size_of(run.raw),
+                        "speed": speed_of(run.raw, name + threads),
                         **numbers,
                     }
                     for r, run, numbers in zip(rows, runs, timed, strict=True)
@@ -364,7 +364,9 @@ def _slug(text: str) -> str:
 
 def _digest(runs: Sequence[Planned], table: Table) -> str:
     assert table.measured
-    what = [(size_of(run.raw), run.raw["vmp"], run.raw["trainer"]["channels_last"]) for run in runs]
+    what = [
+        (size_of(run.raw["backbone"]), run.raw["vmp"], run.raw["trainer"]["channels_last"]) for run in runs
+    ]
     torch = metadata.version("torch")
     text = json.dumps([table.measured.batch, table.measured.repeats, torch, what], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

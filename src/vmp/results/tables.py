@@ -357,8 +357,10 @@ class Planner:
         if (task, seed) not in self._known:
             start = self._run(task.start, seed) if task.start else None
             overrides = [*task.overrides, f"seed={seed}"]
+            if task.tag:
+                overrides.append(f"tag={task.tag}")
             if start:
-                overrides += [f"tag={task.tag}", f"init_from={quoted(str(start.folder))}"]
+                overrides.append(f"init_from={quoted(str(start.folder))}")
             overrides += self._extra
             raw = self._compose(overrides)
             try:
