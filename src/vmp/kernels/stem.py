@@ -3,8 +3,8 @@
 A network that sees frames never asks for that gradient. With prompts in front it is the way to slope and shift, and
 torch's CPU kernels are slow at it for a stem of stride 2 over three channels: with a 7 x 7 kernel it takes two to five
 times as long as the convolution itself. Here each of the four places of a pixel in a 2 x 2 cell is an output channel of
-one convolution of stride 1 over the gradient. On a GPU, under torch.compile and torch.func, and for other strides,
-torch's own serves.
+one convolution of stride 1 over the gradient. On a GPU, under torch.compile and torch.func, for other strides and for
+small kernels (X3D's 3 x 3 gains nothing), torch's own serves.
 """
 
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+SMALLEST = 5  # pixels a side of a kernel for which it is worth it
 
 
 class Stem(nn.Conv3d):
@@ -35,7 +37,8 @@ class Stem(nn.Conv3d):
 
     def _suits(self) -> bool:
         plain = self.dilation == (1, 1, 1) and self.groups == 1 and self.padding_mode == "zeros"
-        return plain and self.stride == (1, 2, 2) and not isinstance(self.padding, str)
+        large = min(self.kernel_size[1:]) >= SMALLEST and self.stride == (1, 2, 2)
+        return plain and large and not isinstance(self.padding, str)
 
 
 class _Stem(torch.autograd.Function):
