@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--backbone", nargs="+", help="of step; a GPU: all five, a CPU: c2d")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench.json")
     options = parser.parse_intermixed_args()
-    overrides = [word for word in options.what if "=" in word]
+    backbones = options.backbone or []  # argparse gives it what follows
+    overrides = [word for word in (*options.what, *backbones) if "=" in word]
     parts = [word for word in options.what if "=" not in word]
     if unknown := set(parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(unknown))}: must be {', '.join(PARTS)}, or KEY=VALUE")
@@ -92,7 +93,7 @@ def main() -> None:
         if "step" in wanted:
             results.setdefault("step", {})
             default = ["c2d", "i3d", "slowfast", "x3d", "timesformer"] if cuda else ["c2d"]
-            for backbone in options.backbone or default:
+            for backbone in [word for word in backbones if "=" not in word] or default:
                 steps = bench_step(
                     backbone,
                     compose,
@@ -109,8 +110,8 @@ def main() -> None:
             results["loader"] = bench_loader(compose, ROOT)
         if "clips" in wanted:
             results["clips"] = bench_clips(ROOT)
-        if "costs" in wanted:
-            results["costs"] = bench_costs(ROOT, results.get("step", {}))
+    if "costs" in wanted:  # composes configs itself
+        results["costs"] = bench_costs(ROOT, results.get("step", {}))
     keep()
     print(f"-> {options.out}")
 

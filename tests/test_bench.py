@@ -114,10 +114,11 @@ def test_all_ways_lose_the_same(tmp_path, backbone, overrides):
         sys.executable,
         "scripts/benchmark.py",
         "step",
-        "--backbone",
-        backbone,
+        "costs",
         "--repeats",
         "2",
+        "--backbone",
+        backbone,
         *overrides,
     ]
     done = subprocess.run(
@@ -129,7 +130,10 @@ def test_all_ways_lose_the_same(tmp_path, backbone, overrides):
         timeout=580,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = json.loads(out.read_text())["step"][backbone]["rows"]
+    found = json.loads(out.read_text())
+    assert found["costs"][-1]["runs"] == 70
+    assert not any("hours" in row for row in found["costs"])  # these were small models
+    rows = found["step"][backbone]["rows"]
     by_name = {row["what"]: row for row in rows}
     assert {OURS, AUTHORS, "ours, compile"} <= set(by_name)
     for name, row in by_name.items():

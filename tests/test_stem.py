@@ -49,7 +49,9 @@ def test_the_gradient_for_kernels_of_any_size(kernel, padding, shape):
     clip = torch.zeros(shape, dtype=torch.float64)
     grad = torch.randn_like(torch.nn.functional.conv3d(clip, weight, None, (1, 2, 2), padding))
     theirs = torch.nn.grad.conv3d_input(clip.shape, weight, grad, (1, 2, 2), padding)
-    torch.testing.assert_close(input_gradient(grad, weight, clip.shape, padding), theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        input_gradient(grad, weight, clip.shape, padding), theirs, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_channels_last_and_bias():
