@@ -8,6 +8,7 @@ examples:
   python scripts/prepare.py mpii_cooking2 --videos videos --splits experimentalSetup \\
       --mat attributesAnnotations_MPII-Cooking-2.mat --cut --short-side 320
   python scripts/prepare.py verify data/hmdb51/split1/test.csv
+  python scripts/prepare.py verify data/hmdb51 --reader torchcodec_cuda --workers 4
 
 The manifests are what dataset=hmdb51, finegym and mpii_cooking2 read. The videos stay as they are; --cut writes each
 clip as a small file of its own. When a file is missing or a count is not the dataset's, nothing is written and the
@@ -18,6 +19,7 @@ import argparse
 from pathlib import Path
 
 from vmp.cli import friendly, parser_of
+from vmp.data.decode import OPTIONAL
 from vmp.errors import ConfigError, DataError, shortlist
 
 
@@ -81,11 +83,19 @@ def verify(options: argparse.Namespace) -> None:
     for path in options.manifests:
         for manifest in _manifests(path):
             root = options.root or recorded_root(manifest.parent)
-            verified = verify(manifest, root=root, workers=options.workers, timeout=options.timeout)
+            verified = verify(
+                manifest,
+                root=root,
+                workers=options.workers,
+                timeout=options.timeout,
+                readers=options.reader or (),
+            )
             print(
                 f"{manifest}: "
                 + ", ".join(f"{count:,} {status}" for status, count in verified.counts.items())
             )
+            for name, clips in verified.exact.items():
+                print(f"  {name} is exact for {clips:,} of {verified.counts['ok']:,} usable clips")
             if not verified.ok:
                 faulty.append(str(manifest))
                 print(shortlist([f"{p.id} ({p.path}): {p.problem}" for p in verified.problems], 20))
@@ -176,6 +186,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("manifests", type=Path, nargs="+", help="manifests, or folders that hold some")
     check.add_argument(
         "--root", type=Path, help="folder of the videos (default: as recorded beside the manifest)"
+    )
+    check.add_argument(
+        "--reader",
+        action="append",
+        choices=OPTIONAL,
+        help="measure this reader too and list it where it is exact; torchcodec_cuda decodes on a GPU",
     )
     check.add_argument("--workers", type=int, help="processes (default: one a CPU core)")
     check.add_argument("--timeout", type=float, default=120.0, help="seconds for a file (default: 120)")

@@ -90,7 +90,7 @@ def relative(path: str) -> str:
     return path
 
 
-READERS = {"opencv", "pyav", "pyav_seek", "decord", "torchcodec"}
+READERS = {"opencv", "pyav", "pyav_seek", "decord", "torchcodec", "torchcodec_cuda"}
 PAIR, MEASURED = {"start", "end"}, {"fps", "width", "height", "status", "readers"}
 
 

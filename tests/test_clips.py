@@ -10,7 +10,7 @@ import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train
+from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train, loader_processes
 from vmp.data.degrade import degrade
 from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, Manifest
@@ -237,8 +237,9 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(manifest):
     assert not torch.equal(one[0, 3][1], TrainClips(manifest, present, shape, seed=2)[0, 3][1])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(manifest, workers):
+@pytest.mark.parametrize(("workers", "how"), [(1, "fork"), (2, "fork"), (1, "spawn")])
+def test_workers_change_nothing(manifest, workers, how):
+    """Spawned processes serve readers on a GPU: what they need must survive the way there."""
     shape = ClipShape(frames=9, stride=2, crop=64, jitter=(80, 120), flip=0.5, test_side=64, test_crop=64)
     data = TrainClips(manifest, find_clips(manifest, max_bad_fraction=0), shape, seed=1)
 
@@ -247,8 +248,7 @@ def test_workers_change_nothing(manifest, workers):
             data,
             batch_sampler=TrainBatches(clips=4, batch=2, batches=2, seed=0),
             collate_fn=collate_train,
-            num_workers=count,
-            multiprocessing_context="fork" if count else None,
+            **loader_processes(data, count) | ({"multiprocessing_context": how} if count else {}),
         )
         return list(loader)
 

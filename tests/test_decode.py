@@ -4,11 +4,15 @@ import os
 
 import numpy as np
 import pytest
+import torch
 import videos
 
-from vmp.data.decode import READERS, read_frames
+from vmp.data.dataset import ClipShape, TestClips, loader_processes
+from vmp.data.decode import READERS, check_reader, read_frames
+from vmp.data.manifest import Clip, Manifest
 from vmp.data.measure import measure, measure_all
-from vmp.errors import VideoReadError
+from vmp.data.present import Present, find_clips
+from vmp.errors import ConfigError, VideoReadError
 
 FRAMES = 60
 INSTALLED = ("pyav_seek", "opencv", "pyav", "decord")
@@ -199,12 +203,47 @@ def test_measuring_survives_a_child_that_dies_or_hangs(folder, tmp_path, monkeyp
 
 
 def test_torchcodec_is_optional():
-    assert set(READERS) == {"pyav_seek", "opencv", "pyav", "decord", "torchcodec"}
+    assert set(READERS) == {"pyav_seek", "opencv", "pyav", "decord", "torchcodec", "torchcodec_cuda"}
     try:
         import torchcodec  # noqa: F401
     except (ImportError, RuntimeError):
         with pytest.raises(VideoReadError, match=r"imported|not found"):
             read_frames(__file__, [0], reader="torchcodec")
+        with pytest.raises(ConfigError, match=r"data.reader=torchcodec: torchcodec cannot be imported here"):
+            check_reader("torchcodec")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU")
+def test_a_reader_that_needs_a_gpu_says_so_without_one(folder):
+    with pytest.raises(
+        ConfigError, match=r"torchcodec_cuda: (there is no CUDA|torchcodec cannot be imported)"
+    ):
+        check_reader("torchcodec_cuda")
+    clip = Clip("a", "plain.mp4", 0, frames=60, readers=("pyav", "torchcodec_cuda"))
+    manifest = Manifest(folder / "train.csv", folder, ("a",), (clip,))
+    assert find_clips(manifest, max_bad_fraction=0).readers == ("pyav",)
+    with pytest.raises(ConfigError, match=r"use data\.reader=auto"):
+        find_clips(manifest, reader="torchcodec_cuda", max_bad_fraction=0)
+
+
+@pytest.mark.gpu
+def test_frames_decoded_on_a_gpu_are_those_that_counting_gives(tmp_path):
+    pytest.importorskip("torchcodec")
+    path = videos.numbered_video(tmp_path / "a.mp4", 60, b_frames=2, keyframe_every=12)
+    assert measure(path, readers=("torchcodec_cuda",)).readers == ("pyav", "torchcodec_cuda")
+    asked = [40, 3, 3, 59, 0, 17]
+    frames = read_frames(path, asked, reader="torchcodec_cuda")
+    assert [videos.number_of(frame) for frame in frames] == asked
+    close = np.abs(frames.astype(int) - read_frames(path, asked)).mean()
+    assert close < 4  # grey levels: NVDEC is exact, its conversion to RGB rounds otherwise
+    clips = (Clip("a", "a.mp4", 0, frames=60, readers=("pyav", "torchcodec_cuda")),)
+    present = Present(clips, ("torchcodec_cuda",), 1)
+    shape = ClipShape(frames=9, stride=2, crop=64, jitter=(80, 120), test_side=64, test_crop=64)
+    data = TestClips(Manifest(tmp_path / "a.csv", tmp_path, ("a",), clips), present, shape)
+    torch.zeros(1, device="cuda")  # a forked process could not use it any more
+    loader = torch.utils.data.DataLoader(data, collate_fn=list, **loader_processes(data, 1))
+    [[(_, views, _)]] = list(loader)
+    assert torch.equal(views, data[0][1])
 
 
 def test_no_descriptor_is_left_open(folder):

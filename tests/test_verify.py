@@ -1,6 +1,7 @@
 """Manifests held against files that were lost, damaged or exchanged since."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,18 @@ def test_verify(tmp_path):
 def read_manifest_text(folder: Path, text: str):
     (folder / "old.csv").write_text(text)
     return read_manifest(folder / "old.csv")
+
+
+def test_readers_asked_for_by_name_are_listed_where_they_are_exact(tmp_path):
+    videos.numbered_video(tmp_path / "good.mp4", 20)
+    videos.numbered_video(tmp_path / "shuffled.avi", 40, b_frames=2, keyframe_every=12)
+    path = manifest_of(tmp_path, ["good.mp4", "shuffled.avi"])
+    path.write_text(re.sub("(pyav_seek |opencv |decord )+pyav", "pyav", path.read_text()))
+    assert [clip.readers for clip in read_manifest(path).clips] == [("pyav",), ("pyav",)]
+    found = verify(path, progress=False, workers=1, readers=("decord",))
+    assert found.ok
+    assert found.exact == {"decord": 1}
+    assert [clip.readers for clip in read_manifest(path).clips] == [("pyav", "decord"), ("pyav",)]
 
 
 @pytest.mark.slow

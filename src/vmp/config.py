@@ -233,7 +233,7 @@ class Trainer(Section):
 
 class Data(Section):
     root: str
-    reader: Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec"]
+    reader: Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec", "torchcodec_cuda"]
     degrade: Literal["none", "salt_pepper", "half"]
     degrade_in: Literal["test", "both"]
     keep: Annotated[int, Field(ge=0)]

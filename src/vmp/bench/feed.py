@@ -23,7 +23,7 @@ def bench_loader(compose: Compose, root: Path) -> list[Row]:
     from torch.utils.data import DataLoader
 
     from vmp.build import build_model, build_optimizer, clip_shape, find_splits
-    from vmp.data.dataset import TrainClips, collate_train
+    from vmp.data.dataset import TrainClips, collate_train, loader_processes
     from vmp.data.present import find_clips
     from vmp.data.sampler import TrainBatches
     from vmp.objective import Objective
@@ -55,10 +55,9 @@ def bench_loader(compose: Compose, root: Path) -> list[Row]:
             data,
             batch_sampler=batches,
             collate_fn=collate_train,
-            num_workers=workers,
-            multiprocessing_context="fork" if workers else None,
             persistent_workers=workers > 0,
             pin_memory=device == "cuda",
+            **loader_processes(data, workers),
         )
         model = build_model(config, len(splits.classes), spec).to(device).train()
         objective, optimizer = Objective(variation_weight=1.0), build_optimizer(config, model)

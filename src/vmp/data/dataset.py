@@ -13,14 +13,15 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vmp.data import sampling, transforms
-from vmp.data.decode import finish, read_frames
+from vmp.data.decode import ON_GPU, finish, read_frames
 from vmp.data.degrade import degrade
 from vmp.data.manifest import Clip, Manifest
 from vmp.data.present import Present
@@ -200,10 +201,29 @@ def end_workers() -> None:
         child.kill()
 
 
-def start_worker(_: int) -> None:
+def loader_processes(data: _Clips, workers: int, *, timeout: float = 0.0) -> dict[str, Any]:
+    """What `DataLoader` is told about its processes: none, forked, or where a reader needs the GPU spawned, since a
+    forked process cannot use the one that its parent uses.
+
+    timeout: seconds that the loader waits for a batch. 0: for ever.
+    """
+    if not workers:
+        return {"num_workers": 0}
+    on_gpu = any(reader in ON_GPU for reader in data.present.readers)
+    return {
+        "num_workers": workers,
+        "multiprocessing_context": "spawn" if on_gpu else "fork",
+        "worker_init_fn": partial(start_worker, gpu=torch.cuda.current_device() if on_gpu else None),
+        "timeout": timeout,
+    }
+
+
+def start_worker(_: int, *, gpu: int | None = None) -> None:
     """In each loader process: one thread; signals, which Slurm sends to every process, are for the trainer."""
     import cv2
 
     cv2.setNumThreads(1)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

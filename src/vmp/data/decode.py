@@ -7,13 +7,15 @@ Notable here:
 - `pyav_seek` counts packets, which is cheap, and decodes only the groups of pictures that hold a frame asked for.
   Within a group every frame that comes out must bear the time of the packet that is next in order of time, so the
   timestamps are a check and never a position; a file in which they cannot be one is refused with an error;
-- `opencv`, `decord` and `torchcodec` seek, and do so wrongly on some files. Which readers are exact for a file is
-  measured when its manifest is made (measure.py), those above included; the dataset refuses the others (present.py);
+- `opencv`, `decord`, `torchcodec` and `torchcodec_cuda` (a GPU's decoder) seek, and do so wrongly on some files. Which
+  readers are exact for a file is measured when its manifest is made (measure.py), those above included; the dataset
+  refuses the others (present.py);
 - open, read, close for each clip, one decoding thread: nothing leaks, and a forked worker shares no decoder.
 
 Shapes: T frames asked for, H x W pixels after turning upright; frames are RGB uint8.
 """
 
+import importlib.util
 import os
 import stat
 from collections import deque
@@ -23,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from vmp.errors import VideoReadError
+from vmp.errors import ConfigError, VideoReadError
 
 Frames = Iterator[np.ndarray]  # (H, W, 3) each, in the order of ascending, distinct indices
 
@@ -376,12 +378,23 @@ def _decord(path: Path, wanted: np.ndarray) -> Frames:
         yield from _in_batches(lambda part: reader.get_batch(part).asnumpy(), wanted)
 
 
-def _torchcodec(path: Path, wanted: np.ndarray) -> Frames:
+def _torchcodec(path: Path, wanted: np.ndarray, device: str = "cpu") -> Frames:
     from torchcodec.decoders import VideoDecoder
 
-    reader: Any = VideoDecoder(str(path), num_ffmpeg_threads=1, seek_mode="exact", dimension_order="NHWC")
+    reader: Any = VideoDecoder(
+        str(path), num_ffmpeg_threads=1, seek_mode="exact", dimension_order="NHWC", device=device
+    )
     if wanted[-1] < len(reader):
-        yield from _in_batches(lambda part: reader.get_frames_at(part).data.numpy(), wanted)
+        yield from _in_batches(lambda part: reader.get_frames_at(part).data.cpu().numpy(), wanted)
+    if device != "cpu" and reader.cpu_fallback:
+        raise VideoReadError(path, f"not decoded on the GPU: {reader.cpu_fallback}", reader="torchcodec_cuda")
+
+
+def _torchcodec_cuda(path: Path, wanted: np.ndarray) -> Frames:
+    """On the current GPU; frames come back to be resized and cropped as every reader's are."""
+    import torch
+
+    yield from _torchcodec(path, wanted, f"cuda:{torch.cuda.current_device()}")
 
 
 def _in_batches(fetch: Callable[[list[int]], np.ndarray], wanted: np.ndarray) -> Frames:
@@ -399,4 +412,26 @@ READERS: dict[str, Callable[[Path, np.ndarray], Frames]] = {
     "pyav_seek": _pyav_seek,
     "decord": _decord,
     "torchcodec": _torchcodec,
+    "torchcodec_cuda": _torchcodec_cuda,
 }
+ON_GPU = ("torchcodec_cuda",)  # measured and used only where asked for by name
+OPTIONAL = ("torchcodec", *ON_GPU)  # not among the requirements
+
+
+def check_reader(name: str) -> None:
+    """Raise ConfigError where a reader cannot work at all: what it needs is not installed, or there is no GPU."""
+    package, _, gpu = name.partition("_") if name.startswith("torchcodec") else (name, "", "")
+    if package in ("decord", "torchcodec"):
+        try:
+            importlib.import_module("torchcodec.decoders" if package == "torchcodec" else package)
+        except (ImportError, OSError, RuntimeError) as error:  # not there, or its libraries do not fit
+            said = str(error).strip().partition("\n")[0]
+            raise ConfigError(
+                f"data.reader={name}: {package} cannot be imported here ({said}). Install it (docs/data.md, Readers), "
+                "or use data.reader=auto"
+            ) from None
+    if gpu:
+        import torch
+
+        if not torch.cuda.device_count():
+            raise ConfigError(f"data.reader={name}: there is no CUDA device here; use data.reader=auto")

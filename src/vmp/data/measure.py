@@ -26,7 +26,7 @@ import numpy as np
 
 from vmp.data.children import Limit as Limit
 from vmp.data.children import Lost, in_children
-from vmp.data.decode import READERS, STEP, check_regular, upright
+from vmp.data.decode import ON_GPU, READERS, STEP, check_regular, upright
 from vmp.errors import VideoReadError
 
 GAVE_UP = "measuring was given up:"
@@ -219,9 +219,13 @@ def _duration(stream: Any) -> float:
 
 
 def exact_readers(path: Path, counted: Counted, readers: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Those of the readers that return exactly the counted frames of a whole file, the fastest first, and pyav."""
-    tried = seeking() if readers is None else readers
-    return (*_by_speed([r for r in tried if _exact(path, r, counted)], counted), "pyav")
+    """Those of the readers that return exactly the counted frames of a whole file, the fastest first, and pyav.
+
+    Behind it those that need a GPU: other machines read the manifest too.
+    """
+    exact = [r for r in (seeking() if readers is None else readers) if _exact(path, r, counted)]
+    on_gpu = [r for r in exact if r in ON_GPU]
+    return (*_by_speed([r for r in exact if r not in ON_GPU], counted), "pyav", *on_gpu)
 
 
 def _by_speed(readers: Sequence[str], counted: Counted) -> list[str]:

@@ -8,8 +8,11 @@ Notable here:
 import hashlib
 from dataclasses import dataclass, field
 
+from vmp.data.decode import ON_GPU, OPTIONAL, check_reader
 from vmp.data.manifest import Clip, Manifest, inside
 from vmp.errors import DataError, shortlist
+
+MEASURE = "python scripts/prepare.py verify {} --reader {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,9 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
     Raises:
         DataError: more than max_bad_fraction are bad, none is left, a link leaves the root, or the reader is not
             exact for some file.
+        ConfigError: the reader cannot work here.
     """
+    check_reader(reader)
     usable: list[Clip] = []
     readers: list[str] = []
     bad: dict[str, str] = {}
@@ -64,12 +69,14 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
             inexact.append(f"{clip.path}: exact are {', '.join(exact)}")
             continue
         usable.append(clip)
-        readers.append(exact[0] if reader == "auto" else reader)
+        first = next((name for name in exact if name not in ON_GPU), "pyav")
+        readers.append(first if reader == "auto" else reader)
     if inexact:
         raise DataError(
             f"data.reader={reader} was not measured to give the exact frames of {len(inexact)} of "
             f"{len(manifest.clips)} clips in {manifest.path}:\n{shortlist(inexact)}\n"
             "Use data.reader=auto (the fastest exact reader for each file) or data.reader=pyav (always exact)."
+            + (f"\nTo measure: {MEASURE.format(manifest.path, reader)}" if reader in OPTIONAL else "")
         )
     present = Present(tuple(usable), tuple(readers), len(manifest.clips), bad)
     check_bad(bad, present.total, max_bad_fraction, where=str(manifest.path))

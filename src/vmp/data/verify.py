@@ -4,15 +4,18 @@ Notable here:
 - files are decoded in child processes that may crash or hang without harm, one at a time each;
 - nothing is deleted or moved: rows that cannot be used get another status in the manifest, the old manifest stays as
   `<name>.before-verify`, and `quarantine.csv` beside it lists the rows and what is wrong with them;
-- a reader that a row lists and that is not exact for its file is taken off the row.
+- a reader that a row lists and that is not exact for its file is taken off the row;
+- readers that are asked for by name are listed in the rows for whose files they are exact.
 """
 
 import csv
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vmp.data.decode import check_reader
 from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, write_manifest
 from vmp.data.measure import Measured, measure_all, seeking
 from vmp.files import replacing
@@ -31,10 +34,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """counts: clips by status, as the manifest says it now; problems: where files and the old manifest disagree."""
+    """counts: clips by status, as the manifest says it now; problems: where files and the old manifest disagree; exact:
+    readers asked for by name -> usable clips that they can read."""
 
     counts: dict[str, int]
     problems: tuple[Problem, ...]
+    exact: dict[str, int]
 
     @property
     def ok(self) -> bool:
@@ -47,6 +52,7 @@ def verify(
     root: Path | None = None,
     workers: int | None = None,
     timeout: float = 120.0,
+    readers: Sequence[str] = (),
     progress: bool = True,
 ) -> Verified:
     """Decode the files of a manifest, compare, and put what is wrong into the manifest and quarantine.csv.
@@ -54,16 +60,21 @@ def verify(
     Args:
         root: folder of the videos; None: the manifest's own folder.
         timeout: seconds for a file of up to 60 MB, in proportion beyond.
+        readers: to measure besides those that are always tried, and to list where they are exact.
 
     Raises:
         ManifestError: the manifest cannot be read.
+        ConfigError: one of the readers cannot work here.
     """
+    for name in readers:
+        check_reader(name)
     old = read_manifest(manifest, root=root)
-    found = _measure(old, workers, timeout, progress)
+    tried = tuple(dict.fromkeys((*seeking(), *readers)))
+    found = _measure(old, tried, workers, timeout, progress)
     clips: list[Clip] = []
     problems: list[Problem] = []
     for clip in old.clips:
-        clip, problem = _compare(clip, found[clip.path])
+        clip, problem = _compare(clip, found[clip.path], tried, readers)
         clips.append(clip)
         if problem:
             problems.append(Problem(clip.id, clip.path, problem))
@@ -78,10 +89,14 @@ def verify(
         _keep(old.path)
         write_manifest(old.path, clips)
     counts = Counter(clip.status for clip in clips)
-    return Verified({status: counts[status] for status in STATUSES}, tuple(problems))
+    usable = [clip for clip in clips if clip.status == "ok"]
+    exact = {name: sum(name in clip.readers for clip in usable) for name in readers}
+    return Verified({status: counts[status] for status in STATUSES}, tuple(problems), exact)
 
 
-def _measure(manifest: Manifest, workers: int | None, timeout: float, progress: bool) -> dict[str, Measured]:
+def _measure(
+    manifest: Manifest, readers: Sequence[str], workers: int | None, timeout: float, progress: bool
+) -> dict[str, Measured]:
     """Path in the manifest -> what the file holds."""
     found: dict[str, Measured] = {}
     files: dict[Path, list[str]] = {}
@@ -91,14 +106,19 @@ def _measure(manifest: Manifest, workers: int | None, timeout: float, progress: 
         except ValueError as error:
             found[path] = Measured("unreadable", str(error))
     with bar("verify videos", len(files), shown=progress) as shown:
-        for file, measured in measure_all(files, workers=workers, timeout=timeout):
+        for file, measured in measure_all(files, workers=workers, timeout=timeout, readers=readers):
             found.update(dict.fromkeys(files[file], measured))
             shown.advance()
     return found
 
 
-def _compare(clip: Clip, found: Measured) -> tuple[Clip, str]:
-    """The row as it should be, and what was wrong with it, if anything."""
+def _compare(clip: Clip, found: Measured, tried: Sequence[str], wanted: Sequence[str]) -> tuple[Clip, str]:
+    """The row as it should be, and what was wrong with it, if anything.
+
+    Args:
+        tried: the readers that were measured.
+        wanted: those of them to add to the row.
+    """
     if clip.status != "ok":
         if found.status == "ok" and clip.status == "missing":
             return clip, "is there now; make the manifest again to use it"
@@ -116,11 +136,11 @@ def _compare(clip: Clip, found: Measured) -> tuple[Clip, str]:
             status, problem = "unreadable", f"is another file than the manifest's: {', '.join(wrong)}"
     if status != "ok":
         return replace(clip, status=status, tags=clip.tags | {"problem": problem}), f"{status}: {problem}"
-    wrong = [name for name in clip.readers if name in seeking() and name not in found.readers]
-    if wrong:
-        kept = tuple(name for name in clip.readers if name not in wrong) or ("pyav",)
-        return replace(clip, readers=kept), f"{', '.join(wrong)} listed as exact, and not: taken off"
-    return clip, ""
+    wrong = [name for name in clip.readers if name in tried and name not in found.readers]
+    kept = tuple(name for name in clip.readers if name not in wrong)
+    new = [name for name in found.readers if name in wanted and name not in kept]
+    said = f"{', '.join(wrong)} listed as exact, and not: taken off" if wrong else ""
+    return (replace(clip, readers=(*(kept or ("pyav",)), *new)) if wrong or new else clip), said
 
 
 def _of_others(quarantine: Path, own: set[tuple[str, str]]) -> list[Problem]:

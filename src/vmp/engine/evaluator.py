@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vmp.data.dataset import TestClips, end_workers, start_worker
+from vmp.data.dataset import TestClips, end_workers, loader_processes
 from vmp.data.manifest import Clip
 from vmp.engine.dist import Processes
 from vmp.engine.faults import told
@@ -63,11 +63,8 @@ def score(
         sampler=mine,
         batch_size=max(1, 32 // (dataset.temporal * dataset.spatial)),  # of clips with all their views
         collate_fn=_keep,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        multiprocessing_context="fork" if workers else None,
         pin_memory=processes.device.type == "cuda",
-        timeout=timeout if workers else 0,
+        **loader_processes(dataset, workers, timeout=timeout),
     )
     model.eval()
     found: list[tuple[int, Tensor]] = []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from vmp.data.dataset import TrainClips, collate_train, end_workers, start_worker
+from vmp.data.dataset import TrainClips, collate_train, end_workers, loader_processes
 from vmp.data.present import check_bad
 from vmp.data.sampler import DROPOUT, TrainBatches, generator
 from vmp.engine import checkpoint
@@ -169,12 +169,9 @@ def fit(
         data,
         batch_sampler=batches,
         collate_fn=collate_train,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        multiprocessing_context="fork" if workers else None,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        timeout=timeout if workers else 0,
+        **loader_processes(data, workers, timeout=timeout),
     )
 
     def save() -> None:
