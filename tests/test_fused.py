@@ -189,9 +189,12 @@ def test_the_same_bits_twice():
 
 @pytest.mark.slow
 def test_compile_to_machine_code_without_a_gpu():
-    """For the A100 and the H100, with what Triton makes constants of (ones) and what it takes for aligned."""
+    """For the A100 and the H100, with what Triton makes constants of (ones) and what it takes for aligned.
+
+    Nothing spills, and six blocks fit on one of 132 multiprocessors: those of (8, 3, T, 224, 224) all run at once.
+    """
     code = """
-import itertools, sys
+import itertools, pathlib, re, subprocess, sys, tempfile
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -208,8 +211,19 @@ def build(kernel, capability, types, constants, **flags):
         {(i,): [["tt.divisibility", 16]] for i in aligned},
     )
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(fused.LAUNCH))
-    assert made.asm["cubin"]
+    check_resources(made.asm["cubin"])
     return made.asm["ptx"]
+
+def check_resources(cubin):
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        tool = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        command = [tool, "--dump-resource-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    used = dict(re.findall(r"(REG|STACK|LOCAL):(\\d+)", said))
+    assert used["STACK"] == used["LOCAL"] == "0", said
+    assert -(-int(used["REG"]) // 8) * 8 * 32 * fused.LAUNCH["num_warps"] * 6 <= 65536, said
 
 scalars = dict.fromkeys(("squares", "sums", "slope", "shift", "pull"), "*fp32")
 for (clip, out), capability in itertools.product(

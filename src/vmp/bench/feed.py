@@ -14,7 +14,7 @@ import torch
 from vmp.bench.step import Compose
 from vmp.bench.turns import Row, machine, on_device, show, wait
 from vmp.engine.ahead import Ahead
-from vmp.errors import VideoReadError
+from vmp.errors import ConfigError, VideoReadError
 from vmp.machine import cpus
 
 
@@ -116,7 +116,7 @@ def bench_clips(root: Path) -> list[Row]:
     import cv2
 
     from vmp.data.cut import Cut, cut_all
-    from vmp.data.decode import read_frames
+    from vmp.data.decode import OPTIONAL, read_frames
     from vmp.data.encode import write_video
     from vmp.data.sampling import offsets, random_start
 
@@ -126,6 +126,7 @@ def bench_clips(root: Path) -> list[Row]:
     folder.mkdir(parents=True, exist_ok=True)
     patterns = {"9x32": offsets(9, 32, rate=29.4 / 30), "33x2": offsets(33, 2, rate=29.4 / 30)}
     rows: list[Row] = []
+    extra = [name for name in OPTIONAL if _works(name)]
     for width, height in ((1624, 1224), (320, 240)):
         source = folder / f"{width}x{height}.mp4"
         if not source.exists():
@@ -152,7 +153,7 @@ def bench_clips(root: Path) -> list[Row]:
 
         ways: dict[str, Callable[[int, np.ndarray], Any]] = {"original, all, by time": whole_span}
         ways |= {f"original, {r}": original(r) for r in ("decord", "opencv", "pyav_seek")}
-        ways |= {f"cut clips, {r}": piece(r) for r in ("decord", "opencv", "pyav", "pyav_seek")}
+        ways |= {f"cut clips, {r}": piece(r) for r in ("decord", "opencv", "pyav", "pyav_seek", *extra)}
         part: list[Row] = [{"what": name} for name in ways]
         for pattern, wanted in patterns.items():
             rng = np.random.default_rng(0)
@@ -175,6 +176,16 @@ def bench_clips(root: Path) -> list[Row]:
         show(f"{title}; {FRAMES} frames of {width} x {height}, {machine()}", part)
         rows += [{"source": f"{width}x{height}"} | row for row in part]
     return rows
+
+
+def _works(reader: str) -> bool:
+    from vmp.data.decode import check_reader
+
+    try:
+        check_reader(reader)
+    except ConfigError:
+        return False
+    return True
 
 
 def to_and_fro(height: int, width: int) -> Iterator[np.ndarray]:
