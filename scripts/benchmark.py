@@ -11,8 +11,6 @@ go to outputs/bench.json as well, where the parts that were not run stay as they
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("layer", "stem", "step", "start", "loader", "clips", "costs")
 
 
-@contextmanager
-def composer() -> Iterator[Any]:
+def composed(overrides: list[str]) -> tuple[Any, Any]:
     """Overrides of train.py -> the checked config and its backbone's spec."""
     from vmp.build import backbone_spec
     from vmp.config import check
-    from vmp.results.tables import composer as raw_configs
+    from vmp.results.tables import composer
 
-    with raw_configs(ROOT / "conf") as compose:
-
-        def composed(overrides: list[str]) -> tuple[Any, Any]:
-            config = check(compose(overrides))
-            return config, backbone_spec(config)
-
-        yield composed
+    config = check(composer(ROOT / "conf")(overrides))
+    return config, backbone_spec(config)
 
 
 def main() -> None:
@@ -77,40 +69,39 @@ def main() -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
-    with composer() as compose:
-        if "layer" in wanted:
-            shapes = [(options.frames, options.size)] + ([(32, options.size)] if cuda else [])
-            results["layer"] = {
-                f"{frames} x {size}": bench_layer(
-                    batch=options.batch, frames=frames, size=size, repeats=options.repeats
-                )
-                for frames, size in shapes
-            }
+    if "layer" in wanted:
+        shapes = [(options.frames, options.size)] + ([(32, options.size)] if cuda else [])
+        results["layer"] = {
+            f"{frames} x {size}": bench_layer(
+                batch=options.batch, frames=frames, size=size, repeats=options.repeats
+            )
+            for frames, size in shapes
+        }
+        keep()
+    if "stem" in wanted:
+        results["stem"] = bench_stem(batch=options.batch if cuda else 2, repeats=options.repeats)
+        keep()
+    if "step" in wanted:
+        results.setdefault("step", {})
+        default = ["c2d", "i3d", "slowfast", "x3d", "timesformer"] if cuda else ["c2d"]
+        for backbone in [word for word in backbones if "=" not in word] or default:
+            steps = bench_step(
+                backbone,
+                composed,
+                overrides=overrides,
+                batch=options.batch if cuda else 2,
+                repeats=options.repeats if cuda else 3,
+                steps=options.steps or (50 if cuda else 10),
+            )
+            results["step"][steps.backbone] = steps._asdict()
             keep()
-        if "stem" in wanted:
-            results["stem"] = bench_stem(batch=options.batch if cuda else 2, repeats=options.repeats)
-            keep()
-        if "step" in wanted:
-            results.setdefault("step", {})
-            default = ["c2d", "i3d", "slowfast", "x3d", "timesformer"] if cuda else ["c2d"]
-            for backbone in [word for word in backbones if "=" not in word] or default:
-                steps = bench_step(
-                    backbone,
-                    compose,
-                    overrides=overrides,
-                    batch=options.batch if cuda else 2,
-                    repeats=options.repeats if cuda else 3,
-                    steps=options.steps or (50 if cuda else 10),
-                )
-                results["step"][steps.backbone] = steps._asdict()
-                keep()
-        if "start" in wanted:
-            results["start"] = bench_start(ROOT)
-        if "loader" in wanted:
-            results["loader"] = bench_loader(compose, ROOT)
-        if "clips" in wanted:
-            results["clips"] = bench_clips(ROOT)
-    if "costs" in wanted:  # composes configs itself
+    if "start" in wanted:
+        results["start"] = bench_start(ROOT)
+    if "loader" in wanted:
+        results["loader"] = bench_loader(composed, ROOT)
+    if "clips" in wanted:
+        results["clips"] = bench_clips(ROOT)
+    if "costs" in wanted:
         results["costs"] = bench_costs(ROOT, results.get("step", {}))
     keep()
     print(f"-> {options.out}")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -55,14 +54,10 @@ def main() -> None:
 
 def folder_of(overrides: list[str]) -> Path:
     """The run's folder, from the config itself."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
     from vmp.config import check
+    from vmp.results.tables import composer
 
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        raw: Any = OmegaConf.to_container(compose("train", overrides), resolve=True)
-    return ROOT / check(raw).folder
+    return ROOT / check(composer(ROOT / "conf")(overrides)).folder
 
 
 if __name__ == "__main__":

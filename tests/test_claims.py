@@ -36,8 +36,7 @@ def finish(run, *, top1, scalars=None, shifts=()):
 
 @pytest.fixture
 def one():
-    with composer(ROOT / "conf") as compose:
-        yield compose
+    return composer(ROOT / "conf")
 
 
 @pytest.fixture
@@ -157,6 +156,7 @@ def test_nothing_run_is_said(tmp_path, monkeypatch):
     assert "make claims PROFILE=mini SEEDS=2" in text
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_prints(tmp_path):
     done = subprocess.run(
         [sys.executable, "scripts/claims.py", "--profile", "mini", "--out", str(tmp_path / "claims.md")],

@@ -237,7 +237,9 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(manifest):
     assert not torch.equal(one[0, 3][1], TrainClips(manifest, present, shape, seed=2)[0, 3][1])
 
 
-@pytest.mark.parametrize(("workers", "how"), [(1, "fork"), (2, "fork"), (1, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "how"), [(1, "fork"), (2, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)]
+)
 def test_workers_change_nothing(manifest, workers, how):
     """Spawned processes serve readers on a GPU: what they need must survive the way there."""
     shape = ClipShape(frames=9, stride=2, crop=64, jitter=(80, 120), flip=0.5, test_side=64, test_crop=64)

@@ -7,14 +7,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vmp.cli import explain
 from vmp.config import check, check_start
 from vmp.errors import ConfigError
+from vmp.results.tables import composer
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {
@@ -29,8 +28,7 @@ GIVEN = {
 
 
 def composed(*overrides: str):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return check(OmegaConf.to_container(compose("train", list(overrides)), resolve=True))
+    return check(composer(ROOT / "conf")(overrides))
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
@@ -240,6 +238,7 @@ def train(*overrides: str, **options) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_one_message_and_code_2(tmp_path):
     """No traceback, no torch: told in little more time than Python and Hydra need to start."""
     (tmp_path / "classes.txt").write_text("a\nb\n")

@@ -143,6 +143,7 @@ def test_sizes(tmp_path):
             np.testing.assert_allclose(colour, (120, 90, 200), atol=4)
 
 
+@pytest.mark.slow
 def test_rotation_is_in_the_pixels(sources, tmp_path):
     cuts = {}
     for turns in (1, 2, 3):
@@ -161,6 +162,7 @@ def test_rotation_is_in_the_pixels(sources, tmp_path):
         assert np.abs(frames[1].to_ndarray(format="rgb24").astype(int) - wanted).mean() < 2
 
 
+@pytest.mark.slow
 def test_full_range_and_other_formats_keep_their_colours(tmp_path):
     cuts = []
     for form in ("yuvj420p", "yuv444p"):
@@ -173,6 +175,7 @@ def test_full_range_and_other_formats_keep_their_colours(tmp_path):
         assert b.std() / a.std() == pytest.approx(1, abs=0.03)  # a wrong range would make it 0.86 or 1.16
 
 
+@pytest.mark.slow
 def test_names_of_all_kinds(sources, tmp_path, monkeypatch):
     """Paths relative to where one stands, names that are options, patterns, addresses or as long as names may be."""
     monkeypatch.chdir(tmp_path)
@@ -207,6 +210,7 @@ def test_past_the_end_is_partial(sources, tmp_path):
     assert again == found
 
 
+@pytest.mark.slow
 def test_a_source_that_breaks_midway(sources, tmp_path):
     """Clips before the break are whole, those across and after it are not; nothing stands for the rest."""
     source = videos.truncated(sources / "mpeg4.avi", tmp_path / "short.avi")
@@ -233,6 +237,7 @@ def test_a_damaged_frame_ends_a_source(sources, tmp_path):
     assert found["60-70"].frames == 0
 
 
+@pytest.mark.slow
 def test_sources_that_are_none(sources, tmp_path):
     (tmp_path / "text.mp4").write_text("this is not a video\n" * 50)
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -317,6 +322,7 @@ def stamps(folder: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in folder.glob("[!.]*.mp4")}
 
 
+@pytest.mark.slow
 def test_finished_clips_are_kept_and_changed_ones_are_made_again(sources, tmp_path):
     source, out = tmp_path / "s.mp4", tmp_path / "cut"
     source.write_bytes((sources / "plain.mp4").read_bytes())
@@ -423,6 +429,7 @@ def test_killed_and_started_again(sources, tmp_path):
     assert stamps(out)["1.mp4"] == before["1.mp4"]
 
 
+@pytest.mark.slow
 def test_interrupted_by_the_keyboard(sources, tmp_path):
     """SIGINT to the whole group, as a terminal sends it."""
     out = tmp_path / "cut"

@@ -560,6 +560,7 @@ CONFIGS = {  # what a run's config.yaml is changed to
 }
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_configs_of_runs_that_are_not_configs(data, finished, tmp_path, kind, tally):

@@ -116,6 +116,7 @@ def test_cross_dataset_trains_only_a_new_head(data, other_data, baseline, tmp_pa
     assert set(start_of(where)["reinitialised"]) == {name.removeprefix("backbone.") for name in HEAD}
 
 
+@pytest.mark.slow
 def test_weights_are_needed_once_and_a_killed_run_goes_on_without_them(data, baseline, tmp_path):
     file = tmp_path / "pretrained.safetensors"
     shutil.copy(max((baseline / "checkpoints").glob("step_*")) / "model.safetensors", file)
@@ -151,6 +152,7 @@ def test_weights_that_do_not_fit_are_told(data, baseline, tmp_path):
     assert "k400" in public
 
 
+@pytest.mark.slow
 def test_random_parts_are_not_frozen(data, other_data, baseline, tmp_path):
     start = f"init_from='{baseline}'"
     no_prompts = refused(data, tmp_path / "a", *VIT, "train.freeze=all_but_head", start)
@@ -191,6 +193,7 @@ def test_what_the_source_did_otherwise_is_told(data, baseline, tmp_path):
     assert "m, n are left behind" in (bare / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_start_on_blank_clips_is_told(data, tmp_path):
     dark = finished(data, tmp_path / "dark", *VIT, "vmp.m=-0.5", "vmp.n=0.5", "trainer.epochs=1")
     assert "nearly blank" in (dark / "log.txt").read_text()

@@ -85,7 +85,7 @@ def test_the_next_frame_is_the_one_weighed():
 
 @pytest.mark.parametrize("modulate", ["normalized", "pixel"])
 @pytest.mark.parametrize("variation", ["mean", "frobenius"])
-@pytest.mark.parametrize("t", [1, 2, 4])
+@pytest.mark.parametrize("t", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_gradcheck(modulate, variation, t):
     layer = MotionPrompt(m=0.6, n=-0.3, modulate=modulate, variation=variation).double()
     clip = as_float(pixels(b=2, t=t, h=3, w=2)).requires_grad_()

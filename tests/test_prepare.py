@@ -572,7 +572,7 @@ SPANS = {  # absolute times, added up by hand
 }
 
 
-@pytest.mark.parametrize("how", ["in place", "cut"])
+@pytest.mark.parametrize("how", ["in place", pytest.param("cut", marks=pytest.mark.slow)])
 def test_finegym_spans_come_from_the_json(gym, tmp_path, how):
     plan = plan_finegym(gym / "videos", gym / "annotations")
     checks = {check.name: check for check in plan.checks}
@@ -808,7 +808,7 @@ def plan_cooking(mpii, **options):
     return plan_mpii(mpii / "videos", mpii / "annos.mat", mpii / "experimentalSetup", **options)
 
 
-@pytest.mark.parametrize("how", ["in place", "cut"])
+@pytest.mark.parametrize("how", ["in place", pytest.param("cut", marks=pytest.mark.slow)])
 def test_mpii_intervals(mpii, tmp_path, how):
     plan = plan_cooking(mpii)
     checks = {check.name: check for check in plan.checks}

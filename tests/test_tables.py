@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vmp.errors import ConfigError, RunError
@@ -43,8 +43,7 @@ def profile_of(name: str):
 
 @pytest.fixture(scope="module")
 def compose_one():
-    with composer(ROOT / "conf") as one:
-        yield one
+    return composer(ROOT / "conf")
 
 
 def runs_of(numbers, profile: str, one, seeds=(0,), output="outputs", only=()):
@@ -144,7 +143,8 @@ def test_tables_share_what_is_the_same_run(compose_one):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_quick_composing_is_composing(profile, compose_one):
     for run in runs_of([2], profile, compose_one)[:4]:
-        assert OmegaConf.to_container(compose("train", list(run.overrides)), resolve=True) == run.raw
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            assert OmegaConf.to_container(compose("train", list(run.overrides)), resolve=True) == run.raw
 
 
 def test_a_run_that_starts_from_another_names_it(compose_one):

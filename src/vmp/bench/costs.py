@@ -43,24 +43,23 @@ def work_of_table1(root: Path, data: str | None = None) -> dict[str, Work]:
     conf = root / "conf"
     profile = load_profile(conf / "table" / "profile" / "paper.yaml")
     work: dict[str, Work] = {}
-    with composer(conf) as compose:
-        table = load_table(conf / "table" / "table1.yaml")
-        planner = Planner(compose, output=profile.output, extra=(f"data.root={data}",) if data else ())
-        runs, _ = plan([c for c in cells(table, profile) if c.task], planner, [0])
-        for run in runs:
-            config, spec = run.config, backbone_spec(run.config)
-            clips = clips_of(run, profile)
-            temporal, crops = config.trainer.views or spec.views
-            trained, tested = clips["train"] * config.trainer.epochs, clips.get("test", 0) * temporal * crops
-            key = config.backbone.key
-            larger, size = (spec.test_crop / spec.crop) ** 2, size_of(config.backbone.model_dump())
-            before = work.get(key) or Work(0, 0.0, 0.0, forward_flops(config), larger, size)
-            work[key] = replace(
-                before,
-                runs=before.runs + 1,
-                trained=before.trained + trained,
-                tested=before.tested + tested,
-            )
+    table = load_table(conf / "table" / "table1.yaml")
+    planner = Planner(composer(conf), output=profile.output, extra=(f"data.root={data}",) if data else ())
+    runs, _ = plan([c for c in cells(table, profile) if c.task], planner, [0])
+    for run in runs:
+        config, spec = run.config, backbone_spec(run.config)
+        clips = clips_of(run, profile)
+        temporal, crops = config.trainer.views or spec.views
+        trained, tested = clips["train"] * config.trainer.epochs, clips.get("test", 0) * temporal * crops
+        key = config.backbone.key
+        larger, size = (spec.test_crop / spec.crop) ** 2, size_of(config.backbone.model_dump())
+        before = work.get(key) or Work(0, 0.0, 0.0, forward_flops(config), larger, size)
+        work[key] = replace(
+            before,
+            runs=before.runs + 1,
+            trained=before.trained + trained,
+            tested=before.tested + tested,
+        )
     return work
 
 

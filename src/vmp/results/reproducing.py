@@ -79,22 +79,21 @@ def reproduce(request: Request, root: Path) -> int:
         raise ConfigError(
             f"only={' '.join(request.only)}: no cell of table {table.number} has all of that; rows: {names}"
         )
-    with composer(conf) as compose:
-        planner = Planner(compose, output=output, extra=request.overrides)
-        below: dict[str, str] = {}
-        if table.measured:
-            values, device, failed = _measure(request, table, all_cells, chosen, planner, Path(output))
-            if request.dry:
-                return 0
-            below["device"] = device
-        else:
-            runs, tests = plan(chosen, planner, seeds)
-            if request.dry:
-                todo = [run for run in runs if run.state != "finished"]
-                print_plan(runs, tests, profile, Path(output), rates_for(todo, Path(output)))
-                return 0
-            failed = run_missing(runs, tests, how, Path(output), root)
-            values = read_values(all_cells, planner, seeds)
+    planner = Planner(composer(conf), output=output, extra=request.overrides)
+    below: dict[str, str] = {}
+    if table.measured:
+        values, device, failed = _measure(request, table, all_cells, chosen, planner, Path(output))
+        if request.dry:
+            return 0
+        below["device"] = device
+    else:
+        runs, tests = plan(chosen, planner, seeds)
+        if request.dry:
+            todo = [run for run in runs if run.state != "finished"]
+            print_plan(runs, tests, profile, Path(output), rates_for(todo, Path(output)))
+            return 0
+        failed = run_missing(runs, tests, how, Path(output), root)
+        values = read_values(all_cells, planner, seeds)
     return _write(request, table, profile, all_cells, values, list(seeds), failed, **below)
 
 

@@ -68,20 +68,19 @@ def sweep(grid: Grid, profile: Profile, root: Path, *, launch: str = "") -> tupl
         )
     starts = {(a, b): layer_with(a, b) for a, b in itertools.product(grid.slopes, grid.shifts)}
     plain, from_start = {}, {}
-    with composer(root / "conf") as compose:
-        planner = Planner(compose, output=profile.output, extra=grid.overrides)
-        for dataset, seed in itertools.product(grid.datasets, range(grid.seeds)):
-            task = task_of(profile, dataset, grid.model, ("vmp=none",), None)
-            plain[dataset, seed] = planner.run(task, seed)
-            for (a, b), layer in starts.items():
-                own = (
-                    f"vmp.lambda={grid.weight:g}",
-                    f"vmp.m={layer.m.item()!r}",
-                    f"vmp.n={layer.n.item()!r}",
-                )
-                task = task_of(profile, dataset, grid.model, own, None)
-                task = replace(task, tag="-".join(filter(None, (task.tag, f"a{a:g}_b{b:g}"))))
-                from_start[dataset, a, b, seed] = planner.run(task, seed)
+    planner = Planner(composer(root / "conf"), output=profile.output, extra=grid.overrides)
+    for dataset, seed in itertools.product(grid.datasets, range(grid.seeds)):
+        task = task_of(profile, dataset, grid.model, ("vmp=none",), None)
+        plain[dataset, seed] = planner.run(task, seed)
+        for (a, b), layer in starts.items():
+            own = (
+                f"vmp.lambda={grid.weight:g}",
+                f"vmp.m={layer.m.item()!r}",
+                f"vmp.n={layer.n.item()!r}",
+            )
+            task = task_of(profile, dataset, grid.model, own, None)
+            task = replace(task, tag="-".join(filter(None, (task.tag, f"a{a:g}_b{b:g}"))))
+            from_start[dataset, a, b, seed] = planner.run(task, seed)
     runs = with_starts([*plain.values(), *from_start.values()])
     how = launching.parse_launch(launch or profile.launch)
     failed = run_missing(runs, [], how, Path(runs[0].config.output), root)

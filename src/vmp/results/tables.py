@@ -10,15 +10,14 @@ Notable here:
 import copy
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.core.override_parser.types import OverrideType
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vmp.config import Config, check, parse_views, suggest
@@ -391,8 +390,8 @@ class Planner:
         return Evaluation(run, cell.degrade, cell.where) if cell.degrade or cell.where else run
 
 
-@contextmanager
-def composer(conf: Path) -> Iterator[Compose]:
+@cache
+def composer(conf: Path) -> Compose:
     """Composes train.yaml, without running anything. Files are composed once for each choice of files, and plain values
     put in afterwards, which is many times faster for many runs."""
     from hydra import compose, initialize_config_dir
@@ -400,7 +399,12 @@ def composer(conf: Path) -> Iterator[Compose]:
     from omegaconf.errors import OmegaConfBaseException
 
     files = {path.name for path in conf.iterdir() if path.is_dir()}
-    composed = cache(lambda chosen: compose("train", list(chosen)))
+
+    def by_hydra(overrides: Iterable[str]) -> DictConfig:
+        with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+            return compose("train", list(overrides))
+
+    composed = cache(by_hydra)
     parsed = cache(OverridesParser.create().parse_override)
 
     def one(overrides: Sequence[str]) -> dict[str, Any]:
@@ -415,11 +419,10 @@ def composer(conf: Path) -> Iterator[Compose]:
                         OmegaConf.update(config, o.key_or_group, o.value())
             except OmegaConfBaseException:  # Hydra has better words for it
                 config = None
-        config = compose("train", list(overrides)) if config is None else config
+        config = by_hydra(overrides) if config is None else config
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
-    with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
-        yield one
+    return one
 
 
 def quoted(text: str) -> str:
