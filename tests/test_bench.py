@@ -33,6 +33,7 @@ def test_ways_take_turns():
     assert all(seconds > 0 for seconds in times.values())
 
 
+@pytest.mark.slow
 def test_the_work_of_table_1():
     """Rows x splits x clips x epochs of the recipes, by hand; clips as published, where nothing is prepared."""
     work = costs.work_of_table1(ROOT, data="/nowhere")

@@ -147,6 +147,7 @@ def test_costs_are_read_from_table_8(tmp_path):
     assert _costs(tmp_path / "none.csv") == "Not run."
 
 
+@pytest.mark.slow
 def test_nothing_run_is_said(tmp_path, monkeypatch):
     (conf := tmp_path / "conf").symlink_to(ROOT / "conf")
     assert conf.is_dir()

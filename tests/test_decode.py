@@ -8,10 +8,10 @@ import pytest
 import torch
 import videos
 
+from vmp.data import measure as measuring
 from vmp.data.dataset import ClipShape, TestClips, loader_processes
 from vmp.data.decode import READERS, check_reader, read_frames
 from vmp.data.manifest import Clip, Manifest
-from vmp.data import measure as measuring
 from vmp.data.measure import measure_all
 from vmp.data.present import Present, find_clips
 from vmp.errors import ConfigError, VideoReadError

@@ -63,6 +63,7 @@ def decode(path: Path) -> np.ndarray:
 # Files
 
 
+@pytest.mark.slow
 def test_the_worker_count_does_not_change_a_byte(tmp_path: Path) -> None:
     one = make_motions(tmp_path / "one", SMALL, workers=1, progress=False)
     two = make_motions(tmp_path / "two", SMALL, workers=2, progress=False)
