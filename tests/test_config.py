@@ -159,6 +159,7 @@ def test_experiments_are_what_their_names_and_headers_say(name):
         (["vmp.alpha=0"], "vmp.alpha = 0"),
         (["vmp.grey=lab"], "vmp.grey = 'lab': must be 'rgb' or 'bgr'"),
         (["vmp=none", "vmp.lambda=1"], "no effect with vmp=none"),
+        (["trainer.cudnn_benchmark=true", "trainer.deterministic=true"], "chooses kernels by time"),
         (["vmp=gamma", "vmp.lambda=1"], "no effect with vmp=gamma"),
         (["vmp=maxexp", "vmp.exponent=0.5"], "at least 1 for maxexp"),
         (["dataset.camera=still"], "dataset.camera = 'still': must be 'static' or 'moving'"),

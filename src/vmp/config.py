@@ -217,6 +217,7 @@ class Trainer(Section):
     amp: Literal["none", "bf16"]
     compile: bool
     channels_last: bool
+    cudnn_benchmark: bool
     fused: bool
     select: Literal["last", "best"]
     views: Views | None
@@ -571,6 +572,8 @@ def _disagreements(c: Config) -> Iterator[str]:
         yield "vmp.placement and vmp.split have no effect with vmp=none, which has no prompts; drop them"
     if c.trainer.channels_last and isinstance(c.backbone, TimeSformer):
         yield "trainer.channels_last = true is for networks of 3-D convolutions; timesformer has none"
+    if c.trainer.cudnn_benchmark and c.trainer.deterministic:
+        yield "trainer.cudnn_benchmark = true chooses kernels by time, against trainer.deterministic = true; drop one"
     if isinstance(c.dataset, PreparedDataset) and c.dataset.split and not c.dataset.name.startswith("hmdb51"):
         yield f"dataset.split = {c.dataset.split}: only hmdb51 has splits to choose from; leave it out"
     yield from _weights(c)

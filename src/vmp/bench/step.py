@@ -45,6 +45,7 @@ class Way:
 
 def ways_for(backbone: str, device: str) -> dict[str, Way]:
     bf16, compiled, last = "trainer.amp=bf16", "trainer.compile=true", "trainer.channels_last=true"
+    tried = "trainer.cudnn_benchmark=true"
     if backbone.startswith("timesformer"):
         ways = {
             "plain, float32": Way(page=True),
@@ -65,6 +66,7 @@ def ways_for(backbone: str, device: str) -> dict[str, Way]:
             "ours, compile": Way((compiled,)),
             "ours, bf16": Way((bf16,)),
             "ours, bf16, channels_last": Way((bf16, last)),
+            "ours, bf16, channels_last, cudnn_benchmark": Way((bf16, last, tried)),
             "ours, bf16, compile": Way((bf16, compiled)),
             "ours, bf16, compile, channels_last": Way((bf16, compiled, last)),
         }
@@ -200,6 +202,7 @@ def _stepper(
     forward = torch.compile(model, dynamic=False) if config.trainer.compile else model
 
     def step() -> None:
+        torch.backends.cudnn.benchmark = config.trainer.cudnn_benchmark
         optimizer.zero_grad(set_to_none=True)
         with ExitStack() as modes:
             written_out = sdpa_kernel(SDPBackend.MATH) if way.page and way.net == "ours" else nullcontext()
