@@ -96,6 +96,9 @@ def verify(options: argparse.Namespace) -> None:
             )
             for name, clips in verified.exact.items():
                 print(f"  {name} is exact for {clips:,} of {verified.counts['ok']:,} usable clips")
+            if verified.untried:
+                said = [f"{path}: {why}" for path, why in verified.untried.items()]
+                print(f"  {len(said)} files could not be tried on the GPU:\n{shortlist(said)}")
             if not verified.ok:
                 faulty.append(str(manifest))
                 print(shortlist([f"{p.id} ({p.path}): {p.problem}" for p in verified.problems], 20))

@@ -13,10 +13,16 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # tests that were started in the background are deaf to Ctrl-C, and so would be the processes that they send it to
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read where triton is imported first, which torch may do
 
 TITLE = ("fault", "tried", "survived", "differences")
+
+
+def pytest_configure(config):
+    """Without -m gpu no test sees a GPU: comparisons of bits and runs of two processes are about CPUs."""
+    if "not gpu" in config.option.markexpr and torch.cuda.device_count():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if not torch.cuda.device_count():
+        os.environ["TRITON_INTERPRET"] = "1"  # read where triton is imported first, which torch may do
 
 
 def pytest_addoption(parser):

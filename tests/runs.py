@@ -27,6 +27,7 @@ QUICK = (
     "dataset=manifest",
     "trainer.epochs=6",
     "trainer.batch_size=4",
+    "trainer.device=cpu",
     "trainer.workers=0",
     "trainer.threads=1",
     "trainer.log_every=1",
@@ -162,14 +163,18 @@ class Running:
 class Ranks:
     """Processes of one run, with the environment that torchrun gives; they find each other through gloo."""
 
-    def __init__(self, arguments: list[str], *, ranks: int) -> None:
+    def __init__(self, arguments: list[str], *, ranks: int, script: str = "train.py") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
         together |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         self.running = [
-            Running(arguments, environment={**together, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            Running(
+                arguments,
+                script=script,
+                environment={**together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
             for rank in range(ranks)
         ]
 

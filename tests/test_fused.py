@@ -13,6 +13,8 @@ from vmp.layer import plain
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cuda":  # the same comparisons, on the card: pytest -m gpu
+    pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import videos
 from broken import Broken
-from runs import Running, bright_or_dark, differences, folder, overrides_for, run, torchrun
+from runs import Ranks, Running, bright_or_dark, differences, folder, overrides_for, run, torchrun
 
 from vmp.engine.loggers import read_metrics
 
@@ -174,6 +174,24 @@ def test_two_processes_learn_as_one(data, straight, tmp_path):
 
 
 # --- faults --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_synced_statistics_wait_for_nobody_whose_clips_cannot_be_read(data, tmp_path):
+    """Two processes with portions of one clip; one process's only clip of a portion is unreadable."""
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(data, spoiled)
+    (spoiled / "train/003.mp4").write_bytes(b"not a video any more")
+    switches = [
+        "trainer.micro_batch=1",
+        "trainer.epochs=2",
+        "data.max_bad_fraction=0.1",
+    ]
+    arguments = overrides_for(spoiled, tmp_path / "out", *switches)
+    done = Ranks(arguments, ranks=2, script="tests/sync_on_cpu.py").wait(60)
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr[-3000:]
+    result = json.loads((folder(tmp_path / "out") / "result.json").read_text())
+    assert list(result["unreadable_in_training"]) == ["train/3"]
 
 
 def test_bad_videos_stop_training_or_are_counted(data, tmp_path):

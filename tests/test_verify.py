@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import videos
 
+from vmp.data import verify as verifying
 from vmp.data.manifest import Clip, read_manifest, write_classes, write_manifest
 from vmp.data.measure import measure
 from vmp.data.verify import verify
@@ -82,14 +83,17 @@ def read_manifest_text(folder: Path, text: str):
     return read_manifest(folder / "old.csv")
 
 
-def test_readers_asked_for_by_name_are_listed_where_they_are_exact(tmp_path):
+@pytest.mark.parametrize("after_the_others", [False, True], ids=["at once", "as if on a GPU"])
+def test_readers_asked_for_by_name_are_listed_where_they_are_exact(tmp_path, monkeypatch, after_the_others):
     videos.numbered_video(tmp_path / "good.mp4", 20)
     videos.numbered_video(tmp_path / "shuffled.avi", 40, b_frames=2, keyframe_every=12)
     path = manifest_of(tmp_path, ["good.mp4", "shuffled.avi"])
     path.write_text(re.sub("(pyav_seek |opencv |decord )+pyav", "pyav", path.read_text()))
     assert [clip.readers for clip in read_manifest(path).clips] == [("pyav",), ("pyav",)]
+    monkeypatch.setattr(verifying, "ON_GPU", ("decord",) if after_the_others else ())
     found = verify(path, progress=False, workers=1, readers=("decord",))
     assert found.ok
+    assert not found.untried
     assert found.exact == {"decord": 1}
     assert [clip.readers for clip in read_manifest(path).clips] == [("pyav", "decord"), ("pyav",)]
 

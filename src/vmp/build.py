@@ -153,6 +153,7 @@ def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifi
     from vmp.model import PromptedClassifier
     from vmp.pathways import cut
 
+    choose_kernels(config)
     prompts = build_prompts(config, spec)
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 1).integers(2**62)))
     b = config.backbone
@@ -171,6 +172,16 @@ def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifi
     if config.trainer.channels_last:
         model = model.to(memory_format=torch.channels_last_3d)
     return set_batch_norm(model, config.train.batch_norm)
+
+
+def choose_kernels(config: Config) -> None:
+    """torch's switches for float32 and convolutions on a GPU; they hold for the process."""
+    import torch
+
+    t = config.trainer
+    torch.backends.cudnn.benchmark = t.cudnn_benchmark
+    torch.backends.cudnn.allow_tf32 = t.tf32 is not False
+    torch.backends.cuda.matmul.allow_tf32 = t.tf32 is True
 
 
 class Start(NamedTuple):
@@ -292,7 +303,7 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
         decay = o.weight_decay if v.weight_decay is None else v.weight_decay
         groups.append({"params": prompts, "lr": lr * v.lr_mult, "weight_decay": decay})
     groups = [group for group in groups if group["params"]]
-    fused = config.trainer.fused
+    fused = config.trainer.fused or None  # False would rule out torch's own choice, which is good on a GPU
     if o.kind == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(o.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=o.momentum, nesterov=o.nesterov, fused=fused)

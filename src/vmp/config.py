@@ -217,6 +217,7 @@ class Trainer(Section):
     amp: Literal["none", "bf16"]
     compile: bool
     channels_last: bool
+    tf32: bool | None
     cudnn_benchmark: bool
     fused: bool
     select: Literal["last", "best"]

@@ -100,7 +100,6 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
     if t.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = t.cudnn_benchmark
     processes = dist.start(t.device)
     log = Log(folder / "log.txt" if processes.first else None)
     tracker, code = start_tracker(config, folder, first=processes.first, say=log), 1

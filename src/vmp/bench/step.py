@@ -93,6 +93,7 @@ def bench_step(
     the largest difference of its loss to ours in float32 over `steps` updates, of the first loss.
     """
     torch._dynamo.reset()  # it compiles only so many models of one class
+    torch.cuda.empty_cache()  # of the backbone before
     device = on_device()
     size = [] if device == "cuda" else [f"backbone.crop={SMALL}"]
     fixed = [f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *size]
@@ -188,7 +189,7 @@ def _stepper(
     model: Any, config: Any, spec: Any, way: Way, *, batch: int, losses: list[Tensor]
 ) -> Callable[[], None]:
     """One update from clips on the device, whose loss is added to `losses`."""
-    from vmp.build import build_optimizer
+    from vmp.build import build_optimizer, choose_kernels
     from vmp.objective import Objective
 
     device = on_device()
@@ -202,7 +203,7 @@ def _stepper(
     forward = torch.compile(model, dynamic=False) if config.trainer.compile else model
 
     def step() -> None:
-        torch.backends.cudnn.benchmark = config.trainer.cudnn_benchmark
+        choose_kernels(config)  # the last model built has left its own
         optimizer.zero_grad(set_to_none=True)
         with ExitStack() as modes:
             written_out = sdpa_kernel(SDPBackend.MATH) if way.page and way.net == "ours" else nullcontext()

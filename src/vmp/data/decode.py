@@ -379,11 +379,14 @@ def _decord(path: Path, wanted: np.ndarray) -> Frames:
 
 
 def _torchcodec(path: Path, wanted: np.ndarray, device: str = "cpu") -> Frames:
-    from torchcodec.decoders import VideoDecoder
+    from torchcodec.decoders import VideoDecoder, set_cuda_backend
 
-    reader: Any = VideoDecoder(
-        str(path), num_ffmpeg_threads=1, seek_mode="exact", dimension_order="NHWC", device=device
-    )
+    with set_cuda_backend(
+        "beta"
+    ):  # NVDEC itself, later versions' default; else FFmpeg's, which few builds have
+        reader: Any = VideoDecoder(
+            str(path), num_ffmpeg_threads=1, seek_mode="exact", dimension_order="NHWC", device=device
+        )
     if wanted[-1] < len(reader):
         yield from _in_batches(lambda part: reader.get_frames_at(part).data.cpu().numpy(), wanted)
     if device != "cpu" and reader.cpu_fallback:

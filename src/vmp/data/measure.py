@@ -337,7 +337,9 @@ def _exact(path: Path, reader: str, counted: Counted) -> bool:
                 if not _is_frame(small(picture), [kept[i] for i in around[index]], index - around[index][0]):
                     return False
                 at += 1
-        except Exception:  # not for this file, whatever the reason
+        except Exception as error:  # not for this file, whatever the reason
+            if reader in ON_GPU and "memory" in str(error):
+                raise  # the GPU's, which says nothing of the file
             return False
         if at < len(indices):
             return False

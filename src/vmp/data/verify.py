@@ -5,7 +5,8 @@ Notable here:
 - nothing is deleted or moved: rows that cannot be used get another status in the manifest, the old manifest stays as
   `<name>.before-verify`, and `quarantine.csv` beside it lists the rows and what is wrong with them;
 - a reader that a row lists and that is not exact for its file is taken off the row;
-- readers that are asked for by name are listed in the rows for whose files they are exact.
+- readers that are asked for by name are listed in the rows for whose files they are exact; those on a GPU are tried
+  after the others, so that what goes wrong with the GPU says nothing of a file.
 """
 
 import csv
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vmp.data.decode import check_reader
+from vmp.data.decode import ON_GPU, check_reader
 from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, write_manifest
 from vmp.data.measure import Measured, measure_all, seeking
 from vmp.files import replacing
@@ -35,11 +36,12 @@ class Problem:
 @dataclass(frozen=True, slots=True)
 class Verified:
     """counts: clips by status, as the manifest says it now; problems: where files and the old manifest disagree; exact:
-    readers asked for by name -> usable clips that they can read."""
+    readers asked for by name -> usable clips that they can read; untried: files with which those on a GPU failed."""
 
     counts: dict[str, int]
     problems: tuple[Problem, ...]
     exact: dict[str, int]
+    untried: dict[str, str]
 
     @property
     def ok(self) -> bool:
@@ -70,7 +72,10 @@ def verify(
         check_reader(name)
     old = read_manifest(manifest, root=root)
     tried = tuple(dict.fromkeys((*seeking(), *readers)))
-    found = _measure(old, tried, workers, timeout, progress)
+    found = _measure(old, [name for name in tried if name not in ON_GPU], workers, timeout, progress)
+    untried = _measure_on_gpu(
+        old, found, [name for name in tried if name in ON_GPU], workers, timeout, progress
+    )
     clips: list[Clip] = []
     problems: list[Problem] = []
     for clip in old.clips:
@@ -91,7 +96,7 @@ def verify(
     counts = Counter(clip.status for clip in clips)
     usable = [clip for clip in clips if clip.status == "ok"]
     exact = {name: sum(name in clip.readers for clip in usable) for name in readers}
-    return Verified({status: counts[status] for status in STATUSES}, tuple(problems), exact)
+    return Verified({status: counts[status] for status in STATUSES}, tuple(problems), exact, untried)
 
 
 def _measure(
@@ -110,6 +115,32 @@ def _measure(
             found.update(dict.fromkeys(files[file], measured))
             shown.advance()
     return found
+
+
+def _measure_on_gpu(
+    manifest: Manifest,
+    found: dict[str, Measured],
+    readers: Sequence[str],
+    workers: int | None,
+    timeout: float,
+    progress: bool,
+) -> dict[str, str]:
+    """Add the readers to what was found of sound files; path in the manifest -> why it could not be tried."""
+    files: dict[Path, list[str]] = {}
+    for path, measured in found.items() if readers else ():
+        if measured.status == "ok":
+            files.setdefault(inside(manifest.root, path), []).append(path)
+    untried: dict[str, str] = {}
+    with bar("verify on the GPU", len(files), shown=progress and bool(files)) as shown:
+        for file, m in measure_all(files, workers=workers, timeout=timeout, readers=readers):
+            for path in files[file]:
+                if m.status == "ok":
+                    exact = [name for name in m.readers if name in readers]
+                    found[path] = replace(found[path], readers=(*found[path].readers, *exact))
+                else:
+                    untried[path] = m.reason
+            shown.advance()
+    return untried
 
 
 def _compare(clip: Clip, found: Measured, tried: Sequence[str], wanted: Sequence[str]) -> tuple[Clip, str]:

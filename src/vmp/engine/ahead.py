@@ -2,10 +2,17 @@
 
 import time
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 
 from vmp.data.dataset import Batch
+
+
+@cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs: memory that was used on a stream is kept for it."""
+    return torch.cuda.Stream(device)
 
 
 class Ahead:
@@ -22,7 +29,7 @@ class Ahead:
         self.batches, self.device = batches, device
         self.waited = 0.0
         self._next: Batch | None = None
-        self._aside = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._aside = _aside(device) if device.type == "cuda" else None
 
     def take(self) -> Batch:
         """The next batch; StopIteration after the last."""

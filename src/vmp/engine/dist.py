@@ -77,6 +77,10 @@ def start(device: str = "auto") -> Processes:
     if not use_cuda:
         chosen = torch.device("cpu")
     else:
+        if ":" in device and world > 1:
+            raise ConfigError(
+                f"trainer.device={device}: names one device for {world} processes; use cuda or auto"
+            )
         index = int(device.partition(":")[2] or local)
         if index >= torch.cuda.device_count():
             found = torch.cuda.device_count()
@@ -84,7 +88,8 @@ def start(device: str = "auto") -> Processes:
         chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)
     if world > 1:
-        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=TIMEOUT)
+        own = chosen if use_cuda else None
+        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=TIMEOUT, device_id=own)
     return Processes(rank, world, chosen)
 
 

@@ -75,18 +75,17 @@ def score(
             good = [(i, x, w) for i, x, w in items if isinstance(x, Tensor)]
             bad |= {i: f"unreadable: {x}" for i, x, _ in items if isinstance(x, VideoReadError)}
             if good:
-                views = torch.cat([x for _, x, _ in good])  # (V of all clips, 3, T, H, W)
-                logits = []
+                # (V of all clips, 3, T, H, W)
+                views = torch.cat([x.to(processes.device, non_blocking=True) for _, x, _ in good])
+                logits, variations = [], []
                 for chunk in views.split(max(1, PIXELS_AT_ONCE // views[0, 0].numel())):
                     with torch.autocast(processes.device.type, dtype=autocast, enabled=autocast is not None):
-                        out = model(chunk.to(processes.device, non_blocking=True))
-                    logits.append(out.logits.float().cpu())
-                    variation += (
-                        [sum(v.item() for v in out.variations.values())] * len(chunk)
-                        if out.variations
-                        else []
-                    )
-                each = torch.cat(logits)
+                        out = model(chunk)
+                    logits.append(out.logits.float())
+                    if out.variations:
+                        variations.append(sum(v.double() for v in out.variations.values()).expand(len(chunk)))
+                each = torch.cat(logits).cpu()
+                variation += torch.cat(variations).tolist() if variations else []
                 each = each.softmax(dim=1) if reduce == "probs" else each
                 at = 0
                 for index, x, weights in good:

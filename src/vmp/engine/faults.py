@@ -48,7 +48,11 @@ def _in_words(
         return RunError(f"out of GPU memory ({_first_line(error)}). {_LESS}")
     if isinstance(error, MemoryError):
         return RunError(f"out of memory. {_LESS}")
-    if re.search(r"not enough memory|can't allocate memory|could not (create|execute) a primitive", text):
+    if re.search(
+        r"not enough memory|can't allocate memory|could not (create|execute) a primitive"
+        r"|CUDA.*out of memory|CUBLAS_STATUS_ALLOC_FAILED",
+        text,
+    ):
         return RunError(f"out of memory ({_first_line(error)}). {_LESS}")
     if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
         return RunError(

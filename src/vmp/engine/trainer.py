@@ -137,13 +137,15 @@ def fit(
     scalars: Callable[[], Mapping[str, Tensor]] = model.scalars  # type: ignore[assignment]
     base_lrs = [group["lr"] for group in optimizer.param_groups]
     state = State()
-    found = checkpoint.newest(folder / "checkpoints", device=device, warn=log.warn)
+    # read to the CPU: a second copy would stay on the GPU, and AdamW's counters would have to be fetched from it
+    found = checkpoint.newest(folder / "checkpoints", warn=log.warn)
     if found:
         model.load_state_dict(found.model)
         optimizer.load_state_dict(found.state["optimizer"])
         state = State(**found.state["progress"])
         if state.step < plan.steps:
             log(f"continuing from {found.path.name}: step {state.step} of {plan.steps}")
+    del found
     _sit_down(state, processes, log)
     metrics = Metrics(folder / "metrics.jsonl" if processes.first else None, rows=state.rows, also=also)
     seconds_before, began = state.seconds, time.monotonic()
@@ -152,6 +154,7 @@ def fit(
     wrapped: nn.Module = model
     if processes.world > 1:
         wrapped = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    synced = processes.world > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
     unsynced = wrapped.no_sync if isinstance(wrapped, DistributedDataParallel) else nullcontext
     forward: Callable[..., Any] = wrapped
     if compiled:
@@ -259,13 +262,17 @@ def fit(
                         check_bad(bad, data.present.total, max_bad_fraction, where="training")
                     # what cannot be read has no part in the update
                     share = len(batch.clips) / plan.micro_batch
-                    if not share and not (last and processes.world > 1):
+                    # synced batch statistics meet in each portion: where a process has none, running ones serve all
+                    whole = not synced or not processes.greatest([not share])[0]
+                    if not share and not (processes.world > 1 and (last or synced)):
                         continue
                     mine.clips += len(batch.clips)
                     seen += [data.present.clips[index].id for index in batch.indices.tolist()]
-                    # the processes' gradients meet in the last portion: who has none takes part with a weight of 0
+                    # the processes' gradients meet in the last one: who has none takes part with a weight of 0
                     clips, labels = (batch.clips, batch.labels) if share else data.blank()
-                    model.train(share > 0)
+                    train = share > 0 and whole
+                    if model.training != train:
+                        model.train(train)
                     with nullcontext() if last else unsynced():
                         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                             out = forward(clips.to(device, non_blocking=True))

@@ -56,11 +56,11 @@ def time_models(
 
     def timed(f: Callable[[], Any]) -> tuple[float, Any]:
         if on.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(on)
         began = time.perf_counter()
         out = f()
         if on.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(on)
         return time.perf_counter() - began, out
 
     seconds: list[dict[str, list[float]]] = [{part: [] for part in PARTS} for _ in ready]
