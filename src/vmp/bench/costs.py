@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vmp.bench.step import AUTHORS
+from vmp.bench.step import AUTHORS, forward_flops
 from vmp.bench.turns import Row, machine, show
 
 FORWARD = 1 / 3  # of a step
@@ -61,28 +61,6 @@ def work_of_table1(root: Path, data: str | None = None) -> dict[str, Work]:
             tested=before.tested + tested,
         )
     return work
-
-
-def forward_flops(config: Any) -> float:
-    """Of one clip of the training crop through the backbone: two for each multiplication and addition."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from vmp.backbones import build_backbone
-    from vmp.build import backbone_spec
-
-    spec = backbone_spec(config)
-    with torch.device("meta"), torch.no_grad():
-        net = build_backbone(
-            config.backbone.key, num_classes=51, spec=spec, **config.backbone.options()
-        ).eval()
-        clips: Any = [
-            torch.empty(1, 3, spec.frames // (spec.alpha if name == "slow" else 1), spec.crop, spec.crop)
-            for name in spec.pathways
-        ]
-        with FlopCounterMode(display=False) as counter:
-            net(clips if len(clips) > 1 else clips[0])
-    return float(counter.get_total_flops())
 
 
 def bench_costs(root: Path, steps: Mapping[str, Mapping[str, Any]]) -> list[Row]:
