@@ -79,7 +79,7 @@ def verify(options: argparse.Namespace) -> None:
     from vmp.data.prepare import recorded_root
     from vmp.data.verify import verify
 
-    faulty = []
+    faulty, untried = [], []
     for path in options.manifests:
         for manifest in _manifests(path):
             root = options.root or recorded_root(manifest.parent)
@@ -99,6 +99,7 @@ def verify(options: argparse.Namespace) -> None:
             if verified.untried:
                 said = [f"{path}: {why}" for path, why in verified.untried.items()]
                 print(f"  {len(said)} files could not be tried on the GPU:\n{shortlist(said)}")
+                untried.append(str(manifest))
             if not verified.ok:
                 faulty.append(str(manifest))
                 print(shortlist([f"{p.id} ({p.path}): {p.problem}" for p in verified.problems], 20))
@@ -106,6 +107,11 @@ def verify(options: argparse.Namespace) -> None:
         raise DataError(
             f"{len(faulty)} manifest(s) did not fit their files:\n{shortlist(faulty)}\nRows that cannot be used are "
             "marked in them now and listed in quarantine.csv beside them. Put the files right and prepare again."
+        )
+    if untried:
+        raise DataError(
+            f"the GPU failed on files of {len(untried)} manifest(s):\n{shortlist(untried)}\nThe same command tries "
+            "again; with fewer --workers it needs less of the GPU's memory."
         )
 
 

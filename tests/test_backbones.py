@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +11,17 @@ from torch import nn
 from vmp.backbones import SPECS, backbone_spec, build_backbone
 from vmp.backbones import timesformer as ts
 from vmp.backbones.convnets import MaxPool, MeanPool
+from vmp.build import choose_kernels
+from vmp.config import check
 from vmp.errors import ConfigError
 from vmp.finetune import FREEZE, freeze, head_of, parameter_groups, set_batch_norm
 from vmp.layer import MotionPrompt, normalize
 from vmp.model import PromptedClassifier
 from vmp.objective import Objective
 from vmp.pathways import cut, take
+from vmp.results.tables import composer
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SMALL = {  # name -> (frames, crop, options): minutes of R50 in seconds
     "tiny": (8, 32, {"width": 4}),
@@ -548,3 +554,30 @@ def test_every_layer_of_timesformer_is_called_as_one():
     ]
     assert "patch_embed.proj" in leaves
     assert set(features) == set(leaves) - {"head"}
+
+
+@pytest.mark.parametrize(
+    ("tf32", "convolutions", "products"),
+    [("null", True, False), ("true", True, True), ("false", False, False)],
+)
+def test_kernels_of_a_gpu_are_those_of_the_config(tf32, convolutions, products):
+    before = (
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+    )
+    try:
+        config = check(composer(ROOT / "conf")([f"trainer.tf32={tf32}", "trainer.cudnn_benchmark=true"]))
+        choose_kernels(config)
+        now = (
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cuda.matmul.allow_tf32,
+        )
+        assert now == (True, convolutions, products)
+    finally:
+        (
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cuda.matmul.allow_tf32,
+        ) = before

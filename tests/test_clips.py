@@ -10,6 +10,7 @@ import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vmp.data import dataset
 from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train, loader_processes
 from vmp.data.degrade import degrade
 from vmp.data.encode import write_video
@@ -258,6 +259,18 @@ def test_workers_change_nothing(manifest, workers, how):
         assert torch.equal(a.clips, b.clips)
         assert torch.equal(a.labels, b.labels)
         assert a.bad == b.bad
+
+
+def test_loader_processes_that_need_the_gpu_are_spawned(manifest, monkeypatch):
+    shape = ClipShape(frames=9, stride=2, crop=64, jitter=(80, 120), flip=0.5, test_side=64, test_crop=64)
+    data = TrainClips(manifest, find_clips(manifest, max_bad_fraction=0), shape, seed=1)
+    assert loader_processes(data, 2, timeout=3)["multiprocessing_context"] == "fork"
+    monkeypatch.setattr(dataset, "ON_GPU", ("opencv",))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    how = loader_processes(data, 2, timeout=3)
+    assert (how["multiprocessing_context"], how["timeout"]) == ("spawn", 3)
+    assert how["worker_init_fn"].keywords == {"gpu": 1}
+    assert loader_processes(data, 0, timeout=3) == {"num_workers": 0}
 
 
 @pytest.mark.parametrize("room", [0, 2, 4])

@@ -202,6 +202,7 @@ def test_experiments_are_what_their_names_and_headers_say(name):
         (["optim=sgd_steps", "optim.at=[0,5]"], "as many entries"),
         (["data.max_bad_fraction=2"], "data.max_bad_fraction = 2"),
         (["data.reader=vlc"], "data.reader = 'vlc'"),
+        (["data.reader=torchcodec_cuda", "trainer.device=cpu"], "decodes on a GPU"),
         (["seed=-1"], "seed = -1"),
         (["tag='a/b'"], "tag = 'a/b'"),
         (["vmp.name='../../x'"], "vmp.name = '../../x'"),

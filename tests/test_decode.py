@@ -14,7 +14,7 @@ from vmp.data.decode import READERS, check_reader, read_frames
 from vmp.data.manifest import Clip, Manifest
 from vmp.data.measure import measure_all
 from vmp.data.present import Present, find_clips
-from vmp.errors import ConfigError, VideoReadError
+from vmp.errors import ConfigError, RunError, VideoReadError
 
 FRAMES = 60
 measure = cache(measuring.measure)  # the files stay as they are, and several tests ask
@@ -212,21 +212,36 @@ def test_torchcodec_is_optional():
     except (ImportError, RuntimeError):
         with pytest.raises(VideoReadError, match=r"imported|not found"):
             read_frames(__file__, [0], reader="torchcodec")
-        with pytest.raises(ConfigError, match=r"data.reader=torchcodec: torchcodec cannot be imported here"):
+        with pytest.raises(ConfigError, match=r"reader torchcodec: cannot be imported here"):
             check_reader("torchcodec")
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU")
 def test_a_reader_that_needs_a_gpu_says_so_without_one(folder):
-    with pytest.raises(
-        ConfigError, match=r"torchcodec_cuda: (there is no CUDA|torchcodec cannot be imported)"
-    ):
+    with pytest.raises(ConfigError, match=r"torchcodec_cuda: (there is no CUDA|cannot be imported)"):
         check_reader("torchcodec_cuda")
     clip = Clip("a", "plain.mp4", 0, frames=60, readers=("pyav", "torchcodec_cuda"))
     manifest = Manifest(folder / "train.csv", folder, ("a",), (clip,))
     assert find_clips(manifest, max_bad_fraction=0).readers == ("pyav",)
-    with pytest.raises(ConfigError, match=r"use data\.reader=auto"):
+    with pytest.raises(ConfigError, match="take reader auto"):
         find_clips(manifest, reader="torchcodec_cuda", max_bad_fraction=0)
+
+
+def test_a_gpu_that_fails_is_not_an_unreadable_file(folder, monkeypatch):
+    def fails(path, wanted):
+        raise RuntimeError(said)
+        yield
+
+    monkeypatch.setitem(READERS, "torchcodec_cuda", fails)
+    said = "CUDA error: out of memory"
+    with pytest.raises(RunError, match="the GPU's decoder failed"):
+        read_frames(folder / "plain.mp4", [0], reader="torchcodec_cuda")
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        measuring.measure(folder / "plain.mp4", readers=("torchcodec_cuda",))
+    said = "Invalid data found when processing input"
+    with pytest.raises(VideoReadError, match="Invalid data"):
+        read_frames(folder / "plain.mp4", [0], reader="torchcodec_cuda")
+    assert measuring.measure(folder / "plain.mp4", readers=("torchcodec_cuda",)).readers == ("pyav",)
 
 
 @pytest.mark.gpu

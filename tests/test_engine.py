@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from vmp.data.manifest import Clip
-from vmp.engine import checkpoint, schedule
+from vmp.engine import checkpoint, dist, schedule
 from vmp.engine.evaluator import Scores, accuracies, class_accuracies, write_predictions
 from vmp.engine.faults import told
 from vmp.engine.loggers import Metrics, read_metrics
-from vmp.errors import RunError
+from vmp.errors import ConfigError, RunError
 
 # --- schedules -----------------------------------------------------------------------------------------------------
 
@@ -228,3 +228,24 @@ def test_a_worker_that_ends_while_its_end_is_being_told():
     assert len(asked) == 2
     with pytest.raises(RuntimeError, match="something else"), told(being_read):
         raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Triton Error [CUDA]: out of memory",
+        "could not execute a primitive",
+    ],
+)
+def test_memory_that_runs_out_has_many_names(said):
+    with pytest.raises(RunError, match=r"out of memory.*micro_batch"), told(None):
+        raise RuntimeError(said)
+
+
+def test_one_device_for_two_processes_is_refused(monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(ConfigError, match=r"cuda:0: names one device for 2 processes"):
+        dist.start("cuda:0")

@@ -36,6 +36,22 @@ def data(tmp_path_factory):
     return bright_or_dark(tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.parametrize("how", ["train.batch_norm=frozen", "train.freeze=backbone"])
+def test_frozen_batch_norm_keeps_its_statistics_from_the_first_step(small, data, tmp_path, how):
+    """Also without an evaluation, after which models are told to train again."""
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data/val.csv").rename(tmp_path / "data/test.csv")
+    own = [how, f"init_from='{small}'", "backbone.width=4", "trainer.epochs=1"]
+    run = finished(tmp_path / "data", tmp_path / "out", *own)
+    assert any("running_mean" in name for name in weights(run))
+    assert not [name for name in changed(small, run) if "running" in name or "num_batches" in name]
+
+
+@pytest.fixture(scope="module")
+def small(data, tmp_path_factory):
+    return finished(data, tmp_path_factory.mktemp("small"), "vmp=none", "backbone.width=4")
+
+
 @pytest.fixture(scope="module")
 def other_data(data, tmp_path_factory):
     """The same videos in as many classes, by other names."""

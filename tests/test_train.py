@@ -270,8 +270,9 @@ def test_evaluate_gives_the_runs_own_numbers_and_other_views(straight):
     assert (straight / "predictions.csv").read_bytes() == (
         straight / "evaluations/val_last_1x1/predictions.csv"
     ).read_bytes()
-    assert evaluate("split=val", "views=[2,3]", "checkpoint=best").returncode == 0
-    assert (straight / "evaluations/val_best_2x3/result.json").exists()
+    assert evaluate("split=val", "views=[2,3]", "checkpoint=best", "reader=pyav").returncode == 0
+    other = json.loads((straight / "evaluations/val_best_2x3_pyav/result.json").read_text())
+    assert other["readers"] == ["pyav"]
     assert "must be 'train', 'val' or 'test'" in evaluate("split=all").stderr
     assert "views.0 = 0: must be" in evaluate("views=[0,1]").stderr
 

@@ -98,6 +98,19 @@ def test_readers_asked_for_by_name_are_listed_where_they_are_exact(tmp_path, mon
     assert [clip.readers for clip in read_manifest(path).clips] == [("pyav", "decord"), ("pyav",)]
 
 
+def test_a_fault_of_the_gpu_says_nothing_of_a_file(tmp_path, monkeypatch):
+    videos.numbered_video(tmp_path / "a.mp4", 20)
+    path = manifest_of(tmp_path, ["a.mp4"])
+    listed = path.read_text()
+    assert "decord" in listed
+    monkeypatch.setattr(verifying, "ON_GPU", ("decord",))
+    monkeypatch.setattr(verifying, "_measure_on_gpu", lambda *args: {"a.mp4": "CUDA error: out of memory"})
+    found = verify(path, progress=False, workers=1, readers=("decord",))
+    assert found.ok
+    assert found.untried == {"a.mp4": "CUDA error: out of memory"}
+    assert path.read_text() == listed
+
+
 @pytest.mark.slow
 def test_verify_with_a_root_and_files_used_twice(tmp_path):
     (tmp_path / "videos").mkdir()

@@ -233,9 +233,12 @@ class Trainer(Section):
     deterministic: bool
 
 
+Reader = Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec", "torchcodec_cuda"]
+
+
 class Data(Section):
     root: str
-    reader: Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec", "torchcodec_cuda"]
+    reader: Reader
     degrade: Literal["none", "salt_pepper", "half"]
     degrade_in: Literal["test", "both"]
     keep: Annotated[int, Field(ge=0)]
@@ -273,6 +276,7 @@ class Evaluate(Section):
     views: Views | None
     degrade: Literal["none", "salt_pepper", "half"] | None
     reduce: Literal["probs", "logits"] | None
+    reader: Reader | None
     where: Annotated[str, Field(pattern=r"^[\w -]+[=<>].+$")] | None
     device: Device
     workers: Annotated[int, Field(ge=0)] | None
@@ -573,6 +577,8 @@ def _disagreements(c: Config) -> Iterator[str]:
         yield "vmp.placement and vmp.split have no effect with vmp=none, which has no prompts; drop them"
     if c.trainer.channels_last and isinstance(c.backbone, TimeSformer):
         yield "trainer.channels_last = true is for networks of 3-D convolutions; timesformer has none"
+    if c.data.reader == "torchcodec_cuda" and c.trainer.device == "cpu":
+        yield "data.reader = torchcodec_cuda decodes on a GPU, and trainer.device = cpu; use another reader"
     if c.trainer.cudnn_benchmark and c.trainer.deterministic:
         yield "trainer.cudnn_benchmark = true chooses kernels by time, against trainer.deterministic = true; drop one"
     if isinstance(c.dataset, PreparedDataset) and c.dataset.split and not c.dataset.name.startswith("hmdb51"):

@@ -44,7 +44,7 @@ def evaluate(cfg: DictConfig) -> None:
         spec = replace(spec, reduce=options.reduce or spec.reduce)
         model = build_model(config, len(splits.classes), spec).to(processes.device)
         take = checkpoint.best if select == "best" else checkpoint.newest
-        found = take(folder / "checkpoints", device=processes.device)
+        found = take(folder / "checkpoints")
         if found is None:
             raise RunError(f"run = {folder}: no such checkpoint in it yet ({select})")
         model.load_state_dict(found.model)
@@ -62,6 +62,7 @@ def evaluate(cfg: DictConfig) -> None:
                 "views": list(views),
                 "reduce": spec.reduce,
                 "degrade": config.data.degrade,
+                "readers": sorted(set(present.readers)),
                 "where": options.where,
                 **measure(scores, manifest, present, where),
                 **provenance(),
@@ -78,7 +79,7 @@ def folder_name(options: Evaluate, split: str, select: str, views: tuple[int, in
     chosen = options.where and re.sub(
         r"[^\w.+-]+", "-", options.where.replace(">", "-above-").replace("<", "-below-")
     )
-    parts = [split, select, f"{views[0]}x{views[1]}", options.degrade, options.reduce, chosen]
+    parts = [split, select, f"{views[0]}x{views[1]}", options.degrade, options.reduce, options.reader, chosen]
     return "_".join(part for part in parts if part)
 
 
@@ -127,6 +128,6 @@ def _changed(folder: Path, options: Evaluate) -> Config:
             f"{', '.join(moved)}: dataset {config.name} has no such key; it is made where data.root is"
         )
     changes: dict[str, Any] = {"dataset": config.dataset.model_copy(update=moved)}
-    if options.degrade:
-        changes["data"] = config.data.model_copy(update={"degrade": options.degrade})
+    data = {key: value for key in ("degrade", "reader") if (value := getattr(options, key))}
+    changes["data"] = config.data.model_copy(update=data)
     return config.model_copy(update=changes)

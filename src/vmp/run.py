@@ -158,9 +158,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
             epoch = plan.epochs
             if t.select == "best":
                 epoch = state.best_epoch
-                best = checkpoint.load(
-                    folder / "checkpoints" / checkpoint.best_name(epoch), device=processes.device
-                )
+                best = checkpoint.load(folder / "checkpoints" / checkpoint.best_name(epoch))
                 model.load_state_dict(best.model)
             processes.share(model.buffers())
             split = "test" if splits.test else "val"

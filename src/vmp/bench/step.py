@@ -45,7 +45,6 @@ class Way:
 
 def ways_for(backbone: str, device: str) -> dict[str, Way]:
     bf16, compiled, last = "trainer.amp=bf16", "trainer.compile=true", "trainer.channels_last=true"
-    tried = "trainer.cudnn_benchmark=true"
     if backbone.startswith("timesformer"):
         ways = {
             "plain, float32": Way(page=True),
@@ -66,7 +65,6 @@ def ways_for(backbone: str, device: str) -> dict[str, Way]:
             "ours, compile": Way((compiled,)),
             "ours, bf16": Way((bf16,)),
             "ours, bf16, channels_last": Way((bf16, last)),
-            "ours, bf16, channels_last, cudnn_benchmark": Way((bf16, last, tried)),
             "ours, bf16, compile": Way((bf16, compiled)),
             "ours, bf16, compile, channels_last": Way((bf16, compiled, last)),
         }
@@ -97,7 +95,7 @@ def bench_step(
     device = on_device()
     size = [] if device == "cuda" else [f"backbone.crop={SMALL}"]
     fixed = [f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *size]
-    fixed += [*overrides, "backbone.dropout=0", "trainer.channels_last=false"]
+    fixed += ["trainer.channels_last=false", *overrides, "backbone.dropout=0"]
     fixed += ["backbone.drop_path=0"] if backbone.startswith("timesformer") else []
     ways, steppers, models = ways_for(backbone, device), {}, {}
     losses: dict[str, list[Tensor]] = {}

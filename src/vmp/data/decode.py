@@ -15,9 +15,12 @@ Notable here:
 Shapes: T frames asked for, H x W pixels after turning upright; frames are RGB uint8.
 """
 
-import importlib.util
+import ctypes
+import importlib
 import os
+import re
 import stat
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from vmp.errors import ConfigError, VideoReadError
+from vmp.errors import ConfigError, RunError, VideoReadError
 
 Frames = Iterator[np.ndarray]  # (H, W, 3) each, in the order of ascending, distinct indices
 
@@ -48,6 +51,7 @@ def read_frames(
 
     Raises:
         VideoReadError: the file is not there, not a regular file or not a video, or lacks a frame asked for.
+        RunError: the GPU that decodes it fails.
     """
     path = Path(path)
     wanted = np.asarray(indices, dtype=np.int64)
@@ -71,6 +75,8 @@ def read_frames(
     except ImportError as error:
         raise VideoReadError(path, f"the reader cannot be imported: {error}", reader=reader) from error
     except Exception as error:  # decoders leak every kind of exception
+        if is_gpu_fault(reader, error):
+            raise RunError(f"{path}: the GPU's decoder failed, whatever the file is like: {error}") from error
         raise VideoReadError(path, f"{type(error).__name__}: {error}", reader=reader) from error
     if out is None or got < len(distinct):
         raise VideoReadError(
@@ -378,26 +384,32 @@ def _decord(path: Path, wanted: np.ndarray) -> Frames:
         yield from _in_batches(lambda part: reader.get_batch(part).asnumpy(), wanted)
 
 
-def _torchcodec(path: Path, wanted: np.ndarray, device: str = "cpu") -> Frames:
-    from torchcodec.decoders import VideoDecoder, set_cuda_backend
+TORCHCODEC: dict[str, Any] = {"num_ffmpeg_threads": 1, "seek_mode": "exact", "dimension_order": "NHWC"}
 
-    with set_cuda_backend(
-        "beta"
-    ):  # NVDEC itself, later versions' default; else FFmpeg's, which few builds have
-        reader: Any = VideoDecoder(
-            str(path), num_ffmpeg_threads=1, seek_mode="exact", dimension_order="NHWC", device=device
-        )
-    if wanted[-1] < len(reader):
-        yield from _in_batches(lambda part: reader.get_frames_at(part).data.cpu().numpy(), wanted)
-    if device != "cpu" and reader.cpu_fallback:
-        raise VideoReadError(path, f"not decoded on the GPU: {reader.cpu_fallback}", reader="torchcodec_cuda")
+
+def _torchcodec(path: Path, wanted: np.ndarray) -> Frames:
+    from torchcodec.decoders import VideoDecoder
+
+    yield from _decoded(VideoDecoder(str(path), device="cpu", **TORCHCODEC), wanted)
 
 
 def _torchcodec_cuda(path: Path, wanted: np.ndarray) -> Frames:
     """On the current GPU; frames come back to be resized and cropped as every reader's are."""
-    import torch
+    from torch.cuda import current_device
+    from torchcodec.decoders import VideoDecoder, set_cuda_backend
 
-    yield from _torchcodec(path, wanted, f"cuda:{torch.cuda.current_device()}")
+    with set_cuda_backend("beta"):  # NVDEC itself, later versions' default; FFmpeg's needs a build with it
+        reader = VideoDecoder(str(path), device=f"cuda:{current_device()}", **TORCHCODEC)
+    if why := reader.cpu_fallback:
+        if "unavailable" in str(why):
+            raise RuntimeError(f"no NVDEC: {why}")
+        raise VideoReadError(path, f"the GPU cannot decode it: {why}", reader="torchcodec_cuda")
+    yield from _decoded(reader, wanted)
+
+
+def _decoded(reader: Any, wanted: np.ndarray) -> Frames:
+    if wanted[-1] < len(reader):
+        yield from _in_batches(lambda part: reader.get_frames_at(part).data.cpu().numpy(), wanted)
 
 
 def _in_batches(fetch: Callable[[list[int]], np.ndarray], wanted: np.ndarray) -> Frames:
@@ -421,20 +433,40 @@ ON_GPU = ("torchcodec_cuda",)  # measured and used only where asked for by name
 OPTIONAL = ("torchcodec", *ON_GPU)  # not among the requirements
 
 
+NEEDS = {
+    "decord": "decord",
+    "torchcodec": "torchcodec.decoders",
+    "torchcodec_cuda": "torchcodec.decoders",
+}  # modules
+
+
 def check_reader(name: str) -> None:
-    """Raise ConfigError where a reader cannot work at all: what it needs is not installed, or there is no GPU."""
-    package, _, gpu = name.partition("_") if name.startswith("torchcodec") else (name, "", "")
-    if package in ("decord", "torchcodec"):
-        try:
-            importlib.import_module("torchcodec.decoders" if package == "torchcodec" else package)
-        except (ImportError, OSError, RuntimeError) as error:  # not there, or its libraries do not fit
-            said = str(error).strip().partition("\n")[0]
-            raise ConfigError(
-                f"data.reader={name}: {package} cannot be imported here ({said}). Install it (docs/data.md, Readers), "
-                "or use data.reader=auto"
-            ) from None
-    if gpu:
+    """Raise ConfigError where a reader cannot work at all: something is not installed, or there is no GPU for it."""
+    try:
+        if name in NEEDS:
+            importlib.import_module(NEEDS[name])
+    except (ImportError, OSError, RuntimeError) as error:  # not there, or its libraries do not fit
+        said = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"reader {name}: cannot be imported here ({said}). Install it (docs/data.md, Readers), or take reader auto"
+        ) from None
+    if name in ON_GPU:
         import torch
 
         if not torch.cuda.device_count():
-            raise ConfigError(f"data.reader={name}: there is no CUDA device here; use data.reader=auto")
+            raise ConfigError(f"reader {name}: there is no CUDA device here; take reader auto")
+        if sys.platform == "linux":
+            try:
+                ctypes.CDLL("libnvcuvid.so.1")
+            except OSError:
+                raise ConfigError(
+                    f"reader {name}: the driver's video decoder, libnvcuvid.so.1, is not here. A container needs "
+                    "NVIDIA_DRIVER_CAPABILITIES with video; or take reader auto"
+                ) from None
+
+
+def is_gpu_fault(reader: str, error: Exception) -> bool:
+    """Whether what a reader raised is the GPU's fault and says nothing of the file."""
+    if reader not in ON_GPU or isinstance(error, VideoReadError):
+        return False
+    return bool(re.search(r"cuda|nvcuvid|nvdec|out of memory", str(error), re.IGNORECASE))

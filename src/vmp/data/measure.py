@@ -26,7 +26,7 @@ import numpy as np
 
 from vmp.data.children import Limit as Limit
 from vmp.data.children import Lost, in_children
-from vmp.data.decode import ON_GPU, READERS, STEP, check_regular, upright
+from vmp.data.decode import ON_GPU, READERS, STEP, check_regular, is_gpu_fault, upright
 from vmp.errors import VideoReadError
 
 GAVE_UP = "measuring was given up:"
@@ -338,8 +338,8 @@ def _exact(path: Path, reader: str, counted: Counted) -> bool:
                     return False
                 at += 1
         except Exception as error:  # not for this file, whatever the reason
-            if reader in ON_GPU and "memory" in str(error):
-                raise  # the GPU's, which says nothing of the file
+            if is_gpu_fault(reader, error):
+                raise
             return False
         if at < len(indices):
             return False

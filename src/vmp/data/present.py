@@ -6,13 +6,18 @@ Notable here:
 """
 
 import hashlib
+import shlex
 from dataclasses import dataclass, field
 
 from vmp.data.decode import ON_GPU, OPTIONAL, check_reader
 from vmp.data.manifest import Clip, Manifest, inside
 from vmp.errors import DataError, shortlist
 
-MEASURE = "python scripts/prepare.py verify {} --reader {}"
+
+def _measuring(manifest: Manifest, reader: str) -> str:
+    """The command that finds out for which files a reader is exact."""
+    where = ["verify", str(manifest.path), "--root", str(manifest.root), "--reader", reader]
+    return shlex.join(["python", "scripts/prepare.py", *where])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
             f"data.reader={reader} was not measured to give the exact frames of {len(inexact)} of "
             f"{len(manifest.clips)} clips in {manifest.path}:\n{shortlist(inexact)}\n"
             "Use data.reader=auto (the fastest exact reader for each file) or data.reader=pyav (always exact)."
-            + (f"\nTo measure: {MEASURE.format(manifest.path, reader)}" if reader in OPTIONAL else "")
+            + (f"\nTo measure: {_measuring(manifest, reader)}" if reader in OPTIONAL else "")
         )
     present = Present(tuple(usable), tuple(readers), len(manifest.clips), bad)
     check_bad(bad, present.total, max_bad_fraction, where=str(manifest.path))

@@ -23,6 +23,7 @@ from vmp.files import replacing
 from vmp.progress import bar
 
 QUARANTINE = "quarantine.csv"
+GPU_WORKERS = 4  # each holds a CUDA context
 BEFORE = ".before-verify"
 
 
@@ -79,7 +80,12 @@ def verify(
     clips: list[Clip] = []
     problems: list[Problem] = []
     for clip in old.clips:
-        clip, problem = _compare(clip, found[clip.path], tried, readers)
+        clip, problem = _compare(
+            clip,
+            found[clip.path],
+            [name for name in tried if name not in ON_GPU or clip.path not in untried],
+            readers,
+        )
         clips.append(clip)
         if problem:
             problems.append(Problem(clip.id, clip.path, problem))
@@ -131,6 +137,7 @@ def _measure_on_gpu(
         if measured.status == "ok":
             files.setdefault(inside(manifest.root, path), []).append(path)
     untried: dict[str, str] = {}
+    workers = GPU_WORKERS if workers is None else workers
     with bar("verify on the GPU", len(files), shown=progress and bool(files)) as shown:
         for file, m in measure_all(files, workers=workers, timeout=timeout, readers=readers):
             for path in files[file]:

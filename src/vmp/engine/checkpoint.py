@@ -67,8 +67,8 @@ def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor], state: d
     return final
 
 
-def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read one checkpoint and check it against its sums.
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint, to the CPU, and check it against its sums.
 
     Raises:
         RunError: a file is missing or is not what was written.
@@ -78,13 +78,13 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
     if fault := _faults(path):
         raise RunError(fault)
     try:
-        state = torch.load(path / _FILES[1], map_location=device, weights_only=True)
+        state = torch.load(path / _FILES[1], map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RunError(f"{path / _FILES[1]}: holds what a checkpoint does not, and was not loaded") from error
-    return Checkpoint(path, load_file(path / _FILES[0], device=str(device)), state)
+    return Checkpoint(path, load_file(path / _FILES[0]), state)
 
 
-def newest(folder: Path, *, device: torch.device | str = "cpu", warn: Any = print) -> Checkpoint | None:
+def newest(folder: Path, *, warn: Any = print) -> Checkpoint | None:
     """The newest checkpoint that is what was written; None when there is none at all.
 
     Raises:
@@ -93,7 +93,7 @@ def newest(folder: Path, *, device: torch.device | str = "cpu", warn: Any = prin
     names = steps_in(folder)
     for path in reversed(names):
         try:
-            return load(path, device=device)
+            return load(path)
         except RunError as error:
             warn(f"{error}; trying the checkpoint before it")
     if names:
@@ -103,15 +103,15 @@ def newest(folder: Path, *, device: torch.device | str = "cpu", warn: Any = prin
     return None
 
 
-def best(folder: Path, *, device: torch.device | str = "cpu") -> Checkpoint | None:
+def best(folder: Path) -> Checkpoint | None:
     """That of the best epoch, as the newest checkpoint knows it; None before the first evaluation.
 
     Raises:
         RunError: it is damaged.
     """
-    last = newest(folder, device="cpu")
+    last = newest(folder)
     epoch = last.state["progress"]["best_epoch"] if last else 0
-    return load(folder / best_name(epoch), device=device) if epoch else None
+    return load(folder / best_name(epoch)) if epoch else None
 
 
 def steps_in(folder: Path) -> list[Path]:

@@ -69,6 +69,11 @@ def start(device: str = "auto") -> Processes:
     )
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device = {device!r}: must be auto, cpu, cuda or cuda:N")
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # processes of this machine
+    if ":" in device and beside > 1:
+        raise ConfigError(
+            f"trainer.device={device}: names one device for {beside} processes; use cuda or auto"
+        )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"trainer.device={device}: this machine or torch build has no CUDA device; use cpu or auto"
@@ -77,10 +82,6 @@ def start(device: str = "auto") -> Processes:
     if not use_cuda:
         chosen = torch.device("cpu")
     else:
-        if ":" in device and world > 1:
-            raise ConfigError(
-                f"trainer.device={device}: names one device for {world} processes; use cuda or auto"
-            )
         index = int(device.partition(":")[2] or local)
         if index >= torch.cuda.device_count():
             found = torch.cuda.device_count()

@@ -262,17 +262,16 @@ def fit(
                         check_bad(bad, data.present.total, max_bad_fraction, where="training")
                     # what cannot be read has no part in the update
                     share = len(batch.clips) / plan.micro_batch
-                    # synced batch statistics meet in each portion: where a process has none, running ones serve all
+                    # synced batch statistics meet in each portion: where a process has none, running ones serve all,
+                    # and it takes part all the same, as DDP shares buffers in the first portion that it runs
                     whole = not synced or not processes.greatest([not share])[0]
                     if not share and not (processes.world > 1 and (last or synced)):
                         continue
                     mine.clips += len(batch.clips)
                     seen += [data.present.clips[index].id for index in batch.indices.tolist()]
-                    # the processes' gradients meet in the last one: who has none takes part with a weight of 0
+                    # the processes' gradients meet in the last portion: who has none takes part with weight 0
                     clips, labels = (batch.clips, batch.labels) if share else data.blank()
-                    train = share > 0 and whole
-                    if model.training != train:
-                        model.train(train)
+                    model.train(share > 0 and whole)  # each time: it puts frozen layers to sleep
                     with nullcontext() if last else unsynced():
                         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                             out = forward(clips.to(device, non_blocking=True))

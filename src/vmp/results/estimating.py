@@ -115,9 +115,8 @@ def size_of(backbone: Mapping[str, Any]) -> str:
 def speed_of(raw: Mapping[str, Any], device: str) -> str:
     """What decides how long a clip takes. device: as `here` names it."""
     trainer = raw["trainer"]
-    switches = [
-        f"{key}={trainer.get(key)}" for key in ("amp", "channels_last", "tf32", "cudnn_benchmark", "compile")
-    ]
+    switches = [f"{key}={trainer.get(key)}" for key in ("amp", "channels_last", "compile")]
+    switches += [f"{key}={trainer[key]}" for key in ("tf32", "cudnn_benchmark") if trainer.get(key)]
     return " ".join([device, *switches, size_of(raw["backbone"])])
 
 

@@ -178,7 +178,7 @@ def open_run(run: Run, *, device: Any = "cpu", checkpoint: str | None = None) ->
     classes = read_classes(run.folder / "classes.txt")
     select = checkpoint or config.trainer.select
     take = checkpoints.best if select == "best" else checkpoints.newest
-    found = take(run.folder / "checkpoints", device=device)
+    found = take(run.folder / "checkpoints")
     if found is None:
         raise RunError(f"{run.folder}: no checkpoint in it ({select})")
     model = build_model(config, len(classes), spec).to(device)

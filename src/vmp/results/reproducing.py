@@ -361,10 +361,14 @@ def _slug(text: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in text).split())
 
 
+SWITCHES = ("channels_last", "tf32", "cudnn_benchmark")  # what else decides how long a batch takes
+
+
 def _digest(runs: Sequence[Planned], table: Table) -> str:
     assert table.measured
     what = [
-        (size_of(run.raw["backbone"]), run.raw["vmp"], run.raw["trainer"]["channels_last"]) for run in runs
+        (size_of(run.raw["backbone"]), run.raw["vmp"], [run.raw["trainer"][key] for key in SWITCHES])
+        for run in runs
     ]
     torch = metadata.version("torch")
     text = json.dumps([table.measured.batch, table.measured.repeats, torch, what], sort_keys=True)

@@ -319,7 +319,7 @@ class Evaluation:
         from vmp.backbones import backbone_spec
         from vmp.config import Evaluate
 
-        options = Evaluate.model_construct(degrade=self.degrade, where=self.where, reduce=None)
+        options = Evaluate.model_construct(degrade=self.degrade, where=self.where, reduce=None, reader=None)
         views = config.trainer.views or backbone_spec(config.backbone.key).views
         for split in ("test", "val"):  # val where there is no test split
             name = folder_name(options, split, config.trainer.select, parse_views(views))
@@ -393,15 +393,16 @@ class Planner:
 @cache
 def composer(conf: Path) -> Compose:
     """Composes train.yaml, without running anything. Files are composed once for each choice of files, and plain values
-    put in afterwards, which is many times faster for many runs."""
+    put in afterwards, which is many times faster for many runs. Not to be used where Hydra composes already."""
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf.errors import OmegaConfBaseException
 
+    conf = conf.absolute()
     files = {path.name for path in conf.iterdir() if path.is_dir()}
 
     def by_hydra(overrides: Iterable[str]) -> DictConfig:
-        with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+        with initialize_config_dir(str(conf), version_base="1.3"):
             return compose("train", list(overrides))
 
     composed = cache(by_hydra)
