@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from vmp.cli import parser_of
 from vmp.results.curves import draw_curves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,16 +21,19 @@ METHODS = {"without prompts": "vmp=none", "motion prompts": "vmp=learned"}
 
 
 def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="train.py's, for both runs")
+    overrides = parser.parse_args().overrides
     console = Console()
     began = time.monotonic()
     runs: dict[str, Path] = {}
     for label, method in METHODS.items():
-        console.rule(f"{label}: python train.py {method} tag=demo {' '.join(sys.argv[1:])}".strip())
-        command = [sys.executable, str(ROOT / "train.py"), method, "tag=demo", *sys.argv[1:]]
+        console.rule(f"{label}: python train.py {method} tag=demo {' '.join(overrides)}".strip())
+        command = [sys.executable, str(ROOT / "train.py"), method, "tag=demo", *overrides]
         done = subprocess.run(command, cwd=ROOT)
         if done.returncode:
             sys.exit(done.returncode)
-        runs[label] = folder_of([method, "tag=demo", *sys.argv[1:]])
+        runs[label] = folder_of([method, "tag=demo", *overrides])
 
     table = Table(title="top-1, top-5 and mean class accuracy in % on the test split")
     for column in ("", "top-1", "top-5", "mean class", "slope", "shift", "clips", "wall time"):
