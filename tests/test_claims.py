@@ -66,6 +66,7 @@ def table1(tmp_path, one):
     return table, profile, planner
 
 
+@pytest.mark.slow
 def test_gains_are_of_the_same_seed_and_data(table1):
     found = gains(*table1, range(3))
     assert {(g.row, g.dataset, g.seed): g.ours for g in found} == {

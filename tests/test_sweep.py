@@ -248,9 +248,16 @@ def test_a_folder_that_holds_another_run_is_told_before_the_others_start(tmp_pat
     [
         (["optim.lr=0.1,0.2"], {}, "'tag=lr${optim.lr}'"),
         (["seed=0,1"], {"WORLD_SIZE": "2"}, "not with torchrun"),
-        (["seed=0,1", "hydra.sweeper.processes=0"], {}, "must be at least 1"),
+        pytest.param(
+            ["seed=0,1", "hydra.sweeper.processes=0"], {}, "must be at least 1", marks=pytest.mark.slow
+        ),
         (["seed=0,1", "hydra/launcher=local", "hydra.launcher.n_jobs=0"], {}, "must be at least 1"),
-        (["seed=0,1", "hydra/launcher=slurm", "hydra.launcher.partion=a"], {}, "partion"),
+        pytest.param(
+            ["seed=0,1", "hydra/launcher=slurm", "hydra.launcher.partion=a"],
+            {},
+            "partion",
+            marks=pytest.mark.slow,
+        ),
         (["seed=0,1", "hydra/launcher=ray"], {}, "is not installed: pip install '.[ray]'"),
     ],
 )

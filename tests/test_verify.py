@@ -26,6 +26,7 @@ def manifest_of(folder: Path, names) -> Path:
     return folder / "val.csv"
 
 
+@pytest.mark.slow
 def test_verify(tmp_path):
     names = ["good, one.mp4", "gone.mp4", "broken.mp4", "cut_off.avi", "longer.mp4", "shuffled.avi"]
     for name in (names[0], names[1], names[2], names[4]):
