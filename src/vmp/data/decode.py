@@ -433,11 +433,7 @@ ON_GPU = ("torchcodec_cuda",)  # measured and used only where asked for by name
 OPTIONAL = ("torchcodec", *ON_GPU)  # not among the requirements
 
 
-NEEDS = {
-    "decord": "decord",
-    "torchcodec": "torchcodec.decoders",
-    "torchcodec_cuda": "torchcodec.decoders",
-}  # modules
+NEEDS = {"decord": "decord"} | dict.fromkeys(OPTIONAL, "torchcodec.decoders")  # reader -> module
 
 
 def check_reader(name: str) -> None:
