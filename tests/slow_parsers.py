@@ -191,8 +191,11 @@ def lists(train: bytes, val: bytes, *, frames: int, fps: int) -> tuple[list[str]
             rate = 1 if in_frames else fps
             first = math.ceil((start or 0) * rate - Fraction(1, 10**6))
             last = frames if end is None else max(first + 1, math.ceil(end * rate - Fraction(1, 10**6)))
-            need(first < frames)
-            out[-1].append((path, of[label], first, min(last, frames)))
+            beyond = (
+                first >= frames or last > frames + fps
+            )  # more than a second: partial, kept as it was asked for
+            asked = None if end is None else last
+            out[-1].append((path, of[label], first, asked if beyond else min(last, frames)))
     return names, *out
 
 

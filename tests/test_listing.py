@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from vmp.data.listing import Row, make_list, read_list
 from vmp.data.manifest import read_manifest
+from vmp.data.plan import Item, Plan
+from vmp.data.prepare import prepare
 from vmp.errors import ConfigError, ManifestError
 
 
@@ -25,7 +27,9 @@ def make(home, tmp_path, train, val, **options):
     (tmp_path / "train.csv").write_text(train, encoding="utf-8")
     (tmp_path / "val.csv").write_text(val, encoding="utf-8")
     lists = {"train": tmp_path / "train.csv", "val": tmp_path / "val.csv"}
-    folder = make_list(tmp_path / "out", videos=home, lists=lists, progress=False, workers=1, **options)
+    folder = make_list(
+        tmp_path / "out", videos=home, lists=lists, workers=1, **{"progress": False, **options}
+    )
     return read_manifest(folder / "train.csv", root=home), read_manifest(folder / "val.csv", root=home)
 
 
@@ -49,10 +53,60 @@ def test_a_csv_with_frames(home, tmp_path):
     train, _ = make(
         home,
         tmp_path,
-        "path,label,start_frame,end_frame\nb.mp4,0,5,20\nb.mp4,1,20,999\n",
+        "path,label,start_frame,end_frame\nb.mp4,0,5,20\nb.mp4,1,20,\nb.mp4,1,20,85\nb.mp4,1,20,86\n",
         "path,label\nünï 文字.mp4,1\n",
     )
-    assert [(c.start, c.end) for c in train.clips] == [(5, 20), (20, 60)]
+    assert [(c.start, c.end) for c in train.clips] == [(5, 20), (20, 60), (20, 60), (20, 86)]
+    assert [c.status for c in train.clips] == ["ok", "ok", "ok", "partial"]  # 85 is a second beyond the end
+
+
+SPANS = [(0.0, 2.4), (1.0, 3.4), (1.0, 3.45), (0.0, 30.0), (2.36, 2.4), (2.4, 2.5), (0.5, 0.52), (0.0, 0.36)]
+
+
+def test_spans_are_judged_as_prepare_judges_them(home, tmp_path):
+    """60 frames at 25 a second: a span may reach to 3.4 s."""
+    lines = "".join(f"b.mp4,{i % 2},{start},{end}\n" for i, (start, end) in enumerate(SPANS))
+    train, _ = make(home, tmp_path, f"path,label,start,end\n{lines}", "ünï 文字.mp4 0\n")
+    items = tuple(
+        Item(id=f"train/{i:06}", path="b.mp4", label=i % 2, start=start, end=end, unit="seconds")
+        for i, (start, end) in enumerate(SPANS)
+    )
+    plan = Plan(name="own", classes=("0", "1"), splits={"train": items}, videos=home)
+    prepare(plan, tmp_path / "prepared", allow_missing=True, progress=False, workers=1)
+    spans = [(c.status, c.start, c.end, "short" in c.tags) for c in train.clips]
+    prepared = read_manifest(tmp_path / "prepared/train.csv").clips
+    assert spans == [(c.status, c.start, c.end, "short" in c.tags) for c in prepared]
+    assert spans == [
+        ("ok", 0, 60, False),
+        ("ok", 25, 60, False),
+        ("partial", 25, 87, False),
+        ("partial", 0, 750, False),
+        ("ok", 59, 60, True),
+        ("partial", 60, 63, False),
+        ("ok", 13, 14, True),  # no picture is shown in [0.5, 0.52): at least one frame
+        ("ok", 0, 9, False),
+    ]
+
+
+def test_clips_that_cannot_be_used_and_short_ones_are_counted_and_named(home, tmp_path, capsys):
+    train, _ = make(
+        home,
+        tmp_path,
+        "path,label,start,end\nb.mp4,run,0,30\nb.mp4,walk,0,0.5\nb.mp4,walk,0.4,0.44\nabsent.mp4,run,,\n",
+        "path,label\nünï 文字.mp4,run\n",
+        progress=True,
+    )
+    hint = "frames 0 to 750 of a video that has 60; if 0 to 30 are frames and not seconds, name the columns start_frame"
+    assert train.clips[0].tags["problem"].startswith(hint)
+    said = capsys.readouterr().out
+    table = {
+        line.split()[0]: line.split()[1:] for line in said.splitlines() if line.startswith(("train", "val"))
+    }
+    # expected, found, missing, unreadable, partial, short
+    assert table == {"train": ["4", "3", "1", "0", "1", "1"], "val": ["1", "1", "0", "0", "0", "0"]}
+    assert f"train.csv:2: b.mp4: partial, {hint}" in said
+    assert "train.csv:5: absent.mp4: missing, not found" in said
+    assert "train.csv:4: b.mp4: 1 frame(s)" in said
 
 
 def test_a_list_split_at_the_last_blank(home, tmp_path):
@@ -97,7 +151,6 @@ def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):
         ("path,label\nb.mp4,x\n", "path,label\nb.mp4,x\n", "at least 2"),
         ("path,label,start,end\nb.mp4,0,1,0.5\n", "b.mp4 1\n", "train.csv:2: end 0.5 must be after"),
         ("path,label,start,end\nb.mp4,0,x,\n", "b.mp4 1\n", "not a time in seconds"),
-        ("path,label,start\nb.mp4,0,9.5\n", "b.mp4 1\n", "starts at frame 238, but b.mp4 has 60 = 2.40 s"),
         ("path,label,weight\nb.mp4,0,1\n", "b.mp4 1\n", "weight not known"),
         ("path,label,start,end_frame\nb.mp4,0,1,2\n", "b.mp4 1\n", "in seconds .* or in frames"),
         ("", "b.mp4 1\n", "no clips"),

@@ -17,8 +17,9 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock
 
@@ -35,6 +36,9 @@ from vmp.data.manifest import (
     write_manifest,
 )
 from vmp.data.measure import GAVE_UP, Measured, measure_all
+from vmp.data.plan import Item
+from vmp.data.report import count_table
+from vmp.data.rows import SHORT, bad, in_place_row, tag_short
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.progress import bar
 
@@ -63,7 +67,9 @@ def make_list(
     progress: bool = True,
     workers: int | None = None,
 ) -> Path:
-    """Write the manifests of some lists under home and return their folder.
+    """Write the manifests of some lists under home, print what was found, and return their folder.
+
+    A span that reaches more than a second beyond its video makes its clip partial, as for every dataset.
 
     Args:
         videos: folder that the paths in the lists are relative to.
@@ -95,8 +101,11 @@ def make_list(
             workers=workers,
         )
         write_classes(folder / "classes.txt", classes)
-        for split, part in rows.items():
-            write_manifest(folder / f"{split}.csv", _clips(part, found, names, split))
+        clips = {split: _clips(part, found, names, split) for split, part in rows.items()}
+        for split, part in clips.items():
+            write_manifest(folder / f"{split}.csv", part)
+    if progress:
+        print(_said(rows, clips))
     return folder
 
 
@@ -237,47 +246,49 @@ def _classes(rows: Mapping[str, list[Row]], file: Path | None) -> tuple[tuple[st
     return classes, names
 
 
-def _clips(rows: Sequence[Row], found: dict[str, Measured], names: dict[str, int], split: str) -> list[Clip]:
+def _clips(
+    rows: Sequence[Row], found: Mapping[str, Measured], names: Mapping[str, int], split: str
+) -> list[Clip]:
+    """The rows of a split's manifest, by the rules that hold for every dataset (rows.py)."""
     clips: list[Clip] = []
-    faults: list[str] = []
     for number, row in enumerate(rows):
         m = found[row.path]
-        clip = Clip(
-            id=f"{split}/{number:06}",
-            path=row.path,
-            label=names[row.label],
-            frames=m.frames,
-            fps=m.fps,
-            width=m.width,
-            height=m.height,
-            status=m.status,
-            readers=m.readers,
-            tags={"problem": m.reason} if m.reason else {},
-        )
-        if m.status == "ok" and (row.start is not None or row.end is not None):
-            start, end = _span(row, m)
-            if start >= m.frames:
-                seconds = f" = {m.frames / m.fps:.2f} s" if m.fps else ""
-                faults.append(f"{row.where}: starts at frame {start}, but {row.path} has {m.frames}{seconds}")
-                continue
-            clip = replace(clip, start=start, end=min(end, m.frames))
-        clips.append(clip)
-    if faults:
-        raise ManifestError(f"{len(faults)} span(s) lie outside their video:\n{shortlist(faults, 20)}")
+        clip = in_place_row(_item(row, names[row.label], f"{split}/{number:06}"), m)
+        if clip.status == "partial" and m.status == "ok" and _fits_as_frames(row, m):
+            hint = f"{clip.tags['problem']}; if {row.start or 0:g} to {row.end:g} are frames and not seconds, name the "
+            clip = bad(clip, "partial", f"{hint}columns start_frame,end_frame")
+        clips.append(tag_short(clip))
     return clips
 
 
-def _span(row: Row, m: Measured) -> tuple[int, int]:
-    """Frames [start, end) of a row: those whose times lie in [start, end) at the file's measured rate."""
-    if row.frames:
-        return int(row.start or 0), int(row.end) if row.end is not None else m.frames
-    if not m.fps:
-        raise ManifestError(
-            f"{row.where}: {row.path} does not say its frame rate; give start_frame and end_frame"
+def _item(row: Row, label: int, id: str) -> Item:
+    whole = row.start is None and row.end is None
+    unit: Literal["file", "frames", "seconds"] = "file" if whole else "frames" if row.frames else "seconds"
+    return Item(id=id, path=row.path, label=label, start=row.start or 0, end=row.end, unit=unit)
+
+
+def _fits_as_frames(row: Row, m: Measured) -> bool:
+    """Whether a span in seconds may have been meant as frames."""
+    whole = all(value is None or value == int(value) for value in (row.start, row.end))
+    return not row.frames and whole and row.end is not None and row.end <= m.frames
+
+
+def _said(rows: Mapping[str, list[Row]], clips: Mapping[str, list[Clip]]) -> str:
+    """What was found, and the lines whose clips cannot be used or are too short for the prompts to see any motion."""
+    lines = [count_table(clips)]
+    pairs = [pair for split in clips for pair in zip(rows[split], clips[split], strict=True)]
+    bad_rows = [
+        f"{row.where}: {c.path}: {c.status}, {c.tags['problem']}" for row, c in pairs if c.status != "ok"
+    ]
+    short = [f"{row.where}: {c.path}: {c.length} frame(s)" for row, c in pairs if "short" in c.tags]
+    if bad_rows:
+        lines.append(f"{len(bad_rows):,} clip(s) cannot be used:\n{shortlist(bad_rows)}")
+    if short:
+        lines.append(
+            f"{len(short):,} clip(s) have fewer than {SHORT} frames; their last frame is repeated, and where frames "
+            f"are equal the prompts are zero:\n{shortlist(short)}"
         )
-    start = math.ceil((row.start or 0) * m.fps - 1e-6)
-    end = m.frames if row.end is None else max(start + 1, math.ceil(row.end * m.fps - 1e-6))
-    return start, end
+    return "\n".join(lines)
 
 
 def measured(

@@ -1,7 +1,7 @@
 """What was found, as a table to read and as a record to keep."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vmp.data.manifest import Clip
@@ -22,6 +22,20 @@ def counts(clips: Iterable[Clip]) -> dict[str, int]:
     }
 
 
+def count_table(clips: Mapping[str, Sequence[Clip]], *, looked: bool = True) -> str:
+    """One line per split. looked: False if no file was opened, so that only missing ones are known."""
+    names = ("expected", "found", "missing", "unreadable", "partial", "short")
+    lines = [f"{'split':14}" + "".join(f"{name:>12}" for name in names)]
+    for split, part in clips.items():
+        found = counts(part)
+        cells = [
+            f"{found[name]:,}" if looked or name in ("expected", "found", "missing") else "-"
+            for name in names
+        ]
+        lines.append(f"{split:14}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
+
+
 def report(
     plan: Plan,
     clips: dict[str, list[Clip]],
@@ -32,16 +46,8 @@ def report(
     histogram: bool,
 ) -> str:
     """The table of counts, the clips a class, the checks and the notes."""
-    names = ("expected", "found", "missing", "unreadable", "partial", "short")
     lines = [f"{plan.name}: {len(plan.classes)} classes, videos in {plan.videos}"]
-    lines.append(f"{'split':14}" + "".join(f"{name:>12}" for name in names))
-    for split, part in clips.items():
-        found = counts(part)
-        cells = [
-            f"{found[name]:,}" if looked or name in ("expected", "found", "missing") else "-"
-            for name in names
-        ]
-        lines.append(f"{split:14}" + "".join(f"{cell:>12}" for cell in cells))
+    lines.append(count_table(clips, looked=looked))
     lines += ["", "clips a class that are " + ("usable" if looked else "found") + " (expected):"]
     tables = {
         split: (_per_class(plan, part, True), _per_class(plan, part, False)) for split, part in clips.items()

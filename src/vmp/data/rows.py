@@ -30,15 +30,14 @@ def in_place_row(item: Item, found: Measured | None) -> Clip:
         return replace(bad(clip, found.status, found.reason), **_known_span(item))
     if item.unit == "file":
         return clip
-    if not found.fps:
+    if item.unit == "seconds" and not found.fps:
         return bad(clip, "unreadable", "the file does not say its frame rate")
     start, end = span(item, found.fps)
     clip = replace(clip, start=start, end=end)
-    if end is None:
-        return clip
-    if start >= found.frames or end > found.frames + moment(found.fps):
-        return bad(clip, "partial", f"frames {start} to {end} of a video that has {found.frames}")
-    return replace(clip, end=min(end, found.frames))
+    if start >= found.frames or (end is not None and end > found.frames + moment(found.fps)):
+        to = "the end" if end is None else end
+        return bad(clip, "partial", f"frames {start} to {to} of a video that has {found.frames}")
+    return replace(clip, end=found.frames if end is None else min(end, found.frames))
 
 
 def unmeasured_row(item: Item, *, there: bool) -> Clip:
@@ -49,8 +48,9 @@ def unmeasured_row(item: Item, *, there: bool) -> Clip:
 
 def span(item: Item, fps: float) -> tuple[int, int | None]:
     """The frames [start, end) of an item; None: to the end."""
-    if item.unit == "seconds" and item.end is not None:
-        return seconds_to_frames(item.start, item.end, fps)
+    if item.unit == "seconds":
+        first, last = seconds_to_frames(item.start, item.start if item.end is None else item.end, fps)
+        return first, None if item.end is None else last
     return int(item.start), None if item.end is None else int(item.end)
 
 
