@@ -20,7 +20,24 @@ if TYPE_CHECKING:
     from vmp.data.measure import Measured
     from vmp.results.looking import Opened
 
-SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".ts")
+SUFFIXES = (
+    *(
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+    ),
+    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
 BAR = 30  # letters
 
 
@@ -46,7 +63,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    parser.add_argument("what", nargs="+", help="videos, folders with videos, and run=FOLDER")
+    parser.add_argument("what", nargs="+", help="videos, folders with videos at any depth, and run=FOLDER")
     parser.add_argument("--views", help="TEMPORALxSPATIAL, as 10x3; else as the run was tested")
     parser.add_argument("--checkpoint", choices=("last", "best"), help="else as the run was tested")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -56,7 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def read(what: list[str]) -> tuple[Path, list[Path]]:
-    """The run and the videos; a folder stands for the videos in it, by name."""
+    """The run and the videos; a folder stands for the videos in it and in the folders below it, by name.
+
+    Hidden files and folders are left out.
+    """
     runs = [word.partition("=")[2] for word in what if word.startswith("run=")]
     if len(runs) != 1:
         raise UserError("name one run: run=FOLDER, a folder with config.yaml and checkpoints")
@@ -66,15 +86,20 @@ def read(what: list[str]) -> tuple[Path, list[Path]]:
         if word.startswith("run="):
             continue
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside = sorted(p for p in path.rglob("*") if _is_video(p, path))
             if not inside:
-                raise UserError(f"{path}: no videos in it ({', '.join(SUFFIXES)})")
+                raise UserError(f"{path}: no videos in it or below it ({', '.join(SUFFIXES)})")
             videos += inside
         else:
             videos.append(path)
     if not videos:
         raise UserError("name at least one video, or a folder with videos")
     return Path(runs[0]), list(dict.fromkeys(videos))
+
+
+def _is_video(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
 
 
 def predict(

@@ -28,7 +28,7 @@ def main() -> None:
     options = _parser().parse_args()
     if find_spec("wandb_workspaces") is None:
         raise UserError(
-            'this needs the package wandb-workspaces: pip install "video-motion-prompts[wandb-workspaces]"'
+            "this needs the package wandb-workspaces: run pip install '.[wandb-workspaces]' in the repository's folder"
         )
     if options.json:
         spec = as_json(workspace(options.entity or "ENTITY", options.project))

@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -51,6 +52,17 @@ def video(path, count, size=(48, 64), **options):
     frames = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(count)]
     write_video(path, frames, **options)
     return path
+
+
+def write_gif(path, count, size=(48, 64)):
+    frames = [np.full((*size, 3), 20 * i, np.uint8) for i in range(count)]
+    with av.open(str(path), "w", format="gif") as container:
+        stream = container.add_stream("gif", rate=10)
+        stream.height, stream.width = size
+        stream.pix_fmt = "rgb8"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 # --- visualize -----------------------------------------------------------------------------------------------------
@@ -168,9 +180,16 @@ def test_a_folder_with_a_bad_video_among_good_ones(home, script, tmp_path):
     shutil.copy(home / "data" / "val" / "000.mp4", tmp_path / "good.mp4")
     (tmp_path / "bad.mp4").write_text("no video")
     (tmp_path / "notes.txt").write_text("left alone")
+    (tmp_path / "a/b").mkdir(parents=True)
+    write_gif(tmp_path / "a/b/deep.GIF", 12)
+    (tmp_path / ".trash").mkdir()
+    shutil.copy(tmp_path / "good.mp4", tmp_path / ".trash" / "hidden.mp4")
     code, said, errors = script("predict", tmp_path, f"run={run}")
     assert code == 2
     assert "good.mp4" in said
+    assert "a/b/deep.GIF" in said
+    assert "12 frames" in said.partition("deep.GIF")[2]
+    assert "hidden" not in said + errors
     assert "bad.mp4" in errors
     for arguments, told in (
         ((tmp_path / "good.mp4",), "name one run"),

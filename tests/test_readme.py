@@ -71,6 +71,17 @@ def test_its_commands_compose(command):
         check(OmegaConf.to_container(cfg, resolve=True))
 
 
+def test_its_evaluation_is_of_a_run_that_the_demo_makes():
+    (command,) = [command for command in COMMANDS if command.startswith("python evaluate.py")]
+    methods = runpy.run_path(str(ROOT / "scripts/demo.py"))["METHODS"].values()
+    made = []
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for method in methods:
+            cfg = compose("train", [method, "tag=demo"])
+            made.append(f"run={check(OmegaConf.to_container(cfg, resolve=True)).folder}")
+    assert shlex.split(command)[2] in made
+
+
 def test_make_targets_that_are_named_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     named = set(re.findall(r"make ([a-z-]+)", README))

@@ -514,7 +514,7 @@ assert not {{"wandb", "tensorboard", "torch"}} & set(sys.modules)
 
 @pytest.mark.parametrize(
     ("package", "told"),
-    [("tensorboard", "video-motion-prompts[tensorboard]"), ("wandb", "pip install wandb")],
+    [("tensorboard", "pip install '.[tensorboard]'"), ("wandb", "pip install wandb")],
 )
 def test_a_package_that_is_missing_is_told_before_anything_else(tmp_path, monkeypatch, package, told):
     monkeypatch.setattr("vmp.tracking.tracker.find_spec", lambda name: None)

@@ -36,8 +36,9 @@ def friendly() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "code", 2))
+        code = getattr(error, "code", 2)  # Stopped has another: a planned stop is no error
+        print(f"{'error: ' if code == 2 else ''}{error}", file=sys.stderr)
+        sys.exit(code)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         print(f"error: {explain(str(error))}", file=sys.stderr)
         sys.exit(2)

@@ -144,7 +144,7 @@ def check_tracker(options: Logger) -> None:
     """
     package = EXTRAS.get(options.kind)
     if package and find_spec(package) is None:
-        extra = f'"video-motion-prompts[{package}]"' if package != "wandb" else package
+        extra = f"'.[{package}]' (in the repository's folder)" if package != "wandb" else package
         raise ConfigError(
             f"logger={options.kind} needs the package {package}, which is not installed: pip install {extra}. "
             "logger=default needs nothing"
