@@ -76,16 +76,14 @@ def verify(options: argparse.Namespace) -> None:
     Raises:
         DataError: something of a manifest does not hold.
     """
-    from vmp.data.prepare import recorded_root
     from vmp.data.verify import verify
 
     faulty, untried = [], []
     for path in options.manifests:
         for manifest in _manifests(path):
-            root = options.root or recorded_root(manifest.parent)
             verified = verify(
                 manifest,
-                root=root,
+                root=options.root,
                 workers=options.workers,
                 timeout=options.timeout,
                 readers=options.reader or (),

@@ -9,6 +9,7 @@ from vmp.data.listing import Row, make_list, read_list
 from vmp.data.manifest import read_manifest
 from vmp.data.plan import Item, Plan
 from vmp.data.prepare import prepare
+from vmp.data.verify import verify
 from vmp.errors import ConfigError, ManifestError
 
 
@@ -119,6 +120,17 @@ def test_bad_files_keep_their_row_and_their_reason(home, tmp_path):
     train, _ = make(home, tmp_path, "broken.mp4 0\nabsent.mp4 1\nb.mp4 1\n", "ünï 文字.mp4 0\n")
     assert [c.status for c in train.clips] == ["unreadable", "missing", "ok"]
     assert train.clips[1].tags["problem"] == "not found"
+
+
+def test_a_lists_manifest_knows_where_its_videos_are(home, tmp_path):
+    train, _ = make(home, tmp_path, "b.mp4 0\nmy videos/a clip.mp4 1\n", "ünï 文字.mp4 1\n")
+    text = train.path.read_text()
+    assert read_manifest(train.path).root == home
+    found = verify(train.path, progress=False, workers=1)
+    assert found.ok
+    assert found.counts == {"ok": 2, "missing": 0, "unreadable": 0, "partial": 0}
+    assert train.path.read_text() == text
+    assert not list(train.path.parent.glob("*before-verify*"))
 
 
 def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):

@@ -24,10 +24,10 @@ from vmp.data.decode import READERS
 from vmp.data.encode import write_video
 from vmp.data.finegym import SETS, plan_finegym, read_elements
 from vmp.data.hmdb51 import digest, plan_hmdb51
-from vmp.data.manifest import read_manifest
+from vmp.data.manifest import read_manifest, recorded_root
 from vmp.data.mpii import plan_mpii, read_sequences
 from vmp.data.plan import Item, Plan, find_videos, shipped_classes
-from vmp.data.prepare import prepare, recorded_root
+from vmp.data.prepare import prepare
 from vmp.data.rows import seconds_to_frames
 from vmp.data.unpack import unpack
 from vmp.errors import ConfigError, DataError, ManifestError
@@ -49,7 +49,7 @@ def run(plan, out, **options):
 
 def read(out: Path, split: str):
     path = out / f"{split}.csv"
-    return read_manifest(path, root=recorded_root(path.parent))
+    return read_manifest(path)
 
 
 def number(manifest, clip, index=0) -> int:

@@ -11,6 +11,7 @@ from vmp.data import verify as verifying
 from vmp.data.manifest import Clip, read_manifest, write_classes, write_manifest
 from vmp.data.measure import measure
 from vmp.data.verify import verify
+from vmp.errors import ManifestError
 
 FRAMES = 60
 
@@ -82,6 +83,16 @@ def test_verify(tmp_path):
 def read_manifest_text(folder: Path, text: str):
     (folder / "old.csv").write_text(text)
     return read_manifest(folder / "old.csv")
+
+
+def test_a_wrong_folder_is_no_fault_of_the_rows(tmp_path):
+    videos.numbered_video(tmp_path / "a.mp4", 20)
+    path = manifest_of(tmp_path, ["a.mp4"])
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(ManifestError, match=r"none of its 1 file\(s\) is in .*elsewhere[\s\S]*--root"):
+        verify(path, root=tmp_path / "elsewhere", progress=False, workers=1)
+    assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
 
 
 @pytest.mark.parametrize("after_the_others", [False, True], ids=["at once", "as if on a GPU"])

@@ -76,7 +76,7 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
 
 
 def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
-    """The folder of the manifests, and that of the videos; None: the manifests' own."""
+    """The folder of the manifests, and that of the videos; None: as recorded beside the manifests."""
     dataset, home = config.dataset, Path(config.data.root)
     if isinstance(dataset, MotionsDataset):
         from vmp.data.motions import Motions, make_motions
@@ -96,9 +96,7 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
         return folder, videos
     folder = Path(dataset.folder)
     if folder.is_dir():
-        from vmp.data.prepare import recorded_root
-
-        return folder, Path(dataset.root) if dataset.root else recorded_root(folder)
+        return folder, Path(dataset.root) if dataset.root else None
     if isinstance(dataset, PreparedDataset):
         base = dataset.name.partition("-")[0]
         raise ConfigError(

@@ -32,6 +32,7 @@ from vmp.data.manifest import (
     read_classes,
     read_csv,
     read_text,
+    record_root,
     write_classes,
     write_manifest,
 )
@@ -101,6 +102,7 @@ def make_list(
             workers=workers,
         )
         write_classes(folder / "classes.txt", classes)
+        record_root(folder, videos, within=home)
         clips = {split: _clips(part, found, names, split) for split, part in rows.items()}
         for split, part in clips.items():
             write_manifest(folder / f"{split}.csv", part)

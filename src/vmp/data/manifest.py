@@ -5,11 +5,13 @@ Notable here:
 - `start` and `end` are frames of the file, 0-based, half-open, in counted decoder order; empty means the whole file;
 - `frames`, `fps`, `width`, `height` and `readers` were measured when the manifest was made (see measure.py);
   `readers` names those that returned exactly the counted frames, fastest first;
+- `dataset.json` beside the manifests says where the videos are, if not there too;
 - `classes.txt` beside the manifests holds one class name a line; a label is a line number from 0.
 """
 
 import csv
 import io
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -18,8 +20,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from vmp.data.decode import READERS
 from vmp.errors import ManifestError, shortlist
-from vmp.files import replacing, write_text
+from vmp.files import replacing, write_json, write_text
 
+RECORD = "dataset.json"  # beside manifests: where their videos are
 STATUSES = ("ok", "missing", "unreadable", "partial")  # partial: decoding stopped before the end
 COLUMNS = (
     *("id", "path", "label", "start", "end"),
@@ -67,12 +70,13 @@ def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] 
     """Read and check a manifest and the `classes.txt` beside it.
 
     Args:
-        root: folder of the videos; None: the manifest's own folder.
+        root: folder of the videos; None: as dataset.json beside the manifest says, or else the manifest's own folder.
 
     Raises:
         ManifestError: naming file and line of the first twenty faults.
     """
     path = Path(path)
+    root = Path(root) if root is not None else recorded_root(path.parent) or path.parent
     classes = read_classes(path.parent / "classes.txt")
     rows = read_csv(path, required=_REQUIRED)
     for columns in _TOGETHER if rows else ():
@@ -99,7 +103,7 @@ def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] 
         raise ManifestError(
             f"{path}: no clips; the file has a header and no rows. Make it again with its dataset."
         )
-    return Manifest(path, Path(root) if root is not None else path.parent, classes, tuple(clips))
+    return Manifest(path, root, classes, tuple(clips))
 
 
 def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
@@ -117,6 +121,35 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
             writer.writerow(
                 [c.id, c.path, c.label, start, end, *measured, *(c.tags.get(t, "") for t in tags)]
             )
+
+
+def record_root(folder: Path, root: Path, *, within: Path) -> None:
+    """Write where the videos of a folder's manifests are; relative if they lie within a folder that may be moved."""
+    real, real_within = Path(os.path.realpath(root)), Path(os.path.realpath(within))
+    inner = real == real_within or real_within in real.parents
+    write_json(
+        folder / RECORD, {"root": os.path.relpath(real, os.path.realpath(folder)) if inner else str(real)}
+    )
+
+
+def recorded_root(folder: Path) -> Path | None:
+    """Where the videos of a folder's manifests are, as its dataset.json says; None: it has none.
+
+    Raises:
+        ManifestError: dataset.json cannot be used.
+    """
+    file = folder / RECORD
+    try:
+        root = json.loads(file.read_text(encoding="utf-8"))["root"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        root = None
+    if not isinstance(root, str) or not root:
+        raise ManifestError(
+            f'{file}: must be {{"root": "folder of the videos"}}; make it again with its dataset'
+        )
+    return Path(os.path.normpath(folder / root))
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

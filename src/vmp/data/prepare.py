@@ -6,7 +6,6 @@ Notable here:
 - the manifests' folder also gets dataset.json, which says where the videos are.
 """
 
-import json
 import os
 import re
 from collections import Counter
@@ -18,7 +17,7 @@ from typing import Literal
 from filelock import FileLock
 
 from vmp.data.listing import measured
-from vmp.data.manifest import Clip, inside, write_classes, write_manifest
+from vmp.data.manifest import Clip, inside, record_root, write_classes, write_manifest
 from vmp.data.plan import SUFFIXES, Check, Plan, equal, find_videos
 from vmp.data.report import record, report
 from vmp.data.rows import in_place_row, tag_short, unmeasured_row
@@ -26,7 +25,6 @@ from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
 from vmp.files import write_json
 
 LONG = 1800.0  # seconds: beyond, a source is cut, or read in place only when that is asked for
-RECORD = "dataset.json"
 How = Literal["in place", "cut", "remux"]
 
 
@@ -136,26 +134,6 @@ def prepare(
     return Outcome(text, failed, written)
 
 
-def recorded_root(folder: Path) -> Path | None:
-    """Where the videos of a folder's manifests are, as its dataset.json says; None: it has none.
-
-    Raises:
-        ManifestError: dataset.json cannot be used.
-    """
-    file = folder / RECORD
-    try:
-        root = json.loads(file.read_text(encoding="utf-8"))["root"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        root = None
-    if not isinstance(root, str) or not root:
-        raise ManifestError(
-            f'{file}: must be {{"root": "folder of the videos"}}; make it again with its dataset'
-        )
-    return Path(os.path.normpath(folder / root))
-
-
 def _is_there(root: Path, path: str) -> bool:
     try:
         return inside(root, path).is_file()
@@ -218,12 +196,9 @@ def _refuse_long(plan: Plan, paths: Sequence[str]) -> None:
 def _write(plan: Plan, clips: dict[str, list[Clip]], out: Path, root: Path) -> tuple[Path, ...]:
     """Manifests last: where one is, all that it needs is there."""
     written = []
-    real_out, real_root = Path(os.path.realpath(out)), Path(os.path.realpath(root))
     for folder in {(out / split).parent for split in clips}:
         write_classes(folder / "classes.txt", plan.classes)
-        own = os.path.realpath(folder)
-        inner = real_root == real_out or real_out in real_root.parents
-        write_json(folder / RECORD, {"root": os.path.relpath(real_root, own) if inner else str(real_root)})
+        record_root(folder, root, within=out)
         for name in ("train", "val", "test"):  # of another preparation
             if f"{(folder / name).relative_to(out).as_posix()}" not in clips:
                 (folder / f"{name}.csv").unlink(missing_ok=True)

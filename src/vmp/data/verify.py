@@ -10,6 +10,7 @@ Notable here:
 """
 
 import csv
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from vmp.data.decode import ON_GPU, check_reader
 from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, write_manifest
 from vmp.data.measure import Measured, measure_all, seeking
+from vmp.errors import ManifestError
 from vmp.files import replacing
 from vmp.progress import bar
 
@@ -61,17 +63,18 @@ def verify(
     """Decode the files of a manifest, compare, and put what is wrong into the manifest and quarantine.csv.
 
     Args:
-        root: folder of the videos; None: the manifest's own folder.
+        root: folder of the videos; None: as recorded beside the manifest.
         timeout: seconds for a file of up to 60 MB, in proportion beyond.
         readers: to measure besides those that are always tried, and to list where they are exact.
 
     Raises:
-        ManifestError: the manifest cannot be read.
+        ManifestError: the manifest cannot be read, or none of its files is there; nothing is changed.
         ConfigError: one of the readers cannot work here.
     """
     for name in readers:
         check_reader(name)
     old = read_manifest(manifest, root=root)
+    _check_root(old)
     tried = tuple(dict.fromkeys((*seeking(), *readers)))
     found = _measure(old, [name for name in tried if name not in ON_GPU], workers, timeout, progress)
     untried = _measure_on_gpu(
@@ -103,6 +106,17 @@ def verify(
     usable = [clip for clip in clips if clip.status == "ok"]
     exact = {name: sum(name in clip.readers for clip in usable) for name in readers}
     return Verified({status: counts[status] for status in STATUSES}, tuple(problems), exact, untried)
+
+
+def _check_root(manifest: Manifest) -> None:
+    """Raise ManifestError if not one file is there: then the folder is wrong, and the rows are not."""
+    paths = {clip.path for clip in manifest.clips if clip.status == "ok"}
+    if paths and not any(os.path.lexists(manifest.root / path) for path in paths):
+        raise ManifestError(
+            f"{manifest.path}: none of its {len(paths)} file(s) is in {manifest.root}, for instance {min(paths)}. "
+            "Nothing was changed; name the folder of the videos with --root, or make the manifest again if they have "
+            "moved"
+        )
 
 
 def _measure(
