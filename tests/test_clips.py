@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from vmp.data import dataset
 from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train, loader_processes
+from vmp.data.decode import resize_short_side
 from vmp.data.degrade import degrade
 from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, Manifest
@@ -124,6 +125,18 @@ def test_one_crop_and_flip_for_all_frames():
         if np.array_equal(frames[:, top : top + 32, left : left + 32][:, :, ::-1], out)
     ]
     assert len(found) == 1
+
+
+def test_resized_pixels_are_those_of_the_float_picture_rounded():
+    """docs/fidelity.md, "resizing": the authors resize float32 and never round; ours is within a grey level."""
+    frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    for short_side in (64, 120):
+        ours = resize_short_side(frame, short_side)
+        real = torch.nn.functional.interpolate(
+            torch.from_numpy(frame).permute(2, 0, 1)[None].float(), size=ours.shape[:2], mode="bilinear"
+        )
+        assert ours.dtype == np.uint8
+        assert np.abs(ours - real[0].permute(1, 2, 0).numpy()).max() < 1
 
 
 def test_test_corners():

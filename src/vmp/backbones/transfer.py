@@ -1,0 +1,246 @@
+"""Bring one file over HTTP, whole, into <file>.part; continue an earlier attempt only where the version is the same.
+
+Notable here:
+- a dropped connection is resumed (HTTP Range) with If-Range, and the answer's ETag, Last-Modified and length are
+  compared with those of the first part as well, because some servers ignore If-Range; any change starts the file over;
+- without a strong ETag or Last-Modified there is nothing to compare, so the file starts over;
+- a body that ends when the connection closes proves nothing: the caller learns that the length was never known;
+- a connection slower than SPEED for WINDOW seconds is dropped, and a server that stays slow is given up;
+- network faults become `Failed` or `Dropped`; an OSError that leaves this module is the disk's.
+"""
+
+import http.client
+import json
+import re
+import shutil
+import ssl
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+from vmp.files import write_text
+from vmp.progress import bar
+
+TIMEOUT = 30.0  # seconds without a byte
+SPEED, WINDOW = 1024.0, 30.0  # at least so many bytes per second, measured over so many seconds
+WAITS = (1.0, 3.0, 9.0)  # seconds before another try; the count starts anew when bytes came at SPEED
+_CHUNK = 1 << 20
+_LATER = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers worth another try
+
+
+class Failed(Exception):
+    """This URL does not give the file."""
+
+
+class Dropped(Exception):
+    """The connection broke or the server is busy: worth another try."""
+
+
+def bring(url: str, part: Path, *, progress: bool) -> bool:
+    """Fill `part` with the whole file behind `url`, in as many requests as it takes.
+
+    Returns:
+        Whether the server said how long the file is. False: it may have been cut short without a trace.
+
+    Raises:
+        Failed: the URL does not give the file, or the connection broke too often.
+        OSError: `part` cannot be written.
+    """
+    waits, most, began = list(WAITS), _size(part), time.monotonic()
+    while True:
+        try:
+            return _get(url, part, progress)
+        except Dropped as error:
+            gained, most = _size(part) - most, max(most, _size(part))
+            if gained > 0 and gained >= SPEED * (time.monotonic() - began):
+                waits = list(WAITS)
+            if not waits:
+                raise Failed(f"{error}, {len(WAITS) + 1} tries in a row") from None
+            began, wait = time.monotonic(), waits.pop(0)
+            print(f"{part.stem}: {error}, trying again in {wait:g} s", flush=True)
+            time.sleep(wait)
+
+
+def discard(part: Path) -> None:
+    """Remove a part and what is known about its version."""
+    _notes(part).unlink(missing_ok=True)
+    part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What a server says about a file: enough to tell that a later answer is about the same one."""
+
+    url: str
+    etag: str = ""  # strong only
+    modified: str = ""
+    length: int | None = None
+
+    @property
+    def validator(self) -> str:
+        return self.etag or self.modified
+
+    def continued_by(self, other: "_Version") -> bool:
+        if self.etag != other.etag or (other.modified and self.modified and other.modified != self.modified):
+            return False
+        if not self.etag and (not self.modified or other.modified != self.modified):
+            return False
+        return None in (self.length, other.length) or self.length == other.length
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """No redirect gives up encryption: nothing else vouches for a file at its first use."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise Failed(f"the server redirects from https to {newurl}, which is not encrypted")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _get(url: str, part: Path, progress: bool) -> bool:
+    """One request: append to `part`, or start it over. Returns whether its length is known, once the file is whole."""
+    kept = _kept(part, url)
+    if kept is None:
+        discard(part)
+    have = _size(part)
+    if kept and have and have == kept.length:  # stopped between the last byte and the rename
+        return True
+    headers = {"User-Agent": "video-motion-prompts", "Accept-Encoding": "identity"}
+    if kept and have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": kept.validator}
+    with _open(url, headers, part) as answer:
+        kind = answer.headers.get_content_type()
+        if kind in ("text/html", "application/xhtml+xml"):
+            raise Failed(f"a web page came ({kind}), not weights")
+        found, first = _version(url, answer)
+        if answer.status == 206:
+            if first != have or (kept and have and not kept.continued_by(found)):
+                discard(part)
+                raise Dropped("the server has another version of the file")
+        elif answer.status != 200:
+            raise Failed(f"HTTP {answer.status} {answer.reason}")
+        else:
+            have = 0
+        total = found.length if found.length is not None else kept.length if kept and have else None
+        if total is not None and (free := shutil.disk_usage(part.parent).free) < total - have:
+            raise Failed(
+                f"{(total - have) / 1e6:,.0f} MB are still to come and {part.parent} has {free / 1e6:,.0f} MB free"
+            )
+        if not have:  # in this order: a kill in between must not leave the old bytes under the new version
+            discard(part)
+            part.touch()
+            if found.validator:
+                write_text(_notes(part), json.dumps(asdict(found)))
+        _copy(answer, part, have, total, progress)
+        if total is not None and _size(part) != total:
+            raise Dropped(f"the connection ended after {_size(part):,} of {total:,} bytes")
+        return total is not None or answer.chunked
+
+
+def _open(url: str, headers: dict[str, str], part: Path) -> Any:
+    begun = "Range" in headers
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        return urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and begun:
+            discard(part)
+            raise Dropped("the server has another version of the file") from None
+        what = f"HTTP {error.code} {' '.join(str(error.reason).split())}"
+        raise (Dropped(what) if error.code in _LATER else Failed(what)) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise Failed(
+                f"its certificate is not trusted ({cause.verify_message}). Behind a proxy that opens TLS, set "
+                "SSL_CERT_FILE to the proxy's certificate; also check this machine's clock"
+            ) from None
+        if isinstance(cause, TimeoutError):
+            raise Dropped("no answer") from None
+        if isinstance(cause, ValueError | http.client.InvalidURL):
+            raise Failed(f"the server redirects to something that is no address ({cause})") from None
+        if isinstance(cause, http.client.HTTPException | ConnectionResetError):
+            raise Dropped(f"the connection broke ({_words(cause)})") from None
+        raise (Dropped if begun else Failed)(f"no connection ({_words(cause)})") from None
+
+
+def _copy(answer: Any, part: Path, have: int, total: int | None, progress: bool) -> None:
+    mib = 1 << 20
+    with (
+        open(part, "ab") as file,
+        bar(
+            f"{part.stem} (MiB)", (total or 0) // mib, done=have // mib, shown=progress and bool(total)
+        ) as shown,
+    ):
+        since, arrived = time.monotonic(), 0
+        while True:
+            try:
+                chunk = answer.read1(_CHUNK)
+            except TimeoutError:
+                raise Dropped(f"no byte came for {TIMEOUT:g} s") from None
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                raise Dropped(f"the connection broke ({_words(error)})") from None
+            if not chunk:
+                return
+            file.write(chunk)
+            have, arrived = have + len(chunk), arrived + len(chunk)
+            shown.advance(have // mib - shown.done)
+            if (elapsed := time.monotonic() - since) >= WINDOW:
+                if arrived < SPEED * elapsed:
+                    raise Dropped(f"the server is too slow ({arrived / elapsed:,.0f} bytes per second)")
+                since, arrived = time.monotonic(), 0
+
+
+def _version(url: str, answer: Any) -> tuple[_Version, int | None]:
+    """What an answer says of its file, and the number of its first byte (None where it is not told).
+
+    Raises:
+        Failed: the headers contradict each other or are no numbers.
+    """
+    headers: Message = answer.headers
+    lengths = {text.strip() for value in headers.get_all("Content-Length") or [] for text in value.split(",")}
+    if len(lengths) > 1 or not all(re.fullmatch(r"[0-9]{1,18}", text) for text in lengths):
+        raise Failed(f"the server gives no usable length (Content-Length: {', '.join(sorted(lengths))[:80]})")
+    body = int(lengths.pop()) if lengths and not answer.chunked else None
+    etag = (headers.get("ETag") or "").strip()
+    etag = "" if etag.startswith("W/") else etag
+    modified, length, first = (headers.get("Last-Modified") or "").strip(), body, 0
+    if answer.status == 206:
+        span = re.fullmatch(
+            r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)",
+            (headers.get("Content-Range") or "").strip(),
+        )
+        if not span:
+            return _Version(url, etag, modified), None
+        first, last = int(span[1]), int(span[2])
+        length = None if span[3] == "*" else int(span[3])
+        if body is not None and body != last - first + 1:
+            raise Failed(f"the server contradicts itself (Content-Range: {span[0]}, Content-Length: {body})")
+    return _Version(url, etag, modified, length), first
+
+
+def _kept(part: Path, url: str) -> _Version | None:
+    """The version that `part` holds the beginning of; None where that is not known."""
+    try:
+        kept = _Version(**json.loads(_notes(part).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return kept if kept.url == url and kept.validator else None
+
+
+def _notes(part: Path) -> Path:
+    return part.with_name(f"{part.name}.version")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
+
+
+def _words(error: object) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
