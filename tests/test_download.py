@@ -259,6 +259,13 @@ def test_an_unwritable_folder(tmp_path, server):
         fetch([server.url("range")], tmp_path / "file")
 
 
+def test_a_read_only_cache_is_enough(server, tmp_path):
+    path = fetch([server.url("range")], tmp_path / "cache")
+    (path.parent / ".lock").unlink(missing_ok=True)
+    (path.parent / ".lock").mkdir()  # no lock can be taken here, even by root
+    assert fetch([server.url("range")], path.parent) == path
+
+
 @pytest.mark.slow
 def test_processes_fetch_once(server, tmp_path):
     code = (
