@@ -495,9 +495,9 @@ NAMES_OF_TRAPS = tuple(traps(Path("x")))
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    """A run of one epoch."""
+    """A run of one epoch, with all its checkpoints."""
     out = tmp_path_factory.mktemp("finished")
-    done = run(data, out, "trainer.epochs=1")
+    done = run(data, out, "trainer.epochs=1", "trainer.keep_finished=all")
     assert done.returncode == 0, done.stderr[-2000:]
     return folder(out)
 

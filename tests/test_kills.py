@@ -24,6 +24,7 @@ ALL = (
     "trainer.epochs=2",
     "backbone.dropout=0.3",
     "data.max_bad_fraction=0.1",
+    "trainer.keep_finished=all",  # copies of finished runs are taken back to before their end
 )
 ONE = (*ALL, "trainer.workers=1")
 TWO = (*ALL, "trainer.micro_batch=1")

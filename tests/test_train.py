@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import videos
 from broken import Broken
 from runs import Ranks, Running, bright_or_dark, differences, folder, overrides_for, run, torchrun
 
+from vmp.engine import checkpoint
 from vmp.engine.loggers import read_metrics
 
 
@@ -76,6 +78,63 @@ def test_the_same_command_says_it_is_finished_and_another_config_is_refused(data
     assert "optim.lr: 0.05 -> 0.03" in done.stderr
     assert "tag=WORD" in done.stderr
     assert (straight / "metrics.jsonl").read_bytes() == before
+
+
+def contents(where: Path) -> dict[str, dict[str, object]]:
+    """Of each checkpoint: what its state holds beside the weights."""
+    found = {}
+    for path in sorted((where / "checkpoints").iterdir()):
+        found[path.name] = torch.load(path / "state.pt", weights_only=True)
+    return found
+
+
+def test_a_finished_run_keeps_weights_and_can_be_tested_again(data, straight, tmp_path):
+    """No optimizer's state is left; the weights are those of a run that keeps everything."""
+    out = tmp_path / "out"
+    shutil.copytree(straight.parents[3], out)
+    where = folder(out)
+    best, last = sorted(contents(where))
+    assert (last, best[:5]) == ("step_00000036_0006_weights", "best_")
+    assert all("optimizer" not in state for state in contents(where).values())
+    (where / "result.json").unlink()
+    done = run(data, out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not differences(straight, where)
+    assert sorted(contents(where)) == [best, last]
+
+
+def test_all_is_kept_on_request_and_the_same_file_once(data, straight, tmp_path):
+    shorter = ("trainer.epochs=1", "trainer.keep_finished=all")
+    assert run(data, tmp_path, *shorter).returncode == 0
+    where = folder(tmp_path)
+    states = contents(where)
+    assert list(states) == ["best_0001", "step_00000006_0000", "step_00000006_0001"]
+    assert "optimizer" in states["step_00000006_0001"]
+    checkpoint.keep_weights(where / "checkpoints")
+    once = (where / "checkpoints/best_0001/model.safetensors").stat()
+    assert once.st_nlink == 2  # the best epoch is the last
+    again = checkpoint.best(where / "checkpoints")
+    assert again is not None
+    assert again.path.name == "best_0001"
+    found = checkpoint.newest(where / "checkpoints")
+    assert found is not None
+    assert found.state["progress"]["step"] == 6
+    assert all(torch.equal(found.model[name], again.model[name]) for name in found.model)
+
+
+def test_more_epochs_on_a_finished_run(data, straight, tmp_path):
+    """They would be another schedule: refused with the command that trains on, and that command works."""
+    done = run(data, straight.parents[3], "trainer.epochs=8")
+    assert done.returncode == 2
+    assert "trainer.epochs: 6 -> 8" in done.stderr
+    given = re.search(r"init_from=(\S+) tag=WORD", done.stderr)
+    assert given
+    done = run(data, tmp_path, f"init_from='{given[1]}'", "tag=more", "trainer.epochs=1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (kept,) = tmp_path.glob("manifest/tiny-run/*/seed0-more/weights.json")
+    start = json.loads(kept.read_text())
+    assert start["reinitialised"] == []
+    assert start["prompts_taken"] == ["m", "n"]
 
 
 def test_the_same_seed_gives_the_same_bits_and_workers_change_nothing(data, straight, tmp_path):

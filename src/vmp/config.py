@@ -230,6 +230,7 @@ class Trainer(Section):
     save_steps: Count | None
     max_minutes: Positive | None
     keep: Count
+    keep_finished: Literal["weights", "all"]
     deterministic: bool
 
 

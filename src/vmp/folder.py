@@ -16,7 +16,16 @@ from vmp.files import write_json, write_text
 # settings that change how fast a run goes or what it prints, not what comes out of it
 RUNTIME = {
     "dataset": {"folder", "root"},  # the data themselves are compared by digest
-    "trainer": {"device", "workers", "threads", "save_minutes", "save_steps", "max_minutes", "keep"},
+    "trainer": {
+        "device",
+        "workers",
+        "threads",
+        "save_minutes",
+        "save_steps",
+        "max_minutes",
+        "keep",
+        "keep_finished",
+    },
     "data": {"root", "keep", "timeout", "max_bad_fraction"},
     "output": ...,
     "logger": ...,
@@ -72,11 +81,18 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     changes = list(differences(_what_matters(before), _what_matters(raw)))
     if changes:
         older = any("(absent)" in change for change in changes)
+        advice = "Use tag=WORD for a run beside it, or move the folder away."
+        if any(change.startswith("trainer.epochs: ") for change in changes):
+            advice += (
+                "\nThe learning rate follows trainer.epochs, so a run is never made longer or shorter. To train on "
+                f"from its weights, with a new optimizer and schedule: init_from={folder} tag=WORD, with "
+                "trainer.epochs= the number of further epochs."
+            )
         raise RunError(
             f"{folder} holds a run with another config"
             f"{', made by another version of the project' if older else ''}:\n  "
             + "\n  ".join(changes)
-            + "\nUse tag=WORD for a run beside it, or move the folder away."
+            + f"\n{advice}"
         )
 
 

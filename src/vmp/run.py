@@ -187,6 +187,8 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
             }
             result = tried | measured | used | _record(config, model, plan, state, timing, processes)
             write_json(folder / "result.json", result)
+            if t.keep_finished == "weights":
+                _keep_weights(folder, log)
             _draw(folder, log)
             tracker.result(folder)
             print_result(folder)
@@ -300,6 +302,15 @@ def _record(
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         **provenance(),
     }
+
+
+def _keep_weights(folder: Path, log: "Log") -> None:
+    from vmp.engine import checkpoint
+
+    try:
+        checkpoint.keep_weights(folder / "checkpoints")
+    except (OSError, UserError) as error:  # the result is written: what is left over costs space only
+        log.warn(f"the checkpoints could not be reduced to weights: {error}")
 
 
 def _draw(folder: Path, log: "Log") -> None:

@@ -3,6 +3,7 @@
 Notable here:
 - a checkpoint is a folder `step_<n>`: model.safetensors, state.pt (only tensors, numbers, strings, lists, dicts) and
   meta.json with the SHA-256 of both; it is written under another name, synced, and renamed;
+- of a finished run the weights are kept, as `step_<n>_weights` and `best_<epoch>`, without the optimizer's state;
 - loading checks the sums (neither format does) and never runs code (`weights_only=True`); a damaged newest falls
   back to the one before, with a warning that names it.
 """
@@ -12,7 +13,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from vmp.errors import RunError
 
 _FILES = ("model.safetensors", "state.pt")
 _TEMPORARY = ".writing-"
+_WEIGHTS_ONLY = "_weights"
 
 
 class Checkpoint(NamedTuple):
@@ -32,8 +34,16 @@ class Checkpoint(NamedTuple):
 
 def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor], state: dict[str, Any]) -> Path:
     """Write folder/name; it appears when it is whole. One of that name that is whole already is left as it is."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
+
+    def put(path: Path) -> None:
+        save_file({k: v.detach().contiguous().cpu() for k, v in model.items()}, path)
+
+    return _write(folder, name, put, state)
+
+
+def _write(folder: Path, name: str, put_model: Callable[[Path], None], state: dict[str, Any]) -> Path:
+    from safetensors import SafetensorError
 
     temporary, final = folder / f"{_TEMPORARY}{name}", folder / name
     if final.exists() and _faults(final) is None:
@@ -42,7 +52,7 @@ def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor], state: d
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        save_file({k: v.detach().contiguous().cpu() for k, v in model.items()}, temporary / _FILES[0])
+        put_model(temporary / _FILES[0])
         with open(temporary / _FILES[1], "wb") as file:
             torch.save(state, file)
         sums = {file: _sha256(temporary / file) for file in _FILES}
@@ -103,6 +113,28 @@ def newest(folder: Path, *, warn: Any = print) -> Checkpoint | None:
     return None
 
 
+def keep_weights(folder: Path) -> None:
+    """What a finished run leaves: the weights of its last and of its best epoch, and no optimizer's state.
+
+    The newest checkpoint becomes `<name>_weights`, which still holds the progress: the run can be tested again, but
+    not trained on. Files with the same content become one file with two names, where the file system can do that.
+
+    Raises:
+        RunError, OSError: the newest checkpoint is damaged, or the folder cannot be written. Nothing is lost then.
+    """
+    whole = steps_in(folder)[-1]
+    if not whole.name.endswith(_WEIGHTS_ONLY):
+        state = {key: value for key, value in load(whole).state.items() if key != "optimizer"}
+        _write(folder, whole.name + _WEIGHTS_ONLY, lambda path: _link(whole / _FILES[0], path), state)
+    prune(folder, keep=1)
+    last = steps_in(folder)[-1] / _FILES[0]
+    for other in folder.glob(f"best_*/{_FILES[0]}"):
+        if not other.samefile(last) and _sha256(other) == _sha256(last):
+            linked = folder / f"{_TEMPORARY}{other.parent.name}"
+            _link(last, linked)
+            os.replace(linked, other)
+
+
 def best(folder: Path) -> Checkpoint | None:
     """That of the best epoch, as the newest checkpoint knows it; None before the first evaluation.
 
@@ -128,7 +160,10 @@ def prune(folder: Path, *, keep: int, best: int | None = None) -> None:
     """Remove all but the newest `keep`, the best of other epochs, and what an interrupted write left behind."""
     other_best = [path for path in folder.glob("best_*") if best is not None and path.name != best_name(best)]
     for path in (*steps_in(folder)[:-keep], *other_best, *folder.glob(f"{_TEMPORARY}*")):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _faults(path: Path) -> str | None:
@@ -141,6 +176,14 @@ def _faults(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{path}: not a whole checkpoint ({type(error).__name__}: {error})"
     return None
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _sha256(path: Path) -> str:

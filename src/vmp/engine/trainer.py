@@ -141,8 +141,15 @@ def fit(
     found = checkpoint.newest(folder / "checkpoints", warn=log.warn)
     if found:
         model.load_state_dict(found.model)
-        optimizer.load_state_dict(found.state["optimizer"])
         state = State(**found.state["progress"])
+        if "optimizer" in found.state:
+            optimizer.load_state_dict(found.state["optimizer"])
+        elif state.step < plan.steps:
+            raise RunError(
+                f"{found.path}: holds the weights of a finished run without the optimizer's state "
+                f"(trainer.keep_finished=weights), so training cannot go on from step {state.step} to {plan.steps}. "
+                f"A new run can start from these weights: init_from={folder} tag=WORD"
+            )
         if state.step < plan.steps:
             log(f"continuing from {found.path.name}: step {state.step} of {plan.steps}")
     del found
