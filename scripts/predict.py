@@ -151,6 +151,7 @@ def score(
 
     from vmp.data.manifest import Clip, Manifest
     from vmp.data.present import Present
+    from vmp.engine.evaluator import best_classes
     from vmp.scoring import score as score_split
 
     clips, readers = [], []
@@ -175,7 +176,7 @@ def score(
         if opened.spec.reduce != "probs":
             mean = np.exp(mean - mean.max())
             mean /= mean.sum()
-        best = np.argsort(-mean, kind="stable")[:top]
+        best = best_classes(row[None], top)[0]
         entries.append({
             "file": clips[index].id,
             "frames": clips[index].frames,

@@ -95,7 +95,6 @@ CONTEXT.set_forkserver_preload(
             "vmp.results.curves",
         ),
         *(
-            "torchmetrics.functional.classification",
             "matplotlib.pyplot",
             "safetensors.torch",
             "cv2",

@@ -1,5 +1,6 @@
 """Schedules, checkpoints, records and scores, each against what it should be."""
 
+import csv
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from vmp.data.manifest import Clip
+from vmp.data.manifest import Clip, Manifest
 from vmp.engine import checkpoint, dist, schedule
 from vmp.engine.evaluator import Scores, accuracies, class_accuracies, write_predictions
 from vmp.engine.faults import told
@@ -176,6 +177,36 @@ def test_accuracies_by_hand():
     assert class_accuracies(scores, labels, classes=7)[6] == (0, 0)
 
 
+def test_counts_are_whole_numbers():
+    """3 right of 400 are 0.75 %, which prints as 0.8; in float32 it was 0.74999998, which prints as 0.7."""
+    values = np.zeros((400, 7), np.float32)
+    values[:, 0] = 1
+    labels = [0] * 3 + [6] * 397
+    got = accuracies(Scores(np.arange(400), values, {}, None), labels, expected=400)
+    assert got["top1"] == got["top1_lower_bound"] == 0.75
+    assert f"{got['top1']:.1f}" == "0.8"
+
+
+@pytest.mark.parametrize("classes", [7, 40])
+def test_ties_are_broken_by_class_number_everywhere(tmp_path, classes):
+    """Top-1, top-5, classes and predictions.csv against a plain sort of (-score, number), with few distinct scores."""
+    rng = np.random.default_rng(5)
+    values = rng.integers(0, 3, (2500, classes)).astype(np.float32)
+    labels = rng.integers(0, classes, 2500).tolist()
+    scores = Scores(np.arange(2500), values, {}, None)
+    order = [sorted(range(classes), key=lambda c: (-row[c], c)) for row in values.tolist()]
+    right = [sum(label in o[:k] for label, o in zip(labels, order, strict=True)) for k in (1, 5)]
+    got = accuracies(scores, labels, expected=2500)
+    assert [got["top1"], got["top5"]] == [100 * n / 2500 for n in right]
+    clips = tuple(Clip(f"c{i}", "x.mp4", label) for i, label in enumerate(labels))
+    manifest = Manifest(tmp_path / "m.csv", tmp_path, tuple(f"class {c}" for c in range(classes)), clips)
+    write_predictions(tmp_path, scores, clips, manifest, missing={})
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert [[int(c) for c in row["top5"].split()] for row in rows] == [o[:5] for o in order]
+    assert sum(row["label"] in row["top5"].split() for row in rows) == right[1]
+    assert sum(n for _, n in class_accuracies(scores, labels, classes=classes)) == right[0]
+
+
 def test_top5_with_fewer_classes_and_no_clips():
     scores, labels = made_up(classes=3)
     assert accuracies(scores, labels, expected=200)["top5"] == 100
@@ -184,19 +215,30 @@ def test_top5_with_fewer_classes_and_no_clips():
 
 
 def test_predictions_list_every_clip(tmp_path):
-    import csv
-
     scores = Scores(
         np.array([0, 2]), np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), {1: "unreadable: no"}, None
     )
-    clips = [Clip(f"c{i}", "x.mp4", i % 2) for i in range(3)]
-    write_predictions(tmp_path, scores, clips, ["walk, fast", "run"], missing={"c9": "missing: y.mp4"})
+    clips = [
+        Clip("c0", "a, b/x.mp4", 0, start=30, end=90, frames=200),
+        Clip("c1", "y.mp4", 1),
+        Clip("c2", "z.mp4", 0, frames=44),
+    ]
+    gone = Clip("c9", "gone.mp4", 1, start=5, end=20)
+    manifest = Manifest(tmp_path / "val.csv", tmp_path, ("walk, fast", "run"), (*clips, gone))
+    write_predictions(tmp_path, scores, clips, manifest, missing={"c9": "missing: gone.mp4"})
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
-    assert [(r["id"], r["predicted"], r["problem"]) for r in rows] == [
-        ("c0", "0", ""),
-        ("c2", "1", ""),
-        ("c1", "", "unreadable: no"),
-        ("c9", "", "missing: y.mp4"),
+    said = [(r["id"], r["predicted"], r["predicted_name"], r["top5"], r["problem"]) for r in rows]
+    assert said == [
+        ("c0", "0", "walk, fast", "0 1", ""),
+        ("c2", "1", "run", "1 0", ""),
+        ("c1", "", "", "", "unreadable: no"),
+        ("c9", "", "", "", "missing: gone.mp4"),
+    ]
+    assert [(r["path"], r["start"], r["end"], r["label"], r["label_name"]) for r in rows] == [
+        ("a, b/x.mp4", "30", "90", "0", "walk, fast"),
+        ("z.mp4", "0", "44", "0", "walk, fast"),
+        ("y.mp4", "0", "", "1", "run"),
+        ("gone.mp4", "5", "20", "1", "run"),
     ]
     classes = list(csv.DictReader((tmp_path / "per_class.csv").open()))
     assert classes[0] == {"class": "0", "name": "walk, fast", "clips": "2", "right": "1", "accuracy": "50.00"}

@@ -255,7 +255,8 @@ def test_class_numbers_are_those_of_the_result(home):
 
 def test_clips_that_cannot_be_paired_are_told(home, tmp_path):
     a, _ = both(home)
-    for name, change in (("labels", ("val/0,0,", "val/0,1,")), ("no tested clip", ("val/", "other/"))):
+    changes = (("labels", (",0,12,0,brighter,", ",0,12,1,brighter,")), ("no tested clip", ("val/", "other/")))
+    for name, change in changes:
         other = tmp_path / name.split()[0]
         other.mkdir()
         for file in ("config.yaml", "classes.txt", "result.json", "predictions.csv"):

@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from runs import ROOT, bright_or_dark, overrides_for
 
+from vmp.engine.evaluator import PREDICTIONS
 from vmp.errors import UserError
 from vmp.files import write_json
 from vmp.results.report import write_report
@@ -56,10 +57,12 @@ def write_run(
     score = rng.uniform(0.3, 1, count)
     with open(folder / "predictions.csv", "w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["id", "label", "predicted", "score", "top5", "problem"])
+        table.writerow(PREDICTIONS)
         for i in range(count):
-            table.writerow([f"val/{i}", label[i], predicted[i], f"{score[i]:.6g}", predicted[i], ""])
-        table.writerow(["val/lost", "", "", "", "", "missing: val/lost.mp4"])
+            actual, guess = (int(x[i]) for x in (label, predicted))
+            row = [f"val/{i}", f"val/{i:03}.mp4", i, i + 12, actual, classes[actual], guess, classes[guess]]
+            table.writerow([*row, f"{score[i]:.6g}", guess, ""])
+        table.writerow(["val/lost", "val/lost.mp4", 0, "", 0, classes[0], *[""] * 4, "missing: val/lost.mp4"])
     with open(folder / "per_class.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["class", "name", "clips", "right", "accuracy"])
@@ -292,9 +295,12 @@ def test_the_worst_clips_are_wrong_and_surest(made):
     home, results, _, read = made
     for name, one in by_folder(read, home, results).items():
         rows = read_csv(home / "outputs" / name / "predictions.csv")
-        wrong = [row for row in rows if row["label"] != row["predicted"]]
+        wrong = [row for row in rows if row["predicted"] and row["label"] != row["predicted"]]
         best = sorted((float(row["score"]) for row in wrong), reverse=True)[:2]
         assert [clip["score"] for clip in one["worst"]] == best
+        for clip in one["worst"]:
+            number = int(clip["id"].removeprefix("val/"))
+            assert (clip["path"], clip["start"], clip["end"]) == (f"val/{number:03}.mp4", number, number + 12)
         if "gym99" in name:
             continue
         for clip in one["worst"]:
@@ -502,6 +508,20 @@ def test_names_of_classes_are_text_and_cells_can_be_pointed_at(made, browser):
     )
     choose(browser, "confusion-run", "gym99")
     assert browser.evaluate("document.querySelectorAll('#confusion .cell').length") > 99
+    assert browser.said == []
+
+
+@pytest.mark.slow
+def test_thousands_of_classes_share_cells(tmp_path, base_config, browser):
+    names = [f"class {c}" for c in range(1000)]
+    write_run(tmp_path / "out" / "a", base_config, classes=names, count=2000)
+    write_report([tmp_path / "out"], out=tmp_path / "r.html", clips=0)
+    browser.open(tmp_path / "r.html")
+    said = browser.evaluate("document.getElementById('confusion-body').textContent")
+    assert "4 classes a cell" in said
+    width = browser.evaluate("document.querySelector('#confusion svg').getAttribute('width')")
+    assert float(width) < 2000
+    assert browser.evaluate("document.querySelectorAll('#confusion .cell').length") >= 250  # the diagonal
     assert browser.said == []
 
 

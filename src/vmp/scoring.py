@@ -75,7 +75,7 @@ def measure(scores: "Scores", manifest: Manifest, present: Present, folder: Path
     """Accuracies and counts; predictions.csv and per_class.csv go to the folder."""
     from vmp.engine.evaluator import write_predictions
 
-    write_predictions(folder, scores, present.clips, manifest.classes, missing=present.bad)
+    write_predictions(folder, scores, present.clips, manifest, missing=present.bad)
     counts = present.counts()
     counts["present"] -= len(scores.bad)
     counts["unreadable"] += len(scores.bad)

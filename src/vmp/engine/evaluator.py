@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vmp.data.dataset import TestClips, end_workers, loader_processes
-from vmp.data.manifest import Clip
+from vmp.data.manifest import Clip, Manifest
 from vmp.engine.dist import Processes
 from vmp.engine.faults import told
 from vmp.errors import RunError, VideoReadError
 from vmp.progress import bar
 
+ROWS_AT_ONCE = 1024  # clips whose scores are compared at a time
 PIXELS_AT_ONCE = 64 * 8 * 224 * 224  # frames x height x width of the views of one forward pass
 
 
@@ -105,64 +107,106 @@ def score(
     return Scores(indices, scores, all_bad, float(np.mean(values)) if values else None)
 
 
+def ranks(scores: Scores, labels: Sequence[int]) -> np.ndarray:
+    """Of each scored clip, how many classes come before its true one: (N,), 0 where the top class is right.
+
+    Equal scores are ordered by class number, as in `best_classes`.
+    """
+    target = np.array([labels[i] for i in scores.indices], dtype=np.int64)
+    found = np.empty(len(target), dtype=np.int64)
+    numbers = np.arange(scores.scores.shape[1])
+    for at in range(0, len(target), ROWS_AT_ONCE):
+        rows = slice(at, at + ROWS_AT_ONCE)
+        values, true = scores.scores[rows], target[rows, None]
+        own = np.take_along_axis(values, true, axis=1)
+        found[rows] = ((values > own) | ((values == own) & (numbers < true))).sum(axis=1)
+    return found
+
+
+def best_classes(scores: np.ndarray, k: int) -> np.ndarray:
+    """(N, classes) -> the k best classes of each clip, best first; equal scores in the order of their numbers."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
 def accuracies(scores: Scores, labels: Sequence[int], *, expected: int) -> dict[str, float]:
-    """Percentages: top1, top5 (top-k of as many classes as there are, if fewer), mean_class over the classes that
-    occur, and top1_lower_bound, which counts clips that could not be scored as wrong.
+    """Percentages: top1, top5, mean_class over the classes that occur, and top1_lower_bound, which counts clips that
+    could not be scored as wrong. Clips are counted in whole numbers, so that 3 of 400 are 0.75 exactly.
 
     Args:
         labels: of all usable clips of the split.
         expected: clips that the split should have, missing ones included.
-    """
-    if not len(scores.indices):
-        raise RunError("no clip of the split could be read, so there is nothing to measure")
-    from torchmetrics.functional.classification import multiclass_accuracy
 
-    target = torch.tensor([labels[i] for i in scores.indices])
-    values = torch.from_numpy(scores.scores)
-    classes = values.shape[1]
-    top1, top5 = (
-        multiclass_accuracy(
-            values, target, num_classes=classes, average="micro", top_k=min(k, classes)
-        ).item()
-        * 100
-        for k in (1, 5)
-    )
-    by_class = class_accuracies(scores, labels, classes=classes)
+    Raises:
+        RunError: no clip could be scored.
+    """
+    clips = len(scores.indices)
+    if not clips:
+        raise RunError("no clip of the split could be read, so there is nothing to measure")
+    rank = ranks(scores, labels)
+    top1, top5 = (int((rank < k).sum()) for k in (1, 5))
+    by_class = class_accuracies(scores, labels, classes=scores.scores.shape[1])
     return {
-        "top1": top1,
-        "top5": top5,
+        "top1": 100 * top1 / clips,
+        "top5": 100 * top5 / clips,
         "mean_class": float(np.mean([100 * right / n for n, right in by_class if n])),
-        "top1_lower_bound": top1 * len(target) / expected,
+        "top1_lower_bound": 100 * top1 / expected,
     }
 
 
 def class_accuracies(scores: Scores, labels: Sequence[int], *, classes: int) -> list[tuple[int, int]]:
     """(clips, right ones) of each class."""
-    target = np.array([labels[i] for i in scores.indices])
-    right = target[scores.scores.argmax(axis=1) == target] if len(target) else target
+    target = np.array([labels[i] for i in scores.indices], dtype=np.int64)
+    right = target[ranks(scores, labels) == 0] if len(target) else target
     counts = np.bincount(target, minlength=classes), np.bincount(right, minlength=classes)
     return list(zip(counts[0].tolist(), counts[1].tolist(), strict=True))
 
 
+PREDICTIONS = (
+    *("id", "path", "start", "end", "label", "label_name", "predicted", "predicted_name"),
+    *("score", "top5", "problem"),
+)
+
+
 def write_predictions(
-    folder: Path, scores: Scores, clips: Sequence[Clip], classes: Sequence[str], *, missing: Mapping[str, str]
+    folder: Path, scores: Scores, clips: Sequence[Clip], manifest: Manifest, *, missing: Mapping[str, str]
 ) -> None:
-    """predictions.csv, a row a clip with its five best classes and why it has none, and per_class.csv."""
-    best = np.argsort(-scores.scores, axis=1, kind="stable")[:, :5]
+    """predictions.csv and per_class.csv.
+
+    predictions.csv has one row per clip: its path below the dataset's root, its span in frames [start, end), the actual
+    and the predicted class by number and name, the score, the five best classes, or why there is no score.
+
+    Args:
+        clips: the usable ones, which `scores` has by index.
+        missing: of the others, id -> reason.
+    """
+    by_id = {clip.id: clip for clip in manifest.clips}
     bad = {clips[i].id: reason for i, reason in scores.bad.items()} | dict(missing)
+
+    def about(clip: Clip) -> list[Any]:
+        end = clip.start + clip.length if clip.frames else clip.end
+        return [
+            *(clip.id, clip.path, clip.start, "" if end is None else end),
+            *(clip.label, manifest.classes[clip.label]),
+        ]
+
     with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "label", "predicted", "score", "top5", "problem"])
-        for index, row, top in zip(scores.indices.tolist(), scores.scores, best, strict=True):
-            five = " ".join(str(c) for c in top)
-            writer.writerow([clips[index].id, clips[index].label, top[0], f"{row[top[0]]:.6g}", five, ""])
-        writer.writerows([clip_id, "", "", "", "", reason] for clip_id, reason in sorted(bad.items()))
-    counts = class_accuracies(scores, [c.label for c in clips], classes=len(classes))
+        writer.writerow(PREDICTIONS)
+        for at, index in enumerate(scores.indices.tolist()):
+            row = scores.scores[at]
+            top = best_classes(row[None], 5)[0].tolist()
+            predicted = [top[0], manifest.classes[top[0]], f"{row[top[0]]:.6g}"]
+            writer.writerow([*about(clips[index]), *predicted, " ".join(map(str, top)), ""])
+        writer.writerows(
+            [*about(by_id[name]), "", "", "", "", reason] for name, reason in sorted(bad.items())
+        )
+    counts = class_accuracies(scores, [c.label for c in clips], classes=len(manifest.classes))
     with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", "name", "clips", "right", "accuracy"])
         for label, (n, right) in enumerate(counts):
-            writer.writerow([label, classes[label], n, right, f"{100 * right / n:.2f}" if n else ""])
+            accuracy = f"{100 * right / n:.2f}" if n else ""
+            writer.writerow([label, manifest.classes[label], n, right, accuracy])
 
 
 @contextmanager

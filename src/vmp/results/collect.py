@@ -51,7 +51,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> list[dict[str, str]]:
-        """A row a clip of the tested split: id, label, predicted, score, top5, problem."""
+        """One row per clip of the tested split, with the columns of evaluator.PREDICTIONS."""
         return _csv(self.folder / "predictions.csv")
 
     @cached_property

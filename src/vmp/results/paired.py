@@ -145,13 +145,14 @@ def class_accuracies(run: Run) -> dict[str, float]:
 
 
 def draw_class_accuracies(
-    a: Mapping[str, float], b: Mapping[str, float], *, labels: tuple[str, str], title: str
+    a: Mapping[str, float], b: Mapping[str, float], *, labels: tuple[str, str], title: str, most: int = 300
 ) -> Any:
     """Fig. 10, 11: accuracy of each class in two runs, biggest gain on top.
 
-    a, b: class -> percent; labels: of the two runs.
+    a, b: class -> percent; labels: of the two runs. most: classes that are drawn, those at either end of the order.
     """
-    names = sorted((n for n in a if n in b), key=lambda n: (b[n] - a[n], n))
+    every = sorted((n for n in a if n in b), key=lambda n: (b[n] - a[n], n))
+    names = every if len(every) <= most else [*every[: most // 2], *every[-(most // 2) :]]
     drawn = figure(6.6, 0.17 * len(names) + 1.3)
     axis = drawn.subplots()
     for i, name in enumerate(names):
@@ -165,9 +166,10 @@ def draw_class_accuracies(
     axis.set_ylim(-0.8, len(names) - 0.2)
     axis.set_xlim(-3, 103)
     axis.set_xlabel("accuracy of the class (%)")
-    better = sum(b[n] > a[n] for n in names)
-    worse = sum(b[n] < a[n] for n in names)
-    drawn.suptitle(f"{title}: {better} of {len(names)} classes better, {worse} worse", fontsize=9)
+    better = sum(b[n] > a[n] for n in every)
+    worse = sum(b[n] < a[n] for n in every)
+    few = "" if names == every else f"; the {most // 2} at either end"
+    drawn.suptitle(f"{title}: {better} of {len(every)} classes better, {worse} worse{few}", fontsize=9)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return drawn
 

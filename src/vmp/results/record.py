@@ -13,7 +13,6 @@ PACKAGES = (
     "av",
     "decord",
     "pytorchvideo",
-    "torchmetrics",
     "hydra-core",
 )
 

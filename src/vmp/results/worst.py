@@ -24,26 +24,30 @@ ROWS = ("frames", "differences", "attention", "prompts")
 
 
 def worst_clips(run: Run, result: dict[str, Any], *, count: int) -> list[dict[str, Any]]:
-    """Of the tested split, wrong ones with the highest score: id, label, predicted, score, probability.
+    """Of the tested split, wrong ones with the highest score: id, path, start, end, label, predicted, score,
+    probability.
 
-    probability: the score as a mean over views in [0, 1]; None where logits were summed.
+    path, start, end: the file below the dataset's root and the frames [start, end) of it; None where the run does not
+    say. probability: the score as a mean over views in [0, 1]; None where logits were summed.
+
+    Raises:
+        RunError: predictions.csv cannot be read.
     """
     views = int(np.prod([int(v) for v in result.get("views", ())] or [1]))
-    wrong = [
-        (float(row["score"]), row["id"], int(row["label"]), int(row["predicted"]))
-        for row in run.predictions
-        if row["label"] and row["label"] != row["predicted"]
-    ]
+    wrong = [row for row in run.predictions if row["predicted"] and row["label"] != row["predicted"]]
+    wrong.sort(key=lambda row: (-float(row["score"]), row["id"]))
     return [
         {
-            "id": clip,
-            "label": label,
-            "predicted": predicted,
-            "score": score,
-            "probability": score / views if result.get("reduce") == "probs" else None,
+            "id": row["id"],
+            "path": row.get("path") or None,
+            **{key: int(row[key]) if row.get(key) else None for key in ("start", "end")},
+            "label": int(row["label"]),
+            "predicted": int(row["predicted"]),
+            "score": float(row["score"]),
+            "probability": float(row["score"]) / views if result.get("reduce") == "probs" else None,
             "pictures": [],
         }
-        for score, clip, label, predicted in sorted(wrong, key=lambda row: (-row[0], row[1]))[:count]
+        for row in wrong[:count]
     ]
 
 

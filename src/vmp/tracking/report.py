@@ -6,9 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmp.config import Config
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SECRET = re.compile(r"api_?key|token|secret|passw|credential", re.IGNORECASE)
 IN_URL = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")  # user:password
@@ -133,12 +136,19 @@ def scrub(value: Any) -> Any:
     return IN_URL.sub(HIDDEN, value) if isinstance(value, str) else value
 
 
-def confusions(report: Report) -> "list[list[int]]":
-    """Counts of clips, (actual, predicted)."""
-    n = len(report.per_class)
-    counts = [[0] * n for _ in range(n)]
-    for label, predicted in zip(report.labels, report.predicted, strict=True):
-        counts[label][predicted] += 1
+CONFUSED = 480  # rows and columns of counted confusions, at most
+
+
+def confusions(report: Report) -> "np.ndarray":
+    """Counts of clips, (actual, predicted), int64. Above CONFUSED classes, neighbouring classes share a row and a
+    column, so that the matrix has at most CONFUSED of each whatever the number of classes."""
+    import numpy as np
+
+    step = max(1, -(-len(report.per_class) // CONFUSED))
+    side = -(-len(report.per_class) // step)
+    counts = np.zeros((side, side), dtype=np.int64)
+    at = np.array([report.labels, report.predicted], dtype=np.int64) // step
+    np.add.at(counts, (at[0], at[1]), 1)
     return counts
 
 

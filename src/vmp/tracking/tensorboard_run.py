@@ -56,8 +56,6 @@ class TensorBoard:
         self._writer.flush()
 
     def result(self, number: int, report: Report) -> None:
-        import numpy as np
-
         from vmp.results.panels import confusion_picture
 
         for key, value in report.numbers.items():
@@ -68,7 +66,7 @@ class TensorBoard:
             for number, name, clips, right, accuracy in report.per_class
         ]
         self._writer.add_text("result/per_class", "\n".join(lines), global_step=report.step)
-        picture = confusion_picture(np.array(confusions(report)))
+        picture = confusion_picture(confusions(report))
         self._writer.add_image("result/confusion", picture, global_step=report.step, dataformats="HWC")
         self._writer.flush()
 

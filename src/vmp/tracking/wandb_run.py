@@ -240,13 +240,12 @@ class WandbRun:
         self.run.log({"attention": images, "epoch": epoch, "step": step}, step=number)
 
     def result(self, number: int, report: Report) -> None:
-        import numpy as np
         import wandb
 
         from vmp.results.panels import confusion_picture
 
         columns: list[str | int] = ["class", "name", "clips", "right", "accuracy"]
-        counts = np.array(confusions(report))
+        counts = confusions(report)
         logged: dict[str, Any] = {
             "result/per_class": wandb.Table(columns=columns, data=[list(row) for row in report.per_class]),
             "result/confusion_picture": wandb.Image(

@@ -314,14 +314,25 @@
 
   // --- confusion -------------------------------------------------------------------------------------------------
 
+  const MOST = 300; // rows and columns that are drawn
+
   function drawConfusion() {
     const run = runs[find("confusion-run").value];
     const place = find("confusion-body");
     if (!run) return place.replaceChildren(note(data.left_out || "No finished run here has predictions."));
-    const names = data.classes[run.classes];
+    // above MOST classes, neighbours share a row and a column
+    const all = data.classes[run.classes];
+    const step = Math.max(1, Math.ceil(all.length / MOST));
+    const names = step === 1 ? all : Array.from({ length: Math.ceil(all.length / step) }, (_, i) => `${all[i * step]} … ${all[Math.min(all.length, (i + 1) * step) - 1]}`);
     const count = names.length;
+    const merged = new Map();
+    for (const [label, guess, n] of run.confusion) {
+      const at = Math.floor(label / step) * count + Math.floor(guess / step);
+      merged.set(at, (merged.get(at) || 0) + n);
+    }
+    const confusion = [...merged].map(([at, n]) => [Math.floor(at / count), at % count, n]);
     const totals = new Array(count).fill(0);
-    for (const [label, , n] of run.confusion) totals[label] += n;
+    for (const [label, , n] of confusion) totals[label] += n;
     const few = count <= 24;
     const longest = Math.min(26, Math.max(...names.map((name) => name.length)));
     const short = (name) => (name.length > 26 ? name.slice(0, 25) + "…" : name);
@@ -331,7 +342,7 @@
     const side = cell * count;
     const width = left + side + (few ? Math.min(longest * 4.4, 90) : 8);
     const readout = h("div", { class: "readout", "aria-live": "polite" }, "Point at a cell.");
-    const svg = s("svg", { width, height: top + side + 24, role: "img", "aria-label": `Confusion matrix of ${count} classes` });
+    const svg = s("svg", { width, height: top + side + 24, role: "img", "aria-label": `Confusion matrix of ${all.length} classes` });
     svg.append(s("rect", { class: "frame", x: left - .5, y: top - .5, width: side + 1, height: side + 1 }));
     names.forEach((name, i) => {
       const middle = i * cell + cell / 2;
@@ -339,12 +350,12 @@
         svg.append(s("text", { x: left - 8, y: top + middle + 4, "text-anchor": "end" }, short(name)));
         svg.append(s("text", { transform: `translate(${left + middle + 3} ${top - 8}) rotate(-45)` }, short(name)));
       } else if (i % 10 === 0) {
-        svg.append(s("text", { x: left - 6, y: top + middle + 4, "text-anchor": "end" }, String(i)));
-        svg.append(s("text", { x: left + middle, y: top - 6, "text-anchor": "middle" }, String(i)));
+        svg.append(s("text", { x: left - 6, y: top + middle + 4, "text-anchor": "end" }, String(i * step)));
+        svg.append(s("text", { x: left + middle, y: top - 6, "text-anchor": "middle" }, String(i * step)));
       }
     });
-    svg.append(s("text", { x: left, y: top + side + 18 }, "down: true class; across: predicted"));
-    for (const [label, guess, n] of run.confusion) {
+    svg.append(s("text", { x: left, y: top + side + 18 }, step === 1 ? "down: true class; across: predicted" : `down: true class; across: predicted; ${step} classes a cell`));
+    for (const [label, guess, n] of confusion) {
       const share = n / totals[label];
       const [x, y] = [left + guess * cell, top + label * cell];
       const own = label === guess ? "var(--a)" : "var(--b)";
@@ -354,7 +365,7 @@
       if (few && cell >= 22) svg.append(s("text", { class: "count", x: x + cell / 2, y: y + cell / 2 + 4, style: share > 0.72 ? "fill: var(--raised)" : "fill: var(--ink)" }, String(n)));
     }
     const wrong = run.confusion.filter(([label, guess]) => label !== guess).sort((p, q) => q[2] - p[2] || p[0] - q[0] || p[1] - q[1]);
-    const lines = wrong.slice(0, 10).map(([label, guess, n]) => h("tr", {}, h("th", { scope: "row" }, breakable(names[label])), h("td", {}, breakable(names[guess])), h("td", { class: "n" }, String(n))));
+    const lines = wrong.slice(0, 10).map(([label, guess, n]) => h("tr", {}, h("th", { scope: "row" }, breakable(all[label])), h("td", {}, breakable(all[guess])), h("td", { class: "n" }, String(n))));
     const pairs = lines.length
       ? h("div", { class: "scroll full", style: "padding: 0", tabindex: 0, role: "region", "aria-label": "Most confused" }, h("table", { class: "small pairs" },
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "true"), h("th", { scope: "col" }, "taken for"), h("th", { scope: "col", class: "n" }, "clips"))), h("tbody", {}, lines)))
@@ -404,6 +415,7 @@
     const name = (i) => names[i] ?? "class " + i;
     const cards = (run.worst || []).map((clip) => h("article", { class: "clip" },
       h("h3", {}, clip.id),
+      clip.path ? h("p", { class: "note" }, h("code", {}, breakable(clip.path)), clip.end ? `, frames ${clip.start} to ${clip.end - 1}` : clip.start ? `, from frame ${clip.start}` : "") : null,
       h("p", {}, h("b", {}, name(clip.label)), " taken for ", h("b", {}, name(clip.predicted)), ", ",
         clip.probability === null ? `score ${fixed(clip.score, 3)}` : `with a probability of ${fixed(clip.probability, 2)}`),
       clip.pictures.map((p) => h("div", {},
