@@ -6,7 +6,9 @@ examples:
   python scripts/convert_weights.py outputs/motions-static/tiny/none/seed0 tiny.safetensors
   python scripts/convert_weights.py howto100m.safetensors model.safetensors --to hf
 
-The result is used with backbone.weights=howto100m.safetensors. Nothing in a source file is run.
+The result is used with backbone.weights=howto100m.safetensors. The class names of a run, or of FILE in FILE.classes.txt
+beside it, go along in OUT.classes.txt: a head is taken over only by a dataset of the same classes. Nothing in a source
+file is run.
 """
 
 import re
@@ -46,6 +48,8 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
 
     from vmp.backbones.download import sha256_of
     from vmp.backbones.layouts import read, to_huggingface
+    from vmp.data.manifest import write_classes
+    from vmp.heads import classes_of, names_beside
 
     foreign = read(source)
     checked = _check(foreign.state, foreign.file, backbone) if backbone else ""
@@ -72,9 +76,15 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
             )
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{out}: cannot be written ({error})") from None
+    if classes := classes_of(source):
+        write_classes(names_beside(out), classes)
+    else:
+        names_beside(out).unlink(missing_ok=True)  # of a file that was replaced
     count = sum(value.numel() for value in state.values())
     lines = [f"{foreign.file} ({foreign.layout})" + (f", {foreign.note}" if foreign.note else "")]
     lines.append(f"  {len(state)} tensors, {count:,} numbers -> {out}")
+    if classes:
+        lines.append(f"  names of its {len(classes)} classes -> {names_beside(out)}")
     if foreign.prompts:
         kept = "kept" if to == "ours" else "left out: Hugging Face has no names for them"
         values = ", ".join(f"{name} = {value.item():.5g}" for name, value in foreign.prompts.items())

@@ -124,10 +124,16 @@ def test_a_second_round_goes_on_with_the_prompts(data, baseline, tmp_path):
     assert begun == pytest.approx(learned, abs=0.01)  # after one step; a new draw would be elsewhere
 
 
-def test_cross_dataset_trains_only_a_new_head(data, other_data, baseline, tmp_path):
+def starting_from(key: str, run: Path) -> list[str]:
+    return [*(o for o in VIT if not o.startswith(key)), f"{key}='{run}'"]
+
+
+@pytest.mark.parametrize("key", ["init_from", pytest.param("backbone.weights", marks=pytest.mark.slow)])
+def test_cross_dataset_trains_only_a_new_head(data, other_data, baseline, tmp_path, key):
     """Table 4: other classes, though as many, need a new head; and nothing but it is trained."""
-    only_head = ("train.freeze=all_but_head", f"init_from='{baseline}'", "vmp=none")
-    where = finished(other_data, tmp_path, *VIT, *only_head)
+    only_head = ("train.freeze=all_but_head", "vmp=none")
+    where = finished(other_data, tmp_path, *starting_from(key, baseline), *only_head)
+    assert "class 0 is 'brighter' there and 'waxing' here" in " ".join(start_of(where)["warnings"])
     assert changed(baseline, where) == HEAD
     assert set(start_of(where)["reinitialised"]) == {name.removeprefix("backbone.") for name in HEAD}
 
@@ -174,8 +180,11 @@ def test_random_parts_are_not_frozen(data, other_data, baseline, tmp_path):
     no_prompts = refused(data, tmp_path / "a", *VIT, "train.freeze=all_but_head", start)
     assert "random numbers" in no_prompts
     assert "m of the prompts" in no_prompts
-    new_head = refused(other_data, tmp_path / "b", *VIT, "train.freeze=backbone_and_head", start)
-    assert "head.weight" in new_head
+    for key in ("init_from", "backbone.weights"):
+        frozen = (*starting_from(key, baseline), "train.freeze=backbone_and_head")
+        new_head = refused(other_data, tmp_path / "b", *frozen)
+        assert "head.weight" in new_head
+        assert "class 0 is 'brighter' there and 'waxing' here" in new_head
     # nothing was trained, so the folder is free for the corrected command
     where = finished(data, tmp_path / "a", *VIT, "train.freeze=backbone", start, "trainer.epochs=1")
     assert changed(baseline, where) == PROMPTS | HEAD

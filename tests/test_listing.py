@@ -116,6 +116,55 @@ def test_a_list_split_at_the_last_blank(home, tmp_path):
     assert val.classes == ("0", "1")
 
 
+@pytest.mark.parametrize(
+    ("classes", "train", "val", "ids"),
+    [
+        ("walk run fly", "fly walk", "run", [2, 0, 1]),
+        ("walk run fly", "0 2", "1", [0, 2, 1]),
+        ("walk run fly", "2 0", "run", [2, 0, 1]),  # each list in its own way
+        ("0 1 2", "0 1", "2", [0, 1, 2]),  # name and number agree
+        ("1 2 3", "1 3", "3", [0, 2, 2]),  # 3 is no number of one of three classes: all are names
+        ("10 2 run", "10 run", "run", [0, 2, 2]),
+    ],
+)
+def test_labels_are_names_of_classes_or_their_numbers(home, tmp_path, classes, train, val, ids):
+    assert [clip.label for m in with_classes(home, tmp_path, classes, train, val) for clip in m.clips] == ids
+
+
+@pytest.mark.parametrize(
+    ("classes", "train", "val", "said"),
+    [
+        (
+            "1 2 3",
+            "0 1",
+            "2",
+            r"train.csv:3: label '1' is the name of class 0 in .*classes.txt, and the number of class '2'",
+        ),
+        ("1 2 3", "3 1", "2", r"val.csv:2: label '2' is the name of class 1"),
+        (
+            "walk run",
+            "walk 1",
+            "run",
+            r"train.csv:3: label 1 is a number, and other labels of the list are names",
+        ),
+        ("walk run", "walk fly", "run", r"train.csv:3: label 'fly' is not a whole number, nor a class in"),
+        ("walk run", "0 2", "0", r"train.csv:3: label 2 is outside 0..1 .*, nor a class in"),
+    ],
+)
+def test_a_label_that_may_be_a_name_or_a_number_is_refused(home, tmp_path, classes, train, val, said):
+    with pytest.raises(ManifestError, match=said):
+        with_classes(home, tmp_path, classes, train, val)
+
+
+def with_classes(home, tmp_path, classes, train, val):
+    (tmp_path / "classes.txt").write_text(classes.replace(" ", "\n") + "\n")
+    lists = (
+        "path,label,start\n" + "".join(f"b.mp4,{label},{i}\n" for i, label in enumerate(labels.split()))
+        for labels in (train, val)
+    )
+    return make(home, tmp_path, *lists, classes_file=tmp_path / "classes.txt")
+
+
 def test_bad_files_keep_their_row_and_their_reason(home, tmp_path):
     train, _ = make(home, tmp_path, "broken.mp4 0\nabsent.mp4 1\nb.mp4 1\n", "ünï 文字.mp4 0\n")
     assert [c.status for c in train.clips] == ["unreadable", "missing", "ok"]

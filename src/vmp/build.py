@@ -17,7 +17,7 @@ from vmp.config import (
     Prompts,
     TimeSformer,
 )
-from vmp.data.manifest import Clip, Manifest, read_classes, read_manifest
+from vmp.data.manifest import Clip, Manifest, read_manifest
 from vmp.errors import ConfigError, ManifestError
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def start_weights(
 ) -> Start:
     """Put the pretrained weights, or those of the run to start from, into a new model.
 
-    The head is taken over from a run on the same classes, and from weights with as many. Prompt layers take m and n
+    The head is taken over from weights that are known to be for the same classes (heads.py). Prompt layers take m and n
     over where the weights come with them, for the same pathways.
 
     Raises:
@@ -204,12 +204,17 @@ def start_weights(
     """
     from vmp.backbones import zoo
     from vmp.backbones.weights import load_weights
+    from vmp.heads import run_of, why_other
 
-    b, keep_head, warnings = config.backbone, True, []
+    b, warnings = config.backbone, []
     if config.init_from:
         source: str | Path = Path(config.init_from).expanduser()
-        home = _run_of(Path(source))
-        keep_head = read_classes(home / "classes.txt") == tuple(classes)
+        home = run_of(Path(source))
+        if home is None:
+            raise ConfigError(
+                f"init_from = {source}: not a run of ours, nor a checkpoint in one (no config.yaml and classes.txt); "
+                "for a file of weights use backbone.weights="
+            )
         warnings = list(_differences_to(home, config))
     elif b.weights:
         source = b.weights
@@ -223,23 +228,20 @@ def start_weights(
     else:
         return Start(None, [], [])
     flip = isinstance(b, TimeSformer) and b.flip_patch_embed
+    other: list[str] = []
+
+    def keep_head(file: Path) -> bool:
+        other.append(why_other(file, classes, config.dataset.name))
+        return not other[0]
+
     report = load_weights(model.backbone, source, backbone=b.key, reverse_channels=flip, keep_head=keep_head)
+    if report.declined:
+        warnings.append(f"the head starts anew, though it has as many classes: {other[0]}")
     taken = report.take_prompts(model.prompts) if isinstance(config.vmp, Prompts) else []
     left = sorted(set(report.prompts) - set(taken))
     if left:
         warnings.append(f"the prompts' {', '.join(left)} are left behind: there is no such layer here")
     return Start(report, taken, warnings)
-
-
-def _run_of(path: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to."""
-    for home in (path, *path.parents[:3]):
-        if (home / "classes.txt").is_file() and (home / "config.yaml").is_file():
-            return home
-    raise ConfigError(
-        f"init_from = {path}: not a run of ours, nor a checkpoint in one (no config.yaml and classes.txt); "
-        "for a file of weights use backbone.weights="
-    )
 
 
 def _differences_to(home: Path, config: Config) -> Iterator[str]:

@@ -57,7 +57,8 @@ def check_frozen(model: PromptedClassifier, loaded: Container[str], prompts: Con
     if random:
         raise ConfigError(
             f"train.freeze would keep random numbers as they are: {', '.join(random[:6])}. The weights to start from "
-            "do not hold them (other classes, or no such prompts); freeze less, use vmp=none, or start from another run"
+            "do not hold them (other classes, or no such prompts: see the warnings above); freeze "
+            "less, use vmp=none, or start from another run"
         )
 
 

@@ -2,13 +2,13 @@
 
 Notable here:
 - everything but the head has to be in the file with the right shape, and no more blocks than that; a head of another
-  size stays as it was built;
+  size, or one that the caller declines as being of other classes, stays as it was built;
 - TimeSformer's embeddings of another clip length or size are resized, as its authors do;
 - the model is changed only when all is known to fit.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,9 @@ class Report:
     missing: list[str]  # only counters of batch norm; anything else that is missing is an error
     unexpected: list[str]
     reversed: list[str]
+    declined: list[str] = field(
+        default_factory=list
+    )  # of the head: has the right size, and is for other classes
     prompts: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
@@ -89,7 +92,7 @@ def load_weights(
     *,
     backbone: str,
     reverse_channels: bool = False,
-    keep_head: bool = True,
+    keep_head: Callable[[Path], bool] | None = None,
     progress: bool = True,
 ) -> Report:
     """Load pretrained weights into a model with a `head_name`.
@@ -99,7 +102,8 @@ def load_weights(
             checkpoint's folder, a run's folder.
         backbone: the key of the model, such as x3d_m.
         reverse_channels: weights made for BGR frames, as OpenCV reads them, are turned for RGB.
-        keep_head: False leaves the head as built even where the sizes agree, for other classes.
+        keep_head: asked with the path that is read whether its head is for the model's classes; if not, the head stays
+            as built. None: it is taken over wherever the sizes agree.
 
     Raises:
         ConfigError: weights of that name are not public.
@@ -110,9 +114,9 @@ def load_weights(
     own = model.state_dict()
     head = [name for name in own if name.startswith(f"{model.head_name}.")]
     fitted, resized = _resize(foreign.state, own)
-    reinitialised = [
-        name for name in head if not keep_head or name not in fitted or fitted[name].shape != own[name].shape
-    ]
+    fits = [name for name in head if name in fitted and fitted[name].shape == own[name].shape]
+    declined = fits if keep_head and not keep_head(path.expanduser()) else []
+    reinitialised = [name for name in head if name not in fits or name in declined]
     fitted = {name: value for name, value in fitted.items() if name not in reinitialised}
     missing = [name for name in own if name not in fitted and name not in reinitialised]
     counters = [name for name in missing if name.endswith(_COUNTER)]
@@ -136,7 +140,7 @@ def load_weights(
         for name in matched:
             value = fitted[name].flip(1) if name in turned else fitted[name]
             own[name].copy_(value)  # state_dict's tensors share memory with the model
-    notes = [row.note if row else "", foreign.note]
+    notes = [f"trained on {row.dataset}" if row else "", row.note if row else "", foreign.note]
     return Report(
         backbone=backbone,
         source=str(foreign.file),
@@ -148,6 +152,7 @@ def load_weights(
         missing=counters,
         unexpected=unexpected,
         reversed=turned,
+        declined=declined,
         prompts={name: value.item() for name, value in foreign.prompts.items()},
         note="; ".join(note for note in notes if note),
     )

@@ -35,6 +35,11 @@ class Weights:
     sha256: str | None = None  # None: recorded at the first use, checked afterwards
     note: str = ""
 
+    @property
+    def dataset(self) -> str:
+        """Whose classes the head is for."""
+        return NAMES[self.name] + (f" ({self.classes} classes)" if self.classes else "")
+
 
 def _ptv(
     backbone: str, file: str, frames: int, crop: int, top1: float, *, name: str = "k400", classes: int = 400

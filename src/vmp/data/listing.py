@@ -103,7 +103,7 @@ def make_list(
         )
         write_classes(folder / "classes.txt", classes)
         record_root(folder, videos, within=home)
-        clips = {split: _clips(part, found, names, split) for split, part in rows.items()}
+        clips = {split: _clips(part, found, names[split], split) for split, part in rows.items()}
         for split, part in clips.items():
             write_manifest(folder / f"{split}.csv", part)
     if progress:
@@ -200,52 +200,91 @@ def _moment(text: str, name: str, frames: bool) -> float | None:
     return value
 
 
-def _classes(rows: Mapping[str, list[Row]], file: Path | None) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Class names in order of id, and label text -> id."""
-    labels = {row.label for part in rows.values() for row in part}
-    numeric = [bool(_NUMERIC.fullmatch(label)) for label in labels]
-    faults: list[str] = []
+def _classes(
+    rows: Mapping[str, list[Row]], file: Path | None
+) -> tuple[tuple[str, ...], dict[str, dict[str, int]]]:
+    """Class names in order of id, and for each split label text -> id."""
     if file:
         classes = read_classes(file)
-        names = {name: i for i, name in enumerate(classes)}
-        for row in (row for part in rows.values() for row in part):
-            try:
-                if row.label not in names:
-                    names[row.label] = parse_label(row.label, len(classes))
-            except ValueError as error:
-                faults.append(f"{row.where}: {error}, nor a class in {file}")
-    elif any(numeric) and not all(
-        numeric
-    ):  # one typing error would turn numbers into names, in another order
+        return classes, {split: _by_name_or_index(part, classes, file) for split, part in rows.items()}
+    labels = {row.label for part in rows.values() for row in part}
+    numeric = [bool(_NUMERIC.fullmatch(label)) for label in labels]
+    if any(numeric) and not all(numeric):
+        # one typing error would turn numbers into names, in another order
         few = 2 * sum(numeric) <= len(numeric)
         odd = [row for part in rows.values() for row in part if bool(_NUMERIC.fullmatch(row.label)) == few]
         raise ManifestError(
             f"some labels are numbers and some are names:\n{shortlist([f'{r.where}: {r.label[:80]!r}' for r in odd])}\n"
-            "If that is right, name the classes: dataset.classes=FILE, one name a line."
+            "If the numbers are names, name the classes: dataset.classes=FILE, one name a line."
         )
-    elif all(numeric):
+    if all(numeric):
         ids = {int(label) for label in labels}
         gaps = [i for i in range(min(max(ids), len(ids)) + 1) if i not in ids]
         if gaps:
             top = next(row.where for part in rows.values() for row in part if int(row.label) == max(ids))
             raise ManifestError(
-                f"{top}: labels run from 0 to {max(ids)} but {', '.join(map(str, gaps[:10]))} never occur(s) in the "
-                "lists. If that is right, name the classes: dataset.classes=FILE, one name a line."
+                f"{top}: labels run from {min(ids)} to {max(ids)} but {', '.join(map(str, gaps[:10]))} never occur(s) "
+                "in the lists; labels count from 0. If that is right, name the classes: dataset.classes=FILE, one name "
+                "a line."
             )
         classes = tuple(str(i) for i in range(max(ids) + 1))
         names = {label: int(label) for label in labels}
     else:
         classes = tuple(sorted({row.label for row in rows["train"]}))
         names = {name: i for i, name in enumerate(classes)}
-        for split, part in rows.items():
-            strange = [row for row in part if row.label not in names]
-            faults += [f"{row.where}: class {row.label!r} is in {split} but not in train" for row in strange]
-    if faults:
-        raise ManifestError(f"{len(faults)} label(s) cannot be used:\n{shortlist(faults, 20)}")
+        strange = [(split, row) for split, part in rows.items() for row in part if row.label not in names]
+        _raise_labels(
+            [f"{r.where}: class {r.label!r} is in {split} but not in train" for split, r in strange]
+        )
     if len(classes) < 2:
         files = ", ".join(part[0].where.rpartition(":")[0] for part in rows.values())
         raise ManifestError(f"{files}: {len(classes)} class(es); a classifier needs at least 2")
-    return classes, names
+    return classes, dict.fromkeys(rows, names)
+
+
+def _by_name_or_index(rows: Sequence[Row], classes: Sequence[str], file: Path) -> dict[str, int]:
+    """Label text -> id of one list: all labels are names of classes, or all are their numbers from 0.
+
+    A label that is the name of one class and the number of another is refused, unless a label beside it rules out
+    numbers, as 3 does where the classes are named 1, 2 and 3.
+    """
+    by_name = {name: i for i, name in enumerate(classes)}
+    by_index: dict[str, int] = {}
+    not_index: dict[str, str] = {}
+    for label in {row.label for row in rows}:
+        try:
+            by_index[label] = parse_label(label, len(classes))
+        except ValueError as error:
+            not_index[label] = str(error)
+    named = [row for row in rows if row.label in by_name]
+    if not_index and len(named) == len(rows):
+        return by_name
+    if not_index and not named:
+        _raise_labels(
+            [f"{r.where}: {not_index[r.label]}, nor a class in {file}" for r in rows if r.label in not_index]
+        )
+    faults = []
+    for row in rows:
+        label, i = row.label, by_index.get(row.label)
+        if not_index:
+            if i is None and label not in by_name:
+                faults.append(f"{row.where}: {not_index[label]}, nor a class in {file}")
+            elif label not in by_name:
+                faults.append(
+                    f"{row.where}: label {label} is a number, and other labels of the list are names of classes"
+                )
+        elif by_name.get(label, i) != i:
+            faults.append(
+                f"{row.where}: label {label!r} is the name of class {by_name[label]} in {file}, and the number of "
+                f"class {classes[by_index[label]]!r}; use names that are not numbers"
+            )
+    _raise_labels(faults)
+    return by_index
+
+
+def _raise_labels(faults: list[str]) -> None:
+    if faults:
+        raise ManifestError(f"{len(faults)} label(s) cannot be used:\n{shortlist(faults, 20)}")
 
 
 def _clips(

@@ -1,0 +1,72 @@
+"""Whose classes a head is for: names decide, in their order, and never how many there are."""
+
+from pathlib import Path
+
+import pytest
+
+from vmp.backbones import zoo
+from vmp.data.manifest import write_classes
+from vmp.errors import ManifestError
+from vmp.heads import classes_of, run_of, why_other
+
+NAMES = ("jump", "run", "walk")
+NUMBERS = ("0", "1", "2")
+
+
+def run(home: Path, classes, dataset: str = "mine") -> Path:
+    checkpoint = home / "checkpoints/step_0000009/model.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    write_classes(home / "classes.txt", classes)
+    (home / "config.yaml").write_text(f"dataset: {{name: {dataset}}}\nbackbone: {{}}\nvmp: {{}}\n")
+    return checkpoint
+
+
+@pytest.mark.parametrize("depth", range(4))
+def test_a_run_its_checkpoints_and_their_files_are_of_the_runs_classes(tmp_path, monkeypatch, depth):
+    path = (run(tmp_path / "run", NAMES), *run_parents(tmp_path))[depth]
+    assert run_of(path) == tmp_path / "run"
+    assert classes_of(path) == NAMES
+    assert why_other(path, NAMES, "another") == ""
+    monkeypatch.chdir(tmp_path / "run")
+    assert classes_of(path.relative_to(tmp_path / "run")) == NAMES
+
+
+def run_parents(home: Path) -> list[Path]:
+    return [home / "run" / part for part in ("checkpoints/step_0000009", "checkpoints", "")]
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        (("jump", "run"), "3 there, 2 here"),
+        (("fall", "run", "walk"), "class 0 is 'jump' there and 'fall' here"),
+        (("jump", "walk", "run"), "class 1 is 'run' there and 'walk' here (the same names in another order)"),
+        (NUMBERS, "class 0 is 'jump' there and '0' here"),
+    ],
+)
+def test_other_classes_are_named(tmp_path, here, said):
+    assert said in why_other(run(tmp_path, NAMES), here, "mine")
+
+
+def test_numbers_are_no_names(tmp_path):
+    checkpoint = run(tmp_path, NUMBERS, dataset="mine")
+    assert why_other(checkpoint, NUMBERS, "mine") == ""
+    assert "numbers for class names" in why_other(checkpoint, NUMBERS, "yours")
+
+
+def test_a_file_says_its_classes_in_a_file_beside_it(tmp_path):
+    file = tmp_path / "weights.v2.pyth"
+    said = why_other(file, NAMES, "mine")
+    assert f"write their names to {tmp_path / 'weights.v2.classes.txt'}" in said
+    write_classes(tmp_path / "weights.v2.classes.txt", NAMES)
+    assert why_other(file, NAMES, "mine") == ""
+    assert "class 0 is 'jump' there" in why_other(file, NUMBERS, "mine")
+    (tmp_path / "weights.v2.classes.txt").write_text("a\na\n")
+    with pytest.raises(ManifestError, match=r"classes.txt:2: class 'a' is listed twice"):
+        why_other(file, NAMES, "mine")
+
+
+def test_published_weights_say_whose_classes_they_are():
+    assert zoo.find("slowfast", "ssv2").dataset == "Something-Something v2 (174 classes)"
+    assert zoo.find("timesformer", "howto100m").dataset == "HowTo100M"
