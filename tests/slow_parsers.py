@@ -34,7 +34,7 @@ def lines_of(text: str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def table(data: bytes) -> tuple[list[str], list[list[str]]]:
+def table(data: bytes, separator: str = ",") -> tuple[list[str], list[list[str]]]:
     """Header and rows of a CSV (RFC 4180), cells without blanks around them."""
     text = text_of(data)
     rows: list[list[str]] = []
@@ -52,7 +52,7 @@ def table(data: bytes) -> tuple[list[str], list[list[str]]]:
                 cell += char
         elif state == "closed" and char == '"':
             cell, state = cell + '"', "quoted"
-        elif char == "," or end:
+        elif char == separator or end:
             row.append(cell.strip())
             cell, state = "", "start"
             if end:
@@ -132,14 +132,46 @@ def classes(data: bytes) -> list[str]:
     return names
 
 
+VIDEOS = {
+    *("avi", "mp4", "mkv", "webm", "mov", "m4v", "mpg", "mpeg"),
+    *("wmv", "ts", "mts", "flv", "ogg", "ogv", "3gp", "gif", "vob"),
+}
+
+
+def in_root(path: str) -> str:
+    """As a list may have it: a backslash is a slash, where there is no such file."""
+    need("://" not in path)
+    return relative(path.replace("\\", "/"))
+
+
+def is_video(path: str) -> bool:
+    return "." in path[1:] and path.rpartition(".")[2].lower() in VIDEOS
+
+
+def split_number(text: str) -> tuple[str, str] | None:
+    """What is before and what is a number (perhaps quoted) at the end of a line."""
+    match = re.search("""(?s)[ \t,;](?:"([0-9]{1,18})"|([0-9]{1,18}))$""", text)
+    if not match:
+        return None
+    before = text[: match.start()].rstrip(" \t,;")
+    return (before, match[1] or match[2]) if before else None
+
+
+def unquoted(text: str) -> str:
+    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
 def list_rows(data: bytes) -> list[tuple]:
-    """(path, label, start, end, whether in frames); start and end as Fraction or None."""
+    """(path, label, start, end, whether in frames, frames as told); start and end as Fraction or None."""
     text = text_of(data)
-    lines = lines_of(text)
-    first = next((line for line in lines if line.strip()), "")
+    lines = [line.strip() for line in lines_of(text) if line.strip()]
+    need(lines and lines[0][0] not in "{[")
     rows = []
-    if {"path", "label"} <= {cell.strip().strip('"') for cell in first.split(",")}:
-        header, cells = table(data)
+    names = {s: {c.strip().strip('"').strip().lower() for c in lines[0].split(s)} for s in ",;\t "}
+    by = [s for s in names if {"path", "label"} <= names[s]]
+    if by:
+        header, cells = table(data, by[0])
+        header = [name.lower() for name in header]
         need(set(header) <= {"path", "label", "start", "end", "start_frame", "end_frame"})
         need({"path", "label"} <= set(header))
         frames = bool({"start_frame", "end_frame"} & set(header))
@@ -151,16 +183,23 @@ def list_rows(data: bytes) -> list[tuple]:
             need(all(x is None or x < 10**9 for x in (start, end)))
             need(end is None or end > (start or 0))
             need(row["label"] and not any(ord(c) < 32 or c == "\x7f" for c in row["label"]))
-            rows.append((relative(row["path"]), row["label"], start, end, frames))
+            rows.append((in_root(row["path"]), row["label"], start, end, frames, None))
     else:
-        for line in lines:
-            if line.strip():
-                match = re.search("[ \t,;]([0-9]{1,18})$", line.strip())
-                need(match)
-                path = line.strip()[: match.start()].rstrip(" \t,;").strip()
-                rows.append((relative(path), match[1], None, None, False))
+        pairs = [split_number(line) for line in lines]
+        need(all(pairs))
+        inner = [split_number(path) for path, _ in pairs]
+        told = [bool(pair) and is_video(unquoted(pair[0])) for pair in inner]
+        told = (
+            [True] * len(lines)
+            if all(pair and not is_video(p) for pair, (p, _) in zip(inner, pairs, strict=True))
+            else told
+        )
+        need(all(told) or not any(told))
+        for pair, (path, label) in zip(inner, pairs, strict=True):
+            path, count = (pair[0], int(pair[1])) if told[0] else (path, None)
+            rows.append((in_root(unquoted(path)), label, None, None, False, count))
     need(rows)
-    spans = [(posixpath.normpath(path), start or 0, end) for path, _, start, end, _ in rows]
+    spans = [(posixpath.normpath(row[0]), row[2] or 0, row[3]) for row in rows]
     need(len(set(spans)) == len(spans))
     return rows
 
@@ -184,7 +223,9 @@ def lists(train: bytes, val: bytes, *, frames: int, fps: int) -> tuple[list[str]
     out = []
     for part in parts:
         out.append([])
-        for path, label, start, end, in_frames in part:
+        told = [count for *_, count in part if count is not None]
+        need(2 * sum(abs(count - frames) > max(3, 0.05 * frames) for count in told) <= len(told))
+        for path, label, start, end, in_frames, _ in part:
             if start is None and end is None:
                 out[-1].append((path, of[label], 0, None))
                 continue

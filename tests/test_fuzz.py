@@ -236,6 +236,7 @@ PARSERS = {  # name of the file, what is in it, its separator, the parser, the s
 # faults of a file as a whole; any other is told with its line
 WHOLE = re.compile(
     r"not UTF-8|NUL|no clips|empty|must be|column|class\(es\)|never occur|not JSON|must name|same video"
+    r"|numbers of frames|may be split|JSON"
 )
 
 

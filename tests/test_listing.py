@@ -5,7 +5,8 @@ import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmp.data.listing import Row, make_list, read_list
+from vmp.data.listing import make_list
+from vmp.data.lists import Row, read_list
 from vmp.data.manifest import read_manifest
 from vmp.data.plan import Item, Plan
 from vmp.data.prepare import prepare

@@ -1,37 +1,29 @@
-"""Lists of a user's own videos, in the forms people have, made into manifests.
+"""Lists of a user's own videos, made into manifests.
 
-Two forms are read:
-- a CSV with a header: `path,label[,start,end]` in seconds, or `path,label[,start_frame,end_frame]` in frames,
-  0-based and half-open; labels are class names or numbers;
-- PySlowFast, TimeSformer and mmaction2 lists without a header: `path label`, split at the last blank (or tab or
-  comma), so that paths may hold spaces; labels are numbers.
-
-Every video is decoded once to count its frames and to find which readers are exact for it. What was found is kept in
-measured.jsonl, so that it is not done again for a file whose size and time are the same.
+lists.py reads their text and locate.py finds the files. Every video is decoded once to count its frames and to find
+which readers are exact for it. What was found is kept in measured.jsonl, so that it is not done again for a file whose
+size and time are the same.
 """
 
 import hashlib
 import json
-import math
 import os
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
 
+from vmp.data.lists import Row, raise_faults, read_list
+from vmp.data.locate import Locator
 from vmp.data.manifest import (
-    NUMBER,
     Clip,
-    check_relative,
     inside,
     parse_label,
     read_classes,
-    read_csv,
-    read_text,
     record_root,
     write_classes,
     write_manifest,
@@ -45,18 +37,6 @@ from vmp.progress import bar
 
 _NUMERIC = re.compile(r"[0-9]{1,18}")
 MEASURING = 4  # raise when measure.py finds other things in the same file
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of a list. start, end: in seconds, or in frames if `frames`; None: from the start, to the end."""
-
-    where: str  # file:line
-    path: str
-    label: str
-    start: float | None = None
-    end: float | None = None
-    frames: bool = False
 
 
 def make_list(
@@ -88,7 +68,7 @@ def make_list(
     for split, file in lists.items():
         if not file.is_file():
             raise ConfigError(f"dataset.{split} = {file}: no such file")
-    rows = {split: read_list(file) for split, file in lists.items()}
+    rows = _located(videos, lists)
     classes, names = _classes(rows, classes_file)
     parts = [str(videos.resolve()), repr(classes), *(repr(r) for part in rows.values() for r in part), *lists]
     folder = home / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
@@ -101,6 +81,7 @@ def make_list(
             progress=progress,
             workers=workers,
         )
+        _check_counts(rows, found)
         write_classes(folder / "classes.txt", classes)
         record_root(folder, videos, within=home)
         clips = {split: _clips(part, found, names[split], split) for split, part in rows.items()}
@@ -111,93 +92,55 @@ def make_list(
     return folder
 
 
-def read_list(path: Path) -> list[Row]:
-    """Lines of a list file in either form.
+def _located(root: Path, lists: Mapping[str, Path]) -> dict[str, list[Row]]:
+    """Rows of all lists with paths relative to the root, each video and span once in a list.
 
     Raises:
         ManifestError: with file:line of the first twenty faults.
     """
-    lines = read_text(path).split("\n")
-    first = next((line for line in lines if line.strip()), "")
-    if {"path", "label"} <= {cell.strip().strip('"') for cell in first.split(",")}:
-        return _with_header(path)
-    rows: list[Row] = []
+    locator = Locator(root)
+    out: dict[str, list[Row]] = {}
     faults: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        match = re.fullmatch(
-            r"\s*(\S.*?)[ \t,;]+([+-]?[0-9]+)\s*", line
-        )  # the path ends at the last separator
-        try:
-            if not match:
-                raise ValueError(f"{line.strip()[:80]!r} is not `path label` with a whole number at the end")
-            if not _NUMERIC.fullmatch(match[2]):
-                raise ValueError(f"label {match[2][:80]} is not a class number from 0 up")
-            rows.append(Row(where, check_relative(match[1]), match[2]))
-        except ValueError as error:
-            faults.append(f"{where}: {error}")
-    return _checked(path, rows, faults)
+    for split, file in lists.items():
+        out[split] = []
+        seen: dict[tuple[str, float, float | None], Row] = {}
+        for row in read_list(file, split):
+            try:
+                row = locator.locate(row, file)
+            except ValueError as error:
+                faults.append(f"{row.where}: {error}")
+                continue
+            other = seen.setdefault((posixpath.normpath(row.path), row.start or 0, row.end), row)
+            if other is not row:
+                faults.append(
+                    f"{row.where}: the same video and span as line {other.where.rpartition(':')[2]}"
+                )
+            out[split].append(row)
+    raise_faults(faults)
+    return out
 
 
-def _with_header(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    faults: list[str] = []
-    allowed = {"path", "label", "start", "end", "start_frame", "end_frame"}
-    for line, cells in read_csv(path, required=("path", "label")):
-        where = f"{path}:{line}"
-        unknown = set(cells) - allowed
-        if unknown:
-            raise ManifestError(
-                f"{path}: column(s) {', '.join(sorted(unknown))[:200]} not known; allowed: {', '.join(sorted(allowed))}"
-            )
-        frames = "start_frame" in cells or "end_frame" in cells
-        if frames and ("start" in cells or "end" in cells):
-            raise ManifestError(
-                f"{path}: spans are in seconds (start, end) or in frames (start_frame, end_frame)"
-            )
-        suffix = "_frame" if frames else ""
-        try:
-            start, end = (
-                _moment(cells.get(f"{name}{suffix}", ""), name, frames) for name in ("start", "end")
-            )
-            if end is not None and end <= (start or 0):
-                raise ValueError(f"end {end:g} must be after start {start or 0:g}")
-            if not cells["label"]:
-                raise ValueError("label is empty")
-            if any(ord(c) < 32 or c == "\x7f" for c in cells["label"]):
-                raise ValueError(f"label {cells['label'][:80]!r} holds a control character")
-            rows.append(Row(where, check_relative(cells["path"]), cells["label"], start, end, frames))
-        except ValueError as error:
-            faults.append(f"{where}: {error}")
-    return _checked(path, rows, faults)
-
-
-def _checked(path: Path, rows: list[Row], faults: list[str]) -> list[Row]:
-    seen: dict[tuple[str, float, float | None], Row] = {}
-    for row in rows:
-        other = seen.setdefault((posixpath.normpath(row.path), row.start or 0, row.end), row)
-        if other is not row:
-            faults.append(f"{row.where}: the same video and span as line {other.where.rpartition(':')[2]}")
-    if faults:
-        raise ManifestError(f"{len(faults)} line(s) cannot be used:\n{shortlist(faults, 20)}")
-    if not rows:
+def _check_counts(rows: Mapping[str, list[Row]], found: Mapping[str, Measured]) -> None:
+    """Raise ManifestError if the number before the label is not how many frames the videos have."""
+    told = [row for part in rows.values() for row in part if row.counted is not None]
+    there = [
+        (row, row.counted or 0, found[row.path].frames) for row in told if found[row.path].status == "ok"
+    ]
+    wrong = [
+        f"{r.where}: {r.path}: {n} in the list, {has} in the video"
+        for r, n, has in there
+        if not _near(n, has)
+    ]
+    if 2 * len(wrong) > len(there):
         raise ManifestError(
-            f"{path}: no clips; a line is `path label`, or the file is a CSV with a header path,label"
+            f"two numbers behind a path are read as `path frames label`, but {len(wrong)} of {len(there)} videos have "
+            f"other numbers of frames:\n{shortlist(wrong)}\nLeave out what is not the label."
         )
-    return rows
 
 
-def _moment(text: str, name: str, frames: bool) -> float | None:
-    if not text:
-        return None
-    value = float(text) if NUMBER.fullmatch(text) else math.nan
-    if not value < 1e9 or (frames and value != int(value)):
-        raise ValueError(
-            f"{name} {text[:80]!r} is not a {'frame number' if frames else 'time in seconds'} from 0 up"
-        )
-    return value
+def _near(told: int, frames: int) -> bool:
+    """Tools that extract frames lose or repeat a few."""
+    return abs(told - frames) <= max(3, 0.05 * frames)
 
 
 def _classes(

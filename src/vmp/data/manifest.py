@@ -198,13 +198,18 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_csv(path: Path, *, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+def read_csv(
+    path: Path, *, required: Sequence[str], delimiter: str = ",", index: bool = False
+) -> list[tuple[int, dict[str, str]]]:
     """Rows of a CSV with a header, each with its line number; cells are stripped, blank lines skipped.
+
+    Args:
+        index: the first column may have no name, as pandas writes its index.
 
     Raises:
         ManifestError: not there, not UTF-8, broken quoting, a column missing or repeated, a row too long or short.
     """
-    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path)), delimiter=delimiter, strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     header: list[str] | None = None
     before = 0
@@ -215,7 +220,7 @@ def read_csv(path: Path, *, required: Sequence[str]) -> list[tuple[int, dict[str
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
-                if fault := _header_fault(header, required):
+                if fault := _header_fault(header[index and not header[0] :], required):
                     found = ", ".join(name if name.isprintable() else repr(name) for name in header)
                     raise ManifestError(
                         f"{path}:{line}: {fault}; found {found[:400]}. The first line must name the columns."
@@ -223,7 +228,8 @@ def read_csv(path: Path, *, required: Sequence[str]) -> list[tuple[int, dict[str
                 continue
             if len(cells) != len(header):
                 raise ManifestError(
-                    f"{path}:{line}: {len(cells)} cells under {len(header)} columns; a cell with a comma needs quotes"
+                    f"{path}:{line}: {len(cells)} cells under {len(header)} columns; a cell with a {delimiter!r} needs "
+                    "quotes"
                 )
             rows.append((line, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}))
     except csv.Error as error:
