@@ -6,7 +6,7 @@ Notable here:
 - normalisation layers are found by type, never by name.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 
 from torch import nn
 
@@ -40,9 +40,12 @@ def freeze(model: PromptedClassifier, what: str) -> None:
         raise ValueError(f"freeze = {what!r}: nothing is left to train")
 
 
-def check_frozen(model: PromptedClassifier, loaded: Container[str], prompts: Container[str]) -> None:
+def check_frozen(
+    model: PromptedClassifier, loaded: Container[str], prompts: Container[str], why: Sequence[str] = ()
+) -> None:
     """Args:
         loaded, prompts: names of the backbone's parameters, and of m and n, that hold more than random numbers.
+        why: what was left behind of the weights to start from, for the message.
 
     Raises:
         ConfigError: something is frozen that does not.
@@ -57,8 +60,8 @@ def check_frozen(model: PromptedClassifier, loaded: Container[str], prompts: Con
     if random:
         raise ConfigError(
             f"train.freeze would keep random numbers as they are: {', '.join(random[:6])}. The weights to start from "
-            "do not hold them (other classes, or no such prompts: see the warnings above); freeze "
-            "less, use vmp=none, or start from another run"
+            "do not hold them (other classes, or no such prompts); freeze less, use vmp=none, or start from another run"
+            + "".join(f"\n  {reason}" for reason in why)
         )
 
 

@@ -246,7 +246,7 @@ def _model(
         for warning in start.warnings:
             log.warn(warning)
     freeze(model, config.train.freeze)
-    check_frozen(model, start.report.matched if start.report else (), start.prompts)
+    check_frozen(model, start.report.matched if start.report else (), start.prompts, start.warnings)
     if processes.first:
         write_json(folder / "weights.json", kept)
     _look_at_prompts(model, log)
