@@ -14,7 +14,7 @@ import torch
 
 from vmp.data.manifest import Clip, Manifest
 from vmp.engine import checkpoint, dist, schedule
-from vmp.engine.evaluator import Scores, accuracies, class_accuracies, write_predictions
+from vmp.engine.evaluator import Scores, _cross_entropy, accuracies, class_accuracies, write_predictions
 from vmp.engine.faults import told
 from vmp.engine.loggers import Metrics, read_metrics
 from vmp.errors import ConfigError, RunError
@@ -159,7 +159,7 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
 
 def made_up(n=200, classes=7, seed=0):
     rng = np.random.default_rng(seed)
-    scores = Scores(np.arange(n), rng.normal(size=(n, classes)).astype(np.float32), {}, None)
+    scores = Scores(np.arange(n), rng.normal(size=(n, classes)).astype(np.float32), np.zeros(n), {}, None)
     return scores, rng.integers(0, classes - 1, n).tolist()  # the last class never occurs
 
 
@@ -211,12 +211,30 @@ def test_top5_with_fewer_classes_and_no_clips():
     scores, labels = made_up(classes=3)
     assert accuracies(scores, labels, expected=200)["top5"] == 100
     with pytest.raises(RunError, match="nothing to measure"):
-        accuracies(Scores(np.zeros(0, int), np.zeros((0, 3)), {0: "x"}, None), [0], expected=1)
+        accuracies(Scores(np.zeros(0, int), np.zeros((0, 3)), np.zeros(0), {0: "x"}, None), [0], expected=1)
+
+
+@pytest.mark.parametrize("reduce", ["probs", "logits"])
+def test_the_cross_entropy_of_a_clip_with_views_of_different_weights(reduce):
+    """Against the definition, with every view written out as often as it counts."""
+    rng = np.random.default_rng(1)
+    logits, weights, label = rng.normal(0, 3, (3, 5)), (2, 1, 1), 4
+    each = np.repeat(logits, weights, axis=0)
+    softmax = lambda x: np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)  # noqa: E731
+    mean = softmax(each).mean(axis=0) if reduce == "probs" else softmax(each.mean(axis=0))
+    got = _cross_entropy(torch.tensor(logits), torch.tensor(weights), label, reduce=reduce)
+    assert got == pytest.approx(-np.log(mean[label]), rel=1e-12)
+    far = torch.tensor([[0.0, 2000.0]])  # a probability of 0 in float32, and in float64
+    assert _cross_entropy(far, torch.ones(1), 0, reduce=reduce) == 2000
 
 
 def test_predictions_list_every_clip(tmp_path):
     scores = Scores(
-        np.array([0, 2]), np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), {1: "unreadable: no"}, None
+        np.array([0, 2]),
+        np.array([[0.9, 0.1], [0.2, 0.8]], np.float32),
+        np.array([0.1, 0.2]),
+        {1: "unreadable: no"},
+        None,
     )
     clips = [
         Clip("c0", "a, b/x.mp4", 0, start=30, end=90, frames=200),

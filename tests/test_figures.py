@@ -138,9 +138,10 @@ def test_lines_and_pairs_are_those_of_the_run(home):
     lines = by_lambda([plain, prompted])
     assert list(lines) == [1.0]
     epochs, slopes = lines[1.0]["slope"]
-    logged = [row for row in prompted.rows if row["kind"] == "train"]
+    logged = [row for row in prompted.rows if row["kind"] in ("start", "train")]
     assert slopes == [row["vmp/slope"] for row in logged]
-    assert epochs == sorted(epochs)
+    assert epochs == [row["epoch"] for row in logged]
+    assert epochs[0] == 0
     (pair,) = pairs([plain, prompted])
     assert (pair.slope, pair.shift) == tuple(prompted.result["scalars"][k] for k in ("slope", "shift"))
     assert same_but_lambda([plain, prompted]) == [[prompted]]

@@ -24,6 +24,7 @@ ALL = (
     "trainer.epochs=2",
     "backbone.dropout=0.3",
     "data.max_bad_fraction=0.1",
+    "trainer.log_every=4",  # rows that count the clips of several steps, and kills between them
     "trainer.keep_finished=all",  # copies of finished runs are taken back to before their end
 )
 ONE = (*ALL, "trainer.workers=1")
@@ -195,7 +196,7 @@ def test_a_time_limit_saves_and_the_same_command_continues(data, alone, tmp_path
 def test_a_process_whose_portion_cannot_be_read_takes_part_with_nothing(data, tmp_path):
     """Two processes of one clip each, and one clip is unreadable. At λ = 0 training has no variation to log, and the
     blank clip, which is looked at as in testing, must not bring one."""
-    plain = ("trainer.batch_size=2", "trainer.micro_batch=1", "trainer.epochs=2", "vmp.lambda=0")
+    plain = ("trainer.batch_size=2", "trainer.epochs=2", "trainer.log_every=1", "vmp.lambda=0")
     for done in start_ranks(data, tmp_path, *TWO, *plain, ranks=2).wait():
         assert done.returncode == 0, done.stderr[-3000:]
     where = folder(tmp_path, "learned_lambda0")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 import time
@@ -12,7 +13,7 @@ import pytest
 import torch
 import videos
 from broken import Broken
-from runs import Ranks, Running, bright_or_dark, differences, folder, overrides_for, run, torchrun
+from runs import ROOT, Ranks, Running, bright_or_dark, differences, folder, overrides_for, run, torchrun
 
 from vmp.engine import checkpoint
 from vmp.engine.loggers import read_metrics
@@ -65,6 +66,59 @@ def test_a_run_leaves_its_records(straight):
     predictions = list(csv.DictReader((straight / "predictions.csv").open()))
     right = sum(row["label"] == row["predicted"] for row in predictions)
     assert result["top1"] == pytest.approx(100 * right / 9)
+
+
+def test_the_first_row_is_the_start_and_val_has_a_loss(straight):
+    """Slope and shift of the start values by Eq. 2; the cross-entropy by hand, from the probabilities of two classes."""
+    rows = read_metrics(straight)
+    start = rows[0]
+    assert (start["kind"], start["epoch"], start["step"]) == ("start", 0, 0)
+    assert start["vmp/slope"] == pytest.approx(5 / (0.45 * math.tanh(1.5) + 0.1), rel=1e-6)
+    assert start["vmp/shift"] == pytest.approx(0.6 * math.tanh(-0.3), rel=1e-6)
+    val = [row for row in rows if row["kind"] == "val"]
+    for row in val:  # lambda is 1
+        assert row["val/loss"] == pytest.approx(row["val/cross_entropy"] + row["val/variation"], rel=1e-9)
+    scores = []
+    for row in csv.DictReader((straight / "predictions.csv").open()):
+        p = float(row["score"])
+        scores.append(-math.log(p if row["label"] == row["predicted"] else 1 - p))
+    result = json.loads((straight / "result.json").read_text())
+    assert result["cross_entropy"] == pytest.approx(np.mean(scores), abs=1e-4)
+    assert val[-1]["val/cross_entropy"] == pytest.approx(
+        result["cross_entropy"], rel=1e-6
+    )  # one view both times
+
+
+def test_training_accuracy_is_that_of_the_steps_logits(data, tmp_path, monkeypatch):
+    """A row counts the clips since the row before: against logits and labels as the objective sees them."""
+    from hydra import compose, initialize_config_dir
+
+    from vmp.objective import Objective
+    from vmp.run import train
+
+    right: list[list[bool]] = []
+    real = Objective.__call__
+
+    def noting(self, logits, labels, variations):
+        right.append((logits.argmax(dim=1) == labels).tolist())
+        return real(self, logits, labels, variations)
+
+    monkeypatch.setattr(Objective, "__call__", noting)
+    changes = ("trainer.epochs=2", "trainer.log_every=4", "trainer.micro_batch=2")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", overrides_for(data, tmp_path, *changes))
+    threads = torch.get_num_threads()
+    try:
+        train(config)
+    finally:
+        torch.set_num_threads(threads)
+    rows = [row for row in read_metrics(folder(tmp_path)) if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == [4, 6, 8, 12]
+    before = 0
+    for row in rows:
+        seen = sum(right[2 * before : 2 * row["step"]], [])  # two portions a step
+        before = row["step"]
+        assert row["train/top1"] == pytest.approx(100 * sum(seen) / len(seen), rel=1e-12)
 
 
 def test_the_same_command_says_it_is_finished_and_another_config_is_refused(data, straight):
@@ -149,7 +203,7 @@ def test_accumulation_gives_the_same_losses(data, tmp_path):
     for name, extra in (("whole", []), ("parts", ["trainer.micro_batch=2"])):
         done = run(data, tmp_path / name, "trainer.epochs=2", "backbone.dropout=0", *extra)
         assert done.returncode == 0, done.stderr[-2000:]
-    a, b = (read_metrics(folder(tmp_path / name))[0] for name in ("whole", "parts"))
+    a, b = (read_metrics(folder(tmp_path / name))[1] for name in ("whole", "parts"))
     assert a["train/variation"] == pytest.approx(b["train/variation"], rel=1e-5)
     assert a["train/loss"] == pytest.approx(b["train/loss"], rel=0.5)
 
@@ -216,7 +270,11 @@ def test_two_processes_learn_as_one(data, straight, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (read_metrics(f) for f in (straight, folder(tmp_path)))
     assert [r["step"] for r in one] == [r["step"] for r in two]
-    assert one[0]["train/variation"] == pytest.approx(two[0]["train/variation"], rel=1e-5)
+    assert one[0] == two[0]  # the start
+    assert one[1]["train/variation"] == pytest.approx(two[1]["train/variation"], rel=1e-5)
+    assert all(
+        row["train/top1"] in (0, 25, 50, 75, 100) for row in two if row["kind"] == "train"
+    )  # of 4 clips
     predictions = list(csv.DictReader((folder(tmp_path) / "predictions.csv").open()))
     assert sorted(row["id"] for row in predictions) == sorted(f"val/{i}" for i in range(9))
     where = folder(tmp_path)  # the checkpoint gives the run's own numbers: every rank tested the same weights

@@ -122,6 +122,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
             assert splits.val
             split = (splits.val, presents["val"], (1, 1), processes, "val")
             found = numbers(score(config, model, spec, *split, between=stopping.check), presents["val"])
+            found["loss"] = found["cross_entropy"] + config.vmp.lambda_ * found.get("variation", 0.0)
             if tracker.wants_panels(epoch):
                 dataset = TestClips(splits.val, presents["val"], clip_shape(config, spec, model, crops=1))
                 _show_panels(tracker, model, dataset, config.logger.max_panels, epoch, plan, log)

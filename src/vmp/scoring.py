@@ -64,10 +64,11 @@ def score(
 
 
 def numbers(scores: "Scores", present: Present) -> dict[str, float]:
-    """Accuracies in percent, and the prompts' variation."""
+    """Accuracies in percent, the mean cross-entropy of a clip, and the prompts' variation."""
     from vmp.engine.evaluator import accuracies
 
     out = accuracies(scores, [clip.label for clip in present.clips], expected=present.total)
+    out["cross_entropy"] = float(scores.losses.mean())
     return out if scores.variation is None else {**out, "variation": scores.variation}
 
 

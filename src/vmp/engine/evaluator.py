@@ -31,10 +31,12 @@ PIXELS_AT_ONCE = 64 * 8 * 224 * 224  # frames x height x width of the views of o
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of the clips that could be read, in the split's order. scores: (N, classes), summed over views."""
+    """Of the clips that could be read, in the split's order. scores: (N, classes), summed over views; losses: (N,),
+    the cross-entropy of the mean over views, of probabilities or logits as they are summed."""
 
     indices: np.ndarray
     scores: np.ndarray
+    losses: np.ndarray
     bad: dict[int, str]
     variation: float | None  # mean over distinct views of V summed over pathways; None without prompts
 
@@ -69,7 +71,7 @@ def score(
         **loader_processes(dataset, workers, timeout=timeout),
     )
     model.eval()
-    found: list[tuple[int, Tensor]] = []
+    found: list[tuple[int, Tensor, float]] = []
     bad: dict[int, str] = {}
     variation: list[float] = []
     with told(dataset.being_read, between), _ended(), bar(name, len(mine), shown=processes.first) as shown:
@@ -88,23 +90,36 @@ def score(
                         variations.append(sum(v.double() for v in out.variations.values()).expand(len(chunk)))
                 each = torch.cat(logits).cpu()
                 variation += torch.cat(variations).tolist() if variations else []
-                each = each.softmax(dim=1) if reduce == "probs" else each
                 at = 0
                 for index, x, weights in good:
-                    found.append((index, (each[at : at + len(x)] * weights[:, None]).sum(dim=0)))
+                    own = each[at : at + len(x)]
+                    loss = _cross_entropy(own, weights, dataset.present.clips[index].label, reduce=reduce)
+                    own = own.softmax(dim=1) if reduce == "probs" else own
+                    found.append((index, (own * weights[:, None]).sum(dim=0), loss))
                     at += len(x)
             shown.advance(len(items))
             between()
         parts = processes.gather((found, bad, variation))
-    everything = sorted(((i, s.numpy()) for part, _, _ in parts for i, s in part), key=lambda pair: pair[0])
-    indices = np.array([i for i, _ in everything], dtype=np.int64)
+    everything = sorted(
+        ((i, s.numpy(), loss) for part, _, _ in parts for i, s, loss in part), key=lambda f: f[0]
+    )
+    indices = np.array([i for i, _, _ in everything], dtype=np.int64)
     assert len(set(indices.tolist())) == len(indices), "a clip was scored twice"
     all_bad = {i: reason for _, part, _ in parts for i, reason in part.items()}
     values = [v for _, _, part in parts for v in part]
-    scores = np.stack([s for _, s in everything]) if everything else np.zeros((0, 0), np.float32)
+    scores = np.stack([s for _, s, _ in everything]) if everything else np.zeros((0, 0), np.float32)
+    losses = np.array([loss for _, _, loss in everything])
     if not np.isfinite(scores).all():
         raise RunError(f"{name}: the model gives scores that are not finite; the run has diverged")
-    return Scores(indices, scores, all_bad, float(np.mean(values)) if values else None)
+    return Scores(indices, scores, losses, all_bad, float(np.mean(values)) if values else None)
+
+
+def _cross_entropy(logits: Tensor, weights: Tensor, label: int, *, reduce: str) -> float:
+    """Of one clip, in float64: logits (V, classes), weights (V,) of its views."""
+    logits, shares = logits.double(), weights.double() / weights.sum()
+    if reduce == "probs":
+        return -float((shares.log() + logits.log_softmax(dim=1)[:, label]).logsumexp(dim=0))
+    return -float((logits * shares[:, None]).sum(dim=0).log_softmax(dim=0)[label])
 
 
 def ranks(scores: Scores, labels: Sequence[int]) -> np.ndarray:

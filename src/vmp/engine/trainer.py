@@ -73,6 +73,8 @@ class State:
     best_epoch: int = 0
     rows: int = 0  # of metrics.jsonl
     seconds: float = 0.0  # spent training and evaluating, over all sittings
+    right: int = 0  # of the clips since the newest row of training, those whose class the model named
+    answered: int = 0  # these clips
     bad: dict[str, str] = field(default_factory=dict)  # clip id -> why it could not be read
     sittings: list[dict[str, Any]] = field(default_factory=list)  # from which step on which machine
 
@@ -155,6 +157,9 @@ def fit(
     del found
     _sit_down(state, processes, log)
     metrics = Metrics(folder / "metrics.jsonl" if processes.first else None, rows=state.rows, also=also)
+    # counted on the device and read where a row or a checkpoint is written: a step waits for nothing
+    right = torch.tensor(state.right if processes.first else 0, device=device)
+    answered = state.answered if processes.first else 0
     seconds_before, began = state.seconds, time.monotonic()
     saved_at = began
 
@@ -188,7 +193,9 @@ def fit(
         nonlocal saved_at
         state.rows = metrics.rows
         state.seconds = seconds_before + time.monotonic() - began
-        state.bad = {k: v for part in processes.gather(state.bad) for k, v in part.items()}
+        parts = processes.gather((state.bad, int(right), answered))
+        state.bad = {k: v for bad, _, _ in parts for k, v in bad.items()}
+        state.right, state.answered = (sum(part[i] for part in parts) for i in (1, 2))
         metrics.sync()
         if processes.first:
             name = f"step_{state.step:08}_{state.evaluated:04}"
@@ -214,6 +221,8 @@ def fit(
         stack.enter_context(told(data.being_read, stopping.check))
         stack.callback(close)
         shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
+        if not state.rows:
+            metrics.write({"kind": "start", "epoch": 0, "step": 0, **_learned(scalars)})
         while True:
             epoch = state.step // per_epoch  # epochs done
 
@@ -229,12 +238,11 @@ def fit(
                         name = checkpoint.best_name(epoch)
                         best = {"epoch": epoch, "top1": state.best}
                         checkpoint.save(folder / "checkpoints", name, model=model.state_dict(), state=best)
-                learned = {f"vmp/{name}": float(value) for name, value in scalars().items()}
+                learned = _learned(scalars)
                 row = {f"val/{name}": value for name, value in result.items()}
                 metrics.write({"kind": "val", "epoch": epoch, "step": state.step, **row, **learned})
-                said = "  ".join(
-                    f"{name} {value:.2f}" for name, value in result.items() if name in ("top1", "top5")
-                )
+                said = f"top1 {result['top1']:.2f}  top5 {result['top5']:.2f}"
+                said += f"  cross-entropy {result['cross_entropy']:.3f}" if "cross_entropy" in result else ""
                 said += "".join(
                     f"  {name.removeprefix('vmp/')} {value:.3f}"
                     for name, value in learned.items()
@@ -282,7 +290,8 @@ def fit(
                     with nullcontext() if last else unsynced():
                         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                             out = forward(clips.to(device, non_blocking=True))
-                        terms = objective(out.logits, labels.to(device, non_blocking=True), out.variations)
+                        labels = labels.to(device, non_blocking=True)
+                        terms = objective(out.logits, labels, out.variations)
                         (terms["loss"] * share / plan.accumulate).backward()
                     if not stopping.code:  # else nobody will use it
                         stream.fetch()
@@ -290,6 +299,8 @@ def fit(
                         for name, value in terms.items():
                             sums[name] = sums.get(name, 0) + value.detach() * share
                         read += share
+                        right += (out.logits.detach().argmax(dim=1) == labels).sum()
+                        answered += len(labels)
                 # --- every process learns what any of them found: it stops, or steps, as one
                 finite = bool(torch.isfinite(sums.get("loss", 0) + _square_norm(optimizer)))
                 save_now = time.monotonic() - saved_at > 60 * save_minutes
@@ -307,14 +318,19 @@ def fit(
                 mine.trained += time.monotonic() - step_began
 
                 if state.step % log_every == 0 or state.step % per_epoch == 0:
-                    parts = processes.gather(({name: float(value) for name, value in sums.items()}, read))
-                    portions = sum(count for _, count in parts)
-                    names = next(terms for terms, count in parts if count)
+                    here = {name: float(value) for name, value in sums.items()}
+                    parts = processes.gather((here, read, int(right), answered))
+                    portions = sum(part[1] for part in parts)
+                    names = next(terms for terms, count, *_ in parts if count)
                     means = {
-                        f"train/{name}": sum(terms.get(name, 0.0) for terms, _ in parts) / portions
+                        f"train/{name}": sum(terms.get(name, 0.0) for terms, *_ in parts) / portions
                         for name in names
                     }
-                    learned = {f"vmp/{name}": float(value) for name, value in scalars().items()}
+                    means["train/top1"] = (
+                        100 * sum(part[2] for part in parts) / sum(part[3] for part in parts)
+                    )
+                    right, answered = torch.zeros_like(right), 0
+                    learned = _learned(scalars)
                     head = {"kind": "train", "epoch": round(state.step / per_epoch, 6), "step": state.step}
                     metrics.write({**head, **means, "train/lr": optimizer.param_groups[0]["lr"], **learned})
                     shown.note = f"loss {means['train/loss']:.3f}"
@@ -337,6 +353,10 @@ def fit(
                 save()
     state.seconds = seconds_before + time.monotonic() - began
     return state, timing
+
+
+def _learned(scalars: Callable[[], Mapping[str, Tensor]]) -> dict[str, float]:
+    return {f"vmp/{name}": float(value) for name, value in scalars().items()}
 
 
 def _faster_data(workers: int) -> str:

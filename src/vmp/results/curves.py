@@ -1,4 +1,4 @@
-"""Curves of runs: loss and accuracies; slope and shift against epochs and by run (Fig. 4)."""
+"""Curves of runs: cross-entropy and accuracies; slope and shift against epochs and by run (Fig. 4)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,43 +10,87 @@ from vmp.results.collect import Run
 
 
 def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
-    """Loss, top-1 and top-5, slope and shift against epochs, a line a run and pathway; label -> run's folder."""
-    import matplotlib
+    """Cross-entropy, accuracy, slope and shift against epochs, a colour a run; label -> run's folder.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    Cross-entropy has no λV in it, so runs with and without prompts, or with other λ, can be compared.
+    """
+    from matplotlib.lines import Line2D
 
-    figure, axes = plt.subplots(1, 4, figsize=(15, 3.4))
-    figure.subplots_adjust(left=0.035, right=0.99, bottom=0.14, top=0.91, wspace=0.2)  # quicker than a layout
-    titles = ("training loss", "top-1 and top-5 (dashed) on val (%)", "slope a(m)", "shift b(n)")
+    drawn = figure(15, 3.4)
+    axes = drawn.subplots(1, 4)
+    drawn.subplots_adjust(left=0.035, right=0.99, bottom=0.14, top=0.91, wspace=0.2)  # quicker than a layout
+    titles = ("cross-entropy", "top-1 and top-5 (%)", "slope a(m)", "shift b(n)")
     any_slope = False
     for number, (label, folder) in enumerate(runs.items()):
-        color = f"C{number}"
+        color = COLORS[number % len(COLORS)]
         rows = read_metrics(folder)
-        training = [row for row in rows if row["kind"] == "train"]
-        testing = [row for row in rows if row["kind"] == "val"]
-        axes[0].plot(*_line(training, "train/loss"), label=label, color=color, linewidth=1)
-        axes[1].plot(*_line(testing, "val/top1"), label=label, color=color, marker=".")
-        axes[1].plot(*_line(testing, "val/top5"), "--", color=color, linewidth=1, alpha=0.7)
+        for axis, key, look in (
+            (axes[0], "train/cross_entropy", TRAINING),
+            (axes[0], "val/cross_entropy", VAL),
+            (axes[1], "train/top1", TRAINING),
+            (axes[1], "val/top1", VAL),
+            (axes[1], "val/top5", TOP5),
+        ):
+            _plot(axis, _line(rows, key), color=color, **look)
         for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
-            for key, style in zip(_keys(training, name), ("-", "--", ":"), strict=False):
+            for key, style in zip(_keys(rows, name), ("-", "--", ":"), strict=False):
                 pathway = key.split("/")[1:-1]
                 any_slope = True
-                axis.plot(*_line(training, key), style, label=" ".join([label, *pathway]), color=color)
+                _plot(axis, _line(rows, key), linestyle=style, label=" ".join([label, *pathway]), color=color)
     if not any_slope:
         for axis in axes[2:]:
             axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
+    for axis, looks in ((axes[0], (TRAINING, VAL)), (axes[1], (TRAINING, VAL, TOP5))):
+        handles = [Line2D([], [], color=GREY, **look) for look in looks]
+        if len(runs) > 1:
+            handles += [
+                Line2D([], [], color=COLORS[number % len(COLORS)], label=label)
+                for number, label in enumerate(runs)
+            ]
+        axis.legend(handles=handles, fontsize=8, frameon=False)
+    for axis, least in ((axes[2], 0.02), (axes[3], 0.002)):
+        plain_numbers(axis, least=least)
+        if len(axis.lines) > 1:
+            axis.legend(fontsize=8, frameon=False)
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-        if axis.lines and len({line.get_label() for line in axis.lines if line.get_label()[0] != "_"}) > 1:
-            axis.legend(fontsize=8, frameon=False)
+        whole_epochs(axis)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+    drawn.savefig(out, dpi=110)
+
+
+TRAINING: dict[str, Any] = {"linestyle": "-", "linewidth": 1, "alpha": 0.6, "label": "training"}
+VAL: dict[str, Any] = {"linestyle": "-", "linewidth": 1.5, "marker": ".", "label": "val"}
+TOP5: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "alpha": 0.7, "label": "val, top-5"}
+
+
+def whole_epochs(axis: Any) -> None:
+    """Ticks of the epoch axis at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
+
+
+def plain_numbers(axis: Any, *, least: float) -> None:
+    """Tick labels of the y axis without an offset (11.02, not 2e-2 + 1.1e1), and a range of at least `least`, so that
+    rounding is not drawn as a trend."""
+    from matplotlib.ticker import ScalarFormatter
+
+    axis.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+    low, high = axis.get_ylim()
+    if axis.lines and high - low < least:
+        axis.set_ylim((low + high - least) / 2, (low + high + least) / 2)
+
+
+def _plot(axis: Any, line: tuple[list[float], list[float]], **look: Any) -> None:
+    """A line; where there are not enough points for one to be seen, the points."""
+    if len(line[0]) < 3:
+        look = {"marker": "."} | look
+    axis.plot(*line, **look)
 
 
 # --- Fig. 4 --------------------------------------------------------------------------------------------------------
@@ -69,10 +113,9 @@ def by_lambda(runs: Sequence[Run]) -> dict[float, dict[str, tuple[list[float], l
     one λ the first."""
     found: dict[float, dict[str, tuple[list[float], list[float]]]] = {}
     for run in sorted(runs, key=lambda r: (float(r.config["vmp"]["lambda"]), str(r.folder))):
-        training = [row for row in run.rows if row["kind"] == "train"]
-        keys = [key for name in ("slope", "shift") for key in _keys(training, name)]
+        keys = [key for name in ("slope", "shift") for key in _keys(run.rows, name)]
         if keys:
-            lines = {key.removeprefix("vmp/"): _line(training, key) for key in keys}
+            lines = {key.removeprefix("vmp/"): _line(run.rows, key) for key in keys}
             found.setdefault(float(run.config["vmp"]["lambda"]), lines)
     return found
 
@@ -125,9 +168,10 @@ def draw_slopes_and_shifts(runs: Sequence[Run]) -> Any:
                 if key.endswith(name):
                     dashes = "--" if key.startswith("slow/") else "-"
                     pathway = key.rpartition("/")[0]
-                    axis.plot(
-                        *line,
-                        dashes,
+                    _plot(
+                        axis,
+                        line,
+                        linestyle=dashes,
                         color=COLORS[number % len(COLORS)],
                         linewidth=1.3,
                         label=f"λ = {weight:g} {pathway}".rstrip(),
@@ -137,6 +181,8 @@ def draw_slopes_and_shifts(runs: Sequence[Run]) -> Any:
             if low - (high - low) / 2 <= bound <= high + (high - low) / 2:
                 axis.axhline(bound, color=GREY, linewidth=0.8, linestyle=":", label="_bound")
         axis.set_xlabel("epoch")
+        whole_epochs(axis)
+        plain_numbers(axis, least=0.02 if name == "slope" else 0.002)
         axis.set_ylabel(f"{name} {letter}")
         axis.set_title(f"({letter}) {name}, {_of(group[0])}" if group else f"({letter}) {name}")
         if lines:
@@ -211,8 +257,10 @@ def _of(run: Run) -> str:
 
 
 def _line(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    pairs = [(row["epoch"], row[key]) for row in rows if key in row]
-    return [x for x, _ in pairs], [y for _, y in pairs]
+    found = {
+        row["epoch"]: row[key] for row in rows if key in row
+    }  # the row of training and of val: one moment
+    return list(found), list(found.values())
 
 
 def _keys(rows: list[dict[str, Any]], name: str) -> list[str]:
