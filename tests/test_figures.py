@@ -1,5 +1,6 @@
 """What stands behind the figures, against the maths and slow loops; the script itself."""
 
+import json
 import math
 import subprocess
 import sys
@@ -15,8 +16,18 @@ from torch import nn
 
 from vmp.errors import RunError, UserError
 from vmp.results import blind, canvas, figures, paired, similarity
+from vmp.results.canvas import style
 from vmp.results.collect import Run, read_run
-from vmp.results.curves import Pair, best_pairs, by_lambda, pairs, same_but_lambda
+from vmp.results.curves import (
+    Pair,
+    best_pairs,
+    by_lambda,
+    draw_curves,
+    pairs,
+    plain_numbers,
+    same_but_lambda,
+    whole_epochs,
+)
 from vmp.results.family import shift_of, slope_of, thinned
 from vmp.results.looking import layer_with, layers_of
 from vmp.results.panels import color_attention, color_differences
@@ -131,6 +142,43 @@ def test_the_best_pairs_hold_the_other_thing_fixed():
     assert {k: v.slope for k, v in best_pairs(found, "dataset").items()} == {"gym": 4, "mpii": 3}
     assert {k: v.slope for k, v in best_pairs(found, "backbone").items()} == {"timesformer": 3, "x3d": 1}
     assert best_pairs([], "dataset") == {}
+
+
+def test_curves_of_a_run_with_one_row_are_seen(tmp_path):
+    import cv2
+
+    rows = [
+        {"kind": "start", "epoch": 0, "step": 0, "vmp/slope": 11.0, "vmp/shift": 0.1},
+        {"kind": "train", "epoch": 1, "step": 2, "train/cross_entropy": 0.7, "train/top1": 50.0},
+        {"kind": "val", "epoch": 1, "step": 2, "val/cross_entropy": 0.6, "val/top1": 55.0, "val/top5": 90.0},
+    ]
+    pictures = []
+    for name, kept in (("empty", rows[:0]), ("one", rows)):
+        (tmp_path / name).mkdir()
+        lines = "".join(json.dumps(row) + "\n" for row in kept)
+        (tmp_path / name / "metrics.jsonl").write_text(lines)
+        draw_curves({"a": tmp_path / name}, tmp_path / f"{name}.png")
+        pictures.append(cv2.imread(str(tmp_path / f"{name}.png")).astype(int))
+    for blue in np.split(pictures[1], 4, axis=1)[:2]:  # cross-entropy, accuracies
+        assert (blue[..., 0] - blue[..., 2] > 80).sum() > 20
+    assert not (pictures[0][..., 0] - pictures[0][..., 2] > 80).any()
+
+
+def test_axes_have_whole_epochs_and_numbers_without_an_offset():
+    with style():
+        drawn = canvas.figure(3, 2)
+        axis = drawn.subplots()
+        axis.plot([0, 1, 2], [11.00001, 11.00002, 11.00003])
+        axis.set_xlim(0, 2)
+        whole_epochs(axis)
+        plain_numbers(axis, least=0.1)
+        drawn.draw_without_rendering()
+    assert all(float(label.get_text()).is_integer() for label in axis.get_xticklabels())
+    assert axis.yaxis.get_offset_text().get_text() == ""
+    low, high = axis.get_ylim()
+    assert high - low == pytest.approx(0.1)
+    shown = [float(label.get_text()) for label in axis.get_yticklabels()]
+    assert low - 0.05 <= min(shown) < 11.00002 < max(shown) <= high + 0.05
 
 
 def test_lines_and_pairs_are_those_of_the_run(home):

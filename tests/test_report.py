@@ -44,7 +44,9 @@ def write_run(
     rows = []
     for epoch in range(1, 7):
         scalars = {"vmp/slope": slope + 1 / epoch, "vmp/shift": shift / epoch} if prompted else {}
-        rows.append({"kind": "train", "epoch": epoch, "step": epoch, "train/loss": 2 / epoch, **scalars})
+        rows.append(
+            {"kind": "train", "epoch": epoch, "step": epoch, "train/cross_entropy": 2 / epoch, **scalars}
+        )
         rows.append({"kind": "val", "epoch": epoch, "val/top1": 10.0 * epoch, "val/top5": 12.0 * epoch})
     finished = changes.pop("finished", True)
     if not finished:
@@ -233,7 +235,7 @@ def test_numbers_are_those_of_the_folders(made):
         assert one["pairs"] == ([["video", scalars["slope"], scalars["shift"]]] if scalars else [])
         metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         curves = {curve["what"]: curve["points"] for curve in one["curves"]}
-        keys = {"loss": "train/loss", "top1": "val/top1", "top5": "val/top5"}
+        keys = {"loss": "train/cross_entropy", "top1": "val/top1", "top5": "val/top5"}
         keys |= {"slope": "vmp/slope", "shift": "vmp/shift"} if scalars else {}
         assert curves.keys() == keys.keys()
         for what, key in keys.items():

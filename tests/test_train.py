@@ -69,7 +69,7 @@ def test_a_run_leaves_its_records(straight):
 
 
 def test_the_first_row_is_the_start_and_val_has_a_loss(straight):
-    """Slope and shift of the start values by Eq. 2; the cross-entropy by hand, from the probabilities of two classes."""
+    """Slope and shift of the start values by Eq. 2; cross-entropy by hand, from two classes' probabilities."""
     rows = read_metrics(straight)
     start = rows[0]
     assert (start["kind"], start["epoch"], start["step"]) == ("start", 0, 0)
@@ -116,7 +116,7 @@ def test_training_accuracy_is_that_of_the_steps_logits(data, tmp_path, monkeypat
     assert [row["step"] for row in rows] == [4, 6, 8, 12]
     before = 0
     for row in rows:
-        seen = sum(right[2 * before : 2 * row["step"]], [])  # two portions a step
+        seen = [hit for part in right[2 * before : 2 * row["step"]] for hit in part]  # two portions a step
         before = row["step"]
         assert row["train/top1"] == pytest.approx(100 * sum(seen) / len(seen), rel=1e-12)
 

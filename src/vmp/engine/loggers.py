@@ -1,8 +1,8 @@
 """Records of a run: metrics.jsonl, which holds what repeats to the bit, and log.txt with times and messages.
 
 Notable here:
-- metrics.jsonl has a row a logged step and a row an evaluation, no clock times: a run that was killed and continued
-  ends with the same bytes as one that was left alone;
+- metrics.jsonl has one row at the start, one per logged step and one per evaluation, and no clock times: a run that
+  was killed and continued ends with the same bytes as one that was left alone;
 - checkpoints remember how many rows there were; continuing cuts the file back to them.
 """
 

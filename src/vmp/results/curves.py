@@ -18,7 +18,7 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
 
     drawn = figure(15, 3.4)
     axes = drawn.subplots(1, 4)
-    drawn.subplots_adjust(left=0.035, right=0.99, bottom=0.14, top=0.91, wspace=0.2)  # quicker than a layout
+    drawn.subplots_adjust(left=0.035, right=0.99, bottom=0.14, top=0.91, wspace=0.24)  # quicker than a layout
     titles = ("cross-entropy", "top-1 and top-5 (%)", "slope a(m)", "shift b(n)")
     any_slope = False
     for number, (label, folder) in enumerate(runs.items()):
@@ -41,28 +41,35 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
         for axis in axes[2:]:
             axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
     for axis, looks in ((axes[0], (TRAINING, VAL)), (axes[1], (TRAINING, VAL, TOP5))):
-        handles = [Line2D([], [], color=GREY, **look) for look in looks]
+        alone = axis.lines and all(len(line.get_xdata()) < 3 for line in axis.lines)
+        handles = [Line2D([], [], color=GREY, **(POINTS | look if alone else look)) for look in looks]
         if len(runs) > 1:
             handles += [
                 Line2D([], [], color=COLORS[number % len(COLORS)], label=label)
                 for number, label in enumerate(runs)
             ]
         axis.legend(handles=handles, fontsize=8, frameon=False)
-    for axis, least in ((axes[2], 0.02), (axes[3], 0.002)):
+    for axis, least in ((axes[2], 0.1), (axes[3], 0.01)):
         plain_numbers(axis, least=least)
         if len(axis.lines) > 1:
             axis.legend(fontsize=8, frameon=False)
+    last = max(
+        (max(line.get_xdata()) for axis in axes for line in axis.lines if len(line.get_xdata())), default=0
+    )
+    last = last or 1
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlim(-0.02 * last, 1.02 * last)
         whole_epochs(axis)
     out.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(out, dpi=110)
 
 
+POINTS: dict[str, Any] = {"marker": "x", "markersize": 4}  # of lines too short to be seen
 TRAINING: dict[str, Any] = {"linestyle": "-", "linewidth": 1, "alpha": 0.6, "label": "training"}
 VAL: dict[str, Any] = {"linestyle": "-", "linewidth": 1.5, "marker": ".", "label": "val"}
 TOP5: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "alpha": 0.7, "label": "val, top-5"}
@@ -89,7 +96,7 @@ def plain_numbers(axis: Any, *, least: float) -> None:
 def _plot(axis: Any, line: tuple[list[float], list[float]], **look: Any) -> None:
     """A line; where there are not enough points for one to be seen, the points."""
     if len(line[0]) < 3:
-        look = {"marker": "."} | look
+        look = POINTS | look
     axis.plot(*line, **look)
 
 
@@ -182,7 +189,7 @@ def draw_slopes_and_shifts(runs: Sequence[Run]) -> Any:
                 axis.axhline(bound, color=GREY, linewidth=0.8, linestyle=":", label="_bound")
         axis.set_xlabel("epoch")
         whole_epochs(axis)
-        plain_numbers(axis, least=0.02 if name == "slope" else 0.002)
+        plain_numbers(axis, least=0.1 if name == "slope" else 0.01)
         axis.set_ylabel(f"{name} {letter}")
         axis.set_title(f"({letter}) {name}, {_of(group[0])}" if group else f"({letter}) {name}")
         if lines:

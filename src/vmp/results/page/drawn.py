@@ -61,7 +61,7 @@ def _curves(e: Entry, points: int) -> list[dict[str, Any]]:
             number, path = finite(value), str(key).split("/")
             if number is None:
                 continue
-            if key == "train/loss":
+            if key == "train/cross_entropy":  # without λV: comparable between λ
                 lines.setdefault(("loss", ""), []).append((epoch, number))
             elif key in ("val/top1", "val/top5"):
                 lines.setdefault((path[1], ""), []).append((epoch, number))

@@ -193,7 +193,7 @@
     ["slope", "Slope a", 2],
     ["shift", "Shift b", 3],
     ["top", "Top-1 and top-5 (dashed), validation (%)", 1],
-    ["loss", "Training loss", 3],
+    ["loss", "Cross-entropy, training", 3],
   ];
   for (const run of runs) {
     for (const curve of run.curves) {
