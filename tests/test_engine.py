@@ -182,7 +182,7 @@ def test_counts_are_whole_numbers():
     values = np.zeros((400, 7), np.float32)
     values[:, 0] = 1
     labels = [0] * 3 + [6] * 397
-    got = accuracies(Scores(np.arange(400), values, {}, None), labels, expected=400)
+    got = accuracies(Scores(np.arange(400), values, np.zeros(400), {}, None), labels, expected=400)
     assert got["top1"] == got["top1_lower_bound"] == 0.75
     assert f"{got['top1']:.1f}" == "0.8"
 
@@ -193,7 +193,7 @@ def test_ties_are_broken_by_class_number_everywhere(tmp_path, classes):
     rng = np.random.default_rng(5)
     values = rng.integers(0, 3, (2500, classes)).astype(np.float32)
     labels = rng.integers(0, classes, 2500).tolist()
-    scores = Scores(np.arange(2500), values, {}, None)
+    scores = Scores(np.arange(2500), values, np.zeros(2500), {}, None)
     order = [sorted(range(classes), key=lambda c: (-row[c], c)) for row in values.tolist()]
     right = [sum(label in o[:k] for label, o in zip(labels, order, strict=True)) for k in (1, 5)]
     got = accuracies(scores, labels, expected=2500)

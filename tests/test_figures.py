@@ -159,7 +159,7 @@ def test_curves_of_a_run_with_one_row_are_seen(tmp_path):
         (tmp_path / name / "metrics.jsonl").write_text(lines)
         draw_curves({"a": tmp_path / name}, tmp_path / f"{name}.png")
         pictures.append(cv2.imread(str(tmp_path / f"{name}.png")).astype(int))
-    for blue in np.split(pictures[1], 4, axis=1)[:2]:  # cross-entropy, accuracies
+    for blue in np.array_split(pictures[1], 4, axis=1)[:2]:  # cross-entropy, accuracies
         assert (blue[..., 0] - blue[..., 2] > 80).sum() > 20
     assert not (pictures[0][..., 0] - pictures[0][..., 2] > 80).any()
 

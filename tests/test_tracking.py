@@ -38,6 +38,7 @@ from vmp.errors import ConfigError
 from vmp.results.panels import ROWS, attention_panels, confusion_picture, panel, panel_rows
 from vmp.tracking import Tracker, check_tracker, start_tracker
 from vmp.tracking.report import HIDDEN, Report, confusions, group_of, scrub
+from vmp.tracking.tracker import Mirror
 from vmp.tracking.wandb_files import pieces, read_history, read_records, rows_held
 from vmp.tracking.wandb_run import PROJECT, find_mode, has_key
 
@@ -345,19 +346,27 @@ def test_panels_come_at_a_bounded_rate_and_as_they_were_drawn(tmp_path):
     pictures = {f"clip {i}: slope 9": rng.integers(0, 256, (12, 16, 3), dtype=np.uint8) for i in range(3)}
     asked = []
     for row in rows_until(5):
-        if row["kind"] == "val" and tracker.wants_panels(row["epoch"]):
+        if row["kind"] == "val" and tracker.wants_panels(row["epoch"], last=5):
             asked.append(row["epoch"])
             tracker.panels(row["epoch"], row["step"], pictures)
         metrics.write(row)
     tracker.close()
-    assert asked == [2, 4]
+    assert asked == [2, 4, 5]  # the end too
+    for every, wanted in ((2, [0, 2, 3]), (5, [0, 3]), (0, [])):  # the start and the end, whatever the rate
+        mirror = Mirror(
+            None,
+            tmp_path,
+            options=config_for(tmp_path, "logger=tensorboard", f"logger.panels_every={every}").logger,
+            say=print,
+        )
+        assert [epoch for epoch in range(4) if mirror.wants_panels(epoch, last=3)] == wanted
     (file,) = wandb_files(config.folder)
     shown = [row for row in read_history(file) if "attention.filenames" in row]
-    assert [row["attention.captions"] for row in shown] == [["clip 0: slope 9", "clip 1: slope 9"]] * 2
-    assert [row["step"] for row in shown] == [8, 16]
+    assert [row["attention.captions"] for row in shown] == [["clip 0: slope 9", "clip 1: slope 9"]] * 3
+    assert [row["step"] for row in shown] == [8, 16, 20]
     drawn = cv2.imread(str(file.parent / "files" / shown[0]["attention.filenames"][1]))[..., ::-1]
     assert np.array_equal(drawn, pictures["clip 1: slope 9"])
-    assert not start_tracker(config_for(tmp_path), tmp_path, first=True, say=print).wants_panels(2)
+    assert not start_tracker(config_for(tmp_path), tmp_path, first=True, say=print).wants_panels(2, last=2)
 
 
 def test_panels_of_an_evaluation_that_was_broken_off_come_with_the_next_sitting(tmp_path):
@@ -454,7 +463,7 @@ def test_a_failure_is_one_warning(tmp_path, monkeypatch, capfd, fresh, what):
     warnings = [line for line in said if line.startswith("warning")]
     assert len(warnings) == 1
     assert "RuntimeError: no such luck)" in warnings[0]
-    assert not tracker.wants_panels(5)
+    assert not tracker.wants_panels(5, last=5)
     assert capfd.readouterr() == ("", "")
 
 
@@ -641,12 +650,25 @@ def test_panels_of_pathways_show_the_frames_that_a_pathway_sees():
     assert np.array_equal(slow[2:18, -26:-2], last)
 
 
-def test_a_confusion_picture_is_dark_where_clips_are():
-    picture = confusion_picture(np.array([[8, 2, 0], [0, 5, 0], [0, 0, 0]]), side=30)
-    assert picture.shape == (30, 30, 3)
-    assert (picture[15, 15] == picture[10, 10]).all()
+def test_a_confusion_picture_is_dark_where_clips_are_and_has_names_and_a_scale():
+    """The cells lie in a square; around it there is ink of names, axes and the scale, and other names are other ink."""
+    counts = np.array([[8, 2, 0], [0, 5, 0], [0, 0, 0]])
+    picture, other = (
+        confusion_picture(counts, names) for names in (("run", "$5", "c_{"), ("hop", "$5", "c_{"))
+    )
+    assert picture.shape == other.shape
+    rows, columns = np.nonzero((picture != other).any(axis=-1))
     grey = picture.astype(int).sum(axis=-1)
-    assert grey[15, 15] < grey[5, 5] < grey[5, 15] < grey[5, 25] == grey[25, 25]
+    blue = (picture[..., 2].astype(int) - picture[..., 0]) > 40
+    cells = blue[:, : int(0.75 * picture.shape[1])]  # without the scale
+    ys, xs = np.nonzero(cells)
+    side = (ys.max() - ys.min()) / 2  # rows 0 and 1 hold clips
+    y0, x0 = ys.min() + side * 0.25, xs.min() + side * 0.25
+    at = lambda i, j: grey[int(y0 + i * side), int(x0 + j * side)]  # noqa: E731
+    assert at(1, 1) < at(0, 0) < at(0, 1) < at(0, 2) == at(2, 2)
+    assert columns.min() < xs.min()  # the names stand left of the cells
+    assert rows.max() > ys.max() + side  # and below them
+    assert blue[:, int(0.85 * picture.shape[1]) :].any()  # the scale
 
 
 @pytest.mark.parametrize("classes", [480, 3000, 10_000])
@@ -660,11 +682,11 @@ def test_confusions_are_bounded_whatever_the_number_of_classes(classes):
     )  # fmt: skip
     tracemalloc.start()
     counts = confusions(report)
-    picture = confusion_picture(counts)
+    picture = confusion_picture(counts, report.classes)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 60e6
-    assert max(picture.shape) <= 480
+    assert max(picture.shape) <= 800
     assert counts.sum() == 5000
     step = -(-classes // len(counts))
     for label, guess in zip(labels[:50], predicted[:50], strict=True):

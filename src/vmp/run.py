@@ -123,10 +123,20 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
             split = (splits.val, presents["val"], (1, 1), processes, "val")
             found = numbers(score(config, model, spec, *split, between=stopping.check), presents["val"])
             found["loss"] = found["cross_entropy"] + config.vmp.lambda_ * found.get("variation", 0.0)
-            if tracker.wants_panels(epoch):
-                dataset = TestClips(splits.val, presents["val"], clip_shape(config, spec, model, crops=1))
-                _show_panels(tracker, model, dataset, config.logger.max_panels, epoch, plan, log)
+            if tracker.wants_panels(epoch, last=plan.epochs):
+                show_attention(epoch)
             return found
+
+        def show_attention(epoch: int) -> None:
+            manifest, name = (splits.val, "val") if splits.val else (splits.test, "test")
+            assert manifest
+            dataset = TestClips(manifest, presents[name], clip_shape(config, spec, model, crops=1))
+            _show_panels(tracker, model, dataset, config.logger.max_panels, epoch, plan, log)
+
+        def on_row(row: dict[str, Any]) -> None:
+            tracker.row(row)
+            if row["kind"] == "start" and tracker.wants_panels(0, last=plan.epochs):
+                show_attention(0)
 
         with stopping:
             state, timing = trainer.fit(
@@ -145,7 +155,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
                 folder=folder,
                 log=log,
                 stopping=stopping,
-                also=tracker.row,
+                also=on_row,
                 workers=loader_workers(t.workers),
                 timeout=config.data.timeout,
                 autocast=torch.bfloat16 if t.amp == "bf16" else None,
@@ -157,6 +167,8 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
                 max_bad_fraction=config.data.max_bad_fraction,
             )
             epoch = plan.epochs
+            if not splits.val and tracker.wants_panels(epoch, last=epoch):
+                show_attention(epoch)
             if t.select == "best":
                 epoch = state.best_epoch
                 best = checkpoint.load(folder / "checkpoints" / checkpoint.best_name(epoch))

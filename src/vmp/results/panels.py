@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmp.results.canvas import bare, figure
+from vmp.results.canvas import bare, figure, style
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,14 +105,53 @@ def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"])
     return pictures
 
 
-def confusion_picture(counts: np.ndarray, *, side: int = 480) -> np.ndarray:
-    """Shares of each actual class (down) that were taken for each class (across): (classes, classes) -> (H, W, 3)
-    uint8, white at 0 and dark blue at 1; about `side` pixels."""
-    from matplotlib import colormaps
+NAMED = 40  # classes whose names fit on the axes of a confusion matrix
 
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    picture = to_bytes(colormaps["Blues"](shares)[..., :3])
-    return np.kron(picture, np.ones((max(1, side // len(counts)),) * 2 + (1,), np.uint8))
+
+def confusion_picture(counts: np.ndarray, names: Sequence[str], *, title: str = "") -> np.ndarray:
+    """A confusion matrix with axes, class names and a colour scale: (rows, rows) -> (H, W, 3) uint8.
+
+    Args:
+        counts: of clips, (actual, predicted); each row is drawn as percentages of its clips.
+        names: of the classes; where there are more than rows, neighbouring classes share a row. Up to NAMED classes are
+            named on the axes, more are numbered.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    rows = len(counts)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    per_row = -(-len(names) // rows)
+    with style():
+        named = len(names) <= NAMED
+        side = max(4.0, 0.2 * rows) if named else 6.0
+        short = [name if len(name) <= 28 else f"{name[:27]}…" for name in names]
+        label = 0.075 * max(map(len, short)) if named else 0.3  # inches of the names
+        drawn = figure(side + label + 1.3, side + label + 0.8)
+        axis = drawn.subplots()
+        edge = len(names) - 0.5 if per_row == 1 else rows * per_row - 0.5
+        image = axis.imshow(
+            shares, cmap="Blues", vmin=0, vmax=100, extent=(-0.5, edge, edge, -0.5), aspect="equal"
+        )
+        axis.grid(False)
+        if named:
+            axis.set_xticks(range(len(names)), short, rotation=90)
+            axis.set_yticks(range(len(names)), short)
+            if rows <= 12:
+                for (i, j), share in np.ndenumerate(shares):
+                    if counts[i, j]:
+                        color = "white" if share > 60 else "black"
+                        axis.text(j, i, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
+        many = "" if per_row == 1 else f" ({per_row} classes per row)"
+        axis.set_xlabel(f"predicted class{'' if named else ' number'}{many}")
+        axis.set_ylabel(f"actual class{'' if named else ' number'}{many}")
+        axis.set_title(title)
+        for text in (*axis.get_xticklabels(), *axis.get_yticklabels(), axis.title):
+            text.set_parse_math(False)  # a class may be called "$5"
+        drawn.colorbar(image, ax=axis, shrink=0.8, label="% of the actual class's clips")
+        board = FigureCanvasAgg(drawn)
+        drawn.set_dpi(100)
+        board.draw()
+        return np.asarray(board.buffer_rgba())[..., :3].copy()
 
 
 def to_bytes(picture: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ def read_report(folder: Path) -> Report:
     told |= {
         key: result.get(key)
         for key in (
-            *("variation", "best_val_top1", "best_val_epoch", "seconds", "clips_per_second"),
+            *("cross_entropy", "variation", "best_val_top1", "best_val_epoch", "seconds", "clips_per_second"),
             *("share_waiting_for_data", "peak_memory_gb", "parameters", "parameters_trained"),
         )
     }

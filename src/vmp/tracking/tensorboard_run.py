@@ -66,7 +66,7 @@ class TensorBoard:
             for number, name, clips, right, accuracy in report.per_class
         ]
         self._writer.add_text("result/per_class", "\n".join(lines), global_step=report.step)
-        picture = confusion_picture(confusions(report))
+        picture = confusion_picture(confusions(report), report.classes, title=f"confusion, {report.split}")
         self._writer.add_image("result/confusion", picture, global_step=report.step, dataformats="HWC")
         self._writer.flush()
 

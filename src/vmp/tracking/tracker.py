@@ -26,8 +26,8 @@ class Tracker:
     def row(self, row: Row) -> None:
         """A row of metrics.jsonl, as written."""
 
-    def wants_panels(self, epoch: int) -> bool:
-        """Whether this is an epoch whose attention is to be drawn."""
+    def wants_panels(self, epoch: int, *, last: int) -> bool:
+        """Whether the attention after this epoch is to be drawn; 0 is the start, `last` the end."""
         return False
 
     def panels(self, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
@@ -77,9 +77,10 @@ class Mirror(Tracker):
     def row(self, row: Row) -> None:
         self._safely("logging", self._row, row)
 
-    def wants_panels(self, epoch: int) -> bool:
+    def wants_panels(self, epoch: int, *, last: int) -> bool:
         every = self.options.panels_every
-        return bool(not self.failed and every and self.options.max_panels and epoch % every == 0)
+        due = every and self.options.max_panels and (epoch == last or epoch % every == 0)
+        return bool(not self.failed and due)
 
     def panels(self, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
         few = dict(list(pictures.items())[: self.options.max_panels])

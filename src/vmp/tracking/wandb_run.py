@@ -245,12 +245,10 @@ class WandbRun:
         from vmp.results.panels import confusion_picture
 
         columns: list[str | int] = ["class", "name", "clips", "right", "accuracy"]
-        counts = confusions(report)
+        picture = confusion_picture(confusions(report), report.classes, title=f"confusion, {report.split}")
         logged: dict[str, Any] = {
             "result/per_class": wandb.Table(columns=columns, data=[list(row) for row in report.per_class]),
-            "result/confusion_picture": wandb.Image(
-                confusion_picture(counts), caption="down: actual class, across: predicted; shares of a row"
-            ),
+            "result/confusion_picture": wandb.Image(picture),
         }
         if report.labels and len(report.classes) <= MOST_CLASSES:
             logged["result/confusion"] = wandb.plot.confusion_matrix(
