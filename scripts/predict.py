@@ -151,14 +151,14 @@ def score(
 
     from vmp.data.manifest import Clip, Manifest
     from vmp.data.present import Present
+    from vmp.data.rows import with_measured
     from vmp.engine.evaluator import best_classes
     from vmp.scoring import score as score_split
 
     clips, readers = [], []
     for video in videos:
         m = measured[video.absolute()]
-        known = {"frames": m.frames, "fps": m.fps, "width": m.width, "height": m.height, "readers": m.readers}
-        clips.append(Clip(str(video), str(video.absolute()), 0, **known))  # type: ignore[arg-type]
+        clips.append(with_measured(Clip(str(video), str(video.absolute()), 0), m))
         wanted = opened.config.data.reader
         exact = (*m.readers, "pyav")  # counting is exact for every file
         readers.append(exact[0] if wanted not in exact else wanted)

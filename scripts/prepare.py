@@ -16,10 +16,12 @@ exit code is 2, unless --allow-missing. The same command again continues where i
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from vmp.cli import friendly, parser_of
 from vmp.data.decode import OPTIONAL
+from vmp.data.times import CLOCKS
 from vmp.errors import ConfigError, DataError, shortlist
 
 
@@ -129,9 +131,10 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
         from vmp.data.finegym import plan_finegym
 
         annotations = options.annotations or options.videos
-        return plan_finegym(
+        plan = plan_finegym(
             options.videos, annotations, times=options.times, allow_missing=options.allow_missing
         )
+        return dataclasses.replace(plan, clock=options.clock)
     from vmp.data.mpii import plan_mpii
 
     return plan_mpii(
@@ -178,6 +181,12 @@ def _parser() -> argparse.ArgumentParser:
     finegym = datasets.add_parser("finegym", parents=[common], help="FineGym, Gym99 v1.1")
     finegym.add_argument("--annotations", type=Path, help="folder of lists and JSON (default: VIDEOS)")
     finegym.add_argument("--times", type=Path, help="CSV id,start,end in seconds, instead of the JSON")
+    finegym.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="file",
+        help="what seconds count from: the file's own clock, as players show it (default), or its first frame",
+    )
     _how(finegym)
     mpii = datasets.add_parser("mpii_cooking2", parents=[common], help="MPII Cooking 2, 67 verbs")
     mpii.add_argument("--mat", type=Path, required=True, help="attributesAnnotations_MPII-Cooking-2.mat")

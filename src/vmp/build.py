@@ -91,7 +91,12 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
         lists |= {"test": Path(dataset.test)} if dataset.test else {}
         names = Path(dataset.classes) if dataset.classes else None
         folder = make_list(
-            home / dataset.name, videos=videos, lists=lists, classes_file=names, progress=progress
+            home / dataset.name,
+            videos=videos,
+            lists=lists,
+            classes_file=names,
+            clock=dataset.clock,
+            progress=progress,
         )
         return folder, videos
     folder = Path(dataset.folder)

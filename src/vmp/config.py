@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from vmp.backbones import SPECS, zoo
+from vmp.data.times import Clock
 from vmp.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -76,6 +77,7 @@ class ListDataset(Section):
     val: str
     test: str | None
     classes: str | None
+    clock: Clock
     flip: Fraction
 
 

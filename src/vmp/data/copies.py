@@ -6,15 +6,16 @@ Sources are only probed here: counting the frames of a two-hour broadcast takes 
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vmp.data.cut import Cut, cut_all
-from vmp.data.estimate import estimate_cutting, estimate_measuring, probe
+from vmp.data.estimate import estimate_cutting, estimate_measuring
 from vmp.data.manifest import Clip
 from vmp.data.measure import Measured
 from vmp.data.plan import Item, Plan
 from vmp.data.remux import KEPT, Remux, remux_all
-from vmp.data.rows import bad, moment, span, with_measured
-from vmp.errors import ConfigError, VideoReadError
+from vmp.data.rows import bad, moment, with_measured
+from vmp.errors import ConfigError
 
 Rows = dict[str, list[Clip]]  # split -> clips
 
@@ -34,18 +35,19 @@ def cut_rows(
         ConfigError: the sources were made here.
         DataError: the disk cannot be written to.
     """
-    cuts, faults = _cuts(plan, there, out)
+    cuts = _cuts(plan, there, out)
     done = cut_all(list(cuts.values()), short_side=short_side, workers=workers, progress=progress)
     got = {cut.target: found for cut, found in done}
 
     def row(item: Item) -> Clip:
         target = out / _target(item)
         if target not in got:
-            return _absent(item, there[item.path], faults.get(item.path, ""))
+            return _absent(item, there[item.path])
         cut, found = cuts[target], got[target]
         clip = with_measured(_row(item, _target(item)), found)
         if cut.end is not None:
-            clip = replace(clip, tags=clip.tags | {"source_frames": f"{cut.start}-{cut.end}"})
+            span = f"{cut.start:.10g}-{cut.end:.10g}"
+            clip = replace(clip, tags=clip.tags | {f"source_{cut.unit}": span})
         if found.status == "ok" or _just_beyond(cut, found):
             return clip
         return bad(clip, found.status, found.reason)
@@ -73,7 +75,7 @@ def remux_rows(
     def row(item: Item) -> Clip:
         target = out / _target(item)
         if target not in got:
-            return _absent(item, there[item.path], "")
+            return _absent(item, there[item.path])
         task, found = got[target]
         clip = with_measured(_row(item, task.file(found).relative_to(out).as_posix()), found)
         if found.status != "ok":
@@ -88,7 +90,7 @@ def estimate(
 ) -> str:
     """What preparing would read and write, how much disk and how long, as a line to print."""
     if how == "cut":
-        cuts = list(_cuts(plan, there, out)[0].values())
+        cuts = list(_cuts(plan, there, out).values())
         e = estimate_cutting(cuts, short_side=short_side, workers=workers)
         does = f"cutting would read {e.sources:,} sources and write {e.clips:,} clips, {e.frames:,} frames"
     elif how == "remux":
@@ -107,26 +109,16 @@ def estimate(
     return f"{does}: {disk}, and about {_time(e.seconds)}"
 
 
-def _cuts(plan: Plan, there: dict[str, bool], out: Path) -> tuple[dict[Path, Cut], dict[str, str]]:
-    """Target -> what to cut there, and source -> why it cannot be probed."""
-    rates: dict[str, float] = {}
-    faults: dict[str, str] = {}
+def _cuts(plan: Plan, there: dict[str, bool], out: Path) -> dict[Path, Cut]:
+    """Target -> what to cut there."""
     cuts: dict[Path, Cut] = {}
     for item in _usable(plan, there, out):
-        source = plan.videos / item.path
-        if item.unit == "seconds" and item.path not in rates:
-            try:
-                rates[item.path] = float(probe(source).fps)
-                if not rates[item.path]:
-                    faults[item.path] = "the file does not say its frame rate"
-            except VideoReadError as error:
-                rates[item.path], faults[item.path] = 0.0, error.reason
-        if item.path in faults:
-            continue
-        start, end = (0, None) if item.unit == "file" else span(item, rates.get(item.path, 0.0))
+        span: dict[str, Any] = {"start": 0, "end": None}
+        if item.unit != "file":
+            span = {"start": item.start, "end": item.end, "unit": item.unit, "clock": plan.clock}
         target = out / _target(item)
-        cuts[target] = Cut(source=source, start=start, end=end, target=target)
-    return cuts, faults
+        cuts[target] = Cut(source=plan.videos / item.path, target=target, **span)
+    return cuts
 
 
 def _remuxes(plan: Plan, there: dict[str, bool], out: Path) -> dict[Path, Remux]:
@@ -156,16 +148,16 @@ def _row(item: Item, path: str) -> Clip:
     return Clip(id=item.id, path=path, label=item.label, tags=item.tags | {"source": item.path})
 
 
-def _absent(item: Item, there: bool, fault: str) -> Clip:
+def _absent(item: Item, there: bool) -> Clip:
     """A row for a clip that was not made."""
     clip = _row(item, _target(item))
     if there:
-        return bad(clip, "unreadable", fault or item.problem)
+        return bad(clip, "unreadable", item.problem)
     return bad(clip, "missing", item.problem or "source not found")
 
 
 def _just_beyond(cut: Cut, found: Measured) -> bool:
-    """Whether all that a cut clip lacks is a moment after its source's end."""
+    """Whether all that a clip cut by frames lacks is a moment after its source's end."""
     lacking = (cut.end or 0) - cut.start - found.frames
     return found.frames > 0 and found.reason.startswith("the source has") and lacking <= moment(found.fps)
 

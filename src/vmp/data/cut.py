@@ -2,35 +2,63 @@
 
 Notable here:
 - a source is decoded once, from its first frame, and frames are counted; all its spans, overlapping or not, are
-  written on the way. Nothing seeks and no timestamp is looked at;
+  written on the way. Nothing seeks;
+- a span in seconds holds the frames whose times lie in it. All packets bear their times, so one pass over them, without
+  decoding, says which these are; should the decoder then put out other times, the spans are found again from those;
+- frames that are not evenly spaced in time keep their times in the clip;
 - what a clip's file is like and how it is checked stands in writer.py, how interrupted work goes on in made.py.
 """
 
+import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from vmp.data.decode import check_regular
 from vmp.data.made import CannotWrite, make_all
 from vmp.data.measure import Limit, Measured, Source, small, time_limit
+from vmp.data.plan import Item
+from vmp.data.rows import beyond, span
+from vmp.data.times import EVEN, Clock, Timeline, timeline
 from vmp.data.writer import ClipWriter, shrink
 from vmp.errors import VideoReadError
 
-CUTTING = 2  # raise when other clips come out of the same source
+CUTTING = 3  # raise when other clips come out of the same source
 FALLBACK = Fraction(25)  # frames a second where the source does not say
+OUT_OF_ORDER = 32  # frames: more than any codec puts between coding order and order of time
 PACE = 8e6  # pixels a second that a source can be decoded at on any machine, with some to spare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """Frames [start, end) of a source in counted decoder order, from 0; end None: to the end."""
+    """[start, end) of a source, in frames in counted decoder order from 0 or in seconds; end None: to the end.
+
+    clock: what seconds count from.
+    """
 
     source: Path
-    start: int
-    end: int | None
+    start: float
+    end: float | None
     target: Path  # .mp4
+    unit: Literal["frames", "seconds"] = "frames"
+    clock: Clock = "file"
+
+    @property
+    def item(self) -> Item:
+        return Item(
+            id=self.target.stem,
+            path=str(self.source),
+            label=0,
+            start=self.start,
+            end=self.end,
+            unit=self.unit,
+        )
 
 
 def cut_all(
@@ -69,7 +97,7 @@ def cut_all(
     return make_all(
         cuts,
         partial(_cut_source, short_side=short_side, timeout=timeout),
-        made=lambda cut: ["cut", CUTTING, cut.start, cut.end, short_side],
+        made=lambda cut: ["cut", CUTTING, cut.start, cut.end, cut.unit, cut.clock, short_side],
         limit=lambda job: time_limit(job[0].source, timeout=timeout),
         title="cut clips",
         workers=workers,
@@ -99,39 +127,92 @@ def _cut_spans(
         status = "missing" if error.reason == "not found" else "unreadable"
         yield from ((cut, Measured(status, error.reason)) for cut in cuts)
         return
-    waiting = sorted(cuts, key=lambda cut: cut.start, reverse=True)  # the next one is last
-    last = None if any(cut.end is None for cut in cuts) else max(cut.end or 0 for cut in cuts)
-    writers: dict[Cut, ClipWriter] = {}
-    source = Source(path)
+    times, source = packet_times(path), Source(path)
+    yield from _write_spans(cuts, source, times, short_side, timeout)
+    if not _agree(times, source.times()):
+        if not source.fault:  # else all that there is was decoded
+            source = Source(path)
+            deque(source.frames(), maxlen=0)
+        yield from _write_spans(cuts, Source(path), source.times(), short_side, timeout)
+
+
+def packet_times(path: Path) -> Timeline:
+    """When the pictures of a file are shown, by its packets: as many as there are frames, unless it is damaged."""
+    import av
+
+    times: list[float | None] = []
     try:
-        for number, frame in enumerate(source.frames()):
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            rates = [Fraction(rate or 0) for rate in (stream.average_rate, stream.guessed_rate)]
+            zero = (container.start_time or 0) / av.time_base
+            shown = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
+            times.extend(None if p.pts is None else float(p.pts * p.time_base) for p in shown)
+    except (av.FFmpegError, IndexError):  # decoding will say what is wrong
+        rates, zero = [], 0.0
+    return timeline(times, rates=rates, zero=zero)
+
+
+def _agree(said: Timeline, decoded: Timeline) -> bool:
+    """Whether the frames decoded so far were shown when it was said; the last few may be out of order."""
+    n = max(0, decoded.frames - (OUT_OF_ORDER if decoded.frames < said.frames else 0))
+    if decoded.frames > said.frames:
+        return False
+    return bool(np.allclose(said.seconds()[:n], decoded.seconds()[:n], rtol=0, atol=EVEN))
+
+
+def _write_spans(
+    cuts: tuple[Cut, ...], source: Source, times: Timeline, short_side: int | None, timeout: float
+) -> Iterator[Limit | tuple[Cut, Measured]]:
+    """Decode a source and write the frames that its cuts ask for."""
+    spans: dict[Cut, tuple[int, int | None]] = {}
+    for cut in cuts:
+        in_seconds = cut.unit == "seconds" and times.frames > 0  # no packet: decoding will say what is wrong
+        if in_seconds and not times.rate:
+            yield cut, Measured("unreadable", "the file does not say its frame rate")
+        elif in_seconds and (problem := beyond(cut.item, times, cut.clock)):
+            yield cut, Measured("partial", problem)
+        else:
+            spans[cut] = span(cut.item, times, cut.clock)
+    rate = Fraction(times.rate).limit_denominator(1001) or FALLBACK
+    seconds = None if times.even else times.seconds()
+    waiting = sorted(spans, key=lambda cut: spans[cut][0], reverse=True)  # the next one is last
+    last = (
+        None
+        if any(end is None for _, end in spans.values())
+        else max((e or 0 for _, e in spans.values()), default=0)
+    )
+    writers: dict[Cut, ClipWriter] = {}
+    try:
+        for number, frame in enumerate(source.frames() if spans else ()):
             if number == 0:
-                written = sum((cut.end or source.promised) - cut.start for cut in cuts)
+                written = sum((end or source.promised) - start for start, end in spans.values())
                 pixels = (source.promised + written) * frame.width * frame.height
-                bound = time_limit(path, timeout=timeout)
+                bound = time_limit(source.path, timeout=timeout)
                 yield Limit(max(bound, min(pixels / PACE / 120, 100) * timeout))
-            while waiting and waiting[-1].start == number:
+            while waiting and spans[waiting[-1]][0] == number:
                 cut = waiting.pop()
-                writers[cut] = ClipWriter(cut.target, source.fps or FALLBACK)
+                own = None if seconds is None else seconds[slice(*spans[cut])]
+                writers[cut] = ClipWriter(cut.target, rate, seconds=own)
             if writers:
                 picture = shrink(frame, short_side)
                 thumb = small(picture.to_ndarray(format="rgb24"))
                 for writer in writers.values():
                     writer.add(picture, thumb)
-            for cut in [cut for cut in writers if cut.end == number + 1]:
+            for cut in [cut for cut in writers if spans[cut][1] == number + 1]:
                 yield cut, writers.pop(cut).finish()
             if last == number + 1:
                 return
         fault = source.fault
         for cut in list(writers):
             found = writers.pop(cut).finish()
-            if (fault or cut.end is not None) and found.status == "ok":
-                found = replace(found, status="partial", reason=fault or _beyond(cut, source.count))
+            if (fault or spans[cut][1] is not None) and found.status == "ok":
+                found = replace(found, status="partial", reason=fault or _beyond(spans[cut], source.count))
             yield cut, found
         for cut in waiting:
             if source.count:
                 cut.target.unlink(missing_ok=True)  # of another cut, if any
-                yield cut, Measured("partial", fault or _beyond(cut, source.count))
+                yield cut, Measured("partial", fault or _beyond(spans[cut], source.count))
             else:
                 yield cut, Measured("unreadable", fault or "no frame could be decoded")
     finally:
@@ -139,6 +220,6 @@ def _cut_spans(
             writer.drop()
 
 
-def _beyond(cut: Cut, frames: int) -> str:
-    to = "" if cut.end is None else f" to {cut.end}"
-    return f"the source has {frames} frames, the span goes from {cut.start}{to}"
+def _beyond(span: tuple[int, int | None], frames: int) -> str:
+    start, end = span
+    return f"the source has {frames} frames, the span goes from {start}{'' if end is None else f' to {end}'}"

@@ -26,6 +26,7 @@ from vmp.data.degrade import degrade
 from vmp.data.manifest import Clip, Manifest
 from vmp.data.present import Present
 from vmp.data.sampler import AUGMENT, generator
+from vmp.data.times import even_frames
 from vmp.errors import VideoReadError
 
 MOST_WORKERS = 64  # loader processes that are told apart
@@ -50,9 +51,19 @@ class ClipShape:
     degrade: str = "none"
     degrade_in: str = "test"  # "test" or "both"
 
-    def offsets(self, clip: Clip) -> np.ndarray:
-        rate = clip.fps / self.fps if self.fps and clip.fps else 1.0
-        return sampling.offsets(self.frames, self.stride, spacing=self.spacing, rate=rate)
+    def grid(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+        """Where the frames of a clip of this shape may lie in a clip of the manifest.
+
+        Returns:
+            Which of its frames, from 0, is shown at each place, (length,): itself, or where the recipe speaks of
+            seconds and the frames are not evenly spaced in time, the one on the screen at even times. And the
+            places of a clip's frames from its first, (frames,).
+        """
+        shown, fps = np.arange(clip.length), clip.fps
+        if self.fps and clip.times:
+            shown, fps = even_frames(clip.times, clip.length)
+        rate = fps / self.fps if self.fps and fps else 1.0
+        return shown, sampling.offsets(self.frames, self.stride, spacing=self.spacing, rate=rate)
 
     def change(self, clip: Clip, *, training: bool) -> Callable[[np.ndarray, int], np.ndarray] | None:
         """What degrades a clip's decoded frames, if anything does."""
@@ -134,10 +145,10 @@ class TrainClips(_Clips):
         index, epoch = item
         clip, s = self.present.clips[index], self.shape
         rng = generator(AUGMENT, self.seed, epoch, index)
-        offsets = s.offsets(clip)
-        start = sampling.random_start(clip.length, offsets, rng=rng)
+        shown, offsets = s.grid(clip)
+        start = sampling.random_start(len(shown), offsets, rng=rng)
         view = transforms.draw_train_view(rng, jitter=s.jitter, flip=s.flip, inverse=s.inverse_jitter)
-        at = sampling.frame_indices(clip.length, offsets, start=start, short=s.short)
+        at = shown[sampling.frame_indices(len(shown), offsets, start=start, short=s.short)]
         try:
             frames = self._read(index, at, short_side=view.short_side, training=True)
         except VideoReadError as error:
@@ -160,11 +171,11 @@ class TestClips(_Clips):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | VideoReadError, Tensor]:
         clip, s = self.present.clips[index], self.shape
-        offsets = s.offsets(clip)
-        starts = sampling.view_starts(clip.length, offsets, views=self.temporal, anchor=s.anchor)
+        shown, offsets = s.grid(clip)
+        starts = sampling.view_starts(len(shown), offsets, views=self.temporal, anchor=s.anchor)
         distinct, times = np.unique(starts, return_counts=True)
         at = np.stack([
-            sampling.frame_indices(clip.length, offsets, start=int(i), short=s.short)
+            shown[sampling.frame_indices(len(shown), offsets, start=int(i), short=s.short)]
             for i in distinct
         ])  # fmt: skip
         try:

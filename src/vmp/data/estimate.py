@@ -90,14 +90,21 @@ def estimate_cutting(cuts: Sequence[Cut], *, short_side: int | None, workers: in
     seconds: list[float] = []  # a source
     for source, p in probes.items():
         width, height = target_size(p.width, p.height, short_side)
-        ends = [p.frames_promised if cut.end is None else cut.end for cut in parts[source]]
-        own = sum(max(0, end - cut.start) for cut, end in zip(parts[source], ends, strict=True))
+        spans = [_in_frames(cut, p) for cut in parts[source]]
+        ends = [end for _, end in spans]
+        own = sum(max(0, end - start) for start, end in spans)
         read = min(max(ends), p.frames_promised or max(ends)) * p.width * p.height
         seconds.append(read * sample.decoding + own * width * height * sample.writing)
         frames, pixels = frames + own, pixels + own * width * height
     return Estimate(
         len(usable), len(probes), frames, round(pixels * sample.bytes), _spread_over(seconds, workers)
     )
+
+
+def _in_frames(cut: Cut, source: Probe) -> tuple[int, int]:
+    """About which frames a cut takes, by the header's rate."""
+    rate = float(source.fps or FALLBACK) if cut.unit == "seconds" else 1.0
+    return round(cut.start * rate), source.frames_promised if cut.end is None else round(cut.end * rate)
 
 
 def estimate_measuring(paths: Sequence[Path], *, times: float = 1.0, workers: int | None = None) -> Estimate:
@@ -148,15 +155,19 @@ def _make_one(cut: Cut, *, short_side: int | None, folder: Path) -> Iterator[_Sa
     import av
 
     writer = ClipWriter(folder / cut.target.with_suffix(".mp4").name, FALLBACK)
-    length = SAMPLE if cut.end is None else min(SAMPLE, cut.end - cut.start)
     read = writing = 0.0
     began = time.perf_counter()
     with av.open(os.path.abspath(cut.source), metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1
-        if cut.start and stream.average_rate:
-            container.seek(int(cut.start / stream.average_rate * av.time_base))
+        rate = float(stream.average_rate or FALLBACK)
+        unit = 1.0 if cut.unit == "seconds" else 1 / rate
+        length = (
+            SAMPLE if cut.end is None else min(SAMPLE, max(1, round((cut.end - cut.start) * unit * rate)))
+        )
+        if cut.start:
+            container.seek(int(cut.start * unit * av.time_base))
         number = 0
         for frame in islice(container.decode(stream), length):
             number += 1

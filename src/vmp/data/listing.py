@@ -32,11 +32,12 @@ from vmp.data.measure import GAVE_UP, Measured, measure_all
 from vmp.data.plan import Item
 from vmp.data.report import count_table
 from vmp.data.rows import SHORT, bad, in_place_row, tag_short
+from vmp.data.times import Clock
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.progress import bar
 
 _NUMERIC = re.compile(r"[0-9]{1,18}")
-MEASURING = 4  # raise when measure.py finds other things in the same file
+MEASURING = 5  # raise when measure.py finds other things in the same file
 
 
 def make_list(
@@ -45,6 +46,7 @@ def make_list(
     videos: Path,
     lists: Mapping[str, Path],
     classes_file: Path | None = None,
+    clock: Clock = "file",
     progress: bool = True,
     workers: int | None = None,
 ) -> Path:
@@ -56,6 +58,7 @@ def make_list(
         videos: folder that the paths in the lists are relative to.
         lists: split -> list file; train and val at least.
         classes_file: one class name a line; None takes the classes from the labels.
+        clock: what spans in seconds count from.
 
     Raises:
         ConfigError: the video folder or a list file is not there.
@@ -71,6 +74,7 @@ def make_list(
     rows = _located(videos, lists)
     classes, names = _classes(rows, classes_file)
     parts = [str(videos.resolve()), repr(classes), *(repr(r) for part in rows.values() for r in part), *lists]
+    parts.append(clock)
     folder = home / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock"):
@@ -84,7 +88,7 @@ def make_list(
         _check_counts(rows, found)
         write_classes(folder / "classes.txt", classes)
         record_root(folder, videos, within=home)
-        clips = {split: _clips(part, found, names[split], split) for split, part in rows.items()}
+        clips = {split: _clips(part, found, names[split], split, clock) for split, part in rows.items()}
         for split, part in clips.items():
             write_manifest(folder / f"{split}.csv", part)
     if progress:
@@ -231,13 +235,17 @@ def _raise_labels(faults: list[str]) -> None:
 
 
 def _clips(
-    rows: Sequence[Row], found: Mapping[str, Measured], names: Mapping[str, int], split: str
+    rows: Sequence[Row],
+    found: Mapping[str, Measured],
+    names: Mapping[str, int],
+    split: str,
+    clock: Clock,
 ) -> list[Clip]:
     """The rows of a split's manifest, by the rules that hold for every dataset (rows.py)."""
     clips: list[Clip] = []
     for number, row in enumerate(rows):
         m = found[row.path]
-        clip = in_place_row(_item(row, names[row.label], f"{split}/{number:06}"), m)
+        clip = in_place_row(_item(row, names[row.label], f"{split}/{number:06}"), m, clock=clock)
         if clip.status == "partial" and m.status == "ok" and _fits_as_frames(row, m):
             hint = f"{clip.tags['problem']}; if {row.start or 0:g} to {row.end:g} are frames and not seconds, name the "
             clip = bad(clip, "partial", f"{hint}columns start_frame,end_frame")

@@ -3,8 +3,9 @@
 Notable here:
 - a CSV with a header, UTF-8, RFC 4180 quoting: paths may hold spaces, commas, quotes and any script;
 - `start` and `end` are frames of the file, 0-based, half-open, in counted decoder order; empty means the whole file;
-- `frames`, `fps`, `width`, `height` and `readers` were measured when the manifest was made (see measure.py);
-  `readers` names those that returned exactly the counted frames, fastest first;
+- `frames`, `fps`, `width`, `height`, `readers` and `times` were measured when the manifest was made (see measure.py);
+  `readers` names those that returned exactly the counted frames, fastest first; `times` is empty where the clip's
+  frames are evenly spaced, else it holds the steps between them in microseconds (see times.py);
 - `dataset.json` beside the manifests says where the videos are, if not there too;
 - `classes.txt` beside the manifests holds one class name a line; a label is a line number from 0.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from vmp.data.decode import READERS
+from vmp.data.times import read_steps
 from vmp.errors import ManifestError, shortlist
 from vmp.files import replacing, write_json, write_text
 
@@ -28,6 +30,9 @@ COLUMNS = (
     *("id", "path", "label", "start", "end"),
     *("frames", "fps", "width", "height", "status", "readers"),
 )
+LONGEST_CELL = 2**24  # characters; the times of half a million frames
+csv.field_size_limit(LONGEST_CELL)
+TIMES = "times"  # a column only where the frames of some clip are not evenly spaced
 _REQUIRED = ("id", "path", "label")
 _TOGETHER = (("start", "end"), ("fps", "width", "height", "status", "readers"))  # all of them or none
 NUMBER = re.compile(r"\d+\.?\d*([eE][+-]?\d{1,3})?|\.\d+", re.ASCII)  # no sign, nan, inf or 1_000
@@ -46,6 +51,7 @@ class Clip:
     height: int = 0
     status: str = "ok"
     readers: tuple[str, ...] = ()
+    times: str = ""  # of the clip's frames, where they are not evenly spaced
     tags: dict[str, str] = field(default_factory=dict)  # any further columns
 
     @property
@@ -111,13 +117,15 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
     path = Path(path)
     clips = list(clips)
     tags = sorted({tag for clip in clips for tag in clip.tags})
+    times = [TIMES] if any(clip.times for clip in clips) else []
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *tags])
+        writer.writerow([*COLUMNS, *times, *tags])
         for c in clips:
             start = "" if c.start == 0 and c.end is None else c.start
             end = "" if c.end is None else c.end
             measured = [c.frames, f"{c.fps:.6g}", c.width, c.height, c.status, " ".join(c.readers)]
+            measured += [c.times] if times else []
             writer.writerow(
                 [c.id, c.path, c.label, start, end, *measured, *(c.tags.get(t, "") for t in tags)]
             )
@@ -317,7 +325,8 @@ def _parse(row: dict[str, str], classes: int) -> Clip:
         height=_whole(row, "height"),
         status=status,
         readers=readers,
-        tags={name: cell for name, cell in row.items() if name not in COLUMNS and cell},
+        times=row.get("times") or "",
+        tags={name: cell for name, cell in row.items() if name not in (*COLUMNS, TIMES) and cell},
     )
     if status == "ok" and clip.frames < 1:
         raise ValueError("frames is not measured; make the manifest with its dataset command")
@@ -325,6 +334,8 @@ def _parse(row: dict[str, str], classes: int) -> Clip:
         raise ValueError(f"start {start} is not before the end of the file, which has {clip.frames} frames")
     if status == "ok" and end is not None and end > clip.frames:
         raise ValueError(f"end {end} lies beyond the end of the file, which has {clip.frames} frames")
+    if status == "ok" and clip.times and len(read_steps(clip.times)) != clip.length:
+        raise ValueError(f"times has {len(read_steps(clip.times))} frames, the clip has {clip.length}")
     return clip
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from vmp.data.children import Limit as Limit
 from vmp.data.children import Lost, in_children
 from vmp.data.decode import ON_GPU, READERS, STEP, check_regular, is_gpu_fault, upright
+from vmp.data.times import Timeline, timeline
 from vmp.errors import VideoReadError
 
 GAVE_UP = "measuring was given up:"
@@ -49,6 +50,12 @@ class Measured:
     width: int = 0
     height: int = 0
     readers: tuple[str, ...] = ()
+    first: float = 0.0  # seconds on the file's clock at which the first picture is shown
+    steps: str = ""  # between pictures that are not evenly spaced (times.py)
+
+    @property
+    def times(self) -> Timeline:
+        return Timeline(self.frames, self.fps, self.first, self.steps)
 
 
 @cache
@@ -106,7 +113,12 @@ def count(path: str | os.PathLike[str]) -> Counted:
         )
     height, width = picture.shape[:2]
     status = "partial" if source.fault else "ok"
-    found = Measured(status, source.fault, source.count, float(source.fps), width, height)
+    shown = source.times()
+    found = Measured(
+        *(status, source.fault, source.count, shown.rate, width, height),
+        first=shown.first,
+        steps=shown.steps,
+    )
     return Counted(found, thumbs, source.steady(), source.ordered(), source.keyframes)
 
 
@@ -121,7 +133,9 @@ class Source:
         self.fps, self.seconds = Fraction(0), 0.0  # 0: the file does not say
         self.promised = 0  # frames; where only a duration is promised, as many as that makes
         self._rate = 0.0
+        self._rates: tuple[Fraction, ...] = ()
         self._times = array("d")
+        self._zero = 0.0
 
     def frames(self) -> Iterator[Any]:
         """Frames (av.VideoFrame), until the end or the first fault."""
@@ -141,6 +155,8 @@ class Source:
                 stream.codec_context.thread_count = 1
                 self.fps = Fraction(stream.average_rate or stream.guessed_rate or 0)
                 self._rate = float(stream.guessed_rate or self.fps)
+                self._rates = (self.fps, Fraction(stream.guessed_rate or 0))
+                self._zero = (container.start_time or 0) / av.time_base
                 own = _duration(stream)
                 self.seconds = own or (container.duration or 0) / av.time_base
                 self.promised = stream.frames or round(self.seconds * self.fps)
@@ -181,6 +197,10 @@ class Source:
         except Exception as error:  # decoders leak every kind of exception
             words = str(error).partition("; last error log:")[0]  # which may be that of another file
             self.fault = f"{type(error).__name__}: {words}" + "".join(f"; {text}" for _, text in errors[-1:])
+
+    def times(self) -> Timeline:
+        """When the frames decoded so far are shown."""
+        return timeline(self._times, rates=self._rates, frames=self.count, zero=self._zero)
 
     def steady(self) -> bool:
         """Whether frame i is shown at i / rate, so that a time finds it; the order of the times does not matter."""

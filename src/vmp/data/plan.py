@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vmp.data.manifest import read_text
+from vmp.data.times import Clock
 from vmp.errors import ConfigError
 
 SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv")  # preferred first
@@ -61,6 +62,7 @@ class Plan:
     classes: tuple[str, ...]
     splits: dict[str, tuple[Item, ...]]  # "test", or "split1/test": path of the manifest, less its suffix
     videos: Path
+    clock: Clock = "file"  # what spans in seconds count from
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)  # what was asked for, for prepare.json

@@ -110,7 +110,7 @@ def prepare(
             present = [path for path, found in there.items() if found]
             known = measured(out / "measured.jsonl", plan.videos, present, progress=progress, workers=workers)
             clips = {
-                split: [in_place_row(item, known.get(item.path)) for item in items]
+                split: [in_place_row(item, known.get(item.path), clock=plan.clock) for item in items]
                 for split, items in plan.splits.items()
             }
         clips = {split: [tag_short(clip) for clip in part] for split, part in clips.items()}

@@ -205,6 +205,8 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
     """What hinders it or is wrong with what was written, and the readers that are exact for it."""
     import av
 
+    if not counted.found.times.even:
+        return "its frames are not evenly spaced in time", ()
     try:
         fault = remux(task.source, half)
         if fault:
@@ -213,7 +215,7 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
         for number, (left, right) in enumerate(zip(a.frames(), b.frames(), strict=True)):
             if not np.array_equal(left.to_ndarray(), right.to_ndarray()):
                 return f"picture {number} is another when remuxed", ()
-        if b.fault or not b.count or abs(float(b.fps) - counted.found.fps) > 1e-4 * counted.found.fps:
+        if b.fault or not b.count or abs(b.times().rate - counted.found.fps) > 1e-4 * counted.found.fps:
             return b.fault or "another frame rate when remuxed", ()
     except (OSError, av.FFmpegError) as error:
         if isinstance(trouble(task.target, error), CannotWrite):

@@ -1,24 +1,24 @@
 """Rows of the manifests: what is annotated of a clip (an Item), with what was measured of the file that it lies in.
 
 Notable here:
-- a span in seconds takes the frames whose times lie in [start, end) at the file's own rate, never a nominal one;
+- a span in seconds takes the frames whose own times lie in [start, end) (times.py); no rate is involved;
 - a span that ends a moment after its video ends with it; one that reaches further is partial, and not used;
 - a clip that is missing or cannot be read keeps its row and its reason, so that the counts reach every result.
 """
 
-import math
 from dataclasses import replace
 from typing import Any
 
 from vmp.data.manifest import Clip
 from vmp.data.measure import Measured
 from vmp.data.plan import Item
+from vmp.data.times import Clock, Timeline
 
 SHORT = 9  # frames: the fewest that a model of the paper takes are 8, and one more for the prompts
 TOLERANCE = 1.0  # seconds that a span may reach beyond its video; it is ended with it
 
 
-def in_place_row(item: Item, found: Measured | None) -> Clip:
+def in_place_row(item: Item, found: Measured | None, *, clock: Clock = "file") -> Clip:
     """A span of a measured file; None: the file is not there."""
     clip = Clip(id=item.id, path=item.path, label=item.label, tags=dict(item.tags))
     if found is None or found.status == "missing":
@@ -32,12 +32,12 @@ def in_place_row(item: Item, found: Measured | None) -> Clip:
         return clip
     if item.unit == "seconds" and not found.fps:
         return bad(clip, "unreadable", "the file does not say its frame rate")
-    start, end = span(item, found.fps)
+    start, end = span(item, found.times, clock)
     clip = replace(clip, start=start, end=end)
-    if start >= found.frames or (end is not None and end > found.frames + moment(found.fps)):
-        to = "the end" if end is None else end
-        return bad(clip, "partial", f"frames {start} to {to} of a video that has {found.frames}")
-    return replace(clip, end=found.frames if end is None else min(end, found.frames))
+    if problem := beyond(item, found.times, clock):
+        return bad(replace(clip, times=""), "partial", problem)
+    end = found.frames if end is None else min(end, found.frames)
+    return replace(clip, end=end, times=found.times.part(start, end))
 
 
 def unmeasured_row(item: Item, *, there: bool) -> Clip:
@@ -46,23 +46,33 @@ def unmeasured_row(item: Item, *, there: bool) -> Clip:
     return Clip(id=item.id, path=item.path, label=item.label, status=status)
 
 
-def span(item: Item, fps: float) -> tuple[int, int | None]:
+def span(item: Item, times: Timeline, clock: Clock = "file") -> tuple[int, int | None]:
     """The frames [start, end) of an item; None: to the end."""
     if item.unit == "seconds":
-        first, last = seconds_to_frames(item.start, item.start if item.end is None else item.end, fps)
-        return first, None if item.end is None else last
+        start, end = times.span(item.start, item.end, clock=clock)
+        return start, None if item.end is None else end
     return int(item.start), None if item.end is None else int(item.end)
 
 
-def seconds_to_frames(start: float, end: float, fps: float) -> tuple[int, int]:
-    """Frames [first, last) whose times lie in [start, end), at least one."""
-    first = max(0, math.ceil(start * fps - 1e-6))
-    return first, max(first + 1, math.ceil(end * fps - 1e-6))
+def beyond(item: Item, times: Timeline, clock: Clock = "file") -> str:
+    """Where a span does not lie in its video: how far off it is; it may end a moment later than its video."""
+    if item.unit == "seconds":
+        video = times.seconds(clock)[0], times.end(clock)
+        late = item.end is not None and item.end > video[1] + TOLERANCE
+        if late or item.start >= video[1] or (item.end is not None and item.end <= video[0]):
+            to = "the end" if item.end is None else f"{item.end:g}"
+            return f"{item.start:g} to {to} s of a video whose frames are shown from {video[0]:.2f} to {video[1]:.2f} s"
+    elif item.unit == "frames":
+        late = item.end is not None and item.end > times.frames + moment(times.rate)
+        if late or item.start >= times.frames:
+            to = "the end" if item.end is None else f"{item.end:g}"
+            return f"frames {item.start:g} to {to} of a video that has {times.frames}"
+    return ""
 
 
-def moment(fps: float) -> float:
+def moment(rate: float) -> float:
     """Frames that a span may reach beyond the end of its video."""
-    return max(1.0, TOLERANCE * fps)
+    return max(1.0, TOLERANCE * rate)
 
 
 def with_measured(clip: Clip, found: Measured) -> Clip:
@@ -73,6 +83,7 @@ def with_measured(clip: Clip, found: Measured) -> Clip:
         width=found.width,
         height=found.height,
         readers=found.readers,
+        times=found.times.part(0, found.frames),
     )
 
 

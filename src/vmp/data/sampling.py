@@ -2,7 +2,8 @@
 
 Notable here:
 - positions count from the start of the span; a span of `length` frames may be shorter than the clip wants;
-- how far apart frames are is published for videos of 30 frames a second, so it follows a video's own rate:
+- how far apart frames are is published for videos of 30 frames a second, so it follows a video's own rate (a video
+  whose rate varies is put on even times first: `ClipShape.grid`):
       "stride"  frames a stride apart, rounded where the rate makes that uneven (SlowFast, C2D, I3D, X3D)
       "span"    frames spread evenly over T x stride source frames, rounded down, as TimeSformer's code does:
                 0, 36, 72, 109, ... 255 for 8 x 32, and 0, 35, 71, ... 287 for the 9 that prompts take

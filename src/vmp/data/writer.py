@@ -2,7 +2,8 @@
 
 Notable here:
 - H.264 (crf 18, no B-frames, closed groups of 16) in MP4 without sound, upright, the short side scaled down by area
-  averaging (never up), at the source's average rate kept as a fraction, with the source's colour tags;
+  averaging (never up), at the source's rate kept as a fraction, or each frame at its own time where the source's are
+  not evenly spaced, with the source's colour tags;
 - nothing in it that is slow to decode (tune=fastdecode): half the time for a tenth more bytes;
 - the file is decoded again before it gets its name: its frames are counted and compared with those that went in, and
   the readers that return exactly these are noted.
@@ -21,16 +22,26 @@ from vmp.data.made import half_of, trouble
 from vmp.data.measure import Measured, Thumbs, count, distance, exact_readers
 
 CRF, GROUP = 18, 16
+TICK = Fraction(1, 90_000)  # seconds, of clips whose frames keep their own times
 WINDOW, CLOSE = 16, 2.0  # frames compared together; grey levels that coding may cost without a second look
 _TAGS = ("colorspace", "color_primaries", "color_trc", "color_range")
 _LIMITED, _FULL = 1, 2  # color_range: luma from 16 to 235, from 0 to 255
 
 
 class ClipWriter:
-    """One clip on its way."""
+    """One clip on its way.
 
-    def __init__(self, target: Path, fps: Fraction) -> None:
+    seconds: when each frame is shown, ascending; None: evenly, at fps.
+    """
+
+    def __init__(self, target: Path, fps: Fraction, *, seconds: np.ndarray | None = None) -> None:
         self.target, self.fps, self.thumbs = target, fps, Thumbs()
+        self._unit = 1 / fps if seconds is None else TICK
+        self._at: list[int] | None = None
+        if seconds is not None and len(seconds):
+            ticks = np.round((seconds - seconds[0]) / float(TICK)).astype(np.int64)
+            late = np.arange(len(ticks))  # two frames of one time: the second a tick later
+            self._at = (np.maximum.accumulate(ticks - late) + late).tolist()
         self.half = half_of(target)
         self._container: Any = None
 
@@ -48,10 +59,11 @@ class ClipWriter:
                 self._stream.width, self._stream.height = picture.width, picture.height
                 self._stream.pix_fmt, self._stream.thread_type = "yuv420p", "NONE"
                 context = self._stream.codec_context
-                context.time_base = 1 / self.fps
+                context.time_base = self._unit
                 for tag in _TAGS:
                     setattr(context, tag, getattr(picture, tag))
-            picture.pts, picture.time_base = self.thumbs.count, 1 / self.fps
+            number = self.thumbs.count
+            picture.pts, picture.time_base = self._at[number] if self._at else number, self._unit
             self._container.mux(self._stream.encode(picture))
         except (OSError, av.FFmpegError) as error:
             raise trouble(self.target, error) from error

@@ -1,0 +1,169 @@
+"""When a file's pictures are shown, and which of them a span in seconds holds.
+
+Notable here:
+- every picture has its own time; headers name rates that the pictures do not have (1000 a second in Matroska files,
+  60 where 30 are shown, an average over a pause), so the rate is (n - 1) / (last - first) of the pictures themselves;
+- times belong to pictures in the order in which they are shown: in AVI files with B-frames the decoder's timestamps are
+  out of order, so they are sorted first;
+- seconds count from the zero of the file's clock, as in an HTML5 player, ffmpeg -ss and the annotation tools built on
+  them: the moment at which the first of the file's streams begins. Where sound comes first, the first picture is later;
+- where (first, rate) do not say every time to the microsecond, the steps between pictures are kept as text, in
+  microseconds, repeats as STEP*COUNT: those of a file in measured.jsonl, those of a clip in the manifest, there only
+  where they are uneven by more than a container's rounding.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import groupby
+from typing import Literal, get_args
+
+import numpy as np
+
+Clock = Literal["file", "first_frame"]
+CLOCKS: tuple[Clock, ...] = get_args(Clock)
+EVEN = 1.5e-3  # seconds: how far times that a container rounds to milliseconds lie from even ones
+CLOSE = 2e-6  # seconds: two times that differ by less are the same
+COMMON = (*(Fraction(n * 1000, 1001) for n in (24, 30, 60)), *map(Fraction, (24, 25, 30, 50, 60)))
+_STEPS = re.compile(r"\d{1,15}(\*[1-9]\d{0,8})?( \d{1,15}(\*[1-9]\d{0,8})?)*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """When the pictures of a video, or of a part of it, are shown.
+
+    first: seconds on the file's clock at which picture 0 is shown; rate: (n - 1) / (last - first) pictures a second, 0
+    where neither pictures nor header say; steps: as `write_steps` writes them, empty where picture i is shown at
+    first + i / rate.
+    """
+
+    frames: int
+    rate: float
+    first: float = 0.0
+    steps: str = ""
+
+    def seconds(self, clock: Clock = "file") -> np.ndarray:
+        """The time of each picture, (frames,) of float64, ascending."""
+        return _seconds(self, clock)
+
+    @property
+    def even(self) -> bool:
+        """Whether the pictures are evenly spaced in time, but for rounding to milliseconds."""
+        return not self.steps or _drift(self.seconds(), self.rate) < EVEN
+
+    def part(self, start: int, end: int) -> str:
+        """The steps of pictures [start, end), for a manifest; empty where the file's are even."""
+        return "" if self.even or end - start < 2 else write_steps(self.seconds()[start:end])
+
+    def end(self, clock: Clock = "file") -> float:
+        """When the last picture has been shown as long as most are."""
+        at = self.seconds(clock)
+        return float(at[-1] + typical_step(at, self.rate)) if len(at) else 0.0
+
+    def span(self, start: float, end: float | None, *, clock: Clock = "file") -> tuple[int, int]:
+        """Pictures [first, last) whose times lie in [start, end) seconds; end None: to the last one.
+
+        Where none does, the one that is on the screen at `start`; (0, 0) where the span ends before the first picture.
+        """
+        at = self.seconds(clock)
+        first = int(np.searchsorted(at, start - CLOSE))
+        last = len(at) if end is None else int(np.searchsorted(at, end - CLOSE))
+        return (first, last) if last > first else (max(0, first - 1), first)
+
+
+@lru_cache(maxsize=8)
+def _seconds(times: Timeline, clock: Clock) -> np.ndarray:
+    zero = times.first if clock == "file" else 0.0
+    steps = read_steps(times.steps) if times.steps else np.arange(times.frames) / (times.rate or 1.0)
+    seconds = zero + steps
+    seconds.flags.writeable = False
+    return seconds
+
+
+def timeline(
+    times: Sequence[float | None],
+    *,
+    rates: Sequence[Fraction] = (),
+    frames: int | None = None,
+    zero: float = 0.0,
+) -> Timeline:
+    """What the times of a file's pictures say.
+
+    Args:
+        times: seconds, in any order; None where a picture bears no time.
+        rates: that the header names, the likelier first. One that explains every time within EVEN is taken, exactly;
+            where pictures bear no times, all hangs on the first.
+        frames: how many pictures there are; None: as many as times.
+        zero: the file's clock at its start, in the same seconds.
+    """
+    named = [rate for rate in rates if rate > 0]
+    known = np.sort(np.array([time for time in times if time is not None], dtype=np.float64))
+    count = len(times) if frames is None else frames
+    if len(known) < count or count < 2 or known[-1] - known[0] < CLOSE:
+        first = float(known[0]) - zero if len(known) else 0.0
+        return Timeline(count, float(named[0]) if named else 0.0, max(0.0, first))
+    rate = (count - 1) / float(known[-1] - known[0])
+    first = max(0.0, float(known[0]) - zero)
+    likely = [float(even) for even in (*named, *COMMON) if abs(float(even) / rate - 1) < 0.5]
+    rate = next((even for even in likely if _drift(known, even) < EVEN), rate)
+    return Timeline(count, rate, first, "" if _drift(known, rate) < CLOSE else write_steps(known))
+
+
+def _drift(times: np.ndarray, rate: float) -> float:
+    """By how many seconds times run away from even ones, to both sides together."""
+    return float(np.ptp(times - np.arange(len(times)) / rate))
+
+
+def typical_step(seconds: np.ndarray, rate: float = 0.0) -> float:
+    """The median of the steps that are longer than nothing; 1 / rate where there is none."""
+    steps = np.diff(seconds)
+    steps = steps[steps > CLOSE]
+    return float(np.median(steps)) if len(steps) else 1 / rate if rate else 0.0
+
+
+def even_frames(steps: str, count: int) -> tuple[np.ndarray, float]:
+    """Pictures of uneven times as those of a video of an even rate: which one is on the screen at each of its frames.
+
+    Returns:
+        The picture, from 0, at each frame of the even video, (n,) of int64, ascending, from the first to the last; and
+        the even video's frames a second: those of the pictures' typical step. A picture that comes up to half a step
+        late is taken for its frame, so that jitter neither repeats nor skips one.
+
+    Raises:
+        ValueError: steps is not of `count` pictures.
+    """
+    at = read_steps(steps)
+    if len(at) != count:
+        raise ValueError(f"times has {len(at)} frames, the clip has {count}")
+    step = typical_step(at)
+    if not step:
+        return np.arange(count), 0.0
+    frames = np.arange(round(float(at[-1]) / step) + 1) * step
+    return np.searchsorted(at, frames + step / 2, side="right") - 1, 1 / step
+
+
+def write_steps(seconds: np.ndarray) -> str:
+    """Steps between times in microseconds; rounding does not add up."""
+    steps = np.diff(np.round((seconds - seconds[0]) * 1e6).astype(np.int64))
+    runs = ((step, len(list(run))) for step, run in groupby(steps.tolist()))
+    return " ".join(f"{step}*{count}" if count > 1 else f"{step}" for step, count in runs)
+
+
+def read_steps(text: str) -> np.ndarray:
+    """Seconds from the first picture, (steps + 1,) of float64.
+
+    Raises:
+        ValueError: not as `write_steps` writes them, or more than 100 million.
+    """
+    if not _STEPS.fullmatch(text):
+        raise ValueError(
+            f"times {text[:80]!r}: must be microseconds between frames, such as 33333*12 66667 33333"
+        )
+    pairs = np.array(
+        [part.split("*") if "*" in part else (part, 1) for part in text.split(" ")], dtype=np.int64
+    )
+    if pairs[:, 1].sum() > 10**8:
+        raise ValueError(f"times {text[:80]!r}: more than 100 million frames")
+    return np.concatenate(([0], np.cumsum(np.repeat(pairs[:, 0], pairs[:, 1])))) / 1e6

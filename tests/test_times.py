@@ -1,0 +1,238 @@
+"""When frames are shown, against the times that the packets bear and against slow references."""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import videos
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmp.data.cut import Cut, cut_all
+from vmp.data.dataset import ClipShape, TestClips, TrainClips
+from vmp.data.manifest import Clip, Manifest, read_manifest, write_classes, write_manifest
+from vmp.data.measure import measure
+from vmp.data.plan import Item
+from vmp.data.present import find_clips
+from vmp.data.rows import in_place_row, with_measured
+from vmp.data.times import Timeline, even_frames, read_steps, timeline, write_steps
+from vmp.errors import ManifestError
+
+MS = Fraction(1, 1000)
+SHAPE = ClipShape(
+    frames=8, stride=4, fps=30, crop=64, jitter=(64, 64), flip=0, test_side=240, test_crop=240, short="clamp"
+)
+
+
+def timed_video(path: Path, ticks: list[int], *, base: Fraction = MS, rate: int = 30, sound: bool = False) -> Path:
+    """Numbered frames, each shown at its tick; rate: what the header says. With sound, that begins at 0."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=rate, options={"bf": "2", "g": "12", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        stream.codec_context.time_base = base
+        audio = out.add_stream("aac", rate=16000) if sound else None
+        for number, tick in enumerate(ticks):
+            frame = av.VideoFrame.from_ndarray(videos.numbered_frame(number), format="rgb24")
+            frame.pts, frame.time_base = tick, base
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+        if audio:
+            silence = np.zeros((1, 16000 * (1 + int(ticks[-1] * base))), np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
+            out.mux(audio.encode(frame))
+            out.mux(audio.encode())
+    return path
+
+
+def packets(path: Path) -> np.ndarray:
+    """Seconds on the file's clock, by the packets, in the order in which they are shown."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        times = [p.pts * p.time_base for p in container.demux(video) if p.size and not p.is_discard]
+        return np.sort(np.array([float(t - Fraction(container.start_time or 0, 10**6)) for t in times]))
+
+
+THIRTIETHS = [round(1000 * i / 30) for i in range(90)]
+MISSING = [t for i, t in enumerate(THIRTIETHS) if i % 7]  # as browsers record
+PAUSE = [t + 2000 * (i > 40) for i, t in enumerate(THIRTIETHS)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    home = tmp_path_factory.mktemp("timed")
+    timed_video(home / "thousand.mkv", THIRTIETHS, rate=1000)
+    timed_video(home / "sixty.mkv", THIRTIETHS, rate=60)
+    timed_video(home / "missing.mkv", MISSING)
+    timed_video(home / "pause.mp4", PAUSE)
+    timed_video(home / "late.mp4", [t + 833 for t in THIRTIETHS], sound=True)
+    timed_video(home / "ntsc.mp4", [1001 * i for i in range(90)], base=Fraction(1, 30000))
+    videos.numbered_video(home / "b_frames.avi", 90, b_frames=2, fps=Fraction(147, 5))
+    return {path.stem: path for path in home.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def measures(files):
+    return {name: measure(path, readers=()) for name, path in files.items()}
+
+
+def test_every_frame_has_the_time_of_its_packet(files, measures):
+    for name, path in files.items():
+        found = measures[name]
+        assert found.status == "ok", name
+        if name != "b_frames":  # AVI has no times for frames; FFmpeg makes them up
+            np.testing.assert_allclose(found.times.seconds(), packets(path), atol=2e-6, err_msg=name)
+
+
+def test_the_rate_is_that_of_the_frames(measures):
+    rates = {name: found.fps for name, found in measures.items()}
+    assert {name: rates[name] for name in ("thousand", "sixty", "late")} == dict.fromkeys(
+        ("thousand", "sixty", "late"), 30
+    )
+    assert rates["ntsc"] == 30000 / 1001
+    assert rates["b_frames"] == pytest.approx(29.4)
+    assert rates["missing"] == pytest.approx((len(MISSING) - 1) / (MISSING[-1] - MISSING[0]) * 1000)
+    assert rates["pause"] == pytest.approx(89 / (PAUSE[-1] / 1000))
+    assert {name for name, found in measures.items() if not found.times.even} == {"missing", "pause"}
+
+
+@pytest.mark.parametrize("start, end", [(1, 2), (0.5, 0.6), (1.9, 4.2), (0, 0.9), (2.5, 10)])
+def test_a_span_is_the_frames_whose_times_lie_in_it(files, measures, start, end):
+    for name in ("thousand", "sixty", "missing", "pause", "late", "ntsc"):
+        times = packets(files[name])
+        item = Item(id="a", path="a", label=0, start=start, end=end, unit="seconds")
+        row = in_place_row(item, measures[name])
+        inside = np.flatnonzero((times >= start) & (times < end))
+        if end > times[-1] + 1.1:
+            assert row.status == "partial", name
+            assert f"shown from {times[0]:.2f}" in row.tags["problem"]
+        else:
+            assert (row.status, row.start, row.end) == ("ok", inside[0], inside[-1] + 1), name
+
+
+def test_seconds_may_count_from_the_first_frame(files, measures):
+    item = Item(id="a", path="a", label=0, start=1, end=2, unit="seconds")
+    late = in_place_row(item, measures["late"])
+    assert (late.start, late.end) == (6, 36)  # the first frame is shown at 0.833 s
+    own = in_place_row(item, measures["late"], clock="first_frame")
+    assert (own.start, own.end) == (30, 60)
+    before = in_place_row(replace(item, start=0, end=0.5), measures["late"])
+    assert before.status == "partial"
+
+
+def test_a_span_without_a_frame_is_the_frame_on_the_screen(measures):
+    row = in_place_row(Item(id="a", path="a", label=0, start=2, end=3, unit="seconds"), measures["pause"])
+    assert (row.status, row.start, row.end) == ("ok", 40, 41)  # in the pause
+
+
+def test_clips_of_uneven_files_are_taken_at_even_times(files, measures, tmp_path):
+    """Against a player that is looked at every 4/30 s."""
+    write_classes(tmp_path / "classes.txt", ("a", "b"))
+    rows = {"missing": MISSING, "pause": PAUSE, "thousand": THIRTIETHS}
+    clips = [
+        with_measured(Clip(name, files[name].name, 0), replace(measures[name], readers=("pyav",)))
+        for name in rows
+    ]
+    write_manifest(tmp_path / "a.csv", clips)
+    manifest = read_manifest(tmp_path / "a.csv", root=files["pause"].parent)
+    assert [bool(c.times) for c in manifest.clips] == [True, True, False]
+    present = find_clips(manifest, max_bad_fraction=0)
+    test = TestClips(manifest, present, replace(SHAPE, frames=16, stride=8))
+    for index, (name, ticks) in enumerate(rows.items()):
+        looks = [ticks[0] + 1000 * 8 * i / 30 for i in range(16)]
+        looks = looks if looks[-1] <= ticks[-1] else np.minimum(looks, ticks[-1])
+        on_screen = [max(i for i, t in enumerate(ticks) if t <= look + 17) for look in looks]
+        _, views, _ = test[index]
+        assert [videos.number_of(f) for f in views[0].permute(1, 2, 3, 0).numpy()] == on_screen, name
+
+
+def test_training_clips_of_uneven_files_start_anywhere(files, measures):
+    clip = with_measured(Clip("a", "a", 0), measures["pause"])
+    seconds = measures["pause"].times.seconds()
+    shown, offsets = SHAPE.grid(clip)
+    assert len(shown) == 90 + 60  # a pause of 2 s
+    assert shown[0] == 0 and shown[-1] == 89
+    assert offsets.tolist() == list(range(0, 32, 4))
+    for place, frame in enumerate(shown):
+        assert seconds[frame] <= place / 30 + 1 / 60 and (frame == 89 or seconds[frame + 1] > place / 30 + 1 / 60)
+    assert replace(SHAPE, fps=None).grid(clip)[0].tolist() == list(range(90))  # a recipe that counts frames
+
+
+def test_jitter_neither_repeats_nor_skips_a_frame():
+    rng = np.random.default_rng(0)
+    seconds = np.arange(300) / 30 + rng.uniform(-0.01, 0.01, 300)
+    shown, rate = even_frames(write_steps(np.sort(seconds)), 300)
+    assert rate == pytest.approx(30, rel=0.05)
+    if len(shown) == 300:
+        np.testing.assert_array_equal(shown, np.arange(300))
+    assert np.diff(shown).max() <= 2
+
+
+def test_cut_clips_keep_the_times_of_uneven_sources(files, measures, tmp_path):
+    cuts = [
+        Cut(source=files[name], start=1, end=1.9, unit="seconds", target=tmp_path / f"{name}.mp4")
+        for name in ("missing", "pause", "late", "thousand")
+    ]
+    for cut, found in cut_all(cuts, workers=1, progress=False):
+        times = packets(cut.source)
+        inside = np.flatnonzero((times >= 1) & (times < 1.9))
+        assert (found.status, found.frames) == ("ok", len(inside)), cut.target
+        with av.open(str(cut.target)) as container:
+            shown = [videos.number_of(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+        assert shown == inside.tolist()
+        np.testing.assert_allclose(packets(cut.target), times[inside] - times[inside[0]], atol=6e-4)
+        assert found.readers[-1] == "pyav"
+
+
+def test_a_cut_beyond_its_source_says_how_far_that_goes(files, tmp_path):
+    cut = Cut(source=files["late"], start=2, end=9, unit="seconds", target=tmp_path / "a.mp4")
+    ((_, found),) = cut_all([cut], progress=False)
+    assert (found.status, found.frames) == ("partial", 0)
+    assert "2 to 9 s of a video whose frames are shown from 0.83 to 3.83 s" in found.reason
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 5_000_000), min_size=1, max_size=60))
+def test_steps_are_read_as_they_are_written(steps):
+    seconds = np.concatenate(([0], np.cumsum(steps))) / 1e6
+    np.testing.assert_allclose(read_steps(write_steps(seconds)), seconds, atol=1e-9)
+
+
+@pytest.mark.parametrize("text", ["", "3 x", "3*0", "-3", "3**4", "1e3", "3*999999999"])
+def test_steps_that_make_no_sense(text):
+    with pytest.raises(ValueError, match="times"):
+        read_steps(text)
+
+
+def test_frames_without_times_go_by_the_header():
+    assert timeline([None] * 9, rates=[Fraction(25), Fraction(30)]) == Timeline(9, 25.0)
+    assert timeline([0.5], rates=[Fraction(25)]) == Timeline(1, 25.0, 0.5)
+    assert timeline([]).rate == 0
+
+
+def test_times_in_a_manifest_are_checked(tmp_path):
+    write_classes(tmp_path / "classes.txt", ("a", "b"))
+    good = Clip("a", "a.mp4", 0, frames=3, fps=2, times="400000 600000", readers=("pyav",))
+    write_manifest(tmp_path / "a.csv", [good, replace(good, id="b", times="")])
+    assert isinstance(read := read_manifest(tmp_path / "a.csv"), Manifest)
+    assert [c.times for c in read.clips] == ["400000 600000", ""]
+    write_manifest(tmp_path / "a.csv", [replace(good, times="400000")])
+    with pytest.raises(ManifestError, match="times has 2 frames, the clip has 3"):
+        read_manifest(tmp_path / "a.csv")
+
+
+def test_training_reads_uneven_files(files, measures, tmp_path):
+    write_classes(tmp_path / "classes.txt", ("a", "b"))
+    clip = with_measured(Clip("a", files["pause"].name, 0), replace(measures["pause"], readers=("pyav",)))
+    write_manifest(tmp_path / "a.csv", [clip])
+    manifest = read_manifest(tmp_path / "a.csv", root=files["pause"].parent)
+    train = TrainClips(manifest, find_clips(manifest, max_bad_fraction=0), SHAPE, seed=0)
+    starts = set()
+    for epoch in range(6):
+        _, view, _ = train[0, epoch]
+        assert view.shape == (3, 8, 64, 64)
+        starts.add(view.float().mean().item())
+    assert len(starts) > 1
