@@ -27,7 +27,9 @@ SHAPE = ClipShape(
 )
 
 
-def timed_video(path: Path, ticks: list[int], *, base: Fraction = MS, rate: int = 30, sound: bool = False) -> Path:
+def timed_video(
+    path: Path, ticks: list[int], *, base: Fraction = MS, rate: int = 30, sound: bool = False
+) -> Path:
     """Numbered frames, each shown at its tick; rate: what the header says. With sound, that begins at 0."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=rate, options={"bf": "2", "g": "12", "preset": "ultrafast"})
@@ -99,14 +101,14 @@ def test_the_rate_is_that_of_the_frames(measures):
     assert {name for name, found in measures.items() if not found.times.even} == {"missing", "pause"}
 
 
-@pytest.mark.parametrize("start, end", [(1, 2), (0.5, 0.6), (1.9, 4.2), (0, 0.9), (2.5, 10)])
+@pytest.mark.parametrize(("start", "end"), [(1, 2), (0.5, 0.6), (1.9, 4.2), (0, 0.9), (2.5, 10)])
 def test_a_span_is_the_frames_whose_times_lie_in_it(files, measures, start, end):
     for name in ("thousand", "sixty", "missing", "pause", "late", "ntsc"):
         times = packets(files[name])
         item = Item(id="a", path="a", label=0, start=start, end=end, unit="seconds")
         row = in_place_row(item, measures[name])
         inside = np.flatnonzero((times >= start) & (times < end))
-        if end > times[-1] + 1.1:
+        if end > times[-1] + 1.1 or end < times[0]:
             assert row.status == "partial", name
             assert f"shown from {times[0]:.2f}" in row.tags["problem"]
         else:
@@ -116,7 +118,7 @@ def test_a_span_is_the_frames_whose_times_lie_in_it(files, measures, start, end)
 def test_seconds_may_count_from_the_first_frame(files, measures):
     item = Item(id="a", path="a", label=0, start=1, end=2, unit="seconds")
     late = in_place_row(item, measures["late"])
-    assert (late.start, late.end) == (6, 36)  # the first frame is shown at 0.833 s
+    assert (late.start, late.end) == (5, 35)  # the first frame is shown at 0.833 s, the sixth at 1.000 s
     own = in_place_row(item, measures["late"], clock="first_frame")
     assert (own.start, own.end) == (30, 60)
     before = in_place_row(replace(item, start=0, end=0.5), measures["late"])
@@ -140,13 +142,14 @@ def test_clips_of_uneven_files_are_taken_at_even_times(files, measures, tmp_path
     manifest = read_manifest(tmp_path / "a.csv", root=files["pause"].parent)
     assert [bool(c.times) for c in manifest.clips] == [True, True, False]
     present = find_clips(manifest, max_bad_fraction=0)
-    test = TestClips(manifest, present, replace(SHAPE, frames=16, stride=8))
+    test = TestClips(manifest, present, replace(SHAPE, frames=16, stride=8), spatial=3)
     for index, (name, ticks) in enumerate(rows.items()):
         looks = [ticks[0] + 1000 * 8 * i / 30 for i in range(16)]
         looks = looks if looks[-1] <= ticks[-1] else np.minimum(looks, ticks[-1])
         on_screen = [max(i for i, t in enumerate(ticks) if t <= look + 17) for look in looks]
         _, views, _ = test[index]
-        assert [videos.number_of(f) for f in views[0].permute(1, 2, 3, 0).numpy()] == on_screen, name
+        left = np.pad(views[0].permute(1, 2, 3, 0).numpy(), ((0, 0), (0, 0), (0, 80), (0, 0)))
+        assert [videos.number_of(f) for f in left] == on_screen, name
 
 
 def test_training_clips_of_uneven_files_start_anywhere(files, measures):
@@ -154,10 +157,11 @@ def test_training_clips_of_uneven_files_start_anywhere(files, measures):
     seconds = measures["pause"].times.seconds()
     shown, offsets = SHAPE.grid(clip)
     assert len(shown) == 90 + 60  # a pause of 2 s
-    assert shown[0] == 0 and shown[-1] == 89
+    assert (shown[0], shown[-1]) == (0, 89)
     assert offsets.tolist() == list(range(0, 32, 4))
     for place, frame in enumerate(shown):
-        assert seconds[frame] <= place / 30 + 1 / 60 and (frame == 89 or seconds[frame + 1] > place / 30 + 1 / 60)
+        assert seconds[frame] <= place / 30 + 1 / 60
+        assert frame == 89 or seconds[frame + 1] > place / 30 + 1 / 60
     assert replace(SHAPE, fps=None).grid(clip)[0].tolist() == list(range(90))  # a recipe that counts frames
 
 
@@ -183,7 +187,7 @@ def test_cut_clips_keep_the_times_of_uneven_sources(files, measures, tmp_path):
         with av.open(str(cut.target)) as container:
             shown = [videos.number_of(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
         assert shown == inside.tolist()
-        np.testing.assert_allclose(packets(cut.target), times[inside] - times[inside[0]], atol=6e-4)
+        np.testing.assert_allclose(packets(cut.target), times[inside] - times[inside[0]], atol=1e-3)
         assert found.readers[-1] == "pyav"
 
 

@@ -93,8 +93,8 @@ def timeline(
 
     Args:
         times: seconds, in any order; None where a picture bears no time.
-        rates: that the header names, the likelier first. One that explains every time within EVEN is taken, exactly;
-            where pictures bear no times, all hangs on the first.
+        rates: that the header names. Of these and the common ones, the one that explains every time best is taken,
+            exactly, if it does so within EVEN; where pictures bear no times, all hangs on the first.
         frames: how many pictures there are; None: as many as times.
         zero: the file's clock at its start, in the same seconds.
     """
@@ -107,7 +107,8 @@ def timeline(
     rate = (count - 1) / float(known[-1] - known[0])
     first = max(0.0, float(known[0]) - zero)
     likely = [float(even) for even in (*named, *COMMON) if abs(float(even) / rate - 1) < 0.5]
-    rate = next((even for even in likely if _drift(known, even) < EVEN), rate)
+    best = min(likely, key=lambda even: _drift(known, even), default=rate)
+    rate = best if _drift(known, best) < EVEN else rate
     return Timeline(count, rate, first, "" if _drift(known, rate) < CLOSE else write_steps(known))
 
 
@@ -117,10 +118,15 @@ def _drift(times: np.ndarray, rate: float) -> float:
 
 
 def typical_step(seconds: np.ndarray, rate: float = 0.0) -> float:
-    """The median of the steps that are longer than nothing; 1 / rate where there is none."""
+    """The mean of the steps that are about as long as the median one; 1 / rate where there is none."""
     steps = np.diff(seconds)
     steps = steps[steps > CLOSE]
-    return float(np.median(steps)) if len(steps) else 1 / rate if rate else 0.0
+    if not len(steps):
+        return 1 / rate if rate else 0.0
+    median = float(np.median(steps))
+    mean = float(steps[np.abs(steps - median) < median / 4].mean())
+    common = min((1 / float(even) for even in COMMON), key=lambda step: abs(step / mean - 1))
+    return common if abs(common / mean - 1) < 0.002 else mean
 
 
 def even_frames(steps: str, count: int) -> tuple[np.ndarray, float]:
