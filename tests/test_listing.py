@@ -81,11 +81,11 @@ def test_spans_are_judged_as_prepare_judges_them(home, tmp_path):
     assert spans == [
         ("ok", 0, 60, False),
         ("ok", 25, 60, False),
-        ("partial", 25, 87, False),
-        ("partial", 0, 750, False),
+        ("partial", 25, 60, False),
+        ("partial", 0, 60, False),
         ("ok", 59, 60, True),
-        ("partial", 60, 63, False),
-        ("ok", 13, 14, True),  # no picture is shown in [0.5, 0.52): at least one frame
+        ("partial", 59, 60, False),
+        ("ok", 12, 13, True),  # no frame begins in [0.5, 0.52): the one on the screen
         ("ok", 0, 9, False),
     ]
 
@@ -98,7 +98,7 @@ def test_clips_that_cannot_be_used_and_short_ones_are_counted_and_named(home, tm
         "path,label\nünï 文字.mp4,run\n",
         progress=True,
     )
-    hint = "frames 0 to 750 of a video that has 60; if 0 to 30 are frames and not seconds, name the columns start_frame"
+    hint = "0 to 30 s of a video whose frames are shown from 0.00 to 2.40 s; if 0 to 30 are frames and not seconds, name the columns start_frame"
     assert train.clips[0].tags["problem"].startswith(hint)
     said = capsys.readouterr().out
     table = {

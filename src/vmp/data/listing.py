@@ -277,8 +277,8 @@ def _said(rows: Mapping[str, list[Row]], clips: Mapping[str, list[Clip]]) -> str
         lines.append(f"{len(bad_rows):,} clip(s) cannot be used:\n{shortlist(bad_rows)}")
     if short:
         lines.append(
-            f"{len(short):,} clip(s) have fewer than {SHORT} frames; their last frame is repeated, and where frames "
-            f"are equal the prompts are zero:\n{shortlist(short)}"
+            f"{len(short):,} clip(s) have fewer than {SHORT} frames, so that models see frames more than once, and "
+            f"the difference of equal frames is zero:\n{shortlist(short)}"
         )
     return "\n".join(lines)
 
