@@ -98,7 +98,8 @@ def test_clips_that_cannot_be_used_and_short_ones_are_counted_and_named(home, tm
         "path,label\nünï 文字.mp4,run\n",
         progress=True,
     )
-    hint = "0 to 30 s of a video whose frames are shown from 0.00 to 2.40 s; if 0 to 30 are frames and not seconds, name the columns start_frame"
+    hint = "0 to 30 s of a video whose frames are shown from 0.00 to 2.40 s; if 0 to 30 are frames and not seconds, "
+    hint += "name the columns start_frame"
     assert train.clips[0].tags["problem"].startswith(hint)
     said = capsys.readouterr().out
     table = {
