@@ -1,5 +1,6 @@
 """Every shipped config composes; every wrong key or value is told in words, before any data is read."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,6 +56,110 @@ def test_the_recipe_follows_the_backbone():
     assert composed("backbone=c2d", "recipe=timesformer").optim.schedule == "steps"
     assert composed("backbone=timesformer", "optim.lr=0.1").optim.lr == 0.1
     assert composed("backbone=timesformer", "trainer=debug").trainer.epochs == 2
+
+
+# --- what the command line names wins ------------------------------------------------------------------------------
+
+
+def file_of(group: str, name: str) -> dict:
+    """A file of conf/ with the files of its group that it builds on, read without Hydra."""
+    values = yaml.safe_load((ROOT / f"conf/{group}/{name}.yaml").read_text())
+    below: dict = {}
+    for base in values.pop("defaults", []):
+        below |= file_of(group, base) if isinstance(base, str) and base != "_self_" else {}
+    return below | values
+
+
+def as_in(section: dict, values: dict) -> bool:
+    return {key: section[key] for key in values} == values
+
+
+@pytest.mark.parametrize(
+    ("recipe", "optim", "trainer"),
+    [
+        ("tiny", "adamw_cosine", "default"),
+        ("x3d", "adamw_cosine", "debug"),
+        pytest.param(None, None, None, marks=pytest.mark.slow),
+    ],
+)
+def test_a_named_file_is_what_its_file_says_beside_every_recipe(recipe, optim, trainer):
+    chosen = [(recipe, optim, trainer)]
+    if recipe is None:
+        chosen = list(product(GROUPS["recipe"], GROUPS["optim"], GROUPS["trainer"]))
+    compose_one = composer(ROOT / "conf")
+    for r, o, t in chosen:
+        raw = compose_one([f"recipe={r}", f"optim={o}", f"trainer={t}"])
+        assert raw["optim"] == file_of("optim", o), (r, o, t)
+        assert as_in(raw["trainer"], file_of("trainer", t)), (r, o, t)
+
+
+def test_recipes_set_no_key_of_an_optimizer():
+    """They choose one of conf/optim, so that another choice is that file and nothing else."""
+    for name in GROUPS["recipe"]:
+        assert "optim" not in file_of("recipe", name)
+
+
+@pytest.fixture
+def with_mine(tmp_path):
+    """Composes with an experiment and a recipe of the user's own, in a copy of conf/."""
+    conf = tmp_path / "conf"
+    shutil.copytree(ROOT / "conf", conf)
+    (conf / "experiment/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /optim: adamw_cosine\n  - override /backbone: timesformer\n"
+        "  - _self_\ntrainer: {epochs: 50, amp: bf16}\noptim: {lr: 7}\n"
+        "backbone: {weights: k600, attention: joint}\nvmp: {lambda: 3}\n"
+    )
+    (conf / "recipe/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - /optim: sgd_cosine\n  - _self_\noptim: {lr: 9, warmup: 0.5}\n"
+        "trainer: {epochs: 5, batch_size: 4, micro_batch: null, channels_last: false}\n"
+    )
+    compose_one = composer(conf)
+    return lambda *overrides: compose_one(overrides)
+
+
+def test_an_experiment_wins_over_recipes_and_the_command_line_over_both(with_mine, capsys):
+    mine = with_mine("experiment=mine")
+    assert mine["optim"] == file_of("optim", "adamw_cosine") | {"lr": 7}
+    assert (mine["trainer"]["epochs"], mine["trainer"]["batch_size"], mine["vmp"]["lambda"]) == (50, 64, 3)
+    assert capsys.readouterr().err == ""
+
+    debug = with_mine("experiment=mine", "trainer=debug")
+    assert as_in(debug["trainer"], file_of("trainer", "debug"))
+    assert debug["optim"]["lr"] == 7
+    assert "trainer.epochs is 2, not 50" in capsys.readouterr().err
+
+    optim = with_mine("experiment=mine", "optim=sgd_steps", "optim.momentum=0.8")
+    assert optim["optim"] == file_of("optim", "sgd_steps") | {"momentum": 0.8}
+    assert with_mine("experiment=mine", "backbone=x3d")["backbone"] == file_of("backbone", "x3d")
+    assert with_mine("experiment=mine", "vmp=official")["vmp"]["lambda"] == 0
+    recipe = with_mine("experiment=mine", "recipe=tiny", "trainer.batch_size=6")
+    assert (recipe["trainer"]["epochs"], recipe["trainer"]["batch_size"]) == (8, 6)
+    assert (recipe["optim"]["kind"], recipe["trainer"]["amp"]) == ("adamw", "bf16")
+
+    plain = with_mine("recipe=mine")
+    assert (plain["optim"]["lr"], plain["optim"]["warmup"], plain["trainer"]["epochs"]) == (9, 0.5, 5)
+    assert with_mine("recipe=mine", "optim=sgd_cosine")["optim"] == file_of("optim", "sgd_cosine")
+
+
+@pytest.mark.slow
+def test_a_sweep_over_files_names_them(tmp_path):
+    """-m optim=A,B: each job is its file, on a backbone whose recipe brings another optimizer."""
+    done = subprocess.run(
+        [sys.executable, "tests/quick_train.py", "-m", "optim=adamw_cosine,sgd_steps", f"output={tmp_path}",
+         "tag=${optim.schedule}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {
+        path.parent.name: yaml.safe_load(path.read_text())["optim"] for path in tmp_path.rglob("config.yaml")
+    }
+    assert found == {
+        "seed0-cosine": file_of("optim", "adamw_cosine"),
+        "seed0-steps": file_of("optim", "sgd_steps"),
+    }
+
+
+# --- what a config comes to ----------------------------------------------------------------------------------------
 
 
 def test_prompts_sit_where_they_are_put():
