@@ -1,6 +1,6 @@
 """Test a finished run: python evaluate.py run=outputs/motions-static/tiny/none/seed0 split=test views=10x3"""
 
-from vmp.cli import friendly  # first: it sets how Hydra reports errors
+from vmp.cli import arguments, friendly  # first: it sets how Hydra reports errors
 
 with friendly():
     import hydra
@@ -11,10 +11,11 @@ with friendly():
 def main(cfg: DictConfig) -> None:
     from vmp.evaluate import evaluate
 
-    with friendly():  # inside too: Hydra would say that the job failed, and our message says why
+    with friendly("evaluate"):  # inside too: Hydra would say that the job failed, and our message says why
         evaluate(cfg)
 
 
 if __name__ == "__main__":
-    with friendly():
+    with friendly("evaluate"):
+        arguments("evaluate")
         main()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vmp.cli import friendly  # first: it sets how Hydra reports errors
+from vmp.cli import arguments, friendly  # first: it sets how Hydra reports errors
 
 with friendly():
     import hydra
@@ -27,4 +27,5 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     with friendly():
+        arguments("train")
         main()

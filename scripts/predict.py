@@ -117,9 +117,12 @@ def predict(
     from vmp.results.looking import open_run
 
     run = read_run(folder)
-    wanted = parse_views(views) if views else None
-    if isinstance(wanted, str) or (wanted and min(wanted) < 1):
-        raise UserError(f"--views {views}: must be TEMPORALxSPATIAL, as 10x3")
+    try:
+        wanted = parse_views(views) if views else None
+    except ValueError as error:
+        raise UserError(f"--views {views}: {error}") from None
+    if wanted and min(wanted) < 1:
+        raise UserError(f"--views {views}: both numbers must be at least 1")
     measured = {path.absolute(): found for path, found in measure_all([v.absolute() for v in videos])}
     bad = {str(v): found.reason for v in videos if (found := measured[v.absolute()]).status != "ok"}
     good = [v for v in videos if str(v) not in bad]

@@ -12,9 +12,9 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from vmp.cli import explain
 from vmp.config import check, check_start
 from vmp.errors import ConfigError
+from vmp.explain import explain
 from vmp.results.tables import composer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -337,7 +337,7 @@ def test_hydras_own_errors_are_made_friendlier(override, said):
 
     with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
         composed(override)
-    assert re.search(said, explain(str(caught.value)))
+    assert re.search(said, explain(caught.value))
 
 
 def train(*overrides: str, **options) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -24,10 +23,13 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 
 
 @contextmanager
-def friendly() -> Iterator[None]:
+def friendly(command: str = "train") -> Iterator[None]:
     """End the process with one message and exit code 2 for a UserError or a wrong override; 128 + signal when stopped.
 
     Anything else is a fault of ours and keeps its traceback.
+
+    Args:
+        command: train or evaluate, whose keys a message may propose.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -40,7 +42,9 @@ def friendly() -> Iterator[None]:
         print(f"{'error: ' if code == 2 else ''}{error}", file=sys.stderr)
         sys.exit(code)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        print(f"error: {explain(str(error))}", file=sys.stderr)
+        from vmp.explain import explain
+
+        print(f"error: {explain(error, command)}", file=sys.stderr)
         sys.exit(2)
     except (
         RuntimeError
@@ -59,19 +63,12 @@ def friendly() -> Iterator[None]:
         sys.exit(130)
 
 
-def explain(message: str) -> str:
-    """Hydra's message in its first useful lines, with a suggestion for a mistyped key."""
-    lines = [line for line in message.partition("Config search path")[0].splitlines() if line.strip()]
-    more = len(lines) - 40
-    text = "\n".join([*lines[:40], *([f"... and {more} more lines"] if more > 0 else [])])
-    wrong = re.search(r"Could not override '([\w.]+)'", message)
-    if wrong:
-        from vmp.config import Config, keys_of, suggest
+def arguments(command: str) -> None:
+    """Put what was typed into the form that Hydra reads.
 
-        *path, key = wrong[1].split(".")
-        known = keys_of(path[0]) if path else list(Config.model_fields)
-        prefix = ".".join(path) + "." if path else ""
-        text = f"{wrong[1]}: no such key{suggest(key, known, prefix)}"
-    if "Ambiguous value for argument" in message:
-        text += "\nSeveral values make a sweep: add -m. A list is written [1,2]."
-    return text
+    Raises:
+        ConfigError: it cannot be read, or in more than one way.
+    """
+    from vmp.overrides import typed
+
+    sys.argv[1:] = typed(sys.argv[1:], command)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from vmp.backbones import SPECS, zoo
 from vmp.data.times import Clock
@@ -23,8 +23,48 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Word = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # part of a folder's name
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")]
+IS_PATH = object()  # marks the keys that hold a path
+
+
+def _text(value: Any) -> Any:
+    """YAML's and Hydra's 2026 as text."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _word(value: str) -> str:
+    if not re.fullmatch(r"\w[\w.+-]*", value):
+        short = re.sub(r"[^\w.+-]+", "-", value).strip("-.+") or "word"
+        raise ValueError(
+            f"must be one word of letters, digits, and . + - _ after the first, as {short}: it names a folder"
+        )
+    return value
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        meant = {"gpu": "cuda", "nvidia": "cuda"}.get(value.lower(), value.lower())
+        hint = f"; did you mean {meant}?" if re.fullmatch(r"auto|cpu|cuda(:\d+)?", meant) else ""
+        raise ValueError(f"must be auto, cpu, cuda or cuda:N, with N the number of a device{hint}")
+    return value
+
+
+def _where(value: str) -> str:
+    if not re.fullmatch(r"[\w -]+[=<>].+", value):
+        raise ValueError(
+            "must be TAG=WORD, TAG>NUMBER or TAG<NUMBER, in quotes for the shell: 'where=speed>0.9'"
+        )
+    return value
+
+
+def _expanded(value: Any) -> Any:
+    """`~/videos` as a shell has it."""
+    text = _text(value)
+    return str(Path(text).expanduser()) if isinstance(text, str) and text.startswith("~") else text
+
+
+Word = Annotated[str, BeforeValidator(_text), AfterValidator(_word)]  # part of a folder's name
+File = Annotated[str, BeforeValidator(_expanded), IS_PATH]  # or a folder
+Device = Annotated[str, AfterValidator(_device)]
 PATHWAYS: dict[str, tuple[str, ...]] = {"slowfast": ("slow", "fast")}  # of backbones that have more than one
 
 
@@ -32,7 +72,9 @@ def parse_views(value: Any) -> Any:
     """`10x3` as [10, 3]."""
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+)x(\d+)", value)):
         return int(match[1]), int(match[2])
-    return value
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return value
+    raise ValueError("must be TEMPORALxSPATIAL, the clips along a video by the crops of each, as 10x3")
 
 
 Views = Annotated[tuple[Count, Count], BeforeValidator(parse_views)]  # temporal, spatial
@@ -47,8 +89,8 @@ class PreparedDataset(Section):
 
     kind: Literal["prepared"]
     name: Word
-    folder: str
-    root: str | None
+    folder: File
+    root: File | None
     split: Annotated[int, Field(ge=1, le=3)] | None
     flip: Fraction
 
@@ -72,11 +114,11 @@ class MotionsDataset(Section):
 class ListDataset(Section):
     kind: Literal["list"]
     name: Word
-    root: str
-    train: str
-    val: str
-    test: str | None
-    classes: str | None
+    root: File
+    train: File
+    val: File
+    test: File | None
+    classes: File | None
     clock: Clock
     flip: Fraction
 
@@ -86,8 +128,8 @@ class ManifestDataset(Section):
 
     kind: Literal["manifest"]
     name: Word
-    folder: str
-    root: str | None
+    folder: File
+    root: File | None
     flip: Fraction
 
 
@@ -95,7 +137,7 @@ class Backbone(Section):
     """What any backbone has. Sizes left null are the published ones."""
 
     name: Literal["tiny"]
-    weights: Annotated[str | None, BeforeValidator(lambda v: None if v == "none" else v)]
+    weights: Annotated[File | None, BeforeValidator(lambda v: None if v == "none" else v)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     frames: Count | None
     stride: Count | None
@@ -240,7 +282,7 @@ Reader = Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec", 
 
 
 class Data(Section):
-    root: str
+    root: File
     reader: Reader
     degrade: Literal["none", "salt_pepper", "half"]
     degrade_in: Literal["test", "both"]
@@ -254,9 +296,9 @@ class Logger(Section):
 
     kind: Literal["files", "wandb", "tensorboard"]
     mode: Literal["auto", "online", "offline"] = "auto"
-    project: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    project: Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=128)] | None = None
     entity: Annotated[str, Field(min_length=1)] | None = None
-    group: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    group: Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=128)] | None = None
     job_type: Annotated[str, Field(min_length=1, max_length=64)] = "train"
     tags: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
@@ -271,16 +313,16 @@ class Logger(Section):
 class Evaluate(Section):
     """What evaluate.py may be told."""
 
-    run: str
+    run: File
     split: Literal["train", "val", "test"]
     checkpoint: Literal["last", "best"] | None
-    folder: str | None
-    root: str | None
+    folder: File | None
+    root: File | None
     views: Views | None
     degrade: Literal["none", "salt_pepper", "half"] | None
     reduce: Literal["probs", "logits"] | None
     reader: Reader | None
-    where: Annotated[str, Field(pattern=r"^[\w -]+[=<>].+$")] | None
+    where: Annotated[str, AfterValidator(_where)] | None
     device: Device
     workers: Annotated[int, Field(ge=0)] | None
 
@@ -305,8 +347,8 @@ class Config(Section):
     logger: Logger
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     tag: Word | None
-    init_from: str | None
-    output: str
+    init_from: File | None
+    output: File
     name: Word  # of the dataset, in the run's folder
 
     @property
@@ -349,7 +391,7 @@ class Config(Section):
 
 
 # sections whose keys depend on one of them: group -> (that key, its values)
-_KINDS: dict[str, tuple[str, dict[str, type[Section]]]] = {
+KINDS: dict[str, tuple[str, dict[str, type[Section]]]] = {
     "dataset": (
         "kind",
         {
@@ -381,17 +423,6 @@ _KINDS: dict[str, tuple[str, dict[str, type[Section]]]] = {
 }
 
 
-def keys_of(group: str) -> list[str]:
-    """Every key that a section may have, for suggestions."""
-    if group in _KINDS:
-        models = list(_KINDS[group][1].values())
-    else:
-        field = Config.model_fields.get(group)
-        models = [field.annotation] if field and field.annotation else []  # type: ignore[list-item]
-    fields = [getattr(model, "model_fields", {}) for model in models]
-    return sorted({f.alias or name for each in fields for name, f in each.items()})
-
-
 def check(raw: Mapping[str, Any]) -> Config:
     """A composed config, checked.
 
@@ -400,7 +431,7 @@ def check(raw: Mapping[str, Any]) -> Config:
     """
     values: dict[str, Any] = dict(raw)
     faults: list[str] = []
-    for group, (key, kinds) in _KINDS.items():
+    for group, (key, kinds) in KINDS.items():
         # the kind first, so that faults are told of that kind's keys only
         section = values.get(group)
         if not isinstance(section, Mapping):
@@ -413,14 +444,17 @@ def check(raw: Mapping[str, Any]) -> Config:
         values[group] = _section(kinds[kind], section, group, faults)
     for group, field in Config.model_fields.items():
         if (
-            group not in _KINDS
+            group not in KINDS
             and isinstance(field.annotation, type)
             and issubclass(field.annotation, Section)
         ):
             section = values.get(group, {})
             if not isinstance(section, Mapping):
+                from vmp.keys import MEANT
+
+                meant = f"; did you mean {MEANT[group]}={section}?" if group in MEANT else ""
                 raise ConfigError(
-                    f"{group} = {section!r}: must be a section; its keys are set as in {group}.KEY=VALUE"
+                    f"{group} = {section!r}: must be a section; its keys are set as in {group}.KEY=VALUE{meant}"
                 )
             values[group] = _section(field.annotation, section, group, faults)
     if not faults:
@@ -482,22 +516,29 @@ def _bent(model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> lis
 
 def _say(fault: Any, prefix: str, model: type[BaseModel]) -> str:
     """One pydantic fault as `key = value: what is allowed`."""
-    path = [str(part) for part in fault["loc"]]
-    key = prefix + ".".join(path)
+    key = prefix + ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"{key}: no such key{suggest(path[-1], [f.alias or n for n, f in model.model_fields.items()], prefix)}"
+        from vmp.keys import no_such_key
+
+        return no_such_key(key, "evaluate" if model is Evaluate else "train")
     if fault["type"] == "missing":
         return f"{key}: missing"
     shown = fault["input"]
     if isinstance(shown, float) and not math.isfinite(shown):
         return f"{key} = {shown}: must be a finite number"
-    message = fault["msg"]
-    message = (
-        "must be " + message.removeprefix("Input should be ")
-        if message.startswith("Input should be")
-        else message
-    )
-    return f"{key} = {shown!r}: {message}"
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
+    message = {
+        "tuple_type": "must be a list, as in [1,2]",
+        "bool_parsing": "must be true or false",
+        "bool_type": "must be true or false",
+        "int_from_float": "must be a whole number",
+        "int_parsing": "must be a whole number",
+        "float_parsing": "must be a number",
+        "float_type": "must be a number",
+        "int_type": "must be a whole number",
+        "string_type": "must be text",
+    }.get(fault["type"], message)
+    return f"{key} = {'null' if shown is None else repr(shown)}: {message}"
 
 
 def suggest(wrong: str, known: list[str], prefix: str = "") -> str:

@@ -81,8 +81,8 @@ def plan(overrides: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], 
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from vmp.cli import explain
     from vmp.config import check, check_start
+    from vmp.explain import explain
     from vmp.folder import begun, check_same_run
 
     labels = _labels(overrides)
@@ -105,7 +105,7 @@ def plan(overrides: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], 
         except UserError as error:
             faults[str(error)].append(label)
         except (HydraException, OmegaConfBaseException) as error:
-            faults[explain(str(error))].append(label)
+            faults[explain(error)].append(label)
         raws.append(raw)
     shared = {folder: numbers for folder, numbers in by_folder.items() if len(numbers) > 1}
     if not faults and not shared:

@@ -1,0 +1,102 @@
+"""Hydra's, OmegaConf's and YAML's messages about a command line, in one or two lines that say what to type."""
+
+import re
+
+from vmp.config import suggest
+from vmp.keys import GROUPS, no_such_key
+from vmp.overrides import for_shell, quote
+
+LINES = 40  # of a message of theirs, at most
+
+
+def explain(error: Exception | str, command: str = "train") -> str:
+    """What is wrong with the command line and what to type instead.
+
+    Args:
+        command: train or evaluate, whose keys are proposed.
+    """
+    message = _whole(error)
+    for pattern, say in _KNOWN:
+        if match := re.search(pattern, message, re.DOTALL):
+            return say(match, command)
+    lines = [line for line in message.partition("Config search path")[0].splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("See https://", "Set the environment variable"))]
+    more = len(lines) - LINES
+    return "\n".join([*lines[:LINES], *([f"... and {more} more lines"] if more > 0 else [])])
+
+
+def _whole(error: Exception | str) -> str:
+    """With the messages of what caused it: Hydra wraps OmegaConf's in an empty one of its own."""
+    parts = [str(error)]
+    cause = error.__cause__ if isinstance(error, Exception) else None
+    while cause is not None:
+        parts.append(str(cause))
+        cause = cause.__cause__
+    return "\n".join(part for part in parts if part.strip())
+
+
+def _no_file(match: re.Match[str], command: str) -> str:
+    group, _, name = match[1].rpartition("/")
+    there = match[2].split()
+    if not group:
+        return f"--config-name={name}: no such file in conf/ or in --config-dir"
+    if group not in GROUPS and command == "train" and not group.startswith("hydra"):
+        return no_such_key(group, command)
+    near = suggest(name, there)
+    every = f" There are {', '.join(there)}." if "did you mean" in near else ""
+    near = near.replace("did you mean ", f"did you mean {group}=")
+    return f"{group}={name}: no such file in conf/{group}{near}{every}"
+
+
+def _ambiguous(match: re.Match[str], command: str) -> str:
+    key, _, value = match[1].partition("=")
+    listed = for_shell(f"{key}=[{value.strip()}]")
+    return f"{match[1]}: several values make a sweep: add -m. A list is written {listed}"
+
+
+def _twice(match: re.Match[str], command: str) -> str:
+    return (
+        f"{match[1]}: chosen twice; name one of its files (several of them make a sweep: -m {match[1]}=A,B)"
+    )
+
+
+def _there_already(match: re.Match[str], command: str) -> str:
+    return f"+{match[1]}: there is such a key already; leave the + out: {match[1]}=..."
+
+
+def _interpolation(match: re.Match[str], command: str) -> str:
+    place = re.search(r"full_key: (\S+)", match.string)
+    where = f"{place[1]} = " if place else ""
+    return f"{where}${{{match[1]}}}: {no_such_key(match[1], command).partition(': ')[2]}"
+
+
+def _grammar(match: re.Match[str], command: str) -> str:
+    """A parser's message; the word itself is what helps."""
+    found = re.search(r"(?:Error parsing override '(.*?)'\n|Exception: (\S+=.*?)\n)", match.string, re.DOTALL)
+    word = (found[1] or found[2]) if found else ""
+    key, sign, value = word.partition("=")
+    said = f"{word}: cannot be read" if word else "an override cannot be read"
+    quoted = for_shell(f"{key}={quote(value)}")
+    return (
+        f"{said}; text with such letters stands in quotes: {quoted}"
+        if sign
+        else f"{said}; it must be KEY=VALUE"
+    )
+
+
+_KNOWN = (
+    (
+        r"Could not find '([\w./-]+)'\s+Available options in '[^']*':\s*(.*?)(?:\nConfig search path|$)",
+        _no_file,
+    ),
+    (r"Cannot find primary config '([^']*)'()", _no_file),
+    (
+        r"Could not override '([\w./]+)'",
+        lambda match, command: no_such_key(match[1].replace("/", "."), command),
+    ),
+    (r"Ambiguous value for argument '(.*?)'\n", _ambiguous),
+    (r"Multiple values for (\S+?)\.", _twice),
+    (r"Could not append to config\. An item is already at '([^']*)'", _there_already),
+    (r"Interpolation key '([^']*)' not found", _interpolation),
+    (r"Error parsing override|LexerNoViableAltException|mismatched input|no viable alternative", _grammar),
+)
