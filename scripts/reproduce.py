@@ -28,6 +28,7 @@ def read_request(arguments: list[str]) -> Request:
     ConfigError: a word that is no KEY=VALUE, or a value out of range.
     """
     from vmp.config import Config, suggest
+    from vmp.keys import no_such_key
 
     own: dict[str, str] = {}
     others = []
@@ -43,7 +44,8 @@ def read_request(arguments: list[str]) -> Request:
         elif "." in key or key in Config.model_fields:
             others.append(argument)
         else:
-            raise ConfigError(f"{key}: no such key{suggest(key, list(OWN))}")
+            near = suggest(key, list(OWN))
+            raise ConfigError(f"{key}: no such key{near}" if "did you mean" in near else no_such_key(key))
     if "table" not in own:
         raise ConfigError("table=N: which table of the paper, 1 to 8?")
     for key in ("table", "seeds"):

@@ -1,5 +1,7 @@
 """Every shipped config composes; every wrong key or value is told in words, before any data is read."""
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,19 +11,22 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vmp.config import check, check_start
+from vmp.config import check, check_evaluate, check_start
 from vmp.errors import ConfigError
 from vmp.explain import explain
+from vmp.overrides import typed
 from vmp.results.tables import composer
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {
     group.name: sorted(f.stem for f in group.glob("*.yaml"))
     for group in (ROOT / "conf").iterdir()
-    if group.is_dir() and group.name != "table"  # those are read by vmp.results.tables
+    if group.is_dir() and group.name not in ("table", "hydra")  # tables are read by vmp.results.tables
 }
 GIVEN = {
     "list": ["dataset.root=.", "dataset.train=a", "dataset.val=b"],
@@ -201,7 +206,25 @@ def test_experiments_bring_the_papers_lambda(overrides, weight):
     assert composed(*overrides).vmp.lambda_ == weight
 
 
+def test_slope_and_shift_start_where_they_are_put():
+    """Through Eq. 2, by the layer itself; they win over what a file or an experiment starts with."""
+    from vmp.power_norm import LearnedPowerNorm
+
+    v = composed("vmp.slope=12", "vmp.shift=-0.3", "vmp.beta=0.4").vmp
+    assert (v.m, v.n) == (None, None)
+    layer = LearnedPowerNorm(alpha=v.alpha, beta=v.beta, gamma=v.gamma, epsilon=v.epsilon, **v.start)
+    assert layer.slope.item() == pytest.approx(12, rel=1e-5)
+    assert layer.shift.item() == pytest.approx(-0.3, rel=1e-5)
+    assert set(composed("vmp.shift=0").vmp.start) == {"n"}
+    official = composed("vmp=official", "vmp.slope=12").vmp
+    assert official.start == composed("vmp.slope=12").vmp.start | {"n": -0.2934}
+    row = composed("experiment=hmdb51_x3d", "vmp.shift=0.1").vmp
+    assert (row.m, row.n, row.shift) == (1.5410, None, 0.1)
+
+
 def test_a_run_is_named_by_what_it_is():
+    assert composed("vmp=quick").folder.parts[3] == "quick_lambda1"
+    assert composed("trainer=debug", "tag=a").folder.name == "seed0-a-16clips"
     assert composed("vmp.lambda=2.5", "seed=3").folder == Path(
         "outputs/motions-static/tiny/learned_lambda2.5/seed3"
     )
@@ -253,9 +276,9 @@ def test_experiments_are_what_their_names_and_headers_say(name):
         (["vmp.lambda=-1"], "vmp.lambda = -1: must be greater than or equal to 0"),
         (["vmp.lambda=nan"], "vmp.lambda = nan: must be a finite number"),
         (["vmp.lambda=1e400"], "vmp.lambda = inf: must be a finite number"),
-        (["vmp.lambda=abc"], "vmp.lambda = 'abc': must be a valid number"),
+        (["vmp.lambda=abc"], "vmp.lambda = 'abc': must be a number"),
         (["vmp.lambda="], "vmp.lambda = ''"),
-        (["vmp.lambda=null"], "vmp.lambda = None"),
+        (["vmp.lambda=null"], "vmp.lambda = null: must be a number"),
         (["++vmp.lamda=1"], "vmp.lamda: no such key; did you mean vmp.lambda?"),
         (["+x=1"], "x: no such key"),
         (["vmp.placement=nowhere"], "vmp.placement = 'nowhere': must be 'default', 'slow', 'fast' or 'both'"),
@@ -271,7 +294,10 @@ def test_experiments_are_what_their_names_and_headers_say(name):
         (["dataset.camera=still"], "dataset.camera = 'still': must be 'static' or 'moving'"),
         (["dataset.train=0"], "dataset.train = 0"),
         (["dataset=list"], "dataset.root: must be given"),
-        (["+backbone.size=m"], "backbone.size: no such key"),
+        (
+            ["+backbone.size=m"],
+            "backbone.size: the backbone that was chosen has no such key; .*x3d or timesformer",
+        ),
         (["backbone=slowfast", "backbone.frames=30"], "a multiple of 4"),
         (["backbone=slowfast", "backbone.width=12"], "multiple of 8"),
         (["backbone=timesformer", "backbone.crop=100"], "multiple of the patch, 16"),
@@ -289,7 +315,20 @@ def test_experiments_are_what_their_names_and_headers_say(name):
         (["backbone=timesformer", "backbone.attention=joint"], "published weights have divided attention"),
         (["backbone=c2d", "backbone.frames=1"], "at least 2"),
         (["backbone=timesformer", "backbone.flip_patch_embed=true", "init_from=x"], "has no effect"),
-        (["trainer.views=10by3"], "trainer.views = '10by3'"),
+        (["trainer.views=10by3"], "trainer.views = '10by3': must be TEMPORALxSPATIAL.* as 10x3"),
+        (["trainer.views=10"], "trainer.views = 10: must be TEMPORALxSPATIAL.* as 10x3"),
+        (["trainer.device=gpu"], "must be auto, cpu, cuda or cuda:N.*; did you mean cuda?"),
+        (["tag='a b'"], "tag = 'a b': must be one word of letters, digits.*, as a-b"),
+        (["trainer.clips=4"], "trainer.clips = 4: fewer than one update, trainer.batch_size = 32"),
+        (["optim=sgd_steps", "optim.at=5"], "optim.at = 5: must be a list, as in .1,2."),
+        (["trainer.epochs=2.5"], "trainer.epochs = 2.5: must be a whole number"),
+        (["vmp.slope=9"], "vmp.slope = 9: must be between 9.091 and 50, and neither of them"),
+        (["vmp.slope=50"], "vmp.slope = 50: must be between 9.091 and 50, and neither of them"),
+        (["vmp.alpha=10", "vmp.slope=18"], "vmp.slope = 18: must be between 18.18 and 100"),
+        (["vmp.shift=0.6"], "vmp.shift = 0.6: must be between -0.6 and 0.6, and neither of them"),
+        (["vmp.shift=-2"], "vmp.shift = -2: must be between -0.6 and 0.6"),
+        (["vmp.slope=12", "vmp.m=1"], "vmp.m = 1 and vmp.slope = 12 both set where the slope starts"),
+        (["vmp.shift=0.1", "vmp.n=1"], "vmp.n = 1 and vmp.shift = 0.1 both set where the shift starts"),
         (["trainer.views=0x3"], "trainer.views"),
         (["data.degrade=blur"], "data.degrade = 'blur'"),
         (["dataset=hmdb51", "dataset.split=4"], "dataset.split = 4"),
@@ -326,18 +365,130 @@ def test_wrong_values_are_told(overrides, said):
     ("override", "said"),
     [
         ("vmp.lamda=3", "vmp.lamda: no such key; did you mean vmp.lambda?"),
-        ("trainer.epoch=3", "did you mean trainer.epochs?"),
-        ("datset=motions", "did you mean dataset?|No match|Could not"),
-        ("vmp=lerned", "learned"),
-        ("vmp.lambda=1,2", "add -m"),
+        ("trainer.epoch=3", "trainer.epoch: no such key; did you mean trainer.epochs?"),
+        ("epochs=3", "epochs: no such key; did you mean trainer.epochs?"),
+        ("train.epochs=3", "train.epochs: no such key; did you mean trainer.epochs?"),
+        ("frames=3", "frames: no such key; did you mean dataset.frames or backbone.frames?"),
+        ("slope=3", "slope: no such key; did you mean vmp.slope?"),
+        ("model=x3d", "model: no such key; did you mean backbone?"),
+        ("datset=motions", "datset: no such key; did you mean dataset?"),
+        ("vmp=lerned", "vmp=lerned: no such file in conf/vmp; did you mean vmp=learned? There are asinhe, "),
+        ("backbone=resnet", "backbone=resnet: no such file in conf/backbone; there are c2d, i3d, "),
+        ("vmp.lambda=1,2", "vmp.lambda=1,2: several values make a sweep: add -m"),
+        (
+            "backbone.size=m",
+            "backbone.size: the backbone that was chosen has no such key; it belongs to backbone=x3d",
+        ),
+        ("+vmp.lambda=2", "+vmp.lambda: there is such a key already; leave the + out: vmp.lambda=..."),
+        ("tag=lr${optm.lr}", "${optm.lr}: no such key; did you mean optim.lr?"),
     ],
 )
 def test_hydras_own_errors_are_made_friendlier(override, said):
-    import re
-
     with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
         composed(override)
-    assert re.search(said, explain(caught.value))
+    assert said in explain(caught.value)
+    assert "\n" not in explain(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "run: must be given"),
+        (["rn=x"], "rn: no such key; did you mean run?"),
+        (["run=x", "trainer.views=10x3"], "trainer.views: no such key; did you mean views?"),
+        (["run=x", "epochs=3"], "there are checkpoint, degrade, device, folder, "),
+        (["run=x", "views=10"], "views = 10: must be TEMPORALxSPATIAL"),
+        (["run=x", "where=speed"], "where = 'speed': must be TAG=WORD, TAG>NUMBER or TAG<NUMBER"),
+        (["docs"], "docs: settings are written KEY=VALUE; a run's folder is run=docs"),
+    ],
+)
+def test_evaluate_proposes_its_own_keys(arguments, said):
+    with (
+        pytest.raises((ConfigError, HydraException, OmegaConfBaseException)) as caught,
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+    ):
+        check_evaluate(OmegaConf.to_container(compose("evaluate", typed(arguments, "evaluate"))))
+    assert said in explain(caught.value, "evaluate")
+
+
+# --- what was typed -------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    "/données",
+    "a (1).csv",
+    "a=b",
+    "~/x",
+    "it's",
+    "C:\\x\\",
+    "\\'",
+    "2026",
+    "1e5",
+    "true",
+    "x#y",
+    "[a]",
+    "a  b",
+    "é,",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_is_read_as_text(text):
+    """By Hydra itself: what arrives is what was typed, `~` apart, which is a home for a path."""
+    if "," in text:
+        with pytest.raises(ConfigError, match="is this one text or several") as caught:
+            typed([f"init_from={text}"])
+        (form,) = [part for part in shlex.split(str(caught.value).replace(";", " ")) if "init_from='" in part]
+        assert check_composed([form]).init_from == text
+        return
+    home = str(Path(text).expanduser()) if text.startswith("~") else text
+    config = check_composed(
+        typed([f"init_from={text}", "dataset=list", f"dataset.root={text}", *GIVEN["list"][1:]])
+    )
+    assert (config.init_from, config.dataset.root) == (home, home)
+
+
+def check_composed(overrides: list[str]):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return check(OmegaConf.to_container(compose("train", overrides), resolve=True))
+
+
+def test_a_comma_in_a_file_that_is_there_is_no_sweep(tmp_path):
+    (tmp_path / "a,b.csv").touch()
+    (word,) = typed([f"init_from={tmp_path}/a,b.csv"])
+    assert word == f"init_from='{tmp_path}/a,b.csv'"
+    assert typed(["-m", f"init_from={tmp_path}/é,x"]) == ["-m", f"init_from='{tmp_path}/é',x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        (["vmp.lambda=0,1", "-m", "seed=0"], ["-m", "vmp.lambda=0,1", "seed=0"]),
+        (["seed=0", "--config-dir", "x", "tag=a"], ["--config-dir", "x", "seed=0", "tag=a"]),
+        (["seed=0", "--cfg", "job"], ["--cfg", "job", "--resolve", "seed=0"]),
+        (["-m", "tag=2025,2026"], ["-m", "tag='2025','2026'"]),
+        (["-m", "dataset.train=100,200"], ["-m", "dataset.train=100,200"]),
+        (["tag=lr${optim.lr}", "backbone.weights=null"], ["tag=lr${optim.lr}", "backbone.weights=null"]),
+        (["output='a b'", 'output="a, b"'], ["output='a b'", 'output="a, b"']),
+        (["~experiment", "+x=1"], ["~experiment", "+x=1"]),
+    ],
+)
+def test_options_may_stand_anywhere_and_overrides_stay(arguments, read):
+    assert typed(arguments) == read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset=list"], "--dataset=list: no such option. .* dataset=list"),
+        (["--epochs", "3"], "without dashes and blanks: epochs=3"),
+        (["dataset", "=", "list"], "dataset: settings are written KEY=VALUE, without blanks"),
+        (["motions"], "motions: settings are written KEY=VALUE"),
+        (["optim.at=[0,5"], "Lists are written optim.at=.1,2."),
+    ],
+)
+def test_what_is_no_override_is_told_with_the_form_that_works(arguments, said):
+    with pytest.raises(ConfigError, match=said):
+        typed(arguments)
 
 
 def train(*overrides: str, **options) -> subprocess.CompletedProcess[str]:
@@ -386,7 +537,10 @@ def test_help_is_readable_and_needs_no_torch():
         check=True,
     )
     assert "python train.py vmp=none" in done.stdout
-    assert "backbone: c2d, i3d, slowfast, timesformer, tiny, x3d" in done.stdout
+    listed = re.findall(
+        r"^(\S+): (.*)", done.stdout.partition("groups")[2].partition("examples")[0], re.MULTILINE
+    )
+    assert {group: names.split(", ") for group, names in listed} == GROUPS
     assert not [
         line
         for line in done.stderr.splitlines()

@@ -122,6 +122,12 @@ def test_a_second_round_goes_on_with_the_prompts(data, baseline, tmp_path):
     begun = read_metrics(second)[0]
     assert learned != 0.8
     assert (begun["step"], begun["vmp/m"]) == (0, learned)
+    # what the config sets is what the run starts with
+    third = finished(data, tmp_path / "3", *VIT, f"init_from='{first}'", "vmp.slope=20")
+    assert start_of(third)["prompts_taken"] == ["n"]
+    assert "m of the weights are left behind" in " ".join(start_of(third)["warnings"])
+    assert read_metrics(third)[0]["vmp/slope"] == pytest.approx(20, rel=1e-5)
+    assert read_metrics(third)[0]["vmp/n"] == begun["vmp/n"]
 
 
 def starting_from(key: str, run: Path) -> list[str]:

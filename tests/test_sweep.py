@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -153,6 +154,22 @@ def test_jobs_have_devices_of_their_own_and_nothing_of_torchrun(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_way_out_of_a_shared_folder_is_a_command_that_works(tmp_path):
+    """Files of a group, with options behind the overrides, in a folder whose name Hydra's grammar does not have."""
+    out = tmp_path / "été (1)=a"
+    sweep = ["optim=sgd_cosine,sgd_steps", f"output={out}"]
+    code, _, wrong = over(start(*sweep))
+    assert code == 2, wrong
+    (way_out,) = shlex.split(wrong.strip().splitlines()[-1])
+    code, _, wrong = over(start(*sweep, way_out))
+    assert code == 0, wrong
+    assert {p.parent.name for p in out.rglob("result.json")} == {
+        "seed0-optimsgd_cosine",
+        "seed0-optimsgd_steps",
+    }
+
+
+@pytest.mark.slow
 def test_a_job_that_a_person_runs_alone_is_the_same_job(tmp_path):
     code, _, wrong = over(start(f"output='{tmp_path}'", "seed=1,2", "tag=it"))
     assert code == 0, wrong
@@ -204,7 +221,18 @@ def test_jobs_with_one_folder_are_refused_and_the_way_out_works(tmp_path):
     with pytest.raises(ConfigError, match=r"'tag=a-momentum\$\{optim.momentum\}'"):
         planned([home, "tag=a", "optim.momentum=0.1"], [home, "tag=a", "optim.momentum=0.2"])
     with pytest.raises(ConfigError, match="one sweep for each of them, each with its tag=WORD"):
-        planned([home, "trainer=default"], [home, "trainer=debug"])
+        planned([home, "optim=sgd_cosine"], [home, "optim=sgd_steps"])  # composed without Hydra's choices
+    weights = [f"backbone.weights='{tmp_path}/{name}/x.pyth'" for name in ("a b", "c")]
+    for name in ("a b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.pyth").touch()
+    with pytest.raises(ConfigError) as e:  # a path is no word of a folder's name
+        planned(*([home, each] for each in weights))
+    way_out = str(e.value).splitlines()[-1].strip().strip("'")
+    assert way_out == "tag=weights${word:backbone.weights}"
+    folders = {job.folder for job in planned(*([home, each, way_out] for each in weights))}
+    assert len(folders) == 2
+    assert all("seed0-weightsx.pyth-" in each for each in folders)
     with pytest.raises(ConfigError, match="the same job more than once"):
         planned([home, "seed=1"], [home, "seed=1"])
 

@@ -363,6 +363,44 @@ def test_two_runs_in_one_folder(data, tmp_path):
     assert "another process is training there" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["trainer.device=cuda:63"], "trainer.device=cuda:63: "),
+        (["train.batch_norm=sync", "trainer.device=cpu"], "works on CUDA devices only"),
+        (["dataset.train=16"], "trainer.batch_size = 32: dataset.train has 16 usable clips"),
+        (["output={home}/file/out"], "choose another with output=FOLDER"),
+    ],
+)
+def test_what_cannot_run_is_told_before_any_video_is_made(tmp_path, overrides, said):
+    (tmp_path / "file").touch()
+    own = [override.format(home=tmp_path) for override in overrides]
+    done = Running([f"data.root={tmp_path}/data", f"output={tmp_path}/out", *own]).wait()
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert said in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+def test_a_list_that_is_too_short_is_told_before_its_videos_are_read(tmp_path):
+    (tmp_path / "a.csv").write_text("path,label\nno such.mp4,0\n")
+    lists = [f"dataset.{key}={tmp_path}/a.csv" for key in ("train", "val")]
+    done = Running(["dataset=list", f"dataset.root={tmp_path}", *lists, f"data.root={tmp_path}/data"]).wait()
+    assert "trainer.batch_size = 32: " in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.slow
+def test_a_debug_run_sees_a_few_clips_and_is_never_taken_for_a_whole_one(tmp_path):
+    own = [f"data.root={tmp_path}/data", f"output={tmp_path}/out", "trainer.device=cpu", "backbone.width=4"]
+    done = Running(["trainer=debug", *own]).wait()
+    assert done.returncode == 0, done.stderr
+    (result,) = tmp_path.rglob("result.json")
+    assert result.parent.name == "seed0-16clips"
+    counts = json.loads(result.read_text())["clips"]
+    assert {split: count["expected"] for split, count in counts.items()} == dict.fromkeys(counts, 16)
+    assert len(list(tmp_path.rglob("*.mp4"))) == 48
+
+
 def test_outputs_that_cannot_be_written(data, tmp_path):
     (tmp_path / "file").write_text("")
     done = run(data, tmp_path / "file" / "out")

@@ -5,14 +5,18 @@ for as many epochs as `mine` says. Here the order is: the command line's values,
 experiment, the recipe, the defaults. Hydra imports this module with its plugins, before it composes anything.
 """
 
+import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -40,7 +44,7 @@ class Loader(ConfigLoaderImpl):
             config_name, overrides, run_mode, from_shell, validate_sweep_overrides
         )
         choices = dict(cfg.hydra.runtime.choices)
-        task = list(cfg.hydra.overrides.task)
+        task = list(OmegaConf.to_container(cfg.hydra.overrides.task))  # type: ignore[arg-type]  # not resolved
         if not any(o.partition("=")[0] in choices for o in task):
             return cfg
         parsed = OverridesParser.create().parse_overrides(task)
@@ -120,4 +124,27 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
+def _unless(given: Any, otherwise: Any) -> Any:
+    """${unless:A,B}: nothing where A is set, else B."""
+    return otherwise if given is None else None
+
+
+def _word(key: str, *, _root_: DictConfig) -> str:
+    """${word:KEY}: the key's value as a word of a folder's name, different for different values."""
+    text = str(OmegaConf.select(_root_, key))
+    readable = re.sub(r"[^\w.+-]+", "-", Path(text).name).strip("-.+")[-40:].lstrip("-.+")
+    return f"{readable or 'value'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def _groups() -> str:
+    """${groups:}: what train.py can be told as GROUP=NAME, for --help."""
+    from vmp.keys import GROUPS
+
+    loader = GlobalHydra.instance().config_loader()
+    return "\n".join(f"{group}: {', '.join(loader.get_group_options(group))}" for group in GROUPS)
+
+
+OmegaConf.register_new_resolver("unless", _unless, replace=True)
+OmegaConf.register_new_resolver("word", _word, replace=True)
+OmegaConf.register_new_resolver("groups", _groups, replace=True)
 hydra._internal.hydra.ConfigLoaderImpl = Loader  # type: ignore[misc]

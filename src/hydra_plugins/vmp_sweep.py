@@ -51,7 +51,7 @@ class RunSweeper(BasicSweeper):
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         each = [overrides for batch in self.split_arguments(parsed, None) for overrides in batch]
         jobs = plan(each, self._compose)
-        place = Path(str(config.output)).absolute() / "sweeps" / name_of(arguments, jobs)
+        place = Path(str(config.output)).expanduser().absolute() / "sweeps" / name_of(arguments, jobs)
         with open_dict(config):
             config.hydra.sweep.dir = str(place)
         kind = str(config.hydra.launcher._target_).rpartition(".")[2]
@@ -152,8 +152,9 @@ class LocalLauncher(Launcher):
 
 def _own(place: Path, job: Any) -> list[str]:
     """Hydra's keys that tell a job which one it is, wherever it runs."""
-    quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
-    return [f"hydra.sweep.dir='{quoted}'", f"hydra.sweep.subdir='{job.number}'"]
+    from vmp.overrides import quote
+
+    return [f"hydra.sweep.dir={quote(str(place))}", f"hydra.sweep.subdir='{job.number}'"]
 
 
 def _options(config: DictConfig) -> list[str]:

@@ -5,6 +5,7 @@ torch is imported inside the functions, after everything that can be wrong witho
 
 import posixpath
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,7 @@ from vmp.config import (
     Prompts,
     TimeSformer,
 )
-from vmp.data.manifest import Clip, Manifest, read_manifest
+from vmp.data.manifest import Clip, Manifest, read_manifest, spread
 from vmp.errors import ConfigError, ManifestError
 
 if TYPE_CHECKING:
@@ -59,11 +60,14 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
         ManifestError, ConfigError: what is wrong and how to put it right.
     """
     folder, videos = _manifests(config, progress=progress)
-    val, test = (
-        read_manifest(folder / f"{split}.csv", root=videos) if (folder / f"{split}.csv").exists() else None
-        for split in ("val", "test")
-    )
-    splits = Splits(read_manifest(folder / "train.csv", root=videos), val, test)
+
+    def read(split: str) -> Manifest:
+        manifest = read_manifest(folder / f"{split}.csv", root=videos)
+        return replace(manifest, clips=tuple(spread(manifest.clips, config.trainer.clips)))
+
+    val, test = (read(split) if (folder / f"{split}.csv").exists() else None for split in ("val", "test"))
+    splits = Splits(read("train"), val, test)
+    check_enough(config, len(splits.train.clips), splits.train.path)
     if not val and not test:
         raise ConfigError(f"{folder}: holds neither val.csv nor test.csv, so there is nothing to test on")
     if not val and config.trainer.select == "best":
@@ -79,23 +83,31 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
     """The folder of the manifests, and that of the videos; None: as recorded beside the manifests."""
     dataset, home = config.dataset, Path(config.data.root)
     if isinstance(dataset, MotionsDataset):
-        from vmp.data.motions import Motions, make_motions
+        from vmp.data.motions import CLASSES, SPLITS, Motions, make_motions
 
         spec = Motions(**dataset.model_dump(exclude={"kind", "name", "flip"}))
+        check_enough(config, spec.train, "dataset.train")
+        if (few := config.trainer.clips) is not None:  # and at least one of each class
+            sizes = {split: min(getattr(spec, split), max(few, len(CLASSES))) for split in SPLITS}
+            spec = replace(spec, **sizes)
         return make_motions(home / "motions", spec, progress=progress), None
     if isinstance(dataset, ListDataset):
         from vmp.data.listing import make_list
+        from vmp.data.lists import read_list
 
         videos = Path(dataset.root)
         lists = {"train": Path(dataset.train), "val": Path(dataset.val)}
         lists |= {"test": Path(dataset.test)} if dataset.test else {}
         names = Path(dataset.classes) if dataset.classes else None
+        if lists["train"].is_file():
+            check_enough(config, len(read_list(lists["train"], "train")), lists["train"])
         folder = make_list(
             home / dataset.name,
             videos=videos,
             lists=lists,
             classes_file=names,
             clock=dataset.clock,
+            most=config.trainer.clips,
             progress=progress,
         )
         return folder, videos
@@ -113,6 +125,15 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
         f"dataset.folder = {dataset.folder}: no such folder; it should hold classes.txt, train.csv and "
         "val.csv or test.csv, as docs/data.md says"
     )
+
+
+def check_enough(config: Config, clips: int, where: object) -> None:
+    """Raise ConfigError when there are fewer training clips than one update takes."""
+    batch = config.trainer.batch_size
+    if clips < batch:
+        raise ConfigError(
+            f"trainer.batch_size = {batch}: {where} has {clips} usable clips, not enough for one update; lower it"
+        )
 
 
 def _check_apart(splits: Splits) -> None:
@@ -188,11 +209,12 @@ def choose_kernels(config: Config) -> None:
 
 
 class Start(NamedTuple):
-    """report: what was loaded; None: the start is random. prompts: names of the m and n that came along. warnings: what
-    the weights come from and this run does otherwise."""
+    """report: what was loaded; None: the start is random. prompts: names of the m and n that came along. given: names
+    of those that the config sets. warnings: what the weights come from and this run does otherwise."""
 
     report: "Report | None"
     prompts: list[str]
+    given: list[str]
     warnings: list[str]
 
 
@@ -202,7 +224,7 @@ def start_weights(
     """Put the pretrained weights, or those of the run to start from, into a new model.
 
     The head is taken over from weights that are known to be for the same classes (heads.py). Prompt layers take m and n
-    over where the weights come with them, for the same pathways.
+    over where the weights come with them, for the same pathways, and the config does not set them.
 
     Raises:
         ConfigError, WeightsError: they cannot be had or do not fit.
@@ -212,6 +234,12 @@ def start_weights(
     from vmp.heads import run_of, why_other
 
     b, warnings = config.backbone, []
+    start = config.vmp.start if isinstance(config.vmp, Prompts) else {}
+    given = [
+        letter if pathway == "video" else f"{pathway}/{letter}"
+        for pathway in model.prompts
+        for letter in start
+    ]
     if config.init_from:
         source: str | Path = Path(config.init_from).expanduser()
         home = run_of(Path(source))
@@ -231,7 +259,7 @@ def start_weights(
                     f"the weights were trained on {made}, and see {spec.frames} of {spec.crop} here"
                 )
     else:
-        return Start(None, [], [])
+        return Start(None, [], given, [])
     flip = isinstance(b, TimeSformer) and b.flip_patch_embed
     other: list[str] = []
 
@@ -242,11 +270,17 @@ def start_weights(
     report = load_weights(model.backbone, source, backbone=b.key, reverse_channels=flip, keep_head=keep_head)
     if report.declined:
         warnings.append(f"the head starts anew, though it has as many classes: {other[0]}")
-    taken = report.take_prompts(model.prompts) if isinstance(config.vmp, Prompts) else []
-    left = sorted(set(report.prompts) - set(taken))
+    taken = report.take_prompts(model.prompts, leave=start) if isinstance(config.vmp, Prompts) else []
+    left = sorted(set(report.prompts) - set(taken) - set(given))
+    if set_here := sorted(set(report.prompts) & set(given)):
+        said = ", ".join(f"{letter} = {value:.4g}" for letter, value in start.items())
+        warnings.append(
+            f"the config sets {said}, so the prompts' {', '.join(set_here)} of the weights are left behind; with "
+            "vmp.m=null vmp.n=null (and no vmp.slope and vmp.shift) they are taken over"
+        )
     if left:
         warnings.append(f"the prompts' {', '.join(left)} are left behind: there is no such layer here")
-    return Start(report, taken, warnings)
+    return Start(report, taken, given, warnings)
 
 
 def _differences_to(home: Path, config: Config) -> Iterator[str]:
@@ -280,7 +314,7 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
     v = config.vmp
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 0).integers(2**62)))
     if isinstance(v, Prompts):
-        constants = v.model_dump(include={"alpha", "beta", "gamma", "epsilon", "m", "n"})
+        constants = v.model_dump(include={"alpha", "beta", "gamma", "epsilon"}) | v.start
     elif isinstance(v, FixedPrompts):
         constants = {"power_norm": FAMILY[v.kind](v.exponent, entry=v.entry)}
     else:

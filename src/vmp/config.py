@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from vmp.backbones import SPECS, zoo
 from vmp.data.times import Clock
 from vmp.errors import ConfigError
+from vmp.slope_shift import m_of, n_of
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -216,11 +217,27 @@ class Prompts(NoPrompts):
     epsilon: Positive
     m: float | None
     n: float | None
+    slope: float | None = None  # start values too, in place of m and n
+    shift: float | None = None
     grey: Literal["rgb", "bgr"]
     modulate: Literal["normalized", "pixel"]
     variation: Literal["mean", "frobenius"]
     lr_mult: Positive
     weight_decay: NotNegative | None
+
+    @property
+    def start(self) -> dict[str, float]:
+        """m and n that the config sets, by themselves or through slope and shift.
+
+        Raises:
+            ValueError: a slope or shift out of the range of Eq. 2.
+        """
+        found = {"m": self.m, "n": self.n}
+        if self.slope is not None:
+            found["m"] = m_of(self.slope, alpha=self.alpha, beta=self.beta, epsilon=self.epsilon)
+        if self.shift is not None:
+            found["n"] = n_of(self.shift, gamma=self.gamma)
+        return {letter: value for letter, value in found.items() if value is not None}
 
 
 class FixedPrompts(NoPrompts):
@@ -254,6 +271,7 @@ class Train(Section):
 
 
 class Trainer(Section):
+    clips: Count | None = None
     epochs: Count
     batch_size: Count
     micro_batch: Count | None
@@ -377,6 +395,7 @@ class Config(Section):
         placed += "" if v.split == "plus_one" or not self.prompted else f"_{v.split}"
         frozen = "" if self.train.freeze == "none" else f"_frozen_{self.train.freeze}"
         seed = f"seed{self.seed}" + (f"-{self.tag}" if self.tag else "")
+        seed += f"-{self.trainer.clips}clips" if self.trainer.clips else ""
         return Path(self.output) / self.name / self._start / f"{method}{placed}{frozen}" / seed
 
     @property
@@ -600,8 +619,34 @@ def _sizes(c: Config) -> Iterator[str]:
             yield f"backbone.dim = {dim}: must be a multiple of backbone.heads = {heads}"
 
 
+def _prompts_start(v: Prompts) -> Iterator[str]:
+    """Start values of slope and shift that cannot be, or are given twice."""
+    for letter, name, find in (
+        ("m", "slope", lambda: m_of(v.slope or 0, alpha=v.alpha, beta=v.beta, epsilon=v.epsilon)),
+        ("n", "shift", lambda: n_of(v.shift or 0, gamma=v.gamma)),
+    ):
+        scalar, value = getattr(v, letter), getattr(v, name)
+        if value is None:
+            continue
+        if scalar is not None:
+            yield (
+                f"vmp.{letter} = {scalar:g} and vmp.{name} = {value:g} both set where the {name} starts; leave one out"
+            )
+        try:
+            find()
+        except ValueError as error:
+            yield f"vmp.{name} = {value:g}: {error}"
+
+
 def _disagreements(c: Config) -> Iterator[str]:
     """Values that are fine alone and wrong together."""
+    if isinstance(c.vmp, Prompts):
+        yield from _prompts_start(c.vmp)
+    if c.trainer.clips is not None and c.trainer.clips < c.trainer.batch_size:
+        yield (
+            f"trainer.clips = {c.trainer.clips}: fewer than one update, trainer.batch_size = {c.trainer.batch_size}; "
+            "raise the one or lower the other"
+        )
     pathways = PATHWAYS.get(c.backbone.name)
     if c.vmp.placement != "default" and not pathways:
         yield (

@@ -3,7 +3,7 @@
 import re
 
 from vmp.config import suggest
-from vmp.keys import GROUPS, no_such_key
+from vmp.keys import GROUPS, is_list, no_such_key
 from vmp.overrides import for_shell, quote
 
 LINES = 40  # of a message of theirs, at most
@@ -50,8 +50,12 @@ def _no_file(match: re.Match[str], command: str) -> str:
 
 def _ambiguous(match: re.Match[str], command: str) -> str:
     key, _, value = match[1].partition("=")
-    listed = for_shell(f"{key}=[{value.strip()}]")
-    return f"{match[1]}: several values make a sweep: add -m. A list is written {listed}"
+    said = f"{match[1]}: several values make a sweep: add -m"
+    return (
+        f"{said}. A list is written {for_shell(f'{key}=[{value.strip()}]')}"
+        if is_list(key, command)
+        else said
+    )
 
 
 def _twice(match: re.Match[str], command: str) -> str:

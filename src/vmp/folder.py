@@ -1,6 +1,7 @@
 """A run's folder: named by what the run is, locked while it trains, and kept from runs with another config or data."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,9 @@ RUNTIME = {
     "output": ...,
     "logger": ...,
 }
+
+
+OTHER_DATA = "dataset.name=WORD, which gives its runs a folder of their own"
 
 
 def begun(folder: Path) -> bool:
@@ -82,6 +86,8 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     if changes:
         older = any("(absent)" in change for change in changes)
         advice = "Use tag=WORD for a run beside it, or move the folder away."
+        if any(change.startswith("dataset.") for change in changes):
+            advice = f"For another dataset use {OTHER_DATA}. Else use tag=WORD, or move the folder away."
         if any(change.startswith("trainer.epochs: ") for change in changes):
             advice += (
                 "\nThe learning rate follows trainer.epochs, so a run is never made longer or shorter. To train on "
@@ -114,8 +120,17 @@ def check_same_data(folder: Path, digests: dict[str, str]) -> None:
     if changed:
         raise RunError(
             f"{folder}: the clips of {' and '.join(changed)} are not those that the run began with (files, labels, "
-            "spans or classes have changed since). Put them back, or use tag=WORD for a new run."
+            "spans or classes have changed since). Put them back, or use tag=WORD for a new run; for another dataset "
+            f"use {OTHER_DATA}."
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Raise RunError where no folder can be made there."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "permission denied" if there.is_dir() else "not a folder"
+        raise RunError(f"{folder} cannot be written ({there}: {why}); choose another with output=FOLDER")
 
 
 @contextmanager

@@ -28,7 +28,8 @@ _CALL = re.compile(r"\s*(choice|range|interval|glob|sort|shuffle|tag|extend_list
 
 def quote(text: str) -> str:
     """A value for Hydra's grammar that is this text, whatever is in it."""
-    if re.fullmatch(r"[A-Za-z_][\w./+-]*", text, re.ASCII) and text.lower() not in ("null", "true", "false"):
+    plain = re.fullmatch(r"([A-Za-z_/]|\.\.?/)[\w./+-]*", text, re.ASCII)
+    if plain and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return text
     # only backslashes in front of a quotation mark are read as escapes
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"

@@ -24,6 +24,7 @@ from vmp.build import (
     build_model,
     build_optimizer,
     build_schedule,
+    check_enough,
     clip_shape,
     find_splits,
     start_weights,
@@ -32,7 +33,7 @@ from vmp.config import Config, check, check_start
 from vmp.data.present import Present, digest, find_clips
 from vmp.errors import ConfigError, RunError, UserError
 from vmp.files import write_json
-from vmp.folder import begun, check_same_data, check_same_run, run_folder
+from vmp.folder import begun, check_same_data, check_same_run, check_writable, run_folder
 from vmp.machine import device_name, peak_memory
 from vmp.scoring import loader_workers, measure, numbers, print_result, score
 from vmp.tracking import Tracker, check_tracker, start_tracker
@@ -64,18 +65,14 @@ def train(cfg: DictConfig) -> None:
                 "For another run change a setting, the seed or tag=WORD; to repeat it, move the folder away."
             )
         return
+    _check_machine(config)
     with _disk():
         splits = find_splits(config, progress=first)
         presents = {
             name: find_clips(m, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
             for name, m in splits.named()
         }
-        enough = len(presents["train"].clips)
-        if enough < config.trainer.batch_size:
-            raise ConfigError(
-                f"trainer.batch_size = {config.trainer.batch_size}: {splits.train.path} has {enough} usable clips, "
-                "not enough for one update; lower it"
-            )
+        check_enough(config, len(presents["train"].clips), splits.train.path)
         digests = {name: digest(m, presents[name]) for name, m in splits.named()}
         check_same_data(config.folder, digests)
         with run_folder(config.folder, raw, digests, splits.classes, first=first):
@@ -83,6 +80,29 @@ def train(cfg: DictConfig) -> None:
 
             with told():
                 _train(config, splits, presents, began)
+
+
+def _check_machine(config: Config) -> None:
+    """Raise UserError where the run cannot be on this machine, before data are made or looked at for it."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    _deal(config, world)
+    check_writable(config.folder)
+    if config.trainer.device.startswith("cuda") or config.train.batch_norm == "sync":
+        from vmp.engine import dist  # imports torch
+
+        device = dist.find_device(config.trainer.device)
+        if config.train.batch_norm == "sync" and device.type != "cuda":
+            raise ConfigError("train.batch_norm = 'sync' works on CUDA devices only; use train")
+
+
+def _deal(config: Config, world: int) -> int:
+    """Clips of an update on each of `world` processes."""
+    each, left = divmod(config.trainer.batch_size, world)
+    if left or not each:
+        raise ConfigError(
+            f"trainer.batch_size = {config.trainer.batch_size} cannot be dealt to {world} processes"
+        )
+    return each
 
 
 def _train(config: Config, splits: Splits, presents: dict[str, Present], began: float) -> None:
@@ -220,9 +240,7 @@ def _plan(config: Config, world: int, *, clips: int, log: "Log") -> "Plan":
     from vmp.engine.trainer import Plan
 
     t = config.trainer
-    each, left = divmod(t.batch_size, world)
-    if left or not each:
-        raise ConfigError(f"trainer.batch_size = {t.batch_size} cannot be dealt to {world} processes")
+    each = _deal(config, world)
     if config.train.batch_norm == "sync" and world == 1:
         log.warn("train.batch_norm = 'sync' shares statistics between processes, and this is a single one")
     wanted = min(each, t.micro_batch or each)
@@ -244,8 +262,6 @@ def _model(
     from vmp.engine import checkpoint
     from vmp.finetune import check_frozen, freeze
 
-    if config.train.batch_norm == "sync" and processes.device.type != "cuda":
-        raise ConfigError("train.batch_norm = 'sync' works on CUDA devices only; use train")
     folder = config.folder
     model = build_model(config, len(splits.classes), spec)
     if checkpoint.steps_in(folder / "checkpoints"):
@@ -259,7 +275,8 @@ def _model(
         for warning in start.warnings:
             log.warn(warning)
     freeze(model, config.train.freeze)
-    check_frozen(model, start.report.matched if start.report else (), start.prompts, start.warnings)
+    known = [*start.prompts, *start.given]
+    check_frozen(model, start.report.matched if start.report else (), known, start.warnings)
     if processes.first:
         write_json(folder / "weights.json", kept)
     _look_at_prompts(model, log)

@@ -120,7 +120,16 @@ def plan(overrides: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], 
         )
     for where, numbers in shared.items():
         alike, names = [overrides[n] for n in numbers], [labels[n] for n in numbers]
-        raise ConfigError(_shared(alike, names, where, raws[numbers[0]]))
+
+        def apart(more: str, alike: list[Sequence[str]] = alike) -> bool:
+            """Whether the jobs can run with one more override, each in a folder of its own."""
+            try:
+                folders = {check(compose([*each, more])).folder for each in alike}
+            except (UserError, HydraException, OmegaConfBaseException):
+                return False
+            return len(folders) == len(alike)
+
+        raise ConfigError(_shared(alike, names, where, raws[numbers[0]], apart))
     return jobs
 
 
@@ -142,22 +151,39 @@ def _listed(labels: Sequence[str], limit: int = 5) -> str:
     return "; ".join(labels[:limit]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _shared(overrides: list[Sequence[str]], labels: list[str], folder: str, raw: dict[str, Any]) -> str:
-    """What to do about jobs that are not told apart by the name of their folder."""
+def _shared(
+    overrides: list[Sequence[str]],
+    labels: list[str],
+    folder: str,
+    raw: dict[str, Any],
+    apart: Callable[[str], bool],
+) -> str:
+    """What to do about jobs that are not told apart by the name of their folder.
+
+    Args:
+        apart: whether an override that is added to all of them tells them apart; what is proposed has been tried.
+    """
+    from vmp.overrides import for_shell
+
     if len({tuple(sorted(each)) for each in overrides}) < len(overrides):
         return f"the sweep has the same job more than once: {labels[0]}; leave the repeated values out"
     same = set(overrides[0]).intersection(*overrides[1:])
     keys = list(
         dict.fromkeys(o.partition("=")[0].lstrip("+") for each in overrides for o in each if o not in same)
     )
-    groups = [key for key in keys if isinstance(raw.get(key), dict) or "/" in key or key == "experiment"]
     told = f"{len(overrides)} jobs would share the folder {folder}: {_listed(labels)}\n{', '.join(keys)}: not part of "
     told += "a run folder's name, so a tag has to tell the runs apart"
-    if groups:
-        return f"{told}: one sweep for each of them, each with its tag=WORD"
-    words = "-".join(f"{key.rpartition('.')[2]}${{{key}}}" for key in keys)
-    tag = f"{raw['tag']}-{words}" if raw.get("tag") else words
-    return f"{told}; add this to the command:\n  'tag={tag}'"
+    chosen = [key for key in keys if isinstance(raw.get(key), dict) or "/" in key or key == "experiment"]
+    sources = {key: f"hydra:runtime.choices.{key}" if key in chosen else key for key in keys}
+    before = [str(raw["tag"])] if raw.get("tag") else []
+    for value in ("${%s}", "${word:%s}"):  # as it is, or as a word that may be in a folder's name
+        words = [
+            key.rpartition(".")[2].rpartition("/")[2] + value % source for key, source in sources.items()
+        ]
+        tag = "tag=" + "-".join([*before, *words])
+        if "tag" not in keys and apart(tag):
+            return f"{told}; add this to the command:\n  {for_shell(tag)}"
+    return f"{told}: one sweep for each of them, each with its tag=WORD"
 
 
 def name_of(arguments: Sequence[str], jobs: Sequence[Job]) -> str:

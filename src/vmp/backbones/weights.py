@@ -8,7 +8,7 @@ Notable here:
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,17 @@ class Report:
     prompts: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
-    def take_prompts(self, prompts: nn.ModuleDict) -> list[str]:
-        """Copy m and n into the layers (pathway -> MotionPrompt) that the weights have them for; gives their names."""
+    def take_prompts(self, prompts: nn.ModuleDict, *, leave: Container[str] = ()) -> list[str]:
+        """Copy m and n into the layers (pathway -> MotionPrompt) that the weights have them for; gives their names.
+
+        Args:
+            leave: of m and n, those that stay as they are.
+        """
         taken = []
         for pathway, layer in prompts.items():
             for letter in ("m", "n"):
                 name = letter if pathway == "video" else f"{pathway}/{letter}"
-                if name in self.prompts:
+                if name in self.prompts and letter not in leave:
                     with torch.no_grad():
                         getattr(layer, letter).fill_(self.prompts[name])
                     taken.append(name)

@@ -25,6 +25,7 @@ from vmp.data.manifest import (
     parse_label,
     read_classes,
     record_root,
+    spread,
     write_classes,
     write_manifest,
 )
@@ -47,6 +48,7 @@ def make_list(
     lists: Mapping[str, Path],
     classes_file: Path | None = None,
     clock: Clock = "file",
+    most: int | None = None,
     progress: bool = True,
     workers: int | None = None,
 ) -> Path:
@@ -59,6 +61,7 @@ def make_list(
         lists: split -> list file; train and val at least.
         classes_file: one class name a line; None takes the classes from the labels.
         clock: what spans in seconds count from.
+        most: clips of a split, spread over its list, for a quick look; None: all.
 
     Raises:
         ConfigError: the video folder or a list file is not there.
@@ -73,6 +76,7 @@ def make_list(
             raise ConfigError(f"dataset.{split} = {file}: no such file")
     rows = _located(videos, lists)
     classes, names = _classes(rows, classes_file)
+    rows = {split: list(spread(part, most)) for split, part in rows.items()}
     parts = [str(videos.resolve()), repr(classes), *(repr(r) for part in rows.values() for r in part), *lists]
     parts.append(clock)
     folder = home / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

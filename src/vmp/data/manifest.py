@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TypeVar
 
 from vmp.data.decode import READERS
 from vmp.data.times import read_steps
@@ -70,6 +71,16 @@ class Manifest:
 
     def file(self, clip: Clip) -> Path:
         return self.root / clip.path
+
+
+T = TypeVar("T")
+
+
+def spread(items: Sequence[T], most: int | None) -> Sequence[T]:
+    """At most so many of the items, evenly from first to last; None: all."""
+    if most is None or len(items) <= most:
+        return items
+    return [items[i * len(items) // most] for i in range(most)]
 
 
 def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Manifest:

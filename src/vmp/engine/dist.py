@@ -55,8 +55,8 @@ class Processes:
             dist.barrier()
 
 
-def start(device: str = "auto") -> Processes:
-    """Join the processes that torchrun started, or stand alone.
+def find_device(device: str = "auto") -> torch.device:
+    """This process's device.
 
     Args:
         device: "auto" is CUDA where there is one; "cpu", "cuda" or "cuda:N" insist.
@@ -64,9 +64,7 @@ def start(device: str = "auto") -> Processes:
     Raises:
         ConfigError: a device that is not there.
     """
-    rank, world, local = (
-        int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    world, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device = {device!r}: must be auto, cpu, cuda or cuda:N")
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # processes of this machine
@@ -78,15 +76,28 @@ def start(device: str = "auto") -> Processes:
         raise ConfigError(
             f"trainer.device={device}: this machine or torch build has no CUDA device; use cpu or auto"
         )
-    use_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if not use_cuda:
-        chosen = torch.device("cpu")
-    else:
-        index = int(device.partition(":")[2] or local)
-        if index >= torch.cuda.device_count():
-            found = torch.cuda.device_count()
-            raise ConfigError(f"trainer.device={device}: CUDA device {index} asked for, {found} found")
-        chosen = torch.device("cuda", index)
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    index = int(device.partition(":")[2] or local)
+    if index >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(f"trainer.device={device}: CUDA device {index} asked for, {found} found")
+    return torch.device("cuda", index)
+
+
+def start(device: str = "auto") -> Processes:
+    """Join the processes that torchrun started, or stand alone.
+
+    Args:
+        device: as for find_device.
+
+    Raises:
+        ConfigError: a device that is not there.
+    """
+    rank, world = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
+    chosen = find_device(device)
+    use_cuda = chosen.type == "cuda"
+    if use_cuda:
         torch.cuda.set_device(chosen)
     if world > 1:
         own = chosen if use_cuda else None

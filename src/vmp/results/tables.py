@@ -9,7 +9,6 @@ Notable here:
 
 import copy
 import itertools
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -24,6 +23,7 @@ from vmp.config import Config, check, parse_views, suggest
 from vmp.errors import ConfigError, RunError
 from vmp.evaluate import folder_name
 from vmp.folder import begun, check_same_run
+from vmp.overrides import quote, read
 from vmp.results.collect import Run
 
 NUMBERS = ("top1", "top5", "verb", "forward", "backward", "test_forward")
@@ -310,8 +310,8 @@ class Evaluation:
     def arguments(self) -> list[str]:
         """Of evaluate.py."""
         chosen = [f"degrade={self.degrade}"] if self.degrade else []
-        chosen += [f"where={quoted(self.where)}"] if self.where else []
-        return [f"run={quoted(str(self.run.folder))}", *chosen, f"device={self.run.config.trainer.device}"]
+        chosen += [f"where={quote(self.where)}"] if self.where else []
+        return [f"run={quote(str(self.run.folder))}", *chosen, f"device={self.run.config.trainer.device}"]
 
     @property
     def folder(self) -> Path:
@@ -341,7 +341,7 @@ class Planner:
     """
 
     def __init__(self, compose: Compose, *, output: str, extra: Sequence[str] = ()) -> None:
-        self._compose, self._extra = compose, (f"output={quoted(output)}", *extra)
+        self._compose, self._extra = compose, (f"output={quote(output)}", *extra)
         self._known: dict[tuple[Task, int], Planned] = {}
 
     def run(self, task: Task, seed: int) -> Planned:
@@ -359,7 +359,7 @@ class Planner:
             if task.tag:
                 overrides.append(f"tag={task.tag}")
             if start:
-                overrides.append(f"init_from={quoted(str(start.folder))}")
+                overrides.append(f"init_from={quote(str(start.folder))}")
             overrides += self._extra
             raw = self._compose(overrides)
             try:
@@ -403,10 +403,11 @@ def composer(conf: Path) -> Compose:
 
     def by_hydra(overrides: Iterable[str]) -> DictConfig:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            return compose("train", list(overrides))
+            return compose("train", [read(override) for override in overrides])
 
     composed = cache(by_hydra)
-    parsed = cache(OverridesParser.create().parse_override)
+    parser = OverridesParser.create()
+    parsed = cache(lambda override: parser.parse_override(read(override)))
 
     def one(overrides: Sequence[str]) -> dict[str, Any]:
         each = [parsed(override) for override in overrides]
@@ -424,14 +425,6 @@ def composer(conf: Path) -> Compose:
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
     return one
-
-
-def quoted(text: str) -> str:
-    """A value for Hydra's grammar, whatever is in it."""
-    if re.fullmatch(r"[\w./+-]+", text):
-        return text
-    escaped = text.replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def matches(cell: Cell, table: Table, only: Sequence[str]) -> bool:

@@ -63,6 +63,8 @@ def start_wandb(config: Config, folder: Path, *, say: Callable[[str], None]) -> 
     """
     import wandb
 
+    if not os.environ.get("WANDB_MODE", "set").strip():
+        del os.environ["WANDB_MODE"]  # set to nothing, which wandb takes for a wrong mode
     settings = wandb.setup(wandb.Settings(silent=True)).settings
     mode = find_mode(config.logger.mode, settings=settings, say=say)
     if mode.name == "disabled":

@@ -1,0 +1,27 @@
+"""Eq. 2 turned round: the m and n that give a slope and a shift. No torch, so that a config is checked in no time."""
+
+import math
+
+
+def m_of(slope: float, *, alpha: float, beta: float, epsilon: float) -> float:
+    """m > 0 with alpha / (beta tanh m + epsilon) = slope; -m has the same slope.
+
+    Raises:
+        ValueError: no m gives that slope, or only m = 0, where the gradient vanishes, or an infinite one.
+    """
+    low, high = alpha / (beta + epsilon), alpha / epsilon
+    tanh = (alpha / slope - epsilon) / beta if low < slope < high else 0.0
+    if not 0 < tanh < 1:  # rounding, too
+        raise ValueError(f"must be between {low:.4g} and {high:.4g}, and neither of them (Eq. 2)")
+    return math.atanh(tanh)
+
+
+def n_of(shift: float, *, gamma: float) -> float:
+    """n with gamma tanh n = shift.
+
+    Raises:
+        ValueError: no finite n gives that shift.
+    """
+    if not abs(shift) < gamma:
+        raise ValueError(f"must be between {-gamma:g} and {gamma:g}, and neither of them (Eq. 2)")
+    return math.atanh(shift / gamma)
