@@ -24,10 +24,10 @@ demo: $(READY) ## make the embedded videos, train without and with prompts, prin
 	$(BIN)/python scripts/demo.py
 
 test: $(READY) ## the quick tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(READY) ## the tests that take longer (CI runs them too)
-	$(BIN)/python -m pytest -q -m "slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "slow and not gpu" -n 2 --dist worksteal
 
 chaos: $(READY) ## break it on purpose: kills, damaged files, full disks; prints what was tried and survived
 	@mkdir -p outputs

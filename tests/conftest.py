@@ -14,6 +14,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # tests that were started in the background are deaf to Ctrl-C, and so would be the processes that they send it to
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Two classes that a tiny net learns (runs.bright_or_dark), for every test of the process: copy before changing."""
+    from runs import bright_or_dark
+
+    return bright_or_dark(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def straight(data, tmp_path_factory):
+    """An undisturbed run on `data`: 36 steps in 6 epochs, with prompts, dropout, momentum, warm-up, no tracker."""
+    from runs import folder, run
+
+    out = tmp_path_factory.mktemp("straight")
+    done = run(data, out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder(out)
+
+
 TITLE = ("fault", "tried", "survived", "differences")
 
 

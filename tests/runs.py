@@ -92,15 +92,9 @@ CONTEXT.set_forkserver_preload(
             "vmp.engine.evaluator",
             "vmp.model",
             "vmp.objective",
-            "vmp.results.curves",
         ),
-        *(
-            "matplotlib.pyplot",
-            "safetensors.torch",
-            "cv2",
-            "av",
-            "hydra.main",
-        ),
+        *("vmp.results.curves", "vmp.results.panels", "matplotlib.pyplot", "safetensors.torch", "cv2", "av"),
+        *("hydra.main", "wandb", "wandb.sdk.launch.inputs.internal"),
     ]
 )
 
@@ -116,7 +110,10 @@ class Done:
 
 
 class Running:
-    """A command in a session of its own, so that signals can go to all its processes."""
+    """A command in a session of its own, so that signals can go to all its processes.
+
+    script: one of the repository's, or "-c" for Python in the first argument.
+    """
 
     def __init__(
         self,
@@ -204,7 +201,10 @@ def _main(script: str, arguments: list[str], said: str, hang: str, environment: 
             time.sleep(1000) if path.name == hang else real(path, *a, **k)
         )
     try:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        if script == "-c":
+            exec(compile(arguments[0], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
     finally:
         sys.stdout.flush(), sys.stderr.flush()
 

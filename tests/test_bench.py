@@ -115,7 +115,7 @@ def test_all_ways_lose_the_same(tmp_path, backbone, overrides):
         sys.executable,
         "scripts/benchmark.py",
         "step",
-        "costs",
+        *(["costs"] if backbone == "timesformer" else []),  # it composes all 70 runs, whatever the backbone
         "--repeats",
         "2",
         "--backbone",
@@ -132,8 +132,9 @@ def test_all_ways_lose_the_same(tmp_path, backbone, overrides):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(out.read_text())
-    assert found["costs"][-1]["runs"] == 70
-    assert not any("hours" in row for row in found["costs"])  # these were small models
+    if backbone == "timesformer":
+        assert found["costs"][-1]["runs"] == 70
+        assert not any("hours" in row for row in found["costs"])  # these were small models
     rows = found["step"][backbone]["rows"]
     by_name = {row["what"]: row for row in rows}
     assert {OURS, AUTHORS, "ours, compile"} <= set(by_name)

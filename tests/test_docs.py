@@ -19,6 +19,7 @@ def test_the_page_has_its_examples():
     assert [title for title, _ in BLOCKS] == ["torchvision", "Hugging Face", "Our backbones, from Python"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title.split()[0] for title, _ in BLOCKS])
 def test_examples_run(title, code, capsys):
     values = {"__name__": "example"}

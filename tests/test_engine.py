@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from runs import Running
 
 from vmp.data.manifest import Clip, Manifest
 from vmp.engine import checkpoint, dist, schedule
@@ -115,8 +116,6 @@ def test_pruning_keeps_the_newest_and_clears_interrupted_writes(tmp_path):
 
 def test_a_full_disk_leaves_the_old_one_and_says_so(tmp_path):
     """In a child whose files may not grow beyond 2 KB."""
-    import subprocess
-    import sys
 
     checkpoint.save(tmp_path, "step_00000001", model={"a": torch.ones(4)}, state={})
     code = f"""
@@ -131,7 +130,7 @@ try:
 except RunError as error:
     print("told:", error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = Running([code], script="-c").wait()
     assert "could not be written" in done.stdout, done.stderr[-500:]
     assert [p.name for p in tmp_path.iterdir()] == ["step_00000001"]
     assert checkpoint.newest(tmp_path) is not None

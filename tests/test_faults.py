@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from runs import QUICK, ROOT, Running, bright_or_dark, folder, overrides_for, run, start
+from runs import QUICK, ROOT, Running, folder, overrides_for, run, start
 
 from vmp.cli import explain
 from vmp.config import check, parse_views
@@ -39,11 +39,6 @@ from vmp.data.plan import Item, Plan
 from vmp.data.prepare import prepare
 from vmp.data.unpack import unpack
 from vmp.errors import ConfigError, DataError, UserError, VideoReadError
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return bright_or_dark(tmp_path_factory.mktemp("data"))
 
 
 def no_traceback(done) -> str:
@@ -685,6 +680,7 @@ def test_a_disk_that_fills_up_under_a_run(data, finished, tmp_path, tally):
     tally("disks that are full", tried=3, survived=3, differences=0)
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_records_on_a_full_disk(data, tmp_path, tally):
     """metrics.jsonl is what a run is for: it stops. log.txt is for people: it goes on."""
@@ -702,7 +698,8 @@ except RunError as error:
     print("told:", error)
 metrics.close()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = Running([code], script="-c").wait()
+    assert done.returncode == 0, done.stderr
     assert "metrics.jsonl: cannot be written (File too large)" in done.stdout
     where = folder(tmp_path / "out")
     where.mkdir(parents=True)
@@ -783,6 +780,7 @@ def list_overrides(home: Path, out: Path) -> list[str]:
 # --- processes -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_a_worker_that_is_killed_names_what_it_was_reading(data, tmp_path, tally):
     """By SIGKILL, as the kernel does when memory runs out, or a decoder that crashes."""
@@ -793,6 +791,7 @@ def test_a_worker_that_is_killed_names_what_it_was_reading(data, tmp_path, tally
     tally("loader processes that die or hang", tried=1, survived=1, differences=0)
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_a_decoder_that_hangs_is_named(data, tmp_path, tally):
     command = overrides_for(data, tmp_path, "trainer.workers=1", "data.timeout=3")
@@ -801,6 +800,7 @@ def test_a_decoder_that_hangs_is_named(data, tmp_path, tally):
     tally("loader processes that die or hang", tried=1, survived=1, differences=0)
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.parametrize(
     "overrides", [["trainer.batch_size=24", "backbone.crop=448"], ["backbone.width=4000"]]
@@ -814,6 +814,7 @@ def test_out_of_memory(data, tmp_path, overrides, tally):
     tally("out of memory", tried=1, survived=1, differences=0)
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_two_runs_race_for_one_folder(data, tmp_path, rounds, tally):
     wrong = []
@@ -1019,6 +1020,7 @@ def try_configs(seeds) -> tuple[int, list[str]]:
     return accepted, wrong
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_configs_with_one_value_changed(rounds, tally):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from itertools import product
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, Running, bright_or_dark, folder, overrides_for
+from runs import ROOT, Running, folder, overrides_for
 from torch import nn
 
 from vmp.errors import RunError, UserError
@@ -34,10 +35,10 @@ from vmp.results.panels import color_attention, color_differences
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(data, tmp_path_factory):
     """Two tiny runs, without prompts and with them, and their data."""
     home = tmp_path_factory.mktemp("runs")
-    data = bright_or_dark(home / "data")
+    shutil.copytree(data, home / "data")
     begun = [begin(data, home / "out", m, "trainer.epochs=2", "tag=a") for m in ("vmp=none", "vmp=learned")]
     for done in [one.wait() for one in begun]:
         assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import Done, Running, bright_or_dark
+from runs import Done, Running
 from safetensors.numpy import load_file
 
 from vmp.data.manifest import write_classes
@@ -29,11 +29,6 @@ VIT = (
     *("backbone=timesformer", "backbone.weights=none", "backbone.frames=4", "backbone.stride=1"),
     *("backbone.dim=24", "backbone.depth=2", "backbone.heads=3", "backbone.patch=8"),
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return bright_or_dark(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.parametrize("how", ["train.batch_norm=frozen", "train.freeze=backbone"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import CONTEXT, bright_or_dark, differences, folder, overrides_for, start, start_ranks
+from runs import CONTEXT, differences, folder, overrides_for, start, start_ranks
 
 from vmp.engine.loggers import read_metrics
 
@@ -32,8 +32,10 @@ TWO = (*ALL, "trainer.micro_batch=1")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    home = bright_or_dark(tmp_path_factory.mktemp("data"))
+def data(data, tmp_path_factory):
+    """With a video that cannot be read."""
+    home = tmp_path_factory.mktemp("spoiled") / "data"
+    shutil.copytree(data, home)
     (home / "train/003.mp4").write_bytes(b"not a video any more")
     return home
 
@@ -111,6 +113,7 @@ def disturbed_runs(begin, left_alone: Path, home: Path, *, runs: int, seed: int,
     return hits, wrong
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_one_process_killed_at_random_moments(data, alone, tmp_path, rounds, tally):
     begin = lambda out: start(data, out, *ONE)  # noqa: E731
@@ -279,6 +282,7 @@ def test_killed_inside_every_part_of_a_save(tmp_path, tally):
     assert tried > 10
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_damaged_checkpoints(data, alone, tmp_path, rounds, tally):
     """The newest is cut, flipped or zeroed: it is named, the one before is taken, and the run ends the same."""

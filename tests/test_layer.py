@@ -198,6 +198,7 @@ def test_always_finite_and_in_range(m, n, epsilon, dtype, seed):
     assert torch.isfinite(layer.n.grad).all()
 
 
+@pytest.mark.slow
 def test_compiles_to_one_graph_with_the_same_numbers():
     torch._dynamo.reset()
     clip = torch.from_numpy(pixels(b=2, t=4, h=16, w=16))

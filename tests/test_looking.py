@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, Running, bright_or_dark, folder, overrides_for
+from runs import ROOT, Running, folder, overrides_for
 
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
@@ -21,10 +21,10 @@ from vmp.results.paired import mcnemar
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(data, tmp_path_factory):
     """A tiny run and its data; small views, so that predicting has something to sum."""
     home = tmp_path_factory.mktemp("runs")
-    data = bright_or_dark(home / "data")
+    shutil.copytree(data, home / "data")
     done = Running(overrides_for(data, home / "out", "trainer.epochs=4", "trainer.views=2x1")).wait()
     assert done.returncode == 0, done.stderr
     return home

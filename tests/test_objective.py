@@ -64,6 +64,7 @@ def test_prompts_take_one_more_frame_and_the_loss_reaches_them():
     assert layer.n.grad.abs().item() > 0
 
 
+@pytest.mark.slow
 def test_the_whole_model_compiles_to_one_graph():
     torch._dynamo.reset()
     model = small_model().eval()

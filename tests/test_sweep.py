@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from runs import bright_or_dark, folder, overrides_for
+from runs import folder, overrides_for
 
 from vmp.errors import ConfigError
 from vmp.sweep import environment, name_of, plan, slots
@@ -180,10 +180,8 @@ def test_a_job_that_a_person_runs_alone_is_the_same_job(tmp_path):
 
 
 @pytest.mark.slow
-def test_real_training(tmp_path):
+def test_real_training(data, tmp_path):
     """One run learns, one has a loss that is not finite; both were told apart by their tag."""
-    (tmp_path / "data").mkdir()
-    data = bright_or_dark(tmp_path / "data")
     overrides = overrides_for(
         data, tmp_path / "out", "trainer.epochs=2", "optim.warmup=0", "tag=lr${optim.lr}"
     )

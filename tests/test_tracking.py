@@ -18,10 +18,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from runs import (
-    CONTEXT,
     ROOT,
     Running,
-    bright_or_dark,
     differences,
     folder,
     overrides_for,
@@ -44,17 +42,6 @@ from vmp.tracking.wandb_run import PROJECT, find_mode, has_key
 
 KEY = "a" * 40
 NOWHERE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": KEY}
-# what a run that tracks imports beside the rest, paid for once
-PRELOAD = (
-    "vmp.run",
-    "vmp.engine.trainer",
-    "vmp.engine.evaluator",
-    "vmp.model",
-    "vmp.objective",
-    "vmp.results.panels",
-)
-PRELOAD += ("matplotlib.pyplot", "safetensors.torch", "cv2", "av")
-CONTEXT.set_forkserver_preload([*PRELOAD, "hydra.main", "wandb", "wandb.sdk.launch.inputs.internal"])
 
 
 @pytest.fixture(autouse=True)
@@ -811,20 +798,6 @@ def test_upload_tells_what_is_wrong(tmp_path, script):
 
 
 # --- whole runs ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return bright_or_dark(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def straight(data, tmp_path_factory):
-    """Without a tracker."""
-    out = tmp_path_factory.mktemp("straight")
-    done = run(data, out)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder(out)
 
 
 @pytest.mark.slow

@@ -19,20 +19,6 @@ from vmp.engine import checkpoint
 from vmp.engine.loggers import read_metrics
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return bright_or_dark(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def straight(data, tmp_path_factory):
-    """An undisturbed run: 36 steps in 6 epochs, with prompts, dropout, momentum, warm-up."""
-    out = tmp_path_factory.mktemp("straight")
-    done = run(data, out)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder(out)
-
-
 def test_a_run_leaves_its_records(straight):
     names = {p.name for p in straight.iterdir()}
     assert names >= {
