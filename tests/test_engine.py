@@ -116,7 +116,6 @@ def test_pruning_keeps_the_newest_and_clears_interrupted_writes(tmp_path):
 
 def test_a_full_disk_leaves_the_old_one_and_says_so(tmp_path):
     """In a child whose files may not grow beyond 2 KB."""
-
     checkpoint.save(tmp_path, "step_00000001", model={"a": torch.ones(4)}, state={})
     code = f"""
 import resource, signal, torch
