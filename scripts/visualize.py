@@ -8,6 +8,7 @@ python scripts/visualize.py my.mp4 run=outputs/.../seed0 --start 40 --out pictur
 import argparse
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,28 @@ def main() -> None:
 
         options.video = natural_clip()
         options.title = options.title or ("a street with bicycles" if options.video else None)
-    stem = options.video.stem if options.video else "motions"
-    out = (options.out or Path("outputs") / f"{stem}-prompts").with_suffix("")
+    out = where(options)
     draw(options, layer, out)
+
+
+def where(options: argparse.Namespace) -> Path:
+    """The pictures' path without a suffix: as --out says, or one below outputs/ that takes no file's place.
+
+    Raises:
+        UserError: the MP4 or the PNG would take the place of the video.
+    """
+    if options.out:
+        out: Path = options.out.with_suffix("")
+        for path in (out.with_name(f"{out.name}.png"), out.with_name(f"{out.name}.mp4")):
+            if options.video and path.exists() and path.samefile(options.video):
+                raise UserError(f"--out {options.out}: {path} is the video itself; choose another name")
+        return out
+    stem = f"{options.video.stem if options.video else 'motions'}-prompts"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+    home = Path("outputs")
+    return next(
+        home / n for n in names if not any((home / f"{n}.{kind}").exists() for kind in ("png", "mp4"))
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slope", type=float, help="11, where no run is named")
     parser.add_argument("--shift", type=float, help="0.1, where no run is named")
     parser.add_argument("--title", help="over the PNG; else the video's name")
-    parser.add_argument("--out", type=Path, help="the PNG; the MP4 is beside it (outputs/NAME-prompts.png)")
+    parser.add_argument(
+        "--out", type=Path, help="the PNG; the MP4 is beside it (a new outputs/NAME-prompts[-2].png)"
+    )
     return parser
 
 
@@ -89,18 +111,18 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     """Write out.png and out.mp4."""
     from vmp.data.encode import write_video
     from vmp.results.looking import check_enough, describe, embedded_clip, stream, to_clip
-    from vmp.results.panels import draw_grid, panel_rows
+    from vmp.results.panels import draw_grid, nothing_is, panel_rows
 
-    count = max(options.columns, options.frames) + 1
+    most = max(options.columns, options.frames) + 1
     kept: list[np.ndarray] = []  # the frames of the PNG
     fault: list[str] = []
     frames: Iterator[np.ndarray]
     if options.video is None:
-        clip, name = embedded_clip("moving", count=min(count, 32), stride=options.stride, size=128)
+        clip, name = embedded_clip("moving", count=min(most, 32), stride=options.stride, size=128)
         frames, fps = iter(clip), Fraction(25, options.stride)
     else:
         name = options.video.name
-        read = {"start": options.start, "stride": options.stride, "most": count, "short_side": options.side}
+        read = {"start": options.start, "stride": options.stride, "most": most, "short_side": options.side}
         frames, fps = stream(options.video, **read), rate(options.video, options.stride)
 
     def shown() -> Iterator[np.ndarray]:
@@ -135,7 +157,13 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     with style():
         rows = [list(row) for row in panel_rows(to_clip(np.stack(kept)), layer)]
         learned = describe(layer).replace(", ", "\n")
-        names = ("frame", "difference\nD", f"attention f(D)\n{learned}", "motion\nprompt")
+        nothing = nothing_is(layer)
+        names = (
+            "frame",
+            "difference\nD",
+            f"attention f(D)\n{learned}",
+            f"motion prompt\n({nothing} where\nf(D) = 0)",
+        )
         drawn = draw_grid(rows, rows=names, title=options.title or name, width=2.0)
     print(*save(drawn, out, kinds=("png",)))
     for text in fault:
@@ -159,7 +187,7 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
     import cv2
 
     from vmp.results.looking import to_clip
-    from vmp.results.panels import color_differences, panel_rows
+    from vmp.results.panels import color_differences, nothing_is, panel_rows
 
     clip = to_clip(pair)
     frame, _, attention, prompt = (row[0] for row in panel_rows(clip, layer))
@@ -170,7 +198,7 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
         (f"frame {number}", frame),
         ("difference", difference),
         ("attention", attention),
-        ("prompt", prompt),
+        (f"prompt ({nothing_is(layer)}: 0)", prompt),
     ):
         large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
         band = np.full((BAND, large.shape[1], 3), 255, np.uint8)

@@ -5,7 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
-from itertools import product
+from itertools import combinations, product
 from math import comb
 from pathlib import Path
 
@@ -15,12 +15,14 @@ import torch
 from runs import ROOT, Running, folder, overrides_for
 from torch import nn
 
+from vmp.data.motions import CAMERAS
 from vmp.errors import RunError, UserError
 from vmp.results import blind, canvas, figures, paired, similarity
 from vmp.results.canvas import style
 from vmp.results.collect import Run, read_run
 from vmp.results.curves import (
     Pair,
+    _stems,
     best_pairs,
     by_lambda,
     draw_curves,
@@ -30,7 +32,7 @@ from vmp.results.curves import (
     whole_epochs,
 )
 from vmp.results.family import shift_of, slope_of, thinned
-from vmp.results.looking import layer_with, layers_of
+from vmp.results.looking import embedded_clip, layer_with, layers_of, plain_frames
 from vmp.results.panels import color_attention, color_differences
 
 
@@ -180,6 +182,64 @@ def test_axes_have_whole_epochs_and_numbers_without_an_offset():
     assert high - low == pytest.approx(0.1)
     shown = [float(label.get_text()) for label in axis.get_yticklabels()]
     assert low - 0.05 <= min(shown) < 11.00002 < max(shown) <= high + 0.05
+
+
+@pytest.mark.parametrize("names", [("x3d", "c2d", "slowfast-f"), None])
+def test_names_and_numbers_of_the_best_pairs_do_not_overlap(names):
+    """Fig. 4 (d), with all backbones of the paper and their pathways."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    names = names or (
+        "c2d",
+        "i3d",
+        "slowfast-f",
+        "slowfast-s",
+        "timesformer",
+        "timesformer-k400",
+        "tiny",
+        "x3d",
+    )
+    best = {name: Pair("a", name, 12.0 + 4 * i, (-1) ** i * 0.4, 50.0) for i, name in enumerate(names)}
+    with style():
+        drawn = canvas.figure(10, 5.6)
+        axes = drawn.subplots(2, 2)
+        _stems(axes[1, 1], best)
+        board = FigureCanvasAgg(drawn)
+        board.draw()
+        renderer = board.get_renderer()
+        axis, right = axes[1, 1], drawn.axes[-1]
+        boxes = [
+            [text.get_window_extent(renderer) for text in (*axis.texts, *right.texts)],
+            [(t.get_window_extent(renderer), t) for t in axis.get_xticklabels()],
+        ]
+    for a, b in combinations(boxes[0], 2):
+        assert not a.overlaps(b)
+    labels = [box for box, _ in boxes[1]]
+    if boxes[1][0][1].get_rotation() == 0:
+        assert not any(a.overlaps(b) for a, b in combinations(labels, 2))
+    else:  # aslant: lines of writing, which are apart by more than a letter's height
+        apart = (labels[1].x1 - labels[0].x1) * math.sin(math.radians(25))
+        assert apart > boxes[1][0][1].get_fontsize() * drawn.dpi / 72
+
+
+def test_embedded_clips_show_the_whole_object_doing_what_they_are_called():
+    from vmp.data.motions import CLASSES, Motions, motion_of
+
+    for camera in CAMERAS:
+        for count, stride in ((2, 2), (7, 1)):
+            frames, name = embedded_clip(camera, count=count, stride=stride)
+            assert len(frames) == count
+            assert camera in name
+    spec = Motions(camera="static", size=112, frames=8)
+    for i in range(60):
+        motion = motion_of(spec, "test", i)
+        n, way = plain_frames(spec, i), CLASSES[motion.label]
+        place = (motion.place - motion.camera)[:n] % 112
+        assert ((place > motion.radius[:n, None]) & (place < 112 - motion.radius[:n, None])).all()
+        growth = np.diff(motion.radius[:n])
+        assert (growth <= 0).all() if way == "recede" else (growth >= 0).all()
+        if n > 1:  # no jump to the other side
+            assert np.abs(np.diff(place, axis=0)).max() < 20
 
 
 def test_lines_and_pairs_are_those_of_the_run(home):

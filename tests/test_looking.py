@@ -85,6 +85,20 @@ def test_a_video_becomes_an_mp4_and_a_png(script, tmp_path):
         read_frames(out.with_suffix(".mp4"), range(12))
 
 
+def test_no_file_is_taken_the_place_of(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = video(tmp_path / "my.mp4", 6)
+    before = source.read_bytes()
+    for name in ("my-prompts", "my-prompts-2", "my-prompts-3"):
+        code, said, _ = script("visualize", source, "--columns", 2)
+        assert code == 0
+        assert f"outputs/{name}.png" in said
+    code, _, errors = script("visualize", source, "--out", tmp_path / "my.png")
+    assert code == 2
+    assert "is the video itself" in errors
+    assert source.read_bytes() == before
+
+
 def test_the_layer_of_a_run_is_looked_with(home, script, tmp_path):
     run = folder(home / "out")
     source = video(tmp_path / "v.mp4", 6)

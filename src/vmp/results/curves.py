@@ -224,34 +224,42 @@ def _stems(axis: Any, best: Mapping[str, Pair]) -> None:
     if not best:
         axis.text(0.5, 0.5, "no finished run with prompts", ha="center", color=GREY, transform=axis.transAxes)
         return
+    many = len(best) > 4  # their numbers stand upright, above and below the stems, and their names aslant
+    apart = 0.2 if many else 0.12
     right = axis.twinx()
     right.spines["right"].set_visible(True)
     for i, pair in enumerate(best.values()):
-        axis.plot([i - 0.12] * 2, [0, pair.slope], color=COLORS[0], linewidth=2)
-        axis.plot(i - 0.12, pair.slope, "o", color=COLORS[0])
-        axis.annotate(
-            f"{pair.slope:.2f}",
-            (i - 0.12, pair.slope),
-            (-6, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-        )
-        right.plot([i + 0.12] * 2, [0, pair.shift], "--", color=COLORS[1], linewidth=2)
-        right.plot(i + 0.12, pair.shift, "s", color=COLORS[1])
-        right.annotate(
-            f"{pair.shift:+.2f}",
-            (i + 0.12, pair.shift),
-            (6, 0),
-            textcoords="offset points",
-            ha="left",
-            va="center",
-        )
-    axis.set_xticks(range(len(best)), list(best), fontsize="small" if len(best) > 5 else None)
+        axis.plot([i - apart] * 2, [0, pair.slope], color=COLORS[0], linewidth=2)
+        axis.plot(i - apart, pair.slope, "o", color=COLORS[0])
+        beside: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+        upright: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "rotation": 90}
+        at = (i - apart, pair.slope)
+        if many:
+            axis.annotate(f"{pair.slope:.2f}", at, (0, 5), va="bottom", **upright)
+        else:
+            axis.annotate(f"{pair.slope:.2f}", at, (-6, 0), ha="right", **beside)
+        right.plot([i + apart] * 2, [0, pair.shift], "--", color=COLORS[1], linewidth=2)
+        right.plot(i + apart, pair.shift, "s", color=COLORS[1])
+        at = (i + apart, pair.shift)
+        if many:
+            up = pair.shift >= 0
+            right.annotate(
+                f"{pair.shift:+.2f}", at, (0, 5 if up else -5), va="bottom" if up else "top", **upright
+            )
+        else:
+            right.annotate(f"{pair.shift:+.2f}", at, (6, 0), ha="left", **beside)
+    aslant = sum(map(len, best)) > 40
+    axis.set_xticks(
+        range(len(best)),
+        list(best),
+        rotation=25 if aslant else 0,
+        ha="right" if aslant else "center",
+        rotation_mode="anchor" if aslant else "default",
+    )
     axis.set_xlim(-0.7, len(best) - 0.1)
-    axis.set_ylim(-60, 60)  # so that both zeros are at one height
+    axis.set_ylim(-70, 70)  # so that both zeros are at one height
     axis.set_yticks([0, 10, 20, 30, 40, 50])
-    right.set_ylim(-0.72, 0.72)
+    right.set_ylim(-0.84, 0.84)
     right.grid(False)
     axis.grid(False, axis="x")
     axis.axhline(0, color=GREY, linewidth=0.8)

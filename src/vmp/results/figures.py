@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 KEY = "D: orange brighter, blue darker; attention: white 0, dark red 1"
 
 
+def key(layer: "MotionPrompt") -> str:
+    """What the colours of a figure mean."""
+    from vmp.results.panels import nothing_is
+
+    return f"{KEY}; prompt: {nothing_is(layer)} where it is 0"
+
+
 class MissingRuns(UserError):
     """A figure whose runs are not there."""
 
@@ -296,7 +303,13 @@ def _blind(number: int, wanted: Wanted) -> Any:
         )
         names.append(wrapped(name))
     columns = ("frame", "difference D", "time-colour\nreordering", "Taylor frame", "attention f(D)", "prompt")
-    return draw_grid(rows, rows=names, columns=columns, title=f"{describe(layer)}; {KEY}", width=1.6)
+    return draw_grid(
+        rows,
+        rows=names,
+        columns=columns,
+        title=f"{describe(layer)}; {key(layer)}",
+        width=1.6,
+    )
 
 
 def _family(number: int, wanted: Wanted) -> Any:
@@ -345,7 +358,13 @@ def _pairs_of_frames(number: int, wanted: Wanted) -> Any:
         rows.append([frames[0], frames[1], difference, attention, prompt])
         names.append(wrapped(name))
     columns = ("frame t", "frame t+1", "difference D", "attention f(D)", "prompt")
-    return draw_grid(rows, rows=names, columns=columns, title=f"{describe(layer)}; {KEY}", width=1.7)
+    return draw_grid(
+        rows,
+        rows=names,
+        columns=columns,
+        title=f"{describe(layer)}; {key(layer)}",
+        width=1.7,
+    )
 
 
 def _regularisation(number: int, wanted: Wanted) -> Any:
@@ -365,7 +384,12 @@ def _regularisation(number: int, wanted: Wanted) -> Any:
         rows += [list(prompt), list(attention)]
         learned = describe(layer).replace(", ", "\n")
         names += [f"prompt, λ = {_weight(run):g}", f"attention\n{learned}"]
-    return draw_grid(rows, rows=names, title=f"{about(pair[1])}: {name}. {KEY}", width=1.05)
+    return draw_grid(
+        rows,
+        rows=names,
+        title=f"{about(pair[1])}: {name}. {key(layer)}",
+        width=1.05,
+    )
 
 
 def _layers(number: int, wanted: Wanted) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from vmp.backbones import Spec
     from vmp.config import Config
+    from vmp.data.motions import Motions
     from vmp.layer import MotionPrompt
     from vmp.model import PromptedClassifier
 
@@ -71,14 +72,34 @@ def check_enough(path: Path, frames: int, *, start: int, stride: int) -> None:
 
 
 def embedded_clip(camera: str, *, count: int, stride: int = 1, size: int = 112) -> tuple[np.ndarray, str]:
-    """A clip of the embedded dataset: (T, H, W, 3) uint8 and its name."""
-    from vmp.data.motions import CLASSES, Motions, render_clip
+    """A clip of the embedded dataset: (T, H, W, 3) uint8 and its name. It is the first test clip whose object keeps
+    within the picture and does what its class says throughout; of a long clip the one in which it does so longest."""
+    from vmp.data.motions import CAMERAS, CLASSES, Motions, render_clip
 
-    frames, label = render_clip(
-        Motions(camera=camera, size=size, frames=max(2, (count - 1) * stride + 1)), "test", 3
-    )
+    spec = Motions(camera=camera, size=size, frames=max(2, (count - 1) * stride + 1))
+    first = CANDIDATES * CAMERAS.index(camera)  # so that the cameras' clips differ
+    index = max(range(first, first + CANDIDATES), key=lambda i: (plain_frames(spec, i), -i))
+    frames, label = render_clip(spec, "test", index)
     name = CLASSES[label].replace("_", " ")
     return frames[::stride][:count], f"{name} ({camera} camera, embedded)"
+
+
+CANDIDATES = 200  # test clips to choose one from
+
+
+def plain_frames(spec: "Motions", index: int) -> int:
+    """How many frames of a test clip, from the first, show the object whole, and grow or shrink as its class says:
+    the dataset lets objects leave on one side and enter on the other, and sizes start again at the other end."""
+    from vmp.data.motions import CLASSES, motion_of
+
+    motion = motion_of(spec, "test", index)
+    centre = (motion.place - motion.camera) % spec.size  # (T, 2)
+    reach = 1.4 * motion.radius[:, None]  # its outline is not round
+    whole = ((centre >= reach) & (centre <= spec.size - reach)).all(axis=1)
+    growth = np.diff(motion.radius, prepend=motion.radius[0])
+    wrong = {"approach": growth < 0, "recede": growth > 0}.get(CLASSES[motion.label], growth != 0)
+    bad = np.flatnonzero(~whole | wrong)
+    return int(bad[0]) if len(bad) else spec.frames
 
 
 def natural_clip() -> Path | None:

@@ -45,6 +45,12 @@ def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = N
     ]
 
 
+def nothing_is(layer: "MotionPrompt") -> str:
+    """The colour of a prompt where the attention is 0: "black" where it multiplies pixels, "grey" (the mean of the
+    normalisation) where it multiplies normalised frames."""
+    return "black" if layer.modulate == "pixel" else "grey"
+
+
 def color_differences(differences: np.ndarray, *, limit: float | None = None) -> np.ndarray:
     """Differences (..., H, W) in [-1, 1] -> (..., H, W, 3) uint8: orange brighter, blue darker, white unchanged.
 
