@@ -5,7 +5,7 @@ READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow chaos lint format bench figures starts claims report lock clean
+.PHONY: help setup demo test test-slow chaos lint format bench figures starts claims publish report timing lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,15 +45,20 @@ format: $(READY) ## put the code in its format
 bench: $(READY) ## measure layer, step, start and loader, beside the plain ways; what Table 1 costs (BENCH='step costs')
 	$(BIN)/python scripts/benchmark.py $(BENCH)
 
+# where tables, claims, figures and maps of starts are written; docs/results is written by make publish only
+OUTPUTS = outputs$(if $(filter mini,$(PROFILE)),/mini)
+RESULTS ?= $(OUTPUTS)/results
+
 figures: $(READY) ## the paper's figures, of runs below outputs/ (FIGURES='3 17', OUT=FOLDER), and the README's picture
-	$(BIN)/python scripts/figure.py $(or $(FIGURES),all) --out $(or $(OUT),docs/results/figures)
-	$(BIN)/python scripts/visualize.py --start 200 --columns 4 --frames 0 --out docs/results/prompts.png
+	$(BIN)/python scripts/figure.py $(or $(FIGURES),all) --outputs $(or $(RUNS),$(OUTPUTS)) \
+		--out $(or $(OUT),$(RESULTS)/figures)
+	$(BIN)/python scripts/visualize.py --start 200 --columns 4 --frames 0 --out $(RESULTS)/prompts.png
 
 # PROFILE=mini: in miniature, without data; SEEDS=3; ONLY='timesformer finegym'; DRY=1: what would be run and what it
-# takes; LAUNCH=torchrun=4 or 'hydra/launcher=slurm ...'; SET='data.root=DIR': train.py's, for every run
+# takes; LAUNCH=torchrun=4 or 'hydra/launcher=slurm ...'; RESULTS=DIR: where tables go; SET='data.root=DIR': train.py's
 TABLES := table1 table2 table3 table4 table5 table6 table7 table8
 REPRODUCE = $(BIN)/python scripts/reproduce.py profile=$(or $(PROFILE),paper) seeds=$(or $(SEEDS),1) \
-	dry=$(or $(DRY),0) 'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
+	dry=$(or $(DRY),0) 'results=$(RESULTS)' 'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
 .PHONY: table paper $(TABLES)
 
 table: ## make table1 ... table8: a table of the paper, ours beside theirs; PROFILE=mini needs no data, DRY=1 plans
@@ -62,20 +67,26 @@ table: ## make table1 ... table8: a table of the paper, ours beside theirs; PROF
 $(TABLES): $(READY)
 	$(REPRODUCE) table=$(@:table%=%)
 
+timing: $(READY) ## time a few steps of the models of TABLE=1, for the estimates of DRY=1; on a quiet machine (PROFILE, ONLY)
+	$(REPRODUCE) table=$(or $(TABLE),1) timing=1
+
 paper: $(READY) ## all eight tables, the claims and the report; the same variables
 	@failed=; for n in 1 2 3 4 5 6 7 8; do \
 		$(REPRODUCE) table=$$n || { code=$$?; [ $$code -ge 128 ] && exit $$code; failed="$$failed $$n"; }; done; \
 	[ $(or $(DRY),0) != 0 ] || $(CLAIMS) >/dev/null || failed="$$failed claims"; \
 	[ $(or $(DRY),0) != 0 ] || \
-		$(BIN)/python scripts/report.py outputs$(if $(filter mini,$(PROFILE)),/mini) || failed="$$failed report"; \
+		$(BIN)/python scripts/report.py $(OUTPUTS) --tables $(RESULTS) || failed="$$failed report"; \
 	[ -z "$$failed" ] || { echo "tables with something missing:$$failed"; exit 1; }
 
-CLAIMS = $(BIN)/python scripts/claims.py --profile $(or $(PROFILE),paper) --seeds $(or $(SEEDS),1)
+CLAIMS = $(BIN)/python scripts/claims.py --profile $(or $(PROFILE),paper) --seeds $(or $(SEEDS),1) --results $(RESULTS)
 claims: $(READY) ## what the tables' runs say of the paper's claims (PROFILE=mini, SEEDS as they were run with)
 	$(CLAIMS)
 
 starts: $(READY) ## does the start of slope and shift decide? runs over their plane, in miniature, and their map (SEEDS=2)
 	$(BIN)/python scripts/starts.py --seeds $(or $(SEEDS),2)
+
+publish: $(READY) ## take RESULTS over into docs/results; never replaces a number by nothing (PROFILE=mini, ONLY='table1 claims')
+	$(BIN)/python scripts/publish.py --profile $(or $(PROFILE),paper) --results $(RESULTS) $(ONLY)
 
 report: $(READY) ## one page about runs that opens from disk: outputs/report.html (RUNS=FOLDERS, OUT=FILE, CLIPS=4)
 	$(BIN)/python scripts/report.py $(or $(RUNS),outputs) --out $(or $(OUT),outputs/report.html) --clips $(or $(CLIPS),4)

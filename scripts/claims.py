@@ -1,9 +1,9 @@
 """What the tables' runs say of the paper's claims: gains with their errors, slope and shift by λ and camera, costs.
 
-python scripts/claims.py                              of the real datasets -> docs/results/claims.md
-python scripts/claims.py --profile mini --seeds 3     in miniature -> docs/results/mini/claims.md
+python scripts/claims.py                              of the real datasets -> outputs/results/claims.md
+python scripts/claims.py --profile mini --seeds 3     in miniature -> outputs/mini/results/claims.md
 
-Nothing is run: make paper (or make table1 ...) does that.
+Nothing is run: make paper (or make table1 ...) does that. docs/results changes by make publish only.
 """
 
 import os
@@ -18,19 +18,23 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--profile", default="paper", help="of conf/table/profile/")
     parser.add_argument("--seeds", type=int, default=1, help="as many as the tables were run with")
-    parser.add_argument("--out", type=Path, help="the profile's results/claims.md if not given")
+    parser.add_argument(
+        "--results", type=Path, help="with table8.csv; default: results/ of the profile's runs"
+    )
+    parser.add_argument("--out", type=Path, help="default: claims.md in --results")
     options = parser.parse_args()
     if options.seeds < 1:
         parser.error("--seeds must be at least 1")
 
     from vmp.files import write_text
     from vmp.results.claims import claims
-    from vmp.results.tables import load_profile
+    from vmp.results.tables import load_profile, results_of
 
     os.chdir(ROOT)
     profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
-    out = options.out or Path(profile.results) / "claims.md"
-    text = claims(options.profile, ROOT, seeds=options.seeds)
+    results = options.results or results_of(profile.output)
+    out = options.out or results / "claims.md"
+    text = claims(options.profile, ROOT, seeds=options.seeds, results=results)
     write_text(out, text)
     print(text)
     print(f"-> {out}")

@@ -35,7 +35,9 @@ def main() -> None:
         clips=options.clips,
     )
     from vmp.results.canvas import save
+    from vmp.results.tables import results_of
 
+    out = options.out or results_of(options.outputs) / "figures"
     seen: dict[bytes, int] = {}
     for number in numbers:
         try:
@@ -47,7 +49,7 @@ def main() -> None:
                 f"figure {number} is left out: it {str(error).partition(' ')[2].partition(' ')[2].splitlines()[0]}"
             )
             continue
-        paths = save(drawn, options.out / f"figure{number}")
+        paths = save(drawn, out / f"figure{number}")
         same = seen.setdefault(paths[0].read_bytes(), number)
         if every and same != number:
             print(
@@ -77,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--clips", type=int, default=8, help="for the features of 7-9")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are looked for")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/figures"))
+    parser.add_argument("--out", type=Path, help="default: results/figures below --outputs")
     return parser
 
 

@@ -1,4 +1,5 @@
-"""Write one HTML page about runs: tables beside the paper's, curves, confusions, worst clips, how each was made.
+"""Write one HTML page about runs: accuracies, curves, confusions, worst clips, tables beside the paper's, how each was
+made.
 
 python scripts/report.py outputs                              every run below outputs -> outputs/report.html
 python scripts/report.py outputs/finegym --out finegym.html --clips 0
@@ -11,8 +12,6 @@ from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
 from vmp.results.report import CLIPS, write_report
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def main() -> None:
     options = _parser().parse_args()
@@ -22,7 +21,9 @@ def main() -> None:
     written = write_report(
         options.folders,
         out=out,
-        tables=options.tables,
+        tables=[folder / "results" for folder in options.folders]
+        if options.tables is None
+        else options.tables,
         clips=options.clips,
         progress=True,
     )
@@ -40,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         "--tables",
         nargs="*",
         type=Path,
-        default=[ROOT / "docs" / "results"],
-        help="folders with table<n>.csv (or mini/table<n>.csv); default: docs/results",
+        help="folders with table<n>.csv (or mini/table<n>.csv); default: those of these runs, in results/ of the "
+        "folders; docs/results has those that come with the project",
     )
     parser.add_argument(
         "--clips", type=int, default=CLIPS, help="worst clips to draw for a run; 0 reads no video"

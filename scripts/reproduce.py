@@ -2,11 +2,13 @@
 
     only='timesformer mpii'     only the cells that have all these words in their names
     launch=torchrun=4           single | warm | torchrun=N | 'hydra/launcher=slurm hydra.launcher.partition=gpu'
-    output=outputs              where runs are; results=docs/results: where tables are written
+    dry=1                       print the plan, with an estimate from what has been measured, and run nothing
+    timing=1                    time a few steps of every model in the plan for the estimates, and run nothing
+    output=outputs              where runs are; results=FOLDER: where tables are written, else OUTPUT/results
     data.root=... and the like  for every run, as for train.py
 
-It runs what is not finished, continues what is half done, and writes docs/results/table<n>.md, .csv and .tex. `make
-table1 SEEDS=3` is the same.
+It runs what is not finished, continues what is half done, and writes outputs/results/table<n>.md, .csv and .tex. `make
+table1 SEEDS=3` is the same, `make publish` takes its files over into docs/results.
 """
 
 import os
@@ -20,7 +22,7 @@ with friendly():
     from vmp.results.reproducing import Request, reproduce
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = ("table", "profile", "seeds", "only", "dry", "launch", "output", "results")
+OWN = ("table", "profile", "seeds", "only", "dry", "timing", "launch", "output", "results")
 
 
 def read_request(arguments: list[str]) -> Request:
@@ -51,14 +53,16 @@ def read_request(arguments: list[str]) -> Request:
     for key in ("table", "seeds"):
         if key in own and not (own[key].isdecimal() and int(own[key])):
             raise ConfigError(f"{key}={own[key]}: must be a whole number from 1")
-    if own.get("dry", "0") not in ("0", "1"):
-        raise ConfigError(f"dry={own['dry']}: must be 0 or 1")
+    for key in ("dry", "timing"):
+        if own.get(key, "0") not in ("0", "1"):
+            raise ConfigError(f"{key}={own[key]}: must be 0 or 1")
     return Request(
         table=int(own["table"]),
         profile=own.get("profile", "paper"),
         seeds=int(own.get("seeds", 1)),
         only=tuple(own.get("only", "").split()),
         dry=own.get("dry") == "1",
+        timing=own.get("timing") == "1",
         launch=own.get("launch", ""),
         output=own.get("output"),
         results=own.get("results"),

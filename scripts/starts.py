@@ -31,11 +31,11 @@ def main() -> None:
     add("--seeds", type=int, default=2)
     add("--lambda", type=float, default=0.0, dest="weight", help="weight of the regulariser")
     add("--launch", default="", help="as for make table1")
-    add("--out", type=Path, help="the map, without ending; the profile's results/starts if not given")
+    add("--out", type=Path, help="the map, without ending; default: results/starts beside the runs")
     options = parser.parse_intermixed_args()
 
     from vmp.results.starts import Grid, sweep, write
-    from vmp.results.tables import load_profile
+    from vmp.results.tables import load_profile, results_of
 
     if options.seeds < 1 or options.weight < 0:
         raise ConfigError("--seeds must be at least 1, --lambda at least 0")
@@ -54,7 +54,9 @@ def main() -> None:
     )
     points, failed = sweep(grid, profile, ROOT, launch=options.launch)
     if points:
-        for path in write(points, options.out or Path(profile.results) / "starts"):
+        given = [word.partition("=")[2] for word in options.overrides if word.startswith("output=")]
+        results = results_of(given[-1].strip("'\"") if given else profile.output)
+        for path in write(points, options.out or results / "starts"):
             print(f"-> {path}")
     sys.exit(1 if failed or not points else 0)
 

@@ -12,7 +12,8 @@ from typing import Any
 from vmp.cli import friendly, parser_of
 from vmp.config import Config
 from vmp.errors import RunError, UserError
-from vmp.folder import config_of, read_config
+from vmp.folder import config_of
+from vmp.run_files import read_config
 from vmp.tracking.tracker import first_line
 
 
@@ -36,7 +37,7 @@ def with_wandb(folder: Path, chosen: dict[str, Any]) -> Config:
     if not (folder / "config.yaml").is_file() or not (folder / "metrics.jsonl").is_file():
         raise RunError(f"{folder}: no run there (config.yaml and metrics.jsonl)")
     raw = read_config(folder / "config.yaml")
-    kept = raw.get("logger") or {}
+    kept = raw.get("logger", {})
     kept = kept if kept.get("kind") == "wandb" else {}
     return config_of(folder, {**raw, "logger": {**kept, "kind": "wandb", **chosen}})
 

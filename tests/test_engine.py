@@ -17,8 +17,9 @@ from vmp.data.manifest import Clip, Manifest
 from vmp.engine import checkpoint, dist, schedule
 from vmp.engine.evaluator import Scores, _cross_entropy, accuracies, class_accuracies, write_predictions
 from vmp.engine.faults import told
-from vmp.engine.loggers import Metrics, read_metrics
+from vmp.engine.loggers import Metrics
 from vmp.errors import ConfigError, RunError
+from vmp.run_files import read_metrics
 
 # --- schedules -----------------------------------------------------------------------------------------------------
 

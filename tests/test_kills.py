@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from runs import CONTEXT, differences, folder, overrides_for, start, start_ranks
 
-from vmp.engine.loggers import read_metrics
+from vmp.run_files import read_metrics
 
 ALL = (
     "trainer.micro_batch=2",

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -381,6 +382,28 @@ def test_no_runs_is_one_message(tmp_path):
         assert done.stderr.startswith(f"error: {folder}: no ")
         assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_users_runs_come_first_and_shipped_tables_when_asked(made, tmp_path, monkeypatch, capsys):
+    home, *_ = made
+    out, script = home / "outputs", str(ROOT / "scripts" / "report.py")
+    text = made[2].read_text(encoding="utf-8")
+    assert text.index('id="runs"') < text.index('id="worst"') < text.index('id="tables"')
+    page = tmp_path / "page.html"
+    for words, tables in (
+        ([], 0),  # the user has none of his own
+        (["--tables", str(ROOT / "docs/results")], len(list((ROOT / "docs/results").rglob("table*.csv")))),
+    ):
+        monkeypatch.setattr(sys, "argv", [script, str(out), "--out", str(page), "--clips", "0", *words])
+        runpy.run_path(script)["main"]()
+        assert f"6 runs, {tables} tables" in capsys.readouterr().out
+    shutil.copytree(home / "tables" / "mini", out / "results")
+    try:
+        monkeypatch.setattr(sys, "argv", [script, str(out), "--out", str(page), "--clips", "0"])
+        runpy.run_path(script)["main"]()
+    finally:
+        shutil.rmtree(out / "results")
+    assert "6 runs, 2 tables" in capsys.readouterr().out  # his own
 
 
 def test_the_command(made, tmp_path, monkeypatch, capsys):

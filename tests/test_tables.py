@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vmp.errors import ConfigError, RunError
-from vmp.results import estimating, launching, rendering, reproducing
+from vmp.results import estimating, launching, rendering, reproducing, timing
 from vmp.results.tables import (
     Evaluation,
     Planner,
@@ -476,32 +477,71 @@ def test_a_dry_run_runs_nothing_and_skips_what_is_finished(tmp_path, compose_one
     elsewhere = {"seconds": 3600, "sittings": [sat | {"device": "NVIDIA V100"}]}
     (runs[1].folder / "result.json").write_text(json.dumps(result | elsewhere))
     assert not set(estimating.measured_rates(tmp_path)) & {estimating._key(run) for run in runs}
-    (runs[1].folder / "result.json").write_text(json.dumps(result | {"seconds": 3600, "sittings": [sat]}))
-    estimating.print_plan(runs, tests, profile, tmp_path, estimating.rates_for(runs[2:], tmp_path))
+    (runs[1].folder / "result.json").write_text(
+        json.dumps(result | {"seconds": 3600, "sittings": [sat], "finished": "2026-11-02 10:00:00"})
+    )
+    estimating.print_plan(runs, tests, profile, tmp_path, estimating.measured_rates(tmp_path), renew="make x")
     said = capsys.readouterr().out
-    assert "about 1.0 device-hours" in said
+    assert "about 1.0 device-hours on CPU, 1 threads" in said
+    assert f"measured on CPU, 1 threads, 2026-11-02, {runs[1].folder}" in said
+    assert "make x measures this anew" in said
     assert "timing" not in said
 
 
-def test_what_was_never_run_is_timed_once_for_an_estimate(tmp_path, compose_one, capsys):
+def test_a_plan_times_nothing_and_timing_is_a_command_of_its_own(tmp_path, compose_one, capsys, monkeypatch):
     table, profile = table_of(1), profile_of("mini")
     planner = Planner(compose_one, output=str(tmp_path))
     chosen = [c for c in cells(table, profile) if c.task and matches(c, table, ["c2d", "mpii"])]
     runs, tests = reproducing.plan(chosen, planner, [0])
-    rates = estimating.rates_for(runs, tmp_path)
+    estimating.print_plan(runs, tests, profile, tmp_path, estimating.measured_rates(tmp_path), renew="make x")
+    said = capsys.readouterr().out
+    assert "timing c2d" not in said
+    assert re.search(
+        r"no estimate for c2d: nothing was measured with them on CPU, \d+ thread.*make x measures", said
+    )
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(timing, "QUIET", 0.0)  # other tests may run beside this one
+    assert estimating.time_rates(runs, tmp_path)
     assert "timing c2d: a few steps of 2 clips on CPU" in capsys.readouterr().out
-    assert estimating.rates_for(runs, tmp_path) == rates
-    assert "timing" not in capsys.readouterr().out
-    (rate,) = rates.values()
+    (rate,) = (rates := estimating.measured_rates(tmp_path)).values()
     assert 0 < rate.test < rate.train
     estimating.print_plan(runs, tests, profile, tmp_path, rates)
     said = capsys.readouterr().out
     seconds = sum(
         rate.train * run.config.dataset.train * run.config.trainer.epochs + rate.test * 300 for run in runs
     )
-    assert f"to do: about {seconds / 3600:.1f} device-hours" in said
-    assert f"c2d: {len(runs)} runs" in said
-    assert "a few steps on CPU" in said
+    assert f"to do: about {seconds / 3600:.1f} device-hours on CPU" in said
+    assert re.search(
+        rf"c2d: {len(runs)} runs, about .* \(measured on CPU, \d+ threads, \d{{4}}-\d\d-\d\d, a few", said
+    )
+    (file,) = (tmp_path / "rates").iterdir()
+    before = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in before.items() if key != "date"}))
+    assert not estimating.measured_rates(tmp_path)  # of a version that kept whatever it measured
+    assert "does not say when" in capsys.readouterr().err
+    file.write_text(json.dumps(before | {"date": "2001-01-01 00:00:00"}))
+    assert estimating.time_rates(runs, tmp_path)  # renews
+    assert json.loads(file.read_text())["date"] > "2026"
+
+
+def test_disturbed_timings_are_refused_and_nothing_is_kept(tmp_path, compose_one, capsys, monkeypatch):
+    """A thread that sleeps in its forward pass has the wall's time and not the CPU's, as one that waits for a CPU."""
+    table, profile = table_of(1), profile_of("mini")
+    planner = Planner(compose_one, output=str(tmp_path))
+    cell = next(c for c in cells(table, profile) if c.task and matches(c, table, ["c2d", "mpii"]))
+    runs, _ = reproducing.plan([cell], planner, [0])
+    from vmp.model import PromptedClassifier
+
+    real = PromptedClassifier.forward
+    monkeypatch.setattr(PromptedClassifier, "forward", lambda *args: time.sleep(0.3) or real(*args))
+    assert not estimating.time_rates(runs[-1:], tmp_path)
+    said = capsys.readouterr().out
+    assert "the timing was disturbed: 8 of 8 turns had a CPU for less than 85 %" in said
+    assert not list(tmp_path.rglob("*.json"))
+    monkeypatch.setattr(PromptedClassifier, "forward", real)
+    monkeypatch.setattr(timing, "QUIET", 1.1)
+    with pytest.raises(RunError, match="disturbed"):
+        timing.time_models([runs[-1].config], batch=2, repeats=2, device="cpu", say=lambda text: None)
 
 
 def test_another_run_in_the_folder_stops_it(tmp_path, compose_one):

@@ -31,9 +31,10 @@ from wandb_server import WandbServer
 
 from vmp import MotionPrompt
 from vmp.config import check
-from vmp.engine.loggers import Metrics, read_metrics
+from vmp.engine.loggers import Metrics
 from vmp.errors import ConfigError
 from vmp.results.panels import ROWS, attention_panels, confusion_picture, panel, panel_rows
+from vmp.run_files import read_metrics
 from vmp.tracking import Tracker, check_tracker, start_tracker
 from vmp.tracking.report import HIDDEN, Report, confusions, group_of, scrub
 from vmp.tracking.tracker import Mirror
@@ -69,7 +70,7 @@ def config_for(out: Path, *overrides: str):
         cfg = compose("train", [f"output='{out}'", *overrides])
     config = check(OmegaConf.to_container(cfg, resolve=True))
     config.folder.mkdir(parents=True, exist_ok=True)
-    (config.folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    (config.folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     return config
 
 

@@ -16,7 +16,7 @@ from broken import Broken
 from runs import ROOT, Ranks, Running, bright_or_dark, differences, folder, overrides_for, run, torchrun
 
 from vmp.engine import checkpoint
-from vmp.engine.loggers import read_metrics
+from vmp.run_files import read_metrics
 
 
 def test_a_run_leaves_its_records(straight):

@@ -285,7 +285,7 @@ def start_weights(
 
 def _differences_to(home: Path, config: Config) -> Iterator[str]:
     """What the run that this one starts from did otherwise, where it decides what its weights mean."""
-    from vmp.folder import read_config
+    from vmp.run_files import read_config
 
     before = read_config(home / "config.yaml")
     now = config.model_dump(by_alias=True)

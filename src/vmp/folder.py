@@ -1,6 +1,5 @@
 """A run's folder: named by what the run is, locked while it trains, and kept from runs with another config or data."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from vmp.config import Config, check
 from vmp.data.manifest import write_classes
 from vmp.errors import ConfigError, RunError
 from vmp.files import write_json, write_text
+from vmp.run_files import read_config, read_digests
 
 # settings that change how fast a run goes or what it prints, not what comes out of it
 RUNTIME = {
@@ -40,23 +40,6 @@ def begun(folder: Path) -> bool:
     """Whether there is something to protect: a start that failed leaves no checkpoint."""
     written = (folder / "result.json").exists() or any((folder / "checkpoints").glob("step_*"))
     return written and (folder / "config.yaml").exists()
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's config.yaml as plain values; components are never made from what it names.
-
-    Raises:
-        RunError: it is damaged, or not a config of ours.
-    """
-    try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except Exception as error:  # YAML's and OmegaConf's, not UTF-8, not readable
-        raise RunError(f"{path}: cannot be read as a run's config ({error})") from None
-    if not isinstance(values, dict) or not all(
-        isinstance(values.get(key), dict) for key in ("backbone", "vmp")
-    ):
-        raise RunError(f"{path}: not a run's config; it lacks backbone and vmp")
-    return values
 
 
 def config_of(folder: Path, raw: dict[str, Any] | None = None) -> Config:
@@ -107,15 +90,7 @@ def check_same_data(folder: Path, digests: dict[str, str]) -> None:
     if not begun(folder):
         return
     kept = folder / "data.json"
-    try:
-        before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-        known = isinstance(before, dict)
-    except ValueError:
-        known = False
-    if not known:
-        raise RunError(
-            f"{kept}: damaged, so it cannot be told whether the data are those of the run. Put it back."
-        )
+    before = read_digests(kept)
     changed = [split for split, value in digests.items() if before.get(split, value) != value]
     if changed:
         raise RunError(

@@ -57,7 +57,7 @@ def why_other(weights: Path, classes: Sequence[str], dataset: str) -> str:
         return f"its classes are others: {_first_difference(theirs, ours)}"
     home = run_of(weights)
     if home and ours == tuple(str(i) for i in range(len(ours))):
-        from vmp.folder import read_config
+        from vmp.run_files import read_config
 
         dataset_then = read_config(home / "config.yaml").get("dataset", {}).get("name")
         if dataset_then != dataset:

@@ -6,7 +6,6 @@ Notable here:
 """
 
 import errno
-import json
 import os
 import shlex
 import sys
@@ -35,6 +34,7 @@ from vmp.errors import ConfigError, RunError, UserError
 from vmp.files import write_json
 from vmp.folder import begun, check_same_data, check_same_run, check_writable, run_folder
 from vmp.machine import device_name, peak_memory
+from vmp.run_files import read_json
 from vmp.scoring import loader_workers, measure, numbers, print_result, score
 from vmp.tracking import Tracker, check_tracker, start_tracker
 
@@ -310,7 +310,7 @@ def _record(
     from vmp.finetune import trained
     from vmp.results.record import provenance
 
-    weights = json.loads((config.folder / "weights.json").read_text(encoding="utf-8"))
+    weights = read_json(config.folder / "weights.json")
     has_val = state.best_epoch > 0
     return {
         "best_val_top1": state.best if has_val else None,

@@ -1,6 +1,5 @@
 """Testing a model with a run's settings: for the curve while training, for the result, and again later."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from vmp.config import Config
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, check_bad
 from vmp.machine import cpus
+from vmp.run_files import read_result
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
@@ -84,7 +84,7 @@ def measure(scores: "Scores", manifest: Manifest, present: Present, folder: Path
 
 
 def print_result(folder: Path) -> None:
-    r = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    r = read_result(folder / "result.json")
     scalars = {k: v for k, v in r.get("scalars", {}).items() if k.endswith(("slope", "shift"))}
     learned = "".join(f"  {name} {value:.3f}" for name, value in scalars.items())
     c = r["clips"].get(r["split"], r["clips"])

@@ -30,6 +30,7 @@ from typing import IO, Any
 
 from vmp.errors import ConfigError, RunError, UserError
 from vmp.files import write_json, write_text
+from vmp.run_files import read_result
 
 TORCHRUN = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK"),
@@ -390,8 +391,14 @@ def _read(path: Path) -> Any:
 
 def _numbers(job: Job) -> dict[str, Any]:
     """Of its result: accuracies and what was learned."""
-    result = _read(Path(job.folder) / "result.json") if job.state in ("done", "finished before") else None
-    return {key: result.get(key) for key in ("top1", "top5", "mean_class", "scalars")} if result else {}
+    path = Path(job.folder) / "result.json"
+    if job.state not in ("done", "finished before") or not path.exists():
+        return {}
+    try:
+        result = read_result(path)
+    except RunError:  # the run is done all the same
+        return {}
+    return {key: result.get(key) for key in ("top1", "top5", "mean_class", "scalars")}
 
 
 def _numbers_line(job: Job) -> str:

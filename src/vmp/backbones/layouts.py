@@ -10,7 +10,6 @@ Notable here:
 """
 
 import collections
-import json
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +22,8 @@ import torch
 from torch import Tensor
 
 from vmp.backbones.download import container, sha256_of
-from vmp.errors import WeightsError, shortlist
+from vmp.errors import RunError, WeightsError, shortlist
+from vmp.run_files import read_json
 
 LAYOUTS = {
     "ours": "a run's folder, a checkpoint, or what scripts/convert_weights.py wrote",
@@ -98,8 +98,8 @@ def _file_in(path: Path) -> tuple[Path, str]:
         meta = folder / "meta.json"
         if meta.is_file():
             try:
-                expected = json.loads(meta.read_text())["sha256"][file.name]
-            except (ValueError, KeyError, TypeError):
+                expected = read_json(meta)["sha256"][file.name]
+            except (RunError, KeyError, TypeError):
                 raise WeightsError(f"{meta}: damaged; name another checkpoint of the run") from None
             if sha256_of(file) != expected:
                 raise WeightsError(

@@ -12,7 +12,6 @@ Notable here:
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -22,8 +21,9 @@ from typing import TypeVar
 
 from vmp.data.decode import READERS
 from vmp.data.times import read_steps
-from vmp.errors import ManifestError, shortlist
+from vmp.errors import ManifestError, RunError, shortlist
 from vmp.files import replacing, write_json, write_text
+from vmp.run_files import read_json
 
 RECORD = "dataset.json"  # beside manifests: where their videos are
 STATUSES = ("ok", "missing", "unreadable", "partial")  # partial: decoding stopped before the end
@@ -158,11 +158,11 @@ def recorded_root(folder: Path) -> Path | None:
         ManifestError: dataset.json cannot be used.
     """
     file = folder / RECORD
-    try:
-        root = json.loads(file.read_text(encoding="utf-8"))["root"]
-    except FileNotFoundError:
+    if not file.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    try:
+        root = read_json(file)["root"]
+    except (RunError, KeyError, TypeError):
         root = None
     if not isinstance(root, str) or not root:
         raise ManifestError(
@@ -181,13 +181,15 @@ def read_classes(path: Path) -> tuple[str, ...]:
         raise ManifestError(f"{path}: not found; it lists the class names, one a line")
     text = read_text(path).rstrip()
     names = [name.strip() for name in text.split("\n")] if text else []
+    seen: set[str] = set()
     for line, name in enumerate(names, 1):
         if not name:
             raise ManifestError(f"{path}:{line}: blank class name")
         if any(ord(c) < 32 or c == "\x7f" for c in name):
             raise ManifestError(f"{path}:{line}: class {name!r} holds a control character")
-        if name in names[: line - 1]:
+        if name in seen:
             raise ManifestError(f"{path}:{line}: class {name!r} is listed twice")
+        seen.add(name)
     if len(names) < 2:
         raise ManifestError(f"{path}: {len(names)} class(es); a classifier needs at least 2")
     return tuple(names)

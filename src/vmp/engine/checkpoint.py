@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vmp.errors import RunError
+from vmp.run_files import read_json
 
 _FILES = ("model.safetensors", "state.pt")
 _TEMPORARY = ".writing-"
@@ -169,11 +170,11 @@ def prune(folder: Path, *, keep: int, best: int | None = None) -> None:
 def _faults(path: Path) -> str | None:
     """What is wrong with a checkpoint; None: it is what was written."""
     try:
-        sums = json.loads((path / "meta.json").read_text())["sha256"]
+        sums = read_json(path / "meta.json")["sha256"]
         for file in _FILES:
             if _sha256(path / file) != sums[file]:
                 return f"{path / file}: damaged, its SHA-256 is not the one in meta.json"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (RunError, OSError, ValueError, KeyError, TypeError) as error:
         return f"{path}: not a whole checkpoint ({type(error).__name__}: {error})"
     return None
 

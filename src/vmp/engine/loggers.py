@@ -80,14 +80,6 @@ class Metrics:
             ) from None
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a run's metrics.jsonl; none where nothing was logged."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 class Log:
     """Lines for people, on the terminal and in log.txt; quiet on processes other than the first."""
 

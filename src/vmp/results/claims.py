@@ -27,6 +27,7 @@ from vmp.results.tables import (
     load_profile,
     load_table,
     read_values,
+    results_of,
 )
 
 
@@ -56,8 +57,11 @@ class Learned:
     turns: int
 
 
-def claims(profile_name: str, root: Path, *, seeds: int) -> str:
+def claims(profile_name: str, root: Path, *, seeds: int, results: Path | None = None) -> str:
     """Markdown of what there is; nothing is run.
+
+    Args:
+        results: where table8.csv is; None: that of the profile's runs.
 
     Raises:
         ConfigError: no such profile.
@@ -84,7 +88,7 @@ def claims(profile_name: str, root: Path, *, seeds: int) -> str:
         "## Are a and b higher on the static camera? (Fig. 4c; λ = 0, static less moving of the same seed)",
         _cameras(learned),
         "## What do prompts cost? (Table 8, more than the baseline)",
-        _costs(Path(profile.results) / "table8.csv"),
+        _costs((results or results_of(profile.output)) / "table8.csv"),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vmp.engine.loggers import read_metrics
 from vmp.results.canvas import COLORS, GREY, figure
 from vmp.results.collect import Run
+from vmp.run_files import read_metrics
 
 
 def draw_curves(runs: Mapping[str, Path], out: Path) -> None:

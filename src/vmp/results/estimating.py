@@ -1,40 +1,52 @@
-"""What a table takes, device-hours and disk, before it is run: from finished runs, or from a few steps timed here."""
+"""What a table takes, device-hours and disk, before it is run: from finished runs, or from steps that were timed.
+
+A plan is printed from what is known and times nothing; `make timing` times a few steps of what the plan has.
+"""
 
 import hashlib
 import json
 import shlex
 import shutil
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vmp.config import Config, MotionsDataset, PreparedDataset
-from vmp.errors import UserError
+from vmp.errors import RunError, UserError
 from vmp.files import write_json
 from vmp.machine import device_name
-from vmp.results.collect import find_runs
+from vmp.results.collect import readable_runs
 from vmp.results.tables import Evaluation, Planned, Profile
+from vmp.run_files import read_json
 
 QUICK = 2  # clips of a step that is timed on a CPU, which is too slow for a whole batch
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Of a backbone here. train, test: seconds a clip and epoch, and a clip and view; disk: bytes of a run."""
+    """Of a backbone on a device. train, test: seconds per clip and epoch, and per clip and view; disk: bytes of a run;
+    device, date: where and when that was measured."""
 
     train: float
     test: float
     disk: int
+    device: str
+    date: str
     source: str
 
+    def __str__(self) -> str:
+        return f"on {self.device}, {self.date[:10]}, {self.source}"
 
-def rates_for(runs: Sequence[Planned], output: Path) -> dict[str, Rate]:
-    """Rates by `speed_of`. What no finished run and no timing tells is timed now and kept in output/rates/; what cannot
-    be timed is left out, and said."""
-    rates = measured_rates(output)
-    unknown = {key: run for run in runs if (key := _key(run)) not in rates}  # the last: one with prompts
-    for key, run in unknown.items():
+
+def time_rates(runs: Sequence[Planned], output: Path) -> bool:
+    """Time a few steps of each backbone of these runs and keep them in output/rates/, in place of earlier ones; whether
+    all of them could be timed. What cannot be timed, or was disturbed, is said, and what was known of it stays."""
+    different = {_key(run): run for run in runs}  # of several the last: one with prompts
+    well = True
+    for key, run in different.items():
         try:
             _time(run, key, output)
         except (
@@ -42,8 +54,9 @@ def rates_for(runs: Sequence[Planned], output: Path) -> dict[str, Rate]:
             RuntimeError,
             MemoryError,
         ) as error:  # torch tells of full memory by a RuntimeError
-            print(f"{run.config.backbone.key} could not be timed: {error}")
-    return measured_rates(output) if unknown else rates
+            print(f"{run.config.backbone.key} was not timed: {error}")
+            well = False
+    return well
 
 
 def _time(run: Planned, key: str, output: Path) -> None:
@@ -68,42 +81,66 @@ def _time(run: Planned, key: str, output: Path) -> None:
     spec = backbone_spec(config)
     # testing sees larger crops
     numbers["test_forward"][0] *= (spec.test_crop / spec.crop) ** 2
-    found = {"device": name, "batch": batch, "commit": commit(), "speed": key, **numbers}
-    (output / "rates").mkdir(parents=True, exist_ok=True)
-    write_json(
-        output / "rates" / f"{config.backbone.key}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json", found
-    )
+    date = time.strftime("%Y-%m-%d %H:%M:%S")
+    found = {"device": name, "date": date, "batch": batch, "commit": commit(), "speed": key, **numbers}
+    path = output / "rates" / f"{config.backbone.key}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json"
+    write_json(path, found)
+    each = (numbers["forward"][0] + numbers["backward"][0]) / batch
+    print(f"  {each:.4g} s a clip in training -> {path}")
+
+
+def read_timing(path: Path) -> dict[str, Any] | None:
+    """A timing of this project; None where it is damaged, or of a version that kept disturbed ones: it is to be made
+    again."""
+    try:
+        found = read_json(path)
+    except RunError as error:
+        print(f"passed over: {error}", file=sys.stderr)
+        return None
+    if not isinstance(found, dict) or not all(isinstance(found.get(k), str) for k in ("date", "device")):
+        print(f"passed over: {path} does not say when or on what it was measured", file=sys.stderr)
+        return None
+    return found
 
 
 def measured_rates(output: Path) -> dict[str, Rate]:
-    """By `speed_of`: from finished runs, else from steps timed for this, else from Table 8's timings."""
+    """By `speed_of`, the newest of finished runs, steps that `make timing` timed, and Table 8. Nothing is timed now."""
     rates: dict[str, Rate] = {}
-    for path in sorted((output / "table8").glob("*.json")):
-        timing = json.loads(path.read_text(encoding="utf-8"))
-        for row in timing["rows"]:
-            if "speed" in row:
-                rates[row["speed"]] = _rate(row, timing["batch"], f"table 8 on {timing['device']}")
-    for path in sorted((output / "rates").glob("*.json")):
-        timing = json.loads(path.read_text(encoding="utf-8"))
-        rates[timing["speed"]] = _rate(timing, timing["batch"], f"a few steps on {timing['device']}, {path}")
-    for run in find_runs(output):
-        if not run.finished or not run.result.get("sittings") or "seconds" not in run.result:
+
+    def add(key: str, rate: Rate) -> None:
+        if key not in rates or rate.date >= rates[key].date:
+            rates[key] = rate
+
+    for run in readable_runs(output):
+        if not run.finished or not run.result.get("sittings"):
             continue
-        clips = run.result.get("clips", {}).get("train", {}).get("present", 0)
-        epochs = run.config.get("trainer", {}).get("epochs", 0)
-        if clips and epochs:
-            sat = run.result["sittings"][-1]
-            disk = sum(f.stat().st_size for f in run.folder.rglob("*") if f.is_file())
-            each = run.result["seconds"] * sat["processes"] / (clips * epochs)
-            key = speed_of(run.config, _on(sat["device"], sat["threads"]))
-            rates[key] = Rate(each, 0.0, disk, f"{run.folder}")
+        result, sat = run.result, run.result["sittings"][-1]
+        clips = result["clips"].get("train", {})
+        clips = clips.get("present", 0) if isinstance(clips, dict) else 0
+        epochs, processes = run.config["trainer"].get("epochs"), sat.get("processes")
+        if not (clips and result.get("seconds") and isinstance(epochs, int) and isinstance(processes, int)):
+            continue
+        disk = sum(f.stat().st_size for f in run.folder.rglob("*") if f.is_file())
+        device = _on(str(sat.get("device")), sat.get("threads"))
+        each = result["seconds"] * processes / (clips * max(epochs, 1))
+        rate = Rate(each, 0.0, disk, device, result.get("finished") or "date not known", str(run.folder))
+        add(speed_of(run.config, device), rate)
+    for path in sorted((output / "table8").glob("*.json")):
+        if timing := read_timing(path):
+            for row in timing["rows"]:
+                if "speed" in row:
+                    add(row["speed"], _rate(row, timing, str(path)))
+    for path in sorted((output / "rates").glob("*.json")):
+        if timing := read_timing(path):
+            add(timing["speed"], _rate(timing, timing, str(path)))
     return rates
 
 
-def _rate(numbers: Mapping[str, Any], batch: int, source: str) -> Rate:
+def _rate(numbers: Mapping[str, Any], timing: Mapping[str, Any], source: str) -> Rate:
+    batch = timing["batch"]
     disk = 8 * numbers["parameters"] * 3  # weights and momentum, two checkpoints and the one being written
     train, test = (numbers["forward"][0] + numbers["backward"][0]) / batch, numbers["test_forward"][0] / batch
-    return Rate(train, test, disk, source)
+    return Rate(train, test, disk, timing["device"], timing["date"], f"a few steps ({source})")
 
 
 def size_of(backbone: Mapping[str, Any]) -> str:
@@ -129,7 +166,7 @@ def here(config: Config) -> str:
     return _on(device_name(torch.device(device)), config.trainer.threads or torch.get_num_threads())
 
 
-def _on(device: str, threads: int) -> str:
+def _on(device: str, threads: Any) -> str:
     return f"CPU, {threads} threads" if device == "CPU" else device
 
 
@@ -143,13 +180,20 @@ def print_plan(
     profile: Profile,
     output: Path,
     rates: Mapping[str, Rate],
+    *,
+    renew: str = "make timing",
 ) -> None:
-    """The runs, with what they take where something was measured."""
+    """The runs, with what they take where something was measured, and nothing is measured now.
+
+    Args:
+        renew: the command that measures anew what the estimate is made of.
+    """
     from vmp.backbones import backbone_spec
 
     disk, unknown = 0, set()
+    devices: set[str] = set()
     hours: dict[str, list[float]] = {}  # of the runs of a backbone, by its name
-    sources: set[str] = set()
+    sources: dict[str, str] = {}  # of the rate of a backbone
     for run in runs:
         state, estimate = run.state, ""
         if state != "finished":
@@ -161,7 +205,8 @@ def print_plan(
                 seconds += rate.test * clips.get("test", 0) * views[0] * views[1]
                 hours.setdefault(c.backbone.key, []).append(seconds / 3600)
                 disk += rate.disk
-                sources.add(rate.source)
+                devices.add(rate.device)
+                sources[c.backbone.key] = str(rate)
                 estimate = f"  about {seconds / 3600:.2f} device-hours, {rate.disk / 2**20:.0f} MiB"
             else:
                 unknown.add(c.backbone.key)
@@ -178,17 +223,20 @@ def print_plan(
     )
     if hours:
         for name, each in hours.items():
-            print(f"  {name}: {len(each)} runs, about {sum(each):.1f} device-hours")
+            print(
+                f"  {name}: {len(each)} runs, about {sum(each):.1f} device-hours (measured {sources[name]})"
+            )
         free = shutil.disk_usage(next(p for p in (output, *output.absolute().parents) if p.exists())).free
         total = sum(sum(each) for each in hours.values())
         print(
-            f"to do: about {total:.1f} device-hours, {disk / 2**30:.1f} GiB of disk ({free / 2**30:.0f} GiB are free)"
+            f"to do: about {total:.1f} device-hours on {' or '.join(sorted(devices))}, {disk / 2**30:.1f} GiB of disk "
+            f"({free / 2**30:.0f} GiB are free)"
         )
-        print("  measured: " + "; ".join(sorted(sources)))
-        print("  (timed steps know nothing of decoding: a loader that is slower than the model adds to them)")
+        print(f"  {renew} measures this anew (a few steps, without decoding: a slow loader adds to it)")
     if unknown:
         print(
-            f"no estimate for {', '.join(sorted(unknown))}: nothing was measured with them, or clips are unknown"
+            f"no estimate for {', '.join(sorted(unknown))}: nothing was measured with them on "
+            f"{' or '.join(sorted({here(run.config) for run in runs}))}, or their clips are unknown; {renew} measures"
         )
 
 

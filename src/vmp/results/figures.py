@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vmp.errors import UserError, shortlist
-from vmp.results.collect import Run, find_runs, read_run
+from vmp.results.collect import Run, read_run, readable_runs
 
 if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
@@ -123,7 +123,7 @@ def named_runs(names: Iterable[str]) -> tuple[tuple[Run, ...], bool]:
     found = False
     for name in names:
         folder = Path(name)
-        below = [] if (folder / "config.yaml").is_file() else list(find_runs(folder))
+        below = [] if (folder / "config.yaml").is_file() else list(readable_runs(folder))
         found = found or bool(below)
         runs += below or [read_run(folder)]
     return tuple(runs), found
@@ -265,7 +265,7 @@ def missing(number: int, what: str, commands: Sequence[str], small: Sequence[str
 
 def _candidates(wanted: Wanted, paper: Paper) -> list[Run]:
     """Runs to choose from, those of the paper's dataset and backbone first."""
-    runs = list(wanted.runs) or (list(find_runs(wanted.outputs)) if wanted.outputs.is_dir() else [])
+    runs = list(wanted.runs) or (list(readable_runs(wanted.outputs)) if wanted.outputs.is_dir() else [])
 
     def distance(run: Run) -> tuple[bool, bool]:
         config = run.config

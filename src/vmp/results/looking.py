@@ -159,6 +159,8 @@ def layers_of(run: Run) -> "dict[str, MotionPrompt]":
     for pathway, layer in layers.items():
         prefix = "" if pathway == "video" else f"{pathway}/"
         for name, parameter in layer.power_norm.named_parameters():
+            if f"{prefix}{name}" not in scalars:
+                raise RunError(f"{run.folder}/result.json: has no learned {prefix}{name}")
             with torch.no_grad():
                 parameter.fill_(scalars[f"{prefix}{name}"])
     return layers
@@ -191,12 +193,11 @@ def open_run(run: Run, *, device: Any = "cpu", checkpoint: str | None = None) ->
         RunError: no such checkpoint, or a config of another version.
     """
     from vmp.build import backbone_spec, build_model
-    from vmp.data.manifest import read_classes
     from vmp.engine import checkpoint as checkpoints
 
     config = config_of(run.folder)
     spec = backbone_spec(config)
-    classes = read_classes(run.folder / "classes.txt")
+    classes = tuple(run.classes)
     select = checkpoint or config.trainer.select
     take = checkpoints.best if select == "best" else checkpoints.newest
     found = take(run.folder / "checkpoints")

@@ -1,6 +1,7 @@
 """Runs and tables as one HTML page that opens from disk: no server, no network, nothing beside it.
 
 Notable here:
+- the runs come first; tables come after them, and only those of the runs' own folders or those that were named;
 - tables, the list of runs and how each was made are plain HTML; what is drawn comes from JSON in the page
   (page/script.js), which holds what the runs' files say and nothing else;
 - names of classes, paths and tags are data: whatever is put into HTML or JSON goes through page/html.py;
@@ -21,7 +22,7 @@ from vmp.results.page.drawn import draw_worst, drawn_data
 from vmp.results.page.entries import Entry, read_entry
 from vmp.results.page.html import Html, as_json, join, tag
 from vmp.results.page.runs import how_made, runs_table
-from vmp.results.page.tables import NO_TABLES, Table, read_tables, table_html
+from vmp.results.page.tables import Table, read_tables, table_html
 
 PAGE = Path(__file__).parent / "page"
 LIMIT = 14_000_000  # bytes of a page, at most
@@ -64,7 +65,7 @@ def write_report(
     made = {entry.run.folder.absolute(): number for number, entry in enumerate(entries)}
     parts = {
         "summary": _summary(entries, found),
-        "tables": join(table_html(t, made) for t in found) or tag("p", NO_TABLES, class_="note"),
+        "tables": join(table_html(t, made) for t in found),
         "runs": runs_table(entries),
         "made": join(how_made(number, entry) for number, entry in enumerate(entries)),
         "nav_tables": "" if found else Html(" hidden"),

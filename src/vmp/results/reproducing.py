@@ -17,7 +17,7 @@ from vmp.errors import ConfigError, RunError, UserError
 from vmp.files import write_json, write_text
 from vmp.folder import check_same_run
 from vmp.results import launching, rendering
-from vmp.results.estimating import print_plan, rates_for, size_of, speed_of
+from vmp.results.estimating import measured_rates, print_plan, read_timing, size_of, speed_of, time_rates
 from vmp.results.tables import (
     Cell,
     Evaluation,
@@ -33,6 +33,7 @@ from vmp.results.tables import (
     load_table,
     matches,
     read_values,
+    results_of,
 )
 
 
@@ -42,13 +43,14 @@ class Interrupted(UserError):
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for. output, results: None: the profile's own."""
+    """What was asked for. output: of the runs; None: the profile's. results: of the table; None: output/results."""
 
     table: int
     profile: str = "paper"
     seeds: int = 1
     only: tuple[str, ...] = ()
     dry: bool = False
+    timing: bool = False
     launch: str = ""
     output: str | None = None
     results: str | None = None
@@ -81,6 +83,10 @@ def reproduce(request: Request, root: Path) -> int:
         )
     planner = Planner(composer(conf), output=output, extra=request.overrides)
     below: dict[str, str] = {}
+    if table.measured and request.timing:
+        raise ConfigError(
+            f"timing=1: table {table.number} is timed itself; make table{table.number} does that"
+        )
     if table.measured:
         values, device, failed = _measure(request, table, all_cells, chosen, planner, Path(output))
         if request.dry:
@@ -88,9 +94,12 @@ def reproduce(request: Request, root: Path) -> int:
         below["device"] = device
     else:
         runs, tests = plan(chosen, planner, seeds)
+        if request.timing:
+            return 0 if time_rates(runs, Path(output)) else 1
         if request.dry:
-            todo = [run for run in runs if run.state != "finished"]
-            print_plan(runs, tests, profile, Path(output), rates_for(todo, Path(output)))
+            renew = _command(request, table, profile).replace(f"make table{table.number}", "make timing", 1)
+            renew = f"{renew} TABLE={table.number}"
+            print_plan(runs, tests, profile, Path(output), measured_rates(Path(output)), renew=renew)
             return 0
         failed = run_missing(runs, tests, how, Path(output), root)
         values = read_values(all_cells, planner, seeds)
@@ -107,7 +116,7 @@ def _write(
     failed: int,
     device: str = "",
 ) -> int:
-    place = Path(request.results or profile.results)
+    place = Path(request.results or results_of(request.output or profile.output))
     below = rendering.provenance(
         table,
         profile,
@@ -310,7 +319,7 @@ def _measure(
         path = (
             output / "table8" / f"{config.backbone.key}-{_slug(name + threads)}-{_digest(runs, table)}.json"
         )
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        found = read_timing(path) if path.is_file() else None
         if found is None and wanted & set(rows):
             label = ", ".join(table.rows[r].label for r in rows)
             if request.dry:
@@ -330,6 +339,7 @@ def _measure(
                 "batch": table.measured.batch,
                 "repeats": table.measured.repeats,
                 "commit": now,
+                "date": time.strftime("%Y-%m-%d %H:%M:%S"),
                 "seconds": round(time.monotonic() - began, 1),
                 "rows": [
                     {
@@ -346,9 +356,14 @@ def _measure(
             continue
         devices.add(found["device"])
         if found["commit"] != now:
-            print(f"{path}: measured at commit {found['commit']}, not {now}; remove it to measure again")
+            print(
+                f"{path}: of {found['date']}, commit {found['commit']}, not {now}; remove it to measure again"
+            )
         if request.dry:
-            print(f"measured: {', '.join(table.rows[r].label for r in rows)} -> {path}")
+            rows_said = ", ".join(table.rows[r].label for r in rows)
+            print(
+                f"measured: {rows_said} on {found['device']}, {found['date']} -> {path}; remove it to measure again"
+            )
         for r, numbers in zip(rows, found["rows"], strict=True):
             for c, column in enumerate(table.columns):
                 mean, spread = numbers[str(column.number)]

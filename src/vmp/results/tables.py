@@ -25,6 +25,7 @@ from vmp.evaluate import folder_name
 from vmp.folder import begun, check_same_run
 from vmp.overrides import quote, read
 from vmp.results.collect import Run
+from vmp.run_files import read_text
 
 NUMBERS = ("top1", "top5", "verb", "forward", "backward", "test_forward")
 Printed = (
@@ -94,6 +95,11 @@ class Model(_Section):
     start: Start | None = None
 
 
+def results_of(output: str | Path) -> Path:
+    """Where tables, claims, figures and maps of the runs below `output` are written."""
+    return Path(output) / "results"
+
+
 class Verb(_Section):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
     class_: Annotated[str, Field(alias="class")]
@@ -101,11 +107,14 @@ class Verb(_Section):
 
 
 class Profile(_Section):
-    """What the tables' datasets, models and verbs are; output: runs; results: where tables are written."""
+    """What the tables' datasets, models and verbs are.
+
+    output: the runs' folder, with what is made of them in its `results`; published: what the repository ships.
+    """
 
     name: str
     output: str
-    results: str
+    published: str
     launch: str
     note: str = ""
     comparable: bool = True  # whether the difference to the paper's numbers means anything
@@ -452,7 +461,7 @@ class Number:
 
 
 class Missing(str):
-    """Why there is no number: not run, half done, not tested, no clips, another config, other data."""
+    """Why there is no number: not run, half done, not tested, no clips, another config, other data, unreadable."""
 
 
 def read_number(cell: Cell, source: Planned | Evaluation) -> Number | Missing:
@@ -467,6 +476,13 @@ def read_number(cell: Cell, source: Planned | Evaluation) -> Number | Missing:
     if isinstance(source, Evaluation) and not source.finished:
         return Missing("not tested")
     trained, tested = Run(run.folder), Run(source.folder)
+    try:
+        return _number(cell, source, trained, tested)
+    except (RunError, KeyError):  # damaged, or without what a table takes from it
+        return Missing("unreadable")
+
+
+def _number(cell: Cell, source: Planned | Evaluation, trained: Run, tested: Run) -> Number | Missing:
     result = tested.result
     counts = result["clips"]
     counts = counts.get(result["split"], counts)
@@ -572,4 +588,4 @@ def _leave_out_other_data(
 def _digests(folder: Path) -> str | None:
     """Of a run's clips, from its own folder or the one that an evaluation is in."""
     file = next((p / "data.json" for p in (folder, *folder.parents) if (p / "config.yaml").is_file()), None)
-    return file.read_text(encoding="utf-8") if file and file.is_file() else None
+    return read_text(file) if file and file.is_file() else None

@@ -3,6 +3,7 @@
 Pictures need the run's videos, config and learned scalars, no checkpoint: the slope and shift are in its result.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def worst_clips(run: Run, result: dict[str, Any], *, count: int) -> list[dict[st
     Raises:
         RunError: predictions.csv cannot be read.
     """
-    views = int(np.prod([int(v) for v in result.get("views", ())] or [1]))
+    views = math.prod(result.get("views", ()))
     wrong = [row for row in run.predictions if row["predicted"] and row["label"] != row["predicted"]]
     wrong.sort(key=lambda row: (-float(row["score"]), row["id"]))
     return [

@@ -1,7 +1,5 @@
 """What is told of a run beside its rows: its config and its result, from the run's folder, without secrets."""
 
-import csv
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmp.config import Config
+from vmp.errors import RunError
+from vmp.run_files import read_digests, read_per_class, read_predictions, read_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,9 +42,13 @@ class Report:
 
 def read_report(folder: Path) -> Report:
     """Raises:
-    OSError, ValueError, KeyError: the folder has no whole result.
+    RunError: the folder has no whole result.
     """
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result = read_result(folder / "result.json")
+    if absent := [
+        key for key in ("top5", "mean_class", "top1_lower_bound", "epoch", "steps") if key not in result
+    ]:
+        raise RunError(f"{folder / 'result.json'}: has no {', '.join(absent)}")
     told = {key: result[key] for key in ("top1", "top5", "mean_class", "top1_lower_bound")}
     told |= {
         key: result.get(key)
@@ -64,9 +68,10 @@ def read_report(folder: Path) -> Report:
             int(row["right"]),
             float(row["accuracy"]) if row["accuracy"] else None,
         )
-        for row in _rows_of(folder / "per_class.csv")
+        for row in read_per_class(folder / "per_class.csv")
     ]
-    scored = [row for row in _rows_of(folder / "predictions.csv") if row["predicted"]]
+    predictions = read_predictions(folder / "predictions.csv", classes=len(per_class))
+    scored = [row for row in predictions if row["predicted"]]
     return Report(
         split=result["split"],
         epoch=result["epoch"],
@@ -83,7 +88,6 @@ def describe(config: Config, folder: Path) -> dict[str, Any]:
     it: its name's parts, code, versions and data. Secrets are left out."""
     from vmp.results.record import provenance
 
-    data = folder / "data.json"
     about = {
         "dataset": config.name,
         "backbone": config.backbone.key,
@@ -92,7 +96,7 @@ def describe(config: Config, folder: Path) -> dict[str, Any]:
         "placement": config.placement or "-",
         "model": config.backbone.key + (f" ({config.placement})" if config.placement else ""),
         "folder": str(config.folder),
-        "data": json.loads(data.read_text(encoding="utf-8")) if data.exists() else {},
+        "data": read_digests(folder / "data.json"),
         **provenance(),
     }
     return scrub({**config.model_dump(mode="json", by_alias=True), "about": about})
@@ -150,8 +154,3 @@ def confusions(report: Report) -> "np.ndarray":
     at = np.array([report.labels, report.predicted], dtype=np.int64) // step
     np.add.at(counts, (at[0], at[1]), 1)
     return counts
-
-
-def _rows_of(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

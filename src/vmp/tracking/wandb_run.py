@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from vmp.config import Config
-from vmp.engine.loggers import read_metrics
-from vmp.errors import UserError
+from vmp.errors import RunError, UserError
 from vmp.files import write_json
 from vmp.folder import RUNTIME
+from vmp.run_files import read_json, read_metrics
 from vmp.tracking.report import (
     Report,
     confusions,
@@ -133,10 +133,10 @@ def run_id_of(config: Config, folder: Path) -> str:
             shown[section] = {key: v for key, v in shown[section].items() if key not in hidden}
     digest = _digest(json.dumps(shown, sort_keys=True))
     try:
-        before = json.loads(kept.read_text(encoding="utf-8"))
+        before = read_json(kept)
         if before["config"] == digest:
             return str(before["id"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (RunError, KeyError, TypeError):
         pass
     # the time too: a run that is moved away and made again is another one
     run_id = _digest(f"{platform.node()} {folder.resolve()} {digest} {time.time_ns()}")

@@ -1,11 +1,10 @@
 """What page/script.js draws: JSON that holds what the runs' files say and nothing else."""
 
 import base64
-import csv
 from collections.abc import Sequence
 from typing import Any
 
-from vmp.errors import UserError
+from vmp.errors import RunError, UserError
 from vmp.progress import bar
 from vmp.results.page.entries import Entry
 from vmp.results.page.html import as_json
@@ -99,15 +98,13 @@ def _by_class(e: Entry) -> dict[str, Any]:
         return {"confusion": None, "per_class": None}
     try:
         for row in e.run.predictions:
-            if row["label"] and row["predicted"]:
+            if row["predicted"]:
                 at = int(row["label"]), int(row["predicted"])
-                if not all(0 <= i < len(e.classes) for i in at):
-                    raise ValueError(f"class {max(at)} of {len(e.classes)}")
                 counts[at] = counts.get(at, 0) + 1
         rows = e.run.per_class
         if len(rows) == len(e.classes):
             per_class = [[int(row["clips"]), int(row["right"])] for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+    except RunError:
         return {"confusion": None, "per_class": None}
     return {"confusion": [[*at, n] for at, n in sorted(counts.items())] or None, "per_class": per_class}
 
@@ -134,8 +131,8 @@ def draw_worst(
             continue
         try:
             one["worst"] = worst_clips(e.run, e.result, count=clips)
-        except (OSError, ValueError, KeyError, TypeError, csv.Error):
-            one["worst_note"] = "predictions.csv is not there, or damaged."
+        except RunError as error:
+            one["worst_note"] = f"predictions.csv cannot be read ({first_line(error)})."
             continue
         room -= len(as_json(one["worst"]).encode("utf-8", "backslashreplace"))
         if not clips:
@@ -159,8 +156,9 @@ def draw_worst(
                 if number not in drawers:
                     drawers[number] = Drawer(e.run, e.result)
                 strips = drawers[number].draw(clip["id"])
-            except UserError as error:
-                one["worst_note"] = f"No pictures: {first_line(error)}"
+            except Exception as error:  # somebody else's config may ask for anything; the page does without
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                one["worst_note"] = f"No pictures: {kind}{first_line(error)}"
                 continue
             pictures = [
                 {**about, "src": "data:image/webp;base64," + base64.b64encode(picture).decode("ascii")}

@@ -1,19 +1,13 @@
 """What a run's folder says, as the page shows it."""
 
-import csv
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vmp.errors import RunError
 from vmp.results.collect import Run
 from vmp.results.page.values import finite, first_line, natural
-
-SHAPES: dict[str, type] = {  # of what a result holds, where it holds it
-    **dict.fromkeys(("clips", "scalars", "versions", "batch", "weights", "unreadable_in_training"), dict),
-    **dict.fromkeys(("views", "readers"), list),
-    "split": str,
-}
 
 
 @dataclass
@@ -34,6 +28,9 @@ class Entry:
     classes: list[str] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     problem: str = ""
+    damaged: list[str] = field(
+        default_factory=list
+    )  # files beside config and result that cannot be read, and why
 
     @property
     def label(self) -> str:
@@ -55,8 +52,8 @@ class Entry:
     @property
     def counts(self) -> dict[str, int]:
         """Of the tested split: expected, present, missing, unreadable."""
-        found = self.result.get("clips", {}).get(self.result.get("split"), {})
-        return {key: value for key, value in found.items() if isinstance(value, int)}
+        found = self.result.get("clips", {}).get(self.result.get("split"))
+        return found if isinstance(found, dict) else {}
 
     @property
     def incomplete(self) -> list[str]:
@@ -102,28 +99,34 @@ def read_entry(run: Run, name: str) -> Entry:
             entry.method += f", frozen {frozen}"
         entry.config = config
         entry.seed = str(config.get("seed", "?")) + (f" {config['tag']}" if config.get("tag") else "")
-    except Exception as error:
-        entry.problem = f"config.yaml cannot be read ({type(error).__name__}: {first_line(error)})"
+    except (RunError, KeyError, TypeError, AttributeError) as error:
+        entry.config = {}
+        entry.problem = f"config.yaml cannot be read ({first_line(error)})"
         return entry
-    with suppress(OSError, ValueError, KeyError, csv.Error):
-        older = not (run.folder / "classes.txt").is_file()  # runs once kept no list of classes
-        entry.classes = [row["name"] for row in run.per_class] if older else run.classes
-    with suppress(OSError, ValueError):
-        entry.rows = [row for row in run.rows if isinstance(row, dict)]
+    older = not (run.folder / "classes.txt").is_file()  # runs once kept no list of classes
+    found = _read(entry, lambda: [row["name"] for row in run.per_class] if older else run.classes)
+    entry.classes, entry.rows = found or [], _read(entry, lambda: run.rows) or []
     if not run.finished:
         entry.problem = _progress(entry)
         return entry
     try:
-        result = run.result
-        if not isinstance(result, dict) or finite(result.get("top1")) is None:
-            raise ValueError("no top1 in it")
-        for key, kind in SHAPES.items():
-            if not isinstance(result.get(key, kind()), kind):
-                raise ValueError(f"{key} = {result[key]!r}")
-        entry.result = result
-    except (OSError, ValueError) as error:
+        entry.result = run.result
+    except RunError as error:
         entry.problem = f"result.json cannot be read ({first_line(error)})"
+        return entry
+    _read(entry, lambda: run.predictions)
+    if not older:
+        _read(entry, lambda: run.per_class)
     return entry
+
+
+def _read(entry: Entry, what: Callable[[], Any]) -> Any:
+    """What a file holds; where it is damaged None, and a line in entry.damaged."""
+    try:
+        return what()
+    except RunError as error:
+        entry.damaged.append(first_line(error))
+        return None
 
 
 def _backbone(config: dict[str, Any]) -> str:

@@ -1,13 +1,14 @@
 """The list of runs, and how each was made."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vmp.errors import RunError
 from vmp.results.page.entries import Entry
 from vmp.results.page.html import Html, badge, join, number_cell, tag
-from vmp.results.page.values import duration, finite, formatted
+from vmp.results.page.values import duration, finite, first_line, formatted
+from vmp.run_files import CONFIG, read_result, read_text
 
 KINDS = {
     "motions": ", small embedded videos: a miniature",
@@ -114,9 +115,13 @@ def how_made(number: int, e: Entry) -> Html:
     badges = [badge("miniature", "mini")] if e.kind == "motions" else []
     badges += [badge("clips missing", "open")] if e.incomplete else []
     badges += [badge("no result", "open")] if e.problem else []
+    badges += [badge("damaged", "open", "; ".join(e.damaged))] if e.damaged else []
     parts = [listed, _counts(r), _lost(r), _again(e.run.folder)]
-    config = _text(e.run.folder / "config.yaml")
-    parts.append(tag("details", tag("summary", "config.yaml"), tag("pre", config, tabindex=0)))
+    if e.damaged:
+        parts.append(tag("ul", *(tag("li", line) for line in e.damaged)))
+    if e.config:
+        config = read_text(e.run.folder / "config.yaml", limit=CONFIG)
+        parts.append(tag("details", tag("summary", "config.yaml"), tag("pre", config, tabindex=0)))
     return tag(
         "details",
         tag("summary", e.label, *(x for badge in badges for x in (" ", badge))),
@@ -168,8 +173,8 @@ def _again(folder: Path) -> Html | None:
     rows = []
     for path in sorted(folder.glob("evaluations/*/result.json")):
         try:
-            r = json.loads(path.read_text(encoding="utf-8"))
-            counts = r.get("clips", {})
+            r = read_result(path)
+            counts = r["clips"]
             numbers = [
                 tag("td", formatted(r.get(k), ".1f"), class_="n") for k in ("top1", "top5", "mean_class")
             ]
@@ -177,10 +182,9 @@ def _again(folder: Path) -> Html | None:
             rows.append(
                 tag("tr", tag("th", path.parent.name, scope="row"), *numbers, tag("td", clips, class_="n"))
             )
-        except (OSError, ValueError, AttributeError):
-            rows.append(
-                tag("tr", tag("th", path.parent.name, scope="row"), tag("td", "unreadable", colspan=4))
-            )
+        except RunError as error:
+            why = tag("td", f"cannot be read ({first_line(error)})", colspan=4)
+            rows.append(tag("tr", tag("th", path.parent.name, scope="row"), why))
     if not rows:
         return None
     names = ("Top-1", "Top-5", "Mean class", "Clips")
@@ -191,10 +195,3 @@ def _again(folder: Path) -> Html | None:
     )
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="small")
     return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="tested again")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        return f"({error.strerror})"

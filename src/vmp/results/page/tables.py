@@ -9,10 +9,6 @@ from pathlib import Path
 from vmp.results.page.html import Html, badge, join, tag
 from vmp.results.page.values import finite, first_line, natural
 
-NO_TABLES = (
-    "No tables yet. make table1 … make table8 write them to docs/results; --tables FOLDER takes others."
-)
-
 
 @dataclass
 class Table:

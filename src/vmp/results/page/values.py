@@ -12,9 +12,13 @@ def finite(value: Any) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # of a whole number
+        return None
+    return number if math.isfinite(number) else None
 
 
 def short(value: float) -> float:

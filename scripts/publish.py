@@ -1,0 +1,41 @@
+"""Take the results of your runs over into docs/results, which no other command writes.
+
+python scripts/publish.py                                 outputs/results -> docs/results
+python scripts/publish.py --profile mini table1 claims    outputs/mini/results -> docs/results/mini, these only
+
+Nothing is written where a published number, or some of its seeds, would be lost.
+"""
+
+import os
+from pathlib import Path
+
+from vmp.cli import friendly, parser_of
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "only", nargs="*", metavar="NAME", help="without ending, as table1 or claims; all if not given"
+    )
+    parser.add_argument("--profile", default="paper", help="of conf/table/profile/")
+    parser.add_argument(
+        "--results", type=Path, help="where they are; default: results/ beside the profile's runs"
+    )
+    parser.add_argument("--to", type=Path, help="default: the profile's folder in docs/results")
+    options = parser.parse_args()
+
+    from vmp.results.publishing import publish
+    from vmp.results.tables import load_profile, results_of
+
+    os.chdir(ROOT)
+    profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
+    source = options.results or results_of(profile.output)
+    for path in publish(source, options.to or Path(profile.published), only=options.only):
+        print(f"-> {path}")
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()

@@ -1,0 +1,111 @@
+"""What ships is changed by one command only, and by that never to less."""
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import ROOT
+
+from vmp.errors import RunError
+from vmp.results.publishing import publish
+from vmp.results.tables import load_profile, results_of
+
+SHIPPED = ROOT / "docs/results/mini"
+
+
+@pytest.fixture
+def places(tmp_path):
+    """(results of a user's runs, published ones): the shipped results twice."""
+    for name in ("mine", "published"):
+        shutil.copytree(SHIPPED, tmp_path / name)
+    return tmp_path / "mine", tmp_path / "published"
+
+
+def change(path: Path, row: int, **cells: str) -> None:
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    rows[row] |= cells
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_new_numbers_are_taken_over(places):
+    mine, published = places
+    change(mine / "table1.csv", 0, ours="12.34")
+    (published / "table2.csv").unlink()
+    written = publish(mine, published)
+    assert {path.name for path in written} >= {
+        "table1.csv",
+        "table1.md",
+        "table8.tex",
+        "claims.md",
+        "figure4.png",
+    }
+    assert bytes_of(published) == bytes_of(mine)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda d: change(d / "table1.csv", 3, ours="not run"), "has no number"),
+        (lambda d: change(d / "table1.csv", 3, seeds="1"), "1 seeds instead of 3"),
+        (lambda d: (d / "claims.md").write_text("## Do prompts help?\n\nNot run.\n"), "is not there"),
+        (lambda d: change(d / "starts.csv", 1, top1=""), "has no number"),
+        (lambda d: (d / "figures/figure4.png").write_bytes(b""), "empty"),
+        (lambda d: (d / "table3.csv").unlink(), "without its .csv"),
+    ],
+)
+def test_a_number_is_never_replaced_by_nothing(places, damage, said):
+    mine, published = places
+    before = bytes_of(published)
+    change(mine / "table2.csv", 0, ours="99")
+    damage(mine)
+    with pytest.raises(RunError, match=said):
+        publish(mine, published)
+    assert bytes_of(published) == before
+    publish(mine, published, only=["table2"])
+    assert "99" in (published / "table2.csv").read_text()
+
+
+def test_nothing_to_publish_is_said(tmp_path):
+    with pytest.raises(RunError, match="nothing to publish"):
+        publish(tmp_path, tmp_path / "to")
+    with pytest.raises(RunError, match="has no table9"):
+        publish(SHIPPED, tmp_path / "to", only=["table9"])
+
+
+def test_no_profile_writes_where_it_ships():
+    for name in ("mini", "paper"):
+        profile = load_profile(ROOT / f"conf/table/profile/{name}.yaml")
+        assert results_of(profile.output).parts[0] == "outputs"
+        assert profile.published.startswith("docs/results")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("scripts/claims.py", "--profile", "mini"),
+        ("scripts/figure.py", "3"),
+        ("scripts/reproduce.py", "table=4", "profile=mini", "dry=1"),
+    ],
+)
+def test_commands_leave_what_ships_alone(command, tmp_path):
+    """In a clone without runs, as a new user has it."""
+    for name in ("scripts", "src", "conf", "docs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    before = bytes_of(tmp_path / "docs")
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert bytes_of(tmp_path / "docs") == before

@@ -1,0 +1,215 @@
+"""A run's folder from a stranger: nothing is resolved, everything is bounded, and it costs one line of a report."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+from runs import ROOT
+from test_report import composed, write_run
+
+from vmp import run_files
+from vmp.errors import ManifestError, RunError
+from vmp.results.collect import Run, readable_runs
+from vmp.results.report import write_report
+
+SECRET = "s3cret-of-the-reader"
+BOMB = "a0: &a0 [x,x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i in range(1, 60))
+
+
+@pytest.fixture(scope="module")
+def config():
+    return composed("dataset=manifest", "dataset.folder=nowhere", "output=out")
+
+
+@pytest.fixture
+def out(tmp_path, config):
+    """A good run and one that a test breaks."""
+    write_run(tmp_path / "out" / "good", config, seed=1)
+    write_run(tmp_path / "out" / "bad", config, seed=2)
+    return tmp_path / "out"
+
+
+def put(folder, file, **changes):
+    value = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(value | changes))
+
+
+def break_result(**changes):
+    return lambda folder: put(folder, "result.json", **changes)
+
+
+def write(file, text):
+    return lambda folder: (folder / file).write_text(text)
+
+
+def cell(file, row, column, value):
+    def do(folder):
+        with open(folder / file, newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        rows[row][column] = value
+        with open(folder / file, "w", newline="", encoding="utf-8") as lines:
+            writer = csv.DictWriter(lines, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return do
+
+
+def pipe(file):
+    def do(folder):
+        (folder / file).unlink()
+        os.mkfifo(folder / file)
+
+    return do
+
+
+def bomb(folder):
+    path = folder / "config.yaml"
+    path.write_text(BOMB + path.read_text())
+
+
+DAMAGE = {
+    "aliases": (bomb, "anchors and aliases"),
+    "deep YAML": (write("config.yaml", "a: " + "[" * 100_000), "32 levels"),
+    "a large config": (write("config.yaml", "a: b\n" + "# x\n" * 100_000), "larger than"),
+    "a tag": (write("config.yaml", "!!python/object/apply:os.system [id]"), "not YAML"),
+    "a config that is a pipe": (pipe("config.yaml"), "not a regular file"),
+    "a number of 400 digits": (break_result(top1=10**400), "401 digits"),
+    "deep JSON": (write("result.json", "[" * 100_000), "nested deeper"),
+    "levels": (write("result.json", "[" * 60 + "]" * 60), "nested deeper"),
+    "a scalar that is a word": (break_result(scalars={"slope": 1.0, "shift": "x"}), "scalars.shift = 'x'"),
+    "a scalar that is NaN": (break_result(scalars={"slope": float("nan"), "shift": 0.0}), "scalars.slope"),
+    "a slope alone": (break_result(scalars={"slope": 1.0}), "without its shift"),
+    "no views": (break_result(views=[0, 3]), "views.0 = 0"),
+    "views that are none": (break_result(views="x"), "views = 'x'"),
+    "NaN": (break_result(top1=float("nan")), "top1 = nan"),
+    "true for a number": (break_result(top1=True), "top1 = True"),
+    "clips": (break_result(clips={"val": {"present": -1}}), "clips.val"),
+    "half of a surrogate pair": (break_result(device="\ud800"), "not Unicode"),
+    "a result that is a pipe": (pipe("result.json"), "not a regular file"),
+    "a score that is NaN": (cell("predictions.csv", 3, "score", "nan"), "score = 'nan'"),
+    "a class that is not there": (cell("predictions.csv", 3, "predicted", "9"), "at most 2"),
+    "a long cell": (cell("predictions.csv", 3, "id", "x" * 200_000), "field limit"),
+    "a row too long": (write("per_class.csv", "class,name,clips,right,accuracy\n0,a,1,1,100,7,8\n"), "more cells"),
+    "more right than there are": (cell("per_class.csv", 1, "right", "99"), "more clips are right"),
+    "a row that is none": (write("metrics.jsonl", '{"kind": "train", "epoch": [1]}\n'), "not a row of numbers"),
+    "an endless number": (write("metrics.jsonl", '{"kind": "train", "step": 1e999}\n'), "not a row of numbers"),
+    "classes that are a pipe": (pipe("classes.txt"), "not a regular file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_bad_folder_is_one_line_in_the_report(out, tmp_path, kind):
+    damage, said = DAMAGE[kind]
+    damage(out / "bad")
+    written = write_report([out], out=tmp_path / "r.html", clips=0)
+    assert written.runs == 2
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    runs = json.loads(re.search(r'id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])["runs"]
+    (good,) = [run for run in runs if run["top1"] == Run(out / "good").result["top1"]]
+    assert not good["problem"]
+    assert good["confusion"]
+    assert good["curves"]
+    assert said in page.replace("&#x27;", "'")
+
+
+def test_runs_that_cannot_be_read_are_left_out_and_said(out, capsys):
+    break_result(views=[0, 3])(out / "bad")
+    assert [run.folder.name for run in readable_runs(out)] == ["good"]
+    assert "warning: left out" in (said := capsys.readouterr().err)
+    assert "views.0 = 0" in said
+
+
+def test_nothing_is_resolved(out, tmp_path, monkeypatch, config):
+    monkeypatch.setenv("SECRET_TOKEN", SECRET)
+    values = json.loads(json.dumps(config)) | {"tag": "${oc.env:SECRET_TOKEN}"}
+    values["dataset"]["name"] = "${oc.env:SECRET_TOKEN}"
+    (out / "bad" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    assert SECRET in str(OmegaConf.to_container(OmegaConf.load(out / "bad/config.yaml"), resolve=True))
+    read = run_files.read_config(out / "bad" / "config.yaml")
+    assert read["tag"] == read["dataset"]["name"] == "${oc.env:SECRET_TOKEN}"
+    write_report([out], out=tmp_path / "r.html", clips=1)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert SECRET not in page
+    assert "${oc.env:SECRET_TOKEN}" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["name", "tag"])
+def test_a_secret_is_not_uploaded(out, tmp_path, monkeypatch, config, key):
+    monkeypatch.setenv("SECRET_TOKEN", SECRET)
+    values = json.loads(json.dumps(config))
+    (values["dataset"] if key == "name" else values)[key] = "${oc.env:SECRET_TOKEN}"
+    run = out / "bad"
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    done = subprocess.run(
+        [sys.executable, "scripts/upload_wandb.py", run, "--offline"],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=120,
+    )
+    assert b"Traceback" not in done.stderr
+    assert SECRET.encode() not in done.stdout + done.stderr
+    for path in run.rglob("*"):
+        if path.is_file():
+            assert SECRET.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["predict.py", "evaluate", "compare", "visualize"])
+def test_commands_that_are_given_an_alias_bomb_end_with_one_message(out, script):
+    bomb(out / "bad")
+    command = {
+        "predict.py": ["scripts/predict.py", "x.mp4", f"run={out}/bad"],
+        "evaluate": ["evaluate.py", f"run={out}/bad"],
+        "compare": ["scripts/compare.py", out / "good", out / "bad"],
+        "visualize": ["scripts/visualize.py", f"run={out}/bad"],
+    }[script]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_config_is_read_as_it_was_written(tmp_path, config):
+    values = json.loads(json.dumps(config))
+    values |= {
+        "tag": "2026-11-28",
+        "name": "1e-3",
+        "odd": ["~", "on", "1_000", "0x1f", "1:30", ".5", ".nan", "${x}"],
+    }
+    values |= {
+        "numbers": [1e-05, 1e22, -0.5, 0, 10**12, 1e-300],
+        "none": None,
+        "flags": [True, False],
+        "n": "\u0416, 'x'",
+    }
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
+    assert run_files.read_config(tmp_path / "config.yaml") == values
+    assert run_files.parse_yaml("a: 1e-3\nb: 2026-11-28", "x") == {"a": 0.001, "b": "2026-11-28"}
+    for text, said in (
+        ("a: 1\na: 2", "stands twice"),
+        ("a: 0x" + "f" * 40, "64 bits"),
+        ("a: " + "9" * 9999, "not YAML"),
+    ):
+        with pytest.raises(RunError, match=said):
+            run_files.parse_yaml(text, "x")
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n{"kind": "tr')
+    assert run_files.read_metrics(tmp_path) == [{"kind": "train", "step": 1}]
+
+
+def test_a_dataset_of_a_stranger(tmp_path):
+    from vmp.data.manifest import recorded_root
+
+    assert recorded_root(tmp_path) is None
+    for text in ("[" * 100_000, '{"root": ' + "9" * 5000 + "}", "\xff", '["root"]'):
+        (tmp_path / "dataset.json").write_text(text, encoding="latin-1")
+        with pytest.raises(ManifestError, match="make it again"):
+            recorded_root(tmp_path)
