@@ -94,7 +94,7 @@ DAMAGE = {
     "a result that is a pipe": (pipe("result.json"), "not a regular file"),
     "a score that is NaN": (cell("predictions.csv", 3, "score", "nan"), "score = 'nan'"),
     "a class that is not there": (cell("predictions.csv", 3, "predicted", "9"), "at most 2"),
-    "a long cell": (cell("predictions.csv", 3, "id", "x" * 200_000), "field limit"),
+    "a long cell": (cell("predictions.csv", 3, "id", "x" * 200_000), "cell|field limit"),
     "a row too long": (write("per_class.csv", "class,name,clips,right,accuracy\n0,a,1,1,100,7,8\n"), "more cells"),
     "more right than there are": (cell("per_class.csv", 1, "right", "99"), "more clips are right"),
     "a row that is none": (write("metrics.jsonl", '{"kind": "train", "epoch": [1]}\n'), "not a row of numbers"),
@@ -115,7 +115,7 @@ def test_a_bad_folder_is_one_line_in_the_report(out, tmp_path, kind):
     assert not good["problem"]
     assert good["confusion"]
     assert good["curves"]
-    assert said in page.replace("&#x27;", "'")
+    assert re.search(said, page.replace("&#x27;", "'"))
 
 
 def test_runs_that_cannot_be_read_are_left_out_and_said(out, capsys):

@@ -34,6 +34,7 @@ DEPTH = 32  # of values in values
 NODES = 50_000  # values in config.yaml
 CLASSES = 200_000
 DIGITS = 40  # of a number
+CELL = 100_000  # characters in a cell of a CSV
 
 
 # --- plain files ---------------------------------------------------------------------------------------------------
@@ -126,13 +127,15 @@ def read_csv(path: Path, *, required: Sequence[str]) -> list[dict[str, str]]:
     try:
         reader = csv.DictReader(io.StringIO(read_text(path, limit=LIST), newline=""), restval="")
         rows = list(reader)
-    except csv.Error as error:
+    except csv.Error as error:  # a cell of more than csv.field_size_limit() characters, for one
         raise RunError(f"{path}: not CSV ({error})") from None
     if absent := [name for name in required if name not in (reader.fieldnames or ())]:
         raise RunError(f"{path}: has no column {', '.join(absent)}")
     for line, row in enumerate(rows, 2):
         if None in row:
             raise RunError(f"{path}, row {line}: more cells than the header has")
+        if any(len(cell) > CELL for cell in row.values()):
+            raise RunError(f"{path}, row {line}: a cell of more than {CELL} characters")
     return rows
 
 
