@@ -387,6 +387,21 @@ def test_where_there_is_a_key(tmp_path, monkeypatch):
     assert has_key(settings)
 
 
+def test_an_empty_mode_is_no_mode(monkeypatch, tmp_path):
+    """wandb itself takes WANDB_MODE= for a wrong one, and would not start."""
+    from vmp.config import check
+    from vmp.results.tables import composer
+    from vmp.tracking.wandb_run import start_wandb
+
+    monkeypatch.setenv("WANDB_MODE", "")
+    overrides = ["logger=wandb", "logger.mode=offline"]
+    said: list[str] = []
+    run = start_wandb(check(composer(ROOT / "conf")(overrides)), tmp_path, say=said.append)
+    assert run is not None
+    run.finish(0)
+    assert said[0].startswith("wandb: offline")
+
+
 @pytest.mark.parametrize(
     ("wanted", "variable", "key", "mode"),
     [
