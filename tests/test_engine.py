@@ -153,6 +153,28 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
         Metrics(path, rows=9)
 
 
+# --- progress ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_counts_steps_at_their_own_pace_and_what_comes_beside_them(monkeypatch):
+    from vmp import progress
+
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    shown = progress.Bar("train", 10, 2, None, False)
+    shown.after = lambda step: 50 + step
+    assert shown.left() is None
+    for _ in range(2):
+        now += 4
+        shown.advance()
+    with shown.beside():
+        now += 1000  # a validation
+    assert shown.left() == 6 * 4 + 50 + 4
+    now += 8
+    shown.advance()
+    assert shown.left() == pytest.approx((5 + 1) * 16 / 3 + 50)
+
+
 # --- scores --------------------------------------------------------------------------------------------------------
 
 

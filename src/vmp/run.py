@@ -6,6 +6,7 @@ Notable here:
 """
 
 import errno
+import math
 import os
 import shlex
 import sys
@@ -185,6 +186,10 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
                 save_steps=t.save_steps,
                 keep=t.keep,
                 max_bad_fraction=config.data.max_bad_fraction,
+                views=(
+                    len(presents["val"].clips) if splits.val else 0,
+                    len(presents["test" if splits.test else "val"].clips) * math.prod(t.views or spec.views),
+                ),
             )
             epoch = plan.epochs
             if not splits.val and tracker.wants_panels(epoch, last=epoch):

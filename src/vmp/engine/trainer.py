@@ -121,6 +121,7 @@ def fit(
     save_steps: int | None = None,
     keep: int = 2,
     max_bad_fraction: float = 0.001,
+    views: tuple[int, int] = (0, 0),
 ) -> tuple[State, Timing]:
     """Train from the newest checkpoint in folder/checkpoints, or from the start, to the plan's end.
 
@@ -128,6 +129,7 @@ def fit(
         model: on its device; called with uint8 clips.
         optimizer: its groups' `lr` at entry are the base learning rates.
         evaluate: (model, epoch) -> metrics after each epoch; None: no evaluation. It may raise Stopped.
+        views: of all clips of one validation, and of the test that follows; the bar's ETA counts them.
         also: who sees the rows of metrics.jsonl; a run that continues writes those after its checkpoint again.
 
     Raises:
@@ -216,11 +218,19 @@ def fit(
         metrics.close()
 
     timing, pace, warned = Timing(), "", False
+    validations, validating = 0, 0.0  # how many in this sitting, and their seconds
+
+    def after(step: float) -> float:
+        """Seconds of validations and test to come. Until one was timed: a forward pass is a third of a step."""
+        view = validating / (validations * views[0]) if validations and views[0] else step / plan.batch / 3
+        return view * ((plan.epochs - state.evaluated) * views[0] + views[1])
+
     per_epoch = plan.steps_per_epoch
     with ExitStack() as stack:
         stack.enter_context(told(data.being_read, stopping.check))
         stack.callback(close)
         shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
+        shown.after = after
         if not state.rows:
             metrics.write({"kind": "start", "epoch": 0, "step": 0, **_learned(scalars)})
         while True:
@@ -230,7 +240,11 @@ def fit(
             if evaluate and state.step and state.step % per_epoch == 0 and state.evaluated < epoch:
                 processes.share(model.buffers())  # batch statistics differ by process
                 save()  # an evaluation may take long, and is left at once when the run is asked to stop
-                result = evaluate(model, epoch)
+                asked = time.monotonic()
+                with shown.beside():
+                    result = evaluate(model, epoch)
+                validating += time.monotonic() - asked
+                validations += 1
                 state.evaluated = epoch
                 if result["top1"] > state.best:
                     state.best, state.best_epoch = result["top1"], epoch
