@@ -94,6 +94,7 @@ CONTEXT.set_forkserver_preload(
             "vmp.objective",
         ),
         *("vmp.results.curves", "vmp.results.panels", "matplotlib.pyplot", "safetensors.torch", "cv2", "av"),
+        "torchmetrics.functional.classification",
         *("hydra.main", "wandb", "wandb.sdk.launch.inputs.internal"),
     ]
 )

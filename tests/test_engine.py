@@ -15,7 +15,14 @@ from runs import Running
 
 from vmp.data.manifest import Clip, Manifest
 from vmp.engine import checkpoint, dist, schedule
-from vmp.engine.evaluator import Scores, _cross_entropy, accuracies, class_accuracies, write_predictions
+from vmp.engine.evaluator import (
+    Scores,
+    _cross_entropy,
+    accuracies,
+    class_accuracies,
+    reported,
+    write_predictions,
+)
 from vmp.engine.faults import told
 from vmp.engine.loggers import Metrics
 from vmp.errors import ConfigError, RunError
@@ -219,6 +226,11 @@ def test_ties_are_broken_by_class_number_everywhere(tmp_path, classes):
     right = [sum(label in o[:k] for label, o in zip(labels, order, strict=True)) for k in (1, 5)]
     got = accuracies(scores, labels, expected=2500)
     assert [got["top1"], got["top5"]] == [100 * n / 2500 for n in right]
+    official = reported(scores, labels)  # by torchmetrics
+    assert {name: got[name] for name in ("top1", "top5")} == {
+        name: official[name] for name in ("top1", "top5")
+    }
+    assert official["mean_class"] == pytest.approx(got["mean_class"], abs=1e-10)
     clips = tuple(Clip(f"c{i}", "x.mp4", label) for i, label in enumerate(labels))
     manifest = Manifest(tmp_path / "m.csv", tmp_path, tuple(f"class {c}" for c in range(classes)), clips)
     write_predictions(tmp_path, scores, clips, manifest, missing={})

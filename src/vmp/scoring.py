@@ -73,14 +73,15 @@ def numbers(scores: "Scores", present: Present) -> dict[str, float]:
 
 
 def measure(scores: "Scores", manifest: Manifest, present: Present, folder: Path) -> dict[str, Any]:
-    """Accuracies and counts; predictions.csv and per_class.csv go to the folder."""
-    from vmp.engine.evaluator import write_predictions
+    """Accuracies by torchmetrics and numbers of clips; predictions.csv and per_class.csv go to the folder."""
+    from vmp.engine.evaluator import reported, write_predictions
 
     write_predictions(folder, scores, present.clips, manifest, missing=present.bad)
     counts = present.counts()
     counts["present"] -= len(scores.bad)
     counts["unreadable"] += len(scores.bad)
-    return {**numbers(scores, present), "clips": counts}
+    ours = numbers(scores, present)
+    return {**ours, **reported(scores, [clip.label for clip in present.clips]), "clips": counts}
 
 
 def print_result(folder: Path) -> None:
