@@ -58,12 +58,31 @@ def rounds(request) -> int:
     return request.config.getoption("--rounds")
 
 
-@pytest.fixture
-def tally(record_property):
-    """Put a row into the table of faults: tally("SIGKILL at a random step", tried=20, survived=20, differences=0)."""
+class Fault:
+    """A row of the table of faults, counted as it happens, so that a test that fails half-way has what it survived."""
 
-    def add(fault: str, *, tried: int, survived: int, differences: int) -> None:
-        record_property("fault", (fault, tried, survived, differences))
+    def __init__(self, name: str) -> None:
+        self.row: list = [name, 0, 0, 0]
+
+    def tries(self, count: int = 1) -> None:
+        self.row[1] += count
+
+    def survives(self, count: int = 1) -> None:
+        """After the checks that say so."""
+        self.row[2] += count
+
+    def differs(self, count: int) -> None:
+        self.row[3] += count
+
+
+@pytest.fixture
+def tally(request):
+    """tally("SIGKILL at a random step") opens a row of the table of faults, to count in."""
+
+    def add(name: str) -> Fault:
+        fault = Fault(name)
+        request.node.user_properties.append(("fault", fault.row))
+        return fault
 
     return add
 

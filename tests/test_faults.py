@@ -211,6 +211,8 @@ def test_every_kind_of_media_is_tried(media):
 @pytest.mark.parametrize("kind", KINDS)
 def test_media(media, kind, tally):
     """Measured as what it is; every reader listed as exact gives the frames, every other an error, not a hang."""
+    fault = tally("kinds of bad or odd media")
+    fault.tries()
     path, status, frames, size, found = media[kind]
     assert (found.status, found.width, found.height) == (status, *size), found
     assert found.frames == frames or (frames == -1 and 0 < found.frames < FRAMES)
@@ -226,7 +228,7 @@ def test_media(media, kind, tally):
         for reader in ("pyav", "pyav_seek", "opencv"):
             with pytest.raises(VideoReadError, match=path.name):
                 read_frames(path, [0, FRAMES + 5], reader=reader)
-    tally("kinds of bad or odd media", tried=1, survived=1, differences=0)
+    fault.survives()
 
 
 NAMES = (
@@ -321,12 +323,14 @@ def test_paths_that_climb_out(tmp_path, form, tally):
     (tmp_path / "v").mkdir()
     secret = tmp_path / "x.mp4"
     write_video(secret, (picture(i) for i in range(5)))
+    fault = tally("paths that climb out")
     for path in TRAVERSALS:
+        fault.tries()
         with pytest.raises(UserError) as caught:
             read_with(path, tmp_path, form)
         assert type(caught.value) is not ConfigError, caught.value
         assert "\t" not in str(caught.value)
-    tally("paths that climb out", tried=len(TRAVERSALS), survived=len(TRAVERSALS), differences=0)
+        fault.survives()
 
 
 def read_with(path: str, home: Path, form: str) -> None:
@@ -390,12 +394,14 @@ def test_archives_with_members_that_are_no_files(tmp_path, monkeypatch, kind, ta
         for info in TARS[kind]:
             archive.addfile(info)
         archive.addfile(member("fine.avi"))
+    fault = tally("archives that reach out")
+    fault.tries()
     with pytest.raises(DataError, match=r"x\.rar"):
         unpack(tmp_path / "x.rar", tmp_path / "inner/out", say=lambda _: None)
     assert not list(tmp_path.rglob("*evil*"))
     assert not Path("/tmp/vmp-evil.avi").exists()
     assert not [p for p in (tmp_path / "inner").rglob("*") if not p.is_dir()]
-    tally("archives that reach out", tried=1, survived=1, differences=0)
+    fault.survives()
 
 
 def test_archives_that_would_fill_the_disk(tmp_path):
@@ -418,8 +424,9 @@ def test_damaged_zips(tmp_path, rounds, tally):
         for name, value in content.items():
             archive.writestr(name, value)
     whole = (tmp_path / "w.zip").read_bytes()
-    count, refused = 30 * rounds, 0
+    fault, count, refused = tally("damaged archives"), 30 * rounds, 0
     for seed in range(count):
+        fault.tries()
         what, damaged = damaged_bytes(whole, np.random.default_rng([7, seed]))
         (tmp_path / "w.zip").write_bytes(damaged)
         out = tmp_path / f"out{seed}"
@@ -433,8 +440,8 @@ def test_damaged_zips(tmp_path, rounds, tally):
             for path in out.rglob("*.avi"):
                 assert path.read_bytes() in content.values(), (seed, what)
         shutil.rmtree(out)
+        fault.survives()
     assert 0 < refused <= count
-    tally("damaged archives", tried=count, survived=count, differences=0)
 
 
 # --- code where data should be -------------------------------------------------------------------------------------
@@ -508,10 +515,11 @@ def test_pickles_that_would_run_code(finished, tmp_path, name, tally):
 
     witness = tmp_path / "it_ran"
     trap = traps(witness)[name]
-    tried = 0
+    fault = tally("pickles and configs that would run code")
     newest = max((finished / "checkpoints").glob("step_*"))
     state = torch.load(newest / "state.pt", weights_only=True)
     for place in ("optimizer", "progress", "new"):
+        fault.tries()
         where = tmp_path / place / newest.name
         shutil.copytree(newest, where)
         torch.save({**state, place: {**state.get(place, {}), "x": trap}}, where / "state.pt")
@@ -522,19 +530,21 @@ def test_pickles_that_would_run_code(finished, tmp_path, name, tally):
         with pytest.raises(UserError, match="damaged"):
             checkpoint.newest(tmp_path / place, warn=said.append)
         assert "was not loaded" in said[0]
-        tried += 1
+        assert not witness.exists()
+        fault.survives()
     content = {"model_state": {"blocks.0.conv.weight": torch.zeros(1)}, "x": trap}
     for file in ("w.pyth", "w.pt", "w.bin", "w.pkl", "old.pth"):
+        fault.tries()
         if file == "w.pkl":
             (tmp_path / file).write_bytes(pickle.dumps({"blobs": {}, "x": trap}))
         else:
             torch.save(content, tmp_path / file, _use_new_zipfile_serialization=file != "old.pth")
         with pytest.raises(UserError, match=file):
             read(tmp_path / file)
-        tried += 1
+        assert not witness.exists()
+        fault.survives()
     time.sleep(0.01)
     assert not witness.exists()
-    tally("pickles and configs that would run code", tried=tried, survived=tried, differences=0)
 
 
 CONFIGS = {  # what a run's config.yaml is changed to
@@ -575,11 +585,13 @@ def test_configs_of_runs_that_are_not_configs(data, finished, tmp_path, kind, ta
         Running(overrides_for(data, tmp_path, "trainer.epochs=1")),
         Running(overrides_for(data, tmp_path / "other", f"init_from='{where}'")),
     ]
+    fault = tally("pickles and configs that would run code")
     for command in commands:
+        fault.tries()
         said = no_traceback(command.wait())
         assert str(where) in said, said
-    assert not witness.exists()
-    tally("pickles and configs that would run code", tried=3, survived=3, differences=0)
+        assert not witness.exists()
+        fault.survives()
 
 
 @pytest.mark.parametrize(
@@ -604,8 +616,9 @@ def test_damaged_checkpoints(finished, tmp_path, rounds, tally):
     sums = json.loads(whole["meta.json"])["sha256"]
     where = tmp_path / source.name
     shutil.copytree(source, where)
-    count, same = 90 * rounds, 0
+    fault, count, same = tally("damaged checkpoints"), 90 * rounds, 0
     for seed in range(count):
+        fault.tries()
         name = tuple(whole)[seed % 3]
         what, damaged = damaged_bytes(whole[name], np.random.default_rng([7, seed]))
         (where / name).write_bytes(damaged)
@@ -619,8 +632,8 @@ def test_damaged_checkpoints(finished, tmp_path, rounds, tally):
             assert (where / "model.safetensors").read_bytes() == whole["model.safetensors"], (seed, what)
             same += 1
         (where / name).write_bytes(whole[name])
+        fault.survives()
     assert same < count / 4
-    tally("damaged checkpoints", tried=count, survived=count, differences=0)
 
 
 @pytest.mark.parametrize(
@@ -669,7 +682,9 @@ def test_a_disk_that_fills_up_under_a_run(data, finished, tmp_path, tally):
     """No file may grow beyond a limit that the second checkpoint passes; with room, the same command goes on."""
     newest = max((finished / "checkpoints").glob("step_*"))
     largest = max(p.stat().st_size for p in newest.iterdir())
+    fault = tally("disks that are full")
     for number, limit in enumerate((600, largest // 2, largest - 1)):
+        fault.tries()
         out = tmp_path / str(number)
         said = no_traceback(Broken(overrides_for(data, out, "trainer.epochs=1"), largest=limit).wait())
         assert "cannot be written" in said or "could not be written" in said
@@ -677,7 +692,7 @@ def test_a_disk_that_fills_up_under_a_run(data, finished, tmp_path, tally):
         assert not list((folder(out) / "checkpoints").glob(".writing-*"))
         assert run(data, out, "trainer.epochs=1").returncode == 0
         assert (folder(out) / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
-    tally("disks that are full", tried=3, survived=3, differences=0)
+        fault.survives()
 
 
 @pytest.mark.slow
@@ -698,9 +713,13 @@ except RunError as error:
     print("told:", error)
 metrics.close()
 """
+    fault = tally("disks that are full")
+    fault.tries()
     done = Running([code], script="-c").wait()
     assert done.returncode == 0, done.stderr
     assert "metrics.jsonl: cannot be written (File too large)" in done.stdout
+    fault.survives()
+    fault.tries()
     where = folder(tmp_path / "out")
     where.mkdir(parents=True)
     (where / "log.txt").symlink_to("/dev/full")
@@ -708,7 +727,7 @@ metrics.close()
     assert done.returncode == 0, done.stderr[-2000:]
     assert "log.txt: cannot be written (No space left on device)" in done.stderr
     assert (where / "result.json").exists()
-    tally("disks that are full", tried=2, survived=2, differences=0)
+    fault.survives()
 
 
 @pytest.fixture
@@ -739,18 +758,24 @@ def test_what_may_not_be_written_or_read(data, tmp_path, protected, tally):
         overrides = overrides_for(tmp_path / "data", tmp_path / out, "trainer.epochs=1", *more)
         return Broken(overrides, bound=True).wait()
 
+    fault = tally("outputs and data without permission")
+    fault.tries()
     said = no_traceback(command("locked"))
     assert f"{folder(tmp_path / 'locked')} cannot be written (Permission denied)" in said
     assert not list((tmp_path / "locked").iterdir())
+    fault.survives()
+    fault.tries()
     done = command("free")
     assert done.returncode == 0, done.stderr[-3000:]
+    fault.survives()
+    fault.tries()
     (tmp_path / "data/train/005.mp4").chmod(0)
     said = no_traceback(command("free", "tag=forbidden"))
     assert "train/5: unreadable" in said
     assert "Permission denied" in said
     (tmp_path / "data/train/005.mp4").chmod(0o444)
     assert tree(tmp_path / "data") == before  # nothing was written beside the data
-    tally("outputs and data without permission", tried=3, survived=3, differences=0)
+    fault.survives()
 
 
 @pytest.mark.slow
@@ -784,20 +809,24 @@ def list_overrides(home: Path, out: Path) -> list[str]:
 @pytest.mark.chaos
 def test_a_worker_that_is_killed_names_what_it_was_reading(data, tmp_path, tally):
     """By SIGKILL, as the kernel does when memory runs out, or a decoder that crashes."""
+    fault = tally("loader processes that die or hang")
+    fault.tries()
     done = Broken(overrides_for(data, tmp_path, "trainer.workers=1"), dies="005.mp4").wait(90)
     said = no_traceback(done)
     assert "a data worker died" in said
     assert f"train/5 ({data}/train/005.mp4)" in said
-    tally("loader processes that die or hang", tried=1, survived=1, differences=0)
+    fault.survives()
 
 
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_a_decoder_that_hangs_is_named(data, tmp_path, tally):
+    fault = tally("loader processes that die or hang")
+    fault.tries()
     command = overrides_for(data, tmp_path, "trainer.workers=1", "data.timeout=3")
     said = no_traceback(Running(command, hang="005.mp4").wait(90))
     assert f"train/5 ({data}/train/005.mp4)" in said
-    tally("loader processes that die or hang", tried=1, survived=1, differences=0)
+    fault.survives()
 
 
 @pytest.mark.slow
@@ -807,18 +836,21 @@ def test_a_decoder_that_hangs_is_named(data, tmp_path, tally):
 )
 def test_out_of_memory(data, tmp_path, overrides, tally):
     """A process that may not have much more memory: torch's own error, said with what to lower."""
+    fault = tally("out of memory")
+    fault.tries()
     done = Broken(overrides_for(data, tmp_path, *overrides), memory=400_000_000).wait()
     said = no_traceback(done)
     assert "out of memory" in said
     assert "trainer.micro_batch" in said
-    tally("out of memory", tried=1, survived=1, differences=0)
+    fault.survives()
 
 
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_two_runs_race_for_one_folder(data, tmp_path, rounds, tally):
-    wrong = []
+    fault, wrong = tally("two runs in one folder"), []
     for number in range(rounds):
+        fault.tries()
         out = tmp_path / str(number)
         pair = [start(data, out, "trainer.epochs=2000") for _ in range(2)]
         began = time.monotonic()
@@ -832,7 +864,8 @@ def test_two_runs_race_for_one_folder(data, tmp_path, rounds, tally):
         lost = [d for d in done if d.returncode == 2 and "another process is training there" in d.stderr]
         if len(left) != 1 or len(lost) != 1:
             wrong.append([(d.returncode, d.stderr[-300:]) for d in done])
-    tally("two runs in one folder", tried=rounds, survived=rounds - len(wrong), differences=len(wrong))
+        else:
+            fault.survives()
     assert not wrong
 
 
@@ -1025,8 +1058,10 @@ def try_configs(seeds) -> tuple[int, list[str]]:
 @pytest.mark.timeout(900)
 def test_configs_with_one_value_changed(rounds, tally):
     count = 30 * rounds
+    fault = tally("overrides of the config")
+    fault.tries(count)
     accepted, wrong = try_configs(range(count))
-    tally("overrides of the config", tried=count, survived=count - len(wrong), differences=len(wrong))
+    fault.survives(count - len(wrong))
     assert not wrong, "\n".join(wrong)
     assert 0 < accepted < count / 2
 
@@ -1035,8 +1070,9 @@ def test_configs_with_one_value_changed(rounds, tally):
 @pytest.mark.chaos
 def test_wrong_configs_end_the_real_command(tmp_path, rounds, tally):
     """Exit code 2 and one message."""
-    count = 2 * rounds
-    for seed in range(count):
+    fault = tally("overrides of the config")
+    for seed in range(2 * rounds):
+        fault.tries()
         rng = np.random.default_rng([9, seed])
         key = ("trainer.epochs", "vmp.lambda", "backbone.frames", "data.reader", "optim.lr", "seed")[
             rng.integers(6)
@@ -1047,5 +1083,5 @@ def test_wrong_configs_end_the_real_command(tmp_path, rounds, tally):
         said = no_traceback(done)
         assert key in said
         assert len(said) < 2000
-    assert not list(tmp_path.iterdir())
-    tally("overrides of the config", tried=count, survived=count, differences=0)
+        assert not list(tmp_path.iterdir())
+        fault.survives()

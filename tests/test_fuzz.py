@@ -83,8 +83,10 @@ def test_some_damaged_videos(sources, tmp_path, part):
 @pytest.mark.slow
 def test_damaged_videos(sources, tmp_path, rounds, tally):
     count = 40 * rounds
+    fault = tally("damaged videos")
+    fault.tries(count)
     verdicts, wrong, unseen = try_videos(sources, tmp_path, range(100, 100 + count))
-    tally("damaged videos", tried=count, survived=count - len(wrong), differences=len(wrong))
+    fault.survives(count - len(wrong))
     print(
         f"{verdicts}; called whole, with pictures that are not the source's: {len(unseen)}", *unseen, sep="\n"
     )
@@ -307,8 +309,10 @@ def test_some_damaged_annotations(parser, tmp_path, no_videos):
 @pytest.mark.parametrize("parser", PARSERS)
 def test_damaged_annotations(parser, tmp_path, rounds, tally, no_videos):
     count = 30 * rounds
+    fault = tally("damaged annotation files")
+    fault.tries(count)
     verdicts, wrong = try_files(parser, tmp_path, range(1000, 1000 + count))
-    tally("damaged annotation files", tried=count, survived=count - len(wrong), differences=len(wrong))
+    fault.survives(count - len(wrong))
     print(verdicts)
     assert not wrong, "\n".join(wrong)
 
@@ -344,8 +348,10 @@ def test_some_damaged_matlab_files(tmp_path):
 @pytest.mark.slow
 def test_damaged_matlab_files(tmp_path, rounds, tally):
     count = 30 * rounds
+    fault = tally("damaged annotation files")
+    fault.tries(count)
     verdicts, wrong = try_mats(tmp_path, range(1000, 1000 + count))
-    tally("damaged annotation files", tried=count, survived=count - len(wrong), differences=len(wrong))
+    fault.survives(count - len(wrong))
     print(verdicts)
     assert not wrong, "\n".join(wrong)
 
@@ -367,21 +373,13 @@ def try_memory(sources, reads: int) -> list[str]:
     return wrong
 
 
-@pytest.mark.slow
-def test_five_hundred_reads_leave_nothing_behind(sources):
-    assert set(INSTALLED) <= set(READERS)
-    assert not try_memory(sources, 500)
-
-
 @pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_reads_leave_nothing_behind(sources, rounds, tally):
-    wrong = try_memory(sources, 500 * rounds)
-    tally(
-        "clip reads with memory flat",
-        tried=500 * rounds * len(INSTALLED),
-        survived=500 * rounds * (len(INSTALLED) - len(wrong)),
-        differences=len(wrong),
-    )
+    assert set(INSTALLED) <= set(READERS)
+    fault, reads = tally("clip reads with memory flat"), 500 * rounds
+    fault.tries(reads * len(INSTALLED))
+    wrong = try_memory(sources, reads)
+    fault.survives(reads * (len(INSTALLED) - len(wrong)))
     assert not wrong

@@ -76,8 +76,13 @@ def until_it_moves(process, out: Path, before: tuple[str, int], *, moves: int) -
         time.sleep(0.001)
 
 
-def disturbed(begin, out: Path, rng: random.Random, *, numbers: tuple[int, ...], at_most: int = 80) -> int:
-    """Start, let it move on by some rows or saves, hit it a moment later, again until it ends; returns hits."""
+def disturbed(
+    begin, out: Path, rng: random.Random, fault, *, numbers: tuple[int, ...], at_most: int = 80
+) -> int:
+    """Start, let it move on by some rows or saves, hit it a moment later, again until it ends; returns hits.
+
+    A hit is survived when the next start did what it should.
+    """
     hits = 0
     for _ in range(at_most):
         before = progress(out)
@@ -97,19 +102,28 @@ def disturbed(begin, out: Path, rng: random.Random, *, numbers: tuple[int, ...],
             codes.add(one.returncode)
             allowed = {0, -signal.SIGKILL} if number == signal.SIGKILL else {0, 128 + number, -number}
             assert one.returncode in allowed, one.stderr[-3000:]
-        hits += codes != {0}
+        fault.survives(fault.row[1] - fault.row[2])  # what was hit before went on until now
+        if codes != {0}:
+            fault.tries()
+            hits += 1
         if (folder(out) / "result.json").exists():
+            fault.survives(fault.row[1] - fault.row[2])
             return hits
     raise AssertionError(f"not done after {at_most} starts")
 
 
-def disturbed_runs(begin, left_alone: Path, home: Path, *, runs: int, seed: int, numbers=(signal.SIGKILL,)):
+def disturbed_runs(
+    begin, left_alone: Path, home: Path, fault, *, runs: int, seed: int, numbers=(signal.SIGKILL,)
+):
     """Several runs, each disturbed until it ends: (hits, what is not as in the run that was left alone)."""
     hits, wrong = 0, []
     for number in range(runs):
         out = home / str(number)
-        hits += disturbed(lambda out=out: begin(out), out, random.Random(seed + number), numbers=numbers)
-        wrong += differences(left_alone, folder(out))
+        rng = random.Random(seed + number)
+        hits += disturbed(lambda out=out: begin(out), out, rng, fault, numbers=numbers)
+        found = differences(left_alone, folder(out))
+        fault.differs(len(found))
+        wrong += found
     return hits, wrong
 
 
@@ -117,8 +131,8 @@ def disturbed_runs(begin, left_alone: Path, home: Path, *, runs: int, seed: int,
 @pytest.mark.chaos
 def test_one_process_killed_at_random_moments(data, alone, tmp_path, rounds, tally):
     begin = lambda out: start(data, out, *ONE)  # noqa: E731
-    kills, wrong = disturbed_runs(begin, alone, tmp_path, runs=rounds, seed=0)
-    tally("SIGKILL at a random moment, one process", tried=kills, survived=kills, differences=len(wrong))
+    fault = tally("SIGKILL at a random moment, one process")
+    kills, wrong = disturbed_runs(begin, alone, tmp_path, fault, runs=rounds, seed=0)
     assert kills >= 3 * rounds
     assert not wrong
 
@@ -127,8 +141,8 @@ def test_one_process_killed_at_random_moments(data, alone, tmp_path, rounds, tal
 @pytest.mark.chaos
 def test_two_processes_killed_at_random_moments(data, pair, tmp_path, rounds, tally):
     begin = lambda out: start_ranks(data, out, *TWO, ranks=2)  # noqa: E731
-    kills, wrong = disturbed_runs(begin, pair, tmp_path, runs=max(1, rounds // 2), seed=100)
-    tally("SIGKILL at a random moment, two processes", tried=kills, survived=kills, differences=len(wrong))
+    fault = tally("SIGKILL at a random moment, two processes")
+    kills, wrong = disturbed_runs(begin, pair, tmp_path, fault, runs=max(1, rounds // 2), seed=100)
     assert kills >= 2
     assert not wrong
 
@@ -140,6 +154,8 @@ def test_when_one_of_two_processes_is_killed_the_other_ends_too(data, pair, tmp_
     """Without torchrun, which would end it: it says so and exits; nothing hangs, and both go on with the same bits."""
     ranks = start_ranks(data, tmp_path, *TWO, ranks=2)
     until_it_moves(ranks, tmp_path, progress(tmp_path), moves=6)
+    fault = tally("SIGKILL of one of two processes")
+    fault.tries()
     ranks.running[lost].signal(signal.SIGKILL)
     left = ranks.running[1 - lost].wait()
     ranks.running[lost].wait()
@@ -147,8 +163,9 @@ def test_when_one_of_two_processes_is_killed_the_other_ends_too(data, pair, tmp_
     assert "another process of this run died" in left.stderr
     for done in start_ranks(data, tmp_path, *TWO, ranks=2).wait():
         assert done.returncode == 0, done.stderr[-2000:]
+    fault.survives()
     wrong = differences(pair, folder(tmp_path))
-    tally("SIGKILL of one of two processes", tried=1, survived=1, differences=len(wrong))
+    fault.differs(len(wrong))
     assert not wrong
 
 
@@ -159,8 +176,8 @@ def test_asked_to_stop_at_random_moments(data, alone, tmp_path, rounds, tally):
     begin = lambda out: start(data, out, *ONE)  # noqa: E731
     asks = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     runs = max(1, rounds // 2)
-    hits, wrong = disturbed_runs(begin, alone, tmp_path, runs=runs, seed=200, numbers=asks)
-    tally("SIGTERM, SIGINT, SIGUSR1 at a random moment", tried=hits, survived=hits, differences=len(wrong))
+    fault = tally("SIGTERM, SIGINT, SIGUSR1 at a random moment")
+    hits, wrong = disturbed_runs(begin, alone, tmp_path, fault, runs=runs, seed=200, numbers=asks)
     assert hits >= 2
     assert not wrong
 
@@ -258,7 +275,7 @@ def test_killed_inside_every_part_of_a_save(tmp_path, tally):
 
     from vmp.engine import checkpoint
 
-    tried, finished, at = 0, False, 0
+    fault, finished, at = tally("SIGKILL inside a checkpoint's write"), False, 0
     while not finished:
         at += 1
         where = tmp_path / str(at)
@@ -269,7 +286,7 @@ def test_killed_inside_every_part_of_a_save(tmp_path, tally):
         child.join(60)
         finished = child.exitcode == 0
         assert finished or child.exitcode == -signal.SIGKILL
-        tried += not finished
+        fault.tries(not finished)
         complaints: list[str] = []
         found = checkpoint.newest(where, warn=complaints.append)
         assert found is not None
@@ -278,16 +295,17 @@ def test_killed_inside_every_part_of_a_save(tmp_path, tally):
         checkpoint.save(where, "step_00000009", model={"a": torch.ones(1)}, state={})
         checkpoint.prune(where, keep=1)
         assert [path.name for path in where.iterdir()] == ["step_00000009"]
-    tally("SIGKILL inside a checkpoint's write", tried=tried, survived=tried, differences=0)
-    assert tried > 10
+        fault.survives(not finished)
+    assert at > 11
 
 
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_damaged_checkpoints(data, alone, tmp_path, rounds, tally):
     """The newest is cut, flipped or zeroed: it is named, the one before is taken, and the run ends the same."""
-    rng, wrong = np.random.default_rng(0), []
+    fault, rng, wrong = tally("newest checkpoint damaged"), np.random.default_rng(0), []
     for trial in range(2 * rounds):
+        fault.tries()
         out = tmp_path / str(trial)
         shutil.copytree(alone, folder(out))
         (folder(out) / "result.json").unlink()
@@ -306,8 +324,10 @@ def test_damaged_checkpoints(data, alone, tmp_path, rounds, tally):
         done = start(data, out, *ONE).wait()
         assert done.returncode == 0, done.stderr[-2000:]
         assert f"{newest.name}/{file.name}: damaged" in done.stdout + done.stderr
-        wrong += differences(alone, folder(out))
-    tally("newest checkpoint damaged", tried=2 * rounds, survived=2 * rounds, differences=len(wrong))
+        fault.survives()
+        found = differences(alone, folder(out))
+        fault.differs(len(found))
+        wrong += found
     assert not wrong
 
 
