@@ -211,7 +211,9 @@ def test_timesformer_compiles_to_one_graph():
 def check_one_graph(name):
     torch._dynamo.reset()
     prompted = SPECS[name].pathways
-    options = {} if name == "timesformer" else {"blocks": 2}  # one with a projection and one without in each stage
+    options = (
+        {} if name == "timesformer" else {"blocks": 2}
+    )  # one with a projection and one without in each stage
     model, clips = small(name, prompted=prompted, **options)
     model.train()
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")

@@ -26,7 +26,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from runs import QUICK, ROOT, Running, folder, overrides_for, run, start
 
-from vmp.cli import explain
 from vmp.config import check, parse_views
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
@@ -39,6 +38,7 @@ from vmp.data.plan import Item, Plan
 from vmp.data.prepare import prepare
 from vmp.data.unpack import unpack
 from vmp.errors import ConfigError, DataError, UserError, VideoReadError
+from vmp.explain import explain
 
 
 def no_traceback(done) -> str:
@@ -1035,7 +1035,7 @@ def try_configs(seeds) -> tuple[int, list[str]]:
             if not any(part in str(error) for part in name.split(".")) or len(str(error)) > 2000:
                 wrong.append(f"{said}: the message does not name the key: {error}")
         except (HydraException, OmegaConfBaseException) as error:
-            message = explain(str(error))
+            message = explain(error)
             if not message.strip() or "Traceback" in message:
                 wrong.append(f"{said}: {message!r}")
         except Exception as error:

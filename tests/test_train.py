@@ -13,7 +13,18 @@ import pytest
 import torch
 import videos
 from broken import Broken
-from runs import ROOT, Ranks, Running, bright_or_dark, differences, folder, overrides_for, run, start_ranks, torchrun
+from runs import (
+    ROOT,
+    Ranks,
+    Running,
+    bright_or_dark,
+    differences,
+    folder,
+    overrides_for,
+    run,
+    start_ranks,
+    torchrun,
+)
 
 from vmp.engine import checkpoint
 from vmp.run_files import read_metrics
