@@ -1046,8 +1046,10 @@ def try_configs(seeds) -> tuple[int, list[str]]:
                 wrong.append(f"{said}: accepted, and there is no such key")
                 continue
             try:
-                if not same(in_config(config, key), asked(text)):
-                    wrong.append(f"{said}: became {in_config(config, key)!r}")
+                value = in_config(config, key)
+                as_typed = isinstance(value, str) and value == text  # keys of text take numbers as text
+                if not as_typed and not same(value, asked(text)):
+                    wrong.append(f"{said}: became {value!r}")
             except (TypeError, ValueError) as error:
                 wrong.append(f"{said}: became {in_config(config, key)!r} ({error})")
     return accepted, wrong
