@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vmp.backbones import download, layouts, zoo
+from vmp.backbones import build_backbone, download, layouts, zoo
 from vmp.backbones.download import sha256_of
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
@@ -784,6 +784,49 @@ def test_damaged_and_odd_files(tmp_path, c2d_file):
         read(tmp_path / "nothing.pyth")
     with pytest.raises(WeightsError, match="no weights in this folder"):
         read(tmp_path)
+
+
+ODD = {
+    "NaN": (lambda v: v.fill_(float("nan")), "numbers are NaN"),
+    "one NaN": (lambda v: v.flatten().index_fill(0, torch.tensor(5), float("nan")).view_as(v), "1 of 3,456"),
+    "infinite": (lambda v: v * float("inf"), "are (NaN|infinite)"),
+    "beyond float32": (lambda v: torch.full_like(v, 1e300, dtype=torch.float64), "infinite in float32"),
+    "complex": (lambda v: v.to(torch.complex64), "complex64, not real"),
+    "int8": (lambda v: (100 * v).to(torch.int8), "int8, not floating-point"),
+    "bool": (lambda v: v > 0, "bool, not floating-point"),
+    "quantized": (lambda v: torch.quantize_per_tensor(v, 0.1, 0, torch.qint8), "qint8, not real"),
+    "sparse": (lambda v: v.to_sparse(), "sparse or nested"),
+    "meta": (lambda v: v.to("meta"), "a meta tensor"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch, of quantized and sparse tensors
+@pytest.mark.parametrize("kind", ODD)
+def test_numbers_that_are_no_weights_are_refused_by_name(tmp_path, kind):
+    spoil, said = ODD[kind]
+    net = build_backbone("tiny", num_classes=2, width=8)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    state["stages.1.0.weight"] = spoil(state["stages.1.0.weight"][:, :].clone())
+    torch.save({f"backbone.{name}": value for name, value in state.items()}, tmp_path / "odd.pth")
+    message = rf"(?s)odd\.pth: 1 of its 26 tensors.*stages\.1\.0\.weight: .*{said}.*Nothing was loaded"
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(WeightsError, match=message):
+        load_weights(net, tmp_path / "odd.pth", backbone="tiny")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_half_types_are_weights_and_negative_variances_are_not(tmp_path):
+    net, other = (build_backbone("tiny", num_classes=2, width=8) for _ in range(2))
+    for number, dtype in enumerate((torch.float16, torch.bfloat16, torch.float64)):
+        state = {n: v.to(dtype) if v.is_floating_point() else v for n, v in net.state_dict().items()}
+        torch.save({f"backbone.{n}": v for n, v in state.items()}, tmp_path / f"{number}.pth")
+        load_weights(other, tmp_path / f"{number}.pth", backbone="tiny")
+        for name, value in other.state_dict().items():
+            assert torch.equal(value, state[name].to(value.dtype)), name
+    state["stages.0.1.running_var"] = -torch.ones(8)
+    torch.save({f"backbone.{n}": v for n, v in state.items()}, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"stages\.0\.1\.running_var: a negative variance"):
+        load_weights(other, tmp_path / "odd.pth", backbone="tiny")
 
 
 def test_an_unknown_layout_shows_keys_and_what_is_known(tmp_path):

@@ -12,6 +12,7 @@ Notable here:
 import collections
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +54,8 @@ def read(path: str | Path) -> Foreign:
     """Weights from a file, a checkpoint's folder or a run's folder.
 
     Raises:
-        WeightsError: there is no such file, it is damaged, would run code, or has a layout that is not known.
+        WeightsError: there is no such file, it is damaged, would run code, has a layout that is not known, or tensors
+            that are not dense, real, floating-point and finite.
     """
     path = Path(path).expanduser()
     try:
@@ -61,6 +63,7 @@ def read(path: str | Path) -> Foreign:
         tensors, metadata = _tensors(file)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from None
+    _refuse(file, {name: _form(value) for name, value in tensors.items()})
     if metadata.get("caffe2"):
         layout, prompts = "caffe2", State()
         state = from_pyslowfast(from_caffe2(tensors), pooled_c2d=False)
@@ -70,7 +73,42 @@ def read(path: str | Path) -> Foreign:
         raise WeightsError(
             f"{file}: a network with non-local blocks, which is not built here:\n{shortlist(odd, 3)}"
         )
+    _refuse(file, {name: _content(name, value) for name, value in {**state, **prompts}.items()})
     return Foreign(layout, state, prompts, note, file)
+
+
+def _refuse(file: Path, faults: Mapping[str, str]) -> None:
+    """Raise WeightsError if a tensor has a fault: name -> fault, or nothing."""
+    if found := [f"{name}: {fault}" for name, fault in faults.items() if fault]:
+        raise WeightsError(
+            f"{file}: {len(found)} of its {len(faults)} tensors cannot be weights:\n{shortlist(found)}\n"
+            "Nothing was loaded. Save the weights as dense tensors of finite floating-point numbers."
+        )
+
+
+def _form(value: Tensor) -> str:
+    """What keeps a tensor's numbers from being read at all."""
+    if value.is_meta:
+        return "a meta tensor, which has a shape and no numbers"
+    if value.is_nested or value.layout is not torch.strided:
+        return f"sparse or nested ({value.layout}), not dense"
+    if value.is_quantized or value.is_complex():
+        return f"{value.dtype}, not real floating-point numbers"
+    return ""
+
+
+def _content(name: str, value: Tensor) -> str:
+    """What is wrong with the numbers of a tensor that has one of our names."""
+    if not value.is_floating_point():
+        of_floats = re.search(r"(^|[._])(weight|bias|running_mean|running_var|embed|token|[mn])$", name)
+        return f"{value.dtype}, not floating-point numbers" if of_floats else ""
+    single = value.to(torch.float32)
+    if odd := int((~torch.isfinite(single)).sum()):
+        kind = "NaN" if bool(torch.isnan(single).any()) else "infinite in float32"
+        return f"{odd:,} of {value.numel():,} numbers are {kind}"
+    if name.endswith("running_var") and bool((single < 0).any()):
+        return "a negative variance"
+    return ""
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -142,7 +180,8 @@ def _tensors(file: Path) -> tuple[State, dict[str, Any]]:
 
 
 def _torch_load(file: Path) -> Any:
-    with torch.serialization.safe_globals(_NUMPY_FOR_TORCH):
+    with torch.serialization.safe_globals(_NUMPY_FOR_TORCH), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)  # they are refused anyway
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
