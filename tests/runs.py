@@ -1,5 +1,6 @@
 """Small real runs for tests: numbered videos on disk, trained by the real command."""
 
+import ctypes
 import json
 import multiprocessing as mp
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,11 +124,12 @@ class Running:
         script: str = "train.py",
         hang: str = "",
         environment: Mapping[str, str] | None = None,
+        shared_memory: str = "",
     ) -> None:
         self.said = Path(tempfile.mkdtemp(prefix="vmp-run-"))
         for name in STREAMS:
             (self.said / name).touch()
-        args = (script, arguments, str(self.said), hang, dict(environment or {}))
+        args = (script, arguments, str(self.said), hang, dict(environment or {}), shared_memory)
         self.process = CONTEXT.Process(target=_main, args=args)
         self.process.start()
 
@@ -157,20 +159,44 @@ class Running:
         return Done(self.process.exitcode, *texts)
 
 
-class Ranks:
-    """Processes of one run, with the environment that torchrun gives; they find each other through gloo."""
+def started_by(starter: str, rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What a starter of several processes on this machine tells one of them."""
+    if starter == "torchrun":
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    elif starter == "mpirun":
+        names = tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
+        own = {"PMIX_NAMESPACE": f"prterun-host-{port}@1"}
+    else:  # srun, in a job of several tasks on one node
+        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
+        own = {"SLURM_JOB_ID": str(port), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "1"}
+        own |= {"SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "gpu[007]", "SLURM_TASKS_PER_NODE": str(ranks)}
+    return own | dict(zip(names, (str(n) for n in (rank, ranks, rank, ranks)), strict=True))
 
-    def __init__(self, arguments: list[str], *, ranks: int, script: str = "train.py") -> None:
+
+class Ranks:
+    """Processes of one run, with the environment that torchrun, srun or mpirun gives; they meet through gloo.
+
+    own: further arguments of each process.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        ranks: int,
+        script: str = "train.py",
+        own: Sequence[Sequence[str]] | None = None,
+        starter: str = "torchrun",
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        together |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         self.running = [
             Running(
-                arguments,
+                [*arguments, *(own[rank] if own else ())],
                 script=script,
-                environment={**together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                environment={"OMP_NUM_THREADS": "1", **started_by(starter, rank, ranks, port)},
             )
             for rank in range(ranks)
         ]
@@ -186,9 +212,28 @@ class Ranks:
         return [one.wait(timeout) for one in self.running]
 
 
-def _main(script: str, arguments: list[str], said: str, hang: str, environment: dict[str, str]) -> None:
+CANNOT_MOUNT = 77  # exit code
+
+
+def _mount_shared_memory(size: str) -> None:
+    """A /dev/shm of this process's own, as a container has it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, private = 0x00020000, (1 << 14) | (1 << 18)
+    if (
+        libc.unshare(new_namespace)
+        or libc.mount(b"none", b"/", None, private, None)
+        or libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, f"size={size}".encode())
+    ):
+        os._exit(CANNOT_MOUNT)
+
+
+def _main(
+    script: str, arguments: list[str], said: str, hang: str, environment: dict[str, str], shared_memory: str
+) -> None:
     os.setsid()
     os.environ.update(environment)
+    if shared_memory:
+        _mount_shared_memory(shared_memory)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{said}/{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
@@ -218,8 +263,15 @@ def run(data: Path, out: Path, *overrides: str) -> Done:
     return start(data, out, *overrides).wait()
 
 
-def start_ranks(data: Path, out: Path, *overrides: str, ranks: int) -> Ranks:
-    return Ranks(overrides_for(data, out, *overrides), ranks=ranks)
+def start_ranks(
+    data: Path,
+    out: Path,
+    *overrides: str,
+    ranks: int,
+    own: Sequence[Sequence[str]] | None = None,
+    starter: str = "torchrun",
+) -> Ranks:
+    return Ranks(overrides_for(data, out, *overrides), ranks=ranks, own=own, starter=starter)
 
 
 def torchrun(data: Path, out: Path, *overrides: str, ranks: int) -> subprocess.CompletedProcess[str]:

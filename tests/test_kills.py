@@ -9,12 +9,24 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import CONTEXT, differences, folder, overrides_for, start, start_ranks
+from runs import (
+    CANNOT_MOUNT,
+    CONTEXT,
+    ROOT,
+    Running,
+    differences,
+    folder,
+    overrides_for,
+    start,
+    start_ranks,
+)
 
 from vmp.run_files import read_metrics
 
@@ -169,20 +181,112 @@ def test_when_one_of_two_processes_is_killed_the_other_ends_too(data, pair, tmp_
     assert not wrong
 
 
+def contents(home: Path) -> dict[str, bytes]:
+    """Of the files of a run that a start must not touch; a start may append to log.txt, and takes the lock."""
+    return {
+        str(path.relative_to(home)): path.read_bytes()
+        for path in home.rglob("*")
+        if path.is_file() and path.name not in ("log.txt", ".lock")
+    }
+
+
+def copied(out: Path, to: Path, *, newest: str) -> Path:
+    """A run as a disk shows it to another machine: its newest checkpoint is missing or damaged, or all of it is."""
+    if newest == "nothing at all":
+        to.mkdir()
+        return to
+    shutil.copytree(out, to)
+    (*_, last) = sorted((folder(to) / "checkpoints").glob("step_*"))
+    if newest == "missing":
+        shutil.rmtree(last)
+    else:
+        content = bytearray((last / "state.pt").read_bytes())
+        content[len(content) // 2] ^= 1
+        (last / "state.pt").write_bytes(content)
+    return to
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_processes_that_find_different_checkpoints_stop_and_overwrite_nothing(data, pair, tmp_path, tally):
+    """Each of two processes in turn has a folder of its own that lacks what the other sees. When both see the same
+    folder again, the run ends with the same bits."""
+    out = tmp_path / "out"
+    ranks = start_ranks(data, out, *TWO, ranks=2)
+    until_it_moves(ranks, out, progress(out), moves=8)
+    ranks.signal(signal.SIGTERM)
+    assert {done.returncode for done in ranks.wait()} == {143}
+    (*_, last) = sorted((folder(out) / "checkpoints").glob("step_*"))
+    # a first process that finds its newest damaged goes back to the one before, as a single process does
+    misses = [(0, "missing"), (1, "damaged"), (1, "nothing at all")]
+    fault = tally("processes that see different checkpoints")
+    for number, (rank, newest) in enumerate(misses):
+        other = copied(out, tmp_path / str(number), newest=newest)
+        own = [[f"output='{out}'"], [f"output='{out}'"]]
+        own[rank] = [f"output='{other}'"]
+        before = contents(out), contents(other)
+        fault.tries()
+        for done in start_ranks(data, out, *TWO, ranks=2, own=own).wait():
+            assert done.returncode == 2, (rank, newest, done.stderr[-2000:])
+            assert "do not find the same checkpoint; nothing was trained or overwritten" in done.stderr
+            assert f"{last.name}, step {int(last.name.split('_')[1])}, digest" in done.stderr or rank == 0
+            assert last.name in done.stderr
+            assert "`output` must be one folder that every machine sees" in done.stderr
+        assert (contents(out), contents(other)) == before, (rank, newest)
+        fault.survives()
+    for done in start_ranks(data, out, *TWO, ranks=2).wait():
+        assert done.returncode == 0, done.stderr[-2000:]
+    wrong = differences(pair, folder(out))
+    fault.differs(len(wrong))
+    assert not wrong
+    # a finished run: the first process knows
+    own = [[f"output='{out}'"], [f"output='{tmp_path / 'none'}'"]]
+    for done in start_ranks(data, out, *TWO, ranks=2, own=own).wait():
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_srun_starts_one_run_as_torchrun_does(data, pair, tmp_path):
+    first, second = start_ranks(data, tmp_path, *TWO, ranks=2, starter="srun").wait()
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr[-2000:] + second.stderr[-2000:]
+    assert "Slurm started 2 processes" in first.stdout
+    assert not differences(pair, folder(tmp_path))
+
+
+@pytest.mark.slow
+def test_processes_with_other_clips_or_settings_stop_before_the_first_step(data, tmp_path):
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    (other / "train/005.mp4").unlink()
+    own = [["optim.lr=0.05"], [f"dataset.folder='{other}'", "optim.lr=0.06"]]
+    for done in start_ranks(data, tmp_path / "out", *TWO, ranks=2, own=own).wait():
+        assert done.returncode == 2, done.stderr[-2000:]
+        assert "optim.lr: 0.05 -> 0.06 (process 0 -> process 1)" in done.stderr
+        assert "the clips of train are not those of process 0" in done.stderr
+    assert not (folder(tmp_path / "out") / "config.yaml").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_asked_to_stop_at_random_moments(data, alone, tmp_path, rounds, tally):
     """Each sitting saves and ends with 128 + the signal."""
     begin = lambda out: start(data, out, *ONE)  # noqa: E731
-    asks = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    asks = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
     runs = max(1, rounds // 2)
-    fault = tally("SIGTERM, SIGINT, SIGUSR1 at a random moment")
+    fault = tally("SIGTERM, SIGINT, SIGUSR1, SIGHUP at a random moment")
     hits, wrong = disturbed_runs(begin, alone, tmp_path, fault, runs=runs, seed=200, numbers=asks)
     assert hits >= 2
     assert not wrong
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 129),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
 def test_asked_to_stop_it_saves_and_the_same_command_continues(data, alone, tmp_path, number, code):
     process = start(data, tmp_path, *ONE)
     until_it_moves(process, tmp_path, progress(tmp_path), moves=3)
@@ -331,6 +435,76 @@ def test_damaged_checkpoints(data, alone, tmp_path, rounds, tally):
     assert not wrong
 
 
+# --- machines that lack something ----------------------------------------------------------------------------------
+
+
+def test_a_small_shared_memory_changes_no_bit(data, alone, tmp_path):
+    """A /dev/shm of 160 kB, where Docker has 64 MB: the 9 clips of a validation batch have 138 kB here, beside
+    semaphores of 4 kB each."""
+    done = Running(overrides_for(data, tmp_path, *ONE), shared_memory="160k").wait()
+    if done.returncode == CANNOT_MOUNT:
+        pytest.skip("nothing may be mounted here")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "warning: /dev/shm (shared memory) has 0.2 MB free" in done.stdout
+    assert "--shm-size" in done.stdout
+    assert not done.stderr
+    assert not differences(alone, folder(tmp_path))
+    full = Running(overrides_for(data, tmp_path / "full", *ONE), shared_memory="4k").wait()
+    assert full.returncode == 2
+    assert "error: shared memory (/dev/shm): cannot be written (No space left on device)" in full.stderr
+
+
+def test_without_a_compiler_there_is_one_message(data, tmp_path):
+    arguments = overrides_for(data, tmp_path, *ONE, "trainer.compile=true")
+    done = Running(arguments, environment={"PATH": str(tmp_path)}).wait()
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: trainer.compile=true: torch.compile needs a compiler, and g++ is not"
+    )
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_one_message(data, tmp_path):
+    arguments = overrides_for(data, tmp_path, *ONE, "trainer.compile=true", "trainer.workers=0")
+    done = subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "CXX": "false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 2
+    (at,) = [n for n, line in enumerate(done.stderr.splitlines()) if line.startswith("error: ")]
+    assert "torch.compile failed: InvalidCxxCompiler" in done.stderr.splitlines()[at]
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 6
+
+
+def _spare_a_child() -> None:
+    import subprocess
+
+    from vmp.engine.stopping import Stopping, spared
+
+    os.setsid()
+    with Stopping() as stopping:
+        with spared():
+            child = subprocess.Popen(["sleep", "60"])
+            os.killpg(0, signal.SIGTERM)
+        noted, lives = stopping.code, child.poll() is None
+        child.kill()
+    os._exit(0 if (noted, lives) == (143, True) else 1)
+
+
+def test_a_compiler_outlives_a_signal_to_its_group():
+    """torch.compile starts compilers in the run's group, which a terminal and Slurm signal as a whole."""
+    child = CONTEXT.Process(target=_spare_a_child)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+
+
 # --- the same from everywhere ----------------------------------------------------------------------------------------
 
 STEADY = (  # no batch statistics, which follow the clips of a process, and no dropout, which is drawn by process
@@ -374,6 +548,29 @@ def test_one_two_and_four_processes_have_the_same_losses(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_nohup_and_readers_that_leave(data, alone, tmp_path):
+    """`nohup train.py 2>&1 | head -1`: the pipe is closed after a line and the terminal too, and the run goes on."""
+    command = [sys.executable, "train.py", *overrides_for(data, tmp_path, *ONE)]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    assert process.stdout
+    assert process.stdout.readline().startswith(b"run ")
+    process.stdout.close()
+    while progress(tmp_path)[1] == 0:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=200) == 0
+    assert not differences(alone, folder(tmp_path))
+
+
+@pytest.mark.slow
 def test_a_run_that_goes_on_with_more_processes_says_so(data, tmp_path):
     """The clips of a step stay the same; the change is warned of, and kept in the result."""
     done = start(data, tmp_path, *TWO, "trainer.max_minutes=0.0001").wait()
@@ -384,3 +581,4 @@ def test_a_run_that_goes_on_with_more_processes_says_so(data, tmp_path):
     result = json.loads((folder(tmp_path) / "result.json").read_text())
     assert [sitting["processes"] for sitting in result["sittings"]] == [1, 2]
     assert result["sittings"][1]["step"] > 0
+    assert {sitting["commit"] for sitting in result["sittings"]} == {result["commit"]}

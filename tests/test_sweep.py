@@ -109,7 +109,7 @@ def test_a_sweep_that_is_asked_to_stop_lets_its_job_save_and_goes_on_later(
     tmp_path, number, launcher, everyone
 ):
     """optim.lr=7 trains until it is asked to stop. A terminal signals all processes, others the first."""
-    weights = "1,2" if launcher == "basic" else "1,2,3"
+    weights = "1,2,3" if launcher != "basic" else "1,2" if everyone else "range(1,23)"
     sweep = [f"output='{tmp_path}'", "optim.lr=7", f"vmp.lambda={weights}", f"hydra/launcher={launcher}"]
     process = start(*sweep)
     began = time.monotonic()
@@ -131,6 +131,13 @@ def test_a_sweep_that_is_asked_to_stop_lets_its_job_save_and_goes_on_later(
     )  # another job may not have begun to train
     assert "The same command again" in said
     assert "no other starts" in wrong
+    if launcher != "joblib":  # Hydra's launcher visits each job; ours does not
+        begun = {path.parent.name for path in tmp_path.glob("sweeps/*/*/output.txt")}
+        assert begun == {str(job["number"]) for job in status(tmp_path)["jobs"] if job["state"] == "stopped"}
+        visited = {path.name for path in tmp_path.glob("sweeps/*/*") if path.is_dir()}
+        assert visited == begun
+    if weights.startswith("range"):
+        assert said.startswith("checking the configs of 22 jobs\nsweep of 22 jobs")
     if launcher == "basic" and everyone:
         second = tmp_path / "motions-static/tiny/learned_lambda2/seed0"
         second.mkdir(parents=True, exist_ok=True)
@@ -274,6 +281,13 @@ def test_a_folder_that_holds_another_run_is_told_before_the_others_start(tmp_pat
     [
         (["optim.lr=0.1,0.2"], {}, "'tag=lr${optim.lr}'"),
         (["seed=0,1"], {"WORLD_SIZE": "2"}, "not with torchrun"),
+        (["seed=0,1"], {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "not with srun"),
+        pytest.param(
+            ["seed=0,1", "hydra/launcher=slurm", "hydra.launcher.tasks_per_node=2"],
+            {},
+            "processes=2 runs a job",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["seed=0,1", "hydra.sweeper.processes=0"], {}, "must be at least 1", marks=pytest.mark.slow
         ),

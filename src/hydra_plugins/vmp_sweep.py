@@ -3,12 +3,14 @@
 Hydra takes plugins from packages of this name only; the work is in vmp.sweep.
 """
 
+import copy
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -39,7 +41,7 @@ class RunSweeper(BasicSweeper):
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         from vmp.errors import ConfigError
-        from vmp.sweep import Job, Sweep, check_alone, name_of, plan
+        from vmp.sweep import Job, Sweep, check_alone, name_of, plan, run_side_by_side
 
         config, context = self.config, self.hydra_context
         assert config is not None
@@ -67,6 +69,9 @@ class RunSweeper(BasicSweeper):
         )
 
         def start(waiting: Sequence[Job]) -> None:
+            if kind == "BasicLauncher":  # one after another needs no launcher
+                run_side_by_side(place, [job.number for job in waiting], [{}])
+                return
             size = self.max_batch_size or len(waiting)
             for first in range(0, len(waiting), size):
                 batch = [[*job.overrides, *_own(place, job)] for job in waiting[first : first + size]]
@@ -102,16 +107,42 @@ class RunSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         assert self.task_function is not None
-        target = str(self.config.hydra.launcher._target_)
+        own = self.config.hydra.launcher
+        target = str(own._target_)
+        tasks = int(own.get("tasks_per_node") or 1) * int(own.get("nodes") or 1)
+        if tasks > 1:
+            raise ConfigError(
+                f"hydra.launcher starts {tasks} tasks for a job, and each would train it: leave nodes and "
+                f"tasks_per_node at 1; hydra.sweeper.processes={tasks} runs a job in {tasks} processes"
+            )
         if target not in Plugins.instance().class_name_to_class:
             extra = next((EXTRAS[name] for name in EXTRAS if f"_{name}_" in target), None)
             hint = f": pip install '.[{extra}]'" if extra else ""
             raise ConfigError(
                 f"the launcher {target} is not installed{hint}; hydra/launcher=local needs nothing more"
             )
-        return Plugins.instance().instantiate_launcher(
-            hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
+        context = HydraContext(
+            config_loader=_JobLoader(self.hydra_context.config_loader.get_search_path()),
+            callbacks=self.hydra_context.callbacks,
         )
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=self.task_function, config=self.config
+        )
+
+
+class _JobLoader(ConfigLoaderImpl):
+    """What a launcher asks for a job's config: the sweep's own, told which job it is.
+
+    The process of the job composes its config; composing it here as well takes a tenth of a second for each job, also
+    for those that are not started any more.
+    """
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        config = copy.deepcopy(master_config)
+        with open_dict(config):
+            config.hydra.sweep.subdir = _number(sweep_overrides)
+            config.hydra.overrides.task = list(sweep_overrides)
+        return config
 
 
 class LocalLauncher(Launcher):
@@ -145,8 +176,7 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from vmp.sweep import run_side_by_side
 
-        numbers = [int(overrides[-1].split("'")[1]) for overrides in job_overrides]  # as _own wrote them
-        run_side_by_side(self.place, numbers, self.places)
+        run_side_by_side(self.place, [int(_number(each)) for each in job_overrides], self.places)
         return []
 
 
@@ -155,6 +185,11 @@ def _own(place: Path, job: Any) -> list[str]:
     from vmp.overrides import quote
 
     return [f"hydra.sweep.dir={quote(str(place))}", f"hydra.sweep.subdir='{job.number}'"]
+
+
+def _number(overrides: Sequence[str]) -> str:
+    """Of a job, as _own wrote it."""
+    return overrides[-1].split("'")[1]
 
 
 def _options(config: DictConfig) -> list[str]:

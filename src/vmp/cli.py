@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vmp.errors import UserError
+from vmp.streams import lasting
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them
 # conf/hydra/launcher has better values for two launchers than their plugins, which Hydra 1.3 then takes as schemas
@@ -31,6 +32,11 @@ def friendly(command: str = "train") -> Iterator[None]:
     Args:
         command: train or evaluate, whose keys a message may propose.
     """
+    with lasting():
+        yield from _friendly()
+
+
+def _friendly() -> Iterator[None]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError  # type: ignore[import-untyped]

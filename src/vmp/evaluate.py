@@ -36,7 +36,7 @@ def evaluate(cfg: DictConfig) -> None:
     if options.where:
         present = only(manifest, present, options.where)
 
-    from vmp.engine import checkpoint, dist
+    from vmp.engine import checkpoint, dist, resume
 
     processes = dist.start(options.device)
     try:
@@ -44,7 +44,7 @@ def evaluate(cfg: DictConfig) -> None:
         spec = replace(spec, reduce=options.reduce or spec.reduce)
         model = build_model(config, len(splits.classes), spec).to(processes.device)
         take = checkpoint.best if select == "best" else checkpoint.newest
-        found = take(folder / "checkpoints")
+        found = resume.one_for_all(folder / "checkpoints", take, processes)
         if found is None:
             raise RunError(f"run = {folder}: no such checkpoint in it yet ({select})")
         model.load_state_dict(found.model)

@@ -65,7 +65,7 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
         return
     kept = folder / "config.yaml"
     before = read_config(kept)
-    changes = list(differences(_what_matters(before), _what_matters(raw)))
+    changes = list(differences(what_matters(before), what_matters(raw)))
     if changes:
         older = any("(absent)" in change for change in changes)
         advice = "Use tag=WORD for a run beside it, or move the folder away."
@@ -109,11 +109,8 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def run_folder(
-    folder: Path, raw: dict[Any, Any], digests: dict[str, str], classes: Sequence[str], *, first: bool
-) -> Iterator[None]:
-    """Make the run's folder, lock it, keep the config, the classes and the data's digests in it; nothing on other
-    processes than the first.
+def run_folder(folder: Path, raw: dict[Any, Any], *, first: bool) -> Iterator[None]:
+    """Make the run's folder and lock it; nothing on other processes than the first.
 
     Raises:
         RunError: it cannot be written, another process has it, or it holds a run with another config.
@@ -137,13 +134,17 @@ def run_folder(
         ) from None
     try:
         check_same_run(folder, raw)
-        kept = {key: value for key, value in raw.items() if key != "hydra"}
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(kept)))
-        write_json(folder / "data.json", digests)
-        write_classes(folder / "classes.txt", classes)
         yield
     finally:
         lock.release()
+
+
+def keep_records(folder: Path, raw: dict[Any, Any], digests: dict[str, str], classes: Sequence[str]) -> None:
+    """Write the config, the data's digests and the classes into the run's folder."""
+    kept = {key: value for key, value in raw.items() if key != "hydra"}
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(kept)))
+    write_json(folder / "data.json", digests)
+    write_classes(folder / "classes.txt", classes)
 
 
 def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
@@ -156,7 +157,8 @@ def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
         yield f"{key}: {before} -> {after}"
 
 
-def _what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
+def what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
+    """The settings that decide what comes out of a run."""
     out: dict[Any, Any] = {}
     for key, value in raw.items():
         hidden: Any = RUNTIME.get(key, set())

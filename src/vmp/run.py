@@ -9,6 +9,7 @@ import errno
 import math
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -33,7 +34,16 @@ from vmp.config import Config, check, check_start
 from vmp.data.present import Present, digest, find_clips
 from vmp.errors import ConfigError, RunError, UserError
 from vmp.files import write_json
-from vmp.folder import begun, check_same_data, check_same_run, check_writable, run_folder
+from vmp.folder import (
+    begun,
+    check_same_data,
+    check_same_run,
+    check_writable,
+    keep_records,
+    run_folder,
+    what_matters,
+)
+from vmp.launched import launched
 from vmp.machine import device_name, peak_memory
 from vmp.run_files import read_json
 from vmp.scoring import loader_workers, measure, numbers, print_result, score
@@ -41,6 +51,8 @@ from vmp.tracking import Tracker, check_tracker, start_tracker
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
+    from vmp.data.dataset import ClipShape
+    from vmp.engine.checkpoint import Checkpoint
     from vmp.engine.dist import Processes
     from vmp.engine.loggers import Log
     from vmp.engine.trainer import Plan
@@ -54,12 +66,15 @@ def train(cfg: DictConfig) -> None:
     assert isinstance(raw, dict)
     config = check(raw)  # type: ignore[arg-type]
     check_tracker(config.logger)
-    first = int(os.environ.get("RANK", 0)) == 0
+    here = launched()
     check_same_run(config.folder, raw)
     if not begun(config.folder):
         check_start(config)
-    if (config.folder / "result.json").exists():
-        if first:
+    finished = (config.folder / "result.json").exists()
+    if not here.alone:
+        finished = _first_one_s(finished, config.trainer.device)
+    if finished:
+        if here.first:
             print(f"{config.folder} is finished:")
             print_result(config.folder)
             print(
@@ -68,7 +83,7 @@ def train(cfg: DictConfig) -> None:
         return
     _check_machine(config)
     with _disk():
-        splits = find_splits(config, progress=first)
+        splits = find_splits(config, progress=here.first)
         presents = {
             name: find_clips(m, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
             for name, m in splits.named()
@@ -76,18 +91,19 @@ def train(cfg: DictConfig) -> None:
         check_enough(config, len(presents["train"].clips), splits.train.path)
         digests = {name: digest(m, presents[name]) for name, m in splits.named()}
         check_same_data(config.folder, digests)
-        with run_folder(config.folder, raw, digests, splits.classes, first=first):
+        with run_folder(config.folder, raw, first=here.first):
             from vmp.engine.faults import told  # imports torch
 
             with told():
-                _train(config, splits, presents, began)
+                _train(config, raw, splits, presents, digests, began)
 
 
 def _check_machine(config: Config) -> None:
     """Raise UserError where the run cannot be on this machine, before data are made or looked at for it."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    _deal(config, world)
+    _deal(config, launched().world)
     check_writable(config.folder)
+    if config.trainer.compile:
+        _check_compiler(config.trainer.device)
     if config.trainer.device.startswith("cuda") or config.train.batch_norm == "sync":
         from vmp.engine import dist  # imports torch
 
@@ -106,11 +122,27 @@ def _deal(config: Config, world: int) -> int:
     return each
 
 
-def _train(config: Config, splits: Splits, presents: dict[str, Present], began: float) -> None:
+def _first_one_s(value: Any, device: str) -> Any:
+    """The first process's value, on every process."""
+    from vmp.engine import dist
+    from vmp.engine.faults import told
+
+    with told():
+        return dist.start(device).gather(value)[0]
+
+
+def _train(
+    config: Config,
+    raw: dict[Any, Any],
+    splits: Splits,
+    presents: dict[str, Present],
+    digests: dict[str, str],
+    began: float,
+) -> None:
     import torch
 
     from vmp.data.dataset import TestClips, TrainClips
-    from vmp.engine import checkpoint, dist, trainer
+    from vmp.engine import checkpoint, dist, resume, trainer
     from vmp.engine.loggers import Log
     from vmp.engine.stopping import Stopped, Stopping
     from vmp.objective import Objective
@@ -123,12 +155,13 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
         torch.use_deterministic_algorithms(True)
     processes = dist.start(t.device)
     log = Log(folder / "log.txt" if processes.first else None)
+    found = _agree(config, raw, splits, digests, processes, log)
     tracker, code = start_tracker(config, folder, first=processes.first, say=log), 1
     stopping = Stopping(None if t.max_minutes is None else t.max_minutes - (time.monotonic() - began) / 60)
     try:
         plan = _plan(config, processes.world, clips=len(presents["train"].clips), log=log)
         spec = backbone_spec(config)
-        model = _model(config, splits, spec, processes, log).to(processes.device)
+        model = _model(config, splits, spec, processes, log, new=found is None).to(processes.device)
         optimizer = build_optimizer(config, model)
         shape = clip_shape(config, spec, model)
         _introduce(log, config, plan, processes, presents, len(splits.classes))
@@ -137,6 +170,12 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
             f"{shape.frames} are decoded at stride {shape.stride}"
         )
         log(f"lr {optimizer.param_groups[0]['lr']:g}")
+        _check_shared_memory(log, plan, shape, loader_workers(t.workers), t.views or spec.views)
+        state = resume.restore(found, model, optimizer, steps=plan.steps)
+        if found and state.step < plan.steps:
+            log(f"continuing from {found.path.name}: step {state.step} of {plan.steps}")
+        del found  # its memory
+        resume.sit_down(state, processes, log)
 
         def on_val(model: Any, epoch: int) -> dict[str, float]:
             # one view: this is a curve to look at, not the result
@@ -166,6 +205,7 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
                     variation_weight=config.vmp.lambda_, label_smoothing=config.optim.label_smoothing
                 ),
                 optimizer=optimizer,
+                state=state,
                 schedule=build_schedule(config),
                 data=TrainClips(
                     splits.train, presents["train"], shape, seed=config.seed, keep=config.data.keep * 10**6
@@ -196,8 +236,10 @@ def _train(config: Config, splits: Splits, presents: dict[str, Present], began: 
                 show_attention(epoch)
             if t.select == "best":
                 epoch = state.best_epoch
-                best = checkpoint.load(folder / "checkpoints" / checkpoint.best_name(epoch))
-                model.load_state_dict(best.model)
+                if processes.first:
+                    best = checkpoint.load(folder / "checkpoints" / checkpoint.best_name(epoch))
+                    model.load_state_dict(best.model)
+                processes.share(model.state_dict().values())
             processes.share(model.buffers())
             split = "test" if splits.test else "val"
             manifest = splits.test or splits.val
@@ -260,16 +302,61 @@ def _plan(config: Config, world: int, *, clips: int, log: "Log") -> "Plan":
     )
 
 
+def _check_compiler(device: str) -> None:
+    """Raise ConfigError where torch.compile would find no compiler: C++ for a CPU; C, for Triton, for a GPU."""
+    import torch
+
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    variable, usual = ("CC", ("gcc", "clang")) if on_gpu else ("CXX", ("g++",))
+    if sys.platform == "darwin":
+        usual = ("clang++",)
+    names = (os.environ[variable],) if os.environ.get(variable) else usual
+    if not any(shutil.which(name) for name in names):
+        raise ConfigError(
+            f"trainer.compile=true: torch.compile needs a compiler, and {' or '.join(names)} is not there. Install one "
+            f"(Debian: apt install g++; conda: conda install gxx), name it in the variable {variable}, or set "
+            "trainer.compile=false"
+        )
+
+
+def _agree(
+    config: Config,
+    raw: dict[Any, Any],
+    splits: Splits,
+    digests: dict[str, str],
+    processes: "Processes",
+    log: "Log",
+) -> "Checkpoint | None":
+    """The checkpoint that all processes continue from; the run's records are written when they agree on it."""
+    from vmp.engine import checkpoint, dist, resume
+
+    try:
+        resume.check_alike(processes, what_matters(raw), digests, log)
+        found = resume.one_for_all(
+            config.folder / "checkpoints",
+            lambda folder: checkpoint.newest(folder, warn=log.warn),
+            processes,
+        )
+        if processes.first:
+            keep_records(config.folder, raw, digests, splits.classes)
+    except BaseException as error:
+        if isinstance(error, UserError):
+            log.quietly(f"stopped: {error}")
+        log.close()
+        dist.stop()
+        raise
+    return found
+
+
 def _model(
-    config: Config, splits: Splits, spec: "Spec", processes: "Processes", log: "Log"
+    config: Config, splits: Splits, spec: "Spec", processes: "Processes", log: "Log", *, new: bool
 ) -> "PromptedClassifier":
     """The model as a new run starts with it; one that continues has its weights in a checkpoint."""
-    from vmp.engine import checkpoint
     from vmp.finetune import check_frozen, freeze
 
     folder = config.folder
     model = build_model(config, len(splits.classes), spec)
-    if checkpoint.steps_in(folder / "checkpoints"):
+    if not new:
         freeze(model, config.train.freeze)
         return model
     start = start_weights(config, model, splits.classes, spec)
@@ -306,6 +393,19 @@ def _introduce(
     log(
         f"{plan.steps} updates of {plan.batch} clips ({plan.accumulate} x {plan.micro_batch} on {plan.world} device(s))"
     )
+
+
+def _check_shared_memory(
+    log: "Log", plan: "Plan", shape: "ClipShape", workers: int, views: tuple[int, int]
+) -> None:
+    """Warn where the batches of training and testing are larger than what loader processes hand over at once."""
+    from vmp.data.shared import shortage
+    from vmp.engine.evaluator import clips_at_once
+
+    at_once = max(clips_at_once(n) * n for n in (1, views[0] * views[1]))  # views of a batch
+    pixels = 3 * shape.frames * max(plan.micro_batch * shape.crop**2, at_once * shape.test_crop**2)
+    if said := shortage(pixels, workers=workers, beside=launched().beside):
+        log.warn(said)
 
 
 def _record(
@@ -412,7 +512,11 @@ def _disk() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             raise
+        from vmp.data.shared import WHERE, shortage  # imports torch
+
+        full = error.errno == errno.ENOSPC and not error.filename and shortage(1 << 16, workers=1, beside=1)
+        what = error.filename or (f"shared memory ({WHERE})" if full else "a file")
         raise RunError(
-            f"{error.filename or 'a file'}: cannot be written ({error.strerror}). Put that right; the same command "
+            f"{what}: cannot be written ({error.strerror}). Put that right; the same command "
             "continues from the last checkpoint."
         ) from error

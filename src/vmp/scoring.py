@@ -1,6 +1,5 @@
 """Testing a model with a run's settings: for the curve while training, for the result, and again later."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from vmp.build import clip_shape
 from vmp.config import Config
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, check_bad
+from vmp.launched import launched
 from vmp.machine import cpus
 from vmp.run_files import read_result
 
@@ -99,5 +99,5 @@ def loader_workers(wanted: int | None) -> int:
     """Loader processes: as wanted, or one fewer than the CPUs that this process has, at most 8."""
     if wanted is not None:
         return wanted
-    own = cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    own = cpus() // launched().beside
     return min(8, max(1, own - 1))

@@ -22,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,16 +30,12 @@ from typing import IO, Any
 
 from vmp.errors import ConfigError, RunError, UserError
 from vmp.files import write_json, write_text
+from vmp.launched import RANKS, STARTERS, launched
 from vmp.run_files import read_result
 
-TORCHRUN = (
-    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK"),
-    *("ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
-)  # what torchrun tells its processes, and TORCHELASTIC_*
 OUT_OF_TIME = 75  # a run's exit code when trainer.max_minutes are over
-ASKED = {128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)} | {
-    -number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-}
+_ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+ASKED = {128 + number for number in _ASKS} | {-number for number in _ASKS}
 OVER = ("done", "finished before", "failed", "stopped")
 _sweeping = False  # whether a sweep is running in this process, and has its signals
 POLL = 0.2  # seconds between looks at files and processes
@@ -61,11 +57,13 @@ class Job:
 
 
 def check_alone() -> None:
-    """Raise ConfigError under torchrun, where every process would start the whole sweep."""
-    if "WORLD_SIZE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+    """Raise ConfigError under torchrun, srun or mpirun with several processes, where each would start the sweep."""
+    here = launched()
+    if "WORLD_SIZE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or (here.sure and not here.alone):
         raise ConfigError(
-            "a sweep (-m) starts the processes of its jobs itself: run it with python, not with torchrun. For jobs of "
-            "N processes each: python train.py -m hydra.sweeper.processes=N ..."
+            "a sweep (-m) starts the processes of its jobs itself: run it once, with python, not with "
+            f"{STARTERS.get(here.by, 'torchrun')}. For jobs of N processes each: python train.py -m "
+            "hydra.sweeper.processes=N ..."
         )
 
 
@@ -90,7 +88,7 @@ def plan(overrides: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], 
     faults: dict[str, list[str]] = defaultdict(list)
     by_folder: dict[str, list[int]] = defaultdict(list)
     jobs, raws = [], []
-    for number, (each, label) in enumerate(zip(overrides, labels, strict=True)):
+    for number, (each, label) in enumerate(zip(_shown(overrides), labels, strict=True)):
         raw: dict[str, Any] = {}
         try:
             raw = compose(each)
@@ -132,6 +130,18 @@ def plan(overrides: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], 
 
         raise ConfigError(_shared(alike, names, where, raws[numbers[0]], apart))
     return jobs
+
+
+def _shown(overrides: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
+    """Each job's overrides, with a bar where composing them all takes a while."""
+    from vmp.progress import bar
+
+    if len(overrides) > 20:
+        print(f"checking the configs of {len(overrides)} jobs", flush=True)
+    with bar("checking", len(overrides), shown=len(overrides) > 20) as shown:
+        for each in overrides:
+            yield each
+            shown.advance()
 
 
 def _labels(overrides: Sequence[Sequence[str]]) -> list[str]:
@@ -468,8 +478,8 @@ def command_of(sweep: dict[str, Any], job: dict[str, Any]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what torchrun told this process about itself."""
-    return {k: v for k, v in os.environ.items() if k not in TORCHRUN and not k.startswith("TORCHELASTIC_")}
+    """Ours, without what torchrun, srun or mpirun told this process about itself."""
+    return {k: v for k, v in os.environ.items() if k not in RANKS and not k.startswith("TORCHELASTIC_")}
 
 
 def find_devices() -> list[str]:
@@ -567,7 +577,8 @@ def _copy(source: IO[bytes], said: IO[bytes]) -> None:
     while chunk := source.read1():  # type: ignore[attr-defined]
         said.write(chunk)
         said.flush()
-        os.write(2, chunk)
+        with suppress(OSError):  # a terminal that has gone: the job must not wait for it
+            os.write(2, chunk)
 
 
 def _times_asked(place: Path) -> int:
@@ -610,8 +621,9 @@ def _own_signals() -> Iterator[_Noted]:
             noted.requeue = lambda: handler(number, None)
 
     noted.listening = True
-    for listened in (signal.SIGINT, signal.SIGTERM):
-        before[listened] = signal.signal(listened, note)
+    for listened in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if listened != signal.SIGHUP or signal.getsignal(listened) is not signal.SIG_IGN:  # as with nohup
+            before[listened] = signal.signal(listened, note)
     usr2 = signal.getsignal(signal.SIGUSR2)
     if callable(usr2):
         before[signal.SIGUSR2] = usr2

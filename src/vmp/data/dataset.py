@@ -236,5 +236,5 @@ def start_worker(_: int, *, gpu: int | None = None) -> None:
     cv2.setNumThreads(1)
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

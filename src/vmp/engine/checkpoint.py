@@ -28,9 +28,12 @@ _WEIGHTS_ONLY = "_weights"
 
 
 class Checkpoint(NamedTuple):
+    """digest: one SHA-256 over those of its files."""
+
     path: Path
     model: dict[str, torch.Tensor]
     state: dict[str, Any]
+    digest: str
 
 
 def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor], state: dict[str, Any]) -> Path:
@@ -92,7 +95,9 @@ def load(path: Path) -> Checkpoint:
         state = torch.load(path / _FILES[1], map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RunError(f"{path / _FILES[1]}: holds what a checkpoint does not, and was not loaded") from error
-    return Checkpoint(path, load_file(path / _FILES[0]), state)
+    sums = json.loads((path / "meta.json").read_text())["sha256"]
+    digest = hashlib.sha256("".join(sums[file] for file in _FILES).encode()).hexdigest()
+    return Checkpoint(path, load_file(path / _FILES[0]), state, digest)
 
 
 def newest(folder: Path, *, warn: Any = print) -> Checkpoint | None:

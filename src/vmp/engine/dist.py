@@ -1,6 +1,5 @@
-"""Processes and devices: one process a device, started by torchrun, or just this one."""
+"""Processes and devices: one process a device, started by torchrun, srun or mpirun, or just this one."""
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from vmp.errors import ConfigError
+from vmp.errors import ConfigError, RunError
+from vmp.launched import MPI, Launched, launched
 
 TIMEOUT = timedelta(minutes=10)  # of a process that waits for another
+UNSURE = timedelta(minutes=2)  # the same at the start, where it may be alone after all
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,12 @@ def find_device(device: str = "auto") -> torch.device:
     Raises:
         ConfigError: a device that is not there.
     """
-    world, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    here = launched()
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device = {device!r}: must be auto, cpu, cuda or cuda:N")
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # processes of this machine
-    if ":" in device and beside > 1:
+    if ":" in device and here.beside > 1:
         raise ConfigError(
-            f"trainer.device={device}: names one device for {beside} processes; use cuda or auto"
+            f"trainer.device={device}: names one device for {here.beside} processes; use cuda or auto"
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
@@ -78,33 +78,73 @@ def find_device(device: str = "auto") -> torch.device:
         )
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    index = int(device.partition(":")[2] or local)
-    if index >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ConfigError(f"trainer.device={device}: CUDA device {index} asked for, {found} found")
+    count = torch.cuda.device_count()
+    index = int(device.partition(":")[2] or here.local)
+    if here.address and count == 1:  # srun --gpus-per-task=1 shows each task its own device only
+        index = 0
+    if index >= count:
+        raise ConfigError(f"trainer.device={device}: CUDA device {index} asked for, {count} found")
     return torch.device("cuda", index)
 
 
 def start(device: str = "auto") -> Processes:
-    """Join the processes that torchrun started, or stand alone.
+    """Join the processes that torchrun, srun or mpirun started, or stand alone. Called again, it gives the same.
 
     Args:
         device: as for find_device.
 
     Raises:
-        ConfigError: a device that is not there.
+        ConfigError: a device that is not there, or that two processes would share.
+        RunError: the other processes do not come.
     """
-    rank, world = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
-    chosen = find_device(device)
-    use_cuda = chosen.type == "cuda"
-    if use_cuda:
+    here, chosen = launched(), find_device(device)
+    if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if world > 1:
-        own = chosen if use_cuda else None
-        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=TIMEOUT, device_id=own)
-    return Processes(rank, world, chosen)
+    if not here.alone and not dist.is_initialized():
+        _join(here, chosen)
+    return Processes(here.rank, here.world, chosen)
+
+
+def _join(here: Launched, device: torch.device) -> None:
+    backend, own = ("nccl", device) if device.type == "cuda" else ("gloo", None)
+    if not here.address:
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=own)
+        return
+    patience = TIMEOUT if here.sure else UNSURE
+    if here.first:
+        wait = "" if here.sure else f"; waiting {patience.seconds} s for the others"
+        print(f"{here.by} started {here.world} processes{wait}", flush=True)
+    assert here.port
+    try:
+        store = dist.TCPStore(here.address, here.port, here.world, here.first, timeout=patience)
+    except (dist.DistError, RuntimeError) as error:
+        raise RunError(
+            f"{here.by} says that this is process {here.rank} of {here.world}; they did not find each other at "
+            f"{here.address}:{here.port} ({str(error).partition(chr(10))[0]}).\n{_ADVICE[here.by]}"
+        ) from None
+    store.set_timeout(TIMEOUT)
+    if device.type == "cuda":
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        store.set(f"device of {here.rank}", uuid)
+        sharing = [r for r in range(here.world) if store.get(f"device of {r}").decode() == uuid]
+        if len(sharing) > 1:
+            raise ConfigError(
+                f"processes {' and '.join(map(str, sharing))} would share one GPU: start one process for each, as "
+                f"with srun --ntasks-per-node=N --gpus-per-node=N"
+            )
+    dist.init_process_group(
+        backend, store=store, rank=here.rank, world_size=here.world, timeout=TIMEOUT, device_id=own
+    )
 
 
 def stop() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+_ADVICE = {
+    "Slurm": "Several tasks: start them with `srun python train.py ...`. One process: ask for one task "
+    "(--ntasks=1, with --cpus-per-task for its cores), or `srun --ntasks=1 ...`. MASTER_ADDR and MASTER_PORT, if set, "
+    "say where the first task listens.",
+    **dict.fromkeys(MPI, "MASTER_ADDR and MASTER_PORT, if set for all, say where the first process listens."),
+}

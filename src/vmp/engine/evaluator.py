@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from vmp.data.dataset import TestClips, end_workers, loader_processes
 from vmp.data.manifest import Clip, Manifest
+from vmp.data.shared import Sending
 from vmp.engine.dist import Processes
 from vmp.engine.faults import told
 from vmp.errors import RunError, VideoReadError
@@ -65,8 +66,8 @@ def score(
     loader: DataLoader = DataLoader(
         dataset,
         sampler=mine,
-        batch_size=max(1, 32 // (dataset.temporal * dataset.spatial)),  # of clips with all their views
-        collate_fn=_keep,
+        batch_size=clips_at_once(dataset.temporal * dataset.spatial),
+        collate_fn=Sending(_keep),
         pin_memory=processes.device.type == "cuda",
         **loader_processes(dataset, workers, timeout=timeout),
     )
@@ -141,6 +142,11 @@ def ranks(scores: Scores, labels: Sequence[int]) -> np.ndarray:
 def best_classes(scores: np.ndarray, k: int) -> np.ndarray:
     """(N, classes) -> the k best classes of each clip, best first; equal scores in the order of their numbers."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def clips_at_once(views: int) -> int:
+    """Clips of a loader's batch, each with all its views."""
+    return max(1, 32 // views)
 
 
 def accuracies(scores: Scores, labels: Sequence[int], *, expected: int) -> dict[str, float]:

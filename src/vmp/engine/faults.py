@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
+from vmp.data.shared import ADVICE, WHERE
 from vmp.errors import RunError, shortlist
 
 
@@ -54,6 +55,14 @@ def _in_words(
         text,
     ):
         return RunError(f"out of memory ({_first_line(error)}). {_LESS}")
+    if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
+        asked()  # a signal may have ended the compiler
+        lines = [line for line in text.partition("\nSet TORCHDYNAMO_VERBOSE")[0].splitlines() if line.strip()]
+        return RunError(
+            f"trainer.compile=true: torch.compile failed: {' '.join(lines[:3])[:600]}\n"
+            "The same run with trainer.compile=false is another run (tag=WORD); TORCHDYNAMO_VERBOSE=1 and TORCH_LOGS "
+            "show more of torch's own words, docs/running.md what it needs."
+        )
     if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
         return RunError(
             f"another process of this run died or stopped answering ({_first_line(error)}). Its own message says "
@@ -61,6 +70,11 @@ def _in_words(
         )
     if being_read is None or (isinstance(error, RuntimeError) and "DataLoader" not in text):
         return error
+    if re.search(r"[Bb]us error|shared memory", text):
+        return RunError(
+            f"a data worker could not hand over its clips: {WHERE} (shared memory) is full ({_first_line(error)}). "
+            f"{ADVICE}. The same command continues."
+        )
     asked()  # a worker may also go while it hands over its batch: a lost connection
     clips = being_read()
     at = f"It was reading one of:\n{shortlist(clips)}\n" if clips else ""

@@ -2,13 +2,26 @@
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from vmp.errors import RunError
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+@contextmanager
+def spared() -> Iterator[None]:
+    """Processes that are started within never see the signals that ask a run to stop: a compiler that dies of one
+    would take the run with it. This process notes them as soon as it is left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Stopped(RunError):
@@ -50,6 +63,8 @@ class Stopping:
     def __enter__(self) -> Self:
         try:
             for number in SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # nohup
                 self._before[number] = signal.signal(number, self._note)
         except ValueError:  # not in the main thread: signals are somebody else's
             self._before.clear()

@@ -23,16 +23,17 @@ from torch.utils.data import DataLoader
 from vmp.data.dataset import TrainClips, collate_train, end_workers, loader_processes
 from vmp.data.present import check_bad
 from vmp.data.sampler import DROPOUT, TrainBatches, generator
+from vmp.data.shared import Sending
 from vmp.engine import checkpoint
 from vmp.engine.ahead import Ahead
 from vmp.engine.dist import Processes
 from vmp.engine.faults import told
 from vmp.engine.loggers import Log, Metrics
 from vmp.engine.schedule import Schedule
-from vmp.engine.stopping import Stopped, Stopping
+from vmp.engine.stopping import Stopped, Stopping, spared
 from vmp.errors import RunError
 from vmp.files import write_json
-from vmp.machine import cpus, device_name
+from vmp.machine import cpus
 from vmp.progress import bar
 
 
@@ -103,6 +104,7 @@ def fit(
     *,
     objective: Callable[[Tensor, Tensor, Mapping[str, Tensor]], dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
+    state: State,
     schedule: Schedule,
     data: TrainClips,
     evaluate: Callable[[nn.Module, int], dict[str, float]] | None,
@@ -123,41 +125,24 @@ def fit(
     max_bad_fraction: float = 0.001,
     views: tuple[int, int] = (0, 0),
 ) -> tuple[State, Timing]:
-    """Train from the newest checkpoint in folder/checkpoints, or from the start, to the plan's end.
+    """Train from where the state is to the plan's end; checkpoints go to folder/checkpoints.
 
     Args:
         model: on its device; called with uint8 clips.
+        state: of the checkpoint that model and optimizer hold, or a new one.
         optimizer: its groups' `lr` at entry are the base learning rates.
         evaluate: (model, epoch) -> metrics after each epoch; None: no evaluation. It may raise Stopped.
         views: of all clips of one validation, and of the test that follows; the bar's ETA counts them.
         also: who sees the rows of metrics.jsonl; a run that continues writes those after its checkpoint again.
 
     Raises:
-        RunError: the loss is not finite, or checkpoints are damaged.
+        RunError: the loss is not finite, or a record cannot be written.
         DataError: too many clips cannot be read.
         Stopped: when asked to, with everything saved.
     """
     device = processes.device
     scalars: Callable[[], Mapping[str, Tensor]] = model.scalars  # type: ignore[assignment]
     base_lrs = [group["lr"] for group in optimizer.param_groups]
-    state = State()
-    # read to the CPU: a second copy would stay on the GPU, and AdamW's counters would have to be fetched from it
-    found = checkpoint.newest(folder / "checkpoints", warn=log.warn)
-    if found:
-        model.load_state_dict(found.model)
-        state = State(**found.state["progress"])
-        if "optimizer" in found.state:
-            optimizer.load_state_dict(found.state["optimizer"])
-        elif state.step < plan.steps:
-            raise RunError(
-                f"{found.path}: holds the weights of a finished run without the optimizer's state "
-                f"(trainer.keep_finished=weights), so training cannot go on from step {state.step} to {plan.steps}. "
-                f"A new run can start from these weights: init_from={folder} tag=WORD"
-            )
-        if state.step < plan.steps:
-            log(f"continuing from {found.path.name}: step {state.step} of {plan.steps}")
-    del found
-    _sit_down(state, processes, log)
     metrics = Metrics(folder / "metrics.jsonl" if processes.first else None, rows=state.rows, also=also)
     # counted on the device and read where a row or a checkpoint is written: a step waits for nothing
     right = torch.tensor(state.right if processes.first else 0, device=device)
@@ -173,6 +158,7 @@ def fit(
     forward: Callable[..., Any] = wrapped
     if compiled:
         forward = torch.compile(wrapped, dynamic=False)
+    compiling = spared if compiled else nullcontext
 
     batches = TrainBatches(
         clips=plan.clips,
@@ -185,7 +171,7 @@ def fit(
     loader: DataLoader[Any] | None = DataLoader(
         data,
         batch_sampler=batches,
-        collate_fn=collate_train,
+        collate_fn=Sending(collate_train),
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         **loader_processes(data, workers, timeout=timeout),
@@ -301,7 +287,7 @@ def fit(
                     # the processes' gradients meet in the last portion: who has none takes part with weight 0
                     clips, labels = (batch.clips, batch.labels) if share else data.blank()
                     model.train(share > 0 and whole)  # each time: it puts frozen layers to sleep
-                    with nullcontext() if last else unsynced():
+                    with nullcontext() if last else unsynced(), compiling():
                         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                             out = forward(clips.to(device, non_blocking=True))
                         labels = labels.to(device, non_blocking=True)
@@ -406,22 +392,3 @@ def _not_finite(
         f"the loss or a gradient of step {step} is not finite ({terms}). The ids of its clips are in {where}. Nothing "
         "was saved after the last checkpoint. Lower optim.lr, or use trainer.amp=none."
     )
-
-
-def _sit_down(state: State, processes: Processes, log: Log) -> None:
-    """Record where the run goes on, and say so where that costs it the promise of the same bits."""
-    here = {
-        "processes": processes.world,
-        "device": device_name(processes.device),
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-    }
-    before = state.sittings[-1] if state.sittings else {"step": 0, **here}
-    changed = [f"{key} {before[key]} -> {value}" for key, value in here.items() if before[key] != value]
-    if changed:
-        log.warn(
-            f"the run goes on elsewhere ({', '.join(changed)}): clips, augmentation and learning rates stay the same, "
-            "sums are rounded otherwise, and batch statistics follow the clips of a process"
-        )
-    if changed or not state.sittings:
-        state.sittings = [*state.sittings, {"step": state.step, **here}]

@@ -254,7 +254,10 @@ def _signals() -> Iterator[list[int]]:
             f"{signal.Signals(number).name}: the running jobs save and end, no other starts", file=sys.stderr
         )
 
-    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as with nohup
+        numbers.append(signal.SIGHUP)
+    before = {n: signal.signal(n, note) for n in numbers}
     try:
         yield asked
     finally:

@@ -1,0 +1,79 @@
+"""From loader processes to training: through shared memory, or through pipes where there is too little of it.
+
+torch hands tensors over in files of /dev/shm, of which Docker gives a container 64 MB. A tensor that does not fit
+there is pickled into the loader's pipe: it is copied twice more, and arrives all the same.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WHERE = "/dev/shm"
+AHEAD = 2  # batches that a loader process prepares, torch's default
+ADVICE = "In Docker, --shm-size=8g or --ipc=host gives a container more; fewer trainer.workers need less"
+
+
+class Sending:
+    """A loader's `collate_fn`, whose tensors reach the other process however full /dev/shm is.
+
+    Args:
+        collate: items -> tensors, in tuples and lists.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        batch = self.collate(items)
+        return batch if torch.utils.data.get_worker_info() is None else _sent(batch)
+
+
+def _sent(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        try:
+            return value.share_memory_()  # here, as torch only prints an error that it meets while it sends
+        except RuntimeError as error:
+            if "shared memory" not in str(error):
+                raise
+            return _ByPipe(value)
+    if isinstance(value, tuple | list):
+        parts = [_sent(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+class _ByPipe:
+    """A tensor that arrives as a tensor, by way of bytes."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch.from_numpy, (self.tensor.numpy(),)
+
+
+def shortage(batch: int, *, workers: int, beside: int) -> str | None:
+    """What to say where /dev/shm does not hold the batches that are on their way; None: it does.
+
+    Args:
+        batch: bytes of a loader's batch.
+        workers: loader processes of each of the `beside` training processes on this machine.
+    """
+    try:
+        found = os.statvfs(WHERE)
+    except OSError:  # no Linux
+        return None
+    free, need = found.f_bavail * found.f_frsize, beside * (workers * AHEAD + 1) * batch
+    if not workers or need <= free:
+        return None
+    return (
+        f"{WHERE} (shared memory) has {_size(free)} free, and {beside * workers} loader process(es) with batches of "
+        f"{_size(batch)} need up to {_size(need)}: batches that do not fit go through pipes, which is slower. {ADVICE}"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB"
