@@ -33,10 +33,10 @@ def friendly(command: str = "train") -> Iterator[None]:
         command: train or evaluate, whose keys a message may propose.
     """
     with lasting():
-        yield from _friendly()
+        yield from _friendly(command)
 
 
-def _friendly() -> Iterator[None]:
+def _friendly(command: str) -> Iterator[None]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError  # type: ignore[import-untyped]
