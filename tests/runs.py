@@ -228,7 +228,12 @@ def _mount_shared_memory(size: str) -> None:
 
 
 def _main(
-    script: str, arguments: list[str], said: str, hang: str, environment: dict[str, str], shared_memory: str = ""
+    script: str,
+    arguments: list[str],
+    said: str,
+    hang: str,
+    environment: dict[str, str],
+    shared_memory: str = "",
 ) -> None:
     os.setsid()
     os.environ.update(environment)
