@@ -20,6 +20,7 @@ import dataclasses
 from pathlib import Path
 
 from vmp.cli import friendly, parser_of
+from vmp.data.children import TIMEOUT
 from vmp.data.decode import OPTIONAL
 from vmp.data.times import CLOCKS
 from vmp.errors import ConfigError, DataError, shortlist
@@ -27,6 +28,8 @@ from vmp.errors import ConfigError, DataError, shortlist
 
 def main() -> None:
     options = _parser().parse_args()
+    if options.timeout < 0:
+        raise ConfigError(f"--timeout {options.timeout:g}: must be a number of seconds, or 0 for no limit")
     if options.dataset == "verify":
         verify(options)
     else:
@@ -58,6 +61,7 @@ def prepare(options: argparse.Namespace) -> None:
         dry_run=options.dry_run,
         histogram=options.histogram,
         workers=options.workers,
+        timeout=options.timeout,
     )
     print(outcome.text)
     if outcome.failed and not options.allow_missing:
@@ -172,7 +176,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--short-side", type=int, default=320, help="of clips that are cut; 0: as it is (default: 320)")
     add("--dry-run", action="store_true", help="say what would be done; write nothing")
     add("--histogram", action="store_true", help="print the clips of every class")
-    add("--workers", type=int, help="processes (default: one a CPU core)")
+    workers = "processes (default: one for each CPU that may be used)"
+    timeout = f"seconds without progress before a process counts as hung; 0: never (default: {TIMEOUT:.0f})"
+    add("--workers", type=int, help=workers)
+    add("--timeout", type=float, default=TIMEOUT, help=timeout)
 
     hmdb51 = datasets.add_parser("hmdb51", parents=[common], help="HMDB-51: 51 classes, three splits")
     hmdb51.add_argument("--splits", type=Path, help="folder of the 153 split files (default: looked for)")
@@ -209,8 +216,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=OPTIONAL,
         help="measure this reader too and list it where it is exact; torchcodec_cuda decodes on a GPU",
     )
-    check.add_argument("--workers", type=int, help="processes (default: one a CPU core)")
-    check.add_argument("--timeout", type=float, default=120.0, help="seconds for a file (default: 120)")
+    check.add_argument("--workers", type=int, help=workers)
+    check.add_argument("--timeout", type=float, default=TIMEOUT, help=timeout)
     return parser
 
 

@@ -211,11 +211,13 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
 
 def rate(path: Path, stride: int) -> Fraction:
     """Frames a second of what is shown, in 1..60; 25 over the stride where the file does not say."""
-    import av
+    from vmp.data.stream import open_video, video_stream
 
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            own = container.streams.video[0].average_rate or Fraction(25)
+        with open_video(path) as container:
+            own = video_stream(container, path).average_rate or Fraction(25)
+    except VideoReadError:
+        raise
     except Exception as error:  # decoders leak every kind of exception
         raise VideoReadError(path, f"{type(error).__name__}: {error}") from error
     return min(max(Fraction(own) / stride, Fraction(1)), Fraction(60)).limit_denominator(1001)

@@ -17,6 +17,7 @@ from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, Manifest
 from vmp.data.measure import seeking
 from vmp.data.present import find_clips
+from vmp.data.stream import null_frames
 from vmp.errors import DataError, VideoReadError
 
 FRAMES = 72
@@ -173,6 +174,25 @@ def files(tmp_path_factory):
             whole,
         ),
     }
+    start, end = Fraction(30, 25), Fraction(48, 25)
+    found["trimmed by a stream copy"] = (
+        videos.trimmed(b_frames, home / "trim.mp4", start, end),
+        whole[30:48],
+    )
+    found["trimmed by a stream copy, mov"] = (
+        videos.trimmed(plain, home / "trim.mov", start, end),
+        whole[30:48],
+    )
+    found["trimmed by an edit list"] = (
+        videos.edited(b_frames, home / "edit.mp4", 1024 + 30 * 512, 20 * 40),  # of 1/12800 s and of 1/1000 s
+        whole[30:50],
+    )
+    shown = [i + 30 * (i > 20) + 40 * (i > 50) for i in range(60)]
+    found["null frames, AVI"] = (videos.with_null_frames(home / "null.avi", shown), whole[:60])
+    found["padded TS"] = (videos.padded(videos.stream_copy(b_frames, home / "a.ts")), whole)
+    found["padded FLV"] = (videos.padded(videos.stream_copy(plain, home / "a.flv")), whole)
+    ogg = videos.numbered_video(home / "a.ogg", FRAMES, codec="libvpx", crf=10)
+    found["padded Ogg"] = (videos.padded(ogg), whole)
     for seconds in (0.5, 1.0, 1.9):
         path = videos.stream_copy(b_frames, home / f"cut{seconds}.mp4", skip_until=seconds)
         with av.open(str(path)) as container:
@@ -186,6 +206,8 @@ NAMES = (
     *("H.264 with B-frames, AVI", "rolling refresh", "one frame"),
     *("open groups", "open groups, mkv", "variable rate", "variable rate, mkv", "late start", "a gap"),
     *("no count, mkv", "count too high", "count too low", "count far too low", "sound goes on, mkv"),
+    *("trimmed by a stream copy", "trimmed by a stream copy, mov", "trimmed by an edit list"),
+    *("null frames, AVI", "padded TS", "padded FLV", "padded Ogg"),
     *("two streams", "odd rate", *(f"stream copy from {s} s" for s in (0.5, 1.0, 1.9))),
 )
 
@@ -343,6 +365,40 @@ def test_truncated_files_are_never_ok(tmp_path, suffix, keep):
     for reader in seeking():
         with pytest.raises(VideoReadError):
             read_frames(short, [0, FRAMES - 1], reader=reader)
+
+
+def test_hidden_and_null_frames_excuse_no_damage(tmp_path):
+    """A trimmed MP4 and an AVI with null frames, cut off, and the AVI with a hole or its end filled with zeros."""
+    source = videos.numbered_video(tmp_path / "a.mp4", FRAMES, keyframe_every=24)
+    trimmed = videos.trimmed(
+        source, tmp_path / "trim.mp4", Fraction(36, 25), Fraction(70, 25), movflags="faststart"
+    )
+    assert measure(trimmed).frames == 34
+    assert measure(videos.truncated(trimmed, tmp_path / "short.mp4", 0.7)).status == "partial"
+    nulls = videos.with_null_frames(tmp_path / "null.avi", [2 * i for i in range(FRAMES)])
+    data = nulls.read_bytes()
+    half = len(data) // 2
+    assert measure(nulls).frames == FRAMES
+    for name, changed in {
+        "short": data[:half],
+        "hole": data[:half] + bytes(5000) + data[half + 5000 :],
+        "unfinished": data[:half] + bytes(len(data) - half),
+    }.items():
+        (tmp_path / f"{name}.avi").write_bytes(changed)
+        assert measure(tmp_path / f"{name}.avi").status == "partial", name
+
+
+def test_null_frames_may_come_last(tmp_path):
+    """Empty chunks are counted where they lie, not by the times of the frames around them."""
+    path = videos.with_null_frames(tmp_path / "a.avi", [*range(30), 60])
+    data = bytearray(path.read_bytes())
+    last = data.rindex(b"00dc", 0, data.index(b"idx1"))  # the frame behind the gap
+    data[last : last + 4] = b"JUNK"
+    listed = data.rindex(b"00dc")
+    data[listed : listed + 4] = b"JUNK"
+    path.write_bytes(data)
+    assert null_frames(path, 0) == 30
+    assert measure(path).status == "ok"
 
 
 def test_an_mp4_with_its_index_first_and_the_end_missing(tmp_path):

@@ -6,12 +6,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import videos
 
 from vmp.data.decode import read_frames
 from vmp.data.measure import measure, seeking
-from vmp.data.remux import KEPT, Remux, remux_all
+from vmp.data.remux import KEPT, Remux, remux, remux_all
 
 FRAMES = 60
 EVERYONE = {*seeking(), "pyav"}
@@ -88,6 +89,15 @@ def test_packed_pictures_are_taken_apart_without_loss(tmp_path, keyframe_every):
     with av.open(str(task.target)) as container:
         times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
     assert times == [Fraction(i, 25) for i in range(FRAMES)]
+
+
+def test_a_display_matrix_goes_along(tmp_path):
+    """Packets are copied, so that the file has to go on saying how its pictures are turned and mirrored."""
+    plain = videos.numbered_video(tmp_path / "plain.mp4", 12, codec="mpeg4", crf=3, b_frames=2)
+    for name in ("clockwise", "left-right", "top-bottom", "antidiagonal"):
+        source = videos.oriented(plain, tmp_path / f"{name}.mp4", videos.ORIENTATIONS[name])
+        assert remux(source, tmp_path / "out.mp4") == ""
+        np.testing.assert_array_equal(read_frames(tmp_path / "out.mp4", [5]), read_frames(source, [5]))
 
 
 @pytest.mark.slow

@@ -66,22 +66,111 @@ def stream_copy(source: Path, target: Path, *, skip_until: float = 0.0) -> Path:
     return target
 
 
-def rotated(source: Path, target: Path, quarter_turns: int = 1) -> Path:
-    """The same MP4 with a display rotation written into its track header."""
+def trimmed(source: Path, target: Path, start: Fraction, end: Fraction, **options: str) -> Path:
+    """What `ffmpeg -ss -t -c copy` makes: packets from the keyframe before `start` up to the first at or behind `end`
+    (seconds), of which an edit list hides those before `start`.
+
+    options: of the muxer.
+    """
+    with av.open(str(source)) as inside, av.open(str(target), "w", options=options) as outside:
+        stream = inside.streams.video[0]
+        copy = outside.add_stream_from_template(stream)
+        inside.seek(int(start / stream.time_base), stream=stream)
+        shift = int(start / stream.time_base)
+        for packet in inside.demux(stream):
+            if packet.dts is None or packet.pts * stream.time_base >= end:
+                break
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
+            outside.mux(packet)
+    return target
+
+
+def edited(source: Path, target: Path, start: int, length: int) -> Path:
+    """The same MP4 with an edit list, as phones trim: `start` in ticks of the track, `length` in ticks of the movie."""
     data = bytearray(source.read_bytes())
-    at = data.index(b"tkhd") + 4  # version and flags, then fields up to the matrix
-    matrix = at + 4 + (32 if data[at] == 1 else 20) + 16
-    one, minus = (0x10000).to_bytes(4, "big"), (0xFFFF0000).to_bytes(4, "big")
-    zero, w = bytes(4), (0x40000000).to_bytes(4, "big")
-    turns = {
-        1: (zero, one, zero, minus, zero),
-        2: (minus, zero, zero, zero, minus),
-        3: (zero, minus, zero, one, zero),
-    }
-    a, b, u, c, d = turns[quarter_turns]
-    data[matrix : matrix + 36] = a + b + u + c + d + zero + zero + zero + w
+    at = data.index(b"elst") + 4
+    assert int.from_bytes(data[at : at + 8], "big") == 1  # version 0, one entry
+    data[at + 8 : at + 16] = length.to_bytes(4, "big") + start.to_bytes(4, "big")
     target.write_bytes(data)
     return target
+
+
+def with_null_frames(path: Path, shown: list[int]) -> Path:
+    """An AVI of MPEG-4 whose frames are shown at these ticks of 1/25 s; the muxer fills the gaps with empty chunks."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25, options={"g": "12", "qscale": "3"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for number, tick in enumerate(shown):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def padded(path: Path, zeros: int = 100_000) -> Path:
+    """The same file with zeros behind it."""
+    with open(path, "ab") as file:
+        file.write(bytes(zeros))
+    return path
+
+
+# a, b, c, d of a display matrix, which takes (x, y) to (a x + c y, b x + d y): upright, three turns, four mirrors
+ORIENTATIONS = {
+    "upright": (1, 0, 0, 1),
+    "clockwise": (0, 1, -1, 0),
+    "half": (-1, 0, 0, -1),
+    "counterclockwise": (0, -1, 1, 0),
+    "left-right": (-1, 0, 0, 1),
+    "top-bottom": (1, 0, 0, -1),
+    "diagonal": (0, 1, 1, 0),
+    "antidiagonal": (0, -1, -1, 0),
+}
+
+
+def oriented(source: Path, target: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """The same MP4 with a display matrix (a, b, c, d) written into its track header."""
+    data = bytearray(source.read_bytes())
+    at = data.index(b"tkhd") + 4  # version and flags, then fields up to the matrix
+    begin = at + 4 + (32 if data[at] == 1 else 20) + 16
+    a, b, c, d = ((0x10000 * value % 2**32).to_bytes(4, "big") for value in matrix)
+    zero, w = bytes(4), (0x40000000).to_bytes(4, "big")
+    data[begin : begin + 36] = a + b + zero + c + d + zero + zero + zero + w
+    target.write_bytes(data)
+    return target
+
+
+def as_shown(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Every pixel of a picture (H, W, 3) at the place to which a display matrix takes it."""
+    a, b, c, d = matrix
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]]
+    right, down = a * x + c * y, b * x + d * y
+    right, down = right - right.min(), down - down.min()
+    shown = np.zeros((down.max() + 1, right.max() + 1, 3), np.uint8)
+    shown[down, right] = picture
+    return shown
+
+
+def rotated(source: Path, target: Path, quarter_turns: int = 1) -> Path:
+    """The same MP4 with a display rotation, clockwise, written into its track header."""
+    turns = ("upright", "clockwise", "half", "counterclockwise")
+    return oriented(source, target, ORIENTATIONS[turns[quarter_turns]])
+
+
+def cover_only(path: Path) -> Path:
+    """A tone with a cover picture and no video."""
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=16000)
+        cover = container.add_stream("mjpeg", rate=25)
+        cover.width, cover.height, cover.pix_fmt = 320, 240, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(numbered_frame(0), format="rgb24")))
+        container.mux(cover.encode())
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return path
 
 
 def audio_only(path: Path) -> Path:

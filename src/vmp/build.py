@@ -109,6 +109,7 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
             clock=dataset.clock,
             most=config.trainer.clips,
             progress=progress,
+            timeout=config.data.timeout,
         )
         return folder, videos
     folder = Path(dataset.folder)

@@ -10,8 +10,15 @@ if TYPE_CHECKING:
 
 
 def cpus() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those that this process may use: what taskset, a container's CPU set or Slurm left it."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        own = os.process_cpu_count() or 1
+    else:
+        own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):  # not every cluster binds tasks to their CPUs
+        if os.environ.get(name, "").isdigit():
+            own = min(own, max(1, int(os.environ[name])))
+    return own
 
 
 def device_name(device: "torch.device") -> str:

@@ -2,13 +2,17 @@
 
 Notable here:
 - a job is a generator function; what it yields comes to the parent as it is made, over a pipe to each child;
-- a child that dies, or takes longer than its job may, is replaced, and its job ends with a `Lost`;
+- a child that dies, or makes no progress, is replaced, and its job ends with a `Lost`. What counts is not how long a
+  job takes but how long no step of it is finished: jobs call `step`, and a step may use so many seconds of CPU time, or
+  of sleep. Waiting for a CPU that others use is neither;
 - children are spawned, ignore Ctrl-C, which goes to the parent, and end when their parent does.
 """
 
+import contextlib
 import multiprocessing as mp
 import os
 import signal
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,21 +20,51 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from vmp.machine import cpus
+
+TIMEOUT = 300.0  # seconds without progress
+ASLEEP = 0.01  # of the time spent on a CPU: less is sleep
 Job = TypeVar("Job")
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What came of a job that failed, or whose process died or took too long."""
+    """What came of a job that failed, or whose process died or hung."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A job may yield this to set its own time limit, counted from its start; nobody else sees it."""
+OFTEN = 0.1  # seconds between reports
 
-    seconds: float
+
+class _Reporter:
+    """A child's end of a pipe that never blocks: a report that finds it full says nothing new."""
+
+    def __init__(self, pipe: Connection | None = None) -> None:
+        self.pipe, self.needs, self.last = pipe, 0.0, 0.0
+        if pipe is not None:
+            os.set_blocking(pipe.fileno(), False)
+
+    def report(self) -> None:
+        self.last = time.monotonic()
+        if self.pipe is not None:
+            with contextlib.suppress(OSError):
+                os.write(self.pipe.fileno(), struct.pack("d", self.needs))
+
+
+_reporter = _Reporter()
+
+
+def step(needs: float | None = None) -> None:
+    """Say that a job goes on; outside a child this does nothing.
+
+    Args:
+        needs: CPU seconds that any later step of this job may take, where that is more than the timeout.
+    """
+    if needs is not None:
+        _reporter.needs = needs
+    if needs is not None or time.monotonic() - _reporter.last > OFTEN:
+        _reporter.report()
 
 
 class _End:
@@ -41,26 +75,28 @@ def in_children(
     work: Callable[[Job], Iterator[Any]],
     jobs: Iterable[Job],
     *,
-    limit: Callable[[Job], float],
+    timeout: float = TIMEOUT,
     workers: int | None = None,
 ) -> Iterator[tuple[Job, Any]]:
     """Run a generator function over jobs in parallel; yields (job, item) as items come.
 
-    A job whose process dies, raises, or takes longer than limit(job) seconds ends with a `Lost`; the process is
-    replaced. All processes are killed when the caller stops, and end when their parent is killed.
+    A job whose process dies, raises, or finishes no step for so long ends with a `Lost`; the process is replaced. All
+    processes are killed when the caller stops, and end when their parent is killed.
 
     Args:
         work: a function of a module, or a partial of one: it is sent to the children by name.
+        timeout: seconds without progress before a process counts as hung; 0: never.
+        workers: None: as many as there are CPUs that this process may use.
     """
     context = mp.get_context("spawn")
     queue = list(jobs)[::-1]
-    number = max(1, min(workers or os.cpu_count() or 1, len(queue)))
+    number = max(1, min(workers or cpus(), len(queue)))
     children: list[_Child] = []
     busy: dict[Connection, _Child] = {}
     try:
         for _ in range(number if queue else 0):
             children.append(_Child(context, work))
-            children[-1].give(queue.pop(), limit)
+            children[-1].give(queue.pop())
             busy[children[-1].pipe] = children[-1]
         while busy:
             ready = wait(list(busy), timeout=0.5)
@@ -74,21 +110,19 @@ def in_children(
                             raise RuntimeError("a child process could not start") from None
                         message = Lost("the decoder crashed")
                         child.restart()
-                    if message == "ready":  # imports are done: the clock starts
-                        child.ready, child.since = True, time.monotonic()
+                    if message == "ready":  # imports are done: the clocks start
+                        child.ready = True
+                        child.went_on()
                         continue
-                    if isinstance(message, Limit):
-                        child.limit = message.seconds
-                        continue
-                elif child.ready and time.monotonic() - child.since > child.limit:
-                    message = Lost(f"it took longer than {child.limit:.0f} s")
+                elif child.ready and timeout and (why := child.hangs(timeout)):
+                    message = Lost(why)
                     child.restart()
                 else:
                     continue
                 if isinstance(message, Lost | _End):
                     del busy[pipe]
                     if queue:
-                        child.give(queue.pop(), limit)
+                        child.give(queue.pop())
                         busy[child.pipe] = child
                 if not isinstance(message, _End):
                     yield job, message
@@ -106,15 +140,53 @@ class _Child:
 
     def _start(self) -> None:
         self.pipe, far = self.context.Pipe()
-        self.process = self.context.Process(target=_serve, args=(far, self.work), daemon=True)
+        self.reports, report = self.context.Pipe(duplex=False)
+        os.set_blocking(self.reports.fileno(), False)
+        self.process = self.context.Process(target=_serve, args=(far, report, self.work), daemon=True)
         self.process.start()
         far.close()
-        self.ready, self.since, self.limit = False, time.monotonic(), 0.0
+        report.close()
+        self.ready, self.needs = False, 0.0
         self.job: Any = None
+        self.went_on()
 
-    def give(self, job: Any, limit: Callable[[Any], float]) -> None:
-        self.job, self.since, self.limit = job, time.monotonic(), limit(job)
+    def give(self, job: Any) -> None:
+        self.reported()  # by the job before
+        self.job, self.needs = job, 0.0
+        self.went_on()
         self.pipe.send(job)
+
+    def went_on(self) -> None:
+        self.since, self.used = time.monotonic(), self._cpu_seconds()
+
+    def reported(self) -> bool:
+        """Whether a step was finished since this was last asked."""
+        with contextlib.suppress(OSError):
+            if data := os.read(self.reports.fileno(), 2**16):
+                [self.needs] = struct.unpack("d", data[-8:])
+                return True
+        return False
+
+    def hangs(self, timeout: float) -> str:
+        """Why the process counts as hung, or nothing."""
+        if self.reported():
+            self.went_on()
+            return ""
+        waited, limit = time.monotonic() - self.since, max(timeout, self.needs)
+        if waited <= timeout:
+            return ""
+        used = waited if self.used is None else (self._cpu_seconds() or 0.0) - self.used
+        if used > limit or used < ASLEEP * waited:
+            return f"it made no progress for {waited:.0f} s ({used:.0f} s of them on a CPU)"
+        return ""
+
+    def _cpu_seconds(self) -> float | None:
+        """CPU time of all threads; None where the system does not say."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            with open(f"/proc/{self.process.pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return None
 
     def restart(self) -> None:
         self.stop()
@@ -124,9 +196,12 @@ class _Child:
         self.process.kill()
         self.process.join()
         self.pipe.close()
+        self.reports.close()
 
 
-def _serve(pipe: Connection, work: Callable[[Any], Iterator[Any]]) -> None:
+def _serve(pipe: Connection, reports: Connection, work: Callable[[Any], Iterator[Any]]) -> None:
+    global _reporter
+    _reporter = _Reporter(reports)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its children
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OPENCV_LOG_LEVEL"] = os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
@@ -139,6 +214,7 @@ def _serve(pipe: Connection, work: Callable[[Any], Iterator[Any]]) -> None:
     try:
         while True:
             job = pipe.recv()
+            _reporter.needs = 0.0
             try:
                 for item in work(job):
                     pipe.send(item)

@@ -27,6 +27,7 @@ def cut_rows(
     *,
     short_side: int | None,
     workers: int | None,
+    timeout: float,
     progress: bool,
 ) -> Rows:
     """Cut every clip that can be; rows of all.
@@ -36,7 +37,9 @@ def cut_rows(
         DataError: the disk cannot be written to.
     """
     cuts = _cuts(plan, there, out)
-    done = cut_all(list(cuts.values()), short_side=short_side, workers=workers, progress=progress)
+    done = cut_all(
+        list(cuts.values()), short_side=short_side, workers=workers, timeout=timeout, progress=progress
+    )
     got = {cut.target: found for cut, found in done}
 
     def row(item: Item) -> Clip:
@@ -56,7 +59,7 @@ def cut_rows(
 
 
 def remux_rows(
-    plan: Plan, there: dict[str, bool], out: Path, *, workers: int | None, progress: bool
+    plan: Plan, there: dict[str, bool], out: Path, *, workers: int | None, timeout: float, progress: bool
 ) -> tuple[Rows, str]:
     """Remux every whole file that can be; rows of all, and how many are remuxed and how many originals, and why.
 
@@ -65,7 +68,7 @@ def remux_rows(
         DataError: the disk cannot be written to.
     """
     tasks = _remuxes(plan, there, out)
-    done = remux_all(list(tasks.values()), workers=workers, progress=progress)
+    done = remux_all(list(tasks.values()), workers=workers, timeout=timeout, progress=progress)
     got = {task.target: (task, found) for task, found in done}
     whole = [found for _, found in got.values() if found.status == "ok"]
     kept = Counter(found.reason.removeprefix(KEPT) for found in whole if found.reason)

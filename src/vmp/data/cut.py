@@ -9,7 +9,6 @@ Notable here:
 - what a clip's file is like and how it is checked stands in writer.py, how interrupted work goes on in made.py.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,19 +19,20 @@ from typing import Literal
 
 import numpy as np
 
+from vmp.data.children import TIMEOUT, step
 from vmp.data.decode import check_regular
 from vmp.data.made import CannotWrite, make_all
-from vmp.data.measure import Limit, Measured, Source, small, time_limit
+from vmp.data.measure import Measured, Source, small
 from vmp.data.plan import Item
 from vmp.data.rows import beyond, span
+from vmp.data.stream import open_video, video_stream
 from vmp.data.times import EVEN, Clock, Timeline, timeline
 from vmp.data.writer import ClipWriter, shrink
 from vmp.errors import VideoReadError
 
-CUTTING = 3  # raise when other clips come out of the same source
+CUTTING = 4  # raise when other clips come out of the same source
 FALLBACK = Fraction(25)  # frames a second where the source does not say
 OUT_OF_ORDER = 32  # frames: more than any codec puts between coding order and order of time
-PACE = 8e6  # pixels a second that a source can be decoded at on any machine, with some to spare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ def cut_all(
     *,
     short_side: int | None = 320,
     workers: int | None = None,
-    timeout: float = 120.0,
+    timeout: float = TIMEOUT,
     progress: bool = True,
 ) -> Iterator[tuple[Cut, Measured]]:
     """Write clips, sources in parallel; yields what each clip's file holds as it is done, those done before first.
@@ -76,7 +76,7 @@ def cut_all(
 
     Args:
         short_side: even; larger sources are scaled down to it. None: as large as the source.
-        timeout: seconds that a source of up to 60 MB may take, in proportion to bytes and pixels beyond.
+        timeout: seconds without progress before a process counts as hung; 0: never.
 
     Raises:
         ValueError: a span, target or size that makes no sense, a target named twice.
@@ -96,11 +96,11 @@ def cut_all(
             raise ValueError(f"{cut.target}: two clips would be written there")
     return make_all(
         cuts,
-        partial(_cut_source, short_side=short_side, timeout=timeout),
+        partial(_cut_source, short_side=short_side),
         made=lambda cut: ["cut", CUTTING, cut.start, cut.end, cut.unit, cut.clock, short_side],
-        limit=lambda job: time_limit(job[0].source, timeout=timeout),
         title="cut clips",
         workers=workers,
+        timeout=timeout,
         progress=progress,
     )
 
@@ -109,17 +109,15 @@ def cut_all(
 
 
 def _cut_source(
-    cuts: tuple[Cut, ...], *, short_side: int | None, timeout: float
-) -> Iterator[Limit | tuple[Cut, Measured] | CannotWrite]:
+    cuts: tuple[Cut, ...], *, short_side: int | None
+) -> Iterator[tuple[Cut, Measured] | CannotWrite]:
     try:
-        yield from _cut_spans(cuts, short_side, timeout)
+        yield from _cut_spans(cuts, short_side)
     except CannotWrite as error:
         yield error
 
 
-def _cut_spans(
-    cuts: tuple[Cut, ...], short_side: int | None, timeout: float
-) -> Iterator[Limit | tuple[Cut, Measured]]:
+def _cut_spans(cuts: tuple[Cut, ...], short_side: int | None) -> Iterator[tuple[Cut, Measured]]:
     path = cuts[0].source
     try:
         check_regular(path)
@@ -128,12 +126,12 @@ def _cut_spans(
         yield from ((cut, Measured(status, error.reason)) for cut in cuts)
         return
     times, source = packet_times(path), Source(path)
-    yield from _write_spans(cuts, source, times, short_side, timeout)
+    yield from _write_spans(cuts, source, times, short_side)
     if not _agree(times, source.times()):
         if not source.fault:  # else all that there is was decoded
             source = Source(path)
             deque(source.frames(), maxlen=0)
-        yield from _write_spans(cuts, Source(path), source.times(), short_side, timeout)
+        yield from _write_spans(cuts, Source(path), source.times(), short_side)
 
 
 def packet_times(path: Path) -> Timeline:
@@ -142,13 +140,15 @@ def packet_times(path: Path) -> Timeline:
 
     times: list[float | None] = []
     try:
-        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
-            stream = container.streams.video[0]
+        with open_video(path) as container:
+            stream = video_stream(container, path)
             rates = [Fraction(rate or 0) for rate in (stream.average_rate, stream.guessed_rate)]
             zero = (container.start_time or 0) / av.time_base
-            shown = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
-            times.extend(None if p.pts is None else float(p.pts * p.time_base) for p in shown)
-    except (av.FFmpegError, IndexError):  # decoding will say what is wrong
+            for packet in container.demux(stream):
+                step()
+                if packet.size and not packet.is_discard:
+                    times.append(None if packet.pts is None else float(packet.pts * packet.time_base))
+    except (av.FFmpegError, VideoReadError):  # decoding will say what is wrong
         rates, zero = [], 0.0
     return timeline(times, rates=rates, zero=zero)
 
@@ -162,8 +162,8 @@ def _agree(said: Timeline, decoded: Timeline) -> bool:
 
 
 def _write_spans(
-    cuts: tuple[Cut, ...], source: Source, times: Timeline, short_side: int | None, timeout: float
-) -> Iterator[Limit | tuple[Cut, Measured]]:
+    cuts: tuple[Cut, ...], source: Source, times: Timeline, short_side: int | None
+) -> Iterator[tuple[Cut, Measured]]:
     """Decode a source and write the frames that its cuts ask for."""
     spans: dict[Cut, tuple[int, int | None]] = {}
     for cut in cuts:
@@ -185,11 +185,6 @@ def _write_spans(
     writers: dict[Cut, ClipWriter] = {}
     try:
         for number, frame in enumerate(source.frames() if spans else ()):
-            if number == 0:
-                written = sum((end or source.promised) - start for start, end in spans.values())
-                pixels = (source.promised + written) * frame.width * frame.height
-                bound = time_limit(source.path, timeout=timeout)
-                yield Limit(max(bound, min(pixels / PACE / 120, 100) * timeout))
             while waiting and spans[waiting[-1]][0] == number:
                 cut = waiting.pop()
                 own = None if seconds is None else seconds[slice(*spans[cut])]

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from vmp.data.stream import mirror_axis, open_video, upright, video_stream
 from vmp.errors import ConfigError, RunError, VideoReadError
 
 Frames = Iterator[np.ndarray]  # (H, W, 3) each, in the order of ascending, distinct indices
@@ -150,33 +151,16 @@ _NO_VIDEO = {
 
 
 def _pyav(path: Path, wanted: np.ndarray) -> Frames:
-    import av
-
-    with av.open(str(path), metadata_errors="replace") as container:
-        stream = _first_video(container, path, "pyav")
+    with open_video(path) as container:
+        stream = video_stream(container, path, reader="pyav")
         targets = iter(wanted.tolist())
         target = next(targets)
         for number, frame in enumerate(container.decode(stream)):
             if number == target:
-                yield upright(frame.to_ndarray(format="rgb24"), frame.rotation)
+                yield upright(frame.to_ndarray(format="rgb24"), frame)
                 target = next(targets, -1)
                 if target < 0:
                     return
-
-
-def _first_video(container: Any, path: Path, reader: str) -> Any:
-    if not container.streams.video:
-        raise VideoReadError(path, "no video stream", reader=reader)
-    stream = container.streams.video[0]
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
-    return stream
-
-
-def upright(picture: np.ndarray, rotation: int) -> np.ndarray:
-    """Turn a decoded picture by the file's display rotation (degrees, counterclockwise, multiples of 90)."""
-    turns = round(rotation / 90) % 4
-    return np.rot90(picture, turns) if turns else picture
 
 
 # --- PyAV: packets counted, groups of pictures decoded -------------------------------------------------------------
@@ -198,13 +182,12 @@ def _pyav_seek(path: Path, wanted: np.ndarray) -> Frames:
         VideoReadError: packets without times, a first frame that is not a keyframe, keyframes more than LONGEST
             packets apart, or frames that do not come out one a packet in order of time.
     """
-    import av
     from av.video.reformatter import VideoReformatter
 
     convert = VideoReformatter()  # one for all frames; each would set up its own
     left = deque(wanted.tolist())
-    with av.open(str(path), metadata_errors="replace") as container:
-        stream = _first_video(container, path, "pyav_seek")
+    with open_video(path) as container:
+        stream = video_stream(container, path, reader="pyav_seek")
         groups = _Groups(path, container, stream)
         before, group = groups.take()
         while left:
@@ -225,7 +208,7 @@ def _pyav_seek(path: Path, wanted: np.ndarray) -> Frames:
                     shown = _decode_group(path, stream.codec_context, group + following, times, ranks)
                     for frame in shown:
                         picture = convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                        yield upright(picture, frame.rotation)
+                        yield upright(picture, frame)
             before, group = after, following
 
 
@@ -352,6 +335,7 @@ STEP = 48  # OpenCV: going forward this many frames is cheaper than a seek, whic
 def _opencv(path: Path, wanted: np.ndarray) -> Frames:
     import cv2
 
+    axis = mirror_axis(path)
     # FFmpeg by name: other back ends (image sequences by a printf pattern in the name, GStreamer) number differently
     params = [cv2.CAP_PROP_N_THREADS, 1]
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, params)
@@ -371,7 +355,7 @@ def _opencv(path: Path, wanted: np.ndarray) -> Frames:
             if not ok:
                 return
             at += 1
-            yield cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+            yield _mirrored(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), axis)
     finally:
         capture.release()
 
@@ -379,9 +363,11 @@ def _opencv(path: Path, wanted: np.ndarray) -> Frames:
 def _decord(path: Path, wanted: np.ndarray) -> Frames:
     import decord
 
-    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
+    axis = mirror_axis(path)
+    reader = decord.VideoReader(os.path.abspath(path), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
     if wanted[-1] < len(reader):
-        yield from _in_batches(lambda part: reader.get_batch(part).asnumpy(), wanted)
+        for picture in _in_batches(lambda part: reader.get_batch(part).asnumpy(), wanted):
+            yield _mirrored(picture, axis)
 
 
 TORCHCODEC: dict[str, Any] = {"num_ffmpeg_threads": 1, "seek_mode": "exact", "dimension_order": "NHWC"}
@@ -390,7 +376,8 @@ TORCHCODEC: dict[str, Any] = {"num_ffmpeg_threads": 1, "seek_mode": "exact", "di
 def _torchcodec(path: Path, wanted: np.ndarray) -> Frames:
     from torchcodec.decoders import VideoDecoder
 
-    yield from _decoded(VideoDecoder(str(path), device="cpu", **TORCHCODEC), wanted)
+    axis = mirror_axis(path)
+    yield from _decoded(VideoDecoder(os.path.abspath(path), device="cpu", **TORCHCODEC), wanted, axis)
 
 
 def _torchcodec_cuda(path: Path, wanted: np.ndarray) -> Frames:
@@ -398,18 +385,24 @@ def _torchcodec_cuda(path: Path, wanted: np.ndarray) -> Frames:
     from torch.cuda import current_device
     from torchcodec.decoders import VideoDecoder, set_cuda_backend
 
+    axis = mirror_axis(path)
     with set_cuda_backend("beta"):  # NVDEC itself, later versions' default; FFmpeg's needs a build with it
-        reader = VideoDecoder(str(path), device=f"cuda:{current_device()}", **TORCHCODEC)
+        reader = VideoDecoder(os.path.abspath(path), device=f"cuda:{current_device()}", **TORCHCODEC)
     if why := reader.cpu_fallback:
         if "unavailable" in str(why):
             raise RuntimeError(f"no NVDEC: {why}")
         raise VideoReadError(path, f"the GPU cannot decode it: {why}", reader="torchcodec_cuda")
-    yield from _decoded(reader, wanted)
+    yield from _decoded(reader, wanted, axis)
 
 
-def _decoded(reader: Any, wanted: np.ndarray) -> Frames:
+def _decoded(reader: Any, wanted: np.ndarray, axis: int | None) -> Frames:
     if wanted[-1] < len(reader):
-        yield from _in_batches(lambda part: reader.get_frames_at(part).data.cpu().numpy(), wanted)
+        for picture in _in_batches(lambda part: reader.get_frames_at(part).data.cpu().numpy(), wanted):
+            yield _mirrored(picture, axis)
+
+
+def _mirrored(picture: np.ndarray, axis: int | None) -> np.ndarray:
+    return picture if axis is None else np.flip(picture, axis)
 
 
 def _in_batches(fetch: Callable[[list[int]], np.ndarray], wanted: np.ndarray) -> Frames:

@@ -35,7 +35,7 @@ def write_video(
     if crf is not None:
         options["qscale" if codec == "mpeg4" else "crf"] = str(crf)
     count = 0
-    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
+    with replacing(path) as temporary, av.open(os.path.abspath(temporary), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options=options)
         stream.pix_fmt = pixel_format
         stream.thread_type = "NONE"

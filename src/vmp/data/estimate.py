@@ -22,8 +22,10 @@ from typing import Any
 from vmp.data.cut import FALLBACK, Cut
 from vmp.data.decode import check_regular
 from vmp.data.measure import READ_THROUGH, Lost, Source, in_children, seeking, small
-from vmp.data.writer import ClipWriter, shrink, target_size, upright_size
+from vmp.data.stream import open_video, upright_size, video_stream
+from vmp.data.writer import ClipWriter, shrink, target_size
 from vmp.errors import VideoReadError
+from vmp.machine import cpus
 
 SAMPLES, SAMPLE = 6, 48  # clips that are made to find out, and how many frames of each at most
 START = 2.0  # seconds that a child process takes to start
@@ -136,7 +138,7 @@ def _probes(paths: Sequence[Path]) -> dict[Path, Probe]:
 
 def _spread_over(seconds: Sequence[float], workers: int | None) -> float:
     """A job a source, on so many processes."""
-    number = max(1, min(workers or os.cpu_count() or 1, len(seconds)))
+    number = max(1, min(workers or cpus(), len(seconds)))
     return START + max(sum(seconds) / number, max(seconds, default=0.0)) if seconds else 0.0
 
 
@@ -145,7 +147,7 @@ def _samples(cuts: Sequence[Cut], short_side: int | None, workers: int | None) -
     some = cuts[step // 2 :: step][:SAMPLES]
     with tempfile.TemporaryDirectory(prefix="vmp-estimate-") as folder:
         work = partial(_make_one, short_side=short_side, folder=Path(folder))
-        for _, sample in in_children(work, some, limit=lambda _: 60.0, workers=workers):
+        for _, sample in in_children(work, some, timeout=60.0, workers=workers):
             if not isinstance(sample, Lost):
                 yield sample
 
@@ -157,10 +159,8 @@ def _make_one(cut: Cut, *, short_side: int | None, folder: Path) -> Iterator[_Sa
     writer = ClipWriter(folder / cut.target.with_suffix(".mp4").name, FALLBACK)
     read = writing = 0.0
     began = time.perf_counter()
-    with av.open(os.path.abspath(cut.source), metadata_errors="replace") as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
+    with open_video(cut.source) as container:
+        stream = video_stream(container, cut.source)
         rate = float(stream.average_rate or FALLBACK)
         unit = 1.0 if cut.unit == "seconds" else 1 / rate
         length = (

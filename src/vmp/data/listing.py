@@ -17,6 +17,7 @@ from typing import Literal
 
 from filelock import FileLock
 
+from vmp.data.children import TIMEOUT
 from vmp.data.lists import Row, raise_faults, read_list
 from vmp.data.locate import Locator
 from vmp.data.manifest import (
@@ -38,7 +39,7 @@ from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.progress import bar
 
 _NUMERIC = re.compile(r"[0-9]{1,18}")
-MEASURING = 5  # raise when measure.py finds other things in the same file
+MEASURING = 6  # raise when measure.py finds other things in the same file
 
 
 def make_list(
@@ -51,6 +52,7 @@ def make_list(
     most: int | None = None,
     progress: bool = True,
     workers: int | None = None,
+    timeout: float = TIMEOUT,
 ) -> Path:
     """Write the manifests of some lists under home, print what was found, and return their folder.
 
@@ -62,6 +64,7 @@ def make_list(
         classes_file: one class name a line; None takes the classes from the labels.
         clock: what spans in seconds count from.
         most: clips of a split, spread over its list, for a quick look; None: all.
+        timeout: seconds without progress before the measuring of a video counts as hung; 0: never.
 
     Raises:
         ConfigError: the video folder or a list file is not there.
@@ -88,6 +91,7 @@ def make_list(
             sorted({row.path for part in rows.values() for row in part}),
             progress=progress,
             workers=workers,
+            timeout=timeout,
         )
         _check_counts(rows, found)
         write_classes(folder / "classes.txt", classes)
@@ -288,7 +292,13 @@ def _said(rows: Mapping[str, list[Row]], clips: Mapping[str, list[Clip]]) -> str
 
 
 def measured(
-    cache: Path, root: Path, paths: Sequence[str], *, progress: bool = True, workers: int | None = None
+    cache: Path,
+    root: Path,
+    paths: Sequence[str],
+    *,
+    progress: bool = True,
+    workers: int | None = None,
+    timeout: float = TIMEOUT,
 ) -> dict[str, Measured]:
     """Measure the videos that the cache does not know; it grows by a line a file, so this can be interrupted."""
     known: dict[tuple[str, int, int], Measured] = {}
@@ -320,7 +330,7 @@ def measured(
             open(cache, "a", encoding="utf-8") as log,
             bar("measure videos", len(files), shown=progress) as shown,
         ):
-            for file, result in measure_all(files, workers=workers):
+            for file, result in measure_all(files, workers=workers, timeout=timeout):
                 fresh[file] = result
                 name, size, changed = _stamp(file)
                 entry = {

@@ -20,7 +20,8 @@ from typing import Any, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
-from vmp.data.measure import Lost, Measured, in_children
+from vmp.data.children import TIMEOUT, Lost, in_children
+from vmp.data.measure import Measured
 from vmp.data.plan import JOURNAL
 from vmp.errors import DataError
 from vmp.progress import bar
@@ -72,20 +73,20 @@ def make_all(
     work: Callable[[tuple[T, ...]], Iterator[Any]],
     *,
     made: Callable[[T], list[Any]],
-    limit: Callable[[tuple[T, ...]], float],
     title: str,
     file: Callable[[T, Measured], Path] = lambda task, found: task.target,
     workers: int | None = None,
+    timeout: float = TIMEOUT,
     progress: bool = True,
 ) -> Iterator[tuple[T, Measured]]:
     """Make files, sources in parallel; yields what each holds as it is done, those done before first.
 
     Args:
-        work: makes all files of a source, in a child; yields (task, Measured) for each, or Limit, or CannotWrite.
+        work: makes all files of a source, in a child; yields (task, Measured) for each, or CannotWrite.
         made: what a file is made from, beside its source: as long as that is the same, the file is not made again.
-        limit: seconds that a source may take.
         title: of the progress bar.
         file: where a finished file lies, if not at its target.
+        timeout: as of in_children.
 
     Raises:
         DataError: a folder cannot be written to, the disk is full.
@@ -108,7 +109,7 @@ def make_all(
         yield from done
         jobs = [tuple(part) for part in todo.values()]
         left = {task for job in jobs for task in job}
-        for job, item in in_children(work, jobs, limit=limit, workers=workers):
+        for job, item in in_children(work, jobs, timeout=timeout, workers=workers):
             if isinstance(item, CannotWrite):
                 raise DataError(f"{item.reason}. Clips that are finished stay; the same command goes on.")
             if isinstance(item, Lost):

@@ -13,6 +13,7 @@ Notable here:
 import importlib.util
 import os
 import re
+import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from vmp.data.children import Limit as Limit
-from vmp.data.children import Lost, in_children
-from vmp.data.decode import ON_GPU, READERS, STEP, check_regular, is_gpu_fault, upright
+from vmp.data.children import TIMEOUT, Lost, in_children, step
+from vmp.data.decode import ON_GPU, READERS, STEP, check_regular, is_gpu_fault
+from vmp.data.stream import null_frames, open_video, orientation, shown_frames, upright, video_stream
 from vmp.data.times import Timeline, timeline
 from vmp.errors import VideoReadError
 
@@ -34,11 +35,13 @@ GAVE_UP = "measuring was given up:"
 THUMB = 48  # frames are compared as pictures of this many pixels a side
 NEAR = 4  # ... with as many neighbours in time on either side
 RUN, RUNS = 64, 192  # frames kept together, and how many times
+SEEK = 4  # times as much CPU time as reading the whole file takes, for one seek
 READ_THROUGH = 4e9  # pixels that a reader is asked for at most, so that large videos end
 REACH = 2000  # frames whose packets are read through in a few ms
 BY_TIME = ("opencv",)  # readers that seek to a number by its time at the nominal rate
 # whose frames are right in one reading and wrong in the next where times are not in order
 IN_ORDER = ("decord",)
+PLAIN = ("decord",)  # which take samples that an edit list hides for frames when they look for a keyframe
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +88,14 @@ def measure(path: str | os.PathLike[str], *, readers: Sequence[str] | None = Non
 @dataclass(frozen=True, slots=True)
 class Counted:
     """What decoding a whole file gave. found: no readers yet; steady: frames are evenly spaced in time; ordered: their
-    times rise from one to the next."""
+    times rise from one to the next; hidden: an edit list leaves some out."""
 
     found: Measured
     thumbs: "Thumbs"
     steady: bool
     ordered: bool
     keyframes: int
+    hidden: bool = False
 
 
 def count(path: str | os.PathLike[str]) -> Counted:
@@ -102,11 +106,12 @@ def count(path: str | os.PathLike[str]) -> Counted:
     except VideoReadError as error:
         status = "missing" if error.reason == "not found" else "unreadable"
         return Counted(Measured(status, error.reason), thumbs, False, False, 0)
-    source = Source(path)
+    source, began = Source(path), time.process_time()
     picture = np.empty((0, 0, 3), np.uint8)
     for frame in source.frames():
-        picture = upright(frame.to_ndarray(format="rgb24"), frame.rotation)
+        picture = upright(frame.to_ndarray(format="rgb24"), frame)
         thumbs.add(small(picture))
+    step(needs=SEEK * (time.process_time() - began))
     if not source.count:
         return Counted(
             Measured("unreadable", source.fault or "no frame could be decoded"), thumbs, False, False, 0
@@ -119,7 +124,7 @@ def count(path: str | os.PathLike[str]) -> Counted:
         first=shown.first,
         steps=shown.steps,
     )
-    return Counted(found, thumbs, source.steady(), source.ordered(), source.keyframes)
+    return Counted(found, thumbs, source.steady(), source.ordered(), source.keyframes, source.hidden)
 
 
 class Source:
@@ -132,6 +137,7 @@ class Source:
         self.path, self.count, self.keyframes, self.fault = path, 0, 0, ""
         self.fps, self.seconds = Fraction(0), 0.0  # 0: the file does not say
         self.promised = 0  # frames; where only a duration is promised, as many as that makes
+        self.hidden = False
         self._rate = 0.0
         self._rates: tuple[Fraction, ...] = ()
         self._times = array("d")
@@ -145,21 +151,18 @@ class Source:
         av.logging.set_skip_repeated(False)  # the next file may say what the last one said
         try:
             with _errors(errors):
-                container = av.open(os.path.abspath(self.path), metadata_errors="replace")
+                container = open_video(self.path)
             with container:
-                if not container.streams.video:
-                    self.fault = "no video stream"
-                    return
-                stream = container.streams.video[0]
-                stream.thread_type = "NONE"
-                stream.codec_context.thread_count = 1
+                stream = video_stream(container, self.path)
                 self.fps = Fraction(stream.average_rate or stream.guessed_rate or 0)
                 self._rate = float(stream.guessed_rate or self.fps)
                 self._rates = (self.fps, Fraction(stream.guessed_rate or 0))
                 self._zero = (container.start_time or 0) / av.time_base
                 own = _duration(stream)
                 self.seconds = own or (container.duration or 0) / av.time_base
-                self.promised = stream.frames or round(self.seconds * self.fps)
+                shown = shown_frames(container, stream)
+                self.hidden = shown < stream.frames
+                self.promised = shown or round(self.seconds * self.fps)
                 first, end = None, 0.0
                 decoding = container.decode(stream)
                 while True:
@@ -170,7 +173,7 @@ class Source:
                         return
                     if frame is None:
                         break
-                    shape = (frame.width, frame.height, frame.rotation)
+                    shape = (frame.width, frame.height, *orientation(frame))
                     first = first or shape
                     if shape != first:
                         self.fault = f"the frame size changes at frame {self.count}"
@@ -178,22 +181,27 @@ class Source:
                     if frame.is_corrupt:
                         self.fault = f"frame {self.count} is damaged"
                         return
+                    step()
                     self.count += 1
                     self.keyframes += bool(frame.key_frame)
                     if frame.pts is not None:
                         self._times.append(float(frame.pts * stream.time_base))
                         end = max(end, self._times[-1] + float((frame.duration or 0) * stream.time_base))
                     yield frame
-                if stream.frames:
-                    # small miscounts are common in sound files
-                    if self.count < stream.frames - max(3, stream.frames // 50):
-                        self.fault = f"{self.count} frames decoded where the header promises {stream.frames}"
-                elif own or len(container.streams) == 1:  # sound may go on longer
-                    spare = max(4 / self._rate if self._rate else 0.0, 0.02 * self.seconds)
-                    if self._times and end < self.seconds - spare:
+                spare = max(3, shown // 50)  # small miscounts are common in sound files
+                if self.count < shown - spare and container.format.name == "avi":
+                    shown -= null_frames(self.path, stream.index)
+                if self.count < shown - spare:
+                    self.fault = f"{self.count} frames decoded where the header promises {shown}"
+                elif self.hidden or (not shown and (own or len(container.streams) == 1)):
+                    # an edit list must account for the rest; sound may go on longer
+                    rest = max(4 / self._rate if self._rate else 0.0, 0.02 * self.seconds)
+                    if self._times and end < self.seconds - rest:
                         self.fault = (
                             f"frames end at {end:.2f} s where the header promises {self.seconds:.2f} s"
                         )
+        except VideoReadError as error:
+            self.fault = error.reason
         except Exception as error:  # decoders leak every kind of exception
             words = str(error).partition("; last error log:")[0]  # which may be that of another file
             self.fault = f"{type(error).__name__}: {words}" + "".join(f"; {text}" for _, text in errors[-1:])
@@ -264,26 +272,17 @@ def measure_all(
     paths: Iterable[Path],
     *,
     workers: int | None = None,
-    timeout: float = 120.0,
+    timeout: float = TIMEOUT,
     readers: Sequence[str] | None = None,
 ) -> Iterator[tuple[Path, Measured]]:
     """Measure files in parallel, each in a child process; yields results as they come.
 
-    timeout: seconds for a file of up to 60 MB, in proportion beyond; a child that takes longer, or dies, makes its
-    file unreadable and is replaced.
+    timeout: seconds without progress before a child counts as hung, 0: never; a child that hangs or dies makes its file
+    unreadable and is replaced.
     """
     work = partial(_measure_one, readers=readers)
-    limit = partial(time_limit, timeout=timeout)
-    for path, found in in_children(work, paths, limit=limit, workers=workers):
+    for path, found in in_children(work, paths, timeout=timeout, workers=workers):
         yield path, Measured("unreadable", f"{GAVE_UP} {found.reason}") if isinstance(found, Lost) else found
-
-
-def time_limit(path: Path, *, timeout: float) -> float:
-    """Seconds for a file: timeout for up to 60 MB, in proportion beyond."""
-    try:
-        return timeout * max(1.0, path.stat().st_size / 60e6)
-    except OSError:
-        return timeout
 
 
 def _measure_one(path: Path, *, readers: Sequence[str] | None) -> Iterator[Measured]:
@@ -337,12 +336,13 @@ def _exact(path: Path, reader: str, counted: Counted) -> bool:
     pixels = counted.found.width * counted.found.height
     if reader in BY_TIME and n > STEP and not counted.steady:
         return False
-    if reader in IN_ORDER and not counted.ordered:
+    if (reader in IN_ORDER and not counted.ordered) or (reader in PLAIN and counted.hidden):
         return False
     around = {i: range(max(0, i - NEAR), min(n, i + NEAR + 1)) for i in kept}
     known = np.array(sorted(i for i, near in around.items() if all(j in kept for j in near)))
     scattered = known[np.unique(np.linspace(0, len(known) - 1, 12).round().astype(int))]
-    alone = scattered[scattered > STEP, None][1::2]  # read for itself, behind a seek
+    near = STEP if reader in BY_TIME else 0  # reached without a seek
+    alone = scattered[scattered > near, None][1::2]  # read for itself, behind a seek
     begins = [known[np.searchsorted(known, n * third // 3)] for third in (1, 2)]
     strided = [np.arange(begin, n, step)[:16] for begin in begins for step in (1, 3)]
     strided = [np.intersect1d(indices, known) for indices in strided]
@@ -353,6 +353,7 @@ def _exact(path: Path, reader: str, counted: Counted) -> bool:
         try:
             at = 0
             for picture in READERS[reader](path, indices):
+                step()
                 index = int(indices[at])
                 if not _is_frame(small(picture), [kept[i] for i in around[index]], index - around[index][0]):
                     return False

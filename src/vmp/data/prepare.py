@@ -16,6 +16,7 @@ from typing import Literal
 
 from filelock import FileLock
 
+from vmp.data.children import TIMEOUT
 from vmp.data.listing import measured
 from vmp.data.manifest import Clip, inside, record_root, write_classes, write_manifest
 from vmp.data.plan import SUFFIXES, Check, Plan, equal, find_videos
@@ -48,6 +49,7 @@ def prepare(
     dry_run: bool = False,
     histogram: bool = False,
     workers: int | None = None,
+    timeout: float = TIMEOUT,
     progress: bool = True,
 ) -> Outcome:
     """Write the manifests of a plan, unless a check fails.
@@ -100,15 +102,24 @@ def prepare(
         if how == "cut":
             from vmp.data.copies import cut_rows
 
-            clips = cut_rows(plan, there, out, short_side=short_side, workers=workers, progress=progress)
+            clips = cut_rows(
+                plan, there, out, short_side=short_side, workers=workers, timeout=timeout, progress=progress
+            )
         elif how == "remux":
             from vmp.data.copies import remux_rows
 
-            clips, note = remux_rows(plan, there, out, workers=workers, progress=progress)
+            clips, note = remux_rows(plan, there, out, workers=workers, timeout=timeout, progress=progress)
             notes.append(note)
         else:
             present = [path for path, found in there.items() if found]
-            known = measured(out / "measured.jsonl", plan.videos, present, progress=progress, workers=workers)
+            known = measured(
+                out / "measured.jsonl",
+                plan.videos,
+                present,
+                progress=progress,
+                workers=workers,
+                timeout=timeout,
+            )
             clips = {
                 split: [in_place_row(item, known.get(item.path), clock=plan.clock) for item in items]
                 for split, items in plan.splits.items()

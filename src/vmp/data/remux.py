@@ -18,16 +18,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vmp.data.children import TIMEOUT, step
 from vmp.data.made import CannotWrite, half_of, make_all, trouble
-from vmp.data.measure import Counted, Measured, Source, count, exact_readers, seeking, time_limit
+from vmp.data.measure import Counted, Measured, Source, count, exact_readers, seeking
+from vmp.data.stream import open_video, orientation, video_stream
 
-REMUXING = 1  # raise when other files come out of the same source
+REMUXING = 2  # raise when other files come out of the same source
 _PICTURE = b"\0\0\1\xb6"  # what a picture begins with
 KEPT = "kept as it is: "  # how the reason of a clip that stays an original begins
 
@@ -48,7 +49,7 @@ def remux_all(
     tasks: Sequence[Remux],
     *,
     workers: int | None = None,
-    timeout: float = 120.0,
+    timeout: float = TIMEOUT,
     progress: bool = True,
 ) -> Iterator[tuple[Remux, Measured]]:
     """Remux files in parallel; yields what each clip's file holds as it is done, those done before first.
@@ -57,7 +58,7 @@ def remux_all(
     "missing" or "unreadable", and no file.
 
     Args:
-        timeout: seconds that a file of up to 60 MB may take, in proportion beyond.
+        timeout: seconds without progress before a process counts as hung; 0: never.
 
     Raises:
         DataError: a folder cannot be written to, the disk is full.
@@ -66,10 +67,10 @@ def remux_all(
         tasks,
         _remux_one,
         made=lambda task: ["remux", REMUXING, *seeking()],
-        limit=partial(_limit, timeout=timeout),
         title="remux clips",
         file=Remux.file,
         workers=workers,
+        timeout=timeout,
         progress=progress,
     )
 
@@ -82,8 +83,8 @@ def remux(source: Path, target: Path) -> str:
     """
     import av
 
-    with av.open(os.path.abspath(source), metadata_errors="replace") as container:
-        stream = container.streams.video[0]
+    with open_video(source) as container:
+        stream = video_stream(container, source)
         if stream.codec_context.name != "mpeg4":
             return f"{stream.codec_context.name}, not MPEG-4"
         rate = Fraction(stream.average_rate or stream.guessed_rate or 0)
@@ -118,10 +119,8 @@ def is_packed(path: Path) -> bool:
     Raises:
         av.FFmpegError: it cannot be read.
     """
-    import av
-
-    with av.open(os.path.abspath(path), metadata_errors="replace") as container:
-        stream = container.streams.video[0]
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         return stream.codec_context.name == "mpeg4" and any(
             bytes(packet).count(_PICTURE) > 1 for packet in container.demux(stream)
         )
@@ -134,6 +133,7 @@ def _unpacked(container: Any, stream: Any, copy: Any) -> list[tuple[bytes, bool]
     unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream, copy)
     packets: list[tuple[bytes, bool]] = []
     for packet in container.demux(stream):
+        step()
         parts = unpack.filter(packet) if packet.size else unpack.filter(None)
         packets.extend((bytes(part), part.is_keyframe) for part in parts if part.size)
     return packets
@@ -149,6 +149,7 @@ def _order(packets: Sequence[bytes], stream: Any, time_base: Fraction) -> dict[i
     numbers: list[int] = []
     for number, data in enumerate(packets):
         packet = av.Packet(data)
+        step()
         packet.pts, packet.dts, packet.time_base = number, number, time_base
         numbers.extend(frame.pts for frame in decoder.decode(packet))
     numbers.extend(frame.pts for frame in decoder.decode(None))
@@ -156,10 +157,6 @@ def _order(packets: Sequence[bytes], stream: Any, time_base: Fraction) -> dict[i
 
 
 # --- in a child process --------------------------------------------------------------------------------------------
-
-
-def _limit(tasks: tuple[Remux, ...], *, timeout: float) -> float:
-    return 2 * time_limit(tasks[0].source, timeout=timeout)
 
 
 def _remux_one(tasks: tuple[Remux, ...]) -> Iterator[tuple[Remux, Measured] | CannotWrite]:
@@ -213,6 +210,8 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
             return fault, ()
         a, b = Source(task.source), Source(half)
         for number, (left, right) in enumerate(zip(a.frames(), b.frames(), strict=True)):
+            if orientation(left) != orientation(right):
+                return f"picture {number} is turned or mirrored otherwise when remuxed", ()
             if not np.array_equal(left.to_ndarray(), right.to_ndarray()):
                 return f"picture {number} is another when remuxed", ()
         if b.fault or not b.count or abs(b.times().rate - counted.found.fps) > 1e-4 * counted.found.fps:
@@ -223,7 +222,7 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
         return f"{type(error).__name__} when remuxed", ()
     except (ValueError, IndexError) as error:  # another number of pictures, for one
         return f"cannot be remuxed ({error})", ()
-    return "", exact_readers(half, replace(counted, steady=b.steady(), ordered=b.ordered()))
+    return "", exact_readers(half, replace(counted, steady=b.steady(), ordered=b.ordered(), hidden=b.hidden))
 
 
 def _link(source: Path, target: Path) -> None:

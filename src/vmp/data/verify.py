@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vmp.data.children import TIMEOUT
 from vmp.data.decode import ON_GPU, check_reader
 from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, write_manifest
 from vmp.data.measure import Measured, measure_all, seeking
@@ -56,7 +57,7 @@ def verify(
     *,
     root: Path | None = None,
     workers: int | None = None,
-    timeout: float = 120.0,
+    timeout: float = TIMEOUT,
     readers: Sequence[str] = (),
     progress: bool = True,
 ) -> Verified:
@@ -64,7 +65,7 @@ def verify(
 
     Args:
         root: folder of the videos; None: as recorded beside the manifest.
-        timeout: seconds for a file of up to 60 MB, in proportion beyond.
+        timeout: seconds without progress before a process counts as hung; 0: never.
         readers: to measure besides those that are always tried, and to list where they are exact.
 
     Raises:

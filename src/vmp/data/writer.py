@@ -20,6 +20,7 @@ import numpy as np
 from vmp.data.decode import scaled_size
 from vmp.data.made import half_of, trouble
 from vmp.data.measure import Measured, Thumbs, count, distance, exact_readers
+from vmp.data.stream import orientation, upright_size
 
 CRF, GROUP = 18, 16
 TICK = Fraction(1, 90_000)  # seconds, of clips whose frames keep their own times
@@ -101,19 +102,21 @@ def shrink(frame: Any, short_side: int | None) -> Any:
     """A decoded frame upright and scaled down, yuv420p, without anything of the source but its colour tags."""
     import av
 
-    turns = round(frame.rotation / 90) % 4
+    mirrored, turns = orientation(frame)
     width, height = target_size(*upright_size(frame), short_side)
     if turns % 2:
         width, height = height, width
-    form = "yuv444p" if turns else "yuv420p"  # planes of one size can be turned
+    form = "yuv444p" if mirrored or turns else "yuv420p"  # planes of one size can be turned
     full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
     ranges = {"dst_color_range": "MPEG"} if full or frame.format.is_rgb else {}
     scaled = frame.reformat(width=width, height=height, format=form, interpolation="AREA", **ranges)
     planes = scaled.to_ndarray()
+    if mirrored:
+        planes = planes[:, ::-1]
     if turns:
-        planes = np.ascontiguousarray(np.rot90(planes, turns, axes=(1, 2)))
-    fresh = av.VideoFrame.from_ndarray(planes, format=form)
-    if turns:
+        planes = np.rot90(planes, turns, axes=(1, 2))
+    fresh = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes), format=form)
+    if mirrored or turns:
         fresh = fresh.reformat(format="yuv420p", interpolation="AREA")
         fresh.pts = None
     if not frame.format.is_rgb:
@@ -121,10 +124,6 @@ def shrink(frame: Any, short_side: int | None) -> Any:
             setattr(fresh, tag, getattr(frame, tag))
     fresh.color_range = _LIMITED
     return fresh
-
-
-def upright_size(frame: Any) -> tuple[int, int]:
-    return (frame.height, frame.width) if round(frame.rotation / 90) % 2 else (frame.width, frame.height)
 
 
 def target_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:

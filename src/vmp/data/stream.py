@@ -1,0 +1,160 @@
+"""One video file as FFmpeg opens it: which of its streams is the video, and which way up its pictures are shown.
+
+Notable here:
+- every path is opened as a file: FFmpeg would take what stands before a colon for a protocol ("12:30.mp4");
+- a cover picture (an attached picture, as music files and downloads have them) is a stream of its own and no video;
+- zeros behind the last frame (padding by recorders and downloads) are left out where a demuxer takes them for damage;
+- samples that an edit list hides and empty chunks of an AVI are counted by headers but are no frames;
+- a file may ask for its pictures to be turned and mirrored (the display matrix of MP4 and MOV, among others): eight
+  orientations, the same as FFmpeg's autorotation.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmp.errors import VideoReadError
+
+
+def open_video(path: str | os.PathLike[str]) -> Any:
+    """An av.container.InputContainer; close it.
+
+    Raises:
+        av.FFmpegError, OSError: it cannot be opened.
+    """
+    import av
+
+    end = _padded_from(path)
+    name = os.path.abspath(path)
+    return av.open(f"subfile,,start,0,end,{end},,:{name}" if end else name, metadata_errors="replace")
+
+
+def _padded_from(path: str | os.PathLike[str]) -> int:
+    """Where to end a transport stream, FLV or Ogg file whose tail is zeros, so that its demuxer sees no damage there.
+
+    0: nothing to leave out.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 16))
+        if any(file.read(16)):
+            return 0
+        file.seek(0)
+        head = file.read(197).ljust(197, b"\0")
+        if head.startswith(b"FLV"):
+            keep = 3  # the last field, a tag's size, may itself end in zeros
+        elif head.startswith(b"OggS") or head[0] == head[188] == 0x47 or head[4] == head[196] == 0x47:
+            keep = 512  # a page or packet may end in zeros
+        else:
+            return 0
+        end, block = size, b""
+        while end and not block:
+            begin = max(0, end - 2**20)
+            file.seek(begin)
+            block = file.read(end - begin).rstrip(b"\0")
+            end = begin + len(block)
+    return end + keep if end and end + keep < size else 0
+
+
+def video_stream(container: Any, path: str | os.PathLike[str], *, reader: str | None = None) -> Any:
+    """The first video stream, to be decoded by one thread.
+
+    Raises:
+        VideoReadError: there is none.
+    """
+    from av.stream import Disposition
+
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            stream.thread_type = "NONE"
+            stream.codec_context.thread_count = 1
+            return stream
+    why = "no video stream" + (", only a cover picture" if container.streams.video else "")
+    raise VideoReadError(path, why, reader=reader)
+
+
+def shown_frames(container: Any, stream: Any) -> int:
+    """How many frames the header promises to show; 0: it does not say.
+
+    The index of an MP4 or MOV follows its edit list, the header's count does not.
+    """
+    if stream.frames and "mp4" in container.format.name and len(stream.index_entries):
+        return sum(not entry.is_discard for entry in stream.index_entries)
+    return int(stream.frames)
+
+
+def null_frames(path: str | os.PathLike[str], number: int) -> int:
+    """How many chunks of a stream of an AVI are empty: they show the frame before them again, and headers count them.
+
+    Counted up to the first place where the chunks do not follow each other, as at the end of a file that was cut off.
+    """
+    wanted, found = (b"%02ddc" % number, b"%02ddb" % number), 0
+    with open(path, "rb") as file:
+        while len(head := file.read(8)) == 8:
+            name, size = head[:4], int.from_bytes(head[4:], "little")
+            if name in (b"RIFF", b"LIST"):
+                kind = file.read(4)
+                if kind in (b"AVI ", b"AVIX", b"movi", b"rec "):
+                    continue  # into it
+                size -= 4
+            elif not name.isalnum() and not name.strip().isalnum():
+                break
+            found += name in wanted and not size
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return found
+
+
+def orientation(frame: Any) -> tuple[bool, int]:
+    """How a decoded frame (av.VideoFrame) is shown: whether it is mirrored top to bottom, and how many quarter turns
+    counterclockwise follow. (False, 0) without a display matrix.
+
+    The matrix takes a point (x, y) of the decoded picture to (a x + c y, b x + d y), y pointing down.
+    """
+    from av.sidedata.sidedata import Type
+
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return False, 0
+    a, b, _, c, d = np.frombuffer(data, dtype=np.int32)[:5].tolist()
+    turns = (2 if a < 0 else 0) if abs(a) >= abs(b) else (3 if b > 0 else 1)
+    return a * d - b * c < 0, turns
+
+
+def upright(picture: np.ndarray, frame: Any) -> np.ndarray:
+    """A frame's picture (H, W, ...) as it is shown."""
+    mirrored, turns = orientation(frame)
+    picture = picture[::-1] if mirrored else picture
+    return np.rot90(picture, turns) if turns else picture
+
+
+def upright_size(frame: Any) -> tuple[int, int]:
+    """(width, height) of a decoded frame as it is shown."""
+    _, turns = orientation(frame)
+    return (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+
+
+def mirror_axis(path: Path) -> int | None:
+    """The axis of (H, W, 3) along which the pictures of a reader that turns a file, but cannot mirror it, have to be
+    flipped; None: the file is not mirrored.
+
+    Raises:
+        VideoReadError: the file has no video stream.
+    """
+    info = os.stat(path)
+    return _mirror_axis(os.path.abspath(path), info.st_size, info.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _mirror_axis(path: str, size: int, changed: int) -> int | None:
+    import av
+
+    try:
+        with open_video(path) as container:
+            frame = next(container.decode(video_stream(container, path)), None)
+            mirrored, turns = (False, 0) if frame is None else orientation(frame)
+    except av.FFmpegError:  # the reader may fare better
+        return None
+    return turns % 2 if mirrored else None
