@@ -834,8 +834,9 @@ def test_a_tracked_run_has_the_same_bits(data, straight, tmp_path, kind):
     history = read_history(file)
     numbers = [{k: v for k, v in plain(row).items() if not k.startswith("attention")} for row in history[:-1]]
     assert numbers == [logged(row) for row in rows]
-    assert [len(row["attention.captions"]) for row in history if "attention.captions" in row] == [4, 4]
-    assert {"vmp/slope", "vmp/shift", "vmp/m", "vmp/n", "vmp/variation"} <= history[0].keys()
+    assert [len(row["attention.captions"]) for row in history if "attention.captions" in row] == [4, 4, 4]
+    assert {"vmp/slope", "vmp/shift", "vmp/m", "vmp/n", "attention.captions"} <= history[0].keys()
+    assert {"vmp/slope", "vmp/shift", "vmp/m", "vmp/n", "vmp/variation"} <= history[1].keys()
     per_class = json.loads((file.parent / "files" / history[-1]["result/per_class.path"]).read_text())
     with open(where / "per_class.csv") as kept:
         assert [row[3] for row in per_class["data"]] == [int(row["right"]) for row in csv.DictReader(kept)]

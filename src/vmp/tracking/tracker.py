@@ -116,7 +116,9 @@ class Mirror(Tracker):
         if self._next is None:
             self._begin(None)
         assert self._next is not None
-        if self._next <= self._at + 1:  # else they are there since an earlier sitting
+        # else they are there since an earlier sitting. Those of the start go with the first row or not at all: a step
+        # with pictures alone would pass for one whose row was sent
+        if self._next <= self._at + bool(epoch):
             self.backend.panels(max(self._at, self._next), epoch, step, pictures)
 
     def _result(self, folder: Path) -> None:
