@@ -211,16 +211,12 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
 
 def rate(path: Path, stride: int) -> Fraction:
     """Frames a second of what is shown, in 1..60; 25 over the stride where the file does not say."""
-    from vmp.data.stream import open_video, video_stream
+    from vmp.data.decode import check_regular
+    from vmp.data.measure import packet_times
 
-    try:
-        with open_video(path) as container:
-            own = video_stream(container, path).average_rate or Fraction(25)
-    except VideoReadError:
-        raise
-    except Exception as error:  # decoders leak every kind of exception
-        raise VideoReadError(path, f"{type(error).__name__}: {error}") from error
-    return min(max(Fraction(own) / stride, Fraction(1)), Fraction(60)).limit_denominator(1001)
+    check_regular(path)
+    own = Fraction(packet_times(path).rate or 25)
+    return min(max(own / stride, Fraction(1)), Fraction(60)).limit_denominator(1001)
 
 
 if __name__ == "__main__":

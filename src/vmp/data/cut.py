@@ -19,14 +19,13 @@ from typing import Literal
 
 import numpy as np
 
-from vmp.data.children import TIMEOUT, step
+from vmp.data.children import TIMEOUT
 from vmp.data.decode import check_regular
 from vmp.data.made import CannotWrite, make_all
-from vmp.data.measure import Measured, Source, small
+from vmp.data.measure import Measured, Source, packet_times, small
 from vmp.data.plan import Item
 from vmp.data.rows import beyond, span
-from vmp.data.stream import open_video, video_stream
-from vmp.data.times import EVEN, Clock, Timeline, timeline
+from vmp.data.times import EVEN, Clock, Timeline
 from vmp.data.writer import ClipWriter, shrink
 from vmp.errors import VideoReadError
 
@@ -132,25 +131,6 @@ def _cut_spans(cuts: tuple[Cut, ...], short_side: int | None) -> Iterator[tuple[
             source = Source(path)
             deque(source.frames(), maxlen=0)
         yield from _write_spans(cuts, Source(path), source.times(), short_side)
-
-
-def packet_times(path: Path) -> Timeline:
-    """When the pictures of a file are shown, by its packets: as many as there are frames, unless it is damaged."""
-    import av
-
-    times: list[float | None] = []
-    try:
-        with open_video(path) as container:
-            stream = video_stream(container, path)
-            rates = [Fraction(rate or 0) for rate in (stream.average_rate, stream.guessed_rate)]
-            zero = (container.start_time or 0) / av.time_base
-            for packet in container.demux(stream):
-                step()
-                if packet.size and not packet.is_discard:
-                    times.append(None if packet.pts is None else float(packet.pts * packet.time_base))
-    except (av.FFmpegError, VideoReadError):  # decoding will say what is wrong
-        rates, zero = [], 0.0
-    return timeline(times, rates=rates, zero=zero)
 
 
 def _agree(said: Timeline, decoded: Timeline) -> bool:

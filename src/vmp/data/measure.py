@@ -154,9 +154,9 @@ class Source:
                 container = open_video(self.path)
             with container:
                 stream = video_stream(container, self.path)
-                self.fps = Fraction(stream.average_rate or stream.guessed_rate or 0)
+                self._rates = _header_rates(stream)
+                self.fps = min((rate for rate in self._rates if rate), default=Fraction(0))
                 self._rate = float(stream.guessed_rate or self.fps)
-                self._rates = (self.fps, Fraction(stream.guessed_rate or 0))
                 self._zero = (container.start_time or 0) / av.time_base
                 own = _duration(stream)
                 self.seconds = own or (container.duration or 0) / av.time_base
@@ -219,6 +219,29 @@ class Source:
     def ordered(self) -> bool:
         """Whether times rise: not in AVI files with B-frames."""
         return bool((np.diff(np.frombuffer(self._times)) > 0).all()) if self._times else True
+
+
+def _header_rates(stream: Any) -> tuple[Fraction, ...]:
+    return tuple(Fraction(rate or 0) for rate in (stream.average_rate, stream.guessed_rate))
+
+
+def packet_times(path: Path) -> Timeline:
+    """When the pictures of a file are shown, by its packets: as many as there are frames, unless it is damaged."""
+    import av
+
+    times: list[float | None] = []
+    try:
+        with open_video(path) as container:
+            stream = video_stream(container, path)
+            rates = _header_rates(stream)
+            zero = (container.start_time or 0) / av.time_base
+            for packet in container.demux(stream):
+                step()
+                if packet.size and not packet.is_discard:
+                    times.append(None if packet.pts is None else float(packet.pts * packet.time_base))
+    except (OSError, av.FFmpegError, VideoReadError):  # decoding will say what is wrong
+        rates, zero = (), 0.0
+    return timeline(times, rates=rates, zero=zero)
 
 
 @contextmanager
