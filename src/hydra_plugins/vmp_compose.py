@@ -6,11 +6,9 @@ experiment, the recipe, the defaults. Hydra imports this module with its plugins
 """
 
 import hashlib
-import os
 import re
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vmp.launched import launched
+
 WHOLE = ("dataset", "backbone", "vmp", "optim", "logger")  # sections whose keys all come from one file
 
 
@@ -29,7 +29,7 @@ class Loader(ConfigLoaderImpl):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._file = cache(self._load_file)
+        self._read: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {}  # launchers pickle it
         self._told: set[str] = set()
 
     def _load_configuration_impl(
@@ -78,6 +78,12 @@ class Loader(ConfigLoaderImpl):
                 wanted.setdefault(section, {}).update(each)
         return wanted
 
+    def _file(self, group: str, choice: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """`_load_file`, once for each."""
+        if (group, choice) not in self._read:
+            self._read[group, choice] = self._load_file(group, choice)
+        return self._read[group, choice]
+
     def _load_file(self, group: str, choice: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a group's file sets, by section, and the files that it chooses in other groups."""
         file = super()._load_configuration_impl(f"{group}/{choice}", [], RunMode.RUN)
@@ -89,7 +95,7 @@ class Loader(ConfigLoaderImpl):
         return {str(section): each for section, each in values.items()}, picked
 
     def _tell(self, text: str, run_mode: RunMode) -> None:
-        if run_mode == RunMode.RUN and text not in self._told and int(os.environ.get("RANK", 0)) == 0:
+        if run_mode == RunMode.RUN and text not in self._told and launched().first:
             self._told.add(text)
             print(text, file=sys.stderr)
 
