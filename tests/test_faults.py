@@ -761,7 +761,8 @@ def test_what_may_not_be_written_or_read(data, tmp_path, protected, tally):
     fault = tally("outputs and data without permission")
     fault.tries()
     said = no_traceback(command("locked"))
-    assert f"{folder(tmp_path / 'locked')} cannot be written (Permission denied)" in said
+    locked = tmp_path / "locked"
+    assert f"{folder(locked)} cannot be written ({locked}: permission denied)" in said
     assert not list((tmp_path / "locked").iterdir())
     fault.survives()
     fault.tries()
