@@ -64,7 +64,7 @@ def try_videos(sources, home: Path, seeds) -> tuple[Counter, list[str], list[str
             wrong.append(f"{made[path][1]}: {found}")
     assert verdicts.total() == len(made)
     unseen = []
-    for job, answer in in_children(read_again, whole, limit=lambda job: 60, workers=2):
+    for job, answer in in_children(read_again, whole, timeout=60, workers=2):
         said = made[job[0]][1]
         if isinstance(answer, Lost):
             wrong.append(f"{said}: called whole, but {answer.reason}")
@@ -329,7 +329,7 @@ def try_mats(home: Path, seeds) -> tuple[Counter, list[str]]:
         path.write_bytes(data)
         jobs.append((path, f"seed {seed}: {what}"))
     verdicts, wrong = Counter(), []
-    for (_, what), answer in in_children(read_mat_again, jobs, limit=lambda job: 60, workers=2):
+    for (_, what), answer in in_children(read_mat_again, jobs, timeout=60, workers=2):
         if isinstance(answer, Lost):
             wrong.append(f"{what}: {answer.reason}")
         else:
@@ -362,7 +362,7 @@ def test_damaged_matlab_files(tmp_path, rounds, tally):
 def try_memory(sources, reads: int) -> list[str]:
     jobs = [(reader, tuple(sources.values()), reads) for reader in INSTALLED]
     wrong = []
-    for (reader, *_), answer in in_children(read_many, jobs, limit=lambda job: 800, workers=2):
+    for (reader, *_), answer in in_children(read_many, jobs, timeout=800, workers=2):
         if isinstance(answer, Lost):
             wrong.append(f"{reader}: {answer.reason}")
             continue
