@@ -213,6 +213,7 @@ def lists(train: bytes, val: bytes, *, frames: int, fps: int) -> tuple[list[str]
     if numeric == {True}:
         ids = {int(label) for label in labels}
         need(ids == set(range(len(ids))))
+        need(ids == {int(row[1]) for row in parts[0]})
         names = [str(i) for i in range(len(ids))]
         of = {label: int(label) for label in labels}
     else:

@@ -1,12 +1,15 @@
 """Readers against frames that say their own number, on the files that break readers."""
 
 import os
+import subprocess
+import sys
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
 import videos
+from PIL import Image
 
 from vmp.data import measure as measuring
 from vmp.data.dataset import ClipShape, TestClips, loader_processes
@@ -189,6 +192,62 @@ def test_bad_files_are_told_by_every_reader(folder, tmp_path):
         assert measure(path).status in ("unreadable", "missing"), path
         assert measure(path).reason
     assert measure(tmp_path / "cover.mp4").reason == "no video stream, only a cover picture"
+
+
+PICTURES = ("BMP", "WEBP", "AVIF", "JPEG2000", "PPM", "JPEG", "PNG", "TIFF", "PCX", "SGI", "DDS", "ICO")
+OTHERS = {
+    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    "a web page": b"\n<!DOCTYPE html><html>404</html>",
+    "a playlist": b'<?xml version="1.0"?><MPD type="static"></MPD>',
+    "a ZIP archive": b"PK\x03\x04" + bytes(300),
+}
+
+
+def test_pictures_and_other_files_under_a_video_s_name_are_told(tmp_path):
+    """A decoder makes a video of one frame of any picture, at 25 or 90,000 frames a second."""
+    picture = Image.fromarray(videos.numbered_frame(3))
+    for kind in PICTURES:
+        picture.save(tmp_path / f"{kind}.mp4", format=kind)
+    picture.save(tmp_path / "animation.mp4", format="WEBP", save_all=True, append_images=[picture.rotate(9)])
+    for path in tmp_path.iterdir():
+        found = measure(path)
+        assert (found.status, found.frames, found.readers) == ("unreadable", 0, ()), path.name
+        assert "picture" in found.reason, found
+    for number, (what, content) in enumerate(OTHERS.items()):
+        (tmp_path / f"{number}.mp4").write_bytes(content)
+        assert what in measure(tmp_path / f"{number}.mp4").reason
+
+
+def test_animated_pictures_that_decoders_know_are_videos(tmp_path):
+    frames = [Image.fromarray(videos.numbered_frame(i)) for i in range(9)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=40)
+    assert (measure(tmp_path / "a.gif").status, measure(tmp_path / "a.gif").frames) == ("ok", 9)
+    assert [videos.number_of(f) for f in read_frames(tmp_path / "a.gif", range(9))] == list(range(9))
+
+
+FORKS = """
+import cv2, numpy, sys, torch
+from vmp.data.dataset import loader_processes
+from vmp.data.decode import read_frames
+
+class Clips(torch.utils.data.Dataset):
+    class present: readers = ["opencv"]
+    def __len__(self): return 4
+    def __getitem__(self, i): return read_frames(sys.argv[1], [i], reader="opencv", short_side=120)
+
+cv2.setNumThreads(4)
+cv2.GaussianBlur(numpy.zeros((2000, 2000, 3), numpy.uint8), (31, 31), 0)
+data = Clips()
+for _ in torch.utils.data.DataLoader(data, **loader_processes(data, 2, timeout=60)): pass
+"""
+
+
+@pytest.mark.slow
+def test_loader_processes_work_after_opencv_has_used_threads(folder):
+    """OpenCV's threads are gone in a forked process: there it hung or crashed."""
+    run = [sys.executable, "-c", FORKS, folder / "plain.mp4"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("reader", INSTALLED)

@@ -185,12 +185,12 @@ def test_a_lists_manifest_knows_where_its_videos_are(home, tmp_path):
 
 
 def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):
-    make(home, tmp_path, "b.mp4 0\n", "ünï 文字.mp4 1\n")
+    make(home, tmp_path, "b.mp4 0\nünï 文字.mp4 1\n", "b.mp4 0\n")
     import vmp.data.listing as listing
 
     asked = []
     monkeypatch.setattr(listing, "measure_all", lambda paths, **k: asked.extend(paths) or iter(()))
-    make(home, tmp_path, "b.mp4 1\n", "ünï 文字.mp4 0\n")
+    make(home, tmp_path, "b.mp4 1\nünï 文字.mp4 0\n", "b.mp4 1\n")
     assert asked == []
 
 
@@ -212,6 +212,8 @@ def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):
             "'z' is in val but not in train",
         ),
         ("path,label\nb.mp4,x\n", "path,label\nb.mp4,x\n", "at least 2"),
+        ("path,label\nb.mp4,x\n,y\n", "path,label\nb.mp4,x\n", "train.csv:3: path is empty"),
+        ("b.mp4 0\n", "b.mp4 0\nünï 文字.mp4 1\n", "val.csv:2: class '1' is in val but not in train"),
         ("path,label,start,end\nb.mp4,0,1,0.5\n", "b.mp4 1\n", "train.csv:2: end 0.5 must be after"),
         ("path,label,start,end\nb.mp4,0,x,\n", "b.mp4 1\n", "not a time in seconds"),
         ("path,label,weight\nb.mp4,0,1\n", "b.mp4 1\n", "weight not known"),

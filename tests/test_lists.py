@@ -129,6 +129,7 @@ HELD = (
         "twice/x.mp4",
         "twice/x.mkv",
     ),
+    *("cafe\u0301.mp4", "motion.gif", "cased/y.mp4", "cased/Y.mp4"),
 )
 
 
@@ -162,6 +163,11 @@ def located(root: Path, line: str, header: str = "", file: str = "list.csv") -> 
         ("{root}/absent.mp4", "absent.mp4"),
         ("deep/one", "sub/deep/one.webm"),  # a folder of frames with the video's name
         ("clip_01", "clip_01.mp4"),
+        ("Clip_01.MP4", "clip_01.mp4"),  # from a system that takes these for the same
+        ("SUB/V0.mp4", "sub/v0.mp4"),
+        ("sub/deep/One.webm", "sub/deep/one.webm"),
+        ("caf\u00e9.mp4", "cafe\u0301.mp4"),  # as Windows and Linux write it, as macOS does
+        ("motion", "motion.gif"),
         ("clip_02", "clip_02"),
     ],
 )
@@ -203,6 +209,7 @@ def test_the_official_csv_of_kinetics(root, id, meant):
         ("/etc/passwd", "is not in the dataset root"),
         ("C:\\videos\\v0.mp4", "must be relative"),
         ("https://example.org/v0.mp4", "is a URL"),
+        ("Cased/y.mp4", r"may be any of 2 files: cased/Y.mp4, cased/y.mp4"),
         ("twice/x", r"may be any of 2 files: twice/x.mkv, twice/x.mp4"),
     ],
 )

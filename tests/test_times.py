@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from vmp.data.cut import Cut, cut_all
 from vmp.data.dataset import ClipShape, TestClips, TrainClips
+from vmp.data.decode import read_frames
 from vmp.data.manifest import Clip, Manifest, read_manifest, write_classes, write_manifest
 from vmp.data.measure import measure
 from vmp.data.plan import Item
 from vmp.data.present import find_clips
 from vmp.data.rows import in_place_row, with_measured
-from vmp.data.times import Timeline, even_frames, read_steps, timeline, write_steps
+from vmp.data.times import Timeline, continued, even_frames, read_steps, timeline, write_steps
 from vmp.errors import ManifestError
 
 MS = Fraction(1, 1000)
@@ -189,6 +190,56 @@ def test_cut_clips_keep_the_times_of_uneven_sources(files, measures, tmp_path):
         assert shown == inside.tolist()
         np.testing.assert_allclose(packets(cut.target), times[inside] - times[inside[0]], atol=1e-3)
         assert found.readers[-1] == "pyav"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Transport streams as recorders leave them: whole, two joined, a clock that wraps, and one that jumps ahead."""
+    home = tmp_path_factory.mktemp("recorded")
+    plain = videos.numbered_video(home / "plain.ts", 60, b_frames=2)
+    (home / "joined.ts").write_bytes(plain.read_bytes() * 2)
+    for name, shift in (("wraps", lambda i: 2**33 - 90_000), ("jumps", lambda i: 9 * 10**7 * (i >= 32))):
+        with av.open(str(plain)) as inside:
+            stream = inside.streams.video[0]
+            with av.open(str(home / f"{name}.ts"), "w", options={"mpegts_copyts": "1"}) as out:
+                copy = out.add_stream_from_template(stream)
+                for i, packet in enumerate(p for p in inside.demux(stream) if p.dts is not None):
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift(i), packet.dts + shift(i), copy
+                    out.mux(packet)
+    return home
+
+
+@pytest.mark.parametrize("name", ["plain", "joined", "wraps", "jumps"])
+def test_a_clock_that_starts_anew_wraps_or_jumps_goes_on(recorded, tmp_path, name):
+    file = recorded / f"{name}.ts"
+    known = [i % 60 for i in range(120 if name == "joined" else 60)]
+    found = measure(file)
+    assert (found.status, found.frames, found.fps, found.steps) == ("ok", len(known), 25, ""), found
+    for reader in found.readers:
+        read = read_frames(file, range(len(known)), reader=reader)
+        assert [videos.number_of(frame) for frame in read] == known, reader
+    begin = len(known) / 25 - 1  # the last second, from the second recording where there are two
+    span = in_place_row(Item(id="a", path="a", label=0, start=begin, end=begin + 1, unit="seconds"), found)
+    assert (span.start, span.end, span.status) == (len(known) - 25, len(known), "ok")
+    cut = Cut(source=file, start=begin, end=begin + 1, unit="seconds", target=tmp_path / "a.mp4")
+    ((_, clip),) = cut_all([cut], workers=1, progress=False)
+    assert (clip.status, clip.fps) == ("ok", 25), clip
+    shown = read_frames(tmp_path / "a.mp4", range(clip.frames))
+    assert [videos.number_of(frame) for frame in shown] == known[-25:]
+
+
+@pytest.mark.parametrize("order", [[0], [0, 3, 1, 2, 4, 7, 5, 6]])
+def test_only_a_clock_that_starts_anew_is_moved_on(order):
+    """Times out of order by B-frames, one wrong time, and pauses stay; 40 frames and then 40 from 0 become 80."""
+    once = np.concatenate([np.array(order) + i for i in range(0, 40, len(order))]) / 25
+    np.testing.assert_array_equal(continued(once.tolist()), once)
+    wrong = once.copy()
+    wrong[30] = 0
+    np.testing.assert_array_equal(continued(wrong.tolist()), wrong)
+    pause = once + 1000 * (np.arange(40) > 20)
+    np.testing.assert_array_equal(continued(pause.tolist()), pause)
+    twice = continued([*once, *once])
+    np.testing.assert_allclose(np.sort(twice), np.arange(80) / 25, atol=0.05)
 
 
 def test_a_cut_beyond_its_source_says_how_far_that_goes(files, tmp_path):

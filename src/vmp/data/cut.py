@@ -29,7 +29,7 @@ from vmp.data.times import EVEN, Clock, Timeline
 from vmp.data.writer import ClipWriter, shrink
 from vmp.errors import VideoReadError
 
-CUTTING = 4  # raise when other clips come out of the same source
+CUTTING = 5  # raise when other clips come out of the same source
 FALLBACK = Fraction(25)  # frames a second where the source does not say
 OUT_OF_ORDER = 32  # frames: more than any codec puts between coding order and order of time
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vmp.data import sampling, transforms
-from vmp.data.decode import ON_GPU, finish, read_frames
+from vmp.data.decode import ON_GPU, finish, opencv, read_frames
 from vmp.data.degrade import degrade
 from vmp.data.manifest import Clip, Manifest
 from vmp.data.present import Present
@@ -220,6 +220,7 @@ def loader_processes(data: _Clips, workers: int, *, timeout: float = 0.0) -> dic
     """
     if not workers:
         return {"num_workers": 0}
+    opencv()  # before a process is forked
     on_gpu = any(reader in ON_GPU for reader in data.present.readers)
     return {
         "num_workers": workers,
@@ -231,9 +232,7 @@ def loader_processes(data: _Clips, workers: int, *, timeout: float = 0.0) -> dic
 
 def start_worker(_: int, *, gpu: int | None = None) -> None:
     """In each loader process: one thread; signals, which Slurm sends to every process, are for the trainer."""
-    import cv2
-
-    cv2.setNumThreads(1)
+    opencv()
     if gpu is not None:
         torch.cuda.set_device(gpu)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):

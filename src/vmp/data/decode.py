@@ -23,6 +23,7 @@ import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,22 @@ def finish(
 
 def resize_short_side(frame: np.ndarray, short_side: int) -> np.ndarray:
     """(H, W, 3) -> the same picture with min(H, W) = short_side; bilinear without antialiasing, as the recipes do."""
-    import cv2
-
     h, w = frame.shape[:2]
     height, width = scaled_size(h, w, short_side)
     if (height, width) == (h, w):
         return frame
+    cv2 = opencv()
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+@cache
+def opencv() -> Any:
+    """OpenCV (the module cv2) without threads of its own: a process that is forked from one in which OpenCV has used
+    threads hangs or crashes as soon as it uses them, too."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2
 
 
 def scaled_size(h: int, w: int, short_side: int) -> tuple[int, int]:
@@ -129,23 +139,28 @@ def check_regular(path: Path) -> None:
         raise VideoReadError(path, "the file is empty")
     try:
         with open(path, "rb") as file:
-            head = file.read(16)
+            head = file.read(256)
     except OSError as error:
         raise VideoReadError(path, str(error.strerror)) from None
-    for begin, what in _NO_VIDEO.items():
-        if head.startswith(begin):
+    for what, begin in _NO_VIDEO.items():
+        if re.match(begin, head, re.DOTALL | re.IGNORECASE):
             raise VideoReadError(path, f"{what}, not a video")
 
 
-_NO_VIDEO = {
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"\x89PNG": "a PNG picture",
-    b"II*\0": "a TIFF picture",
-    b"MM\0*": "a TIFF picture",
-    b"#EXTM3U": "a playlist",
-    b"ffconcat": "a playlist",
+_NO_VIDEO = {  # how a file begins; measure.py finds the rarer pictures, which FFmpeg knows by other signs
+    "a JPEG picture": rb"\xff\xd8\xff",
+    "a PNG picture": rb"\x89PNG",
+    "a TIFF picture": rb"II\*\0|MM\0\*",
+    "a WebP picture or animation (which FFmpeg may not decode; convert it)": rb"RIFF....WEBP",
+    "an AVIF or HEIF picture": rb"....ftyp(avif|avis|mif1|msf1|hei[cxms]|hev[cxms])",
+    "a JPEG 2000 picture": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "a BMP picture": rb"BM.{4}\0\0\0\0",
+    "a PNM picture": rb"P[1-7]\s",
+    "a playlist": rb"#EXTM3U|ffconcat|(<\?xml[^>]*>\s*)?<MPD",
+    "a pointer of Git LFS (git lfs pull fetches the file)": rb"version https://git-lfs",
+    "a web page or XML": rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|\?xml|svg|error)",
+    "a ZIP archive": rb"PK\x03\x04",
 }
-
 
 # --- PyAV: counted from the start ----------------------------------------------------------------------------------
 
@@ -333,9 +348,7 @@ STEP = 48  # OpenCV: going forward this many frames is cheaper than a seek, whic
 
 
 def _opencv(path: Path, wanted: np.ndarray) -> Frames:
-    import cv2
-
-    axis = mirror_axis(path)
+    cv2, axis = opencv(), mirror_axis(path)
     # FFmpeg by name: other back ends (image sequences by a printf pattern in the name, GStreamer) number differently
     params = [cv2.CAP_PROP_N_THREADS, 1]
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, params)

@@ -26,8 +26,9 @@ def degrade(frame: np.ndarray, kind: str, *, key: tuple[int, ...]) -> np.ndarray
         out[(u >= PROBABILITY / 2) & (u < PROBABILITY)] = 255
         return out
     if kind == "half":
-        import cv2
+        from vmp.data.decode import opencv
 
+        cv2 = opencv()
         h, w = frame.shape[:2]
         small = cv2.resize(frame, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)
         return cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)

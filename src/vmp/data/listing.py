@@ -39,7 +39,7 @@ from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.progress import bar
 
 _NUMERIC = re.compile(r"[0-9]{1,18}")
-MEASURING = 6  # raise when measure.py finds other things in the same file
+MEASURING = 7  # raise when measure.py finds other things in the same file
 
 
 def make_list(
@@ -184,13 +184,17 @@ def _classes(
             )
         classes = tuple(str(i) for i in range(max(ids) + 1))
         names = {label: int(label) for label in labels}
+        trained = {int(row.label) for row in rows["train"]}
+        strange = [(split, r) for split, part in rows.items() for r in part if int(r.label) not in trained]
+        hint = ", so that no model could learn it; if that is right, name the classes: dataset.classes=FILE"
     else:
         classes = tuple(sorted({row.label for row in rows["train"]}))
         names = {name: i for i, name in enumerate(classes)}
         strange = [(split, row) for split, part in rows.items() for row in part if row.label not in names]
-        _raise_labels(
-            [f"{r.where}: class {r.label!r} is in {split} but not in train" for split, r in strange]
-        )
+        hint = ""
+    _raise_labels(
+        [f"{r.where}: class {r.label!r} is in {split} but not in train{hint}" for split, r in strange]
+    )
     if len(classes) < 2:
         files = ", ".join(part[0].where.rpartition(":")[0] for part in rows.values())
         raise ManifestError(f"{files}: {len(classes)} class(es); a classifier needs at least 2")

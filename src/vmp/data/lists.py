@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vmp.data.manifest import NUMBER, read_csv, read_text
+from vmp.data.plan import SUFFIXES
 from vmp.errors import ManifestError, shortlist
 
 # names of columns, lower case, with _ for blanks; the first that is there is taken
@@ -50,7 +51,7 @@ WANTED = (
     "a header with columns such as path,label or path,label,start,end (seconds) or path,label,start_frame,end_frame or "
     "label,youtube_id,time_start,time_end, or no header and lines `path label`; separated by commas, semicolons or tabs"
 )
-VIDEO = re.compile(r".*\.(avi|mp4|mkv|webm|mov|m4v|mpe?g|wmv|ts|mts|flv|og[gv]|3gp|gif|vob)", re.IGNORECASE)
+VIDEO = re.compile(f".*({'|'.join(map(re.escape, SUFFIXES))})", re.IGNORECASE)
 _NUMERIC = re.compile(r"[0-9]{1,18}")
 _LINE = re.compile(r'(?P<path>"(?:[^"]|"")*"|\S.*?)[ \t,;]+(?P<quote>"?)(?P<label>[+-]?[0-9]+)(?P=quote)')
 _OFFICIAL_HMDB = re.compile(r".*_test_split[123]\.txt")
@@ -159,6 +160,8 @@ def _with_header(path: Path, separator: str, split: str) -> list[Row]:
             )
             if end is not None and end <= (start or 0):
                 raise ValueError(f"end {end:g} must be after start {start or 0:g}")
+            if not cells[columns.path]:
+                raise ValueError(f"{columns.path} is empty")
             label = _checked_label(cells[columns.label])
             rows.append(
                 Row(where, cells[columns.path], label, start, end, columns.in_frames, id=columns.is_id)

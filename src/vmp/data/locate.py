@@ -3,13 +3,17 @@
 Notable here:
 - a file that is there as written is taken; else backslashes are read as slashes, absolute paths are taken if they lie
   in the root, and relative ones may count from the list's folder, the working folder or the folder above the root;
+- a name that is not there, but for upper and lower case or the way in which accents are coded (macOS writes them as
+  characters of their own), is the one file of that name in the whole root;
 - names without a suffix and ids are looked for in the whole root: `name.mp4`, `Title [id].mp4` and `Title-id.mp4` as
   downloaders write them, and `id_000010_000020.mp4`, a clip that was cut out already, from Kinetics;
 - nothing outside the root is used, and where several files fit none is taken.
 """
 
 import os
+import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -62,7 +66,7 @@ class Locator:
                     return self._inside(str(base / text))
                 except ValueError:
                     continue
-        return text
+        return _only(self._folded.get(_fold(text), []), text) or text
 
     def _is_there(self, text: str) -> bool:
         try:
@@ -85,6 +89,13 @@ class Locator:
     @cached_property
     def _stems(self) -> dict[str, list[str]]:
         return find_videos(self.root)
+
+    @cached_property
+    def _folded(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in (path for paths in self._stems.values() for path in paths):
+            found.setdefault(_fold(path), []).append(path)
+        return found
 
     @cached_property
     def _ids(self) -> dict[str, list[str]]:
@@ -123,6 +134,10 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name that is too long
         return False
+
+
+def _fold(path: str) -> str:
+    return unicodedata.normalize("NFC", posixpath.normpath(path)).casefold()
 
 
 def _only(fits: Sequence[str], text: str) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 
 from vmp.data.children import TIMEOUT, Lost, in_children, step
 from vmp.data.decode import ON_GPU, READERS, STEP, check_regular, is_gpu_fault
-from vmp.data.stream import null_frames, open_video, orientation, shown_frames, upright, video_stream
+from vmp.data.stream import may_leap, null_frames, open_video, orientation, shown_frames, upright, video_stream
 from vmp.data.times import Timeline, timeline
 from vmp.errors import VideoReadError
 
@@ -141,7 +141,7 @@ class Source:
         self._rate = 0.0
         self._rates: tuple[Fraction, ...] = ()
         self._times = array("d")
-        self._zero = 0.0
+        self._zero, self._leaps = 0.0, False
 
     def frames(self) -> Iterator[Any]:
         """Frames (av.VideoFrame), until the end or the first fault."""
@@ -158,6 +158,7 @@ class Source:
                 self.fps = min((rate for rate in self._rates if rate), default=Fraction(0))
                 self._rate = float(stream.guessed_rate or self.fps)
                 self._zero = (container.start_time or 0) / av.time_base
+                self._leaps = may_leap(container)
                 own = _duration(stream)
                 self.seconds = own or (container.duration or 0) / av.time_base
                 shown = shown_frames(container, stream)
@@ -195,6 +196,7 @@ class Source:
                     self.fault = f"{self.count} frames decoded where the header promises {shown}"
                 elif self.hidden or (not shown and (own or len(container.streams) == 1)):
                     # an edit list must account for the rest; sound may go on longer
+                    end -= min(0.0, self._zero)  # a transport stream's clock that wraps begins below zero
                     rest = max(4 / self._rate if self._rate else 0.0, 0.02 * self.seconds)
                     if self._times and end < self.seconds - rest:
                         self.fault = (
@@ -208,7 +210,9 @@ class Source:
 
     def times(self) -> Timeline:
         """When the frames decoded so far are shown."""
-        return timeline(self._times, rates=self._rates, frames=self.count, zero=self._zero)
+        return timeline(
+            self._times, rates=self._rates, frames=self.count, zero=self._zero, leaps=self._leaps
+        )
 
     def steady(self) -> bool:
         """Whether frame i is shown at i / rate, so that a time finds it; the order of the times does not matter."""
@@ -235,13 +239,14 @@ def packet_times(path: Path) -> Timeline:
             stream = video_stream(container, path)
             rates = _header_rates(stream)
             zero = (container.start_time or 0) / av.time_base
+            leaps = may_leap(container)
             for packet in container.demux(stream):
                 step()
                 if packet.size and not packet.is_discard:
                     times.append(None if packet.pts is None else float(packet.pts * packet.time_base))
     except (OSError, av.FFmpegError, VideoReadError):  # decoding will say what is wrong
-        rates, zero = (), 0.0
-    return timeline(times, rates=rates, zero=zero)
+        rates, zero, leaps = (), 0.0, False
+    return timeline(times, rates=rates, zero=zero, leaps=leaps)
 
 
 @contextmanager

@@ -15,7 +15,10 @@ from vmp.data.manifest import read_text
 from vmp.data.times import Clock
 from vmp.errors import ConfigError
 
-SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv")  # preferred first
+SUFFIXES = (  # preferred first
+    *(".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv"),
+    *(".ts", ".mts", ".flv", ".ogv", ".ogg", ".3gp", ".vob", ".gif"),
+)
 JOURNAL = ".cuts.jsonl"  # in folders of clips that were made from other videos
 
 

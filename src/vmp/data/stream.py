@@ -63,17 +63,29 @@ def video_stream(container: Any, path: str | os.PathLike[str], *, reader: str | 
     """The first video stream, to be decoded by one thread.
 
     Raises:
-        VideoReadError: there is none.
+        VideoReadError: there is none, or none that can be decoded; the file is a picture.
     """
     from av.stream import Disposition
 
+    kind = container.format.name
+    if kind.endswith("_pipe") or kind == "ico":
+        raise VideoReadError(path, f"a picture ({kind.removesuffix('_pipe')}), not a video", reader=reader)
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise VideoReadError(path, "the installed FFmpeg cannot decode its codec", reader=reader)
             stream.thread_type = "NONE"
             stream.codec_context.thread_count = 1
             return stream
     why = "no video stream" + (", only a cover picture" if container.streams.video else "")
     raise VideoReadError(path, why, reader=reader)
+
+
+def may_leap(container: Any) -> bool:
+    """Whether the clock of a file's format may jump, as in MPEG transport and program streams."""
+    from av.format import Flags
+
+    return bool(container.format.flags & Flags.ts_discont.value)
 
 
 def shown_frames(container: Any, stream: Any) -> int:

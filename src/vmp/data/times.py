@@ -5,6 +5,8 @@ Notable here:
   60 where 30 are shown, an average over a pause), so the rate is (n - 1) / (last - first) of the pictures themselves;
 - times belong to pictures in the order in which they are shown: in AVI files with B-frames the decoder's timestamps are
   out of order, so they are sorted first;
+- a clock may start anew in the middle of a file, as in recordings that were joined byte by byte: it goes on where it
+  was (`continued`);
 - seconds count from the zero of the file's clock, as in an HTML5 player, ffmpeg -ss and the annotation tools built on
   them: the moment at which the first of the file's streams begins. Where sound comes first, the first picture is later;
 - where (first, rate) do not say every time to the microsecond, the steps between pictures are kept as text, in
@@ -26,6 +28,8 @@ Clock = Literal["file", "first_frame"]
 CLOCKS: tuple[Clock, ...] = get_args(Clock)
 EVEN = 1.5e-3  # seconds: how far times that a container rounds to milliseconds lie from even ones
 CLOSE = 2e-6  # seconds: two times that differ by less are the same
+REORDERED = 17  # frames: B-frames bring times out of order by less
+LEAP = 10.0  # seconds: where a format's clock may jump, a longer step is a jump and not a pause (as in FFmpeg)
 COMMON = (*(Fraction(n * 1000, 1001) for n in (24, 30, 60)), *map(Fraction, (24, 25, 30, 50, 60)))
 _STEPS = re.compile(r"\d{1,15}(\*[1-9]\d{0,8})?( \d{1,15}(\*[1-9]\d{0,8})?)*", re.ASCII)
 
@@ -88,18 +92,20 @@ def timeline(
     rates: Sequence[Fraction] = (),
     frames: int | None = None,
     zero: float = 0.0,
+    leaps: bool = False,
 ) -> Timeline:
     """What the times of a file's pictures say.
 
     Args:
-        times: seconds, in any order; None where a picture bears no time.
+        times: seconds, in the order of packets or frames; None where a picture bears no time.
         rates: that the header names. Of these and the common ones, the one that explains every time best is taken,
             exactly, if it does so within EVEN; where pictures bear no times, all hangs on the first.
         frames: how many pictures there are; None: as many as times.
         zero: the file's clock at its start, in the same seconds.
+        leaps: the clock may also jump ahead (MPEG transport and program streams).
     """
     named = [rate for rate in rates if rate > 0]
-    known = np.sort(np.array([time for time in times if time is not None], dtype=np.float64))
+    known = np.sort(continued([time for time in times if time is not None], leaps=leaps))
     count = len(times) if frames is None else frames
     if len(known) < count or count < 2 or known[-1] - known[0] < CLOSE:
         first = float(known[0]) - zero if len(known) else 0.0
@@ -110,6 +116,35 @@ def timeline(
     best = min(likely, key=lambda even: _drift(known, even), default=rate)
     rate = best if _drift(known, best) < EVEN else rate
     return Timeline(count, rate, first, "" if _drift(known, rate) < CLOSE else write_steps(known))
+
+
+def continued(times: Sequence[float], *, leaps: bool = False) -> np.ndarray:
+    """Times, (n,) of float64, of a clock that goes on by a typical step where the file's clock starts anew.
+
+    It does where a time and the one after it lie further back than B-frames can bring times out of order; with `leaps`
+    also where both lie more than LEAP ahead.
+    """
+    seconds = np.array(times, dtype=np.float64)
+    steps = np.abs(np.diff(seconds))
+    if not (steps > CLOSE).any():
+        return seconds
+    step = float(np.median(steps[steps > CLOSE]))
+    latest = np.maximum.accumulate(seconds)[:-1]
+    if not (seconds[1:] < latest - REORDERED * step).any() and not (leaps and (steps > LEAP).any()):
+        return seconds
+    shift, last = 0.0, float(seconds[0])
+    for i in range(1, len(seconds)):
+        now = float(seconds[i]) + shift
+        after = float(seconds[min(i + 1, len(seconds) - 1)]) + shift
+        back = max(now, after) < last - REORDERED * step
+        if back or (leaps and min(now, after) > last + LEAP):
+            one = np.diff(np.sort(seconds[:i]))  # in order, whether they are of packets or of frames
+            then = last + (float(np.median(one[one > CLOSE])) if (one > CLOSE).any() else step)
+            shift += then - now
+            now = then
+        seconds[i] = now
+        last = max(last, now)
+    return seconds
 
 
 def _drift(times: np.ndarray, rate: float) -> float:

@@ -76,8 +76,9 @@ def panel(clip: "Tensor", layer: "MotionPrompt", *, columns: int = 8, width: int
         clip: (3, T + 1, H, W) uint8.
         width: of one frame, in pixels, at most.
     """
-    import cv2
+    from vmp.data.decode import opencv
 
+    cv2 = opencv()
     rows = panel_rows(clip, layer, columns=columns)
     h, w = rows[0].shape[1:3]
     if w > width:
