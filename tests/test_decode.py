@@ -218,6 +218,14 @@ def test_pictures_and_other_files_under_a_video_s_name_are_told(tmp_path):
         assert what in measure(tmp_path / f"{number}.mp4").reason
 
 
+def test_a_codec_without_a_decoder_is_told(folder, tmp_path):
+    file = tmp_path / "unknown.mp4"
+    file.write_bytes((folder / "plain.mp4").read_bytes().replace(b"avc1", b"zzz1"))
+    assert measure(file).reason == "the installed FFmpeg cannot decode its codec"
+    with pytest.raises(VideoReadError, match="cannot decode its codec"):
+        read_frames(file, [0])
+
+
 def test_animated_pictures_that_decoders_know_are_videos(tmp_path):
     frames = [Image.fromarray(videos.numbered_frame(i)) for i in range(9)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=40)
