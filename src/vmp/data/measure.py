@@ -27,7 +27,15 @@ import numpy as np
 
 from vmp.data.children import TIMEOUT, Lost, in_children, step
 from vmp.data.decode import ON_GPU, READERS, STEP, check_regular, is_gpu_fault
-from vmp.data.stream import may_leap, null_frames, open_video, orientation, shown_frames, upright, video_stream
+from vmp.data.stream import (
+    may_leap,
+    null_frames,
+    open_video,
+    orientation,
+    shown_frames,
+    upright,
+    video_stream,
+)
 from vmp.data.times import Timeline, timeline
 from vmp.errors import VideoReadError
 
@@ -210,9 +218,7 @@ class Source:
 
     def times(self) -> Timeline:
         """When the frames decoded so far are shown."""
-        return timeline(
-            self._times, rates=self._rates, frames=self.count, zero=self._zero, leaps=self._leaps
-        )
+        return timeline(self._times, rates=self._rates, frames=self.count, zero=self._zero, leaps=self._leaps)
 
     def steady(self) -> bool:
         """Whether frame i is shown at i / rate, so that a time finds it; the order of the times does not matter."""
