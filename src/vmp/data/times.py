@@ -29,7 +29,7 @@ CLOCKS: tuple[Clock, ...] = get_args(Clock)
 EVEN = 1.5e-3  # seconds: how far times that a container rounds to milliseconds lie from even ones
 CLOSE = 2e-6  # seconds: two times that differ by less are the same
 REORDERED = 17  # frames: B-frames bring times out of order by less
-LEAP = 10.0  # seconds: where a format's clock may jump, a longer step is a jump and not a pause (as in FFmpeg)
+LEAP = 10.0  # seconds: a longer step is a jump, not a pause, where a clock may jump (as in FFmpeg)
 COMMON = (*(Fraction(n * 1000, 1001) for n in (24, 30, 60)), *map(Fraction, (24, 25, 30, 50, 60)))
 _STEPS = re.compile(r"\d{1,15}(\*[1-9]\d{0,8})?( \d{1,15}(\*[1-9]\d{0,8})?)*", re.ASCII)
 
