@@ -18,7 +18,10 @@ def run(home: Path, classes, dataset: str = "mine") -> Path:
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     write_classes(home / "classes.txt", classes)
-    (home / "config.yaml").write_text(f"dataset: {{name: {dataset}}}\nbackbone: {{}}\nvmp: {{}}\n")
+    (home / "config.yaml").write_text(
+        f"name: run\ndataset: {{name: {dataset}}}\nbackbone: {{name: tiny}}\n"
+        "vmp: {kind: none, lambda: 0}\ntrainer: {}\n"
+    )
     return checkpoint
 
 

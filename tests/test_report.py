@@ -194,7 +194,7 @@ class Read(HTMLParser):
 def made(tmp_path_factory):
     """(folder of runs, their results, page, as read)."""
     home = tmp_path_factory.mktemp("report")
-    data = bright_or_dark(home / "data", train=2, val=30)
+    data = bright_or_dark(home / "data", train=4, val=30)
     results = write_outputs(home / "outputs", data)
     write_tables(home / "tables")
     page = home / "report.html"

@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -601,7 +602,10 @@ def test_tensorboard_has_the_result_and_the_pictures(tmp_path):
     assert [(e.step, e.value) for e in found.Scalars("result/top1")] == [(8, 75)]
     (image,) = found.Images("attention/clip 3")
     assert (image.step, image.width, image.height) == (8, 6, 4)
-    assert found.Images("result/confusion")[0].width == 480
+    png = np.frombuffer(found.Images("result/confusion")[0].encoded_image_string, np.uint8)
+    counts = np.array([[2, 0, 0], [0, 1, 1], [0, 0, 0]])
+    drawn = confusion_picture(counts, ("up", "down", "on"), title="confusion, test")
+    assert np.array_equal(cv2.imdecode(png, cv2.IMREAD_COLOR)[..., ::-1], drawn)
     table = found.Tensors("result/per_class/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| 1 | down | 2 | 1 | 50.00 |" in table
 
