@@ -902,7 +902,7 @@ def test_a_sweep_that_tracks_is_one_group_of_runs(data, tmp_path):
     for method in ("learned_lambda0", "learned_lambda1"):
         (file,) = wandb_files(folder(tmp_path, method))
         runs.append(next(r.run for r in read_records(file) if r.WhichOneof("record_type") == "run"))
-        assert len(read_history(file)) == 6 + 1 + 1
+        assert len(read_history(file)) == 1 + 6 + 1 + 1  # the start, six steps, the epoch, the result
     assert [r.run_group for r in runs] == ["manifest/tiny"] * 2
     assert len({r.run_id for r in runs}) == 2
 
@@ -912,4 +912,4 @@ def test_of_two_processes_one_tracks(data, tmp_path):
     done = start_ranks(data, tmp_path, "logger=wandb", "trainer.epochs=1", ranks=2).wait()
     assert [one.returncode for one in done] == [0, 0], done[0].stderr[-2000:] + done[1].stderr[-2000:]
     (file,) = wandb_files(folder(tmp_path))
-    assert len(read_history(file)) == 6 + 1 + 1
+    assert len(read_history(file)) == 1 + 6 + 1 + 1  # the start, six steps, the epoch, the result

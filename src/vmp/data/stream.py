@@ -10,7 +10,7 @@ Notable here:
 """
 
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -124,15 +124,26 @@ def orientation(frame: Any) -> tuple[bool, int]:
     counterclockwise follow. (False, 0) without a display matrix.
 
     The matrix takes a point (x, y) of the decoded picture to (a x + c y, b x + d y), y pointing down.
+
+    PyAV keeps a frame whose side data were looked at, pixels and all, until the garbage collector comes by: they are
+    looked at in a copy of 16 x 16 pixels.
     """
     from av.sidedata.sidedata import Type
 
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    copy = _shrinker().reformat(frame, width=16, height=16, threads=1)
+    data = copy.side_data.get(Type.DISPLAYMATRIX)
     if data is None:
         return False, 0
     a, b, _, c, d = np.frombuffer(data, dtype=np.int32)[:5].tolist()
     turns = (2 if a < 0 else 0) if abs(a) >= abs(b) else (3 if b > 0 else 1)
     return a * d - b * c < 0, turns
+
+
+@cache
+def _shrinker() -> Any:
+    from av.video.reformatter import VideoReformatter
+
+    return VideoReformatter()
 
 
 def upright(picture: np.ndarray, frame: Any) -> np.ndarray:
