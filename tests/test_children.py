@@ -33,6 +33,7 @@ def work(job: str):
     yield os.getpid()
 
 
+@pytest.mark.slow
 def test_what_makes_progress_is_no_hang():
     """A limit of 0.6 s: on sleep, and on CPU time without a step; not on jobs of twice that."""
     hang, go_on = {"sleeps", "spins"}, {"long, in steps", "a long step that was announced"}

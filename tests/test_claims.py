@@ -78,6 +78,7 @@ def test_gains_are_of_the_same_seed_and_data(table1):
     assert {g.dataset: round(g.paper, 4) for g in found} == {"finegym": 1.6, "mpii_cooking2": 2.1}
 
 
+@pytest.mark.slow
 def test_lines_have_means_errors_and_counts(table1):
     from vmp.results.claims import _by, _gain_tables
 

@@ -217,6 +217,7 @@ def test_counts_are_whole_numbers():
     assert f"{got['top1']:.1f}" == "0.8"
 
 
+@pytest.mark.slow  # for torchmetrics
 @pytest.mark.parametrize("classes", [7, 40])
 def test_ties_are_broken_by_class_number_everywhere(tmp_path, classes):
     """Top-1, top-5, classes and predictions.csv against a plain sort of (-score, number), with few distinct scores."""

@@ -86,6 +86,7 @@ def test_the_first_row_is_the_start_and_val_has_a_loss(straight):
     )  # one view both times
 
 
+@pytest.mark.slow
 def test_training_accuracy_is_that_of_the_steps_logits(data, tmp_path, monkeypatch):
     """A row counts the clips since the row before: against logits and labels as the objective sees them."""
     from hydra import compose, initialize_config_dir
