@@ -13,6 +13,8 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # tests that were started in the background are deaf to Ctrl-C, and so would be the processes that they send it to
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # ... and under nohup to a terminal that goes away
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
