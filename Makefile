@@ -43,7 +43,7 @@ format: $(READY) ## put the code in its format
 	$(BIN)/ruff format .
 
 bench: $(READY) ## measure layer, step, start and loader, beside the plain ways; what Table 1 costs (BENCH='step costs')
-	$(BIN)/python scripts/benchmark.py $(BENCH)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 # where tables, claims, figures and maps of starts are written; docs/results is written by make publish only
 OUTPUTS = outputs$(if $(filter mini,$(PROFILE)),/mini)

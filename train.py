@@ -15,11 +15,11 @@ with friendly():
 def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
-        from vmp.sweep import run_job
+        from vmp.jobs.sweep import run_job
 
         where = Path(job.runtime.output_dir)  # OUTPUT/sweeps/NAME/NUMBER, as our sweeper named it
         return run_job(where.parent, int(where.name))
-    from vmp.run import train
+    from vmp.train import train
 
     with friendly():  # inside too: Hydra would say that the job failed, and our message says why
         train(cfg)

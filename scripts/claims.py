@@ -27,8 +27,8 @@ def main() -> None:
         parser.error("--seeds must be at least 1")
 
     from vmp.files import write_text
-    from vmp.results.claims import claims
-    from vmp.results.tables import load_profile, results_of
+    from vmp.paper.claims import claims
+    from vmp.paper.tables import load_profile, results_of
 
     os.chdir(ROOT)
     profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")

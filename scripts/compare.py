@@ -13,9 +13,9 @@ from typing import Any
 
 from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
-from vmp.folder import differences
-from vmp.results.collect import Run, read_run
-from vmp.results.paired import ClassChange, Pairing, bootstrap, class_changes, mcnemar, pair
+from vmp.figures.paired import ClassChange, Pairing, bootstrap, class_changes, mcnemar, pair
+from vmp.runs.folder import differences
+from vmp.runs.run import Run, read_run
 
 SIDE = ("output", "logger")  # settings that say nothing of what was trained
 
@@ -31,7 +31,7 @@ def main() -> None:
     changes = class_changes(paired, a.classes)
     layers = None
     if options.layers is not None:
-        from vmp.results.similarity import compare_layers
+        from vmp.figures.similarity import compare_layers
 
         layers = compare_layers(a, b, clips=options.layers)
     found = compare(a, b, paired, changes, layers)
@@ -39,8 +39,8 @@ def main() -> None:
         write_clips(options.clips, paired, a.classes)
     pictures = []
     if options.picture:
-        from vmp.results.canvas import save, style
-        from vmp.results.paired import draw_comparison
+        from vmp.figures.canvas import save, style
+        from vmp.figures.paired import draw_comparison
 
         labels = "/".join(a.folder.parts[-2:]), "/".join(b.folder.parts[-2:])
         with style():

@@ -49,7 +49,7 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
     from vmp.backbones.download import sha256_of
     from vmp.backbones.layouts import read, to_huggingface
     from vmp.data.manifest import write_classes
-    from vmp.heads import classes_of, names_beside
+    from vmp.runs.heads import classes_of, names_beside
 
     foreign = read(source)
     checked = _check(foreign.state, foreign.file, backbone) if backbone else ""

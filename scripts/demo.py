@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vmp.cli import parser_of
-from vmp.results.curves import draw_curves
+from vmp.figures.curves import draw_curves
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = {"without prompts": "vmp=none", "motion prompts": "vmp=learned"}
@@ -59,7 +59,7 @@ def main() -> None:
 def folder_of(overrides: list[str]) -> Path:
     """The run's folder, from the config itself."""
     from vmp.config import check
-    from vmp.results.tables import composer
+    from vmp.paper.tables import composer
 
     return ROOT / check(composer(ROOT / "conf")(overrides)).folder
 

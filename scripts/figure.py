@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
-from vmp.results.figures import FIGURES, MissingRuns, Wanted, draw, named_runs
+from vmp.figures.numbered import FIGURES, MissingRuns, Wanted, draw, named_runs
 
 
 def main() -> None:
@@ -34,8 +34,8 @@ def main() -> None:
         classes=tuple(name for name in options.classes.split(",") if name),
         clips=options.clips,
     )
-    from vmp.results.canvas import save
-    from vmp.results.tables import results_of
+    from vmp.figures.canvas import save
+    from vmp.paper.tables import results_of
 
     out = options.out or results_of(options.outputs) / "figures"
     seen: dict[bytes, int] = {}

@@ -17,8 +17,8 @@ from vmp.cli import friendly, parser_of
 from vmp.errors import DataError, UserError
 
 if TYPE_CHECKING:
-    from vmp.data.measure import Measured
-    from vmp.results.looking import Opened
+    from vmp.figures.looking import Opened
+    from vmp.prepare.measure import Measured
 
 SUFFIXES = (
     *(
@@ -111,10 +111,10 @@ def predict(
     logits over views, probabilities are the softmax of their mean.
     """
     from vmp.config import parse_views
-    from vmp.data.measure import measure_all
     from vmp.engine import dist
-    from vmp.results.collect import read_run
-    from vmp.results.looking import open_run
+    from vmp.figures.looking import open_run
+    from vmp.prepare.measure import measure_all
+    from vmp.runs.run import read_run
 
     run = read_run(folder)
     try:
@@ -154,9 +154,9 @@ def score(
 
     from vmp.data.manifest import Clip, Manifest
     from vmp.data.present import Present
-    from vmp.data.rows import with_measured
     from vmp.engine.evaluator import best_classes
-    from vmp.scoring import score as score_split
+    from vmp.prepare.rows import with_measured
+    from vmp.runs.score import score as score_split
 
     clips, readers = [], []
     for video in videos:

@@ -20,10 +20,10 @@ import dataclasses
 from pathlib import Path
 
 from vmp.cli import friendly, parser_of
-from vmp.data.children import TIMEOUT
 from vmp.data.decode import OPTIONAL
 from vmp.data.times import CLOCKS
 from vmp.errors import ConfigError, DataError, shortlist
+from vmp.prepare.children import TIMEOUT
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def prepare(options: argparse.Namespace) -> None:
     Raises:
         UserError: the videos or annotations cannot be used, or a check failed and --allow-missing was not given.
     """
-    from vmp.data.prepare import prepare
+    from vmp.prepare.dataset import prepare
 
     if options.workers is not None and options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: must be 1 or more")
@@ -82,7 +82,7 @@ def verify(options: argparse.Namespace) -> None:
     Raises:
         DataError: something of a manifest does not hold.
     """
-    from vmp.data.verify import verify
+    from vmp.prepare.verify import verify
 
     faulty, untried = [], []
     for path in options.manifests:
@@ -127,19 +127,19 @@ def _manifests(path: Path) -> list[Path]:
 
 def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-def]
     if options.dataset == "hmdb51":
-        from vmp.data.hmdb51 import plan_hmdb51
+        from vmp.prepare.hmdb51 import plan_hmdb51
 
         videos, splits = _unpacked(options.videos, out / "videos", options), options.splits
         return plan_hmdb51(videos, splits and _unpacked(splits, out / "splits", options))
     if options.dataset == "finegym":
-        from vmp.data.finegym import plan_finegym
+        from vmp.prepare.finegym import plan_finegym
 
         annotations = options.annotations or options.videos
         plan = plan_finegym(
             options.videos, annotations, times=options.times, allow_missing=options.allow_missing
         )
         return dataclasses.replace(plan, clock=options.clock)
-    from vmp.data.mpii import plan_mpii
+    from vmp.prepare.mpii import plan_mpii
 
     return plan_mpii(
         options.videos,
@@ -152,8 +152,8 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
 
 def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
     """A folder as it is; archives, or a folder of archives without videos, unpacked."""
-    from vmp.data.plan import find_videos
-    from vmp.data.unpack import is_archive, unpack
+    from vmp.prepare.plan import find_videos
+    from vmp.prepare.unpack import is_archive, unpack
 
     packed = is_archive(source) or (
         source.is_dir() and any(map(is_archive, source.iterdir())) and not find_videos(source)

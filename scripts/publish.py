@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, help="default: the profile's folder in docs/results")
     options = parser.parse_args()
 
-    from vmp.results.publishing import publish
-    from vmp.results.tables import load_profile, results_of
+    from vmp.paper.publishing import publish
+    from vmp.paper.tables import load_profile, results_of
 
     os.chdir(ROOT)
     profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
-from vmp.results.report import CLIPS, write_report
+from vmp.report.page import CLIPS, write_report
 
 
 def main() -> None:

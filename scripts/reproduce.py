@@ -19,7 +19,7 @@ from vmp.cli import friendly  # first: it sets how Hydra reports errors
 
 with friendly():
     from vmp.errors import ConfigError
-    from vmp.results.reproducing import Request, reproduce
+    from vmp.paper.reproduce import Request, reproduce
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = ("table", "profile", "seeds", "only", "dry", "timing", "launch", "output", "results")

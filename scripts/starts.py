@@ -34,8 +34,8 @@ def main() -> None:
     add("--out", type=Path, help="the map, without ending; default: results/starts beside the runs")
     options = parser.parse_intermixed_args()
 
-    from vmp.results.starts import Grid, sweep, write
-    from vmp.results.tables import load_profile, results_of
+    from vmp.paper.starts import Grid, sweep, write
+    from vmp.paper.tables import load_profile, results_of
 
     if options.seeds < 1 or options.weight < 0:
         raise ConfigError("--seeds must be at least 1, --lambda at least 0")

@@ -12,8 +12,8 @@ from typing import Any
 from vmp.cli import friendly, parser_of
 from vmp.config import Config
 from vmp.errors import RunError, UserError
-from vmp.folder import config_of
-from vmp.run_files import read_config
+from vmp.runs.folder import config_of
+from vmp.runs.records import read_config
 from vmp.tracking.tracker import first_line
 
 

@@ -41,7 +41,7 @@ def main() -> None:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least {low}")
     layer = find_layer(options)
     if options.video is None:
-        from vmp.results.looking import natural_clip
+        from vmp.figures.looking import natural_clip
 
         options.video = natural_clip()
         options.title = options.title or ("a street with bicycles" if options.video else None)
@@ -90,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def find_layer(options: argparse.Namespace) -> "MotionPrompt":
-    from vmp.results.collect import read_run
-    from vmp.results.looking import layer_with, layers_of
+    from vmp.figures.looking import layer_with, layers_of
+    from vmp.runs.run import read_run
 
     given = [f"--{name}" for name in ("slope", "shift") if getattr(options, name) is not None]
     if not options.run:
@@ -110,8 +110,8 @@ def find_layer(options: argparse.Namespace) -> "MotionPrompt":
 def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     """Write out.png and out.mp4."""
     from vmp.data.encode import write_video
-    from vmp.results.looking import check_enough, describe, embedded_clip, stream, to_clip
-    from vmp.results.panels import draw_grid, nothing_is, panel_rows
+    from vmp.figures.looking import check_enough, describe, embedded_clip, stream, to_clip
+    from vmp.figures.panels import draw_grid, nothing_is, panel_rows
 
     most = max(options.columns, options.frames) + 1
     kept: list[np.ndarray] = []  # the frames of the PNG
@@ -152,7 +152,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
         print(f"{path}  ({written} frames at {float(fps):.3g}/s)")
     while len(kept) <= options.columns and next(pictures, None) is not None:
         pass
-    from vmp.results.canvas import save, style
+    from vmp.figures.canvas import save, style
 
     with style():
         rows = [list(row) for row in panel_rows(to_clip(np.stack(kept)), layer)]
@@ -186,8 +186,8 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
     """
     import cv2
 
-    from vmp.results.looking import to_clip
-    from vmp.results.panels import color_differences, nothing_is, panel_rows
+    from vmp.figures.looking import to_clip
+    from vmp.figures.panels import color_differences, nothing_is, panel_rows
 
     clip = to_clip(pair)
     frame, _, attention, prompt = (row[0] for row in panel_rows(clip, layer))
@@ -212,7 +212,7 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
 def rate(path: Path, stride: int) -> Fraction:
     """Frames a second of what is shown, in 1..60; 25 over the stride where the file does not say."""
     from vmp.data.decode import check_regular
-    from vmp.data.measure import packet_times
+    from vmp.prepare.measure import packet_times
 
     check_regular(path)
     own = Fraction(packet_times(path).rate or 25)

@@ -82,8 +82,8 @@ def read_mat_again(job: tuple[Path, str]) -> Iterator[Any]:
     """In a child: ("accepted" or "refused", what is wrong with that)."""
     from slow_parsers import mpii_mat
 
-    from vmp.data.mpii import read_mat
     from vmp.errors import UserError
+    from vmp.prepare.mpii import read_mat
 
     path, _ = job
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-import vmp.run
+import vmp.train
 from vmp.config import check
 from vmp.errors import RunError
 
@@ -52,7 +52,7 @@ def train(cfg):
     (folder / "result.json").write_text(json.dumps(result))
 
 
-vmp.run.train = train
+vmp.train.train = train
 if __name__ == "__main__":
     # not runpy, which would say that this is train.py: the jobs of a sweep run the script that was started
     exec(compile((ROOT / "train.py").read_text(), str(ROOT / "train.py"), "exec"))

@@ -87,14 +87,14 @@ CONTEXT = mp.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         *(
-            "vmp.run",
+            "vmp.train",
             "vmp.evaluate",
             "vmp.engine.trainer",
             "vmp.engine.evaluator",
             "vmp.model",
             "vmp.objective",
         ),
-        *("vmp.results.curves", "vmp.results.panels", "matplotlib.pyplot", "safetensors.torch", "cv2", "av"),
+        *("vmp.figures.curves", "vmp.figures.panels", "matplotlib.pyplot", "safetensors.torch", "cv2", "av"),
         "torchmetrics.functional.classification",
         *("hydra.main", "wandb", "wandb.sdk.launch.inputs.internal"),
     ]

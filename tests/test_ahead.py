@@ -100,7 +100,7 @@ def test_a_step_waits_for_the_device_once(tmp_path, monkeypatch):
     from runs import QUICK, ROOT, bright_or_dark
 
     from vmp.engine import trainer
-    from vmp.run import train
+    from vmp.train import train
 
     steps, waits = 24 // 4 * 6, {}
 

@@ -18,8 +18,8 @@ from vmp.finetune import FREEZE, freeze, head_of, parameter_groups, set_batch_no
 from vmp.layer import MotionPrompt, normalize
 from vmp.model import PromptedClassifier
 from vmp.objective import Objective
+from vmp.paper.tables import composer
 from vmp.pathways import cut, take
-from vmp.results.tables import composer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -545,7 +545,7 @@ def test_batch_norm_options():
 
 def test_every_layer_of_timesformer_is_called_as_one():
     """Forward hooks, by which features are compared layer by layer, see all that has weights."""
-    from vmp.results.similarity import features_of
+    from vmp.figures.similarity import features_of
 
     net = ts.TimeSformer(num_classes=2, frames=2, crop=16, patch=8, dim=8, depth=1, heads=2).eval()
     with features_of(net) as features:

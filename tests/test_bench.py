@@ -9,12 +9,12 @@ import pytest
 import torch
 from runs import ROOT
 
+from benchmarks import costs, feed
+from benchmarks.costs import Work
+from benchmarks.layer import PageLayer
+from benchmarks.step import AUTHORS, OURS
+from benchmarks.turns import machine, take_turns
 from vmp import MotionPrompt
-from vmp.bench import costs, feed
-from vmp.bench.costs import Work
-from vmp.bench.layer import PageLayer
-from vmp.bench.step import AUTHORS, OURS
-from vmp.bench.turns import machine, take_turns
 
 
 def test_the_layer_by_the_page_is_the_layer():
@@ -113,7 +113,8 @@ def test_all_ways_lose_the_same(tmp_path, backbone, overrides):
     out = tmp_path / "bench.json"
     command = [
         sys.executable,
-        "scripts/benchmark.py",
+        "-m",
+        "benchmarks",
         "step",
         *(["costs"] if backbone == "timesformer" else []),  # it composes all 70 runs, whatever the backbone
         "--repeats",

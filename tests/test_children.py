@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from vmp.data.children import Lost, in_children, step
 from vmp.machine import cpus
+from vmp.prepare.children import Lost, in_children, step
 
 
 def spin(seconds: float) -> None:
@@ -48,7 +48,7 @@ def test_as_many_processes_as_cpus_that_may_be_used(monkeypatch):
     """One under `taskset -c 0` and under a Slurm that gives one without binding."""
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from vmp.data.children import in_children; from test_children import work\n"
+        "from vmp.prepare.children import in_children; from test_children import work\n"
         "print(len({pid for _, pid in in_children(work, 'abc')}))"
     )
     command = [sys.executable, "-c", code, os.path.dirname(__file__)]

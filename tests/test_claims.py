@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from vmp.results.claims import claims, gains, learned_scalars, mean_and_error, turns
-from vmp.results.tables import Planner, cells, composer, load_profile, load_table
+from vmp.paper.claims import claims, gains, learned_scalars, mean_and_error, turns
+from vmp.paper.tables import Planner, cells, composer, load_profile, load_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,7 +80,7 @@ def test_gains_are_of_the_same_seed_and_data(table1):
 
 @pytest.mark.slow
 def test_lines_have_means_errors_and_counts(table1):
-    from vmp.results.claims import _by, _gain_tables
+    from vmp.paper.claims import _by, _gain_tables
 
     found = gains(*table1, range(2))
     by_model, by_data = _gain_tables(found)
@@ -93,7 +93,7 @@ def test_lines_have_means_errors_and_counts(table1):
 
 
 def test_slope_and_shift_by_lambda_and_camera(tmp_path, one):
-    from vmp.results.claims import _by_lambda, _cameras, _turns
+    from vmp.paper.claims import _by_lambda, _cameras, _turns
 
     table, profile = (
         load_table(ROOT / "conf/table/table7.yaml"),
@@ -138,7 +138,7 @@ def test_mean_and_error():
 
 
 def test_costs_are_read_from_table_8(tmp_path):
-    from vmp.results.claims import _costs
+    from vmp.paper.claims import _costs
 
     path = tmp_path / "table8.csv"
     head = "table,row,column,number,paper,ours,lowest,highest,seeds,spread,difference,paper_gain,gain"

@@ -1,7 +1,7 @@
 """Which folders are runs, and what they say."""
 
 from vmp.data.manifest import write_classes
-from vmp.results.collect import find_runs
+from vmp.runs.run import find_runs
 
 
 def test_what_lies_inside_a_run_is_no_run(tmp_path):

@@ -20,13 +20,13 @@ from vmp.config import check, check_evaluate, check_start
 from vmp.errors import ConfigError
 from vmp.explain import explain
 from vmp.overrides import typed
-from vmp.results.tables import composer
+from vmp.paper.tables import composer
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {
     group.name: sorted(f.stem for f in group.glob("*.yaml"))
     for group in (ROOT / "conf").iterdir()
-    if group.is_dir() and group.name not in ("table", "hydra")  # tables are read by vmp.results.tables
+    if group.is_dir() and group.name not in ("table", "hydra")  # tables are read by vmp.paper.tables
 }
 GIVEN = {
     "list": ["dataset.root=.", "dataset.train=a", "dataset.val=b"],
@@ -522,7 +522,7 @@ def test_the_command_ends_with_one_message_and_code_2(tmp_path):
     assert done.returncode == 2
     assert "train.csv:2: label 7 is outside 0..1" in done.stderr
     imported = subprocess.run(
-        [sys.executable, "-c", "import sys, vmp.run, vmp.cli; print('torch' in sys.modules)"],
+        [sys.executable, "-c", "import sys, vmp.train, vmp.cli; print('torch' in sys.modules)"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert imported.stdout.strip() == "False"

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import videos
 
-from vmp.data.cut import Cut, cut_all
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
-from vmp.data.estimate import estimate_cutting, probe
-from vmp.data.measure import RUN, RUNS, Thumbs, count, measure, small
-from vmp.data.writer import differs
 from vmp.errors import DataError, VideoReadError
+from vmp.prepare.cut import Cut, cut_all
+from vmp.prepare.estimate import estimate_cutting, probe
+from vmp.prepare.measure import RUN, RUNS, Thumbs, count, measure, small
+from vmp.prepare.writer import differs
 
 FRAMES = 90
 
@@ -300,7 +300,7 @@ def test_arguments_are_checked_before_anything_is_done(sources, tmp_path):
 def test_a_disk_that_is_full_stops_with_a_message(sources, tmp_path):
     """A limit on the size of files stands in for the full disk: the same error path in a real child process."""
     code = (
-        "import resource, signal, sys; from pathlib import Path; from vmp.data.cut import *\n"
+        "import resource, signal, sys; from pathlib import Path; from vmp.prepare.cut import *\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
@@ -358,7 +358,7 @@ def test_finished_clips_are_kept_and_changed_ones_are_made_again(sources, tmp_pa
 RUN_CUTS = """
 import sys
 from pathlib import Path
-from vmp.data.cut import Cut, cut_all
+from vmp.prepare.cut import Cut, cut_all
 if __name__ == "__main__":
     source, out, clips = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     cuts = [Cut(source=source, start=i, end=i + 40, target=out / f"{i}.mp4") for i in range(0, clips)]
@@ -468,7 +468,7 @@ def test_children_that_die_or_hang_cost_their_source_only(sources, tmp_path, mon
     for name in ("dies.mp4", "hangs.mp4", "fine.mp4"):
         (tmp_path / name).write_bytes((sources / "plain.mp4").read_bytes())
     (tmp_path / "sitecustomize.py").write_text(
-        "import vmp.data.cut as c, os, time\n"
+        "import vmp.prepare.cut as c, os, time\n"
         "real = c.Source.frames\n"
         "def frames(self):\n"
         "    for i, frame in enumerate(real(self)):\n"
@@ -551,7 +551,7 @@ def test_measuring_a_long_video_takes_bounded_memory(tmp_path):
 
     write_video(tmp_path / "long.mp4", frames(), crf=30, keyframe_every=100)
     code = (
-        "import resource, sys; from vmp.data.measure import measure\n"
+        "import resource, sys; from vmp.prepare.measure import measure\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(measure(sys.argv[1])); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )

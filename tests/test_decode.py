@@ -11,13 +11,13 @@ import torch
 import videos
 from PIL import Image
 
-from vmp.data import measure as measuring
 from vmp.data.dataset import ClipShape, TestClips, loader_processes
 from vmp.data.decode import READERS, check_reader, read_frames
 from vmp.data.manifest import Clip, Manifest
-from vmp.data.measure import measure_all
 from vmp.data.present import Present, find_clips
 from vmp.errors import ConfigError, RunError, VideoReadError
+from vmp.prepare import measure as measuring
+from vmp.prepare.measure import measure_all
 
 FRAMES = 60
 measure = cache(measuring.measure)  # the files stay as they are, and several tests ask
@@ -277,7 +277,7 @@ def test_measuring_survives_a_child_that_dies_or_hangs(folder, tmp_path, monkeyp
     for name in ("dies.mp4", "hangs.mp4", "fine.mp4"):
         (tmp_path / name).write_bytes((folder / "plain.mp4").read_bytes())
     (tmp_path / "sitecustomize.py").write_text(
-        "import vmp.data.measure as m, os, time\n"
+        "import vmp.prepare.measure as m, os, time\n"
         "real = m.measure\n"
         "def measure(path, **k):\n"
         "    if path.name == 'dies.mp4': os.kill(os.getpid(), 11)\n"

@@ -15,20 +15,21 @@ import torch
 from runs import Running
 
 from vmp.data.manifest import Clip, Manifest
-from vmp.engine import checkpoint, dist, resume, schedule, trainer
+from vmp.engine import checkpoint, dist, schedule, trainer
 from vmp.engine.evaluator import (
     Scores,
     _cross_entropy,
     accuracies,
     class_accuracies,
     reported,
-    write_predictions,
 )
 from vmp.engine.faults import told
 from vmp.engine.loggers import Log, Metrics
 from vmp.errors import ConfigError, RunError
 from vmp.launched import MPI, first_host, launched
-from vmp.run_files import read_metrics
+from vmp.runs import resume
+from vmp.runs.predictions import write_predictions
+from vmp.runs.records import read_metrics
 
 # --- schedules -----------------------------------------------------------------------------------------------------
 

@@ -29,16 +29,16 @@ from runs import QUICK, ROOT, Running, folder, overrides_for, run, start
 from vmp.config import check, parse_views
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
-from vmp.data.finegym import plan_finegym
-from vmp.data.hmdb51 import plan_hmdb51
-from vmp.data.listing import make_list
 from vmp.data.manifest import read_manifest
-from vmp.data.measure import measure_all
-from vmp.data.plan import Item, Plan
-from vmp.data.prepare import prepare
-from vmp.data.unpack import unpack
 from vmp.errors import ConfigError, DataError, UserError, VideoReadError
 from vmp.explain import explain
+from vmp.prepare.dataset import prepare
+from vmp.prepare.finegym import plan_finegym
+from vmp.prepare.hmdb51 import plan_hmdb51
+from vmp.prepare.listing import make_list
+from vmp.prepare.measure import measure_all
+from vmp.prepare.plan import Item, Plan
+from vmp.prepare.unpack import unpack
 
 
 def no_traceback(done) -> str:
@@ -884,7 +884,7 @@ def test_the_order_of_classes_is_not_that_of_lines_or_of_a_locale(tmp_path):
         (tmp_path / "train").write_text("path,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
         (tmp_path / "val").write_text(f"path,label\nv.mp4,{names[0]}x\n", encoding="utf-8")
         code = (
-            "import sys; from pathlib import Path; from vmp.data.listing import make_list; h = Path(sys.argv[1]);"
+            "import sys; from pathlib import Path; from vmp.prepare.listing import make_list; h = Path(sys.argv[1]);"
             "f = make_list(h / 'out', videos=h / 'v', lists={s: h / s for s in ('train', 'val')}, progress=False,"
             "workers=1); print(f)"
         )

@@ -17,10 +17,10 @@ from torch import nn
 
 from vmp.data.motions import CAMERAS
 from vmp.errors import RunError, UserError
-from vmp.results import blind, canvas, figures, paired, similarity
-from vmp.results.canvas import style
-from vmp.results.collect import Run, read_run
-from vmp.results.curves import (
+from vmp.figures import blind, canvas, paired, similarity
+from vmp.figures import numbered as figures
+from vmp.figures.canvas import style
+from vmp.figures.curves import (
     Pair,
     _stems,
     best_pairs,
@@ -31,9 +31,10 @@ from vmp.results.curves import (
     same_but_lambda,
     whole_epochs,
 )
-from vmp.results.family import shift_of, slope_of, thinned
-from vmp.results.looking import embedded_clip, layer_with, layers_of, plain_frames
-from vmp.results.panels import color_attention, color_differences
+from vmp.figures.family import shift_of, slope_of, thinned
+from vmp.figures.looking import embedded_clip, layer_with, layers_of, plain_frames
+from vmp.figures.panels import color_attention, color_differences
+from vmp.runs.run import Run, read_run
 
 
 @pytest.fixture(scope="module")

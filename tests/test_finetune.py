@@ -13,7 +13,7 @@ from runs import Done, Running
 from safetensors.numpy import load_file
 
 from vmp.data.manifest import write_classes
-from vmp.run_files import read_metrics
+from vmp.runs.records import read_metrics
 
 COMMON = (
     *("dataset=manifest", "recipe=tiny", "trainer.epochs=2", "trainer.batch_size=4", "optim.lr=0.02"),

@@ -17,15 +17,15 @@ from damage import damaged_bytes, damaged_text
 from fuzz_videos import FRAMES, read_again, read_many, read_mat_again
 from test_prepare import matlab_file
 
-from vmp.data import listing
-from vmp.data.children import Lost, in_children
 from vmp.data.decode import READERS
-from vmp.data.finegym import read_elements, read_times
-from vmp.data.hmdb51 import read_splits
 from vmp.data.manifest import read_classes, read_manifest
-from vmp.data.measure import Measured, measure_all, seeking
-from vmp.data.mpii import read_sequences
 from vmp.errors import UserError
+from vmp.prepare import listing
+from vmp.prepare.children import Lost, in_children
+from vmp.prepare.finegym import read_elements, read_times
+from vmp.prepare.hmdb51 import read_splits
+from vmp.prepare.measure import Measured, measure_all, seeking
+from vmp.prepare.mpii import read_sequences
 
 SEED = 7
 INSTALLED = (*seeking(), "pyav")

@@ -7,7 +7,7 @@ import pytest
 from vmp.backbones import zoo
 from vmp.data.manifest import write_classes
 from vmp.errors import ManifestError
-from vmp.heads import classes_of, run_of, why_other
+from vmp.runs.heads import classes_of, run_of, why_other
 
 NAMES = ("jump", "run", "walk")
 NUMBERS = ("0", "1", "2")

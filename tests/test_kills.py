@@ -28,7 +28,7 @@ from runs import (
     start_ranks,
 )
 
-from vmp.run_files import read_metrics
+from vmp.runs.records import read_metrics
 
 ALL = (
     "trainer.micro_batch=2",

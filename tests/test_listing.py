@@ -5,13 +5,13 @@ import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmp.data.listing import make_list
-from vmp.data.lists import Row, read_list
 from vmp.data.manifest import read_manifest
-from vmp.data.plan import Item, Plan
-from vmp.data.prepare import prepare
-from vmp.data.verify import verify
 from vmp.errors import ConfigError, ManifestError
+from vmp.prepare.dataset import prepare
+from vmp.prepare.listing import make_list
+from vmp.prepare.lists import Row, read_list
+from vmp.prepare.plan import Item, Plan
+from vmp.prepare.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_lists_manifest_knows_where_its_videos_are(home, tmp_path):
 
 def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):
     make(home, tmp_path, "b.mp4 0\nünï 文字.mp4 1\n", "b.mp4 0\n")
-    import vmp.data.listing as listing
+    import vmp.prepare.listing as listing
 
     asked = []
     monkeypatch.setattr(listing, "measure_all", lambda paths, **k: asked.extend(paths) or iter(()))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import videos
 
-from vmp.data.listing import make_list
-from vmp.data.lists import read_list
-from vmp.data.locate import Locator
 from vmp.data.manifest import read_manifest
 from vmp.errors import ManifestError
+from vmp.prepare.listing import make_list
+from vmp.prepare.lists import read_list
+from vmp.prepare.locate import Locator
 
 ROWS = [("v/a b.mp4", "0"), ("v/c.mp4", "1")]
 FORMS = {

@@ -15,9 +15,9 @@ from runs import ROOT, Running, folder, overrides_for
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.errors import VideoReadError
-from vmp.results.collect import read_run
-from vmp.results.looking import layers_of, open_run, stream
-from vmp.results.paired import mcnemar
+from vmp.figures.looking import layers_of, open_run, stream
+from vmp.figures.paired import mcnemar
+from vmp.runs.run import read_run
 
 
 @pytest.fixture(scope="module")

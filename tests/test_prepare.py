@@ -22,15 +22,15 @@ from test_remux import packed_avi
 
 from vmp.data.decode import READERS
 from vmp.data.encode import write_video
-from vmp.data.finegym import SETS, plan_finegym, read_elements
-from vmp.data.hmdb51 import digest, plan_hmdb51
 from vmp.data.manifest import read_manifest, recorded_root
-from vmp.data.mpii import plan_mpii, read_sequences
-from vmp.data.plan import Item, Plan, find_videos, shipped_classes
-from vmp.data.prepare import prepare
 from vmp.data.times import Timeline
-from vmp.data.unpack import unpack
 from vmp.errors import ConfigError, DataError, ManifestError
+from vmp.prepare.dataset import prepare
+from vmp.prepare.finegym import SETS, plan_finegym, read_elements
+from vmp.prepare.hmdb51 import digest, plan_hmdb51
+from vmp.prepare.mpii import plan_mpii, read_sequences
+from vmp.prepare.plan import Item, Plan, find_videos, shipped_classes
+from vmp.prepare.unpack import unpack
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,8 +10,8 @@ import pytest
 from runs import ROOT
 
 from vmp.errors import RunError
-from vmp.results.publishing import publish
-from vmp.results.tables import load_profile, results_of
+from vmp.paper.publishing import publish
+from vmp.paper.tables import load_profile, results_of
 
 SHIPPED = ROOT / "docs/results/mini"
 

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmp.data import decode
-from vmp.data import measure as measuring
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, Manifest
-from vmp.data.measure import seeking
 from vmp.data.present import find_clips
 from vmp.data.stream import null_frames
 from vmp.errors import DataError, VideoReadError
+from vmp.prepare import measure as measuring
+from vmp.prepare.measure import seeking
 
 FRAMES = 72
 measure = cache(measuring.measure)  # the files stay as they are, and several tests ask

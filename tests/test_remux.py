@@ -11,8 +11,8 @@ import pytest
 import videos
 
 from vmp.data.decode import read_frames
-from vmp.data.measure import measure, seeking
-from vmp.data.remux import KEPT, Remux, remux, remux_all
+from vmp.prepare.measure import measure, seeking
+from vmp.prepare.remux import KEPT, Remux, remux, remux_all
 
 FRAMES = 60
 EVERYONE = {*seeking(), "pyav"}

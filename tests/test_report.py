@@ -18,10 +18,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from runs import ROOT, bright_or_dark, overrides_for
 
-from vmp.engine.evaluator import PREDICTIONS
 from vmp.errors import UserError
 from vmp.files import write_json
-from vmp.results.report import write_report
+from vmp.report.page import write_report
+from vmp.runs.predictions import PREDICTIONS
 
 EVIL = "<script>alert('x')</script> \"&amp;' </style>{{data}}\u2028end"
 CLASSES = ("brighter", "darker", EVIL)

@@ -12,10 +12,11 @@ from omegaconf import OmegaConf
 from runs import ROOT
 from test_report import composed, write_run
 
-from vmp import run_files
 from vmp.errors import ManifestError, RunError
-from vmp.results.collect import Run, readable_runs
-from vmp.results.report import write_report
+from vmp.files import parse_yaml
+from vmp.report.page import write_report
+from vmp.runs import records
+from vmp.runs.run import Run, readable_runs
 
 SECRET = "s3cret-of-the-reader"
 BOMB = "a0: &a0 [x,x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i in range(1, 60))
@@ -131,7 +132,7 @@ def test_nothing_is_resolved(out, tmp_path, monkeypatch, config):
     values["dataset"]["name"] = "${oc.env:SECRET_TOKEN}"
     (out / "bad" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
     assert SECRET in str(OmegaConf.to_container(OmegaConf.load(out / "bad/config.yaml"), resolve=True))
-    read = run_files.read_config(out / "bad" / "config.yaml")
+    read = records.read_config(out / "bad" / "config.yaml")
     assert read["tag"] == read["dataset"]["name"] == "${oc.env:SECRET_TOKEN}"
     write_report([out], out=tmp_path / "r.html", clips=1)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
@@ -189,20 +190,20 @@ def test_a_config_is_read_as_it_was_written(tmp_path, config):
         "n": "\u0416, 'x'",
     }
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
-    assert run_files.read_config(tmp_path / "config.yaml") == values
-    assert run_files.parse_yaml("a: 1e-3\nb: 2026-11-28", "x") == {"a": 0.001, "b": "2026-11-28"}
+    assert records.read_config(tmp_path / "config.yaml") == values
+    assert parse_yaml("a: 1e-3\nb: 2026-11-28", "x") == {"a": 0.001, "b": "2026-11-28"}
     for text, said in (
         ("a: 1\na: 2", "stands twice"),
         ("a: 0x" + "f" * 40, "64 bits"),
         ("a: " + "9" * 9999, "not YAML"),
     ):
         with pytest.raises(RunError, match=said):
-            run_files.parse_yaml(text, "x")
+            parse_yaml(text, "x")
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n{"kind": "tr')
-    assert run_files.read_metrics(tmp_path) == [{"kind": "train", "step": 1}]
+    assert records.read_metrics(tmp_path) == [{"kind": "train", "step": 1}]
 
 
 def test_a_dataset_of_a_stranger(tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from runs import ROOT
 
 from vmp.errors import UserError
-from vmp.results import starts
-from vmp.results.starts import Grid, Point, sweep, write
-from vmp.results.tables import load_profile
+from vmp.paper import starts
+from vmp.paper.starts import Grid, Point, sweep, write
+from vmp.paper.tables import load_profile
 
 MINI = load_profile(ROOT / "conf/table/profile/mini.yaml")
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from runs import folder, overrides_for
 
 from vmp.errors import ConfigError
-from vmp.sweep import environment, name_of, plan, slots
+from vmp.jobs.sweep import environment, name_of, plan, slots
 
 ROOT = Path(__file__).resolve().parent.parent
 

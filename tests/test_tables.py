@@ -17,8 +17,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vmp.errors import ConfigError, RunError
-from vmp.results import estimating, launching, rendering, reproducing, timing
-from vmp.results.tables import (
+from vmp.jobs import launching
+from vmp.paper import estimates as estimating
+from vmp.paper import rendering, timing
+from vmp.paper import reproduce as reproducing
+from vmp.paper.tables import (
     Evaluation,
     Planner,
     cells,

@@ -11,16 +11,16 @@ import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmp.data.cut import Cut, cut_all
 from vmp.data.dataset import ClipShape, TestClips, TrainClips
 from vmp.data.decode import read_frames
 from vmp.data.manifest import Clip, Manifest, read_manifest, write_classes, write_manifest
-from vmp.data.measure import measure
-from vmp.data.plan import Item
 from vmp.data.present import find_clips
-from vmp.data.rows import in_place_row, with_measured
 from vmp.data.times import Timeline, continued, even_frames, read_steps, timeline, write_steps
 from vmp.errors import ManifestError
+from vmp.prepare.cut import Cut, cut_all
+from vmp.prepare.measure import measure
+from vmp.prepare.plan import Item
+from vmp.prepare.rows import in_place_row, with_measured
 
 MS = Fraction(1, 1000)
 SHAPE = ClipShape(

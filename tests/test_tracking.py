@@ -34,8 +34,8 @@ from vmp import MotionPrompt
 from vmp.config import check
 from vmp.engine.loggers import Metrics
 from vmp.errors import ConfigError
-from vmp.results.panels import ROWS, attention_panels, confusion_picture, panel, panel_rows
-from vmp.run_files import read_metrics
+from vmp.figures.panels import ROWS, attention_panels, confusion_picture, panel, panel_rows
+from vmp.runs.records import read_metrics
 from vmp.tracking import Tracker, check_tracker, start_tracker
 from vmp.tracking.report import HIDDEN, Report, confusions, group_of, scrub
 from vmp.tracking.tracker import Mirror
@@ -391,7 +391,7 @@ def test_where_there_is_a_key(tmp_path, monkeypatch):
 def test_an_empty_mode_is_no_mode(monkeypatch, tmp_path):
     """wandb itself takes WANDB_MODE= for a wrong one, and would not start."""
     from vmp.config import check
-    from vmp.results.tables import composer
+    from vmp.paper.tables import composer
     from vmp.tracking.wandb_run import start_wandb
 
     monkeypatch.setenv("WANDB_MODE", "")

@@ -27,7 +27,7 @@ from runs import (
 )
 
 from vmp.engine import checkpoint
-from vmp.run_files import read_metrics
+from vmp.runs.records import read_metrics
 
 
 def test_a_run_leaves_its_records(straight):
@@ -92,7 +92,7 @@ def test_training_accuracy_is_that_of_the_steps_logits(data, tmp_path, monkeypat
     from hydra import compose, initialize_config_dir
 
     from vmp.objective import Objective
-    from vmp.run import train
+    from vmp.train import train
 
     right: list[list[bool]] = []
     real = Objective.__call__

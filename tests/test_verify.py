@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import videos
 
-from vmp.data import verify as verifying
 from vmp.data.manifest import Clip, read_manifest, write_classes, write_manifest
-from vmp.data.measure import measure
-from vmp.data.verify import verify
 from vmp.errors import ManifestError
+from vmp.prepare import verify as verifying
+from vmp.prepare.measure import measure
+from vmp.prepare.verify import verify
 
 FRAMES = 60
 

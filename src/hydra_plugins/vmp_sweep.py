@@ -1,6 +1,6 @@
 """What Hydra calls for `python train.py -m ...`: our sweeper around any launcher, and a launcher for this machine.
 
-Hydra takes plugins from packages of this name only; the work is in vmp.sweep.
+Hydra takes plugins from packages of this name only; the work is in vmp.jobs.sweep.
 """
 
 import copy
@@ -41,7 +41,7 @@ class RunSweeper(BasicSweeper):
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         from vmp.errors import ConfigError
-        from vmp.sweep import Job, Sweep, check_alone, name_of, plan, run_side_by_side
+        from vmp.jobs.sweep import Job, Sweep, check_alone, name_of, plan, run_side_by_side
 
         config, context = self.config, self.hydra_context
         assert config is not None
@@ -163,7 +163,7 @@ class LocalLauncher(Launcher):
         self.n_jobs, self.devices = n_jobs, devices
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from vmp.sweep import find_devices, slots
+        from vmp.jobs.sweep import find_devices, slots
 
         self.place = Path(str(config.hydra.sweep.dir))
         devices = find_devices() if self.devices is None else [str(device) for device in self.devices]
@@ -174,7 +174,7 @@ class LocalLauncher(Launcher):
         return len(self.places)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from vmp.sweep import run_side_by_side
+        from vmp.jobs.sweep import run_side_by_side
 
         run_side_by_side(self.place, [int(_number(each)) for each in job_overrides], self.places)
         return []

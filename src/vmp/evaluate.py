@@ -13,10 +13,10 @@ from vmp.data.manifest import Manifest
 from vmp.data.present import Present, digest, find_clips
 from vmp.errors import ConfigError, RunError
 from vmp.files import write_json
-from vmp.folder import check_same_data, config_of
 from vmp.machine import device_name
-from vmp.results.record import provenance
-from vmp.scoring import measure, print_result, score
+from vmp.provenance import provenance
+from vmp.runs.folder import check_same_data, config_of
+from vmp.runs.score import measure, print_result, score
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -36,7 +36,8 @@ def evaluate(cfg: DictConfig) -> None:
     if options.where:
         present = only(manifest, present, options.where)
 
-    from vmp.engine import checkpoint, dist, resume
+    from vmp.engine import checkpoint, dist
+    from vmp.runs import resume
 
     processes = dist.start(options.device)
     try:

@@ -1,12 +1,43 @@
-"""Files that are there whole or not at all, after a kill and after a power cut."""
+"""Files: written whole or not at all, and read within bounds.
 
+Notable here:
+- a file that is written stands there whole or not at all, after a kill and after a power cut;
+- a file that is read is a regular one, of a bounded size, in UTF-8; a pipe or an endless device in its place is
+  refused;
+- YAML is read as plain values: no tags, no aliases (ten lines of which can stand for a billion values), no
+  interpolations, so that `${oc.env:SECRET}` stays these characters;
+- JSON and YAML are bounded in depth and in the size of numbers.
+"""
+
+import csv
+import io
 import json
 import os
+import re
+import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from vmp.errors import RunError
+
+MB = 10**6
+CONFIG, RECORD, LIST = (
+    MB // 4,
+    64 * MB,
+    512 * MB,
+)  # bytes, at most: of config.yaml, of a JSON file, of one with rows
+DEPTH = 32  # of values in values
+NODES = 50_000  # values in config.yaml
+DIGITS = 40  # of a number
+CELL = 100_000  # characters in a cell of a CSV
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -35,3 +66,159 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_text(path: Path, *, limit: int = RECORD) -> str:
+    """A regular file of at most `limit` bytes, in UTF-8.
+
+    Raises:
+        RunError: it is something else, or cannot be read.
+    """
+    try:
+        # a pipe would block until someone writes to it
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RunError(f"{path}: not a regular file")
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise RunError(f"{path}: larger than the {_size(limit)} that such a file may have")
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except ValueError as error:  # of the path
+        raise RunError(f"{path}: cannot be opened ({error})") from None
+    except OSError as error:
+        raise RunError(
+            f"{path}: {'not found' if isinstance(error, FileNotFoundError) else error.strerror}"
+        ) from None
+
+
+def _size(limit: int) -> str:
+    return f"{limit // MB} MB" if limit >= MB else f"{limit // 1000} kB"
+
+
+def read_json(path: Path, *, limit: int = RECORD) -> Any:
+    """Raises:
+    RunError: not JSON, nested deeper than DEPTH, or with a number of more than DIGITS digits.
+    """
+    return parse_json(read_text(path, limit=limit), str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """where: what a message calls the text."""
+
+    def whole(digits: str) -> int:
+        if len(digits) > DIGITS:
+            raise ValueError(f"a number of {len(digits)} digits")
+        return int(digits)
+
+    try:
+        value = json.loads(text, parse_int=whole)
+    except RecursionError:
+        raise RunError(f"{where}: nested deeper than {DEPTH} levels") from None
+    except ValueError as error:
+        raise RunError(f"{where}: not JSON ({error})") from None
+    _check_values(value, where)
+    return value
+
+
+def _check_values(value: Any, where: str) -> None:
+    """Raise RunError for values that are nested too deep, numbers too large, and text that is not Unicode."""
+    level = [value]
+    for _ in range(DEPTH + 1):
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                below += [*one.keys(), *one.values()]
+            elif isinstance(one, list | tuple | set):
+                below += one
+            elif isinstance(one, int) and abs(one) >= 2**63:
+                raise RunError(f"{where}: a number of more than 64 bits")
+            elif isinstance(one, str) and not one.isascii():
+                try:
+                    one.encode()
+                except UnicodeEncodeError:
+                    raise RunError(f"{where}: text that is not Unicode ({one[:40]!a})") from None
+        if not below:
+            return
+        level = below
+    raise RunError(f"{where}: nested deeper than {DEPTH} levels")
+
+
+def read_csv(path: Path, *, required: Sequence[str]) -> list[dict[str, str]]:
+    """Rows by column; a cell that is not there is "".
+
+    Raises:
+        RunError: not CSV, a required column is missing, or a row is longer than the header.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path, limit=LIST), newline=""), restval="")
+        rows = list(reader)
+    except csv.Error as error:  # a cell of more than csv.field_size_limit() characters, for one
+        raise RunError(f"{path}: not CSV ({error})") from None
+    if absent := [name for name in required if name not in (reader.fieldnames or ())]:
+        raise RunError(f"{path}: has no column {', '.join(absent)}")
+    for line, row in enumerate(rows, 2):
+        if None in row:
+            raise RunError(f"{path}, row {line}: more cells than the header has")
+        if any(len(cell) > CELL for cell in row.values()):
+            raise RunError(f"{path}, row {line}: a cell of more than {CELL} characters")
+    return rows
+
+
+# --- YAML ----------------------------------------------------------------------------------------------------------
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML as OmegaConf writes and reads it: 1e-3 is a number, there are no dates, and a key stands once."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith((":timestamp", ":float"))]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        found = super().construct_mapping(node, deep=deep)
+        if isinstance(node, yaml.MappingNode) and len(found) < len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a key that stands twice", node.start_mark)
+        return found
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"(?:[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.\d+(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))"
+        r"|\.(?:nan|NaN|NAN))$",
+        re.ASCII,
+    ),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """where: what a message calls the text.
+
+    Raises:
+        RunError: not YAML, or with aliases, tags, repeated keys, too many values or too many levels.
+    """
+    depth = nodes = 0
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise RunError(f"{where}: has anchors and aliases (&, *), which no run's config has")
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            nodes += 1
+            if depth > DEPTH or nodes > NODES:
+                raise RunError(f"{where}: more than {DEPTH} levels or {NODES} values")
+        value = yaml.load(text, Loader=_Loader)  # a safe one
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise RunError(f"{where}: not YAML ({' '.join(str(error).split())[:300]})") from None
+    _check_values(value, where)
+    return value

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vmp.backbones.download import container, sha256_of
 from vmp.errors import RunError, WeightsError, shortlist
-from vmp.run_files import read_json
+from vmp.files import read_json
 
 LAYOUTS = {
     "ours": "a run's folder, a checkpoint, or what scripts/convert_weights.py wrote",

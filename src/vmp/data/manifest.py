@@ -22,8 +22,7 @@ from typing import TypeVar
 from vmp.data.decode import READERS
 from vmp.data.times import read_steps
 from vmp.errors import ManifestError, RunError, shortlist
-from vmp.files import replacing, write_json, write_text
-from vmp.run_files import read_json
+from vmp.files import read_json, replacing, write_json, write_text
 
 RECORD = "dataset.json"  # beside manifests: where their videos are
 STATUSES = ("ok", "missing", "unreadable", "partial")  # partial: decoding stopped before the end

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vmp.errors import RunError
-from vmp.run_files import read_json
+from vmp.files import read_json
 
 _FILES = ("model.safetensors", "state.pt")
 _TEMPORARY = ".writing-"

@@ -6,12 +6,9 @@ Notable here:
 - accuracies are in percent and micro-averaged over clips unless they are named otherwise.
 """
 
-import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vmp.data.dataset import TestClips, end_workers, loader_processes
-from vmp.data.manifest import Clip, Manifest
 from vmp.data.shared import Sending
 from vmp.engine.dist import Processes
 from vmp.engine.faults import told
@@ -207,54 +203,6 @@ def class_accuracies(scores: Scores, labels: Sequence[int], *, classes: int) -> 
     right = target[ranks(scores, labels) == 0] if len(target) else target
     counts = np.bincount(target, minlength=classes), np.bincount(right, minlength=classes)
     return list(zip(counts[0].tolist(), counts[1].tolist(), strict=True))
-
-
-PREDICTIONS = (
-    *("id", "path", "start", "end", "label", "label_name", "predicted", "predicted_name"),
-    *("score", "top5", "problem"),
-)
-
-
-def write_predictions(
-    folder: Path, scores: Scores, clips: Sequence[Clip], manifest: Manifest, *, missing: Mapping[str, str]
-) -> None:
-    """predictions.csv and per_class.csv.
-
-    predictions.csv has one row per clip: its path below the dataset's root, its span in frames [start, end), the actual
-    and the predicted class by number and name, the score, the five best classes, or why there is no score.
-
-    Args:
-        clips: the usable ones, which `scores` has by index.
-        missing: of the others, id -> reason.
-    """
-    by_id = {clip.id: clip for clip in manifest.clips}
-    bad = {clips[i].id: reason for i, reason in scores.bad.items()} | dict(missing)
-
-    def about(clip: Clip) -> list[Any]:
-        end = clip.start + clip.length if clip.frames else clip.end
-        return [
-            *(clip.id, clip.path, clip.start, "" if end is None else end),
-            *(clip.label, manifest.classes[clip.label]),
-        ]
-
-    with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(PREDICTIONS)
-        for at, index in enumerate(scores.indices.tolist()):
-            row = scores.scores[at]
-            top = best_classes(row[None], 5)[0].tolist()
-            predicted = [top[0], manifest.classes[top[0]], f"{row[top[0]]:.6g}"]
-            writer.writerow([*about(clips[index]), *predicted, " ".join(map(str, top)), ""])
-        writer.writerows(
-            [*about(by_id[name]), "", "", "", "", reason] for name, reason in sorted(bad.items())
-        )
-    counts = class_accuracies(scores, [c.label for c in clips], classes=len(manifest.classes))
-    with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["class", "name", "clips", "right", "accuracy"])
-        for label, (n, right) in enumerate(counts):
-            accuracy = f"{100 * right / n:.2f}" if n else ""
-            writer.writerow([label, manifest.classes[label], n, right, accuracy])
 
 
 @contextmanager

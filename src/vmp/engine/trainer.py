@@ -362,7 +362,7 @@ def _learned(scalars: Callable[[], Mapping[str, Tensor]]) -> dict[str, float]:
 def _faster_data(workers: int) -> str:
     return (
         f"Reading holds training back: more trainer.workers (now {workers}; this machine has {cpus()} cores), small "
-        "exact clips (scripts/prepare.py ... --cut) or, for small sets, data.keep help; scripts/benchmark.py clips "
+        "exact clips (scripts/prepare.py ... --cut) or, for small sets, data.keep help; make bench BENCH=clips "
         "measures"
     )
 

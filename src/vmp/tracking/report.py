@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmp.config import Config
 from vmp.errors import RunError
-from vmp.run_files import read_digests, read_per_class, read_predictions, read_result
+from vmp.runs.records import read_digests, read_per_class, read_predictions, read_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,7 @@ def read_report(folder: Path) -> Report:
 def describe(config: Config, folder: Path) -> dict[str, Any]:
     """The config as nested sections, `vmp.lambda` under its own name, and under `about` what the run's folder says of
     it: its name's parts, code, versions and data. Secrets are left out."""
-    from vmp.results.record import provenance
+    from vmp.provenance import provenance
 
     about = {
         "dataset": config.name,

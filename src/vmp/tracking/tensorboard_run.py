@@ -56,7 +56,7 @@ class TensorBoard:
         self._writer.flush()
 
     def result(self, number: int, report: Report) -> None:
-        from vmp.results.panels import confusion_picture
+        from vmp.figures.panels import confusion_picture
 
         for key, value in report.numbers.items():
             self._writer.add_scalar(f"result/{key}", value, global_step=report.step)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vmp.config import Config, Logger
 from vmp.errors import ConfigError
-from vmp.run_files import read_metrics
+from vmp.runs.records import read_metrics
 from vmp.tracking.report import Report, read_report
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 
 from vmp.config import Config
 from vmp.errors import RunError, UserError
-from vmp.files import write_json
-from vmp.folder import RUNTIME
-from vmp.run_files import read_json, read_metrics
+from vmp.files import read_json, write_json
+from vmp.runs.folder import RUNTIME
+from vmp.runs.records import read_metrics
 from vmp.tracking.report import (
     Report,
     confusions,
@@ -244,7 +244,7 @@ class WandbRun:
     def result(self, number: int, report: Report) -> None:
         import wandb
 
-        from vmp.results.panels import confusion_picture
+        from vmp.figures.panels import confusion_picture
 
         columns: list[str | int] = ["class", "name", "clips", "right", "accuracy"]
         picture = confusion_picture(confusions(report), report.classes, title=f"confusion, {report.split}")

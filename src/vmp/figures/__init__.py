@@ -1,0 +1,1 @@
+"""Drawings of videos, prompts, runs and the paper's figures."""

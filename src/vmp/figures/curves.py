@@ -1,0 +1,282 @@
+"""Curves of runs: cross-entropy and accuracies; slope and shift against epochs and by run (Fig. 4)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vmp.figures.canvas import COLORS, GREY, figure
+from vmp.runs.records import read_metrics
+from vmp.runs.run import Run
+
+
+def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
+    """Cross-entropy, accuracy, slope and shift against epochs, a colour a run; label -> run's folder.
+
+    Cross-entropy has no λV in it, so runs with and without prompts, or with other λ, can be compared.
+    """
+    from matplotlib.lines import Line2D
+
+    drawn = figure(15, 3.4)
+    axes = drawn.subplots(1, 4)
+    drawn.subplots_adjust(left=0.035, right=0.99, bottom=0.14, top=0.91, wspace=0.24)  # quicker than a layout
+    titles = ("cross-entropy", "top-1 and top-5 (%)", "slope a(m)", "shift b(n)")
+    any_slope = False
+    for number, (label, folder) in enumerate(runs.items()):
+        color = COLORS[number % len(COLORS)]
+        rows = read_metrics(folder)
+        for axis, key, look in (
+            (axes[0], "train/cross_entropy", TRAINING),
+            (axes[0], "val/cross_entropy", VAL),
+            (axes[1], "train/top1", TRAINING),
+            (axes[1], "val/top1", VAL),
+            (axes[1], "val/top5", TOP5),
+        ):
+            _plot(axis, _line(rows, key), color=color, **look)
+        for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
+            for key, style in zip(_keys(rows, name), ("-", "--", ":"), strict=False):
+                pathway = key.split("/")[1:-1]
+                any_slope = True
+                _plot(axis, _line(rows, key), linestyle=style, label=" ".join([label, *pathway]), color=color)
+    if not any_slope:
+        for axis in axes[2:]:
+            axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
+    for axis, looks in ((axes[0], (TRAINING, VAL)), (axes[1], (TRAINING, VAL, TOP5))):
+        alone = axis.lines and all(len(line.get_xdata()) < 3 for line in axis.lines)
+        handles = [Line2D([], [], color=GREY, **(POINTS | look if alone else look)) for look in looks]
+        if len(runs) > 1:
+            handles += [
+                Line2D([], [], color=COLORS[number % len(COLORS)], label=label)
+                for number, label in enumerate(runs)
+            ]
+        axis.legend(handles=handles, fontsize=8, frameon=False)
+    for axis, least in ((axes[2], 0.1), (axes[3], 0.01)):
+        plain_numbers(axis, least=least)
+        if len(axis.lines) > 1:
+            axis.legend(fontsize=8, frameon=False)
+    last = max(
+        (max(line.get_xdata()) for axis in axes for line in axis.lines if len(line.get_xdata())), default=0
+    )
+    last = last or 1
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("epoch", fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlim(-0.02 * last, 1.02 * last)
+        whole_epochs(axis)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(out, dpi=110)
+
+
+POINTS: dict[str, Any] = {"marker": "x", "markersize": 4}  # of lines too short to be seen
+TRAINING: dict[str, Any] = {"linestyle": "-", "linewidth": 1, "alpha": 0.6, "label": "training"}
+VAL: dict[str, Any] = {"linestyle": "-", "linewidth": 1.5, "marker": ".", "label": "val"}
+TOP5: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "alpha": 0.7, "label": "val, top-5"}
+
+
+def whole_epochs(axis: Any) -> None:
+    """Ticks of the epoch axis at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
+
+
+def plain_numbers(axis: Any, *, least: float) -> None:
+    """Tick labels of the y axis without an offset (11.02, not 2e-2 + 1.1e1), and a range of at least `least`, so that
+    rounding is not drawn as a trend."""
+    from matplotlib.ticker import ScalarFormatter
+
+    axis.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+    low, high = axis.get_ylim()
+    if axis.lines and high - low < least:
+        axis.set_ylim((low + high - least) / 2, (low + high + least) / 2)
+
+
+def _plot(axis: Any, line: tuple[list[float], list[float]], **look: Any) -> None:
+    """A line; where there are not enough points for one to be seen, the points."""
+    if len(line[0]) < 3:
+        look = POINTS | look
+    axis.plot(*line, **look)
+
+
+# --- Fig. 4 --------------------------------------------------------------------------------------------------------
+
+BOUNDS = {"slope": (5 / 0.55, 50.0), "shift": (-0.6, 0.6)}  # of Eq. 2 with the paper's constants
+
+
+class Pair(NamedTuple):
+    """What a finished run learned, of one pathway."""
+
+    dataset: str
+    backbone: str  # with the pathway, where there are several: slowfast-f
+    slope: float
+    shift: float
+    top1: float  # percent
+
+
+def by_lambda(runs: Sequence[Run]) -> dict[float, dict[str, tuple[list[float], list[float]]]]:
+    """λ -> {"slope" | "shift", with "fast/" before it where there are pathways: (epochs, values)}; of several runs with
+    one λ the first."""
+    found: dict[float, dict[str, tuple[list[float], list[float]]]] = {}
+    for run in sorted(runs, key=lambda r: (float(r.config["vmp"]["lambda"]), str(r.folder))):
+        keys = [key for name in ("slope", "shift") for key in _keys(run.rows, name)]
+        if keys:
+            lines = {key.removeprefix("vmp/"): _line(run.rows, key) for key in keys}
+            found.setdefault(float(run.config["vmp"]["lambda"]), lines)
+    return found
+
+
+def pairs(runs: Sequence[Run]) -> list[Pair]:
+    """Learned slope and shift of every finished run that has them."""
+    found = []
+    for run in runs:
+        if not run.finished:
+            continue
+        scalars, config = run.result.get("scalars", {}), run.config
+        for key in sorted(k for k in scalars if k.endswith("slope")):
+            prefix = key.removesuffix("slope")  # "" or "fast/"
+            name = config["backbone"]["name"] + (f"-{prefix[0]}" if prefix else "")
+            learned = scalars[key], scalars[f"{prefix}shift"]
+            found.append(Pair(config["name"], name, *learned, run.result["top1"]))
+    return found
+
+
+def best_pairs(found: Sequence[Pair], by: str) -> dict[str, Pair]:
+    """The top performer of each dataset or backbone, under its name; by: "dataset" or "backbone". What is not
+    compared is held fixed at the value that covers the most: one backbone for all datasets, one dataset for all
+    backbones."""
+    other = "backbone" if by == "dataset" else "dataset"
+    covered: dict[str, set[str]] = {}
+    for pair in found:
+        covered.setdefault(getattr(pair, other), set()).add(getattr(pair, by))
+    if not covered:
+        return {}
+    fixed = max(sorted(covered), key=lambda name: len(covered[name]))
+    best: dict[str, Pair] = {}
+    for pair in sorted(found, key=lambda pair: pair.top1):
+        if getattr(pair, other) == fixed:
+            best[getattr(pair, by)] = pair
+    return dict(sorted(best.items()))
+
+
+def draw_slopes_and_shifts(runs: Sequence[Run]) -> Any:
+    """Fig. 4: a and b against epochs, a line a λ; learned pairs by dataset and by backbone.
+
+    runs: those that only differ in λ for (a, b), and any for (c, d).
+    """
+    drawn = figure(10, 5.6)
+    axes = drawn.subplots(2, 2).ravel()
+    group = max(same_but_lambda(runs), key=lambda group: len(by_lambda(group)), default=[])
+    lines = by_lambda(group)
+    for axis, name, letter in ((axes[0], "slope", "a"), (axes[1], "shift", "b")):
+        for number, (weight, keys) in enumerate(lines.items()):
+            for key, line in keys.items():
+                if key.endswith(name):
+                    dashes = "--" if key.startswith("slow/") else "-"
+                    pathway = key.rpartition("/")[0]
+                    _plot(
+                        axis,
+                        line,
+                        linestyle=dashes,
+                        color=COLORS[number % len(COLORS)],
+                        linewidth=1.3,
+                        label=f"λ = {weight:g} {pathway}".rstrip(),
+                    )
+        for bound in BOUNDS[name]:
+            low, high = axis.get_ylim()
+            if low - (high - low) / 2 <= bound <= high + (high - low) / 2:
+                axis.axhline(bound, color=GREY, linewidth=0.8, linestyle=":", label="_bound")
+        axis.set_xlabel("epoch")
+        whole_epochs(axis)
+        plain_numbers(axis, least=0.1 if name == "slope" else 0.01)
+        axis.set_ylabel(f"{name} {letter}")
+        axis.set_title(f"({letter}) {name}, {_of(group[0])}" if group else f"({letter}) {name}")
+        if lines:
+            axis.legend(ncols=2 if len(lines) > 4 else 1)
+    for axis, by, letter in ((axes[2], "dataset", "c"), (axes[3], "backbone", "d")):
+        best = best_pairs(pairs(runs), by)
+        held = next(iter(best.values()), None)
+        axis.set_title(
+            f"({letter}) best run by {by}"
+            + (f", {held.backbone if by == 'dataset' else held.dataset}" if held else "")
+        )
+        _stems(axis, best)
+    return drawn
+
+
+def same_but_lambda(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs with learned prompts, those together that differ in nothing but λ."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        config = {
+            key: run.config.get(key) for key in ("name", "backbone", "optim", "seed", "tag", "init_from")
+        }
+        config |= {key: run.config["trainer"].get(key) for key in ("epochs", "batch_size")}
+        vmp = {key: value for key, value in run.config["vmp"].items() if key != "lambda"}
+        if vmp.get("kind") == "learned":
+            groups.setdefault(repr((config, vmp)), []).append(run)
+    return list(groups.values())
+
+
+def _stems(axis: Any, best: Mapping[str, Pair]) -> None:
+    """a as solid stems on the left scale, b as dashed ones on the right."""
+    if not best:
+        axis.text(0.5, 0.5, "no finished run with prompts", ha="center", color=GREY, transform=axis.transAxes)
+        return
+    many = len(best) > 4  # their numbers stand upright, above and below the stems, and their names aslant
+    apart = 0.2 if many else 0.12
+    right = axis.twinx()
+    right.spines["right"].set_visible(True)
+    for i, pair in enumerate(best.values()):
+        axis.plot([i - apart] * 2, [0, pair.slope], color=COLORS[0], linewidth=2)
+        axis.plot(i - apart, pair.slope, "o", color=COLORS[0])
+        beside: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+        upright: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "rotation": 90}
+        at = (i - apart, pair.slope)
+        if many:
+            axis.annotate(f"{pair.slope:.2f}", at, (0, 5), va="bottom", **upright)
+        else:
+            axis.annotate(f"{pair.slope:.2f}", at, (-6, 0), ha="right", **beside)
+        right.plot([i + apart] * 2, [0, pair.shift], "--", color=COLORS[1], linewidth=2)
+        right.plot(i + apart, pair.shift, "s", color=COLORS[1])
+        at = (i + apart, pair.shift)
+        if many:
+            up = pair.shift >= 0
+            right.annotate(
+                f"{pair.shift:+.2f}", at, (0, 5 if up else -5), va="bottom" if up else "top", **upright
+            )
+        else:
+            right.annotate(f"{pair.shift:+.2f}", at, (6, 0), ha="left", **beside)
+    aslant = sum(map(len, best)) > 40
+    axis.set_xticks(
+        range(len(best)),
+        list(best),
+        rotation=25 if aslant else 0,
+        ha="right" if aslant else "center",
+        rotation_mode="anchor" if aslant else "default",
+    )
+    axis.set_xlim(-0.7, len(best) - 0.1)
+    axis.set_ylim(-70, 70)  # so that both zeros are at one height
+    axis.set_yticks([0, 10, 20, 30, 40, 50])
+    right.set_ylim(-0.84, 0.84)
+    right.grid(False)
+    axis.grid(False, axis="x")
+    axis.axhline(0, color=GREY, linewidth=0.8)
+    axis.set_ylabel("slope a (solid)", color=COLORS[0])
+    right.set_ylabel("shift b (dashed)", color=COLORS[1])
+
+
+def _of(run: Run) -> str:
+    return f"{run.config['name']}, {run.config['backbone']['name']}"
+
+
+def _line(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    found = {
+        row["epoch"]: row[key] for row in rows if key in row
+    }  # the row of training and of val: one moment
+    return list(found), list(found.values())
+
+
+def _keys(rows: list[dict[str, Any]], name: str) -> list[str]:
+    return sorted({key for row in rows for key in row if key.startswith("vmp/") and key.endswith(f"/{name}")})

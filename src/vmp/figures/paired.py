@@ -1,0 +1,231 @@
+"""Two runs on the same clips: what one gets right and the other does not, and whether that is more than noise.
+
+Notable here:
+- clips are paired by id: both runs saw the same ones, so only the clips on which they differ say anything;
+- McNemar's exact test: had the two runs equal accuracy, each clip on which one is right and the other wrong would fall
+  either way with probability 1/2. p is the probability of a split at least as uneven;
+- it knows nothing of seeds: two runs of one recipe differ too. A small p says that these two runs differ.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vmp.errors import RunError
+from vmp.figures.canvas import COLORS, GREY, figure
+from vmp.runs.run import Run
+
+GAIN, LOSS = COLORS[0], COLORS[1]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Clips that both runs scored. right_a, right_b: (N,) bool; predicted_a, predicted_b, labels: (N,) classes."""
+
+    ids: list[str]
+    labels: np.ndarray
+    predicted_a: np.ndarray
+    predicted_b: np.ndarray
+    only_a: int  # clips that only the first run scored
+    only_b: int
+
+    @property
+    def right_a(self) -> np.ndarray:
+        return self.predicted_a == self.labels
+
+    @property
+    def right_b(self) -> np.ndarray:
+        return self.predicted_b == self.labels
+
+    @property
+    def fixed(self) -> int:
+        """Clips that the second run gets right and the first does not."""
+        return int((~self.right_a & self.right_b).sum())
+
+    @property
+    def broken(self) -> int:
+        """Clips that the first run gets right and the second does not."""
+        return int((self.right_a & ~self.right_b).sum())
+
+    @property
+    def top1(self) -> tuple[float, float]:
+        """Of the two runs on the clips that both scored, percent."""
+        return 100 * float(self.right_a.mean()), 100 * float(self.right_b.mean())
+
+
+def pair(a: Run, b: Run) -> Pairing:
+    """Raises:
+    RunError: no predictions, other labels or classes, or no clip in common.
+    """
+    if a.classes != b.classes:
+        raise RunError(f"{a.folder} and {b.folder} have other classes: their clips cannot be paired")
+    mine, other = (_scored(run) for run in (a, b))
+    shared = [name for name in mine if name in other]
+    if not shared:
+        raise RunError(f"{a.folder} and {b.folder} have no tested clip in common")
+    wrong = [name for name in shared if mine[name][0] != other[name][0]]
+    if wrong:
+        raise RunError(
+            f"{a.folder} and {b.folder} give {len(wrong)} clips other labels, {wrong[0]} for instance"
+        )
+    rows = np.array([(*mine[name], other[name][1]) for name in shared])
+    return Pairing(
+        shared, rows[:, 0], rows[:, 1], rows[:, 2], len(mine) - len(shared), len(other) - len(shared)
+    )
+
+
+def _scored(run: Run) -> dict[str, tuple[int, int]]:
+    """Clip -> (label, predicted), of those that could be scored."""
+    if not run.predictions:
+        run.result  # noqa: B018  # says that the run is not finished, where that is why
+        raise RunError(f"{run.folder}: no predictions.csv in it")
+    return {
+        row["id"]: (int(row["label"]), int(row["predicted"])) for row in run.predictions if not row["problem"]
+    }
+
+
+def mcnemar(fixed: int, broken: int) -> float:
+    """Exact two-sided p of McNemar's test: 2 P(X <= min) for X binomial of n = fixed + broken and 1/2, at most 1."""
+    n = fixed + broken
+    ways = tail = 1  # n choose 0, and their sum
+    for k in range(min(fixed, broken)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**n)
+
+
+def bootstrap(
+    fixed: int, broken: int, clips: int, *, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of the difference of top-1 (second less first, percentage points): clips drawn anew with
+    replacement, pairs kept together."""
+    rng = np.random.default_rng(seed)
+    shares = np.array([fixed, broken, clips - fixed - broken]) / clips
+    counts = rng.multinomial(clips, shares, size=draws)
+    low, high = np.quantile(100 * (counts[:, 0] - counts[:, 1]) / clips, (0.025, 0.975))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """A class on the clips that both runs scored; accuracies in percent."""
+
+    name: str
+    clips: int
+    a: float
+    b: float
+
+    @property
+    def change(self) -> float:
+        return self.b - self.a
+
+
+def class_changes(paired: Pairing, classes: Sequence[str]) -> list[ClassChange]:
+    """Of the classes that occur, biggest gain first."""
+    found = []
+    for label, name in enumerate(classes):
+        mask = paired.labels == label
+        if n := int(mask.sum()):
+            a, b = (100 * float(right[mask].mean()) for right in (paired.right_a, paired.right_b))
+            found.append(ClassChange(name, n, a, b))
+    return sorted(found, key=lambda c: (-c.change, c.name))
+
+
+def class_accuracies(run: Run) -> dict[str, float]:
+    """Class -> accuracy in percent, from per_class.csv, of classes that were tested."""
+    if not run.per_class:
+        run.result  # noqa: B018
+        raise RunError(f"{run.folder}: no per_class.csv in it")
+    return {row["name"]: float(row["accuracy"]) for row in run.per_class if row["accuracy"]}
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+def draw_class_accuracies(
+    a: Mapping[str, float], b: Mapping[str, float], *, labels: tuple[str, str], title: str, most: int = 300
+) -> Any:
+    """Fig. 10, 11: accuracy of each class in two runs, biggest gain on top.
+
+    a, b: class -> percent; labels: of the two runs. most: classes that are drawn, those at either end of the order.
+    """
+    every = sorted((n for n in a if n in b), key=lambda n: (b[n] - a[n], n))
+    names = every if len(every) <= most else [*every[: most // 2], *every[-(most // 2) :]]
+    drawn = figure(6.6, 0.17 * len(names) + 1.3)
+    axis = drawn.subplots()
+    for i, name in enumerate(names):
+        color = GAIN if b[name] > a[name] else LOSS if b[name] < a[name] else GREY
+        axis.plot([a[name], b[name]], [i, i], color=color, linewidth=2.5, alpha=0.45, zorder=2)
+    axis.plot(
+        [a[n] for n in names], range(len(names)), "o", color="white", markeredgecolor=GREY, label=labels[0]
+    )
+    axis.plot([b[n] for n in names], range(len(names)), "D", color="black", markersize=4, label=labels[1])
+    axis.set_yticks(range(len(names)), [n.replace("_", " ") for n in names])
+    axis.set_ylim(-0.8, len(names) - 0.2)
+    axis.set_xlim(-3, 103)
+    axis.set_xlabel("accuracy of the class (%)")
+    better = sum(b[n] > a[n] for n in every)
+    worse = sum(b[n] < a[n] for n in every)
+    few = "" if names == every else f"; the {most // 2} at either end"
+    drawn.suptitle(f"{title}: {better} of {len(every)} classes better, {worse} worse{few}", fontsize=9)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return drawn
+
+
+def draw_comparison(
+    paired: Pairing,
+    changes: Sequence[ClassChange],
+    *,
+    labels: tuple[str, str],
+    p: float,
+    interval: tuple[float, float],
+    layers: Mapping[str, Mapping[str, float]] | None = None,
+    most: int = 20,
+) -> Any:
+    """Classes by change, the difference of top-1 with its interval and, where measured, the similarity of layers."""
+    shown = list(changes) if len(changes) <= most else [*changes[: most // 2], *changes[-(most // 2) :]]
+    shown = shown[::-1]
+    height = max(3.6, 0.19 * len(shown) + 1.2)
+    drawn = figure(12.5 if layers else 8.6, height)
+    widths = [1.35, 1, 1.25][: 3 if layers else 2]
+    grid = drawn.add_gridspec(2, len(widths), width_ratios=widths)
+    by_class, top, low = (drawn.add_subplot(grid[at]) for at in (np.s_[:, 0], np.s_[0, 1], np.s_[1, 1]))
+    at = range(len(shown))
+    by_class.barh(
+        at, [c.change for c in shown], color=[GAIN if c.change > 0 else LOSS for c in shown], height=0.7
+    )
+    by_class.set_yticks(at, [f"{c.name.replace('_', ' ')} ({c.clips})" for c in shown])
+    by_class.axvline(0, color=GREY, linewidth=0.8)
+    few = "" if len(shown) == len(changes) else f", the {most // 2} at either end of {len(changes)}"
+    by_class.set_title(f"classes (clips){few}")
+    by_class.set_xlabel("change of accuracy (points)")
+    difference = paired.top1[1] - paired.top1[0]
+    error = [[difference - interval[0]], [interval[1] - difference]]
+    top.errorbar([difference], [0], xerr=error, fmt="D", color="black", capsize=4)
+    top.axvline(0, color=GREY, linewidth=0.8)
+    top.set_yticks([])
+    top.set_ylim(-1, 1)
+    top.set_title(f"top-1 {paired.top1[0]:.1f} -> {paired.top1[1]:.1f} %, {len(paired.ids)} clips")
+    top.set_xlabel(f"change (points) with 95 % interval\nMcNemar's exact p = {p:.2g}")
+    counts = {"fixed": paired.fixed, "broken": paired.broken}
+    low.barh([1, 0], list(counts.values()), color=[GAIN, LOSS], height=0.6)
+    low.set_yticks([1, 0], [f"{name}: {n}" for name, n in counts.items()])
+    low.set_ylim(-0.6, 1.6)
+    low.set_xlabel("clips on which the runs differ")
+    if layers:
+        alike = drawn.add_subplot(grid[:, 2])
+        names = max((list(values) for values in layers.values()), key=len)
+        for number, (kind, values) in enumerate(layers.items()):
+            rows = [names.index(name) for name in values if name in names]
+            kept = [value for name, value in values.items() if name in names]
+            alike.plot(kept, rows, "os"[number % 2], markersize=3.5, color=COLORS[number], label=kind)
+        step = -(-len(names) // 30)
+        alike.set_yticks(list(range(0, len(names), step)), names[::step])
+        alike.invert_yaxis()
+        alike.set_title("layers")
+        alike.set_xlabel("cosine similarity")
+        alike.legend(loc="lower left")
+    drawn.suptitle(f"{labels[0]}  ->  {labels[1]}", fontsize=9)
+    return drawn

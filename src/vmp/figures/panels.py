@@ -1,0 +1,202 @@
+"""What a prompt layer makes of a clip, as pictures: frames, differences, attention, prompts (Fig. 5)."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vmp.figures.canvas import bare, figure, style
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vmp.layer import MotionPrompt
+    from vmp.model import PromptedClassifier
+
+ROWS = ("frame", "difference", "attention", "prompt")  # of a panel, from the top
+
+
+def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = None) -> list[np.ndarray]:
+    """Frames, differences, attention and prompts of one clip as pictures, each (columns, H, W, 3) uint8, in the order
+    of ROWS. Differences are orange where a pixel grows brighter and blue where it grows darker, attention is white at 0
+    and dark red at 1.
+
+    Args:
+        clip: (3, T + 1, H, W) uint8.
+        columns: how many of the T prompts, evenly spaced; None: all.
+    """
+    import torch
+
+    device = next((p.device for p in layer.parameters()), clip.device)
+    t = clip.shape[1] - 1
+    chosen = np.unique(np.linspace(0, t - 1, min(columns or t, t)).round().astype(int))
+    with torch.no_grad():
+        whole = clip.unsqueeze(0).to(device)  # (1, 3, T + 1, H, W)
+        differences = layer.differences(whole)[0].cpu().numpy()[chosen]  # (columns, H, W)
+        attention = layer.attention(whole)[0].float().cpu().numpy()[chosen]
+        prompts = layer(whole, variation=False).prompts[0].float().cpu().numpy()[:, chosen]
+    frames = clip.permute(1, 2, 3, 0).cpu().numpy()[1:][chosen]
+    mean, std = (np.array(v, np.float32).reshape(3, 1, 1, 1) for v in (layer.mean, layer.std))
+    return [
+        frames,
+        color_differences(differences),
+        color_attention(attention),
+        to_bytes((prompts * std + mean).transpose(1, 2, 3, 0)),
+    ]
+
+
+def nothing_is(layer: "MotionPrompt") -> str:
+    """The colour of a prompt where the attention is 0: "black" where it multiplies pixels, "grey" (the mean of the
+    normalisation) where it multiplies normalised frames."""
+    return "black" if layer.modulate == "pixel" else "grey"
+
+
+def color_differences(differences: np.ndarray, *, limit: float | None = None) -> np.ndarray:
+    """Differences (..., H, W) in [-1, 1] -> (..., H, W, 3) uint8: orange brighter, blue darker, white unchanged.
+
+    limit: the difference that has the full colour; None: the 99.5 % quantile of what is there.
+    """
+    from matplotlib import colormaps
+
+    limit = limit or float(np.quantile(np.abs(differences), 0.995)) or 1.0
+    return to_bytes(colormaps["PuOr_r"](np.clip(differences / limit, -1, 1) / 2 + 0.5)[..., :3])
+
+
+def color_attention(attention: np.ndarray) -> np.ndarray:
+    """Attention (..., H, W) in [0, 1] -> (..., H, W, 3) uint8: white at 0, dark red at 1."""
+    from matplotlib import colormaps
+
+    return to_bytes(colormaps["OrRd"](attention)[..., :3])
+
+
+def panel(clip: "Tensor", layer: "MotionPrompt", *, columns: int = 8, width: int = 160) -> np.ndarray:
+    """`panel_rows` as one picture, a row under the other: (H', W', 3) uint8.
+
+    Args:
+        clip: (3, T + 1, H, W) uint8.
+        width: of one frame, in pixels, at most.
+    """
+    from vmp.data.decode import opencv
+
+    cv2 = opencv()
+    rows = panel_rows(clip, layer, columns=columns)
+    h, w = rows[0].shape[1:3]
+    if w > width:
+        size = width, max(1, round(h * width / w))
+        rows = [np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in row]) for row in rows]
+    gap = 2
+    framed = [np.pad(row, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=255) for row in rows]
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in framed])
+
+
+def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"]) -> dict[str, np.ndarray]:
+    """A panel a clip and prompted pathway: `name, pathway: slope ..., shift ...` -> (H', W', 3) uint8.
+
+    clips: name -> (3, frames, H, W) uint8, as the model takes them.
+    """
+    from vmp.layer import MotionPrompt
+    from vmp.pathways import take
+
+    pictures = {}
+    for name, clip in clips.items():
+        for pathway, layer in model.prompts.items():
+            assert isinstance(layer, MotionPrompt)
+            own = clip
+            if model.cut and pathway in model.cut.take:
+                own = take(clip.unsqueeze(0), model.cut.take[pathway])[0]
+            learned = [
+                f"{key} {float(v):.3f}" for key, v in layer.scalars().items() if key in ("slope", "shift")
+            ]
+            of = name if pathway == "video" else f"{name}, {pathway}"
+            pictures[": ".join([of, *([", ".join(learned)] if learned else [])])] = panel(own, layer)
+    return pictures
+
+
+NAMED = 40  # classes whose names fit on the axes of a confusion matrix
+
+
+def confusion_picture(counts: np.ndarray, names: Sequence[str], *, title: str = "") -> np.ndarray:
+    """A confusion matrix with axes, class names and a colour scale: (rows, rows) -> (H, W, 3) uint8.
+
+    Args:
+        counts: of clips, (actual, predicted); each row is drawn as percentages of its clips.
+        names: of the classes; where there are more than rows, neighbouring classes share a row. Up to NAMED classes are
+            named on the axes, more are numbered.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    rows = len(counts)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    per_row = -(-len(names) // rows)
+    with style():
+        named = len(names) <= NAMED
+        side = max(4.0, 0.2 * rows) if named else 6.0
+        short = [name if len(name) <= 28 else f"{name[:27]}…" for name in names]
+        label = 0.075 * max(map(len, short)) if named else 0.3  # inches of the names
+        drawn = figure(side + label + 1.3, side + label + 0.8)
+        axis = drawn.subplots()
+        edge = len(names) - 0.5 if per_row == 1 else rows * per_row - 0.5
+        image = axis.imshow(
+            shares, cmap="Blues", vmin=0, vmax=100, extent=(-0.5, edge, edge, -0.5), aspect="equal"
+        )
+        axis.grid(False)
+        if named:
+            axis.set_xticks(range(len(names)), short, rotation=90)
+            axis.set_yticks(range(len(names)), short)
+            if rows <= 12:
+                for (i, j), share in np.ndenumerate(shares):
+                    if counts[i, j]:
+                        color = "white" if share > 60 else "black"
+                        axis.text(j, i, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
+        many = "" if per_row == 1 else f" ({per_row} classes per row)"
+        axis.set_xlabel(f"predicted class{'' if named else ' number'}{many}")
+        axis.set_ylabel(f"actual class{'' if named else ' number'}{many}")
+        axis.set_title(title)
+        for text in (*axis.get_xticklabels(), *axis.get_yticklabels(), axis.title):
+            text.set_parse_math(False)  # a class may be called "$5"
+        drawn.colorbar(image, ax=axis, shrink=0.8, label="% of the actual class's clips")
+        board = FigureCanvasAgg(drawn)
+        drawn.set_dpi(100)
+        board.draw()
+        return np.asarray(board.buffer_rgba())[..., :3].copy()
+
+
+def to_bytes(picture: np.ndarray) -> np.ndarray:
+    """[0, 1] -> uint8."""
+    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+
+
+# --- labelled figures ----------------------------------------------------------------------------------------------
+
+
+def draw_grid(
+    pictures: Sequence[Sequence[np.ndarray | None]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str] = (),
+    title: str = "",
+    width: float = 1.5,
+) -> Any:
+    """Pictures (H, W, 3) uint8 in rows and columns, with names at the left and on top; those of a row of one shape.
+
+    width: of a picture, inches.
+    """
+    firsts = [next(p for p in row if p is not None) for row in pictures]
+    heights = [width * p.shape[0] / p.shape[1] for p in firsts]  # inches
+    label = 0.3 + 0.062 * max((len(line) for text in rows for line in text.split("\n")), default=0)
+    count = max(len(row) for row in pictures)
+    over = 0.17 * max((name.count("\n") + 1 for name in columns), default=0) + 0.3 * bool(title)
+    drawn = figure(width * count + label, sum(heights) + 0.06 * len(heights) + 0.1 + over)
+    axes = drawn.subplots(len(pictures), count, squeeze=False, height_ratios=heights)
+    for i, row in enumerate(pictures):
+        for j in range(count):
+            axis = axes[i][j]
+            bare(axis)
+            if j < len(row) and (picture := row[j]) is not None:
+                axis.imshow(picture)
+        axes[i][0].set_ylabel(rows[i], rotation=0, ha="right", va="center")
+    for axis, name in zip(axes[0], columns, strict=False):
+        axis.set_title(name)
+    if title:
+        drawn.suptitle(title, fontsize=9)
+    return drawn

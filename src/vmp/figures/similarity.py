@@ -1,0 +1,219 @@
+"""How alike two runs are, layer by layer (Fig. 7-9): cosine similarity of weights, and of features of the same clips.
+
+Notable here:
+- the paper compares weights: every layer's parameters as one vector. Two networks that were trained from the same
+  pretrained weights can be compared so; from random starts they cannot, and features say more;
+- features are what leaves each layer, caught by forward hooks, for the same test clips with the same frames: where one
+  run takes a frame more than the other, the other gets the last ones, so both see the frames that are prompted;
+- the final projection is left out, as in the paper.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vmp.errors import RunError
+from vmp.figures.canvas import COLORS, figure
+from vmp.figures.looking import Opened, open_run
+from vmp.runs.folder import config_of
+from vmp.runs.run import Run
+
+if TYPE_CHECKING:
+    from vmp.data.dataset import TestClips
+
+LABELS = 36  # layer names that fit below a picture
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Of two tensors as vectors, in float64; 1 for two zero vectors, 0 for one."""
+    x, y = a.detach().double().flatten(), b.detach().double().flatten()
+    norms = float(x.norm() * y.norm())
+    if norms == 0:
+        return float(bool((x == 0).all() and (y == 0).all()))
+    return min(1.0, max(-1.0, float(x @ y) / norms))
+
+
+def weights_by_layer(model: nn.Module) -> dict[str, Tensor]:
+    """Layer -> its parameters as one vector, in the model's order; parameters that belong to no layer (class tokens,
+    position embeddings) under their own names. Without the last layer, which projects to classes."""
+    found: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        owner = name.rpartition(".")[0]
+        alone = owner and not list(model.get_submodule(owner).children())
+        found.setdefault(owner if alone else name, []).append(parameter.detach().flatten())
+    layers = {name: torch.cat(parts) for name, parts in found.items()}
+    layers.popitem()
+    return layers
+
+
+def weight_similarity(a: nn.Module, b: nn.Module) -> dict[str, float]:
+    """Layer -> cosine similarity, of the layers that both have in one shape."""
+    mine, other = weights_by_layer(a), weights_by_layer(b)
+    shared = [name for name in mine if name in other and mine[name].shape == other[name].shape]
+    return {name: cosine(mine[name], other[name]) for name in shared}
+
+
+@contextmanager
+def features_of(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Layer -> what left it while the context was open; layers are modules without children that have parameters,
+    but for the last."""
+    caught: dict[str, list[Tensor]] = {}
+    layers = [
+        (name, module)
+        for name, module in model.named_modules()
+        if name and not list(module.children()) and any(True for _ in module.parameters())
+    ]
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                caught.setdefault(name, []).append(output.detach().float().cpu())
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in layers[:-1]]
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def feature_similarity(
+    a: nn.Module, b: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]
+) -> dict[str, float]:
+    """Layer -> cosine similarity of features, averaged over clips, of the layers that both have in one shape.
+
+    Args:
+        a, b: classifiers with a `backbone`, in evaluation mode.
+        pairs: a clip (3, frames, H, W) uint8 as each of them takes it.
+    """
+    sums: dict[str, list[float]] = {}
+    for clips in pairs:
+        caught = []
+        for model, clip in zip((a, b), clips, strict=True):
+            device = next(model.parameters()).device
+            with features_of(model.backbone) as features:  # type: ignore[arg-type]
+                model(clip[None].to(device))
+            caught.append(features)
+        mine, other = caught
+        for name in mine:
+            theirs = other.get(name, [])
+            if [x.shape for x in mine[name]] == [x.shape for x in theirs]:
+                x, y = (torch.cat([t.flatten() for t in found]) for found in (mine[name], theirs))
+                sums.setdefault(name, []).append(cosine(x, y))
+    return {name: float(np.mean(values)) for name, values in sums.items()}
+
+
+def test_clips(opened: Opened) -> "TestClips":
+    """The tested split of a run, one view a clip."""
+    from vmp.build import clip_shape, find_splits
+    from vmp.data.dataset import TestClips
+    from vmp.data.present import find_clips
+
+    config = opened.config
+    splits = find_splits(config, progress=False)
+    manifest = splits.test or splits.val
+    assert manifest
+    present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
+    return TestClips(manifest, present, clip_shape(config, opened.spec, opened.model, crops=1))
+
+
+test_clips.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
+
+
+def paired_clips(a: Opened, b: Opened, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Up to `count` test clips, spread over the split, as each run takes them.
+
+    Raises:
+        RunError: the runs see clips of different sizes, or none can be read.
+    """
+    shapes = [(o.spec.test_crop, o.spec.frames, o.spec.stride) for o in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise RunError(
+            f"one run sees {shapes[0][1]} frames of {shapes[0][0]} pixels at stride {shapes[0][2]}, the other "
+            f"{shapes[1][1]} of {shapes[1][0]} at {shapes[1][2]}: their features cannot be compared"
+        )
+    wanted = [test_clips(o) for o in (a, b)]
+    longer = max(wanted, key=lambda clips: clips.shape.frames)
+    found = []
+    for index in torch.linspace(0, len(longer) - 1, min(count, len(longer))).long().tolist():
+        views = longer[index][1]
+        if isinstance(views, Tensor):
+            clip = views[0]  # (3, frames, H, W)
+            mine, other = (clip[:, clip.shape[1] - w.shape.frames :] for w in wanted)
+            found.append((mine, other))
+    if not found:
+        raise RunError(f"{longer.root}: none of the clips asked for could be read")
+    return found
+
+
+def compare_layers(a: Run, b: Run, *, clips: int, device: Any = "cpu") -> dict[str, dict[str, float]]:
+    """{"weights": layer -> similarity, "features": ...}; no features for clips = 0.
+
+    Raises:
+        RunError: other backbones, no checkpoints, or clips that cannot be paired.
+    """
+    names = [config_of(run.folder).backbone.key for run in (a, b)]
+    if names[0] != names[1]:
+        raise RunError(
+            f"{a.folder} is a {names[0]} and {b.folder} a {names[1]}: their layers cannot be paired"
+        )
+    mine, other = (open_run(run, device=device) for run in (a, b))
+    found = {"weights": weight_similarity(mine.model.backbone, other.model.backbone)}
+    if clips:
+        pairs = paired_clips(mine, other, clips)
+        found["features"] = feature_similarity(mine.model, other.model, pairs)
+    return found
+
+
+def _short(name: str, most: int = 26) -> str:
+    """Where a layer is and what it is: the two ends of its name."""
+    return name if len(name) <= most else f"{name[:9]}…{name[10 - most :]}"
+
+
+def draw_layers(pairs: Mapping[str, Mapping[str, Mapping[str, float]]], *, title: str) -> Any:
+    """Fig. 7-9: similarity against layers, a line a pair of runs; weights above, features below.
+
+    pairs: label -> {"weights" | "features": layer -> similarity}.
+    """
+    kinds = [kind for kind in ("weights", "features") if any(kind in found for found in pairs.values())]
+    longest = max(len(found[kind]) for found in pairs.values() for kind in kinds if kind in found)
+    legend = 0.2 * -(-len(pairs) // 2)
+    drawn = figure(min(15.0, max(7.0, 0.22 * longest + 2)), 3.2 * len(kinds) + legend + 0.4)
+    axes = drawn.subplots(len(kinds), 1, squeeze=False)[:, 0]
+    for axis, kind in zip(axes, kinds, strict=True):
+        order: dict[str, int] = {}
+        for found in pairs.values():
+            for name in found.get(kind, {}):
+                order.setdefault(name, len(order))
+        marks = ("o", "s", "^", "D", "v", "P", "X")
+        for number, (label, found) in enumerate(pairs.items()):
+            values = found.get(kind, {})
+            axis.plot(
+                [order[name] for name in values],
+                list(values.values()),
+                color=COLORS[number % len(COLORS)],
+                marker=marks[number % len(marks)],
+                markersize=3.5,
+                linewidth=1.1,
+                label=label,
+            )
+        step = -(-len(order) // LABELS)
+        axis.set_xticks(
+            list(range(0, len(order), step)), [_short(name) for name in order][::step],
+            rotation=60, ha="right", rotation_mode="anchor",
+        )  # fmt: skip
+        low = min((v for found in pairs.values() for v in found.get(kind, {}).values()), default=0)
+        axis.set_ylim(min(0.0, low - 0.05), 1.05)
+        axis.set_ylabel(f"cosine similarity\nof {kind}")
+        if step > 1:
+            axis.set_xlabel(f"layers, every {step}th named" if step > 3 else f"layers, one in {step} named")
+    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(2, len(pairs)), borderaxespad=0.2)
+    drawn.suptitle(title, fontsize=9)
+    return drawn

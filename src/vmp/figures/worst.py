@@ -1,0 +1,180 @@
+"""Clips that a run got wrong and was sure of: which they are, and what its prompt layers make of them.
+
+Pictures need the run's videos, config and learned scalars, no checkpoint: the slope and shift are in its result.
+"""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vmp.build import backbone_spec, build_prompts, clip_shape, find_splits
+from vmp.config import Config, ListDataset, MotionsDataset, Prompts
+from vmp.data.present import digest, find_clips
+from vmp.errors import DataError, UserError
+from vmp.runs.folder import check_same_data, config_of
+from vmp.runs.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COLUMNS, WIDTH, GAP = 6, 96, 4  # of a strip: prompts, and pixels of each and between them
+QUALITY = 72  # of WebP
+ROWS = ("frames", "differences", "attention", "prompts")
+
+
+def worst_clips(run: Run, result: dict[str, Any], *, count: int) -> list[dict[str, Any]]:
+    """Of the tested split, wrong ones with the highest score: id, path, start, end, label, predicted, score,
+    probability.
+
+    path, start, end: the file below the dataset's root and the frames [start, end) of it; None where the run does not
+    say. probability: the score as a mean over views in [0, 1]; None where logits were summed.
+
+    Raises:
+        RunError: predictions.csv cannot be read.
+    """
+    views = math.prod(result.get("views", ()))
+    wrong = [row for row in run.predictions if row["predicted"] and row["label"] != row["predicted"]]
+    wrong.sort(key=lambda row: (-float(row["score"]), row["id"]))
+    return [
+        {
+            "id": row["id"],
+            "path": row.get("path") or None,
+            **{key: int(row[key]) if row.get(key) else None for key in ("start", "end")},
+            "label": int(row["label"]),
+            "predicted": int(row["predicted"]),
+            "score": float(row["score"]),
+            "probability": float(row["score"]) / views if result.get("reduce") == "probs" else None,
+            "pictures": [],
+        }
+        for row in wrong[:count]
+    ]
+
+
+class Drawer:
+    """Draws clips of a run's tested split.
+
+    Raises:
+        UserError: its videos are not there, are not those of the run, or its config is not one of this version.
+    """
+
+    def __init__(self, run: Run, result: dict[str, Any]) -> None:
+        import torch
+
+        from vmp.data.dataset import TestClips
+        from vmp.model import PromptedClassifier
+        from vmp.pathways import cut
+
+        config = config_of(run.folder)
+        split = str(result.get("split"))
+        _check_there(config)
+        manifest = dict(find_splits(config, progress=False).named()).get(split)
+        if manifest is None:
+            raise DataError(f"the dataset has no {split} split any more.")
+        try:
+            present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=1.0)
+        except DataError:
+            raise DataError(f"the videos are not at {manifest.root}.") from None
+        check_same_data(run.folder, {split: digest(manifest, present)})
+        self.prompted = config.vmp.kind != "none"
+        spec = backbone_spec(config)
+        layers = build_prompts(config, spec)
+        if isinstance(config.vmp, Prompts):
+            scalars = result.get("scalars", {})
+            with torch.no_grad():
+                for pathway, layer in layers.items():
+                    prefix = "" if pathway == "video" else f"{pathway}/"
+                    for name in ("m", "n"):
+                        if f"{prefix}{name}" not in scalars:
+                            raise DataError("the result does not have the learned scalars.")
+                        getattr(layer, name).fill_(scalars[f"{prefix}{name}"])
+        cuts = None
+        if len(spec.pathways) > 1:
+            split_as = config.vmp.split
+            cuts = cut(frames=spec.frames, alpha=spec.alpha, prompted=config.prompted, split=split_as)
+        self.model = PromptedClassifier(torch.nn.Identity(), prompts=layers, cut=cuts).eval()
+        shape = clip_shape(config, spec, self.model, crops=1)
+        self.dataset = TestClips(manifest, present, shape)
+        self.index = {clip.id: number for number, clip in enumerate(present.clips)}
+
+    def draw(self, clip: str) -> list[tuple[dict[str, Any], bytes]]:
+        """A strip a pathway: what it shows (pathway, slope, shift, rows, width, height) and a WebP.
+
+        A run without prompts has one with frames and differences.
+
+        Raises:
+            UserError: the clip is not there or cannot be read.
+        """
+        import torch
+
+        from vmp.figures.panels import panel_rows
+        from vmp.layer import MotionPrompt
+        from vmp.pathways import take
+
+        if clip not in self.index:
+            raise DataError(f"the video of {clip} is not there.")
+        views = self.dataset[self.index[clip]][1]
+        if not isinstance(views, torch.Tensor):
+            raise DataError(f"{clip} cannot be read.")
+        whole: Tensor = views[0]  # (3, frames, H, W) uint8
+        layers: dict[str, Any] = dict(self.model.prompts.items()) or {"": MotionPrompt(m=0.0, n=0.0)}
+        strips = []
+        for pathway, layer in layers.items():
+            own = whole
+            if self.model.cut and pathway in self.model.cut.take:
+                own = take(whole.unsqueeze(0), self.model.cut.take[pathway])[0]
+            rows = panel_rows(own, layer, columns=COLUMNS)
+            rows = rows if self.prompted else rows[:2]
+            picture = _strip(rows)
+            about: dict[str, Any] = {"pathway": "" if pathway == "video" else pathway}
+            about |= {"rows": ROWS[: len(rows)], "width": picture.shape[1], "height": picture.shape[0]}
+            if self.prompted:
+                scalars = {k: float(v) for k, v in layer.scalars().items() if k in ("slope", "shift")}
+                about |= scalars
+            strips.append((about, _webp(picture)))
+        return strips
+
+
+def _check_there(config: Config) -> None:
+    """Raise DataError where the dataset would have to be made first: a report makes none."""
+    home = Path(config.data.root)
+    if isinstance(config.dataset, MotionsDataset):
+        from vmp.data.motions import Motions, folder_name
+
+        spec = Motions(**config.dataset.model_dump(exclude={"kind", "name", "flip"}))
+        where = home / "motions" / folder_name(spec)
+        if not (where / "train.csv").is_file():
+            raise DataError(f"the videos are not at {where}.")
+    if isinstance(config.dataset, ListDataset) and not (
+        (home / config.dataset.name / "measured.jsonl").is_file() and Path(config.dataset.root).is_dir()
+    ):
+        raise DataError(f"the videos are not at {config.dataset.root}.")
+
+
+def _strip(rows: list[np.ndarray]) -> np.ndarray:
+    """Rows of pictures, each (columns, H, W, 3) uint8, as one (H', W', 4) with clear gaps."""
+    import cv2
+
+    h, w = rows[0].shape[1:3]
+    size = WIDTH, max(1, round(h * WIDTH / w))
+    way = cv2.INTER_AREA if w > WIDTH else cv2.INTER_CUBIC
+    lines = []
+    for row in rows:
+        pictures = [cv2.resize(x, size, interpolation=way) for x in row]
+        solid = [np.dstack([x, np.full(x.shape[:2], 255, np.uint8)]) for x in pictures]
+        padded = [np.pad(x, ((0, GAP), (0, GAP), (0, 0))) for x in solid]
+        lines.append(np.concatenate(padded, axis=1))
+    return np.concatenate(lines)[:-GAP, :-GAP]
+
+
+def _webp(picture: np.ndarray) -> bytes:
+    """(H, W, 4) RGBA uint8 -> WebP."""
+    import cv2
+
+    done, data = cv2.imencode(
+        ".webp", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
+    )
+    if not done:
+        raise UserError("OpenCV here cannot write WebP.")
+    return data.tobytes()

@@ -1,0 +1,1 @@
+"""Many runs: sweeps, tables and torchrun under one supervisor."""

@@ -1,0 +1,1 @@
+"""How videos and annotations become manifests."""

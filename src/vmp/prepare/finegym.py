@@ -1,0 +1,354 @@
+"""FineGym, Gym99 v1.1 (Shao et al. 2020): 26,320 and 8,521 elements of 180 competition videos.
+
+Notable here:
+- an element's id `VVVVVVVVVVV_E_ssssss_eeeeee_A_ssss_eeee` holds the video's 11 characters, which may be `_` and `-`,
+  and times rounded down to the second: spans come from the annotation JSON, ids only confirm them;
+- times of an element are relative to the start of its event; some elements end after their event;
+- an event's `segments` may be null;
+- two classes have the same name: classes are told apart by id, and by a word added to these two names;
+- version 1.0 has 20,484 training elements, and scripts in circulation still fetch it;
+- training and test elements come from the same videos by design, and may touch or overlap;
+- source videos are .mp4, .mkv and .webm of different rates: they are found by stem. Where a source is not there, a clip
+  of the event is taken in its place, from which the same times are counted.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vmp.data.manifest import NUMBER, read_csv, read_text
+from vmp.errors import ConfigError, ManifestError, shortlist
+from vmp.prepare.plan import Check, Item, Plan, equal, find_videos, pick, read_lines, shipped_classes
+
+TRAIN, TRAIN_V10, TEST = 26320, 20484, 8521
+VIDEOS = {"train": 155, "test": 65}
+PAGE = "https://sdolivia.github.io/FineGym/"
+LISTS = {  # the first that is there; mmaction2's names last
+    "train": (
+        *("gym99_train_element_v1.1.txt", "gym99_train_element_v1.0.txt", "gym99_train_element.txt"),
+        *("gym99_train_org.txt", "gym99_train.txt"),
+    ),
+    "test": ("gym99_val_element.txt", "gym99_val_element_v1.1.txt", "gym99_val_org.txt", "gym99_val.txt"),
+}
+JSONS = ("finegym_annotation_info_v1.1.json", "finegym_annotation_info_v1.0.json", "annotation.json")
+_ELEMENT = re.compile(
+    r"(?P<video>[A-Za-z0-9_-]{11})_(?P<event>E_(?P<from>\d{6})_\d{6})_(?P<element>A_(?P<after>\d{4})_\d{4})"
+)
+_SETS = (  # the set of each class, in runs
+    *((6, 1, "vault"), (11, 21, "FX_leap_jump_hop"), (7, 22, "FX_turns"), (7, 24, "FX_front_salto")),
+    *(
+        (10, 25, "FX_back_salto"),
+        (12, 31, "BB_leap_jump_hop"),
+        (4, 32, "BB_turns"),
+        (8, 33, "BB_flight_salto"),
+    ),
+    *((4, 34, "BB_flight_handspring"), (5, 35, "BB_dismounts"), (15, 41, "UB_circles")),
+    *((5, 42, "UB_flight_same_bar"), (2, 43, "UB_transition_flight"), (3, 44, "UB_dismounts")),
+)
+SETS = tuple(name for count, _, name in _SETS for _ in range(count))  # class id -> set
+
+
+class Span(NamedTuple):
+    """Seconds in the source video."""
+
+    start: float
+    end: float
+
+
+Times = dict[str, Span | str]  # element -> when it is, or why that is not known
+
+
+def plan_finegym(
+    videos: Path, annotations: Path, *, times: Path | None = None, allow_missing: bool = False
+) -> Plan:
+    """Spans of source videos where the times are known, else whole pre-cut files.
+
+    Args:
+        videos: folder with source videos by id, or with clips named like their element.
+        annotations: folder with the two lists and the annotation JSON, in any depth.
+        times: CSV with the columns id,start,end, in seconds from the start of the source, instead of the JSON.
+        allow_missing: go on without times and clips, every element counting as missing.
+
+    Raises:
+        ConfigError: a folder or file is not there, or neither times nor pre-cut clips.
+        ManifestError: lines that cannot be used, with file:line.
+    """
+    classes = shipped_classes("gym99")
+    found = find_videos(videos)
+    lists = {split: read_elements(_list_file(annotations, split), len(classes)) for split in LISTS}
+    elements = [element for part in lists.values() for element in part]
+    cut = {element: path for element in elements if (path := _cut_clip(found, element))}
+    sources = {name for element in elements for name in (element[:11], element[:27]) if name in found}
+    file = times or _first(annotations, JSONS, pattern=r"finegym_annotation_info.*\.json")
+    if times and not times.is_file():
+        raise ConfigError(f"--times {times}: no such file; it is a CSV with the columns id,start,end")
+    if not file and not cut and not allow_missing:
+        raise ConfigError(
+            f"--annotations {annotations}: holds no {JSONS[0]}, which says when each element begins and ends, and "
+            f"--videos {videos} no clips that are named like elements ({elements[0]}.mp4). Fetch the JSON from "
+            f"{PAGE}, or give a CSV with the columns id,start,end with --times, or a folder of pre-cut clips."
+        )
+    notes: list[str] = []
+    known: Times | None = None
+    events: dict[str, float] = {}
+    if file and (sources or not cut):
+        known = read_times(file, elements)
+        events = read_events(file, {e[:27] for e in elements if e[:11] not in found and e[:27] in found})
+        notes.append(
+            f"spans of source videos, from {file}" + (f"; {len(cut):,} pre-cut clips not used" * bool(cut))
+        )
+    elif cut or not file:
+        notes.append(
+            "pre-cut clips, as whole files; some in circulation are cut at whole seconds and hold neighbours too"
+            if cut
+            else f"no annotation JSON: no span is known. Fetch {JSONS[0]} from {PAGE}"
+        )
+    plans: dict[str, tuple[Item, ...]] = {}
+    checks = _checks(lists, len(classes))
+    for split, part in lists.items():
+        plans[split] = tuple(
+            _span_item(element, label, found, known, events, classes)
+            if known is not None
+            else Item(
+                id=element,
+                path=cut.get(element, f"{element}.mp4"),
+                label=label,
+                tags=_tags(element, label, classes),
+            )
+            for element, label in part.items()
+        )
+    if known is not None:
+        usable = {element: span for element, span in known.items() if isinstance(span, Span)}
+        checks.append(equal("elements with times", len(elements), len(usable)))
+        checks.append(
+            equal("times that agree with the id", len(usable), sum(_agrees(e, s) for e, s in usable.items()))
+        )
+        shared = _touching(plans["train"], plans["test"])
+        from_events = sum("from_event" in item.tags for part in plans.values() for item in part)
+        if from_events:
+            notes.append(
+                f"{from_events:,} elements are taken from clips of their event, whose sources are not there: their "
+                "first frame is as exact as these were cut"
+            )
+        if shared:
+            notes.append(
+                f"{shared:,} test elements overlap in time with a training element of the same video"
+            )
+    if len(lists["train"]) == TRAIN_V10:
+        notes.append(
+            f"these are the lists of version 1.0; the paper uses 1.1: fetch {LISTS['train'][0]} from {PAGE}"
+        )
+    return Plan(
+        name="finegym",
+        classes=classes,
+        splits=plans,
+        videos=videos,
+        checks=tuple(checks),
+        notes=tuple(notes),
+        options={"times": str(file) if known is not None else None},
+    )
+
+
+def read_elements(path: Path, classes: int) -> dict[str, int]:
+    """Element -> label of a list file, in its order.
+
+    Raises:
+        ManifestError: lines that cannot be used, with file:line.
+    """
+    labels: dict[str, int] = {}
+    faults: list[str] = []
+    for number, line in enumerate(read_lines(path), 1):
+        name, _, label = line.rpartition(" ")
+        element = re.sub(r"\.(mp4|mkv|webm|avi)$", "", name.strip())
+        if not line:
+            continue
+        if not _ELEMENT.fullmatch(element) or not re.fullmatch(r"[0-9]{1,3}", label):
+            faults.append(f"{path}:{number}: {line[:80]!r} is not `video_E_ssssss_eeeeee_A_ssss_eeee label`")
+        elif int(label) >= classes:
+            faults.append(
+                f"{path}:{number}: label {label} is outside 0..{classes - 1}; Gym288 lists are not read"
+            )
+        elif element in labels:
+            faults.append(f"{path}:{number}: {element} is listed before")
+        else:
+            labels[element] = int(label)
+    if faults:
+        raise ManifestError(f"{len(faults)} line(s) cannot be used:\n{shortlist(faults, 20)}")
+    if not labels:
+        raise ManifestError(f"{path}: empty; a line is `element label`. Fetch it again from {PAGE}")
+    return labels
+
+
+def read_times(path: Path, elements: list[str]) -> Times:
+    """When elements begin and end, from the annotation JSON or a CSV with the columns id,start,end.
+
+    Raises:
+        ManifestError: the file cannot be used at all; single elements that it has no times for are returned with
+            the reason.
+    """
+    if path.suffix.lower() == ".csv":
+        rows: dict[str, dict[str, str]] = {}
+        for line, row in read_csv(path, required=("id", "start", "end")):
+            if rows.setdefault(row["id"], row) is not row:
+                raise ManifestError(f"{path}:{line}: {row['id'][:80]} is listed before")
+        return {e: _times_of_row(rows.get(e), path) for e in elements}
+    try:
+        annotations = json.loads(read_text(path), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: not JSON ({error}); fetch it again from {PAGE}") from None
+    if not isinstance(annotations, dict):
+        raise ManifestError(f"{path}: must be an object with a key a video; fetch it from {PAGE}")
+    return {e: _times_in(annotations, e) for e in elements}
+
+
+def read_events(path: Path, wanted: set[str]) -> dict[str, float]:
+    """When events (`video_E_ssssss_eeeeee`) begin in their source, of those that the JSON has; a CSV does not say."""
+    if not wanted or path.suffix.lower() == ".csv":
+        return {}
+    annotations = json.loads(read_text(path))
+    starts: dict[str, float] = {}
+    for event in wanted:
+        with suppress(AttributeError, KeyError, IndexError, TypeError, ValueError):
+            starts[event] = _number(annotations[event[:11]][event[12:]]["timestamps"][0][0])
+    return starts
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"{twice!r} is there twice")
+    return found
+
+
+def _times_of_row(row: Mapping[str, str] | None, path: Path) -> Span | str:
+    if row is None:
+        return f"not in {path.name}"
+    if NUMBER.fullmatch(row["start"]) and NUMBER.fullmatch(row["end"]):
+        with suppress(ValueError):
+            return _ordered(Span(float(row["start"]), float(row["end"])))
+    return f"{path.name} has no times for it: {row['start'][:40]!r}, {row['end'][:40]!r}"
+
+
+def _times_in(annotations: Mapping[str, Any], element: str) -> Span | str:
+    match = _ELEMENT.fullmatch(element)
+    if not match:
+        return "not an element's id"
+    video, event, part = match["video"], match["event"], match["element"]
+    if video not in annotations:
+        return f"the JSON has no video {video}"
+    try:
+        entry = annotations[video].get(event)
+        if entry is None:
+            return f"the JSON has no event {event} of {video}"
+        stages = (entry["segments"] or {}).get(part)
+        if stages is None:
+            return f"the JSON has no element {part} in {event} of {video}"
+        start = _number(entry["timestamps"][0][0])
+        times = stages["timestamps"]
+        return _ordered(Span(start + _number(times[0][0]), start + _number(times[-1][1])))
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        return f"the JSON's entry for {event} of {video} cannot be used ({type(error).__name__}: {error})"
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) < 1e9:
+        raise ValueError(f"{str(value)[:40]!r} is no time in seconds")
+    return float(value)
+
+
+def _ordered(span: Span) -> Span:
+    if not 0 <= span.start < span.end < 1e9:
+        raise ValueError(f"{span.start} to {span.end} is no span")
+    return span
+
+
+def _agrees(element: str, span: Span) -> bool:
+    """Whether a start lies where the rounded-down times of the id say: within two seconds."""
+    match = _ELEMENT.fullmatch(element)
+    return match is not None and -1e-3 <= span.start - int(match["from"]) - int(match["after"]) < 2 + 1e-3
+
+
+def _span_item(
+    element: str,
+    label: int,
+    found: dict[str, list[str]],
+    known: Times,
+    events: dict[str, float],
+    classes: tuple[str, ...],
+) -> Item:
+    span = known[element]
+    video, event = element[:11], element[:27]
+    tags = _tags(element, label, classes)
+    path = pick(found, video, f"{video}.mp4")
+    if isinstance(span, str):
+        return Item(id=element, path=path, label=label, tags=tags, problem=span)
+    start, end = span.start, span.end
+    tags |= {"start_seconds": f"{start:.3f}", "end_seconds": f"{end:.3f}"}
+    if event in events:
+        path = pick(found, event, "")
+        start, end = start - events[event], end - events[event]
+        tags["from_event"] = "yes"
+    return Item(id=element, path=path, label=label, start=start, end=end, unit="seconds", tags=tags)
+
+
+def _tags(element: str, label: int, classes: tuple[str, ...]) -> dict[str, str]:
+    return {"video": element[:11], "event": classes[label][1:3], "set": SETS[label]}
+
+
+def _cut_clip(found: dict[str, list[str]], element: str) -> str | None:
+    """A pre-cut clip: `element.mp4` in any folder, or video/E_.../A_....mp4."""
+    if element in found:
+        return found[element][0]
+    video, event, part = element[:11], element[12:27], element[28:]
+    nested = (p for p in found.get(part, ()) if p.split("/")[-3:-1] == [video, event])
+    return next(nested, None)
+
+
+def _checks(lists: dict[str, dict[str, int]], classes: int) -> list[Check]:
+    checks: list[Check] = []
+    for split, count in (("train", TRAIN), ("test", TEST)):
+        part = lists[split]
+        checks += [
+            equal(f"elements in {split}", count, len(part)),
+            equal(f"classes in {split}", classes, len(set(part.values()))),
+            equal(f"source videos of {split}", VIDEOS[split], len({element[:11] for element in part})),
+        ]
+    return [*checks, equal("elements in both", 0, len(lists["train"].keys() & lists["test"].keys()))]
+
+
+def _touching(train: tuple[Item, ...], test: tuple[Item, ...]) -> int:
+    """Test items that share time with a training item of their video."""
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for item in train:
+        if item.end is not None:
+            spans.setdefault(item.path, []).append((item.start, item.end))
+    return sum(
+        any(item.start < end and start < item.end for start, end in spans.get(item.path, ()))
+        for item in test
+        if item.end is not None
+    )
+
+
+def _list_file(annotations: Path, split: str) -> Path:
+    if not annotations.is_dir():
+        raise ConfigError(
+            f"--annotations {annotations}: no such folder; it should hold the lists from {PAGE}"
+        )
+    file = _first(annotations, LISTS[split])
+    if not file:
+        raise ConfigError(f"--annotations {annotations}: holds no {LISTS[split][0]}; fetch it from {PAGE}")
+    return file
+
+
+def _first(folder: Path, names: tuple[str, ...], *, pattern: str = "") -> Path | None:
+    """The first of some names that is anywhere in a folder, or else a name of a pattern."""
+    there = {name: Path(inner) / name for inner, _, files in os.walk(folder) for name in sorted(files)}
+    for name in names:
+        if name in there:
+            return there[name]
+    return next((there[name] for name in sorted(there) if pattern and re.fullmatch(pattern, name)), None)

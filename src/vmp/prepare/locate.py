@@ -1,0 +1,149 @@
+"""Which file under the dataset's root a path or an id in a list means.
+
+Notable here:
+- a file that is there as written is taken; else backslashes are read as slashes, absolute paths are taken if they lie
+  in the root, and relative ones may count from the list's folder, the working folder or the folder above the root;
+- a name that is not there, but for upper and lower case or the way in which accents are coded (macOS writes them as
+  characters of their own), is the one file of that name in the whole root;
+- names without a suffix and ids are looked for in the whole root: `name.mp4`, `Title [id].mp4` and `Title-id.mp4` as
+  downloaders write them, and `id_000010_000020.mp4`, a clip that was cut out already, from Kinetics;
+- nothing outside the root is used, and where several files fit none is taken.
+"""
+
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from vmp.data.manifest import check_relative
+from vmp.prepare.lists import VIDEO, Row
+from vmp.prepare.plan import find_videos
+
+_YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
+_BRACKETED = re.compile(r"\[([^\[\]]+)\]$")
+
+
+class Locator:
+    """Finds what rows of lists mean under a root. One for all lists of a dataset: it walks the root once, if at all."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(root))
+        self._roots = (self.root, Path(os.path.realpath(root)))
+
+    def locate(self, row: Row, file: Path) -> Row:
+        """The row with a path relative to the root; of what is not there, the path where it should be.
+
+        Args:
+            file: the list that the row is in.
+
+        Raises:
+            ValueError: the path leaves the root, cannot be one, or fits several files.
+        """
+        if row.id and not VIDEO.fullmatch(row.path):
+            return self._by_id(row)
+        path = self._relative(row.path, file)
+        if not VIDEO.fullmatch(path) and not _is_file(self.root / path):
+            path = self._by_stem(path)
+        return replace(row, path=path, id=False)
+
+    def _relative(self, text: str, file: Path) -> str:
+        if "://" in text:
+            raise ValueError(f"path {text[:80]!r} is a URL; a list names files under the dataset root")
+        if "\\" in text and not self._is_there(text):
+            text = text.replace("\\", "/")
+        if text.startswith("/"):
+            return self._inside(text)
+        check_relative(text)
+        if self._is_there(text):
+            return text
+        for base in (Path(os.path.abspath(file)).parent, Path.cwd(), self.root.parent):
+            if _is_file(base / text):
+                try:
+                    return self._inside(str(base / text))
+                except ValueError:
+                    continue
+        return _only(self._folded.get(_fold(text), []), text) or text
+
+    def _is_there(self, text: str) -> bool:
+        try:
+            return _is_file(self.root / check_relative(text))
+        except ValueError:
+            return False
+
+    def _inside(self, absolute: str) -> str:
+        """An absolute path, relative to the root. Links are not followed here: what they lead to is checked later."""
+        if ".." in PurePosixPath(absolute).parts:
+            raise ValueError(f"path {absolute!r} climbs out of the dataset root with '..'")
+        plain = os.path.normpath(absolute)
+        for root in self._roots:
+            if plain.startswith(f"{root}{os.sep}"):
+                return check_relative(os.path.relpath(plain, root))
+        raise ValueError(
+            f"path {absolute[:200]!r} is not in the dataset root {self.root}; name a folder above it"
+        )
+
+    @cached_property
+    def _stems(self) -> dict[str, list[str]]:
+        return find_videos(self.root)
+
+    @cached_property
+    def _folded(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in (path for paths in self._stems.values() for path in paths):
+            found.setdefault(_fold(path), []).append(path)
+        return found
+
+    @cached_property
+    def _ids(self) -> dict[str, list[str]]:
+        """Id -> videos in whose names it is marked as one."""
+        found: dict[str, list[str]] = {}
+        for stem, paths in self._stems.items():
+            ids = {match[1] for match in [_BRACKETED.search(stem)] if match}
+            if len(stem) > 12 and stem[-12] in "-_" and _YOUTUBE.fullmatch(stem[-11:]):
+                ids.add(stem[-11:])  # youtube-dl: Title-ID; ActivityNet: v_ID
+            for id in ids:
+                found.setdefault(id, []).extend(paths)
+        return found
+
+    def _by_stem(self, path: str) -> str:
+        """A name without suffix, as of a frame folder or a FineGym element."""
+        folder, _, stem = path.rpartition("/")
+        fits = [
+            p
+            for p in self._stems.get(stem, [])
+            if not folder or f"/{p}".rpartition("/")[0].endswith(f"/{folder}")
+        ]
+        return _only(fits, path) or path
+
+    def _by_id(self, row: Row) -> Row:
+        id = check_relative(row.path)
+        if row.start is not None and row.end is not None and not row.frames:
+            cut = _only(self._stems.get(f"{id}_{int(row.start):06}_{int(row.end):06}", []), id)
+            if cut:
+                return replace(row, path=cut, start=None, end=None, id=False)
+        found = _only(self._stems.get(id, []), id) or _only(self._ids.get(id, []), id)
+        return replace(row, path=found or id, id=False)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long
+        return False
+
+
+def _fold(path: str) -> str:
+    return unicodedata.normalize("NFC", posixpath.normpath(path)).casefold()
+
+
+def _only(fits: Sequence[str], text: str) -> str:
+    """The one file that fits, or ''."""
+    if len(fits) > 1:
+        raise ValueError(
+            f"{text[:80]!r} may be any of {len(fits)} files: {', '.join(sorted(fits)[:3])[:300]}"
+        )
+    return fits[0] if fits else ""

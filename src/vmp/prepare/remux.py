@@ -1,0 +1,239 @@
+"""AVI files with packed B-frames made exact for every reader, without changing a pixel.
+
+Notable here:
+- DivX put a B-frame into the packet of the frame before it, so that an AVI has empty packets, counts that are wrong
+  and no times: readers that seek return other frames. FFmpeg's mpeg4_unpack_bframes takes the packets apart;
+- the order in which pictures are shown is found by decoding: each packet is numbered, and its picture comes out with
+  that number. So every packet gets its true time, which an MP4 can hold and an AVI cannot;
+- a keyframe is marked as one only if nothing that follows it is shown before it: readers would begin there, and some
+  then count the pictures wrongly;
+- the new file must hold the same pictures in the same order, by PyAV bit for bit and by every other reader as far as
+  measure.py looks. Else, or where every reader is exact already, the clip stays the original: a link to it (or a copy,
+  on another disk) lies beside the others, so that all clips have one root.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmp.data.stream import open_video, orientation, video_stream
+from vmp.prepare.children import TIMEOUT, step
+from vmp.prepare.made import CannotWrite, half_of, make_all, trouble
+from vmp.prepare.measure import Counted, Measured, Source, count, exact_readers, seeking
+
+REMUXING = 2  # raise when other files come out of the same source
+_PICTURE = b"\0\0\1\xb6"  # what a picture begins with
+KEPT = "kept as it is: "  # how the reason of a clip that stays an original begins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remux:
+    """A whole file to be made exact."""
+
+    source: Path
+    target: Path  # .mp4
+
+    def file(self, found: Measured) -> Path:
+        """Where the clip lies: an original keeps its suffix."""
+        return self.target.with_suffix(self.source.suffix) if found.reason.startswith(KEPT) else self.target
+
+
+def remux_all(
+    tasks: Sequence[Remux],
+    *,
+    workers: int | None = None,
+    timeout: float = TIMEOUT,
+    progress: bool = True,
+) -> Iterator[tuple[Remux, Measured]]:
+    """Remux files in parallel; yields what each clip's file holds as it is done, those done before first.
+
+    Status "ok" with a reason that begins with KEPT: the clip is the original. A source that is not whole is "partial",
+    "missing" or "unreadable", and no file.
+
+    Args:
+        timeout: seconds without progress before a process counts as hung; 0: never.
+
+    Raises:
+        DataError: a folder cannot be written to, the disk is full.
+    """
+    return make_all(
+        tasks,
+        _remux_one,
+        made=lambda task: ["remux", REMUXING, *seeking()],
+        title="remux clips",
+        file=Remux.file,
+        workers=workers,
+        timeout=timeout,
+        progress=progress,
+    )
+
+
+def remux(source: Path, target: Path) -> str:
+    """Write a video's packets to an .mp4, packed B-frames unpacked, in true order of time. Returns what hindered it.
+
+    Raises:
+        OSError, av.FFmpegError: the source cannot be read, the target not be written.
+    """
+    import av
+
+    with open_video(source) as container:
+        stream = video_stream(container, source)
+        if stream.codec_context.name != "mpeg4":
+            return f"{stream.codec_context.name}, not MPEG-4"
+        rate = Fraction(stream.average_rate or stream.guessed_rate or 0)
+        if not rate:
+            return "no frame rate"
+        with av.open(os.path.abspath(target), "w") as out:
+            copy = out.add_stream_from_template(stream)
+            packets = _unpacked(container, stream, copy)
+            copy.codec_context.codec_tag = "mp4v"  # DX50 and XVID belong to AVI
+            extra = stream.codec_context.extradata or b""
+            copy.codec_context.extradata = re.sub(rb"(DivX\d+[a-z]\d+)p", rb"\1n", extra)  # packed no more
+            order = _order([data for data, _ in packets], stream, 1 / rate)
+            pictures = [
+                (packets[number], order[number]) for number in sorted(order)
+            ]  # other packets are empty
+            delay = max((at - shown for at, (_, shown) in enumerate(pictures)), default=0)
+            earliest_after = [len(pictures)]
+            for _, shown in reversed(pictures[1:]):
+                earliest_after.append(min(shown, earliest_after[-1]))
+            for at, ((data, key), shown) in enumerate(pictures):
+                packet = av.Packet(data)
+                packet.stream, packet.is_keyframe = copy, key and shown < earliest_after[-1 - at]
+                packet.time_base, packet.duration = 1 / rate, 1
+                packet.pts, packet.dts = shown, at - delay
+                out.mux(packet)
+    return "" if pictures else "no pictures"
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a packet of an MPEG-4 video holds two pictures.
+
+    Raises:
+        av.FFmpegError: it cannot be read.
+    """
+    with open_video(path) as container:
+        stream = video_stream(container, path)
+        return stream.codec_context.name == "mpeg4" and any(
+            bytes(packet).count(_PICTURE) > 1 for packet in container.demux(stream)
+        )
+
+
+def _unpacked(container: Any, stream: Any, copy: Any) -> list[tuple[bytes, bool]]:
+    """Packets of one picture each, and whether it is a keyframe."""
+    from av.bitstream import BitStreamFilterContext
+
+    unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream, copy)
+    packets: list[tuple[bytes, bool]] = []
+    for packet in container.demux(stream):
+        step()
+        parts = unpack.filter(packet) if packet.size else unpack.filter(None)
+        packets.extend((bytes(part), part.is_keyframe) for part in parts if part.size)
+    return packets
+
+
+def _order(packets: Sequence[bytes], stream: Any, time_base: Fraction) -> dict[int, int]:
+    """Number of a packet -> when its picture is shown."""
+    import av
+
+    decoder = av.CodecContext.create("mpeg4", "r")
+    decoder.extradata = stream.codec_context.extradata
+    decoder.thread_count = 1
+    numbers: list[int] = []
+    for number, data in enumerate(packets):
+        packet = av.Packet(data)
+        step()
+        packet.pts, packet.dts, packet.time_base = number, number, time_base
+        numbers.extend(frame.pts for frame in decoder.decode(packet))
+    numbers.extend(frame.pts for frame in decoder.decode(None))
+    return {number: at for at, number in enumerate(numbers)}
+
+
+# --- in a child process --------------------------------------------------------------------------------------------
+
+
+def _remux_one(tasks: tuple[Remux, ...]) -> Iterator[tuple[Remux, Measured] | CannotWrite]:
+    """One source; several targets only if it is two clips."""
+    for task in tasks:
+        half = half_of(task.target)
+        try:
+            yield task, _clip(task, half)
+        except CannotWrite as error:
+            yield error
+        finally:
+            half.unlink(missing_ok=True)
+
+
+def _clip(task: Remux, half: Path) -> Measured:
+    """Put a clip where it belongs."""
+    counted = count(task.source)
+    found = counted.found
+    if found.status != "ok":
+        return found
+    found = replace(found, readers=exact_readers(task.source, counted))
+    everyone = {*seeking(), "pyav"}
+    if set(found.readers) == everyone and not is_packed(
+        task.source
+    ):  # on those, a reader may be exact by luck
+        fault = "every reader is exact for it"
+    else:
+        fault, readers = _write(task, half, counted)
+        if not fault and set(readers) == everyone:
+            _place(half, task.target, instead_of=task.target.with_suffix(task.source.suffix))
+            return replace(found, readers=readers)
+        fault = fault or f"not exact for {', '.join(sorted(everyone - set(readers)))} when remuxed either"
+    half.unlink(missing_ok=True)
+    try:
+        _link(task.source, half)
+    except OSError as error:
+        raise trouble(task.target, error) from error
+    _place(half, task.target.with_suffix(task.source.suffix), instead_of=task.target)
+    return replace(found, reason=KEPT + fault)
+
+
+def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, ...]]:
+    """What hinders it or is wrong with what was written, and the readers that are exact for it."""
+    import av
+
+    if not counted.found.times.even:
+        return "its frames are not evenly spaced in time", ()
+    try:
+        fault = remux(task.source, half)
+        if fault:
+            return fault, ()
+        a, b = Source(task.source), Source(half)
+        for number, (left, right) in enumerate(zip(a.frames(), b.frames(), strict=True)):
+            if orientation(left) != orientation(right):
+                return f"picture {number} is turned or mirrored otherwise when remuxed", ()
+            if not np.array_equal(left.to_ndarray(), right.to_ndarray()):
+                return f"picture {number} is another when remuxed", ()
+        if b.fault or not b.count or abs(b.times().rate - counted.found.fps) > 1e-4 * counted.found.fps:
+            return b.fault or "another frame rate when remuxed", ()
+    except (OSError, av.FFmpegError) as error:
+        if isinstance(trouble(task.target, error), CannotWrite):
+            raise trouble(task.target, error) from error
+        return f"{type(error).__name__} when remuxed", ()
+    except (ValueError, IndexError) as error:  # another number of pictures, for one
+        return f"cannot be remuxed ({error})", ()
+    return "", exact_readers(half, replace(counted, steady=b.steady(), ordered=b.ordered(), hidden=b.hidden))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+
+
+def _place(half: Path, target: Path, *, instead_of: Path) -> None:
+    """Give a finished file its name, and take away what an earlier run put there under the other suffix."""
+    os.replace(half, target)
+    if instead_of != target:
+        instead_of.unlink(missing_ok=True)

@@ -1,0 +1,227 @@
+"""Decode every clip's file and hold it against the manifest.
+
+Notable here:
+- files are decoded in child processes that may crash or hang without harm, one at a time each;
+- nothing is deleted or moved: rows that cannot be used get another status in the manifest, the old manifest stays as
+  `<name>.before-verify`, and `quarantine.csv` beside it lists the rows and what is wrong with them;
+- a reader that a row lists and that is not exact for its file is taken off the row;
+- readers that are asked for by name are listed in the rows for whose files they are exact; those on a GPU are tried
+  after the others, so that what goes wrong with the GPU says nothing of a file.
+"""
+
+import csv
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vmp.data.decode import ON_GPU, check_reader
+from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, write_manifest
+from vmp.errors import ManifestError
+from vmp.files import replacing
+from vmp.prepare.children import TIMEOUT
+from vmp.prepare.measure import Measured, measure_all, seeking
+from vmp.progress import bar
+
+QUARANTINE = "quarantine.csv"
+GPU_WORKERS = 4  # each holds a CUDA context
+BEFORE = ".before-verify"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    id: str
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """counts: clips by status, as the manifest says it now; problems: where files and the old manifest disagree; exact:
+    readers asked for by name -> usable clips that they can read; untried: files with which those on a GPU failed."""
+
+    counts: dict[str, int]
+    problems: tuple[Problem, ...]
+    exact: dict[str, int]
+    untried: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(
+    manifest: Path,
+    *,
+    root: Path | None = None,
+    workers: int | None = None,
+    timeout: float = TIMEOUT,
+    readers: Sequence[str] = (),
+    progress: bool = True,
+) -> Verified:
+    """Decode the files of a manifest, compare, and put what is wrong into the manifest and quarantine.csv.
+
+    Args:
+        root: folder of the videos; None: as recorded beside the manifest.
+        timeout: seconds without progress before a process counts as hung; 0: never.
+        readers: to measure besides those that are always tried, and to list where they are exact.
+
+    Raises:
+        ManifestError: the manifest cannot be read, or none of its files is there; nothing is changed.
+        ConfigError: one of the readers cannot work here.
+    """
+    for name in readers:
+        check_reader(name)
+    old = read_manifest(manifest, root=root)
+    _check_root(old)
+    tried = tuple(dict.fromkeys((*seeking(), *readers)))
+    found = _measure(old, [name for name in tried if name not in ON_GPU], workers, timeout, progress)
+    untried = _measure_on_gpu(
+        old, found, [name for name in tried if name in ON_GPU], workers, timeout, progress
+    )
+    clips: list[Clip] = []
+    problems: list[Problem] = []
+    for clip in old.clips:
+        clip, problem = _compare(
+            clip,
+            found[clip.path],
+            [name for name in tried if name not in ON_GPU or clip.path not in untried],
+            readers,
+        )
+        clips.append(clip)
+        if problem:
+            problems.append(Problem(clip.id, clip.path, problem))
+    said = {problem.id for problem in problems}
+    bad = [Problem(c.id, c.path, c.tags.get("problem", c.status)) for c in clips if c.status != "ok"]
+    rows = problems + [problem for problem in bad if problem.id not in said]
+    quarantine = old.path.with_name(QUARANTINE)
+    others = _of_others(quarantine, {(clip.id, clip.path) for clip in clips})
+    if rows or others or quarantine.exists():
+        _write_quarantine(quarantine, [*others, *rows])
+    if tuple(clips) != old.clips:
+        _keep(old.path)
+        write_manifest(old.path, clips)
+    counts = Counter(clip.status for clip in clips)
+    usable = [clip for clip in clips if clip.status == "ok"]
+    exact = {name: sum(name in clip.readers for clip in usable) for name in readers}
+    return Verified({status: counts[status] for status in STATUSES}, tuple(problems), exact, untried)
+
+
+def _check_root(manifest: Manifest) -> None:
+    """Raise ManifestError if not one file is there: then the folder is wrong, and the rows are not."""
+    paths = {clip.path for clip in manifest.clips if clip.status == "ok"}
+    if paths and not any(os.path.lexists(manifest.root / path) for path in paths):
+        raise ManifestError(
+            f"{manifest.path}: none of its {len(paths)} file(s) is in {manifest.root}, for instance {min(paths)}. "
+            "Nothing was changed; name the folder of the videos with --root, or make the manifest again if they have "
+            "moved"
+        )
+
+
+def _measure(
+    manifest: Manifest, readers: Sequence[str], workers: int | None, timeout: float, progress: bool
+) -> dict[str, Measured]:
+    """Path in the manifest -> what the file holds."""
+    found: dict[str, Measured] = {}
+    files: dict[Path, list[str]] = {}
+    for path in dict.fromkeys(clip.path for clip in manifest.clips):
+        try:
+            files.setdefault(inside(manifest.root, path), []).append(path)
+        except ValueError as error:
+            found[path] = Measured("unreadable", str(error))
+    with bar("verify videos", len(files), shown=progress) as shown:
+        for file, measured in measure_all(files, workers=workers, timeout=timeout, readers=readers):
+            found.update(dict.fromkeys(files[file], measured))
+            shown.advance()
+    return found
+
+
+def _measure_on_gpu(
+    manifest: Manifest,
+    found: dict[str, Measured],
+    readers: Sequence[str],
+    workers: int | None,
+    timeout: float,
+    progress: bool,
+) -> dict[str, str]:
+    """Add the readers to what was found of sound files; path in the manifest -> why it could not be tried."""
+    files: dict[Path, list[str]] = {}
+    for path, measured in found.items() if readers else ():
+        if measured.status == "ok":
+            files.setdefault(inside(manifest.root, path), []).append(path)
+    untried: dict[str, str] = {}
+    workers = GPU_WORKERS if workers is None else workers
+    with bar("verify on the GPU", len(files), shown=progress and bool(files)) as shown:
+        for file, m in measure_all(files, workers=workers, timeout=timeout, readers=readers):
+            for path in files[file]:
+                if m.status == "ok":
+                    exact = [name for name in m.readers if name in readers]
+                    found[path] = replace(found[path], readers=(*found[path].readers, *exact))
+                else:
+                    untried[path] = m.reason
+            shown.advance()
+    return untried
+
+
+def _compare(clip: Clip, found: Measured, tried: Sequence[str], wanted: Sequence[str]) -> tuple[Clip, str]:
+    """The row as it should be, and what was wrong with it, if anything.
+
+    Args:
+        tried: the readers that were measured.
+        wanted: those of them to add to the row.
+    """
+    if clip.status != "ok":
+        if found.status == "ok" and clip.status == "missing":
+            return clip, "is there now; make the manifest again to use it"
+        return clip, ""
+    status, problem = found.status, found.reason
+    if status == "ok" and found.frames < clip.frames:
+        status, problem = "partial", f"has {found.frames} frames, the manifest says {clip.frames}"
+    elif status == "ok":
+        pairs = {"frames": (found.frames, clip.frames), "width": (found.width, clip.width)}
+        pairs["height"] = (found.height, clip.height)
+        wrong = [f"{name} {is_} instead of {was}" for name, (is_, was) in pairs.items() if was and is_ != was]
+        if clip.fps and abs(found.fps - clip.fps) > 1e-4 * clip.fps:
+            wrong.append(f"fps {found.fps:.6g} instead of {clip.fps:.6g}")
+        if wrong:
+            status, problem = "unreadable", f"is another file than the manifest's: {', '.join(wrong)}"
+    if status != "ok":
+        return replace(clip, status=status, tags=clip.tags | {"problem": problem}), f"{status}: {problem}"
+    wrong = [name for name in clip.readers if name in tried and name not in found.readers]
+    kept = tuple(name for name in clip.readers if name not in wrong)
+    new = [name for name in found.readers if name in wanted and name not in kept]
+    said = f"{', '.join(wrong)} listed as exact, and not: taken off" if wrong else ""
+    return (replace(clip, readers=(*(kept or ("pyav",)), *new)) if wrong or new else clip), said
+
+
+def _of_others(quarantine: Path, own: set[tuple[str, str]]) -> list[Problem]:
+    """Rows of an earlier quarantine about clips of other manifests in the folder."""
+    if not quarantine.exists():
+        return []
+    with open(quarantine, newline="", encoding="utf-8") as file:
+        rows = [
+            Problem(r.get("id", ""), r.get("path", ""), r.get("problem", "")) for r in csv.DictReader(file)
+        ]
+    return [row for row in rows if (row.id, row.path) not in own]
+
+
+def _write_quarantine(path: Path, problems: list[Problem]) -> None:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "path", "problem"])
+        writer.writerows([p.id, p.path, p.problem] for p in problems)
+
+
+def _keep(path: Path) -> None:
+    """Copy a manifest to the first free name of <name>.before-verify, <name>.before-verify-2, ..."""
+    number = 1
+    while True:
+        kept = path.with_name(path.name + BEFORE + (f"-{number}" if number > 1 else ""))
+        try:
+            with open(path, "rb") as source, open(kept, "xb") as target:
+                shutil.copyfileobj(source, target)
+            return
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,192 @@
+"""Where a run goes on: from one checkpoint, the same for all of its processes.
+
+Notable here:
+- the first process chooses the checkpoint; the others read the one of that name, and all compare name, step and
+  digest before anything is trained or written. A disk that shows the processes different files stops the run;
+- each sitting (a start of the command) compares its machine and code with those of the sitting before it, and says
+  what changed.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vmp.engine import checkpoint
+from vmp.engine.checkpoint import Checkpoint
+from vmp.engine.dist import Processes
+from vmp.engine.loggers import Log
+from vmp.engine.trainer import State
+from vmp.errors import RunError, shortlist
+from vmp.machine import device_name
+from vmp.provenance import commit
+from vmp.runs.folder import differences
+
+TRIES, PAUSE = 5, 1.0  # a network disk may show a new folder to other machines a moment later; seconds
+
+
+def check_alike(processes: Processes, config: dict[str, Any], data: dict[str, str], log: Log) -> None:
+    """Compare what each process has read by itself; all processes raise together.
+
+    Args:
+        config: the settings that decide the result.
+        data: split -> digest of its clips.
+
+    Raises:
+        RunError: a process has other settings, or other videos on its disk.
+    """
+    if processes.world == 1:
+        return
+    code = {"commit": commit(), "torch": str(torch.__version__)}
+    parts = processes.gather((socket.gethostname(), config, data, code))
+    (_, config0, data0, code0), faults = parts[0], list[str]()
+    for rank, (host, settings, digests, _) in enumerate(parts):
+        faults += [
+            f"process {rank} ({host}): {change} (process 0 -> process {rank})"
+            for change in differences(config0, settings)
+        ]
+        faults += [
+            f"process {rank} ({host}): the clips of {split} are not those of process 0"
+            for split in data0
+            if digests.get(split) != data0[split]
+        ]
+    if faults:
+        raise RunError(
+            f"the processes of this run would train on different things; nothing was written:\n{shortlist(faults)}\n"
+            "Start every process with the same command. Files that are missing on one machine, labels or spans "
+            "that differ there show as other clips: compare the data folders of the machines."
+        )
+    for rank, (host, _, _, here) in enumerate(parts):
+        if here != code0:
+            log.warn(f"process {rank} ({host}) runs other code than process 0: {_changes(code0, here, here)}")
+
+
+def one_for_all(
+    folder: Path, choose: Callable[[Path], Checkpoint | None], processes: Processes
+) -> Checkpoint | None:
+    """The checkpoint that the first process chooses, read by every process; None: it found none.
+
+    Args:
+        folder: of the run's checkpoints, as this process sees it.
+        choose: reads one of them; called by the first process only.
+
+    Raises:
+        RunError: on all processes together: one of them cannot read it, reads other bytes, or sees a newer one.
+    """
+    if processes.world == 1:
+        return choose(folder)
+    found, problem = None, ""
+    if processes.first:
+        try:
+            found = choose(folder)
+        except RunError as error:
+            problem = str(error)
+    name, problem = processes.gather((found and found.path.name, problem))[0]
+    if problem:
+        raise RunError(problem)
+    if not processes.first and name:
+        found, problem = _patiently(folder / name)
+    seen = [path.name for path in checkpoint.steps_in(folder)]
+    parts = processes.gather((socket.gethostname(), str(folder), _identity(found), problem, seen))
+    (_, _, chosen, _, first_seen), wrong, lines = parts[0], False, list[str]()
+    for rank, (host, where, identity, problem, names) in enumerate(parts):
+        unseen = sorted(set(names) - set(first_seen))
+        newer = unseen[-1] if unseen and unseen[-1] > max(first_seen, default="") else None
+        wrong |= identity != chosen or newer is not None
+        what = problem or (
+            "no checkpoint" if identity is None else "{}, step {}, digest {:.12}".format(*identity)
+        )
+        also = f"; and {newer}, which process 0 does not see" if newer else ""
+        lines.append(f"process {rank} on {host}: {what}{also} (in {where})")
+    if wrong:
+        raise RunError(
+            f"the processes of this run do not find the same checkpoint; nothing was trained or overwritten:\n"
+            f"{shortlist(lines)}\n"
+            "`output` must be one folder that every machine sees. If it is, its network disk lags behind or fails: "
+            "the same command tries again."
+        )
+    return found
+
+
+def _identity(found: Checkpoint | None) -> tuple[str, int, str] | None:
+    if found is None:
+        return None
+    step = found.state["progress"]["step"] if "progress" in found.state else -1
+    return found.path.name, step, found.digest
+
+
+def _patiently(path: Path) -> tuple[Checkpoint | None, str]:
+    """The checkpoint, or why it cannot be read."""
+    problem = ""
+    for left in reversed(range(TRIES)):
+        try:
+            os.listdir(path.parent)  # makes a network disk look again
+            return checkpoint.load(path), ""
+        except (RunError, OSError) as error:
+            problem = str(error)
+        if left:
+            time.sleep(PAUSE)
+    return None, problem
+
+
+def restore(
+    found: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer, *, steps: int
+) -> State:
+    """Put a checkpoint into the model and the optimizer, whose base learning rates stay as they are.
+
+    Args:
+        steps: where training ends.
+
+    Raises:
+        RunError: there are steps left, and the checkpoint is that of a finished run, without the optimizer's state.
+    """
+    if found is None:
+        return State()
+    state = State(**found.state["progress"])
+    model.load_state_dict(found.model)
+    if "optimizer" in found.state:
+        rates = [group["lr"] for group in optimizer.param_groups]
+        optimizer.load_state_dict(found.state["optimizer"])
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+    elif state.step < steps:
+        raise RunError(
+            f"{found.path}: holds the weights of a finished run without the optimizer's state "
+            f"(trainer.keep_finished=weights), so training cannot go on from step {state.step} to {steps}. "
+            f"A new run can start from these weights: init_from={found.path.parents[1]} tag=WORD"
+        )
+    return state
+
+
+def sit_down(state: State, processes: Processes, log: Log) -> None:
+    """Record where, on what and with which code the run goes on, and say so where that changes its bits."""
+    here = {
+        "processes": processes.world,
+        "device": device_name(processes.device),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "commit": commit(),
+    }
+    before = state.sittings[-1] if state.sittings else {"step": 0, **here}
+    changed = [key for key, value in here.items() if before.get(key) != value]
+    if "commit" in changed:
+        log.warn(
+            f"the code has changed since the last start (commit {before.get('commit')} -> {here['commit']}): what "
+            f"follows step {state.step} is made by the new code, and result.json lists both"
+        )
+    if elsewhere := _changes(before, here, [key for key in changed if key != "commit"]):
+        log.warn(
+            f"the run goes on elsewhere ({elsewhere}): clips, augmentation and learning rates stay the same, "
+            "sums are rounded otherwise, and batch statistics follow the clips of a process"
+        )
+    if changed or not state.sittings:
+        state.sittings = [*state.sittings, {"step": state.step, **here}]
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any], keys: Iterable[str]) -> str:
+    return ", ".join(f"{key} {before.get(key)} -> {after[key]}" for key in keys)

@@ -1,0 +1,110 @@
+"""The weights that a new run starts from: random, published, from a file, or from another run.
+
+torch is imported inside the functions, after everything that can be wrong without it has been checked.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from vmp.config import Config, Prompts, TimeSformer
+from vmp.errors import ConfigError
+from vmp.runs.heads import run_of, why_other
+from vmp.runs.records import read_config
+
+if TYPE_CHECKING:
+    from vmp.backbones import Spec
+    from vmp.backbones.weights import Report
+    from vmp.model import PromptedClassifier
+
+
+class Start(NamedTuple):
+    """report: what was loaded; None: the start is random. prompts: names of the m and n that came along. given: names
+    of those that the config sets. warnings: what the weights come from and this run does otherwise."""
+
+    report: "Report | None"
+    prompts: list[str]
+    given: list[str]
+    warnings: list[str]
+
+
+def start_weights(
+    config: Config, model: "PromptedClassifier", classes: tuple[str, ...], spec: "Spec"
+) -> Start:
+    """Put the pretrained weights, or those of the run to start from, into a new model.
+
+    The head is taken over from weights that are known to be for the same classes (heads.py). Prompt layers take m and n
+    over where the weights come with them, for the same pathways, and the config does not set them.
+
+    Raises:
+        ConfigError, WeightsError: they cannot be had or do not fit.
+    """
+    from vmp.backbones import zoo
+    from vmp.backbones.weights import load_weights
+
+    b, warnings = config.backbone, []
+    start = config.vmp.start if isinstance(config.vmp, Prompts) else {}
+    given = [
+        letter if pathway == "video" else f"{pathway}/{letter}"
+        for pathway in model.prompts
+        for letter in start
+    ]
+    if config.init_from:
+        source: str | Path = Path(config.init_from).expanduser()
+        home = run_of(Path(source))
+        if home is None:
+            raise ConfigError(
+                f"init_from = {source}: not a run of ours, nor a checkpoint in one (no config.yaml and classes.txt); "
+                "for a file of weights use backbone.weights="
+            )
+        warnings = list(_differences_to(home, config))
+    elif b.weights:
+        source = b.weights
+        if b.weights in zoo.NAMES:
+            row = zoo.find(b.key, b.weights)
+            if (row.frames, row.crop) != (spec.frames, spec.crop):
+                made = f"{row.frames} frames of {row.crop} pixels"
+                warnings.append(
+                    f"the weights were trained on {made}, and see {spec.frames} of {spec.crop} here"
+                )
+    else:
+        return Start(None, [], given, [])
+    flip = isinstance(b, TimeSformer) and b.flip_patch_embed
+    other: list[str] = []
+
+    def keep_head(file: Path) -> bool:
+        other.append(why_other(file, classes, config.dataset.name))
+        return not other[0]
+
+    report = load_weights(model.backbone, source, backbone=b.key, reverse_channels=flip, keep_head=keep_head)
+    if report.declined:
+        warnings.append(f"the head starts anew, though it has as many classes: {other[0]}")
+    taken = report.take_prompts(model.prompts, leave=start) if isinstance(config.vmp, Prompts) else []
+    left = sorted(set(report.prompts) - set(taken) - set(given))
+    if set_here := sorted(set(report.prompts) & set(given)):
+        said = ", ".join(f"{letter} = {value:.4g}" for letter, value in start.items())
+        warnings.append(
+            f"the config sets {said}, so the prompts' {', '.join(set_here)} of the weights are left behind; with "
+            "vmp.m=null vmp.n=null (and no vmp.slope and vmp.shift) they are taken over"
+        )
+    if left:
+        warnings.append(f"the prompts' {', '.join(left)} are left behind: there is no such layer here")
+    return Start(report, taken, given, warnings)
+
+
+def _differences_to(home: Path, config: Config) -> Iterator[str]:
+    """What the run that this one starts from did otherwise, where it decides what its weights mean."""
+    before = read_config(home / "config.yaml")
+    now = config.model_dump(by_alias=True)
+    for section, keys in (
+        ("backbone", ("name", "size", "frames", "stride", "crop", "spacing")),
+        ("vmp", ("kind", "alpha", "beta", "gamma", "epsilon", "exponent", "grey", "modulate")),
+    ):
+        old, new = before.get(section, {}), now[section]
+        if section == "vmp" and "none" in (old.get("kind"), new["kind"]):
+            continue
+        for key in keys:
+            if old.get(key) != new.get(key):
+                yield f"{section}.{key} was {old.get(key)} in the run it starts from, and is {new.get(key)}"
+    if not (home / "result.json").exists():
+        yield f"{home} is not finished: this starts from its newest checkpoint"

@@ -1,0 +1,74 @@
+"""Imports go one way: down the list in CONTRIBUTING.md, also where a function imports, and never in a circle."""
+
+import ast
+import re
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SRC = ROOT / "src"
+
+
+def levels() -> dict[str, int]:
+    """Room (a package or a module) -> the number of its line in CONTRIBUTING.md, counted from the top."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("Imports go down this list")[2]
+    lines = [line for line in text.split("\n- **")[0].splitlines() if line.startswith("      ")]
+    rooms = [re.findall(r"(?:^|(?<=\s))(\w+)(?:/|\.py)(?=\s|$)", line) for line in lines]
+    return {room: number for number, names in enumerate(rooms) for room in names}
+
+
+def modules() -> dict[str, Path]:
+    found = {".".join(p.relative_to(SRC).with_suffix("").parts): p for p in SRC.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in found.items()}
+
+
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """Modules of ours that a file imports, wherever in it; what only a type checker reads is left out."""
+    tree, out = ast.parse(path.read_text(encoding="utf-8")), set[str]()
+    nodes, todo = [], [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        nodes.append(node)
+        todo += ast.iter_child_nodes(node)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            out |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            out |= {name if name in known else str(node.module) for name in names}
+    return out & known.keys()
+
+
+def room(module: str) -> str:
+    package, _, inner = module.partition(".")
+    return package if package == "hydra_plugins" else inner.partition(".")[0]
+
+
+def graph() -> dict[str, set[str]]:
+    known = modules()
+    return {name: imports(path, known) - {name} for name, path in known.items()}
+
+
+def test_every_room_has_a_line():
+    assert {room(m) for m in modules()} - {""} == set(levels())
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_imports_go_down(module):
+    level = levels()
+    if module == "vmp":  # the public names
+        return
+    up = {m for m in graph()[module] if m != "vmp" and level[room(m)] < level[room(module)]}
+    assert not up, f"{module} imports {sorted(up)}, which stand above it in CONTRIBUTING.md"
+
+
+def test_no_circles():
+    try:
+        TopologicalSorter(graph()).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports in a circle: {' -> '.join(error.args[1])}")
