@@ -99,7 +99,7 @@ def advice(rows: Sequence[Row]) -> str:
         )
     else:
         said.append(
-            "The loader keeps up with this model; `python -m benchmarks clips` says how many clips a second it could feed."
+            "The loader keeps up with this model; `make bench BENCH=clips` says how many clips a second it can feed."
         )
     return " ".join(said)
 
