@@ -30,7 +30,7 @@ def read_request(arguments: list[str]) -> Request:
     ConfigError: a word that is no KEY=VALUE, or a value out of range.
     """
     from vmp.config import Config, suggest
-    from vmp.keys import no_such_key
+    from vmp.config.keys import no_such_key
 
     own: dict[str, str] = {}
     others = []

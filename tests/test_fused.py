@@ -21,7 +21,7 @@ if DEVICE == "cuda":  # the same comparisons, on the card: pytest -m gpu
 def kernels(monkeypatch):
     from vmp.kernels import fused
 
-    monkeypatch.setattr(one_pass, "way_for", lambda clip: one_pass.Way(fused.forward, fused.backward))
+    monkeypatch.setattr(one_pass, "kernels_for", lambda clip: fused)
     return fused
 
 
@@ -258,7 +258,7 @@ def test_cuda_takes_them_by_itself(monkeypatch):
     from vmp.kernels import fused, tiles
 
     clip = torch.empty(1, 3, 2, 4, 4, device="cuda")
-    assert one_pass.way_for(clip).forward is fused.forward
-    assert one_pass.way_for(clip.double()).forward is tiles.forward
+    assert one_pass.kernels_for(clip) is fused
+    assert one_pass.kernels_for(clip.double()) is tiles
     monkeypatch.setattr(one_pass, "_has_triton", lambda: False)
-    assert one_pass.way_for(clip).forward is tiles.forward
+    assert one_pass.kernels_for(clip) is tiles

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 
 
+@cache
 def levels() -> dict[str, int]:
     """Room (a package or a module) -> the number of its line in CONTRIBUTING.md, counted from the top."""
     text = (ROOT / "CONTRIBUTING.md").read_text().partition("Imports go down this list")[2]
@@ -19,18 +21,19 @@ def levels() -> dict[str, int]:
     return {room: number for number, names in enumerate(rooms) for room in names}
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {".".join(p.relative_to(SRC).with_suffix("").parts): p for p in SRC.rglob("*.py")}
     return {name.removesuffix(".__init__"): path for name, path in found.items()}
 
 
-def imports(path: Path, known: dict[str, Path]) -> set[str]:
-    """Modules of ours that a file imports, wherever in it; what only a type checker reads is left out."""
+def imports(path: Path, known: dict[str, Path], *, for_types: bool = False) -> set[str]:
+    """Modules of ours that a file imports, wherever in it; `for_types`: also what only a type checker reads."""
     tree, out = ast.parse(path.read_text(encoding="utf-8")), set[str]()
     nodes, todo = [], [tree]
     while todo:
         node = todo.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and not for_types:
             continue
         nodes.append(node)
         todo += ast.iter_child_nodes(node)
@@ -49,6 +52,7 @@ def room(module: str) -> str:
     return package if package == "hydra_plugins" else inner.partition(".")[0]
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     known = modules()
     return {name: imports(path, known) - {name} for name, path in known.items()}
@@ -72,3 +76,10 @@ def test_no_circles():
         TopologicalSorter(graph()).prepare()
     except CycleError as error:
         pytest.fail(f"imports in a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("module", sorted(m for m in modules() if room(m) == "kernels"))
+def test_kernels_import_only_kernels(module):
+    known = modules()
+    others = {m for m in imports(known[module], known, for_types=True) if room(m) != "kernels"}
+    assert not others, f"{module} imports {sorted(others)}; it takes plain numbers and vmp.kernels.constants"

@@ -144,7 +144,7 @@ def _word(key: str, *, _root_: DictConfig) -> str:
 
 def _groups() -> str:
     """${groups:}: what train.py can be told as GROUP=NAME, for --help."""
-    from vmp.keys import GROUPS
+    from vmp.config.keys import GROUPS
 
     loader = GlobalHydra.instance().config_loader()
     return "\n".join(f"{group}: {', '.join(loader.get_group_options(group))}" for group in GROUPS)

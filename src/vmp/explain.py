@@ -3,7 +3,7 @@
 import re
 
 from vmp.config import suggest
-from vmp.keys import GROUPS, is_list, no_such_key
+from vmp.config.keys import GROUPS, is_list, no_such_key
 from vmp.overrides import for_shell, quote
 
 LINES = 40  # of a message of theirs, at most

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vmp.kernels import one_pass
+from vmp.kernels.constants import Constants
 from vmp.power_norm import LearnedPowerNorm
 
 LUMA = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}  # ITU-R BT.601, as the authors weigh
@@ -88,9 +89,27 @@ class MotionPrompt(nn.Module):
             variation, a scalar, 0 when there are fewer than two attention maps.
         """
         check_clip(clip, least_frames=2)
-        if one_pass.suits(self, clip):
-            return Prompted(*one_pass.apply(self, clip, variation=variation))
-        return plain(self, clip, self.power_norm, variation=variation)
+        norm = self.power_norm
+        if (
+            type(norm) is not LearnedPowerNorm or not one_pass.is_usable()
+        ):  # a subclass may compute something else
+            return plain(self, clip, norm, variation=variation)
+
+        def formulas(clip: Tensor, slope: Tensor, shift: Tensor) -> Prompted:
+            return plain(self, clip, lambda d: torch.sigmoid(slope * (d - shift)), variation=variation)
+
+        constants = Constants(
+            grey=self.grey_weights(clip.dtype),
+            mean=self.mean,
+            std=self.std,
+            pixel=self.modulate == "pixel",
+            frobenius=self.variation == "frobenius",
+            dtype=output_dtype(clip),
+        )
+        found = one_pass.apply(
+            clip, norm.slope, norm.shift, constants, variation=variation, formulas=formulas
+        )
+        return Prompted(*found)
 
     def differences(self, clip: Tensor) -> Tensor:
         """D_t = F'_{t+1} - F'_t for grey frames F' in [0, 1]: (B, 3, T+1, H, W) -> (B, T, H, W)."""

@@ -74,7 +74,7 @@ def read(word: str, command: str = "train", *, sweep: bool = False) -> str:
         return word
     if not sign or not _KEY.fullmatch(key):
         raise ConfigError(_no_override(word, command))
-    from vmp.keys import is_list, is_number_too, is_path, is_text
+    from vmp.config.keys import is_list, is_number_too, is_path, is_text
 
     name = key.lstrip("+~")
     if is_text(name, command):

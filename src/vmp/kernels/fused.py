@@ -9,37 +9,32 @@ Notable here:
 Shapes: B clips, T prompts; the H x W pixels of a frame are one line of them, cut into blocks.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from vmp.layer import MotionPrompt
+from vmp.kernels.constants import Constants
 
 BLOCK = 512  # pixels
 LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 def forward(
-    clip: Tensor, slope: Tensor, shift: Tensor, layer: "MotionPrompt", variation: bool
+    clip: Tensor, slope: Tensor, shift: Tensor, constants: Constants, variation: bool
 ) -> tuple[Tensor, Tensor]:
-    from vmp.layer import output_dtype
-
     clip = _lines(clip)
     b, _, frames, h, w = clip.shape
-    prompts = clip.new_empty((b, 3, frames - 1, h, w), dtype=output_dtype(clip))
+    prompts = clip.new_empty((b, 3, frames - 1, h, w), dtype=constants.dtype)
     blocks = triton.cdiv(h * w, BLOCK)
     squares = clip.new_empty((b * blocks if variation else 1,), dtype=torch.float32)
     with torch.cuda.device_of(clip):  # Triton launches on the current device
         _forward[(b * blocks,)](
             *(clip, prompts, squares, slope.float(), shift.float(), frames - 1, h * w, blocks),
             *(clip.stride(0), clip.stride(1), clip.stride(2)),
-            *_constants(layer, clip.dtype),
+            *_channels(constants, clip.dtype),
             VARIATION=variation,
-            PIXEL=layer.modulate == "pixel",
+            PIXEL=constants.pixel,
             BLOCK=BLOCK,
             **LAUNCH,
         )
@@ -50,7 +45,7 @@ def backward(
     clip: Tensor,
     slope: Tensor,
     shift: Tensor,
-    layer: "MotionPrompt",
+    constants: Constants,
     grad_prompts: Tensor,
     pull: Tensor | None,
     wants_clip: bool,
@@ -65,9 +60,9 @@ def backward(
             *(clip, grad, grad if grad_clip is None else grad_clip, sums, slope.float(), shift.float()),
             *(slope.float() if pull is None else pull, frames - 1, h * w, blocks),
             *(clip.stride(0), clip.stride(1), clip.stride(2), grad.stride(0), grad.stride(1), grad.stride(2)),
-            *_constants(layer, clip.dtype),
+            *_channels(constants, clip.dtype),
             PAIRS=pull is not None,
-            PIXEL=layer.modulate == "pixel",
+            PIXEL=constants.pixel,
             CLIP=wants_clip,
             BLOCK=BLOCK,
             **LAUNCH,
@@ -82,14 +77,13 @@ def _lines(x: Tensor) -> Tensor:
     return x if (x.stride(-1) == 1 or w == 1) and (x.stride(-2) == w or h == 1) else x.contiguous()
 
 
-def _constants(layer: "MotionPrompt", dtype: torch.dtype) -> tuple[float, ...]:
-    """By channel: grey weights; scale and offset from what is read to the normalised frame; mean / std (black is minus
-    that)."""
-    black = [mean / std for mean, std in zip(layer.mean, layer.std, strict=True)]
-    scale, offset = ([1.0] * 3, [0.0] * 3)
+def _channels(constants: Constants, dtype: torch.dtype) -> tuple[float, ...]:
+    """Three numbers each: grey weights; scale and offset from the clip's values to the normalised frame; mean / std."""
+    scale, offset = (1.0,) * 3, (0.0,) * 3
     if dtype == torch.uint8:
-        scale, offset = [1 / (255 * std) for std in layer.std], black
-    return (*layer.grey_weights(dtype), *scale, *offset, *black)
+        r, g, b = constants.std
+        scale, offset = (1 / (255 * r), 1 / (255 * g), 1 / (255 * b)), constants.black
+    return (*constants.grey, *scale, *offset, *constants.black)
 
 
 @triton.jit

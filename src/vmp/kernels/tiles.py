@@ -7,29 +7,25 @@ Shapes: B clips, T prompts, H x W pixels; b clips and h rows in a tile.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from vmp.layer import MotionPrompt
+from vmp.kernels.constants import Constants
 
 TILE_BYTES = 1 << 22  # of clips in float32: fits the cache, and feeds all threads
 
 
 def forward(
-    clip: Tensor, slope: Tensor, shift: Tensor, layer: "MotionPrompt", variation: bool
+    clip: Tensor, slope: Tensor, shift: Tensor, constants: Constants, variation: bool
 ) -> tuple[Tensor, Tensor]:
-    from vmp.layer import output_dtype
-
     b, _, frames, h, w = clip.shape
-    prompts = clip.new_empty((b, 3, frames - 1, h, w), dtype=output_dtype(clip))
+    prompts = clip.new_empty((b, 3, frames - 1, h, w), dtype=constants.dtype)
     total = clip.new_zeros((), dtype=torch.float64)
     for tile in _tiles(clip):
-        z, x = _logits(clip[tile], slope, shift, layer)  # (b, T, h, W), (b, 3, T, h, W)
+        z, x = _logits(clip[tile], slope, shift, constants)  # (b, T, h, W), (b, 3, T, h, W)
         a = z.sigmoid_()
-        _modulate(x, a, layer, out=prompts[tile])
+        _modulate(x, a, constants, out=prompts[tile])
         if variation:
             total += torch.linalg.vector_norm(a[:, 1:] - a[:, :-1]).double().square()
     return prompts, total
@@ -39,21 +35,20 @@ def backward(
     clip: Tensor,
     slope: Tensor,
     shift: Tensor,
-    layer: "MotionPrompt",
+    constants: Constants,
     grad_prompts: Tensor,
     pull: Tensor | None,
     wants_clip: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    weights = layer.grey_weights(clip.dtype)
+    weights = constants.grey
     grad_clip = torch.zeros_like(clip) if wants_clip else None
     sum_dz, sum_dzz = (clip.new_zeros((), dtype=torch.float64) for _ in range(2))
     for tile in _tiles(clip):
-        z, x = _logits(clip[tile], slope, shift, layer)
+        z, x = _logits(clip[tile], slope, shift, constants)
         a = z.sigmoid()  # (b, T, h, W)
         g = grad_prompts[tile].to(z.dtype)  # (b, 3, T, h, W)
-        if layer.modulate == "pixel":
-            offset = [mean / std for mean, std in zip(layer.mean, layer.std, strict=True)]
-            x = torch.stack([x[:, c] + offset[c] for c in range(3)], dim=1)
+        if constants.pixel:
+            x = torch.stack([x[:, c] + constants.black[c] for c in range(3)], dim=1)
         da = g[:, 0] * x[:, 0]  # Eq. 4
         da.addcmul_(g[:, 1], x[:, 1]).addcmul_(g[:, 2], x[:, 2])
         if pull is not None:  # Eq. 6: a[t] stands in the pairs (t-1, t) and (t, t+1)
@@ -89,9 +84,9 @@ def _tiles(clip: Tensor) -> Iterator[tuple[slice, slice, slice, slice]]:
             yield slice(first, first + clips), every, every, slice(top, top + rows)
 
 
-def _logits(x: Tensor, slope: Tensor, shift: Tensor, layer: "MotionPrompt") -> tuple[Tensor, Tensor]:
+def _logits(x: Tensor, slope: Tensor, shift: Tensor, constants: Constants) -> tuple[Tensor, Tensor]:
     """A tile (b, 3, T+1, h, W) -> a (D - b), (b, T, h, W), and the normalised frames it weighs, (b, 3, T, h, W)."""
-    w = layer.grey_weights(x.dtype)
+    w = constants.grey
     raw = x.dtype == torch.uint8
     x = x if x.dtype == torch.float64 else x.float()  # a copy for uint8 and half types, none for the rest
     grey = x[:, 0] * w[0]
@@ -99,18 +94,17 @@ def _logits(x: Tensor, slope: Tensor, shift: Tensor, layer: "MotionPrompt") -> t
     z = grey[:, 1:] - grey[:, :-1]
     z.sub_(shift).mul_(slope)
     frames = x[:, :, 1:]
-    if raw and len(set(layer.mean)) == len(set(layer.std)) == 1:
-        frames.mul_(1 / (255 * layer.std[0])).sub_(layer.mean[0] / layer.std[0])
+    if raw and len(set(constants.mean)) == len(set(constants.std)) == 1:
+        frames.mul_(1 / (255 * constants.std[0])).sub_(constants.mean[0] / constants.std[0])
     elif raw:
         for c in range(3):
-            frames[:, c].mul_(1 / (255 * layer.std[c])).sub_(layer.mean[c] / layer.std[c])
+            frames[:, c].mul_(1 / (255 * constants.std[c])).sub_(constants.mean[c] / constants.std[c])
     return z, frames
 
 
-def _modulate(x: Tensor, a: Tensor, layer: "MotionPrompt", *, out: Tensor) -> None:
-    if layer.modulate == "normalized":
+def _modulate(x: Tensor, a: Tensor, constants: Constants, *, out: Tensor) -> None:
+    if not constants.pixel:
         torch.mul(x, a.unsqueeze(1), out=out)
         return
-    for c in range(3):
-        offset = layer.mean[c] / layer.std[c]
+    for c, offset in enumerate(constants.black):
         out[:, c] = (x[:, c] + offset).mul_(a).sub_(offset)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from vmp.config import Config, Prompts, TimeSformer
+from vmp.config import Config, Prompts, TimeSformerConfig
 from vmp.errors import ConfigError
 from vmp.runs.heads import run_of, why_other
 from vmp.runs.records import read_config
@@ -69,7 +69,7 @@ def start_weights(
                 )
     else:
         return Start(None, [], given, [])
-    flip = isinstance(b, TimeSformer) and b.flip_patch_embed
+    flip = isinstance(b, TimeSformerConfig) and b.flip_patch_embed
     other: list[str] = []
 
     def keep_head(file: Path) -> bool:

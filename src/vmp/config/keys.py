@@ -6,8 +6,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from vmp import config
-from vmp.config import IS_PATH, Config, Evaluate
+from vmp.config.sections import KINDS, Config, Evaluate
+from vmp.config.types import IS_PATH
 
 GROUPS = ("dataset", "backbone", "vmp", "recipe", "optim", "trainer", "logger", "experiment")  # of train.yaml
 MEANT = {  # what other projects call them
@@ -54,8 +54,8 @@ def keys(command: str = "train") -> dict[str, tuple[Any, ...]]:
 
 def sections(name: str) -> list[type[BaseModel]]:
     """The models that a section may have."""
-    if name in config.KINDS:
-        return list(dict.fromkeys(config.KINDS[name][1].values()))
+    if name in KINDS:
+        return list(dict.fromkeys(KINDS[name][1].values()))
     field = Config.model_fields.get(name)
     models = [field.annotation, *get_args(field.annotation)] if field else []
     return [model for model in models if isinstance(model, type) and issubclass(model, BaseModel)]
@@ -83,8 +83,8 @@ def no_such_key(wrong: str, command: str = "train") -> str:
     """`vmp.lamda: no such key; did you mean vmp.lambda?`, or which there are."""
     known = keys(command)
     section, _, last = wrong.rpartition(".")
-    if wrong in known and section in config.KINDS:
-        having = [kind for kind, model in config.KINDS[section][1].items() if last in map(str, _names(model))]
+    if wrong in known and section in KINDS:
+        having = [kind for kind, model in KINDS[section][1].items() if last in map(str, _names(model))]
         return f"{wrong}: the {section} that was chosen has no such key; it belongs to {section}={' or '.join(having)}"
     where = f"{wrong}: no such key"
     if wrong in known:
@@ -110,6 +110,12 @@ def no_such_key(wrong: str, command: str = "train") -> str:
         return f"{where}; did you mean {own[close[0]]}?"
     listed = sorted(own) or sorted({*GROUPS, *Config.model_fields})
     return f"{where}; {f'in {section} ' if own and section else ''}there are {', '.join(listed)}"
+
+
+def suggest(wrong: str, known: list[str], prefix: str = "") -> str:
+    """`; did you mean x?`, or what there is."""
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
 
 
 def _names(model: type[BaseModel]) -> list[str]:

@@ -1,0 +1,38 @@
+"""What a config may say: every key, its type and range, and what has to agree with what.
+
+Notable here:
+- no torch: a wrong key or value fails with an error within a second, before any data is read;
+- `types`, `sections` and `agreement` say what is allowed, `checking` checks it, `keys` finds the key that was meant.
+"""
+
+from vmp.config.checking import check, check_evaluate, check_start
+from vmp.config.keys import suggest
+from vmp.config.sections import (
+    Config,
+    Evaluate,
+    FixedPrompts,
+    ListDataset,
+    Logger,
+    MotionsDataset,
+    PreparedDataset,
+    Prompts,
+    TimeSformerConfig,
+)
+from vmp.config.types import parse_views
+
+__all__ = [
+    "Config",
+    "Evaluate",
+    "FixedPrompts",
+    "ListDataset",
+    "Logger",
+    "MotionsDataset",
+    "PreparedDataset",
+    "Prompts",
+    "TimeSformerConfig",
+    "check",
+    "check_evaluate",
+    "check_start",
+    "parse_views",
+    "suggest",
+]

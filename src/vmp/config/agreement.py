@@ -1,0 +1,105 @@
+"""What has to agree with what: values that are allowed one by one and wrong together."""
+
+from collections.abc import Iterator
+
+from vmp.backbones import SPECS, zoo
+from vmp.config.sections import PATHWAYS, Config, FixedPrompts, PreparedDataset, Prompts, TimeSformerConfig
+from vmp.slope_shift import m_of, n_of
+
+
+def _weights(c: Config) -> Iterator[str]:
+    """What makes no sense without weights, or with these."""
+    b = c.backbone
+    public = b.weights in zoo.NAMES and not c.init_from
+    if public and isinstance(b, TimeSformerConfig) and b.attention != "divided":
+        yield f"backbone.attention = {b.attention!r}: published weights have divided attention; use weights=none"
+    if c.train.freeze != "none":
+        if not b.weights and not c.init_from:
+            yield (
+                f"train.freeze = {c.train.freeze!r} would freeze random weights; give backbone.weights or "
+                "init_from=<a run's folder>"
+            )
+        if c.train.freeze == "backbone_and_head" and c.vmp.kind != "learned":
+            yield f"train.freeze = 'backbone_and_head' leaves nothing to train with vmp={c.vmp.kind}; use vmp=learned"
+    if c.train.batch_norm == "frozen" and not b.weights and not c.init_from:
+        yield "train.batch_norm = 'frozen' would freeze random weights; give backbone.weights or init_from"
+    if isinstance(b, TimeSformerConfig) and b.flip_patch_embed and (c.init_from or not b.weights):
+        yield "backbone.flip_patch_embed turns pretrained weights round; it has no effect without backbone.weights"
+
+
+def _sizes(c: Config) -> Iterator[str]:
+    """Sizes that a backbone cannot have."""
+    b = c.backbone
+    if b.name in ("c2d", "i3d") and b.frames == 1:
+        yield f"backbone.frames = 1: {b.name} halves time once, so at least 2"
+    if b.name == "slowfast" and b.frames and (b.frames % 4 or b.frames < 8):
+        yield f"backbone.frames = {b.frames}: the slow pathway takes every fourth, so a multiple of 4, at least 8"
+    if isinstance(b, TimeSformerConfig):
+        crop, patch, dim, heads = b.crop or SPECS[b.key].crop, b.patch or 16, b.dim or 768, b.heads or 12
+        if crop % patch:
+            yield f"backbone.crop = {crop}: must be a multiple of the patch, {patch}"
+        if dim % heads:
+            yield f"backbone.dim = {dim}: must be a multiple of backbone.heads = {heads}"
+
+
+def _prompts_start(v: Prompts) -> Iterator[str]:
+    """Start values of slope and shift that cannot be, or are given twice."""
+    for letter, name, find in (
+        ("m", "slope", lambda: m_of(v.slope or 0, alpha=v.alpha, beta=v.beta, epsilon=v.epsilon)),
+        ("n", "shift", lambda: n_of(v.shift or 0, gamma=v.gamma)),
+    ):
+        scalar, value = getattr(v, letter), getattr(v, name)
+        if value is None:
+            continue
+        if scalar is not None:
+            yield (
+                f"vmp.{letter} = {scalar:g} and vmp.{name} = {value:g} both set where the {name} starts; leave one out"
+            )
+        try:
+            find()
+        except ValueError as error:
+            yield f"vmp.{name} = {value:g}: {error}"
+
+
+def disagreements(c: Config) -> Iterator[str]:
+    """Values that are fine alone and wrong together."""
+    if isinstance(c.vmp, Prompts):
+        yield from _prompts_start(c.vmp)
+    if c.trainer.clips is not None and c.trainer.clips < c.trainer.batch_size:
+        yield (
+            f"trainer.clips = {c.trainer.clips}: fewer than one update, trainer.batch_size = {c.trainer.batch_size}; "
+            "raise the one or lower the other"
+        )
+    pathways = PATHWAYS.get(c.backbone.name)
+    if c.vmp.placement != "default" and not pathways:
+        yield (
+            f"vmp.placement = {c.vmp.placement!r}: {c.backbone.name} has one pathway, so it must be 'default'; "
+            f"backbones with pathways: {', '.join(PATHWAYS)}"
+        )
+    if c.vmp.kind == "none" and c.vmp.lambda_ > 0:
+        yield f"vmp.lambda = {c.vmp.lambda_:g} has no effect with vmp=none, which has no attention; drop one"
+    if isinstance(c.vmp, FixedPrompts):
+        if c.vmp.kind == "maxexp" and c.vmp.exponent < 1:
+            yield f"vmp.exponent = {c.vmp.exponent:g}: must be at least 1 for maxexp"
+        if c.vmp.lambda_ > 0:
+            yield f"vmp.lambda = {c.vmp.lambda_:g} has no effect with vmp={c.vmp.kind}, which learns nothing; use 0"
+    if c.vmp.split != "plus_one" and not pathways:
+        yield f"vmp.split = {c.vmp.split!r} has no effect without pathways; it belongs to backbone=slowfast"
+    if c.vmp.kind == "none" and (c.vmp.placement != "default" or c.vmp.split != "plus_one") and pathways:
+        yield "vmp.placement and vmp.split have no effect with vmp=none, which has no prompts; drop them"
+    if c.trainer.channels_last and isinstance(c.backbone, TimeSformerConfig):
+        yield "trainer.channels_last = true is for networks of 3-D convolutions; timesformer has none"
+    if c.data.reader == "torchcodec_cuda" and c.trainer.device == "cpu":
+        yield "data.reader = torchcodec_cuda decodes on a GPU, and trainer.device = cpu; use another reader"
+    if c.trainer.cudnn_benchmark and c.trainer.deterministic:
+        yield "trainer.cudnn_benchmark = true chooses kernels by time, against trainer.deterministic = true; drop one"
+    if isinstance(c.dataset, PreparedDataset) and c.dataset.split and not c.dataset.name.startswith("hmdb51"):
+        yield f"dataset.split = {c.dataset.split}: only hmdb51 has splits to choose from; leave it out"
+    yield from _weights(c)
+    yield from _sizes(c)
+    if c.optim.nesterov and (c.optim.kind != "sgd" or c.optim.momentum == 0):
+        yield "optim.nesterov = true needs optim.kind = sgd and optim.momentum above 0"
+    if c.optim.schedule == "steps":
+        at, factors = c.optim.at or (), c.optim.factors or ()
+        if not at or len(at) != len(factors) or at[0] != 0 or list(at) != sorted(set(at)):
+            yield f"optim.at = {list(at)} must rise from 0 and have as many entries as optim.factors = {list(factors)}"

@@ -1,0 +1,68 @@
+"""Types of config values: numbers in a range, words, paths, devices, test views."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+IS_PATH = object()  # marks the keys that hold a path
+
+
+def _text(value: Any) -> Any:
+    """YAML's and Hydra's 2026 as text."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _word(value: str) -> str:
+    if not re.fullmatch(r"\w[\w.+-]*", value):
+        short = re.sub(r"[^\w.+-]+", "-", value).strip("-.+") or "word"
+        raise ValueError(
+            f"must be one word of letters, digits, and . + - _ after the first, as {short}: it names a folder"
+        )
+    return value
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        meant = {"gpu": "cuda", "nvidia": "cuda"}.get(value.lower(), value.lower())
+        hint = f"; did you mean {meant}?" if re.fullmatch(r"auto|cpu|cuda(:\d+)?", meant) else ""
+        raise ValueError(f"must be auto, cpu, cuda or cuda:N, with N the number of a device{hint}")
+    return value
+
+
+def _where(value: str) -> str:
+    if not re.fullmatch(r"[\w -]+[=<>].+", value):
+        raise ValueError(
+            "must be TAG=WORD, TAG>NUMBER or TAG<NUMBER, in quotes for the shell: 'where=speed>0.9'"
+        )
+    return value
+
+
+def _expanded(value: Any) -> Any:
+    """`~/videos` as a shell has it."""
+    text = _text(value)
+    return str(Path(text).expanduser()) if isinstance(text, str) and text.startswith("~") else text
+
+
+Word = Annotated[str, BeforeValidator(_text), AfterValidator(_word)]  # part of a folder's name
+File = Annotated[str, BeforeValidator(_expanded), IS_PATH]  # or a folder
+Device = Annotated[str, AfterValidator(_device)]
+TagCondition = Annotated[str, AfterValidator(_where)]
+Text = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=128)]
+
+
+def parse_views(value: Any) -> Any:
+    """`10x3` as [10, 3]."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)x(\d+)", value)):
+        return int(match[1]), int(match[2])
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return value
+    raise ValueError("must be TEMPORALxSPATIAL, the clips along a video by the crops of each, as 10x3")
+
+
+Views = Annotated[tuple[Count, Count], BeforeValidator(parse_views)]  # temporal, spatial
