@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SECRET = re.compile(r"api_?key|token|secret|passw|credential", re.IGNORECASE)
 IN_URL = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")  # user:password
 HIDDEN = "(hidden)"
+Row = dict[str, Any]  # of metrics.jsonl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,3 +155,8 @@ def confusions(report: Report) -> "np.ndarray":
     at = np.array([report.labels, report.predicted], dtype=np.int64) // step
     np.add.at(counts, (at[0], at[1]), 1)
     return counts
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

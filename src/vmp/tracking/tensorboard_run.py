@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmp.config import Config
-from vmp.tracking.report import Report, confusions, describe
-from vmp.tracking.tracker import Row
+from vmp.tracking.report import Report, Row, confusions, describe
 
 if TYPE_CHECKING:
     import numpy as np

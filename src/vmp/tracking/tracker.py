@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vmp.config import Config, Logger
 from vmp.errors import ConfigError
 from vmp.runs.records import read_metrics
-from vmp.tracking.report import Report, read_report
+from vmp.tracking.report import Report, Row, first_line, read_report
 
 if TYPE_CHECKING:
     import numpy as np
 
-Row = dict[str, Any]
 EXTRAS = {"wandb": "wandb", "tensorboard": "tensorboard"}  # logger.kind -> the package that it needs
 
 
@@ -186,8 +185,3 @@ def start_tracker(config: Config, folder: Path, *, first: bool, say: Callable[[s
         )
         return Tracker()
     return Mirror(backend, folder, options=options, say=say) if backend else Tracker()
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -27,14 +27,15 @@ from vmp.runs.folder import RUNTIME
 from vmp.runs.records import read_metrics
 from vmp.tracking.report import (
     Report,
+    Row,
     confusions,
     describe,
+    first_line,
     group_of,
     name_of,
     read_report,
     tags_of,
 )
-from vmp.tracking.tracker import Row, first_line
 from vmp.tracking.wandb_files import is_whole, pieces, rows_held
 
 if TYPE_CHECKING:
