@@ -15,7 +15,7 @@ import torch
 from runs import Running
 
 from vmp.data.manifest import Clip, Manifest
-from vmp.engine import checkpoint, dist, schedule, trainer
+from vmp.engine import checkpoint, dist, schedule
 from vmp.engine.evaluator import (
     Scores,
     _cross_entropy,
@@ -23,8 +23,9 @@ from vmp.engine.evaluator import (
     class_accuracies,
     reported,
 )
-from vmp.engine.faults import told
+from vmp.engine.faults import explain_torch_errors
 from vmp.engine.loggers import Log, Metrics
+from vmp.engine.plan import TrainingState
 from vmp.errors import ConfigError, RunError
 from vmp.launched import MPI, first_host, launched
 from vmp.runs import resume
@@ -300,7 +301,7 @@ def test_predictions_list_every_clip(tmp_path):
     assert classes[1]["accuracy"] == ""
 
 
-def test_a_worker_that_ends_while_its_end_is_being_told():
+def test_a_worker_that_ends_while_its_end_is_being_explain_torch_errors():
     """torch's handler of SIGCHLD raises wherever the process is: here while the clips are looked up that were read."""
     ended = "DataLoader worker (pid 7) is killed by signal: Killed."
 
@@ -318,12 +319,15 @@ def test_a_worker_that_ends_while_its_end_is_being_told():
 
     before = signal.signal(signal.SIGUSR1, raises)
     try:
-        with pytest.raises(RunError, match=r"(?s)a data worker died.*train/5"), told(being_read):
+        with (
+            pytest.raises(RunError, match=r"(?s)a data worker died.*train/5"),
+            explain_torch_errors(being_read),
+        ):
             raise ConnectionResetError("the batch was cut short")
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(asked) == 2
-    with pytest.raises(RuntimeError, match="something else"), told(being_read):
+    with pytest.raises(RuntimeError, match="something else"), explain_torch_errors(being_read):
         raise RuntimeError("something else")
 
 
@@ -337,22 +341,22 @@ def test_a_worker_that_ends_while_its_end_is_being_told():
     ],
 )
 def test_memory_that_runs_out_has_many_names(said):
-    with pytest.raises(RunError, match=r"out of memory.*micro_batch"), told(None):
+    with pytest.raises(RunError, match=r"out of memory.*micro_batch"), explain_torch_errors(None):
         raise RuntimeError(said)
 
 
-def test_a_sitting_with_other_code_is_recorded_and_said(tmp_path, monkeypatch):
+def test_a_session_with_other_code_is_recorded_and_logged(tmp_path, monkeypatch):
     log = Log(tmp_path / "log.txt", quiet=True)
     here = dist.Processes(0, 1, torch.device("cpu"))
-    state = trainer.State()
+    state = TrainingState()
     for step, commit in enumerate(("aaa", "aaa", "bbb", None)):
         state.step = 10 * step
         monkeypatch.setattr(resume, "commit", lambda commit=commit: commit)
-        resume.sit_down(state, here, log)
-    assert [(s["step"], s["commit"]) for s in state.sittings] == [(0, "aaa"), (20, "bbb"), (30, None)]
+        resume.record_session(state, here, log)
+    assert [(s["step"], s["commit"]) for s in state.sessions] == [(0, "aaa"), (20, "bbb"), (30, None)]
     said = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "warning" in line]
     assert len(said) == 2
-    assert "the code has changed since the last start (commit aaa -> bbb): what follows step 20" in said[0]
+    assert "the code has changed since the last session (commit aaa -> bbb): what follows step 20" in said[0]
 
 
 # --- who started this process ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from vmp.data.dataset import TestClips, end_workers, loader_processes
 from vmp.data.shared import Sending
 from vmp.engine.dist import Processes
-from vmp.engine.faults import told
+from vmp.engine.faults import explain_torch_errors
 from vmp.errors import RunError, VideoReadError
 from vmp.progress import bar
 
@@ -71,7 +71,11 @@ def score(
     found: list[tuple[int, Tensor, float]] = []
     bad: dict[int, str] = {}
     variation: list[float] = []
-    with told(dataset.being_read, between), _ended(), bar(name, len(mine), shown=processes.first) as shown:
+    with (
+        explain_torch_errors(dataset.being_read, between),
+        _ended(),
+        bar(name, len(mine), shown=processes.first) as shown,
+    ):
         for items in loader:
             good = [(i, x, w) for i, x, w in items if isinstance(x, Tensor)]
             bad |= {i: f"unreadable: {x}" for i, x, _ in items if isinstance(x, VideoReadError)}

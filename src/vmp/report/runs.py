@@ -105,7 +105,7 @@ def how_made(number: int, e: Entry) -> Html:
                 + (f", {r['parameters']:,} parameters" if isinstance(r.get("parameters"), int) else ""),
             ),
             ("device", r.get("device")),
-            ("sittings", _sittings(r.get("sittings"))),
+            ("sessions", _describe_sessions(r.get("sessions"))),
             ("time", duration(finite(r.get("seconds")))),
             ("clips a second", r.get("clips_per_second")),
             ("peak memory", f"{r['peak_memory_gb']} GB" if r.get("peak_memory_gb") else None),
@@ -132,8 +132,8 @@ def how_made(number: int, e: Entry) -> Html:
     )
 
 
-def _sittings(value: Any) -> Html | Any:
-    """A line a sitting: where it began and on what."""
+def _describe_sessions(value: Any) -> Html | Any:
+    """One line per session: the step where it began, and the machine."""
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         return value
     lines = []

@@ -77,7 +77,7 @@ class _Result(_Open):
     batch: dict[str, Count] = {}
     weights: dict[str, Any] = {}
     unreadable_in_training: dict[str, str] = {}
-    sittings: list[dict[str, int | Finite | str | None]] | None = None
+    sessions: list[dict[str, int | Finite | str | None]] | None = None
     reduce: str | None = None
     degrade: str | None = None
     device: str | None = None
