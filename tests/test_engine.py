@@ -160,7 +160,7 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     again.write({"step": 3, "loss": 0.3})
     again.close()
     assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1, 2, 3]
-    with pytest.raises(RunError, match="cut short"):
+    with pytest.raises(RunError, match="it has lost some"):
         Metrics(path, rows=9)
 
 
@@ -346,7 +346,7 @@ def test_memory_that_runs_out_has_many_names(said):
 
 
 def test_a_session_with_other_code_is_recorded_and_logged(tmp_path, monkeypatch):
-    log = Log(tmp_path / "log.txt", quiet=True)
+    log = Log(tmp_path / "log.txt")
     here = dist.Processes(0, 1, torch.device("cpu"))
     state = TrainingState()
     for step, commit in enumerate(("aaa", "aaa", "bbb", None)):
@@ -456,7 +456,7 @@ def test_a_job_of_several_tasks_without_srun_says_what_to_do(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(dist, "UNSURE", timedelta(seconds=1))
     with pytest.raises(
-        RunError, match=r"(?s)process 0 of 4; they did not find each other.*srun python train\.py"
+        RunError, match=r"(?s)process 0 of 4; the processes did not find each other.*srun python train\.py"
     ):
         dist.start("cpu")
 

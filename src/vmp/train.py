@@ -142,7 +142,7 @@ def _train(config: Config, raw: dict[Any, Any], data: Data, began: float) -> Non
         code = 0
     except UserError as error:
         code = error.code if isinstance(error, Stopped) else 2
-        log.quietly(f"stopped: {error}")
+        log.to_file(f"stopped: {error}")
         raise
     finally:
         tracker.close(code=code)
@@ -421,7 +421,7 @@ def _agree(
             keep_records(config.folder, raw, data.digests, data.splits.classes)
     except BaseException as error:
         if isinstance(error, UserError):
-            log.quietly(f"stopped: {error}")
+            log.to_file(f"stopped: {error}")
         log.close()
         dist.stop()
         raise
