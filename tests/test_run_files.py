@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 
 import pytest
 from omegaconf import OmegaConf
@@ -116,7 +117,7 @@ def test_a_bad_folder_is_one_line_in_the_report(out, tmp_path, kind):
     assert not good["problem"]
     assert good["confusion"]
     assert good["curves"]
-    assert re.search(said, page.replace("&#x27;", "'"))
+    assert re.search(said, unescape(page))
 
 
 def test_runs_that_cannot_be_read_are_left_out_and_said(out, capsys):
