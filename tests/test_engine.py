@@ -15,8 +15,7 @@ import torch
 from runs import Running
 
 from vmp.data.manifest import Clip, Manifest
-from vmp.data.present import Present
-from vmp.engine import checkpoint, dist, schedule, trainer
+from vmp.engine import checkpoint, dist, schedule
 from vmp.engine.evaluator import (
     Scores,
     _cross_entropy,
@@ -24,13 +23,14 @@ from vmp.engine.evaluator import (
     class_accuracies,
     reported,
 )
-from vmp.engine.faults import told
+from vmp.engine.faults import explain_torch_errors
 from vmp.engine.loggers import Log, Metrics
+from vmp.engine.plan import TrainingState
 from vmp.errors import ConfigError, RunError
 from vmp.launched import MPI, first_host, launched
 from vmp.runs import resume
+from vmp.runs.predictions import write_predictions
 from vmp.runs.records import read_metrics
-from vmp.runs.score import Split, write_scores
 
 # --- schedules -----------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     again.write({"step": 3, "loss": 0.3})
     again.close()
     assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1, 2, 3]
-    with pytest.raises(RunError, match="cut short"):
+    with pytest.raises(RunError, match="it has lost some"):
         Metrics(path, rows=9)
 
 
@@ -238,8 +238,7 @@ def test_ties_are_broken_by_class_number_everywhere(tmp_path, classes):
     assert official["mean_class"] == pytest.approx(got["mean_class"], abs=1e-10)
     clips = tuple(Clip(f"c{i}", "x.mp4", label) for i, label in enumerate(labels))
     manifest = Manifest(tmp_path / "m.csv", tmp_path, tuple(f"class {c}" for c in range(classes)), clips)
-    present = Present(clips, ("pyav",) * len(clips), len(clips))
-    write_scores(scores, Split("val", manifest, present), tmp_path)
+    write_predictions(tmp_path, scores, clips, manifest, missing={})
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert [[int(c) for c in row["top5"].split()] for row in rows] == [o[:5] for o in order]
     assert sum(row["label"] in row["top5"].split() for row in rows) == right[1]
@@ -282,8 +281,7 @@ def test_predictions_list_every_clip(tmp_path):
     ]
     gone = Clip("c9", "gone.mp4", 1, start=5, end=20)
     manifest = Manifest(tmp_path / "val.csv", tmp_path, ("walk, fast", "run"), (*clips, gone))
-    present = Present(tuple(clips), ("pyav",) * 3, 4, {"c9": "missing: gone.mp4"})
-    write_scores(scores, Split("val", manifest, present), tmp_path)
+    write_predictions(tmp_path, scores, clips, manifest, missing={"c9": "missing: gone.mp4"})
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     said = [(r["id"], r["predicted"], r["predicted_name"], r["top5"], r["problem"]) for r in rows]
     assert said == [
@@ -303,7 +301,7 @@ def test_predictions_list_every_clip(tmp_path):
     assert classes[1]["accuracy"] == ""
 
 
-def test_a_worker_that_ends_while_its_end_is_being_told():
+def test_a_worker_that_ends_while_its_end_is_being_explain_torch_errors():
     """torch's handler of SIGCHLD raises wherever the process is: here while the clips are looked up that were read."""
     ended = "DataLoader worker (pid 7) is killed by signal: Killed."
 
@@ -321,12 +319,15 @@ def test_a_worker_that_ends_while_its_end_is_being_told():
 
     before = signal.signal(signal.SIGUSR1, raises)
     try:
-        with pytest.raises(RunError, match=r"(?s)a data worker died.*train/5"), told(being_read):
+        with (
+            pytest.raises(RunError, match=r"(?s)a data worker died.*train/5"),
+            explain_torch_errors(being_read),
+        ):
             raise ConnectionResetError("the batch was cut short")
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(asked) == 2
-    with pytest.raises(RuntimeError, match="something else"), told(being_read):
+    with pytest.raises(RuntimeError, match="something else"), explain_torch_errors(being_read):
         raise RuntimeError("something else")
 
 
@@ -340,22 +341,22 @@ def test_a_worker_that_ends_while_its_end_is_being_told():
     ],
 )
 def test_memory_that_runs_out_has_many_names(said):
-    with pytest.raises(RunError, match=r"out of memory.*micro_batch"), told(None):
+    with pytest.raises(RunError, match=r"out of memory.*micro_batch"), explain_torch_errors(None):
         raise RuntimeError(said)
 
 
-def test_a_sitting_with_other_code_is_recorded_and_said(tmp_path, monkeypatch):
-    log = Log(tmp_path / "log.txt", quiet=True)
+def test_a_session_with_other_code_is_recorded_and_logged(tmp_path, monkeypatch):
+    log = Log(tmp_path / "log.txt")
     here = dist.Processes(0, 1, torch.device("cpu"))
-    state = trainer.State()
+    state = TrainingState()
     for step, commit in enumerate(("aaa", "aaa", "bbb", None)):
         state.step = 10 * step
         monkeypatch.setattr(resume, "commit", lambda commit=commit: commit)
-        resume.sit_down(state, here, log)
-    assert [(s["step"], s["commit"]) for s in state.sittings] == [(0, "aaa"), (20, "bbb"), (30, None)]
+        resume.record_session(state, here, log)
+    assert [(s["step"], s["commit"]) for s in state.sessions] == [(0, "aaa"), (20, "bbb"), (30, None)]
     said = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "warning" in line]
     assert len(said) == 2
-    assert "the code has changed since the last start (commit aaa -> bbb): what follows step 20" in said[0]
+    assert "the code has changed since the last session (commit aaa -> bbb): what follows step 20" in said[0]
 
 
 # --- who started this process ----------------------------------------------------------------------------------------
@@ -455,7 +456,7 @@ def test_a_job_of_several_tasks_without_srun_says_what_to_do(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(dist, "UNSURE", timedelta(seconds=1))
     with pytest.raises(
-        RunError, match=r"(?s)process 0 of 4; they did not find each other.*srun python train\.py"
+        RunError, match=r"(?s)process 0 of 4; the processes did not find each other.*srun python train\.py"
     ):
         dist.start("cpu")
 

@@ -269,7 +269,7 @@ def test_processes_with_other_clips_or_settings_stop_before_the_first_step(data,
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_asked_to_stop_at_random_moments(data, alone, tmp_path, rounds, tally):
-    """Each sitting saves and ends with 128 + the signal."""
+    """Each session saves and ends with 128 + the signal."""
     begin = lambda out: start(data, out, *ONE)  # noqa: E731
     asks = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
     runs = max(1, rounds // 2)
@@ -579,6 +579,6 @@ def test_a_run_that_goes_on_with_more_processes_says_so(data, tmp_path):
     assert first.returncode == 0, first.stderr[-2000:]
     assert "processes 1 -> 2" in first.stdout
     result = json.loads((folder(tmp_path) / "result.json").read_text())
-    assert [sitting["processes"] for sitting in result["sittings"]] == [1, 2]
-    assert result["sittings"][1]["step"] > 0
-    assert {sitting["commit"] for sitting in result["sittings"]} == {result["commit"]}
+    assert [session["processes"] for session in result["sessions"]] == [1, 2]
+    assert result["sessions"][1]["step"] > 0
+    assert {session["commit"] for session in result["sessions"]} == {result["commit"]}

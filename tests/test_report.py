@@ -21,7 +21,7 @@ from runs import ROOT, bright_or_dark, overrides_for
 from vmp.errors import UserError
 from vmp.files import write_json
 from vmp.report.page import write_report
-from vmp.runs.records import PREDICTION_COLUMNS
+from vmp.runs.predictions import PREDICTIONS
 
 EVIL = "<script>alert('x')</script> \"&amp;' </style>{{data}}\u2028end"
 CLASSES = ("brighter", "darker", EVIL)
@@ -60,7 +60,7 @@ def write_run(
     score = rng.uniform(0.3, 1, count)
     with open(folder / "predictions.csv", "w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(PREDICTION_COLUMNS)
+        table.writerow(PREDICTIONS)
         for i in range(count):
             actual, guess = (int(x[i]) for x in (label, predicted))
             row = [f"val/{i}", f"val/{i:03}.mp4", i, i + 12, actual, classes[actual], guess, classes[guess]]
@@ -185,7 +185,7 @@ class Read(HTMLParser):
             self.data += data
         elif not self.stack or self.stack[-1] not in ("script", "style"):
             self.text += data
-        if "table#runs" in self.stack and self.rows and self.rows[-1]:
+        if "table#runs" in self.stack and {"td", "th"} & set(self.stack):
             text, value = self.rows[-1][-1]
             self.rows[-1][-1] = (text + data, value)
 
@@ -543,7 +543,7 @@ def test_thousands_of_classes_share_cells(tmp_path, base_config, browser):
     write_report([tmp_path / "out"], out=tmp_path / "r.html", clips=0)
     browser.open(tmp_path / "r.html")
     said = browser.evaluate("document.getElementById('confusion-body').textContent")
-    assert "4 classes a cell" in said
+    assert "4 classes per cell" in said
     width = browser.evaluate("document.querySelector('#confusion svg').getAttribute('width')")
     assert float(width) < 2000
     assert browser.evaluate("document.querySelectorAll('#confusion .cell').length") >= 250  # the diagonal

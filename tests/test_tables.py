@@ -477,11 +477,11 @@ def test_a_dry_run_runs_nothing_and_skips_what_is_finished(tmp_path, compose_one
     result = json.loads((runs[1].folder / "result.json").read_text())
     result["clips"]["train"] = {"present": 400}
     sat = {"step": 0, "processes": 1, "device": "CPU", "threads": 1, "torch": "2"}
-    elsewhere = {"seconds": 3600, "sittings": [sat | {"device": "NVIDIA V100"}]}
+    elsewhere = {"seconds": 3600, "sessions": [sat | {"device": "NVIDIA V100"}]}
     (runs[1].folder / "result.json").write_text(json.dumps(result | elsewhere))
     assert not set(estimating.measured_rates(tmp_path)) & {estimating._key(run) for run in runs}
     (runs[1].folder / "result.json").write_text(
-        json.dumps(result | {"seconds": 3600, "sittings": [sat], "finished": "2026-11-02 10:00:00"})
+        json.dumps(result | {"seconds": 3600, "sessions": [sat], "finished": "2026-11-02 10:00:00"})
     )
     estimating.print_plan(runs, tests, profile, tmp_path, estimating.measured_rates(tmp_path), renew="make x")
     said = capsys.readouterr().out

@@ -349,7 +349,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_clips(data, tmp_p
     (record,) = folder(tmp_path).glob("not_finite_step*.json")
     (only,) = json.loads(record.read_text())["processes"]
     assert len(only["clips"]) == 4
-    assert set(only["terms"]) >= {"loss", "cross_entropy", "slope", "shift"}
+    assert set(only["terms"]) >= {"loss", "cross_entropy", "vmp/slope", "vmp/shift"}
 
 
 def test_two_runs_in_one_folder(data, tmp_path):

@@ -12,7 +12,6 @@ from torch import nn
 
 from vmp.errors import ConfigError
 from vmp.model import PromptedClassifier
-from vmp.pathways import scalar_name
 
 FREEZE = ("none", "backbone", "backbone_and_head", "all_but_head")
 BATCH_NORM = ("train", "frozen", "sync")
@@ -53,7 +52,8 @@ def check_frozen(
     """
     random = [n for n, p in model.backbone.named_parameters() if not p.requires_grad and n not in loaded]
     for pathway, layer in model.prompts.items():
-        named = {scalar_name(pathway, n.rpartition(".")[2]): p for n, p in layer.named_parameters()}
+        prefix = "" if pathway == "video" else f"{pathway}/"
+        named = {f"{prefix}{n.rpartition('.')[2]}": p for n, p in layer.named_parameters()}
         random += [
             f"{n} of the prompts" for n, p in named.items() if not p.requires_grad and n not in prompts
         ]

@@ -1,20 +1,14 @@
 """The first command: a run in a folder, from a composed config to a result.
 
 Notable here:
-- the same command again continues the run in its folder (folder.py) or says that it is finished;
-- whatever can be wrong with config or data is told before torch is imported.
+- the same command again continues the run in its folder (runs/folder.py) or says that it is finished;
+- whatever can be wrong with config or data fails with an error before torch is imported.
 """
 
-import errno
 import math
 import os
-import shlex
-import shutil
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -31,31 +25,33 @@ from vmp.build import (
 )
 from vmp.config import Config, check, check_start
 from vmp.data.present import Present, digest, find_clips
-from vmp.errors import ConfigError, RunError, UserError
+from vmp.errors import UserError
+from vmp.files import write_json
 from vmp.launched import launched
-from vmp.machine import device_name, peak_memory
-from vmp.runs.folder import (
-    begun,
-    check_same_data,
-    check_same_run,
-    check_writable,
-    keep_records,
-    run_folder,
-    what_matters,
-)
-from vmp.runs.records import is_finished, read_weights, write_result, write_weights
-from vmp.runs.score import Split, loader_workers, print_result, record_scores, score, summarize
+from vmp.preflight import check_machine, clips_per_process, explain_disk_errors
+from vmp.runs.folder import begun, check_same_data, check_same_run, keep_records, run_folder, what_matters
+from vmp.runs.score import loader_workers, measure, numbers, print_result, score
 from vmp.runs.start import start_weights
 from vmp.tracking import Tracker, check_tracker, start_tracker
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
-    from vmp.data.dataset import ClipShape
     from vmp.engine.checkpoint import Checkpoint
     from vmp.engine.dist import Processes
+    from vmp.engine.evaluator import Scores
     from vmp.engine.loggers import Log
-    from vmp.engine.trainer import Plan
+    from vmp.engine.plan import LoopSettings, Throughput, TrainingPlan, TrainingState
+    from vmp.engine.stopping import Stopping
     from vmp.model import PromptedClassifier
+
+
+@dataclass(frozen=True)
+class Data:
+    """A run's splits, and by split's name the clips of each that can be used, and their digests."""
+
+    splits: Splits
+    present: dict[str, Present]
+    digests: dict[str, str]
 
 
 def train(cfg: DictConfig) -> None:
@@ -65,87 +61,57 @@ def train(cfg: DictConfig) -> None:
     assert isinstance(raw, dict)
     config = check(raw)  # type: ignore[arg-type]
     check_tracker(config.logger)
-    here = launched()
     check_same_run(config.folder, raw)
     if not begun(config.folder):
         check_start(config)
-    finished = is_finished(config.folder)
-    if not here.alone:
-        finished = _first_one_s(finished, config.trainer.device)
-    if finished:
-        if here.first:
+    if _is_finished(config):
+        if launched().first:
             print(f"{config.folder} is finished:")
             print_result(config.folder)
             print(
                 "For another run change a setting, the seed or tag=WORD; to repeat it, move the folder away."
             )
         return
-    _check_machine(config)
-    with _disk():
-        splits = find_splits(config, progress=here.first)
-        presents = {
-            name: find_clips(m, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
-            for name, m in splits.named()
-        }
-        check_enough(config, len(presents["train"].clips), splits.train.path)
-        digests = {name: digest(m, presents[name]) for name, m in splits.named()}
-        check_same_data(config.folder, digests)
-        with run_folder(config.folder, raw, first=here.first):
-            from vmp.engine.faults import told  # imports torch
+    check_machine(config)
+    with explain_disk_errors():
+        data = _find_data(config)
+        check_same_data(config.folder, data.digests)
+        with run_folder(config.folder, raw, first=launched().first):
+            from vmp.engine.faults import explain_torch_errors  # imports torch
 
-            with told():
-                _train(config, raw, splits, presents, digests, began)
+            with explain_torch_errors():
+                _train(config, raw, data, began)
 
 
-def _check_machine(config: Config) -> None:
-    """Raise UserError where the run cannot be on this machine, before data are made or looked at for it."""
-    _deal(config, launched().world)
-    check_writable(config.folder)
-    if config.trainer.compile:
-        _check_compiler(config.trainer.device)
-    if config.trainer.device.startswith("cuda") or config.train.batch_norm == "sync":
-        from vmp.engine import dist  # imports torch
-
-        device = dist.find_device(config.trainer.device)
-        if config.train.batch_norm == "sync" and device.type != "cuda":
-            raise ConfigError("train.batch_norm = 'sync' works on CUDA devices only; use train")
-
-
-def _deal(config: Config, world: int) -> int:
-    """Clips of an update on each of `world` processes."""
-    each, left = divmod(config.trainer.batch_size, world)
-    if left or not each:
-        raise ConfigError(
-            f"trainer.batch_size = {config.trainer.batch_size} cannot be dealt to {world} processes"
-        )
-    return each
-
-
-def _first_one_s(value: Any, device: str) -> Any:
-    """The first process's value, on every process."""
+def _is_finished(config: Config) -> bool:
+    """Whether the run has a result: as the first process sees it, on every process."""
+    finished = (config.folder / "result.json").exists()
+    if launched().alone:
+        return finished
     from vmp.engine import dist
-    from vmp.engine.faults import told
+    from vmp.engine.faults import explain_torch_errors
 
-    with told():
-        return dist.start(device).gather(value)[0]
+    with explain_torch_errors():
+        return dist.start(config.trainer.device).gather(finished)[0]
 
 
-def _train(
-    config: Config,
-    raw: dict[Any, Any],
-    splits: Splits,
-    presents: dict[str, Present],
-    digests: dict[str, str],
-    began: float,
-) -> None:
+def _find_data(config: Config) -> Data:
+    splits = find_splits(config, progress=launched().first)
+    present = {
+        name: find_clips(m, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
+        for name, m in splits.named()
+    }
+    check_enough(config, len(present["train"].clips), splits.train.path)
+    return Data(splits, present, {name: digest(m, present[name]) for name, m in splits.named()})
+
+
+def _train(config: Config, raw: dict[Any, Any], data: Data, began: float) -> None:
+    """Agree with the other processes, fit, test, and write the result."""
     import torch
 
-    from vmp.data.dataset import TrainClips
-    from vmp.engine import checkpoint, dist, trainer
+    from vmp.engine import dist
     from vmp.engine.loggers import Log
     from vmp.engine.stopping import Stopped, Stopping
-    from vmp.objective import Objective
-    from vmp.runs import resume
 
     folder, t = config.folder, config.trainer
     if t.threads:
@@ -155,140 +121,28 @@ def _train(
         torch.use_deterministic_algorithms(True)
     processes = dist.start(t.device)
     log = Log(folder / "log.txt" if processes.first else None)
-    found = _agree(config, raw, splits, digests, processes, log)
+    found = _agree(config, raw, data, processes, log)
     tracker, code = start_tracker(config, folder, first=processes.first, say=log), 1
     stopping = Stopping(None if t.max_minutes is None else t.max_minutes - (time.monotonic() - began) / 60)
     try:
-        plan = _plan(config, processes.world, clips=len(presents["train"].clips), log=log)
+        plan = _plan(config, processes.world, clips=len(data.present["train"].clips), log=log)
         spec = backbone_spec(config)
-        model = _model(config, splits, spec, processes, log, new=found is None).to(processes.device)
-        optimizer = build_optimizer(config, model)
-        shape = clip_shape(config, spec, model)
-        _introduce(log, config, plan, processes, presents, len(splits.classes))
-        log(
-            f"{config.backbone.key}, {_parameters(model)}, sees {spec.frames} frames of {spec.crop} pixels; "
-            f"{shape.frames} are decoded at stride {shape.stride}"
-        )
-        log(f"lr {optimizer.param_groups[0]['lr']:g}")
-        _check_shared_memory(log, plan, shape, loader_workers(t.workers), t.views or spec.views)
-        state = resume.restore(found, model, optimizer, steps=plan.steps)
-        if found and state.step < plan.steps:
-            log(f"continuing from {found.path.name}: step {state.step} of {plan.steps}")
-        del found  # its memory
-        resume.sit_down(state, processes, log)
-
-        def on_val(model: Any, epoch: int) -> dict[str, float]:
-            # one view: this is a curve to look at, not the result
-            assert splits.val
-            split = Split("val", splits.val, presents["val"])
-            scores = score(
-                model,
-                split,
-                config=config,
-                spec=spec,
-                views=(1, 1),
-                processes=processes,
-                between=stopping.check,
-            )
-            found = summarize(scores, split)
-            found["loss"] = found["cross_entropy"] + config.vmp.lambda_ * found.get("variation", 0.0)
-            if tracker.wants_panels(epoch, last=plan.epochs):
-                show_attention(epoch)
-            return found
-
-        def show_attention(epoch: int) -> None:
-            name, manifest = ("val", splits.val) if splits.val else splits.tested
-            dataset = Split(name, manifest, presents[name]).test_clips(config, spec, model)
-            _show_panels(tracker, model, dataset, config.logger.max_panels, epoch, plan, log)
-
-        def on_row(row: dict[str, Any]) -> None:
-            tracker.row(row)
-            if row["kind"] == "start" and tracker.wants_panels(0, last=plan.epochs):
-                show_attention(0)
-
+        model = _model(config, data.splits, spec, processes, log, new=found is None).to(processes.device)
+        session = Session(config, data, processes, log, tracker, stopping, plan, spec, model)
+        session.introduce()
         with stopping:
-            state, timing = trainer.fit(
-                model,
-                objective=Objective(
-                    variation_weight=config.vmp.lambda_, label_smoothing=config.optim.label_smoothing
-                ),
-                optimizer=optimizer,
-                state=state,
-                schedule=build_schedule(config),
-                data=TrainClips(
-                    splits.train, presents["train"], shape, seed=config.seed, keep=config.data.keep * 10**6
-                ),
-                evaluate=on_val if splits.val else None,
-                plan=plan,
-                processes=processes,
-                folder=folder,
-                log=log,
-                stopping=stopping,
-                also=on_row,
-                workers=loader_workers(t.workers),
-                timeout=config.data.timeout,
-                autocast=torch.bfloat16 if t.amp == "bf16" else None,
-                compiled=t.compile,
-                log_every=t.log_every,
-                save_minutes=t.save_minutes,
-                save_steps=t.save_steps,
-                keep=t.keep,
-                max_bad_fraction=config.data.max_bad_fraction,
-                views=(
-                    len(presents["val"].clips) if splits.val else 0,
-                    len(presents["test" if splits.test else "val"].clips) * math.prod(t.views or spec.views),
-                ),
-            )
-            epoch = plan.epochs
-            if not splits.val and tracker.wants_panels(epoch, last=epoch):
-                show_attention(epoch)
-            if t.select == "best":
-                epoch = state.best_epoch
-                if processes.first:
-                    best = checkpoint.load(folder / "checkpoints" / checkpoint.best_name(epoch))
-                    model.load_state_dict(best.model)
-                processes.share(model.state_dict().values())
-            processes.share(model.buffers())
-            name, manifest = splits.tested
-            split, views = Split(name, manifest, presents[name]), t.views or spec.views
-            scores = score(
-                model,
-                split,
-                config=config,
-                spec=spec,
-                views=views,
-                processes=processes,
-                between=stopping.check,
-            )
+            optimizer = build_optimizer(config, model)
+            state = session.restore(found, optimizer)
+            del found  # its memory
+            state, throughput = session.fit(state, optimizer)
+            epoch = session.take_selected_weights(state)
+            scores = session.test()
         if processes.first:
-            measured = record_scores(scores, split, folder)
-            tried = {
-                "split": name,
-                "epoch": epoch,
-                "views": list(views),
-                "reduce": spec.reduce,
-                "degrade": config.data.degrade,
-            }
-            clips = {name: present.counts() for name, present in presents.items()}
-            clips["train"]["unreadable"] += len(state.bad)
-            clips["train"]["present"] -= len(state.bad)
-            used = {
-                "clips": {**clips, name: measured.pop("clips")},
-                "unreadable_in_training": dict(sorted(state.bad.items())),
-                "readers": sorted({reader for present in presents.values() for reader in present.readers}),
-                "classes": len(splits.classes),
-            }
-            result = tried | measured | used | _record(config, model, plan, state, timing, processes)
-            write_result(folder, result)
-            if t.keep_finished == "weights":
-                _keep_weights(folder, log)
-            _draw(folder, log)
-            tracker.result(folder)
-            print_result(folder)
+            session.write_result(scores, state, throughput, epoch=epoch)
         code = 0
     except UserError as error:
         code = error.code if isinstance(error, Stopped) else 2
-        log.quietly(f"stopped: {error}")
+        log.to_file(f"stopped: {error}")
         raise
     finally:
         tracker.close(code=code)
@@ -296,79 +150,310 @@ def _train(
         dist.stop()
 
 
-def _plan(config: Config, world: int, *, clips: int, log: "Log") -> "Plan":
-    from vmp.engine.trainer import Plan
+@dataclass(frozen=True)
+class Session:
+    """One start of the command on one process, once everything that it needs is there."""
 
-    t = config.trainer
-    each = _deal(config, world)
-    if config.train.batch_norm == "sync" and world == 1:
-        log.warn("train.batch_norm = 'sync' shares statistics between processes, and this is a single one")
-    wanted = min(each, t.micro_batch or each)
-    micro = max(n for n in range(1, wanted + 1) if each % n == 0)
-    if micro < wanted / 2 and config.train.batch_norm == "train":
-        log.warn(
-            f"{each} clips a device are dealt in portions of {micro}, and batch normalisation sees no more at a "
-            f"time; a trainer.batch_size that {t.micro_batch} x {world} divides avoids that"
+    config: Config
+    data: Data
+    processes: "Processes"
+    log: "Log"
+    tracker: Tracker
+    stopping: "Stopping"
+    plan: "TrainingPlan"
+    spec: "Spec"
+    model: "PromptedClassifier"
+
+    @property
+    def views(self) -> tuple[int, int]:
+        """Of the final test, temporal x spatial."""
+        return self.config.trainer.views or self.spec.views
+
+    @property
+    def tested(self) -> str:
+        """The split of the final test."""
+        return "test" if self.data.splits.test else "val"
+
+    def introduce(self) -> None:
+        """Log what is about to be trained on what."""
+        import torch
+
+        from vmp.runs.result import describe_devices
+
+        config, plan = self.config, self.plan
+        self.log(f"run {config.folder} on {describe_devices(self.processes)}, torch {torch.__version__}")
+        for name, present in self.data.present.items():
+            c = present.counts()
+            gone = f" ({c['missing']} missing, {c['unreadable']} unreadable)" if present.bad else ""
+            classes = len(self.data.splits.classes)
+            self.log(f"{name}: {c['present']} of {c['expected']} clips{gone}, {classes} classes")
+        self.log(
+            f"{plan.steps} updates of {plan.batch} clips ({plan.accumulate} x {plan.micro_batch} on {plan.world} "
+            "device(s))"
         )
-    return Plan(
-        epochs=t.epochs, batch=t.batch_size, micro_batch=micro, world=world, clips=clips, seed=config.seed
-    )
-
-
-def _check_compiler(device: str) -> None:
-    """Raise ConfigError where torch.compile would find no compiler: C++ for a CPU; C, for Triton, for a GPU."""
-    import torch
-
-    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    variable, usual = ("CC", ("gcc", "clang")) if on_gpu else ("CXX", ("g++",))
-    if sys.platform == "darwin":
-        usual = ("clang++",)
-    names = (os.environ[variable],) if os.environ.get(variable) else usual
-    if not any(shutil.which(name) for name in names):
-        raise ConfigError(
-            f"trainer.compile=true: torch.compile needs a compiler, and {' or '.join(names)} is not there. Install one "
-            f"(Debian: apt install g++; conda: conda install gxx), name it in the variable {variable}, or set "
-            "trainer.compile=false"
+        shape = clip_shape(config, self.spec, self.model)
+        self.log(
+            f"{config.backbone.key}, {_parameters(self.model)}, sees {self.spec.frames} frames of {self.spec.crop} "
+            f"pixels; {shape.frames} are decoded at stride {shape.stride}"
         )
+        self._check_shared_memory()
+
+    def _check_shared_memory(self) -> None:
+        """Warn where the batches of training and testing are larger than what loader processes hand over at once."""
+        from vmp.data.shared import shortage
+        from vmp.engine.evaluator import clips_at_once
+
+        shape = clip_shape(self.config, self.spec, self.model)
+        at_once = max(clips_at_once(n) * n for n in (1, math.prod(self.views)))  # views of a batch
+        largest = max(self.plan.micro_batch * shape.crop**2, at_once * shape.test_crop**2)
+        workers = loader_workers(self.config.trainer.workers)
+        if warning := shortage(3 * shape.frames * largest, workers=workers, beside=launched().beside):
+            self.log.warn(warning)
+
+    def restore(self, found: "Checkpoint | None", optimizer: Any) -> "TrainingState":
+        """Put the checkpoint into model and optimizer; a new state where there is none."""
+        from vmp.runs import resume
+
+        self.log(f"lr {optimizer.param_groups[0]['lr']:g}")
+        state = resume.restore(found, self.model, optimizer, steps=self.plan.steps)
+        if found and state.step < self.plan.steps:
+            self.log(f"continuing from {found.path.name}: step {state.step} of {self.plan.steps}")
+        resume.record_session(state, self.processes, self.log)
+        return state
+
+    def fit(self, state: "TrainingState", optimizer: Any) -> "tuple[TrainingState, Throughput]":
+        """Train to the plan's end."""
+        from vmp.data.dataset import TrainClips
+        from vmp.engine import trainer
+        from vmp.engine.loggers import Metrics
+        from vmp.objective import Objective
+
+        config, data = self.config, self.data
+        rows = config.folder / "metrics.jsonl" if self.processes.first else None
+        state, throughput = trainer.fit(
+            self.model,
+            objective=Objective(
+                variation_weight=config.vmp.lambda_, label_smoothing=config.optim.label_smoothing
+            ),
+            optimizer=optimizer,
+            state=state,
+            schedule=build_schedule(config),
+            data=TrainClips(
+                data.splits.train,
+                data.present["train"],
+                clip_shape(config, self.spec, self.model),
+                seed=config.seed,
+                keep=config.data.keep * 10**6,
+            ),
+            evaluate=self.validate if data.splits.val else None,
+            scalars=self._scalars,
+            describe=_describe,
+            plan=self.plan,
+            settings=self._settings(),
+            processes=self.processes,
+            folder=config.folder,
+            metrics=Metrics(rows, rows=state.rows, also=self._pass_on),
+            log=self.log,
+            stopping=self.stopping,
+        )
+        last = self.plan.epochs
+        if not data.splits.val and self.tracker.wants_panels(last, last=last):
+            self.show_attention(last)
+        return state, throughput
+
+    def _settings(self) -> "LoopSettings":
+        import torch
+
+        from vmp.engine.plan import LoopSettings
+
+        config, t, present = self.config, self.config.trainer, self.data.present
+        return LoopSettings(
+            workers=loader_workers(t.workers),
+            timeout=config.data.timeout,
+            autocast=torch.bfloat16 if t.amp == "bf16" else None,
+            compiled=t.compile,
+            log_every=t.log_every,
+            save_minutes=t.save_minutes,
+            save_steps=t.save_steps,
+            keep=t.keep,
+            max_bad_fraction=config.data.max_bad_fraction,
+            val_views=len(present["val"].clips) if "val" in present else 0,
+            test_views=len(present[self.tested].clips) * math.prod(self.views),
+        )
+
+    def _scalars(self) -> dict[str, float]:
+        """Columns of metrics.jsonl for what the prompts have learned."""
+        return {f"vmp/{name}": float(value) for name, value in self.model.scalars().items()}
+
+    def _pass_on(self, row: dict[str, Any]) -> None:
+        """Give the tracker a row of metrics.jsonl."""
+        self.tracker.row(row)
+        if row["kind"] == "start" and self.tracker.wants_panels(0, last=self.plan.epochs):
+            self.show_attention(0)
+
+    def validate(self, epoch: int) -> dict[str, float]:
+        """Score the validation split with one view: a curve to look at, not the result."""
+        found = numbers(self._score("val", (1, 1)), self.data.present["val"])
+        found["loss"] = found["cross_entropy"] + self.config.vmp.lambda_ * found.get("variation", 0.0)
+        if self.tracker.wants_panels(epoch, last=self.plan.epochs):
+            self.show_attention(epoch)
+        return found
+
+    def take_selected_weights(self, state: "TrainingState") -> int:
+        """Put the weights to test into the model, on every process; the epoch that they are of."""
+        from vmp.engine import checkpoint
+
+        epoch = self.plan.epochs
+        if self.config.trainer.select == "best":
+            epoch = state.best_epoch
+            if self.processes.first:
+                best = checkpoint.load(self.config.folder / "checkpoints" / checkpoint.best_name(epoch))
+                self.model.load_state_dict(best.model)
+            self.processes.share(self.model.state_dict().values())
+        self.processes.share(self.model.buffers())
+        return epoch
+
+    def test(self) -> "Scores":
+        return self._score(self.tested, self.views)
+
+    def _score(self, split: str, views: tuple[int, int]) -> "Scores":
+        manifest = dict(self.data.splits.named())[split]
+        return score(
+            self.config,
+            self.model,
+            self.spec,
+            manifest,
+            self.data.present[split],
+            views,
+            self.processes,
+            split,
+            between=self.stopping.check,
+        )
+
+    def show_attention(self, epoch: int) -> None:
+        """Give the tracker pictures of what the prompts make of a few clips, spread over the split."""
+        import torch
+
+        from vmp.data.dataset import TestClips
+        from vmp.figures.panels import attention_panels
+
+        split = "val" if self.data.splits.val else "test"
+        try:
+            manifest, present = dict(self.data.splits.named())[split], self.data.present[split]
+            dataset = TestClips(manifest, present, clip_shape(self.config, self.spec, self.model, crops=1))
+            count = min(self.config.logger.max_panels, len(dataset))
+            clips = {}
+            for index in torch.linspace(0, len(dataset) - 1, count).long().tolist():
+                views = dataset[index][1]
+                if isinstance(views, torch.Tensor):
+                    clips[present.clips[index].id] = views[0]
+            step = epoch * self.plan.steps_per_epoch
+            self.tracker.panels(epoch, step, attention_panels(self.model, clips))
+        except Exception as error:  # a picture must not cost a run
+            self.log.warn(f"attention could not be drawn: {type(error).__name__}: {error}")
+
+    def write_result(
+        self, scores: "Scores", state: "TrainingState", throughput: "Throughput", *, epoch: int
+    ) -> None:
+        """Write result.json and the files beside it. epoch: of the weights that were tested."""
+        from vmp.runs.result import made_how
+
+        config, split, present = self.config, self.tested, self.data.present
+        manifest = dict(self.data.splits.named())[split]
+        measured = measure(scores, manifest, present[split], config.folder)
+        clips = {name: one.counts() for name, one in present.items()}
+        clips["train"]["unreadable"] += len(state.bad)
+        clips["train"]["present"] -= len(state.bad)
+        clips[split] = measured.pop("clips")
+        result = {
+            "split": split,
+            "epoch": epoch,
+            "views": list(self.views),
+            "reduce": self.spec.reduce,
+            "degrade": config.data.degrade,
+            **measured,
+            "clips": clips,
+            "unreadable_in_training": dict(sorted(state.bad.items())),
+            "readers": sorted({reader for one in present.values() for reader in one.readers}),
+            "classes": len(self.data.splits.classes),
+            **made_how(config, self.model, self.plan, state, throughput, self.processes),
+        }
+        write_json(config.folder / "result.json", result)
+        if config.trainer.keep_finished == "weights":
+            self._keep_weights()
+        self._draw_curves()
+        self.tracker.result(config.folder)
+        print_result(config.folder)
+
+    def _keep_weights(self) -> None:
+        from vmp.engine import checkpoint
+
+        try:
+            checkpoint.keep_weights(self.config.folder / "checkpoints")
+        except (OSError, UserError) as error:  # the result is written: what is left over costs space only
+            self.log.warn(f"the checkpoints could not be reduced to weights: {error}")
+
+    def _draw_curves(self) -> None:
+        folder = self.config.folder
+        try:
+            from vmp.figures.curves import draw_curves
+
+            draw_curves({folder.parent.name: folder}, folder / "curves.png")
+        except Exception as error:  # a picture must not cost a run
+            self.log.warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
 
 
 def _agree(
-    config: Config,
-    raw: dict[Any, Any],
-    splits: Splits,
-    digests: dict[str, str],
-    processes: "Processes",
-    log: "Log",
+    config: Config, raw: dict[Any, Any], data: Data, processes: "Processes", log: "Log"
 ) -> "Checkpoint | None":
-    """The checkpoint that all processes continue from; the run's records are written when they agree on it."""
+    """The checkpoint that all processes continue from. Writes the run's records once they agree on it."""
     from vmp.engine import checkpoint, dist
     from vmp.runs import resume
 
     try:
-        resume.check_alike(processes, what_matters(raw), digests, log)
+        resume.check_alike(processes, what_matters(raw), data.digests, log)
         found = resume.one_for_all(
             config.folder / "checkpoints",
             lambda folder: checkpoint.newest(folder, warn=log.warn),
             processes,
         )
         if processes.first:
-            keep_records(config.folder, raw, digests, splits.classes)
+            keep_records(config.folder, raw, data.digests, data.splits.classes)
     except BaseException as error:
         if isinstance(error, UserError):
-            log.quietly(f"stopped: {error}")
+            log.to_file(f"stopped: {error}")
         log.close()
         dist.stop()
         raise
     return found
 
 
+def _plan(config: Config, world: int, *, clips: int, log: "Log") -> "TrainingPlan":
+    from vmp.engine.plan import TrainingPlan
+
+    t = config.trainer
+    each = clips_per_process(config, world)
+    if config.train.batch_norm == "sync" and world == 1:
+        log.warn("train.batch_norm = 'sync' shares statistics between processes, and this is a single one")
+    wanted = min(each, t.micro_batch or each)
+    micro = max(n for n in range(1, wanted + 1) if each % n == 0)
+    if micro < wanted / 2 and config.train.batch_norm == "train":
+        log.warn(
+            f"{each} clips per device are divided into micro-batches of {micro}, and batch normalisation sees no more "
+            f"at a time; a trainer.batch_size that {t.micro_batch} x {world} divides avoids that"
+        )
+    return TrainingPlan(
+        epochs=t.epochs, batch=t.batch_size, micro_batch=micro, world=world, clips=clips, seed=config.seed
+    )
+
+
 def _model(
     config: Config, splits: Splits, spec: "Spec", processes: "Processes", log: "Log", *, new: bool
 ) -> "PromptedClassifier":
-    """The model as a new run starts with it; one that continues has its weights in a checkpoint."""
+    """The model as a new run starts with it; one that continues takes its weights from a checkpoint."""
     from vmp.finetune import check_frozen, freeze
+    from vmp.runs.result import keep_start
 
-    folder = config.folder
     model = build_model(config, len(splits.classes), spec)
     if not new:
         freeze(model, config.train.freeze)
@@ -384,114 +469,13 @@ def _model(
     known = [*start.prompts, *start.given]
     check_frozen(model, start.report.matched if start.report else (), known, start.warnings)
     if processes.first:
-        write_weights(folder, kept)
-    _look_at_prompts(model, log)
+        keep_start(config.folder, kept)
+    _check_prompts(model, log)
     return model
 
 
-def _introduce(
-    log: "Log",
-    config: Config,
-    plan: "Plan",
-    processes: "Processes",
-    presents: dict[str, Present],
-    classes: int,
-) -> None:
-    import torch
-
-    log(f"run {config.folder} on {_devices(processes)}, torch {torch.__version__}")
-    for name, present in presents.items():
-        c = present.counts()
-        gone = f" ({c['missing']} missing, {c['unreadable']} unreadable)" if present.bad else ""
-        log(f"{name}: {c['present']} of {c['expected']} clips{gone}, {classes} classes")
-    log(
-        f"{plan.steps} updates of {plan.batch} clips ({plan.accumulate} x {plan.micro_batch} on {plan.world} device(s))"
-    )
-
-
-def _check_shared_memory(
-    log: "Log", plan: "Plan", shape: "ClipShape", workers: int, views: tuple[int, int]
-) -> None:
-    """Warn where the batches of training and testing are larger than what loader processes hand over at once."""
-    from vmp.data.shared import shortage
-    from vmp.engine.evaluator import clips_at_once
-
-    at_once = max(clips_at_once(n) * n for n in (1, views[0] * views[1]))  # views of a batch
-    pixels = 3 * shape.frames * max(plan.micro_batch * shape.crop**2, at_once * shape.test_crop**2)
-    if said := shortage(pixels, workers=workers, beside=launched().beside):
-        log.warn(said)
-
-
-def _record(
-    config: Config, model: Any, plan: "Plan", state: Any, timing: Any, processes: "Processes"
-) -> dict[str, Any]:
-    """What a result says of how it was made."""
-    from vmp.finetune import trained
-    from vmp.provenance import provenance
-
-    weights = read_weights(config.folder)
-    has_val = state.best_epoch > 0
-    return {
-        "best_val_top1": state.best if has_val else None,
-        "best_val_epoch": state.best_epoch if has_val else None,
-        "scalars": {name: float(value) for name, value in model.scalars().items()},
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "parameters_trained": trained(model),
-        "weights": {key: len(value) if key == "matched" else value for key, value in weights.items()},
-        "steps": plan.steps,
-        "batch": {"clips": plan.batch, "micro": plan.micro_batch, "accumulate": plan.accumulate},
-        "seed": config.seed,
-        "seconds": round(state.seconds, 1),
-        "clips_per_second": round(timing.clips / timing.trained, 1) if timing.trained else None,
-        "share_waiting_for_data": round(timing.share, 4) if timing.trained else None,
-        "command": shlex.join(["python", *sys.argv]),
-        "device": _devices(processes),
-        "sittings": state.sittings,
-        "peak_memory_gb": peak_memory(processes.device),
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-        **provenance(),
-    }
-
-
-def _keep_weights(folder: Path, log: "Log") -> None:
-    from vmp.engine import checkpoint
-
-    try:
-        checkpoint.keep_weights(folder / "checkpoints")
-    except (OSError, UserError) as error:  # the result is written: what is left over costs space only
-        log.warn(f"the checkpoints could not be reduced to weights: {error}")
-
-
-def _draw(folder: Path, log: "Log") -> None:
-    try:
-        from vmp.figures.curves import draw_curves
-
-        draw_curves({folder.parent.name: folder}, folder / "curves.png")
-    except Exception as error:  # a picture must not cost a run
-        log.warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
-
-
-def _show_panels(
-    tracker: Tracker, model: Any, dataset: Any, count: int, epoch: int, plan: "Plan", log: "Log"
-) -> None:
-    """What the prompts make of a few clips, spread over the split."""
-    import torch
-
-    try:
-        from vmp.figures.panels import attention_panels
-
-        clips = {}
-        for index in torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist():
-            views = dataset[index][1]
-            if isinstance(views, torch.Tensor):
-                clips[dataset.present.clips[index].id] = views[0]
-        tracker.panels(epoch, epoch * plan.steps_per_epoch, attention_panels(model, clips))
-    except Exception as error:  # a picture must not cost a run
-        log.warn(f"attention could not be drawn: {type(error).__name__}: {error}")
-
-
-def _look_at_prompts(model: Any, log: "Log") -> None:
-    """Say what a still pixel gets, and warn where the model would start on an all but blank clip."""
+def _check_prompts(model: Any, log: "Log") -> None:
+    """Log the attention on a still pixel, and warn where the model would start on an almost blank clip."""
     import torch
 
     for pathway, layer in model.prompts.items():
@@ -504,33 +488,15 @@ def _look_at_prompts(model: Any, log: "Log") -> None:
             )
 
 
-def _parameters(model: Any) -> str:
+def _parameters(model: "PromptedClassifier") -> str:
     from vmp.finetune import trained
 
     return f"{sum(p.numel() for p in model.parameters()):,} parameters ({trained(model):,} trained)"
 
 
-def _devices(processes: "Processes") -> str:
-    import torch
-
-    name = device_name(processes.device)
-    threads = f" x {torch.get_num_threads()} threads" if name == "CPU" else ""
-    return f"{processes.world} x {name}{threads}"
-
-
-@contextmanager
-def _disk() -> Iterator[None]:
-    """A disk that is full or broken, said in words."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
-            raise
-        from vmp.data.shared import WHERE, shortage  # imports torch
-
-        full = error.errno == errno.ENOSPC and not error.filename and shortage(1 << 16, workers=1, beside=1)
-        what = error.filename or (f"shared memory ({WHERE})" if full else "a file")
-        raise RunError(
-            f"{what}: cannot be written ({error.strerror}). Put that right; the same command "
-            "continues from the last checkpoint."
-        ) from error
+def _describe(row: dict[str, float]) -> str:
+    """A validation's accuracies, with slope and shift, for the log."""
+    text = f"top1 {row['val/top1']:.2f}  top5 {row['val/top5']:.2f}"
+    text += f"  cross-entropy {row['val/cross_entropy']:.3f}"
+    learned = {k.removeprefix("vmp/"): v for k, v in row.items() if k.endswith(("slope", "shift"))}
+    return text + "".join(f"  {name} {value:.3f}" for name, value in learned.items())

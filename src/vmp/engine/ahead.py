@@ -1,4 +1,4 @@
-"""The next portion of clips, on its way to the GPU while the last one is worked on."""
+"""Copies the next micro-batch to the GPU while the current one is computed."""
 
 import time
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from vmp.data.dataset import Batch
 
 @cache
 def _aside(device: torch.device) -> torch.cuda.Stream:
-    """One for all epochs: memory that was used on a stream is kept for it."""
+    """The copying stream, one for all epochs: the allocator keeps memory for the stream that used it."""
     return torch.cuda.Stream(device)
 
 
 class Ahead:
     """A loader's batches in order, on the device.
 
-    On a GPU `fetch`, called when the work on a batch is in the device's queue, waits for the next one and copies it
-    beside that work, from pinned memory on a stream of its own. On a CPU nothing is early.
+    On a GPU, call `fetch` once the work on a batch is queued: it waits for the next batch and copies it from pinned
+    memory on a stream of its own, while that work runs. On a CPU `fetch` does nothing.
 
-    waited: seconds so far in which the loader held up training. On a GPU, waiting while it has work holds nothing up;
-    if it runs out of work meanwhile, the whole wait counts.
+    waited: seconds so far in which the loader held up training. On a GPU, waiting while the device has work holds
+    nothing up; if the device runs out of work meanwhile, the whole wait counts.
     """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
@@ -43,9 +43,7 @@ class Ahead:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self._aside)
             for tensor in (batch.clips, batch.labels):
-                tensor.record_stream(
-                    current
-                )  # its memory is not given away while this stream's work needs it
+                tensor.record_stream(current)  # keeps its memory until this stream's work is done
         return batch
 
     def fetch(self) -> None:
@@ -58,7 +56,7 @@ class Ahead:
             queued.record(torch.cuda.current_stream(self.device))
         began = time.monotonic()
         batch = next(self.batches, None)
-        if queued is None or queued.query():  # True: all that was queued is done
+        if queued is None or queued.query():  # True: the device has no work left
             self.waited += time.monotonic() - began
         return None if batch is None else self._copied(batch)
 

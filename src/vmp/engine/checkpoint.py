@@ -1,11 +1,11 @@
-"""Checkpoints that are whole or not there, and are what was written.
+"""Checkpoints: written whole or not at all, and checked when they are read.
 
 Notable here:
 - a checkpoint is a folder `step_<n>`: model.safetensors, state.pt (only tensors, numbers, strings, lists, dicts) and
   meta.json with the SHA-256 of both; it is written under another name, synced, and renamed;
-- of a finished run the weights are kept, as `step_<n>_weights` and `best_<epoch>`, without the optimizer's state;
-- loading checks the sums (neither format does) and never runs code (`weights_only=True`); a damaged newest falls
-  back to the one before, with a warning that names it.
+- a finished run keeps its weights only, as `step_<n>_weights` and `best_<epoch>`, without the optimizer's state;
+- loading checks the sums (neither format does) and never runs code (`weights_only=True`); where the newest checkpoint
+  is damaged, the one before it is taken, with a warning that names it.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _WEIGHTS_ONLY = "_weights"
 
 
 class Checkpoint(NamedTuple):
-    """digest: one SHA-256 over those of its files."""
+    """digest: the SHA-256 of its files' sums."""
 
     path: Path
     model: dict[str, torch.Tensor]
@@ -37,7 +37,7 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor], state: dict[str, Any]) -> Path:
-    """Write folder/name; it appears when it is whole. One of that name that is whole already is left as it is."""
+    """Write folder/name, which appears once it is whole. An undamaged checkpoint of that name is left as it is."""
     from safetensors.torch import save_file
 
     def put(path: Path) -> None:
@@ -82,10 +82,10 @@ def _write(folder: Path, name: str, put_model: Callable[[Path], None], state: di
 
 
 def load(path: Path) -> Checkpoint:
-    """Read one checkpoint, to the CPU, and check it against its sums.
+    """Read one checkpoint to the CPU and check it against its sums.
 
     Raises:
-        RunError: a file is missing or is not what was written.
+        RunError: a file is missing or damaged.
     """
     from safetensors.torch import load_file
 
@@ -101,10 +101,10 @@ def load(path: Path) -> Checkpoint:
 
 
 def newest(folder: Path, *, warn: Any = print) -> Checkpoint | None:
-    """The newest checkpoint that is what was written; None when there is none at all.
+    """The newest undamaged checkpoint; None where there are no checkpoints.
 
     Raises:
-        RunError: there are checkpoints and every one is damaged: starting from scratch is not ours to decide.
+        RunError: all checkpoints are damaged. Whether to start from scratch is for the user to decide.
     """
     names = steps_in(folder)
     for path in reversed(names):
@@ -120,13 +120,13 @@ def newest(folder: Path, *, warn: Any = print) -> Checkpoint | None:
 
 
 def keep_weights(folder: Path) -> None:
-    """What a finished run leaves: the weights of its last and of its best epoch, and no optimizer's state.
+    """Reduce a finished run's checkpoints to the weights of its last and of its best epoch.
 
     The newest checkpoint becomes `<name>_weights`, which still holds the progress: the run can be tested again, but
-    not trained on. Files with the same content become one file with two names, where the file system can do that.
+    not trained further. Files with the same content become hard links, where the file system has them.
 
     Raises:
-        RunError, OSError: the newest checkpoint is damaged, or the folder cannot be written. Nothing is lost then.
+        RunError, OSError: the newest checkpoint is damaged, or the folder cannot be written. Nothing is lost.
     """
     whole = steps_in(folder)[-1]
     if not whole.name.endswith(_WEIGHTS_ONLY):
@@ -142,7 +142,7 @@ def keep_weights(folder: Path) -> None:
 
 
 def best(folder: Path) -> Checkpoint | None:
-    """That of the best epoch, as the newest checkpoint knows it; None before the first evaluation.
+    """The checkpoint of the best epoch so far; None before the first validation.
 
     Raises:
         RunError: it is damaged.
@@ -158,12 +158,12 @@ def steps_in(folder: Path) -> list[Path]:
 
 
 def best_name(epoch: int) -> str:
-    """Of the checkpoint of the best epoch so far: weights only, to test and to start from."""
+    """Name of the checkpoint of the best epoch so far, which holds weights only."""
     return f"best_{epoch:04}"
 
 
 def prune(folder: Path, *, keep: int, best: int | None = None) -> None:
-    """Remove all but the newest `keep`, the best of other epochs, and what an interrupted write left behind."""
+    """Remove all but the newest `keep` and the best checkpoint, and what interrupted writes have left behind."""
     other_best = [path for path in folder.glob("best_*") if best is not None and path.name != best_name(best)]
     for path in (*steps_in(folder)[:-keep], *other_best, *folder.glob(f"{_TEMPORARY}*")):
         if path.is_dir():
@@ -173,19 +173,19 @@ def prune(folder: Path, *, keep: int, best: int | None = None) -> None:
 
 
 def _faults(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None: it is what was written."""
+    """What is wrong with a checkpoint; None: nothing."""
     try:
         sums = read_json(path / "meta.json")["sha256"]
         for file in _FILES:
             if _sha256(path / file) != sums[file]:
                 return f"{path / file}: damaged, its SHA-256 is not the one in meta.json"
     except (RunError, OSError, ValueError, KeyError, TypeError) as error:
-        return f"{path}: not a whole checkpoint ({type(error).__name__}: {error})"
+        return f"{path}: incomplete checkpoint ({type(error).__name__}: {error})"
     return None
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no hard links."""
+    """Hard-link a file; copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

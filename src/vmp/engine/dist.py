@@ -1,4 +1,4 @@
-"""Processes and devices: one process a device, started by torchrun, srun or mpirun, or just this one."""
+"""The processes of a run, one per device: started by torchrun, srun or mpirun, or only this one."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,13 +12,13 @@ import torch.distributed as dist
 from vmp.errors import ConfigError, RunError
 from vmp.launched import MPI, Launched, launched
 
-TIMEOUT = timedelta(minutes=10)  # of a process that waits for another
-UNSURE = timedelta(minutes=2)  # the same at the start, where it may be alone after all
+TIMEOUT = timedelta(minutes=10)  # how long a process waits for another
+UNSURE = timedelta(minutes=2)  # the same at the start, where there may be no other after all
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """rank of world processes; device: this process's."""
+    """This process: its rank among `world` processes, and its device."""
 
     rank: int
     world: int
@@ -37,7 +37,7 @@ class Processes:
         return values
 
     def greatest(self, values: Sequence[int]) -> list[int]:
-        """The greatest of every process's whole numbers, place by place."""
+        """Elementwise maximum over processes of equally many whole numbers."""
         numbers = [int(value) for value in values]
         if self.world == 1:
             return numbers
@@ -46,7 +46,7 @@ class Processes:
         return shared.tolist()
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Give every process the first one's values, in place."""
+        """Overwrite the tensors of every process with those of the first."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
@@ -60,10 +60,10 @@ def find_device(device: str = "auto") -> torch.device:
     """This process's device.
 
     Args:
-        device: "auto" is CUDA where there is one; "cpu", "cuda" or "cuda:N" insist.
+        device: "auto" takes CUDA where there is one; "cpu", "cuda" or "cuda:N" require it.
 
     Raises:
-        ConfigError: a device that is not there.
+        ConfigError: there is no such device.
     """
     here = launched()
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
@@ -88,14 +88,14 @@ def find_device(device: str = "auto") -> torch.device:
 
 
 def start(device: str = "auto") -> Processes:
-    """Join the processes that torchrun, srun or mpirun started, or stand alone. Called again, it gives the same.
+    """Join the processes that torchrun, srun or mpirun started; alone without them. It may be called again.
 
     Args:
         device: as for find_device.
 
     Raises:
-        ConfigError: a device that is not there, or that two processes would share.
-        RunError: the other processes do not come.
+        ConfigError: there is no such device, or two processes would share it.
+        RunError: the other processes do not appear in time.
     """
     here, chosen = launched(), find_device(device)
     if chosen.type == "cuda":
@@ -119,8 +119,8 @@ def _join(here: Launched, device: torch.device) -> None:
         store = dist.TCPStore(here.address, here.port, here.world, here.first, timeout=patience)
     except (dist.DistError, RuntimeError) as error:
         raise RunError(
-            f"{here.by} says that this is process {here.rank} of {here.world}; they did not find each other at "
-            f"{here.address}:{here.port} ({str(error).partition(chr(10))[0]}).\n{_ADVICE[here.by]}"
+            f"{here.by} says that this is process {here.rank} of {here.world}; the processes did not find each other "
+            f"at {here.address}:{here.port} ({str(error).partition(chr(10))[0]}).\n{_ADVICE[here.by]}"
         ) from None
     store.set_timeout(TIMEOUT)
     if device.type == "cuda":

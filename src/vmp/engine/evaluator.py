@@ -1,7 +1,7 @@
-"""Testing: every clip of a split once, its views summed, the scores turned into top-1, top-5 and mean class accuracy.
+"""Tests a model: scores every clip of a split once, over all its views, and counts top-1, top-5 and mean class.
 
 Notable here:
-- clips are dealt to processes one by one, with no padding and no repeats, and merged by clip;
+- clips are distributed over processes one by one, without padding or repeats, and scores are merged by clip;
 - a clip that cannot be read gets no score: it is listed, and `top1_lower_bound` counts it as wrong;
 - accuracies are in percent and micro-averaged over clips unless they are named otherwise.
 """
@@ -18,24 +18,30 @@ from torch.utils.data import DataLoader
 from vmp.data.dataset import TestClips, end_workers, loader_processes
 from vmp.data.shared import Sending
 from vmp.engine.dist import Processes
-from vmp.engine.faults import told
+from vmp.engine.faults import explain_torch_errors
 from vmp.errors import RunError, VideoReadError
 from vmp.progress import bar
 
-ROWS_AT_ONCE = 1024  # clips whose scores are compared at a time
+ROWS_AT_ONCE = 1024  # clips ranked at a time, which bounds memory
 PIXELS_AT_ONCE = 64 * 8 * 224 * 224  # frames x height x width of the views of one forward pass
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of the clips that could be read, in the split's order. scores: (N, classes), summed over views; losses: (N,),
-    the cross-entropy of the mean over views, of probabilities or logits as they are summed."""
+    """The N clips that could be read, in the split's order.
+
+    indices: (N,) of the split's usable clips.
+    scores: (N, classes), probabilities or logits summed over views.
+    losses: (N,), cross-entropy of the mean over views.
+    bad: index -> why the clip could not be read.
+    variation: mean over distinct views of V summed over pathways; None without prompts.
+    """
 
     indices: np.ndarray
     scores: np.ndarray
     losses: np.ndarray
     bad: dict[int, str]
-    variation: float | None  # mean over distinct views of V summed over pathways; None without prompts
+    variation: float | None
 
 
 @torch.inference_mode()
@@ -51,12 +57,12 @@ def score(
     name: str = "test",
     between: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Score every clip of the split once; every process gets all of them.
+    """Score every clip of the split once; every process returns all scores.
 
     Args:
         model: clips (V, 3, T, H, W) uint8 -> an output with `logits` and `variations`.
         reduce: what is summed over views, "probs" or "logits".
-        between: called after each batch; it may raise.
+        between: is called after each batch and may raise.
     """
     mine = list(range(processes.rank, len(dataset), processes.world))
     loader: DataLoader = DataLoader(
@@ -71,7 +77,11 @@ def score(
     found: list[tuple[int, Tensor, float]] = []
     bad: dict[int, str] = {}
     variation: list[float] = []
-    with told(dataset.being_read, between), _ended(), bar(name, len(mine), shown=processes.first) as shown:
+    with (
+        explain_torch_errors(dataset.being_read, between),
+        _ended(),
+        bar(name, len(mine), shown=processes.first) as shown,
+    ):
         for items in loader:
             good = [(i, x, w) for i, x, w in items if isinstance(x, Tensor)]
             bad |= {i: f"unreadable: {x}" for i, x, _ in items if isinstance(x, VideoReadError)}
@@ -112,7 +122,7 @@ def score(
 
 
 def _cross_entropy(logits: Tensor, weights: Tensor, label: int, *, reduce: str) -> float:
-    """Of one clip, in float64: logits (V, classes), weights (V,) of its views."""
+    """Cross-entropy of one clip in float64. logits (V, classes), weights (V,) of its V views."""
     logits, shares = logits.double(), weights.double() / weights.sum()
     if reduce == "probs":
         return -float((shares.log() + logits.log_softmax(dim=1)[:, label]).logsumexp(dim=0))
@@ -120,9 +130,9 @@ def _cross_entropy(logits: Tensor, weights: Tensor, label: int, *, reduce: str) 
 
 
 def ranks(scores: Scores, labels: Sequence[int]) -> np.ndarray:
-    """Of each scored clip, how many classes come before its true one: (N,), 0 where the top class is right.
+    """(N,), how many classes rank above each clip's true one; 0 where the prediction is correct.
 
-    Equal scores are ordered by class number, as in `best_classes`.
+    Equal scores rank by class number, as in `best_classes`.
     """
     target = np.array([labels[i] for i in scores.indices], dtype=np.int64)
     found = np.empty(len(target), dtype=np.int64)
@@ -136,22 +146,22 @@ def ranks(scores: Scores, labels: Sequence[int]) -> np.ndarray:
 
 
 def best_classes(scores: np.ndarray, k: int) -> np.ndarray:
-    """(N, classes) -> the k best classes of each clip, best first; equal scores in the order of their numbers."""
+    """(N, classes) -> (N, k), the k best classes of each clip, best first; equal scores by class number."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
 def clips_at_once(views: int) -> int:
-    """Clips of a loader's batch, each with all its views."""
+    """Clips in a batch of the loader, where each clip has this many views."""
     return max(1, 32 // views)
 
 
 def accuracies(scores: Scores, labels: Sequence[int], *, expected: int) -> dict[str, float]:
-    """Percentages: top1, top5, mean_class over the classes that occur, and top1_lower_bound, which counts clips that
-    could not be scored as wrong. Clips are counted in whole numbers, so that 3 of 400 are 0.75 exactly.
+    """top1, top5, mean_class over the classes that occur, and top1_lower_bound, which counts clips without a score as
+    wrong; all in percent. Clips are counted in whole numbers, so that 3 of 400 are 0.75 exactly.
 
     Args:
-        labels: of all usable clips of the split.
-        expected: clips that the split should have, missing ones included.
+        labels: of the split's usable clips.
+        expected: clips in the split, missing ones included.
 
     Raises:
         RunError: no clip could be scored.
@@ -171,11 +181,11 @@ def accuracies(scores: Scores, labels: Sequence[int], *, expected: int) -> dict[
 
 
 def reported(scores: Scores, labels: Sequence[int]) -> dict[str, float]:
-    """top1, top5 and mean_class of a final test, counted by torchmetrics; what `accuracies` counts without it.
+    """top1, top5 and mean_class as torchmetrics counts them, for the final test of a run; equal to `accuracies`.
 
-    Scores are handed over as places in the order of `best_classes`, so that no two are equal.
+    torchmetrics gets ranks in place of scores, so that ties are broken as in `best_classes`.
     """
-    import torchmetrics.functional.classification as tm  # seconds: only for the test that is reported
+    import torchmetrics.functional.classification as tm  # takes seconds to import, so only here
 
     target = torch.tensor([labels[i] for i in scores.indices])
     clips, classes = scores.scores.shape
@@ -198,7 +208,7 @@ def reported(scores: Scores, labels: Sequence[int]) -> dict[str, float]:
 
 
 def class_accuracies(scores: Scores, labels: Sequence[int], *, classes: int) -> list[tuple[int, int]]:
-    """(clips, right ones) of each class."""
+    """(clips, correctly classified ones) of each class."""
     target = np.array([labels[i] for i in scores.indices], dtype=np.int64)
     right = target[ranks(scores, labels) == 0] if len(target) else target
     counts = np.bincount(target, minlength=classes), np.bincount(right, minlength=classes)

@@ -1,4 +1,4 @@
-"""What torch says in tracebacks, said in words."""
+"""Turns torch's exceptions into messages that say what happened and what to do."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,35 +11,36 @@ from vmp.errors import RunError, shortlist
 
 
 @contextmanager
-def told(
-    being_read: Callable[[], list[str]] | None = None, asked: Callable[[], None] = lambda: None
+def explain_torch_errors(
+    being_read: Callable[[], list[str]] | None = None, check_stop: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Say in words what torch says in tracebacks.
+    """Raise a RunError in place of an exception of torch that has a known cause; others pass unchanged.
 
     Args:
-        being_read: clips to name when a data worker is lost; None: there are no workers.
-        asked: raises if the run was asked to stop: a signal to all processes ends workers that are just starting.
+        being_read: the clips that loader processes are reading, to name when one of them dies; None: there are none.
+        check_stop: raises Stopped if the run was asked to stop, since a signal to all processes also ends loader
+            processes that are just starting.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, ConnectionError, EOFError) as error:
-        words: Exception | None = None
-        while words is None:
+        explained: Exception | None = None
+        while explained is None:
             try:
-                words = _in_words(error, being_read, asked)
+                explained = _explain(error, being_read, check_stop)
             except RuntimeError as again:
-                # a worker that ends makes torch's handler of SIGCHLD raise wherever this process is: also here
+                # when a worker ends, torch's handler of SIGCHLD raises wherever this process is, even here
                 if "DataLoader worker" not in str(again):
                     raise
-        if words is error:
+        if explained is error:
             raise
-        raise words from error
+        raise explained from error
 
 
-def _in_words(
-    error: Exception, being_read: Callable[[], list[str]] | None, asked: Callable[[], None]
+def _explain(
+    error: Exception, being_read: Callable[[], list[str]] | None, check_stop: Callable[[], None]
 ) -> Exception:
-    """What to raise in its place; itself where there is nothing to say.
+    """The exception to raise in its place; itself where its cause is not known.
 
     Raises:
         Stopped: a worker is gone because the run was asked to stop.
@@ -56,12 +57,12 @@ def _in_words(
     ):
         return RunError(f"out of memory ({_first_line(error)}). {_LESS}")
     if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
-        asked()  # a signal may have ended the compiler
+        check_stop()  # the signal may have killed the compiler
         lines = [line for line in text.partition("\nSet TORCHDYNAMO_VERBOSE")[0].splitlines() if line.strip()]
         return RunError(
             f"trainer.compile=true: torch.compile failed: {' '.join(lines[:3])[:600]}\n"
             "The same run with trainer.compile=false is another run (tag=WORD); TORCHDYNAMO_VERBOSE=1 and TORCH_LOGS "
-            "show more of torch's own words, docs/running.md what it needs."
+            "show more of torch's own messages; docs/running.md says what it needs."
         )
     if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
         return RunError(
@@ -75,20 +76,21 @@ def _in_words(
             f"a data worker could not hand over its clips: {WHERE} (shared memory) is full ({_first_line(error)}). "
             f"{ADVICE}. The same command continues."
         )
-    asked()  # a worker may also go while it hands over its batch: a lost connection
+    check_stop()  # a worker may also go while it hands over its batch: a lost connection
     clips = being_read()
     at = f"It was reading one of:\n{shortlist(clips)}\n" if clips else ""
     return RunError(
         f"a data worker died or stopped answering ({_first_line(error)}). A video may have crashed or hung its "
         f"decoder, or memory ran out. {at}The same command continues; with trainer.workers=0 the decoder's own "
-        "words are seen, fewer trainer.workers need less memory, and `python scripts/prepare.py verify MANIFEST` "
+        "messages are shown, fewer trainer.workers need less memory, and `python scripts/prepare.py verify MANIFEST` "
         "tries every file in a process that may crash."
     )
 
 
 _LESS = (
-    "With tag=WORD, from the start: a lower trainer.micro_batch (portions are accumulated to the same update; batch "
-    "norm sees smaller ones), or trainer.amp=bf16. Less memory for data: fewer trainer.workers, in the same run."
+    "With tag=WORD, from the start: a lower trainer.micro_batch (micro-batches are accumulated to the same update; "
+    "batch norm sees fewer clips at a time), or trainer.amp=bf16. Less memory for data: fewer trainer.workers, in the "
+    "same run."
 )
 
 

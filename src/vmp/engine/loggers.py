@@ -1,9 +1,9 @@
-"""Records of a run: metrics.jsonl, which holds what repeats to the bit, and log.txt with times and messages.
+"""Two records of a run: metrics.jsonl with its numbers, and log.txt with times and messages.
 
 Notable here:
-- metrics.jsonl has one row at the start, one per logged step and one per evaluation, and no clock times: a run that
-  was killed and continued ends with the same bytes as one that was left alone;
-- checkpoints remember how many rows there were; continuing cuts the file back to them.
+- metrics.jsonl has one row at the start, one per logged step and one per validation. It holds no clock times, so that a
+  run which was killed and continued ends with the same bytes as one that was left alone;
+- a checkpoint stores how many rows there were; a run that continues from it cuts the file back to them.
 """
 
 import json
@@ -20,12 +20,15 @@ from vmp.files import replacing
 
 
 class Metrics:
-    """Rows of metrics.jsonl; on processes other than the first it keeps nothing.
+    """Appends rows to metrics.jsonl.
 
     Args:
-        path: None keeps nothing.
-        rows: how many of the file's rows to keep.
-        also: who sees each new row.
+        path: None counts rows without writing them, as processes other than the first do.
+        rows: how many rows of an existing file to keep.
+        also: is called with each new row.
+
+    Raises:
+        RunError: the file has fewer rows than that, or cannot be written.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class Metrics:
         kept = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
         if len(kept) < rows:
             raise RunError(
-                f"{path}: {len(kept)} rows, but the checkpoint was written after {rows}; it was cut short"
+                f"{path}: {len(kept)} rows, but the checkpoint was written after {rows}; it has lost some"
             )
         with replacing(path) as temporary:
             temporary.write_bytes(b"".join(kept))
@@ -54,7 +57,7 @@ class Metrics:
                 self._also(row)
 
     def sync(self) -> None:
-        """Make the rows outlive a power cut, before a checkpoint counts on them."""
+        """Put the rows on the disk, before a checkpoint that counts them."""
         if self._file:
             with self._writing():
                 os.fsync(self._file.fileno())
@@ -81,28 +84,27 @@ class Metrics:
 
 
 class Log:
-    """Lines for people, on the terminal and in log.txt; quiet on processes other than the first."""
+    """Messages for people, printed and appended to log.txt. path: None prints warnings only, as processes other than
+    the first do."""
 
-    def __init__(self, path: Path | None, *, quiet: bool = False) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._file: TextIO | None = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
-        self.quiet = quiet or path is None
+        self._prints = path is not None
 
     def __call__(self, text: str) -> None:
+        self.to_file(text)
+        if self._prints:
+            print(text, flush=True)
+
+    def to_file(self, text: str) -> None:
+        """Append to log.txt without printing."""
         if self._file:
             try:
                 self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
                 self._file.flush()
-            except OSError as error:  # lines for people must not cost a run
+            except OSError as error:  # a message must not cost a run
                 print(f"warning: {self._file.name}: cannot be written ({error.strerror})", file=sys.stderr)
                 self._file = None
-        if not self.quiet:
-            print(text, flush=True)
-
-    def quietly(self, text: str) -> None:
-        """To log.txt only."""
-        quiet, self.quiet = self.quiet, True
-        self(text)
-        self.quiet = quiet
 
     def warn(self, text: str) -> None:
         self(f"warning: {text}") if self._file else print(f"warning: {text}", file=sys.stderr)

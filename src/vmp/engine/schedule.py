@@ -1,6 +1,6 @@
-"""Learning rate as a function of progress, so that a continued run needs no scheduler state.
+"""The learning rate as a function of progress, so that a run that continues needs no scheduler state.
 
-epoch: a real number, steps done over steps an epoch.
+epoch: a real number, steps done over steps per epoch.
 """
 
 import math
@@ -10,8 +10,8 @@ Schedule = Callable[[float], float]  # epoch -> factor on the base learning rate
 
 
 def cosine(*, epochs: float, warmup_epochs: float = 0.0, warmup_start: float = 0.1) -> Schedule:
-    """Half a cosine from 1 to 0 over the run. The warm-up lies inside it, as in PySlowFast: it climbs in a line from
-    warmup_start to the value that the cosine has when the warm-up ends."""
+    """Half a cosine from 1 to 0 over the run. The warm-up is part of it, as in PySlowFast: linear, from warmup_start to
+    the value of the cosine at its end."""
 
     def half(epoch: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))

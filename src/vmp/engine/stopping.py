@@ -1,4 +1,4 @@
-"""Stopping on request: a signal, or a time limit that is near. The loop saves and ends; the same command continues."""
+"""Stops a run on a signal or at its time limit: the loop saves and ends, and the same command continues the run."""
 
 import signal
 import time
@@ -15,8 +15,8 @@ OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 @contextmanager
 def spared() -> Iterator[None]:
-    """Processes that are started within never see the signals that ask a run to stop: a compiler that dies of one
-    would take the run with it. This process notes them as soon as it is left."""
+    """Start child processes that ignore the signals which ask a run to stop: a compiler killed by one would end the
+    run. This process receives such a signal as soon as the block is left."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -25,7 +25,7 @@ def spared() -> Iterator[None]:
 
 
 class Stopped(RunError):
-    """The run was asked to stop, and can be continued. code: the exit code, 128 + signal or OUT_OF_TIME."""
+    """The run was asked to stop and can be continued. code: its exit code, 128 + signal or OUT_OF_TIME."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(f"{message} The same command continues.")
@@ -33,10 +33,10 @@ class Stopped(RunError):
 
 
 class Stopping:
-    """While it is entered, the first signal is noted and a second one acts at once.
+    """A context in which the first signal is only noted; a second one has its usual effect.
 
     Args:
-        minutes: from now until the run should stop by itself; None: no limit.
+        minutes: until the run stops by itself; None: no limit.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
@@ -46,13 +46,13 @@ class Stopping:
 
     @property
     def code(self) -> int:
-        """The exit code that was asked for; 0: none was."""
+        """The exit code to stop with; 0: the run was not asked to stop."""
         if self._signal:
             return 128 + self._signal
         return OUT_OF_TIME if self._until and time.monotonic() > self._until else 0
 
     def check(self) -> None:
-        """Raise Stopped if asked, where there is nothing to save."""
+        """Raise Stopped if the run was asked to stop. For places that have nothing to save."""
         if self.code:
             raise Stopped(f"stopped by {self.name(self.code)}.", self.code)
 
@@ -66,7 +66,7 @@ class Stopping:
                 if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                     continue  # nohup
                 self._before[number] = signal.signal(number, self._note)
-        except ValueError:  # not in the main thread: signals are somebody else's
+        except ValueError:  # not in the main thread, which handles the signals
             self._before.clear()
         return self
 

@@ -31,7 +31,7 @@ from typing import IO, Any
 from vmp.errors import ConfigError, RunError, UserError
 from vmp.files import write_json, write_text
 from vmp.launched import RANKS, STARTERS, launched
-from vmp.runs.run import Run
+from vmp.runs.records import read_result
 
 OUT_OF_TIME = 75  # a run's exit code when trainer.max_minutes are over
 _ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -95,7 +95,7 @@ def plan(overrides: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], 
             config = check(raw)
             folder = config.folder
             by_folder[os.path.normpath(folder)].append(number)
-            finished = Run(folder).finished
+            finished = (folder / "result.json").exists()
             jobs.append(
                 Job(number, tuple(each), label, str(folder), "finished before" if finished else "waiting")
             )
@@ -401,11 +401,11 @@ def _read(path: Path) -> Any:
 
 def _numbers(job: Job) -> dict[str, Any]:
     """Of its result: accuracies and what was learned."""
-    run = Run(Path(job.folder))
-    if job.state not in ("done", "finished before") or not run.finished:
+    path = Path(job.folder) / "result.json"
+    if job.state not in ("done", "finished before") or not path.exists():
         return {}
     try:
-        result = run.result
+        result = read_result(path)
     except RunError:  # the run is done all the same
         return {}
     return {key: result.get(key) for key in ("top1", "top5", "mean_class", "scalars")}
@@ -455,7 +455,7 @@ def run_job(place: Path, number: int, extra: Mapping[str, str] | None = None) ->
         code, asked = _run(sweep, job, place, extra or {}, noted)
         state, message = "failed", ""
         if code == 0:
-            state = "done" if Run(Path(sweep["cwd"]) / job["folder"]).finished else "failed"
+            state = "done" if (Path(sweep["cwd"]) / job["folder"] / "result.json").exists() else "failed"
             message = "" if state == "done" else "it ended without a result"
         elif asked or code in ASKED or code == OUT_OF_TIME:
             state = "waiting" if noted.requeue else "stopped"

@@ -111,9 +111,9 @@ def measured_rates(output: Path) -> dict[str, Rate]:
             rates[key] = rate
 
     for run in readable_runs(output):
-        if not run.finished or not run.result.get("sittings"):
+        if not run.finished or not run.result.get("sessions"):
             continue
-        result, sat = run.result, run.result["sittings"][-1]
+        result, sat = run.result, run.result["sessions"][-1]
         clips = result["clips"].get("train", {})
         clips = clips.get("present", 0) if isinstance(clips, dict) else 0
         epochs, processes = run.config["trainer"].get("epochs"), sat.get("processes")

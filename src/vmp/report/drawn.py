@@ -1,18 +1,25 @@
-"""What page/script.js draws: JSON that holds what the runs' files say and nothing else."""
+"""The data that script.js draws: JSON of what the runs' files say and nothing else."""
 
 import base64
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
 from vmp.errors import RunError, UserError, first_line
 from vmp.formats import finite, short
 from vmp.progress import bar
 from vmp.report.entries import Entry
-from vmp.report.html import as_json
+
+
+def as_json(value: Any) -> Markup:
+    """ASCII JSON that can stand in a <script>: nothing in it ends the element or opens a comment."""
+    return htmlsafe_json_dumps(value, allow_nan=False, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def drawn_data(entries: Sequence[Entry]) -> dict[str, Any]:
-    """What page/script.js draws. Runs are in the order of the list; classes are kept once for runs that share them."""
+    """Runs in the order of the list; a list of classes that several runs share is kept once."""
     points = max(24, min(240, 60_000 // max(1, len(entries))))
     lists: list[list[str]] = []
     runs = []
@@ -29,7 +36,6 @@ def drawn_data(entries: Sequence[Entry]) -> dict[str, Any]:
                 "method": e.method,
                 "lambda": e.weight,
                 "seed": e.seed,
-                "mini": e.kind == "motions",
                 "problem": e.problem,
                 "top1": finite(e.result.get("top1")),
                 "split": e.result.get("split"),
@@ -50,7 +56,7 @@ def drawn_data(entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _curves(e: Entry, points: int) -> list[dict[str, Any]]:
-    """Lines against epochs: what (loss, top1, top5, slope, shift), pathway, points (epoch, value)."""
+    """Lines over epochs: what (loss, top1, top5, slope, shift), pathway, points (epoch, value)."""
     lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in e.rows:
         epoch = finite(row.get("epoch"))
@@ -60,7 +66,7 @@ def _curves(e: Entry, points: int) -> list[dict[str, Any]]:
             number, path = finite(value), str(key).split("/")
             if number is None:
                 continue
-            if key == "train/cross_entropy":  # without λV: comparable between λ
+            if key == "train/cross_entropy":  # without λV, so that runs of different λ compare
                 lines.setdefault(("loss", ""), []).append((epoch, number))
             elif key in ("val/top1", "val/top5"):
                 lines.setdefault((path[1], ""), []).append((epoch, number))
@@ -73,7 +79,7 @@ def _curves(e: Entry, points: int) -> list[dict[str, Any]]:
 
 
 def _thin(line: list[tuple[float, float]], points: int) -> list[tuple[float, float]]:
-    """At most so many of them, evenly, the first and the last among them."""
+    """At most `points` evenly spaced points, including the first and the last."""
     if len(line) <= points:
         return line
     step = (len(line) - 1) / (points - 1)
@@ -81,7 +87,7 @@ def _thin(line: list[tuple[float, float]], points: int) -> list[tuple[float, flo
 
 
 def _ranges(v: Any) -> dict[str, list[float]] | None:
-    """Admissible slopes and shifts (Eq. 2): [alpha / (beta + epsilon), alpha / epsilon] and (-gamma, gamma)."""
+    """The range of slope and shift (Eq. 2): [alpha / (beta + epsilon), alpha / epsilon] and (-gamma, gamma)."""
     if not isinstance(v, dict) or v.get("kind") != "learned":
         return None
     alpha, beta, gamma, epsilon = (finite(v.get(key)) for key in ("alpha", "beta", "gamma", "epsilon"))
@@ -91,7 +97,8 @@ def _ranges(v: Any) -> dict[str, list[float]] | None:
 
 
 def _by_class(e: Entry) -> dict[str, Any]:
-    """confusion: (true, predicted, clips) of what occurs; per_class: (clips, right) a class; None: not there."""
+    """confusion: (true, predicted, clips) of the pairs that occur; per_class: (clips, right) of each class. None where
+    the files do not have them."""
     counts: dict[tuple[int, int], int] = {}
     per_class: list[list[int]] | None = None
     if not e.result or not e.classes:
@@ -117,9 +124,15 @@ def draw_worst(
     room: int,
     progress: bool,
 ) -> int:
-    """The clips that each run got wrong with the highest score, with pictures while there is room; how many pictures.
+    """Add to `runs` the clips that each got wrong with the highest score, with pictures while there is room.
 
-    All runs get their worst before any gets its second worst.
+    Every run's worst clip is drawn before any run's second worst.
+
+    Args:
+        room: bytes that clips and pictures may take.
+
+    Returns:
+        the number of pictures.
     """
     from vmp.figures.worst import Drawer, worst_clips
 
@@ -134,9 +147,9 @@ def draw_worst(
         except RunError as error:
             one["worst_note"] = f"predictions.csv cannot be read ({first_line(error)})."
             continue
-        room -= len(as_json(one["worst"]).encode("utf-8", "backslashreplace"))
+        room -= len(as_json(one["worst"]))
         if not clips:
-            one["worst_note"] = "Clips were not asked for (--clips 0)."
+            one["worst_note"] = "No clips were drawn (--clips 0)."
         elif not one["worst"]:
             one["worst_note"] = "No clip was wrong."
     todo = [
@@ -149,14 +162,16 @@ def draw_worst(
         for number, rank in todo:
             shown.advance()
             e, one = entries[number], runs[number]
-            if one["worst_note"]:  # since
+            if one["worst_note"]:  # an earlier clip of this run failed or did not fit
                 continue
             clip = one["worst"][rank]
             try:
                 if number not in drawers:
                     drawers[number] = Drawer(e.run, e.result)
                 strips = drawers[number].draw(clip["id"])
-            except Exception as error:  # somebody else's config may ask for anything; the page does without
+            except (
+                Exception
+            ) as error:  # a foreign run's config may hold anything; the page goes without its pictures
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
                 one["worst_note"] = f"No pictures: {kind}{first_line(error)}"
                 continue

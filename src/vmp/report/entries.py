@@ -1,4 +1,4 @@
-"""What a run's folder says, as the page shows it."""
+"""A run's folder, read for the page. Damaged files are noted and shown, not raised."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,31 +7,29 @@ from typing import Any
 
 from vmp.errors import RunError, first_line
 from vmp.formats import finite, natural
-from vmp.pathways import split_scalar_name
 from vmp.runs.run import Run
 
 
 @dataclass
 class Entry:
-    """A run as the page shows it. problem: why there is no result; it is shown in its place."""
+    """A run as the page shows it. problem: why there is no result, shown in place of the numbers. damaged: the other
+    files that cannot be read, and why."""
 
     run: Run
-    name: str  # its folder, as it was given
+    name: str  # its folder, as the user gave it
     dataset: str = "?"
-    kind: str = "?"  # of the dataset: motions, prepared, list, manifest
+    kind: str = "?"  # dataset.kind of the config: motions, prepared, list or manifest
     backbone: str = "?"
     placement: str = ""
     method: str = "?"
-    weight: float | None = None  # lambda; None: there are no prompts
+    weight: float | None = None  # lambda; None without prompts
     seed: str = "?"
     config: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     problem: str = ""
-    damaged: list[str] = field(
-        default_factory=list
-    )  # files beside config and result that cannot be read, and why
+    damaged: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -41,7 +39,7 @@ class Entry:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """In the list: what goes without prompts before what has them, then by lambda and seed."""
+        """Sort key of the list: baselines before runs with prompts, then by lambda and seed."""
         prompted = self.weight is not None
         what = (self.dataset, self.backbone, prompted, self.placement, self.method, self.weight or 0.0)
         return (*what, natural(self.seed), self.name)
@@ -51,14 +49,18 @@ class Entry:
         return self.problem if self.problem.startswith("unfinished") else "cannot be read"
 
     @property
+    def miniature(self) -> bool:
+        return self.kind == "motions"
+
+    @property
     def counts(self) -> dict[str, int]:
-        """Of the tested split: expected, present, missing, unreadable."""
+        """Clips of the tested split: expected, present, missing, unreadable."""
         found = self.result.get("clips", {}).get(self.result.get("split"))
         return found if isinstance(found, dict) else {}
 
     @property
     def incomplete(self) -> list[str]:
-        """What clips were lacking, a sentence a split."""
+        """Which clips were lacking, one line per split."""
         out = []
         for split, c in self.result.get("clips", {}).items():
             if isinstance(c, dict) and c.get("present") != c.get("expected"):
@@ -69,24 +71,24 @@ class Entry:
         return out
 
     def scalars(self, name: str) -> dict[str, float]:
-        """slope or shift: pathway -> value, as the result has it."""
+        """The learned slope or shift of each pathway, by its name; "video" where there is one stream only."""
         found = {}
         for key, value in self.result.get("scalars", {}).items():
-            pathway, last = split_scalar_name(key)
+            pathway, _, last = key.rpartition("/")
             if last == name and (number := finite(value)) is not None:
-                found[pathway] = number
+                found[pathway or "video"] = number
         return found
 
 
 def read_entry(run: Run, name: str) -> Entry:
-    """What there is of a run; what cannot be read is told in the page, not raised."""
+    """Read a run's files. One that cannot be read sets `problem` or is listed in `damaged`; nothing is raised."""
     entry = Entry(run, name)
     try:
         config = run.config
         dataset, backbone, v = config["dataset"], config["backbone"], config["vmp"]
         entry.dataset = str(config.get("name") or dataset.get("name"))
         entry.kind = str(dataset.get("kind"))
-        entry.backbone = _backbone(config)
+        entry.backbone = _describe_backbone(config)
         entry.method = str(v.get("name") or v["kind"])
         if v["kind"] != "none":
             entry.weight = finite(v.get("lambda"))
@@ -104,43 +106,43 @@ def read_entry(run: Run, name: str) -> Entry:
         entry.config = {}
         entry.problem = f"config.yaml cannot be read ({first_line(error)})"
         return entry
-    older = not run.lists_classes
-    found = _read(entry, lambda: [row["name"] for row in run.per_class] if older else run.classes)
-    entry.classes, entry.rows = found or [], _read(entry, lambda: run.rows) or []
+    older = not (run.folder / "classes.txt").is_file()  # early runs kept no list of classes
+    names = _read_or_note(entry, lambda: [row["name"] for row in run.per_class] if older else run.classes)
+    entry.classes, entry.rows = names or [], _read_or_note(entry, lambda: run.rows) or []
     if not run.finished:
-        entry.problem = _progress(entry)
+        entry.problem = _describe_progress(entry)
         return entry
     try:
         entry.result = run.result
     except RunError as error:
         entry.problem = f"result.json cannot be read ({first_line(error)})"
         return entry
-    _read(entry, lambda: run.predictions)
+    _read_or_note(entry, lambda: run.predictions)
     if not older:
-        _read(entry, lambda: run.per_class)
+        _read_or_note(entry, lambda: run.per_class)
     return entry
 
 
-def _read(entry: Entry, what: Callable[[], Any]) -> Any:
-    """What a file holds; where it is damaged None, and a line in entry.damaged."""
+def _read_or_note(entry: Entry, read: Callable[[], Any]) -> Any:
+    """What `read` returns, or None and a line in entry.damaged."""
     try:
-        return what()
+        return read()
     except RunError as error:
         entry.damaged.append(first_line(error))
         return None
 
 
-def _backbone(config: dict[str, Any]) -> str:
-    b = config["backbone"]
-    size = b.get("size")
-    key = b["name"] + (f"_{size}" if size and size != "base" else "")
-    weights = b.get("weights")
+def _describe_backbone(config: dict[str, Any]) -> str:
+    """Its name, size and initial weights."""
+    backbone = config["backbone"]
+    size, weights = backbone.get("size"), backbone.get("weights")
+    key = backbone["name"] + (f"_{size}" if size and size != "base" else "")
     if config.get("init_from"):
         return f"{key}, from a run"
     return f"{key}, {Path(str(weights)).name}" if weights and weights != "none" else str(key)
 
 
-def _progress(entry: Entry) -> str:
+def _describe_progress(entry: Entry) -> str:
     epochs = (entry.config.get("trainer") or {}).get("epochs", "?")
     reached = max((r["epoch"] for r in entry.rows if finite(r.get("epoch")) is not None), default=0)
     return f"unfinished: epoch {reached:.3g} of {epochs}" if reached else "unfinished: nothing logged yet"

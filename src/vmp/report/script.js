@@ -5,7 +5,7 @@
   const find = (id) => document.getElementById(id);
   const SVG = "http://www.w3.org/2000/svg";
 
-  // Text goes in as text nodes: nothing of the data is ever read as HTML.
+  // Text is inserted as text nodes, so that nothing in the data is ever parsed as HTML.
   function fill(node, attributes, children) {
     for (const [key, value] of Object.entries(attributes || {})) {
       if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
@@ -35,7 +35,7 @@
   try {
     setTheme(localStorage.getItem(kept) || "auto");
   } catch {
-    setTheme("auto"); // a page from disk may not be allowed to keep anything
+    setTheme("auto"); // a browser may forbid a page from disk to store anything
   }
   find("theme").addEventListener("change", (event) => {
     setTheme(event.target.value);
@@ -46,7 +46,7 @@
     }
   });
 
-  // one colour a lambda, the same everywhere; grey: no prompts
+  // one colour per lambda in every chart; grey without prompts
   const weights = unique(runs.map((run) => run.lambda).filter((v) => v !== null)).sort((x, y) => x - y);
   const color = (weight) => (weight === null ? "var(--c7)" : `var(--c${weights.indexOf(weight) % 7})`);
 
@@ -84,7 +84,7 @@
       head.ariaSort = up ? "ascending" : "descending";
       const sorted = [...rows].sort((x, y) => {
         const [p, q] = [value(x, column), value(y, column)];
-        if (p === "" || q === "") return (p === "") - (q === ""); // what is not there comes last either way
+        if (p === "" || q === "") return (p === "") - (q === ""); // empty cells come last in both directions
         const order = p.localeCompare(q, "en", { numeric: true });
         const difference = numeric && !isNaN(p) && !isNaN(q) ? p - q : order;
         return up ? difference : -difference;
@@ -93,7 +93,7 @@
     });
   });
 
-  // a link to how a run was made opens it
+  // a link to a run's details opens them
   function open() {
     const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (target instanceof HTMLDetailsElement) target.open = true;
@@ -113,7 +113,7 @@
     return out.map((v) => [v, fixed(Math.abs(v) < step / 1e6 ? 0 : v, Math.min(digits, 6))]);
   }
 
-  // Axes in an SVG as wide as its place. draw(x, y, inner) gets scales and returns what stands inside.
+  // An SVG with axes. draw(x, y) gets the two scales and returns the elements inside.
   function frame({ width, height, xs, ys, xLabel, label, draw, whole }) {
     const [left, right, top, bottom] = [46, 14, 10, 34];
     const x = (v) => left + ((v - xs[0]) / (xs[1] - xs[0])) * (width - left - right);
@@ -140,7 +140,8 @@
     return [low - more, high + more];
   }
 
-  // Points that can be pointed at: spots are {x, y, line, mark, text}; arrow keys go along a line and between lines.
+  // Lets pointer and arrow keys pick a spot, {x, y, line, color, text}: left and right move along a line, up and down
+  // between lines. say(spot) is called with the spot picked, or undefined.
   function pointing(svg, spots, say) {
     const ring = s("circle", { class: "ring", r: 4.5, visibility: "hidden" });
     svg.append(ring);
@@ -224,13 +225,13 @@
     const shown = curveRuns().filter((run) => chosen.get(run.lambda === null ? NONE : String(run.lambda)) ?? true);
     const place = find("charts");
     const there = CHARTS.filter(([what]) => curveRuns().some((run) => run.curves.some((c) => c.what === what && c.points.length)));
-    // all of them take their places first: the width of one depends on how many there are
+    // insert all figures first: the width of each depends on how many there are
     const figures = there.map(([what, title]) => h("figure", { "data-what": what }, h("figcaption", {}, title)));
-    place.replaceChildren(...(figures.length ? figures : [note("Nothing is logged for these runs yet.")]));
+    place.replaceChildren(...(figures.length ? figures : [note("These runs have logged nothing yet.")]));
     there.forEach(([what, title, digits], index) => {
       const figure = figures[index];
       const lines = shown.flatMap((run) => run.curves.filter((c) => c.what === what && c.points.length).map((c) => ({ run, ...c })));
-      if (!lines.length) return figure.append(note("Nothing to draw for what is switched on."));
+      if (!lines.length) return figure.append(note("No curve to draw for the selected λ."));
       const readout = h("div", { class: "readout", "aria-live": "polite" });
       const all = lines.flatMap((line) => line.points);
       const pathways = unique(lines.map((line) => line.pathway)).sort();
@@ -314,13 +315,13 @@
 
   // --- confusion -------------------------------------------------------------------------------------------------
 
-  const MOST = 300; // rows and columns that are drawn
+  const MOST = 300; // rows and columns drawn at most
 
   function drawConfusion() {
     const run = runs[find("confusion-run").value];
     const place = find("confusion-body");
     if (!run) return place.replaceChildren(note(data.left_out || "No finished run here has predictions."));
-    // above MOST classes, neighbours share a row and a column
+    // with more than MOST classes, neighbouring classes share a row and a column
     const all = data.classes[run.classes];
     const step = Math.max(1, Math.ceil(all.length / MOST));
     const names = step === 1 ? all : Array.from({ length: Math.ceil(all.length / step) }, (_, i) => `${all[i * step]} … ${all[Math.min(all.length, (i + 1) * step) - 1]}`);
@@ -354,7 +355,7 @@
         svg.append(s("text", { x: left + middle, y: top - 6, "text-anchor": "middle" }, String(i * step)));
       }
     });
-    svg.append(s("text", { x: left, y: top + side + 18 }, step === 1 ? "down: true class; across: predicted" : `down: true class; across: predicted; ${step} classes a cell`));
+    svg.append(s("text", { x: left, y: top + side + 18 }, step === 1 ? "down: true class; across: predicted" : `down: true class; across: predicted; ${step} classes per cell`));
     for (const [label, guess, n] of confusion) {
       const share = n / totals[label];
       const [x, y] = [left + guess * cell, top + label * cell];
@@ -395,7 +396,7 @@
     place.replaceChildren(h("div", { class: "scroll tall full", tabindex: 0, role: "region", "aria-label": "Accuracy by class" }, h("table", { class: "bars" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, lines))));
   }
 
-  // B can only be a run on A's classes
+  // only runs with the classes of A can be B
   function setSecond() {
     const a = runs[find("class-a").value];
     const others = a ? runs.filter((run) => run.per_class && run.classes === a.classes) : [];

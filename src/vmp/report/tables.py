@@ -1,40 +1,102 @@
-"""The paper's tables, from what make table1 ... table8 wrote."""
+"""The paper's tables as `make table1 ... table8` wrote them to CSV."""
 
 import csv
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmp.errors import first_line
 from vmp.formats import finite, natural
-from vmp.report.html import Html, badge, join, tag
+
+
+@dataclass(frozen=True)
+class PrintedCell:
+    """The texts of one cell. run: number of the run on the page that it links to."""
+
+    ours: str
+    known: bool  # whether `ours` is a number and not the reason why there is none
+    gain: str
+    range: str
+    paper: str
+    paper_gain: str
+    difference: str
+    lacking: str
+    tooltip: str | None
+    run: int | None
 
 
 @dataclass
-class Table:
-    """A table as its CSV has it: cells by (row, column), in the file's order."""
+class PrintedTable:
+    """A table as its CSV has it: rows of the file by (row, column), in the file's order."""
 
     title: str
-    mini: bool
-    rows: list[str]
-    columns: list[str]
-    cells: dict[tuple[str, str], dict[str, str]]
+    miniature: bool
     path: str
+    rows: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    cells: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     note: str = ""
     digits: int = 1
     problem: str = ""
 
+    @property
+    def commits(self) -> list[str]:
+        return sorted({c for cell in self.cells.values() for c in cell.get("commit", "").split()})
 
-def read_tables(folder: Path) -> list[Table]:
-    """Of table<n>.csv there and in mini/; a file that cannot be read is one with a problem."""
+    def show(self, row: str, column: str, run_numbers: Mapping[Path, int]) -> PrintedCell:
+        """run_numbers: absolute folder of each run on the page -> its number there."""
+        cell = self.cells[row, column]
+        known = finite(cell.get("ours", "")) is not None
+        low, high = (self._number(cell, key) or self._number(cell, f"{key}est") for key in ("low", "high"))
+        spread = f"[{low}–{high}]" if known and low and high and low != high else ""
+        if cell.get("spread"):
+            spread = f"±{self._number(cell, 'spread')}"
+        clips, expected = cell.get("clips", ""), cell.get("clips_expected", "")
+        folders = [Path(text).absolute() for text in cell.get("runs", "").split()]
+        runs = (run_numbers[p] for f in folders for p in (f, *f.parents) if p in run_numbers)
+        return PrintedCell(
+            ours=self._number(cell, "ours") if known else cell.get("ours") or "not run",
+            known=known,
+            gain=self._arrow(cell, "gain") if known else "",
+            range=spread,
+            paper=self._number(cell, "paper") or "–",
+            paper_gain=self._arrow(cell, "paper_gain"),
+            difference=self._difference(cell) if known else "",
+            lacking=f"{clips} of {expected} clips" if known and expected and clips != expected else "",
+            tooltip=f"{clips}{f' of {expected}' if expected else ''} clips" if known and clips else None,
+            run=next(runs, None),
+        )
+
+    def _number(self, cell: Mapping[str, str], key: str) -> str:
+        number = finite(cell.get(key, ""))
+        return cell.get(key, "") if number is None else f"{number:.{self.digits}f}".replace("-", "−")
+
+    def _arrow(self, cell: Mapping[str, str], key: str) -> str:
+        gain = finite(cell.get(key, ""))
+        if gain is None:
+            return ""
+        size = f"{abs(gain):.{self.digits}f}"
+        return ("" if not float(size) else "↑" if gain > 0 else "↓") + size
+
+    def _difference(self, cell: Mapping[str, str]) -> str:
+        difference = finite(cell.get("difference", ""))
+        if difference is None:
+            return ""
+        rounded = round(difference, self.digits) or 0.0  # no sign before zero
+        return f"{rounded:{'+' if rounded else ''}.{self.digits}f}".replace("-", "−")
+
+
+def read_tables(folder: Path) -> list[PrintedTable]:
+    """Every table<n>.csv in `folder` and `folder`/mini. One that cannot be read has its `problem` set."""
     paths = [*folder.glob("table*.csv"), *folder.glob("mini/table*.csv")]
     return [_read_table(path) for path in sorted(paths, key=lambda p: (natural(p.stem), p.parent.as_posix()))]
 
 
-def _read_table(path: Path) -> Table:
+def _read_table(path: Path) -> PrintedTable:
     number = re.sub(r"^table[-_ ]*", "", path.stem)
-    table = Table(f"Table {number}", path.parent.name == "mini", [], [], {}, path.as_posix())
+    table = PrintedTable(f"Table {number}", path.parent.name == "mini", path.as_posix())
     try:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
@@ -48,93 +110,9 @@ def _read_table(path: Path) -> Table:
         )
     if any(cell.get("spread") for cell in table.cells.values()):
         table.digits = 4  # seconds
-    with suppress(OSError, ValueError):  # the same table for reading has its title and a note
+    with suppress(OSError, ValueError):  # the Markdown file beside it has the title and a note
         title, *rest = path.with_suffix(".md").read_text(encoding="utf-8").split("\n\n")
         table.title = title.removeprefix("#").strip() or table.title
         if rest and rest[0][:1] not in "#|-":
             table.note = rest[0].strip()
     return table
-
-
-def table_html(table: Table, made: dict[Path, int]) -> Html:
-    """made: folder of a run in the page -> its number."""
-    title = tag("h3", table.title, " ", badge("miniature", "mini") if table.mini else None)
-    if table.problem:
-        return tag("article", title, tag("p", table.problem, class_="note"))
-    head = tag("tr", tag("td", ""), *(tag("th", c, scope="col") for c in table.columns))
-    body = [
-        tag(
-            "tr",
-            tag("th", row, scope="row"),
-            *(_cell(table.cells.get((row, column)), table.digits, made) for column in table.columns),
-        )
-        for row in table.rows
-    ]
-    commits = sorted({c for cell in table.cells.values() for c in cell.get("commit", "").split()})
-    below = tag(
-        "p",
-        "Ours above: mean over seeds, their range in brackets. Under it the paper's number, and ours less the ",
-        "paper's where that means something. Arrows: the gain over the baseline. ",
-        f"From {table.path}" + (f", commit {', '.join(commits)}." if commits else "."),
-        class_="note",
-    )
-    box = tag(
-        "div",
-        tag("table", tag("thead", head), tag("tbody", *body), class_="paper"),
-        class_="scroll",
-        tabindex=0,
-        role="region",
-        aria_label=table.title,
-    )
-    note = tag("p", table.note, class_="note") if table.note else None
-    return tag("article", title, note, box, below)
-
-
-def _cell(cell: dict[str, str] | None, digits: int, made: dict[Path, int]) -> Html:
-    """Ours, its range and gain over the paper's, its gain and the difference; a number leads to the run behind it."""
-    if cell is None:
-        return tag("td", tag("span", "–", class_="quiet"))
-
-    def said(key: str) -> str:
-        number = finite(cell.get(key, ""))
-        return cell.get(key, "") if number is None else f"{number:.{digits}f}".replace("-", "−")
-
-    def gain(key: str) -> Html | None:
-        number = finite(cell.get(key, ""))
-        if number is None:
-            return None
-        arrow = "" if not float(f"{number:.{digits}f}") else "↑" if number > 0 else "↓"
-        return tag("span", f" {arrow}{abs(number):.{digits}f}", class_="gain")
-
-    known = finite(cell.get("ours", "")) is not None
-    low, high = (said(key) or said(f"{key}est") for key in ("low", "high"))
-    spread = (
-        tag("span", f" [{low}–{high}]", class_="range") if known and low and high and low != high else None
-    )
-    if cell.get("spread"):
-        spread = tag("span", f" ±{said('spread')}", class_="range")
-    paper = join((f"paper {said('paper') or '–'}", gain("paper_gain")))
-    difference = finite(cell.get("difference", "")) if known else None
-    signed = None
-    if difference is not None:
-        rounded = round(difference, digits)
-        signed = f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
-    folders = [Path(text) for text in cell.get("runs", "").split()]
-    numbers = [made[home] for f in folders for home in (f.absolute(), *f.absolute().parents) if home in made]
-    ours: Html | str = said("ours") if known else cell.get("ours") or "not run"
-    if numbers:
-        ours = tag("a", ours, href=f"#run-{numbers[0]}")
-    clips, expected = cell.get("clips", ""), cell.get("clips_expected", "")
-    lacking = known and expected and clips != expected
-    return tag(
-        "td",
-        badge(f"{clips} of {expected} clips", "open") if lacking else None,
-        " " if lacking else None,
-        tag("span", ours, class_="ours" if known else "quiet"),
-        gain("gain") if known else None,
-        spread,
-        Html("<br>"),
-        tag("span", paper, class_="theirs"),
-        tag("span", " ", signed, class_="diff") if signed else None,
-        title=f"{clips}{f' of {expected}' if expected else ''} clips" if clips and known else None,
-    )

@@ -1,9 +1,9 @@
-"""Where a run goes on: from one checkpoint, the same for all of its processes.
+"""Continues a run from one checkpoint, the same on all of its processes.
 
 Notable here:
 - the first process chooses the checkpoint; the others read the one of that name, and all compare name, step and
-  digest before anything is trained or written. A disk that shows the processes different files stops the run;
-- each sitting (a start of the command) compares its machine and code with those of the sitting before it, and says
+  digest before anything is trained or written. If the disk shows the processes different files, the run stops;
+- each session (one start of the command) compares its machine and code with those of the session before it, and logs
   what changed.
 """
 
@@ -21,20 +21,20 @@ from vmp.engine import checkpoint
 from vmp.engine.checkpoint import Checkpoint
 from vmp.engine.dist import Processes
 from vmp.engine.loggers import Log
-from vmp.engine.trainer import State
+from vmp.engine.plan import TrainingState
 from vmp.errors import RunError, shortlist
 from vmp.machine import device_name
 from vmp.provenance import commit
 from vmp.runs.folder import differences
 
-TRIES, PAUSE = 5, 1.0  # a network disk may show a new folder to other machines a moment later; seconds
+TRIES, PAUSE = 5, 1.0  # seconds; a network disk may show a new folder to other machines with a delay
 
 
 def check_alike(processes: Processes, config: dict[str, Any], data: dict[str, str], log: Log) -> None:
-    """Compare what each process has read by itself; all processes raise together.
+    """Compare the config and data that each process has read by itself; all processes raise together.
 
     Args:
-        config: the settings that decide the result.
+        config: the settings that decide the result, as nested dictionaries.
         data: split -> digest of its clips.
 
     Raises:
@@ -57,7 +57,8 @@ def check_alike(processes: Processes, config: dict[str, Any], data: dict[str, st
         ]
     if faults:
         raise RunError(
-            f"the processes of this run would train on different things; nothing was written:\n{shortlist(faults)}\n"
+            "the processes of this run would train on different data or settings; nothing was written:\n"
+            f"{shortlist(faults)}\n"
             "Start every process with the same command. Files that are missing on one machine, labels or spans "
             "that differ there show as other clips: compare the data folders of the machines."
         )
@@ -136,7 +137,7 @@ def _patiently(path: Path) -> tuple[Checkpoint | None, str]:
 
 def restore(
     found: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer, *, steps: int
-) -> State:
+) -> TrainingState:
     """Put a checkpoint into the model and the optimizer, whose base learning rates stay as they are.
 
     Args:
@@ -146,8 +147,15 @@ def restore(
         RunError: there are steps left, and the checkpoint is that of a finished run, without the optimizer's state.
     """
     if found is None:
-        return State()
-    state = State(**found.state["progress"])
+        return TrainingState()
+    try:
+        state = TrainingState(**found.state["progress"])
+    except (KeyError, TypeError):
+        raise RunError(
+            f"{found.path}: another version of the project wrote it, and training cannot continue from it. Use that "
+            f"version (log.txt and result.json name its commit), or start a new run from its weights: "
+            f"init_from={found.path.parents[1]} tag=WORD"
+        ) from None
     model.load_state_dict(found.model)
     if "optimizer" in found.state:
         rates = [group["lr"] for group in optimizer.param_groups]
@@ -157,14 +165,14 @@ def restore(
     elif state.step < steps:
         raise RunError(
             f"{found.path}: holds the weights of a finished run without the optimizer's state "
-            f"(trainer.keep_finished=weights), so training cannot go on from step {state.step} to {steps}. "
+            f"(trainer.keep_finished=weights), so training cannot continue from step {state.step} to {steps}. "
             f"A new run can start from these weights: init_from={found.path.parents[1]} tag=WORD"
         )
     return state
 
 
-def sit_down(state: State, processes: Processes, log: Log) -> None:
-    """Record where, on what and with which code the run goes on, and say so where that changes its bits."""
+def record_session(state: TrainingState, processes: Processes, log: Log) -> None:
+    """Add this session to the state where its machine or code differs from the one before, and log what changed."""
     here = {
         "processes": processes.world,
         "device": device_name(processes.device),
@@ -172,20 +180,20 @@ def sit_down(state: State, processes: Processes, log: Log) -> None:
         "torch": str(torch.__version__),
         "commit": commit(),
     }
-    before = state.sittings[-1] if state.sittings else {"step": 0, **here}
+    before = state.sessions[-1] if state.sessions else {"step": 0, **here}
     changed = [key for key, value in here.items() if before.get(key) != value]
     if "commit" in changed:
         log.warn(
-            f"the code has changed since the last start (commit {before.get('commit')} -> {here['commit']}): what "
+            f"the code has changed since the last session (commit {before.get('commit')} -> {here['commit']}): what "
             f"follows step {state.step} is made by the new code, and result.json lists both"
         )
     if elsewhere := _changes(before, here, [key for key in changed if key != "commit"]):
         log.warn(
-            f"the run goes on elsewhere ({elsewhere}): clips, augmentation and learning rates stay the same, "
-            "sums are rounded otherwise, and batch statistics follow the clips of a process"
+            f"the run continues elsewhere ({elsewhere}): clips, augmentation and learning rates stay the same, "
+            "but sums are rounded differently, and batch statistics are those of the clips on one process"
         )
-    if changed or not state.sittings:
-        state.sittings = [*state.sittings, {"step": state.step, **here}]
+    if changed or not state.sessions:
+        state.sessions = [*state.sessions, {"step": state.step, **here}]
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any], keys: Iterable[str]) -> str:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmp.config import Config, Prompts, TimeSformerConfig
 from vmp.errors import ConfigError
-from vmp.pathways import scalar_name
 from vmp.runs.heads import run_of, why_other
-from vmp.runs.run import Run
+from vmp.runs.records import read_config
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
@@ -45,7 +44,11 @@ def start_weights(
 
     b, warnings = config.backbone, []
     start = config.vmp.start if isinstance(config.vmp, Prompts) else {}
-    given = [scalar_name(pathway, letter) for pathway in model.prompts for letter in start]
+    given = [
+        letter if pathway == "video" else f"{pathway}/{letter}"
+        for pathway in model.prompts
+        for letter in start
+    ]
     if config.init_from:
         source: str | Path = Path(config.init_from).expanduser()
         home = run_of(Path(source))
@@ -91,8 +94,7 @@ def start_weights(
 
 def _differences_to(home: Path, config: Config) -> Iterator[str]:
     """What the run that this one starts from did otherwise, where it decides what its weights mean."""
-    run = Run(home)
-    before = run.config
+    before = read_config(home / "config.yaml")
     now = config.model_dump(by_alias=True)
     for section, keys in (
         ("backbone", ("name", "size", "frames", "stride", "crop", "spacing")),
@@ -104,5 +106,5 @@ def _differences_to(home: Path, config: Config) -> Iterator[str]:
         for key in keys:
             if old.get(key) != new.get(key):
                 yield f"{section}.{key} was {old.get(key)} in the run it starts from, and is {new.get(key)}"
-    if not run.finished:
+    if not (home / "result.json").exists():
         yield f"{home} is not finished: this starts from its newest checkpoint"

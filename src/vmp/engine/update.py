@@ -1,0 +1,128 @@
+"""One update of the weights: which part a process takes in each micro-batch, and what the update adds up.
+
+Notable here:
+- clips that cannot be read have no part in an update. A process that could read none of a micro-batch still takes part
+  in it where the others would wait for it forever: in the last micro-batch, where DDP averages gradients, and in every
+  one where batch normalisation is synchronised. It then runs a blank clip whose gradient is multiplied by 0;
+- sums stay on the device until a row or a checkpoint is written, so that a step does not wait for the device.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from vmp.engine.dist import Processes
+from vmp.errors import RunError
+from vmp.files import write_json
+
+
+class Participation(NamedTuple):
+    """What one process does in one micro-batch.
+
+    weight: the share of its clips that could be read; its gradient is multiplied by it.
+    runs: whether it runs the model at all; with weight 0 on a blank clip.
+    batch_statistics: whether batch normalisation uses the clips' statistics; False uses the running ones.
+    """
+
+    weight: float
+    runs: bool
+    batch_statistics: bool
+
+
+def participate(
+    readable: int, *, micro_batch: int, last: bool, synced: bool, processes: Processes
+) -> Participation:
+    """Decide it for a process that could read `readable` of the micro-batch's clips.
+
+    Args:
+        last: the update's last micro-batch, in which DDP averages gradients. (It shares buffers in the first one that a
+            process runs.)
+        synced: batch statistics are synchronised between processes, which therefore agree on them here: where one of
+            them has no clip, all use running statistics.
+    """
+    weight = readable / micro_batch
+    everyone_has_clips = not synced or not processes.greatest([not weight])[0]
+    runs = weight > 0 or (processes.world > 1 and (last or synced))
+    return Participation(weight, runs, batch_statistics=weight > 0 and everyone_has_clips)
+
+
+class UpdateSums:
+    """Terms of the objective in one update on this process, weighted by how much of each micro-batch was readable."""
+
+    def __init__(self) -> None:
+        self.terms: dict[str, Tensor] = {}
+        self.weight = 0.0
+        self.clips: list[str] = []  # ids
+
+    def add(self, terms: Mapping[str, Tensor], weight: float) -> None:
+        for name, value in terms.items():
+            self.terms[name] = self.terms.get(name, 0) + value.detach() * weight
+        self.weight += weight
+
+    def is_finite(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the loss and every gradient are finite. Waits for the device."""
+        return bool(torch.isfinite(self.terms.get("loss", 0) + _squared_gradient_norm(optimizer)))
+
+    def values(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.terms.items()}
+
+
+def mean_terms(parts: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
+    """Means over processes of their `UpdateSums.values()` and weights; some process has a weight."""
+    total = sum(weight for _, weight in parts)
+    names = next(terms for terms, weight in parts if weight)
+    return {name: sum(terms.get(name, 0.0) for terms, _ in parts) / total for name in names}
+
+
+class RunningAccuracy:
+    """Clips classified correctly by the passes that trained on them, since the newest row of training."""
+
+    def __init__(self, correct: int, counted: int, device: torch.device) -> None:
+        self._correct, self.counted = torch.tensor(correct, device=device), counted
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """logits (B, classes), labels (B,), both on the device."""
+        self._correct += (logits.detach().argmax(dim=1) == labels).sum()
+        self.counted += len(labels)
+
+    @property
+    def correct(self) -> int:
+        """Waits for the device."""
+        return int(self._correct)
+
+    def reset(self) -> None:
+        self._correct, self.counted = torch.zeros_like(self._correct), 0
+
+
+def stop_on_nonsense(
+    folder: Path, step: int, sums: UpdateSums, scalars: Callable[[], dict[str, float]], processes: Processes
+) -> NoReturn:
+    """Write the update's clips and terms to not_finite_step<N>.json, and raise RunError on every process."""
+    terms = {name: value / (sums.weight or 1) for name, value in sums.values().items()} | scalars()
+    parts = processes.gather((sums.clips, terms))
+    where = folder / f"not_finite_step{step}.json"
+    if processes.first:
+        reported = [
+            {"clips": clips, "terms": {k: str(v) for k, v in terms.items()}} for clips, terms in parts
+        ]
+        write_json(where, {"step": step, "processes": reported})
+    listed = "; ".join(", ".join(f"{k} {v}" for k, v in terms.items()) for _, terms in parts)
+    raise RunError(
+        f"the loss or a gradient of step {step} is not finite ({listed}). The ids of its clips are in {where}. Nothing "
+        "was saved after the last checkpoint. Lower optim.lr, or use trainer.amp=none."
+    )
+
+
+def _squared_gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Of all gradients together: it is not finite where one of them is not."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    return torch.stack(torch._foreach_norm(gradients)).square().sum()
+
+
+def has_synced_statistics(model: nn.Module, processes: Processes) -> bool:
+    return processes.world > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())

@@ -1,0 +1,79 @@
+"""What has to be true of this machine before a run starts on it, checked before data are made or read.
+
+torch is imported only where a device has to be looked at.
+"""
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vmp.config import Config
+from vmp.errors import ConfigError, RunError
+from vmp.launched import launched
+from vmp.runs.folder import check_writable
+
+
+def check_machine(config: Config) -> None:
+    """Raise UserError where this machine cannot run the config."""
+    clips_per_process(config, launched().world)
+    check_writable(config.folder)
+    if config.trainer.compile:
+        _check_compiler(config.trainer.device)
+    if config.trainer.device.startswith("cuda") or config.train.batch_norm == "sync":
+        from vmp.engine import dist  # imports torch
+
+        device = dist.find_device(config.trainer.device)
+        if config.train.batch_norm == "sync" and device.type != "cuda":
+            raise ConfigError("train.batch_norm = 'sync' works on CUDA devices only; use train")
+
+
+def clips_per_process(config: Config, world: int) -> int:
+    """Clips of one update on each of `world` processes.
+
+    Raises:
+        ConfigError: the batch cannot be divided among them.
+    """
+    each, left = divmod(config.trainer.batch_size, world)
+    if left or not each:
+        raise ConfigError(
+            f"trainer.batch_size = {config.trainer.batch_size} cannot be divided among {world} processes"
+        )
+    return each
+
+
+def _check_compiler(device: str) -> None:
+    """Raise ConfigError where torch.compile would find no compiler: C++ for a CPU; C, for Triton, for a GPU."""
+    import torch
+
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    variable, usual = ("CC", ("gcc", "clang")) if on_gpu else ("CXX", ("g++",))
+    if sys.platform == "darwin":
+        usual = ("clang++",)
+    names = (os.environ[variable],) if os.environ.get(variable) else usual
+    if not any(shutil.which(name) for name in names):
+        raise ConfigError(
+            f"trainer.compile=true: torch.compile needs a compiler, and {' or '.join(names)} is not there. Install one "
+            f"(Debian: apt install g++; conda: conda install gxx), name it in the variable {variable}, or set "
+            "trainer.compile=false"
+        )
+
+
+@contextmanager
+def explain_disk_errors() -> Iterator[None]:
+    """Raise a RunError in place of an OSError of a disk or a shared memory that is full or broken."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            raise
+        from vmp.data.shared import WHERE, shortage  # imports torch
+
+        full = error.errno == errno.ENOSPC and not error.filename and shortage(1 << 16, workers=1, beside=1)
+        what = error.filename or (f"shared memory ({WHERE})" if full else "a file")
+        raise RunError(
+            f"{what}: cannot be written ({error.strerror}). Correct that; the same command continues from the last "
+            "checkpoint."
+        ) from error

@@ -1,0 +1,63 @@
+"""What result.json says of how a run was made: everything in it but the accuracies."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vmp.config import Config
+from vmp.engine.dist import Processes
+from vmp.engine.plan import Throughput, TrainingPlan, TrainingState
+from vmp.files import read_json, write_json
+from vmp.finetune import trained
+from vmp.machine import device_name, peak_memory
+from vmp.model import PromptedClassifier
+from vmp.provenance import provenance
+
+
+def keep_start(folder: Path, start: dict[str, Any]) -> None:
+    """Write weights.json: which weights the run started from."""
+    write_json(folder / "weights.json", start)
+
+
+def made_how(
+    config: Config,
+    model: PromptedClassifier,
+    plan: TrainingPlan,
+    state: TrainingState,
+    throughput: Throughput,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Weights, sizes, pace, command, machine, sessions and versions."""
+    weights = read_json(config.folder / "weights.json")
+    validated = state.best_epoch > 0
+    timed = throughput.trained > 0
+    return {
+        "best_val_top1": state.best if validated else None,
+        "best_val_epoch": state.best_epoch if validated else None,
+        "scalars": {name: float(value) for name, value in model.scalars().items()},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters_trained": trained(model),
+        "weights": {key: len(value) if key == "matched" else value for key, value in weights.items()},
+        "steps": plan.steps,
+        "batch": {"clips": plan.batch, "micro": plan.micro_batch, "accumulate": plan.accumulate},
+        "seed": config.seed,
+        "seconds": round(state.seconds, 1),
+        "clips_per_second": round(throughput.clips / throughput.trained, 1) if timed else None,
+        "share_waiting_for_data": round(throughput.share_waiting, 4) if timed else None,
+        "command": shlex.join(["python", *sys.argv]),
+        "device": describe_devices(processes),
+        "sessions": state.sessions,
+        "peak_memory_gb": peak_memory(processes.device),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        **provenance(),
+    }
+
+
+def describe_devices(processes: Processes) -> str:
+    name = device_name(processes.device)
+    threads = f" x {torch.get_num_threads()} threads" if name == "CPU" else ""
+    return f"{processes.world} x {name}{threads}"

@@ -1,0 +1,96 @@
+"""One update: who takes part in a micro-batch whose clips cannot all be read, and what an update adds up."""
+
+import itertools
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed
+from runs import CONTEXT
+
+from vmp.engine.dist import Processes
+from vmp.engine.update import RunningAccuracy, UpdateSums, mean_terms, participate
+
+CPU = torch.device("cpu")
+CASES = list(
+    itertools.product(range(3), range(3), (False, True), (False, True))
+)  # readable here and there, last, synced
+
+
+def test_a_single_process_runs_what_it_could_read():
+    alone = Processes(0, 1, CPU)
+    for readable, last in itertools.product(range(3), (False, True)):
+        part = participate(readable, micro_batch=2, last=last, synced=False, processes=alone)
+        assert part == (readable / 2, readable > 0, readable > 0)
+
+
+def decide(rank: int, store: str, out) -> None:
+    file = torch.distributed.FileStore(store, 2)
+    torch.distributed.init_process_group(
+        "gloo", store=file, rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    here = Processes(rank, 2, CPU)
+    out.put(
+        (rank, [participate(c[rank], micro_batch=2, last=c[2], synced=c[3], processes=here) for c in CASES])
+    )
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_never_wait_for_each_other(tmp_path):
+    """DDP waits for every process in the last micro-batch, synchronised statistics in each that anybody runs."""
+    out = CONTEXT.SimpleQueue()
+    workers = [CONTEXT.Process(target=decide, args=(rank, str(tmp_path / "store"), out)) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    found = dict(out.get() for _ in workers)
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    for case, first, second in zip(CASES, found[0], found[1], strict=True):
+        *readable, last, synced = case
+        for own, part in zip(readable, (first, second), strict=True):
+            assert part.weight == own / 2, case
+            assert part.runs or not own, case  # what was read is always trained on
+            assert not part.batch_statistics or own, case  # a blank clip has no say in the statistics
+        if last or synced:
+            assert first.runs, case
+            assert second.runs, case
+        else:
+            assert (first.runs, second.runs) == tuple(own > 0 for own in readable), case
+        if synced:
+            assert first.batch_statistics == second.batch_statistics == all(readable), case
+        else:
+            assert (first.batch_statistics, second.batch_statistics) == tuple(own > 0 for own in readable)
+
+
+def test_terms_are_means_over_the_clips_that_could_be_read():
+    """Two processes with micro-batches of two clips, of which one could not be read."""
+    losses = [[1.0, 3.0], [5.0, 8.0], [6.0]]  # of the clips, by micro-batch
+    here, there = UpdateSums(), UpdateSums()
+    for sums, micro_batches in ((here, losses[:2]), (there, losses[2:])):
+        for clips in micro_batches:
+            sums.add({"loss": torch.tensor(clips).mean()}, len(clips) / 2)
+    means = mean_terms([(sums.values(), sums.weight) for sums in (here, there)])
+    assert means == {"loss": pytest.approx(sum(map(sum, losses)) / 5)}
+    assert mean_terms([({}, 0.0), (there.values(), there.weight)]) == {"loss": 6.0}
+
+
+def test_what_is_not_finite_is_seen_in_the_loss_and_in_any_gradient():
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = torch.optim.SGD(weights, lr=1)
+    sums = UpdateSums()
+    assert sums.is_finite(optimizer)
+    weights[0].grad, weights[1].grad = torch.ones(2), torch.tensor([1.0, float("nan")])
+    assert not sums.is_finite(optimizer)
+    weights[1].grad = torch.ones(2)
+    assert sums.is_finite(optimizer)
+    sums.add({"loss": torch.tensor(float("inf"))}, 1.0)
+    assert not sums.is_finite(optimizer)
+
+
+def test_the_accuracy_counts_on_from_a_checkpoint():
+    accuracy = RunningAccuracy(2, 3, CPU)
+    accuracy.add(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))
+    assert (accuracy.correct, accuracy.counted) == (3, 5)
+    accuracy.reset()
+    assert (accuracy.correct, accuracy.counted) == (0, 0)
