@@ -114,7 +114,7 @@ class Done:
 class Running:
     """A command in a session of its own, so that signals can go to all its processes.
 
-    script: one of the repository's, or "-c" for Python in the first argument.
+    script: one of the repository's, or "-c" for Python in the first argument. cwd: its working directory.
     """
 
     def __init__(
@@ -125,11 +125,12 @@ class Running:
         hang: str = "",
         environment: Mapping[str, str] | None = None,
         shared_memory: str = "",
+        cwd: Path = ROOT,
     ) -> None:
         self.said = Path(tempfile.mkdtemp(prefix="vmp-run-"))
         for name in STREAMS:
             (self.said / name).touch()
-        args = (script, arguments, str(self.said), hang, dict(environment or {}), shared_memory)
+        args = (script, arguments, str(self.said), hang, dict(environment or {}), shared_memory, str(cwd))
         self.process = CONTEXT.Process(target=_main, args=args)
         self.process.start()
 
@@ -233,7 +234,8 @@ def _main(
     said: str,
     hang: str,
     environment: dict[str, str],
-    shared_memory: str = "",
+    shared_memory: str,
+    cwd: str,
 ) -> None:
     os.setsid()
     os.environ.update(environment)
@@ -242,7 +244,7 @@ def _main(
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{said}/{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-    os.chdir(ROOT)
+    os.chdir(cwd)
     sys.argv = [script, *arguments]
     if hang:  # a file on which the decoder never returns
         import vmp.data.dataset as dataset

@@ -1,0 +1,50 @@
+"""docs/get_started.md: its Python and every command, run in a folder with videos as the page describes them."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from runs import Running
+
+from vmp.data.motions import Motions, make_motions
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs/get_started.md").read_text(encoding="utf-8")
+COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    python ")]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_works(tmp_path):
+    made = make_motions(tmp_path / "made", Motions(train=20, val=10, test=10), progress=False)
+    videos = sorted(made.rglob("*.mp4"))
+    for i, path in enumerate(videos[:20]):
+        name = f"{'jump' if i % 2 else 'run'}/{'abcdefghij'[i // 2]}.mp4"
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        path.rename(tmp_path / "videos" / name)
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+
+    def run(script: str, *arguments: str) -> str:
+        done = Running(
+            [*arguments],
+            script=script,
+            cwd=tmp_path,
+            environment={"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        ).wait(280)
+        assert done.returncode == 0, (script, arguments, done.stderr[-2000:])
+        return done.stdout
+
+    run("-c", code)
+    assert len((tmp_path / "train.csv").read_text().splitlines()) == 1 + 16
+    assert len(COMMANDS) == 6
+    printed = {}
+    for command in COMMANDS:
+        _, script, *arguments = shlex.split(command)
+        if "-m" in arguments:  # one seed and one epoch are enough here
+            arguments = [word.replace("seed=0,1", "seed=0") for word in arguments] + ["trainer.epochs=1"]
+        printed[Path(script).stem] = run(script, *arguments)
+    for name in ("vmp=none", "vmp=learned", "top-1", "done"):
+        assert name in printed["train"]
+    assert "<html" in (tmp_path / "report.html").read_text()
+    assert "d.mp4" in printed["predict"]
+    assert "top-1" in printed["evaluate"]
