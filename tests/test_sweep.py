@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from runs import folder, overrides_for
 
 from vmp.errors import ConfigError
-from vmp.jobs.sweep import environment, name_of, plan, slots
+from vmp.jobs.places import environment, local_places
+from vmp.jobs.planning import name_sweep, plan_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,7 +84,7 @@ def test_failed_jobs_are_named_the_others_finish_and_are_skipped_next_time(tmp_p
     for job in (failed, killed):
         assert f"failed: {job['label']}\n  folder: {job['folder']}\n" in said
     (output,) = tmp_path.glob("sweeps/*/1/output.txt")
-    assert f"what it said: {output}" in said
+    assert f"its output: {output}" in said
     assert "not finite" in output.read_text()
     assert times_run(tmp_path) == {f"seed0-lr{lr}": 1 for lr in (0.1, 8, 9)}
     before = {p: p.read_bytes() for p in tmp_path.rglob("result.json")}
@@ -208,7 +209,7 @@ def test_real_training(data, tmp_path):
 
 def planned(*overrides: list[str]):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return plan(
+        return plan_jobs(
             overrides, lambda each: OmegaConf.to_container(compose("train", list(each)), resolve=True)
         )
 
@@ -311,22 +312,34 @@ def test_a_sweep_that_cannot_run_starts_nothing(tmp_path, overrides, env, said):
     assert not list(tmp_path.rglob("runs.txt"))
 
 
-def test_places_of_jobs():
+def test_each_job_has_devices_of_its_own(monkeypatch):
     pinned = [{"CUDA_VISIBLE_DEVICES": devices} for devices in ("0", "1", "2")]
-    assert slots(["0", "1", "2"], 1, None) == pinned
-    assert slots(["0", "1", "2"], 1, 2) == pinned[:2]
-    assert slots(["0", "1"], 1, 3) == [*pinned[:2], pinned[0]]
-    assert slots(["0", "1", "2", "3", "4"], 2, None) == [{"CUDA_VISIBLE_DEVICES": d} for d in ("0,1", "2,3")]
-    assert slots([], 1, None) == [{}]
-    assert len(slots([], 1, 3)) == 3
-    with pytest.raises(ConfigError, match="processes = 4: there are 2 devices"):
-        slots(["0", "1"], 4, None)
+    assert local_places(devices=[0, 1, 2]) == pinned
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1, 2")
+    assert local_places() == pinned
+    assert local_places(2) == pinned[:2]
+    assert local_places(3, [0, 1]) == [*pinned[:2], pinned[0]]
+    assert local_places(devices=[0, 1, 2, 3, 4], processes=2) == [
+        {"CUDA_VISIBLE_DEVICES": d} for d in ("0,1", "2,3")
+    ]
+    with pytest.raises(ConfigError, match=r"a job of 4 processes .*there are 2: 0, 1"):
+        local_places(devices=[0, 1], processes=4)
 
 
-def test_the_same_command_has_the_same_name():
-    jobs = planned(["seed=0", "vmp.lambda=1"], ["seed=1", "vmp.lambda=2"])
-    assert name_of(["seed=0,1"], jobs).startswith("seed-lambda-")
-    assert name_of(["a", "b"], jobs) == name_of(["b", "a"], jobs) != name_of(["a"], jobs)
+def test_jobs_without_devices_share_the_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    assert local_places(devices=[]) == [{}]
+    assert local_places(3, []) == [{"OMP_NUM_THREADS": "4"}] * 3
+    assert local_places(3, [], processes=2) == [{"OMP_NUM_THREADS": "2"}] * 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert local_places(3, []) == [{}] * 3
+
+
+def test_the_same_command_names_the_same_folder():
+    labels = ["seed=0 vmp.lambda=1", "seed=1 vmp.lambda=2"]
+    assert name_sweep(["seed=0,1"], labels).startswith("seed-lambda-")
+    assert name_sweep(["a", "b"], labels) == name_sweep(["b", "a"], labels) != name_sweep(["a"], labels)
 
 
 def test_a_jobs_environment(monkeypatch):

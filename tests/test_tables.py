@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vmp.errors import ConfigError, RunError
-from vmp.jobs import launching
+from vmp.jobs.launch import parse_launch
 from vmp.paper import estimates as estimating
 from vmp.paper import rendering, timing
 from vmp.paper import reproduce as reproducing
@@ -432,23 +432,19 @@ def test_what_it_does_not(request_of, words, said):
         request_of(words)
 
 
-def test_launch():
-    assert launching.parse_launch("torchrun=4").processes == 4
-    assert (
-        launching.parse_launch("hydra/launcher=slurm hydra.launcher.partition=gpu").words[1].endswith("gpu")
-    )
-    assert launching.parse_launch("warm").kind == "warm"
+def test_launch_is_read_and_makes_commands():
+    assert parse_launch("warm").kind == "warm"
+    assert parse_launch("torchrun=4").processes == 4
     for wrong in ("slurm", "warm=2", "torchrun=0", "torchrun=x"):
         with pytest.raises(ConfigError):
-            launching.parse_launch(wrong)
-    job = launching.Job("k", "l", "train.py", ("seed=0",), bool)
-    assert launching.parse_launch("torchrun=2").command(job)[-3:] == [
-        "--nproc_per_node=2",
-        "train.py",
-        "seed=0",
+            parse_launch(wrong)
+    torchrun = parse_launch("torchrun=2")
+    assert torchrun.command("train.py", ["seed=0"])[-3:] == ["--nproc_per_node=2", "train.py", "seed=0"]
+    assert torchrun.command("evaluate.py", ["run=a"]) == [sys.executable, "evaluate.py", "run=a"]
+    slurm = parse_launch("hydra/launcher=slurm hydra.launcher.partition=gpu")
+    assert slurm.command("train.py", ["seed=0"])[1:] == [
+        *("train.py", "-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "seed=0")
     ]
-    hydra = launching.parse_launch("hydra/launcher=ray").command(job)
-    assert hydra[1:] == ["train.py", "-m", "hydra/launcher=ray", "seed=0"]
 
 
 def test_without_data_it_says_how_to_prepare_them(tmp_path):
@@ -557,41 +553,6 @@ def test_another_run_in_the_folder_stops_it(tmp_path, compose_one):
     (run.folder / "config.yaml").write_text(yaml.safe_dump(kept))
     with pytest.raises(RunError, match=r"optim\.lr: 7\.0 ->"):
         reproducing.plan([cell], planner, [0])
-
-
-def test_jobs_wait_for_what_they_need_and_fail_alone(tmp_path):
-    (tmp_path / "train.py").write_text(
-        "import pathlib, sys\n"
-        "if 'bad' in sys.argv[1]: sys.exit('error: it is bad')\n"
-        "pathlib.Path(sys.argv[1]).write_text('x')\n"
-    )
-
-    def job(name, *needs):
-        file = tmp_path / name
-        return launching.Job(name, name, "train.py", (str(file),), file.exists, needs)
-
-    jobs = [job("b", "a"), job("a"), job("bad"), job("c", "bad")]
-    said: list[str] = []
-    outcomes = launching.run_all(
-        jobs, launching.How("single"), logs=tmp_path / "logs", root=tmp_path, say=said.append
-    )
-    assert [o.state for o in outcomes] == ["done", "done", "failed", "not started"]
-    assert outcomes[2].message == "it is bad"
-    assert any("[3/4] failed: bad" in line or "failed: bad" in line for line in said)
-
-
-def test_what_others_wait_for_is_run_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(launching.How, "places", lambda self: [{}])
-    (tmp_path / "train.py").write_text("import pathlib, sys\npathlib.Path(sys.argv[1]).write_text('x')\n")
-
-    def job(name, *needs):
-        file = tmp_path / name
-        return launching.Job(name, name, "train.py", (str(file),), file.exists, needs)
-
-    jobs = [job("alone"), job("one"), job("a", "one"), job("two"), job("b", "two"), job("c", "b")]
-    said = []
-    launching.run_all(jobs, launching.How("single"), logs=tmp_path, root=tmp_path, say=said.append)
-    assert [line.split(": ")[1].split()[0] for line in said] == ["two", "one", "b", "alone", "a", "c"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
-"""What Hydra calls for `python train.py -m ...`: our sweeper around any launcher, and a launcher for this machine.
+"""What Hydra calls for `python train.py -m ...`: a sweeper that hands the jobs to vmp.jobs.
 
-Hydra takes plugins from packages of this name only; the work is in vmp.jobs.sweep.
+Hydra finds plugins in packages of this name only, and imports them all at every start: what is heavy is imported late.
 """
 
 import copy
@@ -12,18 +12,19 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-EXTRAS = {"joblib": "joblib", "submitit": "slurm", "ray": "ray"}  # in a plugin's name -> of ours
+EXTRAS = {"joblib": "joblib", "submitit": "slurm", "ray": "ray"}  # word in a plugin's name -> our extra
 
 
 class RunSweeper(BasicSweeper):
-    """Hydra's grid, but every job is checked first, has a process of its own, and is reported on.
+    """Hydra's grid of overrides, each a job that is checked first and has a process of its own.
 
     Args:
+        max_batch_size: jobs that a launcher gets at a time; None: all.
         processes: of each job; more than one run under torchrun.
     """
 
@@ -34,55 +35,70 @@ class RunSweeper(BasicSweeper):
         self.processes = processes
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        # the launcher is made in `sweep`, when the sweep's folder has its name
+        # the launcher is made in `sweep`, once the sweep's folder has a name
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         from vmp.errors import ConfigError
-        from vmp.jobs.sweep import Job, Sweep, check_alone, name_of, plan, run_side_by_side
+        from vmp.jobs.places import local_places
+        from vmp.jobs.planning import check_started_once, name_sweep, plan_jobs
+        from vmp.jobs.sweep import Sweep
 
         config, context = self.config, self.hydra_context
         assert config is not None
         assert context is not None
-        check_alone()
+        check_started_once()
         if not isinstance(self.processes, int) or self.processes < 1:
             raise ConfigError(f"hydra.sweeper.processes = {self.processes!r}: must be at least 1")
         parser = OverridesParser.create(config_loader=context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         each = [overrides for batch in self.split_arguments(parsed, None) for overrides in batch]
-        jobs = plan(each, self._compose)
-        place = Path(str(config.output)).expanduser().absolute() / "sweeps" / name_of(arguments, jobs)
+        jobs = plan_jobs(each, self._compose)
+        name = name_sweep(arguments, [job.label for job in jobs])
+        place = Path(str(config.output)).expanduser().absolute() / "sweeps" / name
         with open_dict(config):
             config.hydra.sweep.dir = str(place)
-        kind = str(config.hydra.launcher._target_).rpartition(".")[2]
-        launcher = self._launcher()
+        own = config.hydra.launcher
+        kind = str(own._target_).rpartition(".")[2]
+        places: list[dict[str, str]] | None = None
+        launcher = None
+        if kind == "BasicLauncher":  # Hydra's, for one job after another
+            places = [{}]
+        elif kind == "local_places":
+            places = local_places(own.n_jobs, own.devices, self.processes)[: self.max_batch_size]
+        else:
+            launcher = self._make_launcher()
         sweep = Sweep(
             place,
             jobs,
             script=Path(sys.argv[0]).absolute(),
-            options=_options(config),
+            options=_list_options(config),
             processes=self.processes,
-            echo=kind == "BasicLauncher" or getattr(launcher, "slots", 0) == 1,
-            stoppable=kind != "SlurmLauncher",
+            echo=places is not None and len(places) == 1,
         )
 
-        def start(waiting: Sequence[Job]) -> None:
-            if kind == "BasicLauncher":  # one after another needs no launcher
-                run_side_by_side(place, [job.number for job in waiting], [{}])
-                return
-            size = self.max_batch_size or len(waiting)
-            for first in range(0, len(waiting), size):
-                batch = [[*job.overrides, *_own(place, job)] for job in waiting[first : first + size]]
+        def launch(numbers: Sequence[int]) -> None:
+            assert launcher is not None
+            size = self.max_batch_size or len(numbers)
+            for first in range(0, len(numbers), size):
+                batch = [
+                    [*jobs[number].arguments, *_name_job(place, number)]
+                    for number in numbers[first : first + size]
+                ]
                 for result in launcher.launch(batch, initial_job_idx=first):
                     if result.status == JobStatus.FAILED:
                         raise result._return_value
 
-        sweep.launch(start)
+        if places is not None:
+            sweep.run_here(places)
+        else:
+            sweep.run_elsewhere(launch, stoppable=kind != "SlurmLauncher")
         sys.exit(sweep.report())
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The resolved config of a job."""
         from hydra.core.hydra_config import HydraConfig
 
         assert self.hydra_context is not None
@@ -99,7 +115,7 @@ class RunSweeper(BasicSweeper):
         assert isinstance(raw, dict)
         return raw  # type: ignore[return-value]
 
-    def _launcher(self) -> Launcher:
+    def _make_launcher(self) -> Launcher:
         from hydra.core.plugins import Plugins
 
         from vmp.errors import ConfigError
@@ -131,69 +147,29 @@ class RunSweeper(BasicSweeper):
 
 
 class _JobLoader(ConfigLoaderImpl):
-    """What a launcher asks for a job's config: the sweep's own, told which job it is.
+    """Gives a launcher, as a job's config, the sweep's own with the number of the job.
 
-    The process of the job composes its config; composing it here as well takes a tenth of a second for each job, also
-    for those that are not started any more.
+    The process of the job composes its config; composing it here as well would take a tenth of a second for each job,
+    also after a request to stop.
     """
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         config = copy.deepcopy(master_config)
         with open_dict(config):
-            config.hydra.sweep.subdir = _number(sweep_overrides)
+            config.hydra.sweep.subdir = sweep_overrides[-1].split("'")[1]  # as _name_job wrote it
             config.hydra.overrides.task = list(sweep_overrides)
         return config
 
 
-class LocalLauncher(Launcher):
-    """Jobs side by side on this machine, one a device (or several: `devices=[0,0,1,1]`).
-
-    Args:
-        n_jobs: at a time; None: one a device, one without.
-        devices: for CUDA_VISIBLE_DEVICES; None: all there are.
-    """
-
-    def __init__(self, n_jobs: int | None = None, devices: Sequence[int | str] | None = None) -> None:
-        from vmp.errors import ConfigError
-
-        if n_jobs is not None and (not isinstance(n_jobs, int) or n_jobs < 1):
-            raise ConfigError(
-                f"hydra.launcher.n_jobs = {n_jobs!r}: must be at least 1, or null for one a device"
-            )
-        self.n_jobs, self.devices = n_jobs, devices
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from vmp.jobs.sweep import find_devices, slots
-
-        self.place = Path(str(config.hydra.sweep.dir))
-        devices = find_devices() if self.devices is None else [str(device) for device in self.devices]
-        self.places = slots(devices, int(config.hydra.sweeper.get("processes", 1)), self.n_jobs)
-
-    @property
-    def slots(self) -> int:
-        return len(self.places)
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from vmp.jobs.sweep import run_side_by_side
-
-        run_side_by_side(self.place, [int(_number(each)) for each in job_overrides], self.places)
-        return []
-
-
-def _own(place: Path, job: Any) -> list[str]:
-    """Hydra's keys that tell a job which one it is, wherever it runs."""
+def _name_job(place: Path, number: int) -> list[str]:
+    """Overrides that tell `train.py`, wherever a launcher calls it, which job it is."""
     from vmp.overrides import quote
 
-    return [f"hydra.sweep.dir={quote(str(place))}", f"hydra.sweep.subdir='{job.number}'"]
+    return [f"hydra.sweep.dir={quote(str(place))}", f"hydra.sweep.subdir='{number}'"]
 
 
-def _number(overrides: Sequence[str]) -> str:
-    """Of a job, as _own wrote it."""
-    return overrides[-1].split("'")[1]
-
-
-def _options(config: DictConfig) -> list[str]:
-    """Of our command line: where configs are."""
+def _list_options(config: DictConfig) -> list[str]:
+    """The options of this command line that say where configs are."""
     sources = [
         source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"
     ]

@@ -1,1 +1,1 @@
-"""Many runs: sweeps, tables and torchrun under one supervisor."""
+"""Many runs: one supervisor for sweeps, tables and torchrun."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from vmp.config import MotionsDataset, PreparedDataset, check_start
 from vmp.errors import ConfigError, RunError, UserError
 from vmp.files import write_json, write_text
-from vmp.jobs import launching
+from vmp.jobs.launch import Launch, parse_launch, run_launched
+from vmp.jobs.supervisor import Job
 from vmp.paper import rendering
 from vmp.paper.estimates import measured_rates, print_plan, read_timing, size_of, speed_of, time_rates
 from vmp.paper.tables import (
@@ -73,7 +74,7 @@ def reproduce(request: Request, root: Path) -> int:
         raise ConfigError(f"table={request.table}: there are {', '.join(map(str, tables))}")
     profile = load_profile(conf / "table" / "profile" / f"{request.profile}.yaml")
     table = load_table(conf / "table" / f"table{request.table}.yaml")
-    how = launching.parse_launch(request.launch or profile.launch)
+    launch = parse_launch(request.launch or profile.launch)
     output = request.output or profile.output
     all_cells, seeds = cells(table, profile), range(request.seeds)
     chosen = [c for c in all_cells if c.task and matches(c, table, request.only)]
@@ -102,7 +103,7 @@ def reproduce(request: Request, root: Path) -> int:
             renew = f"{renew} TABLE={table.number}"
             print_plan(runs, tests, profile, Path(output), measured_rates(Path(output)), renew=renew)
             return 0
-        failed = run_missing(runs, tests, how, Path(output), root)
+        failed = run_missing(runs, tests, launch, Path(output), root)
         values = read_values(all_cells, planner, seeds)
     return _write(request, table, profile, all_cells, values, list(seeds), failed, **below)
 
@@ -198,9 +199,9 @@ def with_starts(wanted: Iterable[Planned]) -> list[Planned]:
 
 
 def run_missing(
-    runs: Sequence[Planned], tests: Sequence[Evaluation], how: launching.How, output: Path, root: Path
+    runs: Sequence[Planned], tests: Sequence[Evaluation], launch: Launch, output: Path, root: Path
 ) -> int:
-    """Run what is not finished; how many jobs failed.
+    """Run what is not finished; how many of those jobs are still not done.
 
     Raises:
         UserError: data are missing, or it was asked to stop.
@@ -212,23 +213,23 @@ def run_missing(
             check_start(run.config)
     waiting = {str(run.folder) for run in todo}
     jobs = [
-        launching.Job(
-            key=str(run.folder),
+        Job(
+            folder=str(run.folder),
             label=run.label + (" (continued)" if run.state == "half done" else ""),
             script="train.py",
             arguments=run.overrides,
-            done=lambda run=run: run.state == "finished",  # type: ignore[misc]
+            is_done=lambda run=run: run.state == "finished",  # type: ignore[misc]
             needs=tuple({str(run.start.folder)} & waiting) if run.start else (),
         )
         for run in todo
     ]
     jobs += [
-        launching.Job(
-            key=str(test.folder),
+        Job(
+            folder=str(test.folder),
             label=f"{test.run.label} tested with {' '.join(filter(None, (test.degrade, test.where)))}",
             script="evaluate.py",
             arguments=tuple(test.arguments),
-            done=lambda test=test: test.finished,  # type: ignore[misc]
+            is_done=lambda test=test: test.finished,  # type: ignore[misc]
             needs=tuple({str(test.run.folder)} & waiting),
         )
         for test in tests
@@ -241,14 +242,13 @@ def run_missing(
     )
     if not jobs:
         return 0
-    outcomes = launching.run_all(jobs, how, logs=output / "logs", root=root)
-    failed = [o for o in outcomes if o.state == "failed"]
-    stopped = [o for o in outcomes if o.state in ("stopped", "not started")]
-    if failed:
-        print(f"{len(failed)} failed, {len(stopped)} were not run; the same command tries them again")
-    elif stopped:
-        raise Interrupted(f"stopped with {len(stopped)} jobs to go; the same command goes on")
-    return len(failed)
+    interrupted = run_launched(jobs, launch, logs=output / "logs", root=root)
+    failed, left = sum(job.state == "failed" for job in jobs), sum(job.state != "done" for job in jobs)
+    if left and interrupted and not failed:
+        raise Interrupted(f"stopped with {left} jobs to go; the same command goes on")
+    if left:
+        print(f"{failed} failed, {left - failed} did not run or end; the same command tries them again")
+    return left
 
 
 def check_data(runs: Sequence[Planned]) -> None:

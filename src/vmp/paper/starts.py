@@ -19,7 +19,7 @@ from vmp.errors import ConfigError
 from vmp.figures.canvas import figure, save, style
 from vmp.figures.looking import layer_with
 from vmp.files import write_text
-from vmp.jobs import launching
+from vmp.jobs.launch import parse_launch
 from vmp.paper.reproduce import run_missing, with_starts
 from vmp.paper.tables import Planner, Profile, composer, task_of
 from vmp.runs.run import Run
@@ -82,8 +82,7 @@ def sweep(grid: Grid, profile: Profile, root: Path, *, launch: str = "") -> tupl
             task = replace(task, tag="-".join(filter(None, (task.tag, f"a{a:g}_b{b:g}"))))
             from_start[dataset, a, b, seed] = planner.run(task, seed)
     runs = with_starts([*plain.values(), *from_start.values()])
-    how = launching.parse_launch(launch or profile.launch)
-    failed = run_missing(runs, [], how, Path(runs[0].config.output), root)
+    failed = run_missing(runs, [], parse_launch(launch or profile.launch), Path(runs[0].config.output), root)
     points = []
     for (dataset, a, b, seed), run in from_start.items():
         if run.state == plain[dataset, seed].state == "finished":

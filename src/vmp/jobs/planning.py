@@ -1,0 +1,180 @@
+"""Planning a sweep: the config and the folder of every job are checked before the first one starts."""
+
+import hashlib
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vmp.errors import ConfigError, RunError, UserError
+from vmp.jobs.supervisor import Job
+from vmp.launched import STARTERS, launched
+
+MANY = 20  # jobs: for more than this, checking shows a progress bar
+
+
+def check_started_once() -> None:
+    """Raise ConfigError under torchrun, srun or mpirun with several processes: each would start the whole sweep."""
+    here = launched()
+    if "WORLD_SIZE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or (here.sure and not here.alone):
+        raise ConfigError(
+            "a sweep (-m) starts the processes of its jobs itself: run it once, with python, not with "
+            f"{STARTERS.get(here.by, 'torchrun')}. For jobs of N processes each: python train.py -m "
+            "hydra.sweeper.processes=N ..."
+        )
+
+
+def plan_jobs(
+    overrides: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], dict[str, Any]]
+) -> list[Job]:
+    """The jobs of a sweep, each composed and checked.
+
+    Args:
+        overrides: of each job.
+        compose: returns the resolved config for overrides.
+
+    Raises:
+        ConfigError: naming every job that cannot run, or the jobs that would share a folder.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from vmp.config import check, check_start
+    from vmp.explain import explain
+    from vmp.runs.folder import begun, check_same_run
+
+    labels = make_labels(overrides)
+    faults: dict[str, list[str]] = defaultdict(list)  # message -> labels
+    by_folder: dict[str, list[int]] = defaultdict(list)
+    jobs, raws = [], []
+    for number, (each, label) in enumerate(zip(_with_bar(overrides), labels, strict=True)):
+        raw: dict[str, Any] = {}
+        try:
+            raw = compose(each)
+            config = check(raw)
+            folder = config.folder
+            by_folder[os.path.normpath(folder)].append(number)
+            job = Job(label, tuple(each), str(folder), (folder / "result.json").exists)
+            job.state = "finished before" if job.is_done() else "waiting"
+            jobs.append(job)
+            if not begun(folder):
+                check_start(config)
+        except UserError as error:
+            faults[str(error)].append(label)
+        except (HydraException, OmegaConfBaseException) as error:
+            faults[explain(error)].append(label)
+        raws.append(raw)
+    shared = [numbers for numbers in by_folder.values() if len(numbers) > 1]
+    if not faults and not shared:
+        for job, raw in zip(jobs, raws, strict=True):
+            try:
+                check_same_run(Path(job.folder), raw)
+            except RunError as error:
+                faults[str(error)].append(job.label)
+    if faults:
+        raise ConfigError(
+            "\n".join(_name_jobs(message, names, len(labels)) for message, names in faults.items())
+        )
+    for numbers in shared:
+        alike = [overrides[n] for n in numbers]
+
+        def separates(tag: str, alike: list[Sequence[str]] = alike) -> bool:
+            """Whether the jobs can run with this override, each in a folder of its own."""
+            try:
+                folders = {check(compose([*each, tag])).folder for each in alike}
+            except (UserError, HydraException, OmegaConfBaseException):
+                return False
+            return len(folders) == len(alike)
+
+        names = _shorten([labels[n] for n in numbers])
+        raise ConfigError(
+            _explain_shared_folder(alike, names, jobs[numbers[0]].folder, raws[numbers[0]], separates)
+        )
+    return jobs
+
+
+def _with_bar(overrides: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
+    """The overrides of each job, with a bar where checking them all takes a while."""
+    from vmp.progress import bar
+
+    many = len(overrides) > MANY
+    if many:
+        print(f"checking the configs of {len(overrides)} jobs", flush=True)
+    with bar("checking", len(overrides), shown=many) as progress:
+        for each in overrides:
+            yield each
+            progress.advance()
+
+
+def make_labels(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """For each job, the overrides that not all jobs have."""
+    same = set(overrides[0]).intersection(*overrides[1:]) if len(overrides) > 1 else set()
+    return [
+        " ".join(o for o in each if o not in same) or " ".join(each) or "(the defaults)" for each in overrides
+    ]
+
+
+def _name_jobs(message: str, labels: list[str], count: int) -> str:
+    """The message, with the jobs it is about unless it is about all of them."""
+    if len(labels) == count:
+        return message
+    return f"{message}\n  in {len(labels)} of {count} jobs: {_shorten(labels)}"
+
+
+def _shorten(labels: Sequence[str], limit: int = 5) -> str:
+    more = len(labels) - limit
+    return "; ".join(labels[:limit]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _explain_shared_folder(
+    overrides: list[Sequence[str]],
+    labels: str,
+    folder: str,
+    raw: dict[str, Any],
+    separates: Callable[[str], bool],
+) -> str:
+    """What to do about jobs whose folders have the same name.
+
+    Args:
+        overrides: of these jobs.
+        raw: the config of the first one.
+        separates: whether an override gives each job a folder of its own; only one that does is proposed.
+    """
+    from vmp.overrides import for_shell
+
+    if len({tuple(sorted(each)) for each in overrides}) < len(overrides):
+        return f"the sweep has the same job more than once: {labels.partition(';')[0]}; leave the repeated values out"
+    same = set(overrides[0]).intersection(*overrides[1:])
+    keys = list(
+        dict.fromkeys(o.partition("=")[0].lstrip("+") for each in overrides for o in each if o not in same)
+    )
+    problem = (
+        f"{len(overrides)} jobs would share the folder {folder}: {labels}\n"
+        f"{', '.join(keys)}: not part of a run folder's name, so a tag has to tell the runs apart"
+    )
+    groups = [key for key in keys if isinstance(raw.get(key), dict) or "/" in key or key == "experiment"]
+    sources = {key: f"hydra:runtime.choices.{key}" if key in groups else key for key in keys}
+    given = [str(raw["tag"])] if raw.get("tag") else []
+    for value in ("${%s}", "${word:%s}"):  # as it is, or as a word that a folder's name may contain
+        words = [
+            key.rpartition(".")[2].rpartition("/")[2] + value % source for key, source in sources.items()
+        ]
+        tag = "tag=" + "-".join([*given, *words])
+        if "tag" not in keys and separates(tag):
+            return f"{problem}; add this to the command:\n  {for_shell(tag)}"
+    return f"{problem}: one sweep for each of them, each with its tag=WORD"
+
+
+def name_sweep(arguments: Sequence[str], labels: Sequence[str]) -> str:
+    """The name of a sweep's folder, the same for the same command: the keys that vary and a digest."""
+    varied = dict.fromkeys(
+        o.partition("=")[0].rpartition(".")[2].lstrip("+")
+        for label in labels
+        for o in label.split(" ")
+        if "=" in o
+    )
+    words = "-".join(re.sub(r"\W+", "", word) for word in varied)[:60] if len(labels) > 1 else "one"
+    return f"{words or 'sweep'}-{hashlib.sha256(json.dumps(sorted(arguments)).encode()).hexdigest()[:8]}"

@@ -1,0 +1,144 @@
+"""The process of one job: starting it, asking it to stop, and saying why it failed.
+
+Notable here:
+- a job runs a command that a person could type, and no shell reads it; a "warm" job runs the same script in a process
+  that is forked from a server which has already paid for the imports (seconds each), for many small runs;
+- it leads a session of its own, so that Ctrl-C in a terminal reaches it once, through the supervisor.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from vmp.jobs.places import environment
+
+
+def python_command(script: str, arguments: Sequence[str], processes: int = 1) -> list[str]:
+    """What a person would type to run a script, under torchrun where it has several processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return [sys.executable, *(torchrun if processes > 1 else ()), script, *arguments]
+
+
+class JobProcess:
+    """Started when it is made.
+
+    Args:
+        command: [python, script, *arguments] for a warm process, which runs in this interpreter.
+        output: the file for its stdout and stderr.
+        cwd: its working directory.
+        place: environment variables of its own.
+        warm: fork it from the server that has imported what a run needs.
+        echo: leave stdout to the terminal, and copy stderr there as well as to `output`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        output: Path,
+        cwd: Path | str,
+        place: Mapping[str, str],
+        warm: bool = False,
+        echo: bool = False,
+    ) -> None:
+        self.output = output
+        self._began = time.monotonic()
+        self._process: subprocess.Popen[bytes] | BaseProcess
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with open(output, "wb") as file:
+            variables = {**environment(), **place}
+            if warm:
+                self._process = _fork(command[1:], output, cwd, variables)
+            else:
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=cwd,
+                    env=variables,
+                    stdin=subprocess.DEVNULL,
+                    stdout=None if echo else file,
+                    stderr=file,
+                    start_new_session=True,
+                    # a launcher's signal to this process may be sent to all processes of its job
+                    preexec_fn=_ignore_sigusr2 if callable(signal.getsignal(signal.SIGUSR2)) else None,
+                )
+        self._errors = open(output, "rb") if echo else None  # noqa: SIM115  # open while the process runs
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs; copies what it has written to stderr since the last call."""
+        process = self._process
+        code = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+        if self._errors and (chunk := self._errors.read()):
+            with suppress(OSError):  # the terminal has gone; the job goes on
+                os.write(2, chunk)
+        if self._errors and code is not None:
+            self._errors.close()
+        return code
+
+    def stop(self, times: int) -> None:
+        """Ask it to stop for the n-th time: save and end, then end at once; the third time kills its whole group."""
+        assert self._process.pid
+        with suppress(ProcessLookupError):
+            if times < 3:
+                os.kill(self._process.pid, signal.SIGTERM)
+            else:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def explain_failure(code: int, output: Path) -> str:
+    """The signal that killed a process, else its last error message, else its exit code and its last line."""
+    if code < 0:
+        hint = ": out of memory, or killed by hand" if code == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-code).name}{hint}"
+    if code == 0:
+        return "it ended without a result"
+    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    for i in reversed(range(len(lines))):
+        if lines[i].startswith("error: "):
+            return "\n".join(lines[i:][:20]).removeprefix("error: ")
+    return f"exit code {code}" + (f": {lines[-1]}" if lines else "")
+
+
+def _ignore_sigusr2() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def _fork(words: Sequence[str], output: Path, cwd: Path | str, variables: dict[str, str]) -> Any:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the server reads it once, when it imports torch
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vmp.jobs.preloaded"])
+    process = context.Process(target=_run_forked, args=(list(words), str(output), str(cwd), variables))
+    process.start()
+    return process
+
+
+def _run_forked(words: list[str], output: str, cwd: str, variables: dict[str, str]) -> None:
+    """What a forked process runs: `words` are a script and its arguments."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(variables)
+    file = os.open(output, os.O_WRONLY | os.O_TRUNC)
+    os.dup2(file, 1), os.dup2(file, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    os.chdir(cwd)
+    sys.argv = words
+    try:
+        runpy.run_path(str(Path(cwd) / words[0]), run_name="__main__")
+    finally:
+        print(f"{time.process_time():.1f} s of CPU time")
+        sys.stdout.flush()
+        sys.stderr.flush()

@@ -1,0 +1,239 @@
+"""The supervisor: many jobs, each a process of its own, one after another or side by side.
+
+Notable here:
+- a job starts when those that it needs are done and a place is free; the jobs that most others wait for go first, so
+  that no place is idle later;
+- the first signal lets the running jobs save and starts no others, the second ends them at once, the third kills them;
+- a job that fails takes only those along that need it.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vmp.engine.stopping import OUT_OF_TIME, SIGNALS
+from vmp.formats import duration
+from vmp.jobs.process import JobProcess, explain_failure
+
+State = Literal[
+    "waiting",
+    "running",
+    "done",
+    "finished before",
+    "failed",
+    "stopped",  # it saved on request or at its time limit, and can be continued
+    "not started",  # because of a request to stop, or of a job that it needs
+    "unknown",  # its launcher lost sight of it
+]
+ENDED = ("done", "finished before", "failed", "stopped")
+STOPPED_CODES = {OUT_OF_TIME, *(128 + number for number in SIGNALS), *(-number for number in SIGNALS)}
+POLL = 0.1  # seconds between looks at processes and signals
+
+
+@dataclass
+class Job:
+    """One run or evaluation, and what has become of it.
+
+    label: its name for people.
+    arguments: of its script, as a person would type them.
+    folder: where its result goes. No two jobs share one, so that it identifies the job.
+    needs: folders of the jobs that must be done before.
+    code: exit code of its process.
+    """
+
+    label: str
+    arguments: tuple[str, ...]
+    folder: str
+    is_done: Callable[[], bool] = field(repr=False)
+    script: str = "train.py"
+    needs: tuple[str, ...] = ()
+    state: State = "waiting"
+    message: str = ""
+    code: int | None = None
+    seconds: float | None = None
+
+
+# --- requests to stop ----------------------------------------------------------------------------------------------
+
+
+class StopRequests:
+    """How often the jobs of this process have been asked to stop.
+
+    signals: that this process has received, in order.
+    file: in which the process of a sweep counts its own requests, for jobs that other processes watch over.
+    sent_to_job: the job's process has received a signal, too, so that there is nothing to pass on.
+    requeue: the launcher's own handler, to be called once the job has saved: it queues the job again.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.signals: list[int] = []
+        self.file = file
+        self.sent_to_job = False
+        self.requeue: Callable[[], None] | None = None
+
+    def count(self) -> int:
+        try:
+            counted = int(self.file.read_text()) if self.file else 0
+        except (FileNotFoundError, ValueError):
+            counted = 0
+        return max(counted, len(self.signals))
+
+
+@contextmanager
+def listen_for_signals(file: Path | None = None) -> Iterator[StopRequests]:
+    """Collect SIGINT, SIGTERM and SIGHUP while it is entered, but for those that nohup or a shell has switched off.
+
+    In a process that submitit made, two things differ. Slurm sends SIGTERM to every process of a job step, so that the
+    run has got it already. SIGUSR2 (the time limit is near) is passed on as a request to save, and what submitit does
+    then, queueing the job again, waits for the end of the run.
+
+    Args:
+        file: of `StopRequests`.
+    """
+    requests = StopRequests(file)
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # a launcher's thread: the sweep has the signals
+        yield requests
+        return
+    before: dict[int, Any] = {}
+    under_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+    def note(number: int, frame: object) -> None:
+        if number == signal.SIGTERM and under_slurm:
+            requests.sent_to_job = True
+            return
+        requests.signals.append(number)
+        if number == signal.SIGUSR2:
+            requests.requeue = lambda: before[number](number, None)
+
+    for listened in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(listened) is not signal.SIG_IGN:
+            before[listened] = signal.signal(listened, note)
+    if callable(signal.getsignal(signal.SIGUSR2)):
+        before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, note)
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def announce_stop(requests: StopRequests, times: int) -> None:
+    what = ("save and end, and no other starts", "end at once, without saving", "are killed")[
+        min(times, 3) - 1
+    ]
+    print(f"{signal.Signals(requests.signals[-1]).name}: the running jobs {what}", file=sys.stderr)
+
+
+# --- running -------------------------------------------------------------------------------------------------------
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    places: Sequence[Mapping[str, str]],
+    start: Callable[[Job, Mapping[str, str]], JobProcess],
+    requests: StopRequests,
+    on_change: Callable[[Job], None],
+) -> None:
+    """Run the waiting jobs until none waits or runs; their state says what became of them.
+
+    Args:
+        places: environment variables for each job that runs at the same time.
+        start: starts the process of a job in a place.
+        on_change: called when a job has started and when it has ended.
+    """
+    by_folder = {job.folder: job for job in jobs}
+    followers = _count_followers(jobs)
+    waiting = sorted((j for j in jobs if j.state == "waiting"), key=lambda job: -followers[job.folder])
+    running: dict[int, tuple[Job, JobProcess]] = {}  # by place
+    asked = 0
+    try:
+        while waiting or running:
+            if requests.count() > asked:
+                asked += 1
+                if not requests.file:
+                    announce_stop(requests, asked)
+                for _, process in running.values():
+                    process.stop(asked)
+                for job in waiting:
+                    job.state = "not started"
+                waiting.clear()
+            for job in list(waiting):
+                if any(
+                    by_folder[needed].state in ("failed", "stopped", "not started") for needed in job.needs
+                ):
+                    waiting.remove(job)
+                    job.state, job.message = "not started", "a run that it starts from has no result"
+            ready = [job for job in waiting if all(by_folder[needed].state == "done" for needed in job.needs)]
+            free = (place for place in range(len(places)) if place not in running)
+            for job, place in list(zip(ready, free, strict=False)):
+                waiting.remove(job)
+                job.state = "running"
+                on_change(job)
+                running[place] = job, start(job, places[place])
+            for place, (job, process) in list(running.items()):
+                if (code := process.poll()) is not None:
+                    del running[place]
+                    _set_outcome(job, process, code, asked=bool(asked or requests.sent_to_job))
+                    on_change(job)
+            if running:
+                time.sleep(POLL)
+    except BaseException:
+        for _, process in running.values():
+            process.stop(1)
+        raise
+
+
+def _count_followers(jobs: Sequence[Job]) -> dict[str, int]:
+    """How many jobs wait for each, directly or through others."""
+    needs = {job.folder: job.needs for job in jobs}
+    count = dict.fromkeys(needs, 0)
+    for job in jobs:
+        before, seen = list(job.needs), set[str]()
+        while before:
+            folder = before.pop()
+            if folder not in seen:
+                seen.add(folder)
+                count[folder] += 1
+                before += needs[folder]
+    return count
+
+
+def _set_outcome(job: Job, process: JobProcess, code: int, *, asked: bool) -> None:
+    """asked: whether the job was asked to stop."""
+    job.code, job.seconds = code, round(process.seconds, 1)
+    if code == 0 and job.is_done():
+        job.state = "done"
+    elif code != 0 and (asked or code in STOPPED_CODES):
+        job.state = "stopped"
+    else:
+        job.state, job.message = "failed", explain_failure(code, process.output)
+
+
+class Progress:
+    """Lines that say how far the jobs are. It begins when it is made, and estimates from what ended since."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = jobs
+        self._began = time.monotonic()
+        self._before = self._count(*ENDED)
+
+    def _count(self, *states: str) -> int:
+        return sum(job.state in states for job in self._jobs)
+
+    def line(self, job: Job, note: str = "") -> str:
+        """For a job whose state has changed. note: stands behind its label."""
+        ended, left = self._count(*ENDED), self._count("waiting", "running")
+        took = ""
+        if job.seconds is not None:
+            each = (time.monotonic() - self._began) / max(1, ended - self._before)
+            took = f"  ({job.seconds:.0f} s" + (f", about {duration(each * left)} left)" if left else ")")
+        return f"[{ended}/{len(self._jobs)}] {job.state}: {job.label}{note}{took}"

@@ -1,0 +1,146 @@
+"""The supervisor: real processes of a small script, in order, side by side, and stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vmp.jobs.launch import Launch, run_launched
+from vmp.jobs.process import explain_failure
+from vmp.jobs.supervisor import Job
+
+# train.py FILE [WORDS]: writes FILE, unless a word says otherwise
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+file, words = Path(sys.argv[1]), sys.argv[2:]
+def note(number, frame):
+    with open(f"{file}.signals", "a") as signals:
+        print(signal.Signals(number).name, file=signals)
+    if "deaf" not in words:
+        sys.exit(128 + number)
+if "bad" in words:
+    sys.exit("error: it is bad")
+if "late" in words:
+    sys.exit(75)
+if "empty" in words:
+    sys.exit(0)
+if "place" in words:
+    file.write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.environ.get('RANK')}")
+    time.sleep(0.5)
+if "long" in words:
+    signal.signal(signal.SIGTERM, note)
+    Path(f"{file}.ready").touch()
+    time.sleep(60)
+file.write_text(file.read_text() if file.exists() else "x")
+print("all is well")
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+
+    def make(name: str, *words: str, needs: tuple[str, ...] = ()) -> Job:
+        file = tmp_path / name
+        needed = tuple(str(tmp_path / each) for each in needs)
+        return Job(name, (str(file), *words), folder=str(file), is_done=file.exists, needs=needed)
+
+    return make
+
+
+def run(tmp_path, jobs, launch=Launch("single")) -> list[str]:  # noqa: B008
+    """The lines that are shown."""
+    lines: list[str] = []
+    run_launched(jobs, launch, logs=tmp_path / "logs", root=tmp_path, show=lines.append)
+    return lines
+
+
+def test_jobs_wait_for_those_they_need_and_fail_alone(tmp_path, job):
+    jobs = [job("b", needs=("a",)), job("a"), job("bad", "bad"), job("c", needs=("bad",))]
+    lines = run(tmp_path, jobs)
+    assert [each.state for each in jobs] == ["done", "done", "failed", "not started"]
+    assert jobs[2].message == "it is bad"
+    assert jobs[2].code == 1
+    failed = next(i for i, line in enumerate(lines) if "failed: bad" in line)
+    assert "it is bad" in lines[failed + 1]
+    log = Path(lines[failed + 1].rpartition("its output: ")[2])
+    assert log.read_text() == "error: it is bad\n"
+
+
+def test_jobs_that_others_wait_for_run_first(tmp_path, job, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    needs = {"alone": "", "one": "", "a": "one", "two": "", "b": "two", "c": "b"}
+    lines = run(tmp_path, [job(name, needs=(before,) if before else ()) for name, before in needs.items()])
+    assert [line.split(": ")[1].split()[0] for line in lines] == ["two", "one", "b", "alone", "a", "c"]
+
+
+def test_jobs_side_by_side_have_devices_of_their_own_and_no_rank(tmp_path, job, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setenv("RANK", "1")
+    run(tmp_path, [job("a", "place"), job("b", "place")])
+    assert {(tmp_path / name).read_text() for name in "ab"} == {"3 None", "5 None"}
+
+
+def test_a_job_out_of_time_is_stopped_and_one_without_a_result_has_failed(tmp_path, job):
+    jobs = [job("late", "late"), job("empty", "empty")]
+    run(tmp_path, jobs)
+    assert [(each.state, each.message) for each in jobs] == [
+        ("stopped", ""),
+        ("failed", "it ended without a result"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("times", "words", "signals", "code"),
+    [(1, (), 1, 128 + signal.SIGTERM), (3, ("deaf",), 2, -signal.SIGKILL)],
+)
+def test_the_first_signal_lets_a_job_save_and_the_third_kills_it(tmp_path, job, times, words, signals, code):
+    job("long")  # writes train.py
+    supervise = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from vmp.jobs.launch import Launch, run_launched\n"
+        "from vmp.jobs.supervisor import Job\n"
+        f"home, words = Path({str(tmp_path)!r}), {words!r}\n"
+        "jobs = [Job(n, (str(home / n), 'long', *words), str(home / n), (home / n).exists) for n in 'ab']\n"
+        "asked = run_launched(jobs, Launch('single'), logs=home / 'logs', root=home)\n"
+        "print(asked, [(job.state, job.code) for job in jobs])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", supervise],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    noted = tmp_path / "a.signals"
+    wait_for((tmp_path / "a.ready").exists)
+    for sent in range(1, times + 1):
+        process.send_signal(signal.SIGINT)
+        wait_for(lambda sent=sent: noted.exists() and len(noted.read_text().split()) >= min(sent, signals))
+    out, err = process.communicate(timeout=30)
+    assert out.splitlines()[-1] == f"True [('stopped', {code}), ('not started', None)]"
+    assert noted.read_text().split() == ["SIGTERM"] * signals
+    assert err.count("SIGINT: the running jobs") == times
+
+
+def wait_for(condition) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < 30
+        time.sleep(0.02)
+
+
+def test_a_failure_is_explained_by_its_last_error(tmp_path):
+    output = tmp_path / "output.txt"
+    output.write_text("error: first\nepoch 1\nerror: second\n  its details\n")
+    assert explain_failure(2, output) == "second\n  its details"
+    output.write_text("Traceback\nValueError: no\n")
+    assert explain_failure(1, output) == "exit code 1: ValueError: no"
+    assert explain_failure(-signal.SIGKILL, output) == "killed by SIGKILL: out of memory, or killed by hand"
+    assert explain_failure(-signal.SIGSEGV, output) == "killed by SIGSEGV"
