@@ -118,7 +118,7 @@ def bench_clips(root: Path) -> list[Row]:
     from vmp.data.decode import OPTIONAL, read_frames
     from vmp.data.encode import write_video
     from vmp.data.sampling import offsets, random_start
-    from vmp.prepare.cut import Cut, cut_all
+    from vmp.prepare.cut import CutClip, cut_all
 
     av.logging.set_level(av.logging.ERROR)
     cv2.setNumThreads(1)
@@ -133,7 +133,8 @@ def bench_clips(root: Path) -> list[Row]:
             print(f"writing {source.relative_to(root)}", flush=True)
             write_video(source, to_and_fro(height, width), fps=rate, crf=23, keyframe_every=250, b_frames=3)
         cuts = [
-            Cut(source=source, start=a, end=b, target=folder / source.stem / f"{a}-{b}.mp4") for a, b in SPANS
+            CutClip(source=source, start=a, end=b, target=folder / source.stem / f"{a}-{b}.mp4")
+            for a, b in SPANS
         ]
         began = time.perf_counter()
         found = dict(cut_all(cuts, workers=1, progress=False))
@@ -145,7 +146,7 @@ def bench_clips(root: Path) -> list[Row]:
         def original(reader: str, source: Path = source) -> Callable[[int, np.ndarray], Any]:
             return lambda k, i: read_frames(source, SPANS[k][0] + i, reader=reader, short_side=256)
 
-        def piece(reader: str, cuts: list[Cut] = cuts) -> Callable[[int, np.ndarray], Any]:
+        def piece(reader: str, cuts: list[CutClip] = cuts) -> Callable[[int, np.ndarray], Any]:
             return lambda k, i: read_frames(cuts[k].target, i, reader=reader, short_side=256)
 
         def whole_span(k: int, i: np.ndarray, source: Path = source) -> Any:

@@ -152,8 +152,8 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
 
 def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
     """A folder as it is; archives, or a folder of archives without videos, unpacked."""
-    from vmp.prepare.plan import find_videos
     from vmp.prepare.unpack import is_archive, unpack
+    from vmp.prepare.videos import find_videos
 
     packed = is_archive(source) or (
         source.is_dir() and any(map(is_archive, source.iterdir())) and not find_videos(source)

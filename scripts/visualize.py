@@ -212,7 +212,7 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
 def rate(path: Path, stride: int) -> Fraction:
     """Frames a second of what is shown, in 1..60; 25 over the stride where the file does not say."""
     from vmp.data.decode import check_regular
-    from vmp.prepare.measure import packet_times
+    from vmp.prepare.source import packet_times
 
     check_regular(path)
     own = Fraction(packet_times(path).rate or 25)

@@ -18,10 +18,10 @@ import videos
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.errors import DataError, VideoReadError
-from vmp.prepare.cut import Cut, cut_all
-from vmp.prepare.estimate import estimate_cutting, probe
+from vmp.prepare.cut import CutClip, cut_all, describe_difference
+from vmp.prepare.estimate import estimate_cutting
 from vmp.prepare.measure import RUN, RUNS, Thumbs, count, measure, small
-from vmp.prepare.writer import differs
+from vmp.prepare.source import packet_times, probe
 
 FRAMES = 90
 
@@ -39,7 +39,8 @@ def sources(tmp_path_factory):
 def cut_to(folder, source, spans, **options):
     """Clips by name, in any order of spans."""
     cuts = [
-        Cut(source=source, start=start, end=end, target=folder / f"{start}-{end}.mp4") for start, end in spans
+        CutClip(source=source, start=start, end=end, target=folder / f"{start}-{end}.mp4")
+        for start, end in spans
     ]
     options = {"short_side": None, "workers": 1, "progress": False} | options
     found = {cut.target.stem: m for cut, m in cut_all(cuts, **options)}
@@ -63,7 +64,7 @@ def test_clips_hold_exactly_their_frames(sources, tmp_path):
     """Overlapping, nested, single, first, last and open spans; by every reader that was found exact."""
     spans = dict.fromkeys(("plain.mp4", "mpeg4.avi", "variable.mp4"), SPANS[1:6:2]) | {"h264.avi": SPANS}
     cuts = [
-        Cut(source=sources / name, start=start, end=end, target=tmp_path / name / f"{start}-{end}.mp4")
+        CutClip(source=sources / name, start=start, end=end, target=tmp_path / name / f"{start}-{end}.mp4")
         for name, part in spans.items()
         for start, end in part
     ]
@@ -136,7 +137,9 @@ def test_sizes(tmp_path):
                     picture = np.full((height, width, 3), (40 * i + 40, 90, 200), np.uint8)
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
                 container.mux(stream.encode())
-            cuts[Cut(source=source, start=1, end=3, target=source.with_suffix(".mp4"))] = sizes[width, height]
+            cuts[CutClip(source=source, start=1, end=3, target=source.with_suffix(".mp4"))] = sizes[
+                width, height
+            ]
         for cut, m in cut_all(list(cuts), short_side=short_side, workers=1, progress=False):
             assert (m.status, m.width, m.height) == ("ok", *cuts[cut])
             colour = read_frames(cut.target, [1])[0].mean(axis=(0, 1))
@@ -149,7 +152,7 @@ def test_turns_and_mirrors_are_in_the_pixels(sources, tmp_path):
     cuts = {}
     for name, matrix in videos.ORIENTATIONS.items():
         source = videos.oriented(sources / "plain.mp4", tmp_path / f"{name}.mp4", matrix)
-        cuts[Cut(source=source, start=5, end=9, target=tmp_path / "cut" / f"{name}.mp4")] = matrix
+        cuts[CutClip(source=source, start=5, end=9, target=tmp_path / "cut" / f"{name}.mp4")] = matrix
     raw = read_frames(sources / "plain.mp4", range(5, 9))
     for cut, m in cut_all(list(cuts), short_side=None, workers=1, progress=False):
         wanted = np.stack([videos.as_shown(picture, cuts[cut]) for picture in raw])
@@ -167,7 +170,7 @@ def test_full_range_and_other_formats_keep_their_colours(tmp_path):
     cuts = []
     for form in ("yuvj420p", "yuv444p"):
         source = videos.numbered_video(tmp_path / f"{form}.mp4", 6, pixel_format=form)
-        cuts.append(Cut(source=source, start=1, end=5, target=tmp_path / "cut" / f"{form}.mp4"))
+        cuts.append(CutClip(source=source, start=1, end=5, target=tmp_path / "cut" / f"{form}.mp4"))
     for cut, m in cut_all(cuts, workers=1, progress=False):
         assert m.status == "ok"
         a, b = read_frames(cut.source, range(1, 5)).astype(int), read_frames(cut.target, range(4))
@@ -189,7 +192,7 @@ def test_names_of_all_kinds(sources, tmp_path, monkeypatch):
     cuts = []
     for i, name in enumerate(names):
         Path(name).write_bytes((sources / "plain.mp4").read_bytes())
-        cuts.append(Cut(source=Path(name), start=i, end=i + 3, target=Path("cut", name)))
+        cuts.append(CutClip(source=Path(name), start=i, end=i + 3, target=Path("cut", name)))
     for cut, m in cut_all(cuts, workers=1, progress=False):
         assert (m.status, m.frames) == ("ok", 3), m.reason
         assert numbers(cut.target.absolute()) == list(range(cut.start, cut.start + 3))
@@ -248,11 +251,11 @@ def test_sources_that_are_none(sources, tmp_path):
         "audio.mp4": "unreadable",
     }
     cuts = [
-        Cut(source=tmp_path / name, start=s, end=9, target=tmp_path / "cut" / f"{name}{s}.mp4")
+        CutClip(source=tmp_path / name, start=s, end=9, target=tmp_path / "cut" / f"{name}{s}.mp4")
         for name in names
         for s in (0, 4)
     ]
-    cuts.append(Cut(source=sources / "plain.mp4", start=0, end=9, target=tmp_path / "cut" / "good.mp4"))
+    cuts.append(CutClip(source=sources / "plain.mp4", start=0, end=9, target=tmp_path / "cut" / "good.mp4"))
     found = dict(cut_all(cuts, workers=1, progress=False))
     assert [found[cut].status for cut in cuts] == [s for s in names.values() for _ in "12"] + ["ok"]
     assert all(m.reason for m in found.values() if m.status != "ok")
@@ -272,7 +275,7 @@ def test_the_disk_that_cutting_will_take_is_known_before(sources, tmp_path):
     write_video(tmp_path / "noise.mp4", noise)
     for source, short_side in ((sources / "plain.mp4", 120), (tmp_path / "noise.mp4", None)):
         cuts = [
-            Cut(source=source, start=s, end=s + 20, target=tmp_path / f"cut{short_side}" / f"{s}.mp4")
+            CutClip(source=source, start=s, end=s + 20, target=tmp_path / f"cut{short_side}" / f"{s}.mp4")
             for s in (0, 10, 20)
         ]
         estimated = estimate_cutting(cuts, short_side=short_side, workers=2)
@@ -286,15 +289,15 @@ def test_arguments_are_checked_before_anything_is_done(sources, tmp_path):
     good = {"source": sources / "plain.mp4", "start": 0, "end": 5, "target": tmp_path / "new" / "a.mp4"}
     for wrong in ({"start": -1}, {"end": 0}, {"target": tmp_path / "a.avi"}, {"source": good["target"]}):
         with pytest.raises(ValueError, match=r"must|target"):
-            cut_all([Cut(**good | wrong)])
+            cut_all([CutClip(**good | wrong)])
     with pytest.raises(ValueError, match="two clips"):
-        cut_all([Cut(**good), Cut(**good | {"end": 7})])
+        cut_all([CutClip(**good), CutClip(**good | {"end": 7})])
     with pytest.raises(ValueError, match="even"):
-        cut_all([Cut(**good)], short_side=321)
+        cut_all([CutClip(**good)], short_side=321)
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot be written"):
-        list(cut_all([Cut(**good | {"target": tmp_path / "file" / "a.mp4"})], progress=False))
+        list(cut_all([CutClip(**good | {"target": tmp_path / "file" / "a.mp4"})], progress=False))
 
 
 def test_a_disk_that_is_full_stops_with_a_message(sources, tmp_path):
@@ -304,7 +307,7 @@ def test_a_disk_that_is_full_stops_with_a_message(sources, tmp_path):
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
-        "    cut = Cut(source=Path(sys.argv[1]), start=0, end=80, target=Path(sys.argv[2]))\n"
+        "    cut = CutClip(source=Path(sys.argv[1]), start=0, end=80, target=Path(sys.argv[2]))\n"
         "    print(list(cut_all([cut], progress=False)))\n"
     )
     done = run(code, sources / "plain.mp4", tmp_path / "out" / "a.mp4")
@@ -312,6 +315,43 @@ def test_a_disk_that_is_full_stops_with_a_message(sources, tmp_path):
     assert os.strerror(errno.EFBIG) in done.stderr
     assert not (tmp_path / "out" / "a.mp4").exists()
     assert leftovers(tmp_path) == []
+
+
+def joined_superframes(source: Path, target: Path, first: int) -> Path:
+    """A VP9 file of which the frames first and first + 1 share a packet (a superframe), as encoders may write it: one
+    frame more is decoded than there are packets, and the packets' times are uneven."""
+    with av.open(str(source)) as inside, av.open(str(target), "w") as out:
+        stream = inside.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        packets = [packet for packet in inside.demux(stream) if packet.size]
+        one, two = packets[first : first + 2]
+        sizes = b"".join(len(bytes(packet)).to_bytes(4, "little") for packet in (one, two))
+        marker = bytes([0b110_11_001])  # sizes of four bytes, two frames
+        both = av.Packet(bytes(one) + bytes(two) + marker + sizes + marker)
+        both.pts, both.dts, both.time_base, both.is_keyframe = (
+            one.pts,
+            one.dts,
+            one.time_base,
+            one.is_keyframe,
+        )
+        for packet in (*packets[:first], both, *packets[first + 2 :]):
+            packet.stream = copy
+            out.mux(packet)
+    return target
+
+
+def test_a_source_that_decodes_to_more_frames_than_packets(tmp_path):
+    """The times of the packets do not reach its last frame, so clips go by the times of the decoded frames."""
+    frames = (videos.numbered_frame(i, 48, 288) for i in range(40))
+    write_video(tmp_path / "plain.webm", frames, codec="libvpx-vp9", crf=20)
+    source = joined_superframes(tmp_path / "plain.webm", tmp_path / "joined.webm", 10)
+    counted = count(source).found
+    assert (counted.status, counted.frames, packet_times(source).frames) == ("ok", 40, 39)
+    assert not packet_times(source).even
+    found = cut_to(tmp_path, source, [(0, 8), (20, None), (30, 40)])
+    for name, wanted in (("0-8", range(8)), ("20-None", range(20, 40)), ("30-40", range(30, 40))):
+        assert (found[name].status, found[name].frames) == ("ok", len(wanted)), found[name]
+        assert numbers(tmp_path / f"{name}.mp4") == list(wanted)
 
 
 # --- going on ------------------------------------------------------------------------------------------------------
@@ -334,8 +374,8 @@ def test_finished_clips_are_kept_and_changed_ones_are_made_again(sources, tmp_pa
     assert stamps(out) == made
 
     (out / "0-10.mp4").write_bytes(b"short")  # a file that is not what was recorded
-    other = Cut(source=source, start=6, end=20, target=out / "5-20.mp4")  # another span under the name
-    whole = Cut(source=source, start=0, end=10, target=out / "0-10.mp4")
+    other = CutClip(source=source, start=6, end=20, target=out / "5-20.mp4")  # another span under the name
+    whole = CutClip(source=source, start=0, end=10, target=out / "0-10.mp4")
     found = dict(cut_all([other, whole], short_side=None, workers=1, progress=False))
     assert (found[other].frames, found[whole]) == (14, first["0-10"])
     assert numbers(out / "0-10.mp4") == list(range(10))
@@ -358,10 +398,10 @@ def test_finished_clips_are_kept_and_changed_ones_are_made_again(sources, tmp_pa
 RUN_CUTS = """
 import sys
 from pathlib import Path
-from vmp.prepare.cut import Cut, cut_all
+from vmp.prepare.cut import CutClip, cut_all
 if __name__ == "__main__":
     source, out, clips = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    cuts = [Cut(source=source, start=i, end=i + 40, target=out / f"{i}.mp4") for i in range(0, clips)]
+    cuts = [CutClip(source=source, start=i, end=i + 40, target=out / f"{i}.mp4") for i in range(0, clips)]
     for cut, found in cut_all(cuts, workers=1, progress=False):
         print(cut.target.name, found.status, flush=True)
 """
@@ -479,7 +519,9 @@ def test_children_that_die_or_hang_cost_their_source_only(sources, tmp_path, mon
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     cuts = [
-        Cut(source=tmp_path / f"{name}.mp4", start=s, end=s + 10, target=tmp_path / "cut" / f"{name}{s}.mp4")
+        CutClip(
+            source=tmp_path / f"{name}.mp4", start=s, end=s + 10, target=tmp_path / "cut" / f"{name}{s}.mp4"
+        )
         for name in ("dies", "hangs", "fine")
         for s in (0, 25, 50)
     ]
@@ -509,7 +551,7 @@ def test_the_check_after_writing_sees_a_shift(sources, tmp_path):
     said = {}
     for name, order in orders.items():
         write_video(tmp_path / f"{name}.mp4", (videos.numbered_frame(i) for i in order))
-        said[name] = differs(wanted, count(tmp_path / f"{name}.mp4").thumbs)
+        said[name] = describe_difference(wanted, count(tmp_path / f"{name}.mp4").thumbs)
     assert said.pop("right") == ""
     assert all(said.values()), said
     assert "39 frames, not 40" in said["short"]

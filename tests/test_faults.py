@@ -35,9 +35,9 @@ from vmp.explain import explain
 from vmp.prepare.dataset import prepare
 from vmp.prepare.finegym import plan_finegym
 from vmp.prepare.hmdb51 import plan_hmdb51
-from vmp.prepare.listing import make_list
+from vmp.prepare.lists import make_list
 from vmp.prepare.measure import measure_all
-from vmp.prepare.plan import Item, Plan
+from vmp.prepare.plan import DatasetPlan, Item
 from vmp.prepare.unpack import unpack
 
 
@@ -291,7 +291,7 @@ def test_names_that_no_manifest_can_hold(tmp_path, name):
         write_video(tmp_path / "v" / part / "a.mp4", (picture(i) for i in range(5)))
     (tmp_path / "v").mkdir(exist_ok=True)
     item = Item(id="x", path=f"{part}/a.mp4", label=0)
-    plan = Plan(name="some", classes=("a", "b"), splits={"train": (item,)}, videos=tmp_path / "v")
+    plan = DatasetPlan(name="some", classes=("a", "b"), splits={"train": (item,)}, videos=tmp_path / "v")
     with pytest.raises(UserError, match=r"control character|not UTF-8"):
         prepare(plan, tmp_path / "out", progress=False, workers=1)
     assert not list(tmp_path.glob("out/*.csv"))
@@ -356,7 +356,7 @@ def read_with(path: str, home: Path, form: str) -> None:
         times = home / "times.csv" if form.endswith("times") else None
         plan_finegym(home / "v", home, times=times, allow_missing=True)
     else:
-        plan = Plan(
+        plan = DatasetPlan(
             name="p",
             classes=("a", "b"),
             splits={"train": (Item(id="a", path=path, label=0),)},
@@ -884,7 +884,7 @@ def test_the_order_of_classes_is_not_that_of_lines_or_of_a_locale(tmp_path):
         (tmp_path / "train").write_text("path,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
         (tmp_path / "val").write_text(f"path,label\nv.mp4,{names[0]}x\n", encoding="utf-8")
         code = (
-            "import sys; from pathlib import Path; from vmp.prepare.listing import make_list; h = Path(sys.argv[1]);"
+            "import sys; from pathlib import Path; from vmp.prepare.lists import make_list; h = Path(sys.argv[1]);"
             "f = make_list(h / 'out', videos=h / 'v', lists={s: h / s for s in ('train', 'val')}, progress=False,"
             "workers=1); print(f)"
         )

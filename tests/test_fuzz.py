@@ -20,10 +20,11 @@ from test_prepare import matlab_file
 from vmp.data.decode import READERS
 from vmp.data.manifest import read_classes, read_manifest
 from vmp.errors import UserError
-from vmp.prepare import listing
+from vmp.prepare import measure as measuring
 from vmp.prepare.children import Lost, in_children
 from vmp.prepare.finegym import read_elements, read_times
 from vmp.prepare.hmdb51 import read_splits
+from vmp.prepare.lists import make_list
 from vmp.prepare.measure import Measured, measure_all, seeking
 from vmp.prepare.mpii import read_sequences
 
@@ -172,9 +173,7 @@ def make_lists(path: Path, other: str):
     path.with_name("other").write_text(other)
     videos = path.parent / "videos"
     videos.mkdir(exist_ok=True)
-    home = listing.make_list(
-        path.parent / "out", videos=videos, lists={"train": train, "val": val}, progress=False
-    )
+    home = make_list(path.parent / "out", videos=videos, lists={"train": train, "val": val}, progress=False)
     parts = [read_manifest(home / f"{split}.csv", root=videos) for split in ("train", "val")]
     clips = [[(c.path, c.label, c.start, c.end) for c in part.clips] for part in parts]
     return (list(parts[0].classes), *clips)
@@ -245,7 +244,7 @@ WHOLE = re.compile(
 @pytest.fixture
 def no_videos(monkeypatch):
     found = Measured("ok", "", 100, 25.0, 64, 48, ("pyav",))
-    monkeypatch.setattr(listing, "measure_all", lambda paths, **options: ((path, found) for path in paths))
+    monkeypatch.setattr(measuring, "measure_all", lambda paths, **options: ((path, found) for path in paths))
 
 
 def near(a, b) -> bool:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from vmp.data.manifest import read_manifest
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.dataset import prepare
-from vmp.prepare.listing import make_list
-from vmp.prepare.lists import Row, read_list
-from vmp.prepare.plan import Item, Plan
+from vmp.prepare.list_format import Row, read_list
+from vmp.prepare.lists import make_list
+from vmp.prepare.plan import DatasetPlan, Item
 from vmp.prepare.verify import verify
 
 
@@ -73,7 +73,7 @@ def test_spans_are_judged_as_prepare_judges_them(home, tmp_path):
         Item(id=f"train/{i:06}", path="b.mp4", label=i % 2, start=start, end=end, unit="seconds")
         for i, (start, end) in enumerate(SPANS)
     )
-    plan = Plan(name="own", classes=("0", "1"), splits={"train": items}, videos=home)
+    plan = DatasetPlan(name="own", classes=("0", "1"), splits={"train": items}, videos=home)
     prepare(plan, tmp_path / "prepared", allow_missing=True, progress=False, workers=1)
     spans = [(c.status, c.start, c.end, "short" in c.tags) for c in train.clips]
     prepared = read_manifest(tmp_path / "prepared/train.csv").clips
@@ -186,10 +186,10 @@ def test_a_lists_manifest_knows_where_its_videos_are(home, tmp_path):
 
 def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):
     make(home, tmp_path, "b.mp4 0\nünï 文字.mp4 1\n", "b.mp4 0\n")
-    import vmp.prepare.listing as listing
+    import vmp.prepare.measure as measuring
 
     asked = []
-    monkeypatch.setattr(listing, "measure_all", lambda paths, **k: asked.extend(paths) or iter(()))
+    monkeypatch.setattr(measuring, "measure_all", lambda paths, **k: asked.extend(paths) or iter(()))
     make(home, tmp_path, "b.mp4 1\nünï 文字.mp4 0\n", "b.mp4 1\n")
     assert asked == []
 

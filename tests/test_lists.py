@@ -9,9 +9,9 @@ import videos
 
 from vmp.data.manifest import read_manifest
 from vmp.errors import ManifestError
-from vmp.prepare.listing import make_list
-from vmp.prepare.lists import read_list
-from vmp.prepare.locate import Locator
+from vmp.prepare.list_format import read_list
+from vmp.prepare.lists import make_list
+from vmp.prepare.videos import Locator
 
 ROWS = [("v/a b.mp4", "0"), ("v/c.mp4", "1")]
 FORMS = {
@@ -94,7 +94,7 @@ def test_a_file_of_all_splits(tmp_path):
         ),
         (
             "path,klass\na.mp4,x\n",
-            r"list.csv:1: the first line names no columns that are known: found 'path, klass'",
+            r"list.csv:1: the first line does not name the columns that are needed: found 'path, klass'",
         ),
         ("path,label,weight\na.mp4,x,1\n", r"weight not known; found path, label, weight; wanted is"),
         ("path,label,class_id\na.mp4,x,1\n", r"2 columns of labels, label, class_id"),

@@ -29,8 +29,9 @@ from vmp.prepare.dataset import prepare
 from vmp.prepare.finegym import SETS, plan_finegym, read_elements
 from vmp.prepare.hmdb51 import digest, plan_hmdb51
 from vmp.prepare.mpii import plan_mpii, read_sequences
-from vmp.prepare.plan import Item, Plan, find_videos, shipped_classes
+from vmp.prepare.plan import DatasetPlan, Item, shipped_classes
 from vmp.prepare.unpack import unpack
+from vmp.prepare.videos import find_videos
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,7 +114,7 @@ def three(tmp_path_factory):
 
 def plan_of(folder, **splits):
     items = {name: tuple(part) for name, part in splits.items()}
-    return Plan(name="some", classes=("a", "b"), splits=items, videos=folder)
+    return DatasetPlan(name="some", classes=("a", "b"), splits=items, videos=folder)
 
 
 def test_bad_clips_keep_their_rows_and_fail_the_checks(three, tmp_path):

@@ -17,7 +17,7 @@ from vmp.data.manifest import Clip, Manifest, read_manifest, write_classes, writ
 from vmp.data.present import find_clips
 from vmp.data.times import Timeline, continued, even_frames, read_steps, timeline, write_steps
 from vmp.errors import ManifestError
-from vmp.prepare.cut import Cut, cut_all
+from vmp.prepare.cut import CutClip, cut_all
 from vmp.prepare.measure import measure
 from vmp.prepare.plan import Item
 from vmp.prepare.rows import in_place_row, with_measured
@@ -178,7 +178,7 @@ def test_jitter_neither_repeats_nor_skips_a_frame():
 
 def test_cut_clips_keep_the_times_of_uneven_sources(files, measures, tmp_path):
     cuts = [
-        Cut(source=files[name], start=1, end=1.9, unit="seconds", target=tmp_path / f"{name}.mp4")
+        CutClip(source=files[name], start=1, end=1.9, unit="seconds", target=tmp_path / f"{name}.mp4")
         for name in ("missing", "pause", "late", "thousand")
     ]
     for cut, found in cut_all(cuts, workers=1, progress=False):
@@ -221,7 +221,7 @@ def test_a_clock_that_starts_anew_wraps_or_jumps_goes_on(recorded, tmp_path, nam
     begin = len(known) / 25 - 1  # the last second, from the second recording where there are two
     span = in_place_row(Item(id="a", path="a", label=0, start=begin, end=begin + 1, unit="seconds"), found)
     assert (span.start, span.end, span.status) == (len(known) - 25, len(known), "ok")
-    cut = Cut(source=file, start=begin, end=begin + 1, unit="seconds", target=tmp_path / "a.mp4")
+    cut = CutClip(source=file, start=begin, end=begin + 1, unit="seconds", target=tmp_path / "a.mp4")
     ((_, clip),) = cut_all([cut], workers=1, progress=False)
     assert (clip.status, clip.fps) == ("ok", 25), clip
     shown = read_frames(tmp_path / "a.mp4", range(clip.frames))
@@ -243,7 +243,7 @@ def test_only_a_clock_that_starts_anew_is_moved_on(order):
 
 
 def test_a_cut_beyond_its_source_says_how_far_that_goes(files, tmp_path):
-    cut = Cut(source=files["late"], start=2, end=9, unit="seconds", target=tmp_path / "a.mp4")
+    cut = CutClip(source=files["late"], start=2, end=9, unit="seconds", target=tmp_path / "a.mp4")
     ((_, found),) = cut_all([cut], progress=False)
     assert (found.status, found.frames) == ("partial", 0)
     assert "2 to 9 s of a video whose frames are shown from 0.83 to 3.83 s" in found.reason

@@ -90,8 +90,8 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
             spec = replace(spec, **sizes)
         return make_motions(home / "motions", spec, progress=progress), None
     if isinstance(dataset, ListDataset):
-        from vmp.prepare.listing import make_list
-        from vmp.prepare.lists import read_list
+        from vmp.prepare.list_format import read_list
+        from vmp.prepare.lists import make_list
 
         videos = Path(dataset.root)
         lists = {"train": Path(dataset.train), "val": Path(dataset.val)}

@@ -178,7 +178,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     if not path.exists():
         raise ManifestError(f"{path}: not found; it lists the class names, one a line")
-    text = read_text(path).rstrip()
+    text = read_annotation(path).rstrip()
     names = [name.strip() for name in text.split("\n")] if text else []
     seen: set[str] = set()
     for line, name in enumerate(names, 1):
@@ -198,7 +198,7 @@ def write_classes(path: Path, names: Sequence[str]) -> None:
     write_text(path, "".join(f"{name}\n" for name in names))
 
 
-def read_text(path: Path) -> str:
+def read_annotation(path: Path) -> str:
     r"""An annotation file that people make, with every kind of editor.
 
     Lines end at "\n" ("\r\n" and "\r" are read as it) and at nothing else: U+2028 and the like may be part of a name.
@@ -229,7 +229,7 @@ def read_csv(
     Raises:
         ManifestError: not there, not UTF-8, broken quoting, a column missing or repeated, a row too long or short.
     """
-    reader = csv.reader(io.StringIO(read_text(path)), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(read_annotation(path)), delimiter=delimiter, strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     header: list[str] | None = None
     before = 0

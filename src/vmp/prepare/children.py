@@ -1,11 +1,11 @@
 """Jobs in child processes that can be killed: a damaged file may crash or hang a decoder.
 
 Notable here:
-- a job is a generator function; what it yields comes to the parent as it is made, over a pipe to each child;
-- a child that dies, or makes no progress, is replaced, and its job ends with a `Lost`. What counts is not how long a
-  job takes but how long no step of it is finished: jobs call `step`, and a step may use so many seconds of CPU time, or
-  of sleep. Waiting for a CPU that others use is neither;
-- children are spawned, ignore Ctrl-C, which goes to the parent, and end when their parent does.
+- a job is a generator function; what it yields reaches the parent at once, over a pipe from each child;
+- a child that dies, or makes no progress, is replaced, and its job ends with a `Lost`. What counts is not
+  how long a job takes but how long no step of it is finished: jobs call `step`, and a step may use `timeout` seconds of
+  CPU time, or of sleep. Time spent waiting for a CPU that others use does not count;
+- children are spawned, ignore Ctrl-C, which the parent handles, and end when their parent does.
 """
 
 import contextlib
@@ -23,22 +23,20 @@ from typing import Any, TypeVar
 from vmp.machine import cpus
 
 TIMEOUT = 300.0  # seconds without progress
-ASLEEP = 0.01  # of the time spent on a CPU: less is sleep
+ASLEEP = 0.01  # share of time on a CPU below which a process sleeps
+OFTEN = 0.1  # seconds between reports
 Job = TypeVar("Job")
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What came of a job that failed, or whose process died or hung."""
+    """The result of a job that failed, or whose process died or hung."""
 
     reason: str
 
 
-OFTEN = 0.1  # seconds between reports
-
-
 class _Reporter:
-    """A child's end of a pipe that never blocks: a report that finds it full says nothing new."""
+    """A child's end of a pipe that never blocks: where the pipe is full, a further report would say nothing new."""
 
     def __init__(self, pipe: Connection | None = None) -> None:
         self.pipe, self.needs, self.last = pipe, 0.0, 0.0
@@ -56,10 +54,10 @@ _reporter = _Reporter()
 
 
 def step(needs: float | None = None) -> None:
-    """Say that a job goes on; outside a child this does nothing.
+    """Report that a job makes progress; outside a child this does nothing.
 
     Args:
-        needs: CPU seconds that any later step of this job may take, where that is more than the timeout.
+        needs: CPU seconds that each later step of this job may take, where that is more than the timeout.
     """
     if needs is not None:
         _reporter.needs = needs
@@ -68,7 +66,7 @@ def step(needs: float | None = None) -> None:
 
 
 class _End:
-    pass
+    """Ends the results of a job."""
 
 
 def in_children(
@@ -80,13 +78,13 @@ def in_children(
 ) -> Iterator[tuple[Job, Any]]:
     """Run a generator function over jobs in parallel; yields (job, item) as items come.
 
-    A job whose process dies, raises, or finishes no step for so long ends with a `Lost`; the process is replaced. All
-    processes are killed when the caller stops, and end when their parent is killed.
+    A job that raises, or whose process dies or hangs, ends with a `Lost`, and a new process takes over. All processes
+    are killed when the caller stops, and end when their parent is killed.
 
     Args:
         work: a function of a module, or a partial of one: it is sent to the children by name.
         timeout: seconds without progress before a process counts as hung; 0: never.
-        workers: None: as many as there are CPUs that this process may use.
+        workers: None: one per CPU that this process may use.
     """
     context = mp.get_context("spawn")
     queue = list(jobs)[::-1]
@@ -112,9 +110,9 @@ def in_children(
                         child.restart()
                     if message == "ready":  # imports are done: the clocks start
                         child.ready = True
-                        child.went_on()
+                        child.restart_clock()
                         continue
-                elif child.ready and timeout and (why := child.hangs(timeout)):
+                elif child.ready and timeout and (why := child.why_hung(timeout)):
                     message = Lost(why)
                     child.restart()
                 else:
@@ -148,29 +146,29 @@ class _Child:
         report.close()
         self.ready, self.needs = False, 0.0
         self.job: Any = None
-        self.went_on()
+        self.restart_clock()
 
     def give(self, job: Any) -> None:
-        self.reported()  # by the job before
+        self.has_reported()  # empties the pipe of the job before
         self.job, self.needs = job, 0.0
-        self.went_on()
+        self.restart_clock()
         self.pipe.send(job)
 
-    def went_on(self) -> None:
+    def restart_clock(self) -> None:
         self.since, self.used = time.monotonic(), self._cpu_seconds()
 
-    def reported(self) -> bool:
-        """Whether a step was finished since this was last asked."""
+    def has_reported(self) -> bool:
+        """Whether a step was finished since the last call."""
         with contextlib.suppress(OSError):
             if data := os.read(self.reports.fileno(), 2**16):
                 [self.needs] = struct.unpack("d", data[-8:])
                 return True
         return False
 
-    def hangs(self, timeout: float) -> str:
+    def why_hung(self, timeout: float) -> str:
         """Why the process counts as hung, or nothing."""
-        if self.reported():
-            self.went_on()
+        if self.has_reported():
+            self.restart_clock()
             return ""
         waited, limit = time.monotonic() - self.since, max(timeout, self.needs)
         if waited <= timeout:
@@ -181,7 +179,7 @@ class _Child:
         return ""
 
     def _cpu_seconds(self) -> float | None:
-        """CPU time of all threads; None where the system does not say."""
+        """CPU time of all threads; None where the system does not tell."""
         with contextlib.suppress(OSError, ValueError, IndexError):
             with open(f"/proc/{self.process.pid}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()

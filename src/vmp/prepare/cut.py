@@ -4,88 +4,83 @@ Notable here:
 - a source is decoded once, from its first frame, and frames are counted; all its spans, overlapping or not, are
   written on the way. Nothing seeks;
 - a span in seconds holds the frames whose times lie in it. All packets bear their times, so one pass over them, without
-  decoding, says which these are; should the decoder then put out other times, the spans are found again from those;
-- frames that are not evenly spaced in time keep their times in the clip;
-- what a clip's file is like and how it is checked stands in writer.py, how interrupted work goes on in made.py.
+  decoding, says which frames these are. Where the decoder then returns other times or more frames, the clips are
+  written again by the decoded times;
+- a clip is H.264 (crf 18, no B-frames, closed groups of 16, tune=fastdecode: half the decoding time for a tenth more
+  bytes) in MP4 without sound, upright, the short side scaled down by area averaging (never up), with the source's
+  colour tags, at its rate kept as a fraction, or each frame at its own time where the source's are not evenly spaced;
+- a clip is decoded again before it gets its name: its frames are counted and compared with those that were written,
+  and the readers that return exactly these are noted.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from vmp.data.decode import check_regular
+from vmp.data.decode import check_regular, scaled_size
+from vmp.data.stream import orientation, upright_size
 from vmp.data.times import EVEN, Clock, Timeline
 from vmp.errors import VideoReadError
 from vmp.prepare.children import TIMEOUT
-from vmp.prepare.made import CannotWrite, make_all
-from vmp.prepare.measure import Measured, Source, packet_times, small
-from vmp.prepare.plan import Item
-from vmp.prepare.rows import beyond, span
-from vmp.prepare.writer import ClipWriter, shrink
+from vmp.prepare.journal import DiskError, as_disk_error, make_files, unfinished_name
+from vmp.prepare.measure import Measured, Thumbs, count, distance, exact_readers, small
+from vmp.prepare.plan import Span
+from vmp.prepare.source import Source, packet_times
 
 CUTTING = 5  # raise when other clips come out of the same source
 FALLBACK = Fraction(25)  # frames a second where the source does not say
 OUT_OF_ORDER = 32  # frames: more than any codec puts between coding order and order of time
+CRF, GROUP = 18, 16
+TICK = Fraction(1, 90_000)  # seconds: time base of clips whose frames keep their own times
+WINDOW, CLOSE = 16, 2.0  # frames compared together; grey levels that coding may change them by
+_TAGS = ("colorspace", "color_primaries", "color_trc", "color_range")
+_LIMITED, _FULL = 1, 2  # color_range: luma from 16 to 235, from 0 to 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """[start, end) of a source, in frames in counted decoder order from 0 or in seconds; end None: to the end.
+class CutClip(Span):
+    """A span of a source to be written as a file of its own, by default in frames in counted decoder order."""
 
-    clock: what seconds count from.
-    """
-
+    unit: Literal["file", "frames", "seconds"] = "frames"
     source: Path
-    start: float
-    end: float | None
     target: Path  # .mp4
-    unit: Literal["frames", "seconds"] = "frames"
-    clock: Clock = "file"
-
-    @property
-    def item(self) -> Item:
-        return Item(
-            id=self.target.stem,
-            path=str(self.source),
-            label=0,
-            start=self.start,
-            end=self.end,
-            unit=self.unit,
-        )
+    clock: Clock = "file"  # what seconds count from
 
 
 def cut_all(
-    cuts: Sequence[Cut],
+    cuts: Sequence[CutClip],
     *,
     short_side: int | None = 320,
     workers: int | None = None,
     timeout: float = TIMEOUT,
     progress: bool = True,
-) -> Iterator[tuple[Cut, Measured]]:
-    """Write clips, sources in parallel; yields what each clip's file holds as it is done, those done before first.
+) -> Iterator[tuple[CutClip, Measured]]:
+    """Write clips, sources in parallel; yields what each clip's file holds as it is done, earlier finished ones first.
 
-    A clip that the source has only a part of is "partial", with the frames there were (and no file if none). A clip
-    that could not be written is "missing" or "unreadable", with the reason.
+    A clip that its source holds only a part of is "partial", with the frames there were (and no file if none). A clip
+    that could not be written is "missing" or "unreadable", with the reason. The last result for a clip counts: it is
+    written and yielded again where its first times turned out wrong.
 
     Args:
         short_side: even; larger sources are scaled down to it. None: as large as the source.
         timeout: seconds without progress before a process counts as hung; 0: never.
 
     Raises:
-        ValueError: a span, target or size that makes no sense, a target named twice.
+        ValueError: an impossible span, target or size, or two clips with one target.
         DataError: a folder cannot be written to, the disk is full.
     """
     if short_side is not None and (short_side < 16 or short_side % 2):
         raise ValueError(
             f"short_side = {short_side}: must be even, at least 16, or None for the source's size"
         )
-    seen: dict[Path, Cut] = {}
+    seen: dict[Path, CutClip] = {}
     for cut in cuts:
         if cut.start < 0 or (cut.end is not None and cut.end <= cut.start):
             raise ValueError(f"{cut.target}: span {cut.start}..{cut.end} must have 0 <= start < end")
@@ -93,10 +88,10 @@ def cut_all(
             raise ValueError(f"{cut.target}: a target must be an .mp4 file, and not its source")
         if seen.setdefault(cut.target, cut) is not cut:
             raise ValueError(f"{cut.target}: two clips would be written there")
-    return make_all(
+    return make_files(
         cuts,
         partial(_cut_source, short_side=short_side),
-        made=lambda cut: ["cut", CUTTING, cut.start, cut.end, cut.unit, cut.clock, short_side],
+        recipe=lambda cut: ["cut", CUTTING, cut.start, cut.end, cut.unit, cut.clock, short_side],
         title="cut clips",
         workers=workers,
         timeout=timeout,
@@ -108,15 +103,15 @@ def cut_all(
 
 
 def _cut_source(
-    cuts: tuple[Cut, ...], *, short_side: int | None
-) -> Iterator[tuple[Cut, Measured] | CannotWrite]:
+    cuts: tuple[CutClip, ...], *, short_side: int | None
+) -> Iterator[tuple[CutClip, Measured] | DiskError]:
     try:
         yield from _cut_spans(cuts, short_side)
-    except CannotWrite as error:
+    except DiskError as error:
         yield error
 
 
-def _cut_spans(cuts: tuple[Cut, ...], short_side: int | None) -> Iterator[tuple[Cut, Measured]]:
+def _cut_spans(cuts: tuple[CutClip, ...], short_side: int | None) -> Iterator[tuple[CutClip, Measured]]:
     path = cuts[0].source
     try:
         check_regular(path)
@@ -133,38 +128,42 @@ def _cut_spans(cuts: tuple[Cut, ...], short_side: int | None) -> Iterator[tuple[
         yield from _write_spans(cuts, Source(path), source.times(), short_side)
 
 
-def _agree(said: Timeline, decoded: Timeline) -> bool:
-    """Whether the frames decoded so far were shown when it was said; the last few may be out of order."""
-    n = max(0, decoded.frames - (OUT_OF_ORDER if decoded.frames < said.frames else 0))
-    if decoded.frames > said.frames:
+def _agree(expected: Timeline, decoded: Timeline) -> bool:
+    """Whether the frames decoded so far have the times of the packets; the last few may be out of order."""
+    if decoded.frames > expected.frames:
         return False
-    return bool(np.allclose(said.seconds()[:n], decoded.seconds()[:n], rtol=0, atol=EVEN))
+    n = max(0, decoded.frames - (OUT_OF_ORDER if decoded.frames < expected.frames else 0))
+    return bool(np.allclose(expected.seconds()[:n], decoded.seconds()[:n], rtol=0, atol=EVEN))
 
 
 def _write_spans(
-    cuts: tuple[Cut, ...], source: Source, times: Timeline, short_side: int | None
-) -> Iterator[tuple[Cut, Measured]]:
-    """Decode a source and write the frames that its cuts ask for."""
-    spans: dict[Cut, tuple[int, int | None]] = {}
+    cuts: tuple[CutClip, ...], source: Source, times: Timeline, short_side: int | None
+) -> Iterator[tuple[CutClip, Measured]]:
+    """Decode a source and write the frames that its cuts ask for.
+
+    Stops early, with clips unfinished, at the first frame beyond uneven times: where it belongs is not known.
+    """
+    spans: dict[CutClip, tuple[int, int | None]] = {}
     for cut in cuts:
-        in_seconds = cut.unit == "seconds" and times.frames > 0  # no packet: decoding will say what is wrong
+        in_seconds = (
+            cut.unit == "seconds" and times.frames > 0
+        )  # without packets, decoding will say what is wrong
         if in_seconds and not times.rate:
             yield cut, Measured("unreadable", "the file does not say its frame rate")
-        elif in_seconds and (problem := beyond(cut.item, times, cut.clock)):
+        elif in_seconds and (problem := cut.excess(times, cut.clock)):
             yield cut, Measured("partial", problem)
         else:
-            spans[cut] = span(cut.item, times, cut.clock)
+            spans[cut] = cut.frames_in(times, cut.clock)
     rate = Fraction(times.rate).limit_denominator(1001) or FALLBACK
     seconds = None if times.even else times.seconds()
     waiting = sorted(spans, key=lambda cut: spans[cut][0], reverse=True)  # the next one is last
-    last = (
-        None
-        if any(end is None for _, end in spans.values())
-        else max((e or 0 for _, e in spans.values()), default=0)
-    )
-    writers: dict[Cut, ClipWriter] = {}
+    ends = [end for _, end in spans.values()]
+    last = None if None in ends else max((end or 0 for end in ends), default=0)
+    writers: dict[CutClip, ClipWriter] = {}
     try:
         for number, frame in enumerate(source.frames() if spans else ()):
+            if seconds is not None and number == len(seconds):
+                return
             while waiting and spans[waiting[-1]][0] == number:
                 cut = waiting.pop()
                 own = None if seconds is None else seconds[slice(*spans[cut])]
@@ -182,12 +181,12 @@ def _write_spans(
         for cut in list(writers):
             found = writers.pop(cut).finish()
             if (fault or spans[cut][1] is not None) and found.status == "ok":
-                found = replace(found, status="partial", reason=fault or _beyond(spans[cut], source.count))
+                found = replace(found, status="partial", reason=fault or _too_short(spans[cut], source.count))
             yield cut, found
         for cut in waiting:
             if source.count:
                 cut.target.unlink(missing_ok=True)  # of another cut, if any
-                yield cut, Measured("partial", fault or _beyond(spans[cut], source.count))
+                yield cut, Measured("partial", fault or _too_short(spans[cut], source.count))
             else:
                 yield cut, Measured("unreadable", fault or "no frame could be decoded")
     finally:
@@ -195,6 +194,143 @@ def _write_spans(
             writer.drop()
 
 
-def _beyond(span: tuple[int, int | None], frames: int) -> str:
+def _too_short(span: tuple[int, int | None], frames: int) -> str:
     start, end = span
     return f"the source has {frames} frames, the span goes from {start}{'' if end is None else f' to {end}'}"
+
+
+# --- one clip ------------------------------------------------------------------------------------------------------
+
+
+class ClipWriter:
+    """Writes one clip.
+
+    Args:
+        seconds: when each frame is shown, ascending; None: evenly, at fps.
+    """
+
+    def __init__(self, target: Path, fps: Fraction, *, seconds: np.ndarray | None = None) -> None:
+        self.target, self.fps, self.thumbs = target, fps, Thumbs()
+        self._unit = 1 / fps if seconds is None else TICK
+        self._ticks: list[int] | None = None
+        if seconds is not None and len(seconds):
+            ticks = np.round((seconds - seconds[0]) / float(TICK)).astype(np.int64)
+            late = np.arange(len(ticks))  # of two frames with one time the second is shown a tick later
+            self._ticks = (np.maximum.accumulate(ticks - late) + late).tolist()
+        self.half = unfinished_name(target)
+        self._container: Any = None
+
+    def add(self, picture: Any, thumb: np.ndarray) -> None:
+        """Write a frame (av.VideoFrame, yuv420p), and keep its small picture."""
+        import av
+
+        try:
+            if self._container is None:
+                self._container = av.open(str(self.half), "w")
+                options = {"g": str(GROUP), "bf": "0", "crf": str(CRF), "threads": "1"}
+                options |= {"preset": "veryfast", "tune": "fastdecode"}
+                options["x264-params"] = "scenecut=0:open-gop=0"
+                self._stream = self._container.add_stream("libx264", rate=self.fps, options=options)
+                self._stream.width, self._stream.height = picture.width, picture.height
+                self._stream.pix_fmt, self._stream.thread_type = "yuv420p", "NONE"
+                context = self._stream.codec_context
+                context.time_base = self._unit
+                for tag in _TAGS:
+                    setattr(context, tag, getattr(picture, tag))
+            number = self.thumbs.count
+            picture.pts, picture.time_base = self._ticks[number] if self._ticks else number, self._unit
+            self._container.mux(self._stream.encode(picture))
+        except (OSError, av.FFmpegError) as error:
+            raise as_disk_error(self.target, error) from error
+        self.thumbs.add(thumb)
+
+    def finish(self) -> Measured:
+        """Close the file, check it, and give it its name."""
+        import av
+
+        try:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            counted = count(self.half)
+            fault = counted.found.reason or describe_difference(self.thumbs, counted.thumbs)
+            if fault:
+                return Measured("unreadable", f"the clip that was written is not its source: {fault}")
+            found = replace(counted.found, readers=exact_readers(self.half, counted))
+            os.replace(self.half, self.target)
+            return found
+        except (OSError, av.FFmpegError) as error:
+            raise as_disk_error(self.target, error) from error
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        try:
+            if self._container is not None:
+                self._container.close()
+        except Exception:  # closing what could not be written fails as well
+            pass
+        self.half.unlink(missing_ok=True)
+
+
+def shrink(frame: Any, short_side: int | None) -> Any:
+    """A decoded frame upright and scaled down, yuv420p, without anything of the source but its colour tags."""
+    import av
+
+    mirrored, turns = orientation(frame)
+    width, height = target_size(*upright_size(frame), short_side)
+    if turns % 2:
+        width, height = height, width
+    form = "yuv444p" if mirrored or turns else "yuv420p"  # planes of one size can be turned
+    full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
+    ranges = {"dst_color_range": "MPEG"} if full or frame.format.is_rgb else {}
+    scaled = frame.reformat(width=width, height=height, format=form, interpolation="AREA", **ranges)
+    planes = scaled.to_ndarray()
+    if mirrored:
+        planes = planes[:, ::-1]
+    if turns:
+        planes = np.rot90(planes, turns, axes=(1, 2))
+    fresh = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes), format=form)
+    if mirrored or turns:
+        fresh = fresh.reformat(format="yuv420p", interpolation="AREA")
+        fresh.pts = None
+    if not frame.format.is_rgb:
+        for tag in _TAGS[:3]:
+            setattr(fresh, tag, getattr(frame, tag))
+    fresh.color_range = _LIMITED
+    return fresh
+
+
+def target_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """(width, height) of a clip: even, never larger than the source."""
+    if short_side is not None and min(width, height) > short_side:
+        height, width = scaled_size(height, width, short_side)
+    return max(2, width // 2 * 2), max(2, height // 2 * 2)
+
+
+def describe_difference(source: Thumbs, written: Thumbs) -> str:
+    """How the frames of a written clip are not those that were given to the encoder, or nothing.
+
+    Over windows in time: coding costs a grey level or two and may repeat a picture that hardly changes, so a window
+    is wrong when it is far from its own frames and clearly nearer to those one or two before or after.
+    """
+    if written.count != source.count:
+        return f"{written.count} frames, not {source.count}"
+    a, b = source.kept(), written.kept()
+    for begin in range(0, source.count, WINDOW):
+        inner = [i for i in range(begin, min(begin + WINDOW, source.count)) if i in a]
+        if not inner:
+            continue
+        pictures = np.stack([b[i] for i in inner])
+        own = distance(np.stack([a[i] for i in inner]), pictures)  # (frames,)
+        if own.mean() <= CLOSE:
+            continue
+        if own.mean() > 4 * CLOSE:
+            return f"frames {begin} to {inner[-1]} differ by {own.mean():.1f} grey levels"
+        for shift in (-2, -1, 1, 2):
+            has = [k for k, i in enumerate(inner) if i + shift in a]
+            if not has:
+                continue
+            other = distance(np.stack([a[inner[k] + shift] for k in has]), pictures[has])
+            if own[has].mean() > 1.2 * other.mean() + 0.2:
+                return f"frames {begin} to {inner[-1]} are those {abs(shift)} {'after' if shift > 0 else 'before'}"
+    return ""

@@ -1,18 +1,16 @@
-"""From what a dataset's annotations say (a Plan) to manifests: find the videos, measure or copy them, count, write.
+"""From what a dataset's annotations say (a DatasetPlan) to manifests: find the videos, measure or copy them, write.
 
 Notable here:
-- what can be found wrong without decoding a frame is told before any frame is decoded;
-- nothing is written over a failed check unless that is asked for, and then the counts reach every result;
-- the manifests' folder also gets dataset.json, which says where the videos are.
+- whatever can be found wrong without decoding a frame fails before any frame is decoded;
+- where a check fails nothing is written, unless the caller allows it; then the counts reach every result;
+- the manifests' folder also gets dataset.json, which says where the videos are, and prepare.json with all counts.
 """
 
-import os
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from filelock import FileLock
 
@@ -20,18 +18,20 @@ from vmp.data.manifest import Clip, inside, record_root, write_classes, write_ma
 from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
 from vmp.files import write_json
 from vmp.prepare.children import TIMEOUT
-from vmp.prepare.listing import measured
-from vmp.prepare.plan import SUFFIXES, Check, Plan, equal, find_videos
-from vmp.prepare.report import record, report
-from vmp.prepare.rows import in_place_row, tag_short, unmeasured_row
+from vmp.prepare.estimate import describe_estimate
+from vmp.prepare.measure import measure_cached
+from vmp.prepare.plan import Check, DatasetPlan, equal
+from vmp.prepare.rows import Rows, cut_rows, in_place_rows, remux_rows, tag_short, unmeasured_rows
+from vmp.prepare.source import probe
+from vmp.prepare.videos import why_not_found
 
-LONG = 1800.0  # seconds: beyond, a source is cut, or read in place only when that is asked for
+LONG = 1800.0  # seconds: longer sources are cut, or read in place only where the command says --in-place
 How = Literal["in place", "cut", "remux"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was found. `failed` checks were passed over if something was written all the same."""
+class Preparation:
+    """What came of a plan. Where something was written although checks failed, the caller had allowed it."""
 
     text: str
     failed: tuple[Check, ...]
@@ -39,7 +39,7 @@ class Outcome:
 
 
 def prepare(
-    plan: Plan,
+    plan: DatasetPlan,
     out: Path,
     *,
     how: How = "in place",
@@ -51,98 +51,73 @@ def prepare(
     workers: int | None = None,
     timeout: float = TIMEOUT,
     progress: bool = True,
-) -> Outcome:
+) -> Preparation:
     """Write the manifests of a plan, unless a check fails.
 
     Args:
         how: "in place" uses the videos where they are; "cut" writes every clip as a small file under out/clips; "remux"
             writes whole files there with their packets rearranged, where that makes every reader exact.
-        long_in_place: read in place from sources of more than half an hour without complaint.
+        long_in_place: read sources of more than half an hour in place.
         short_side: of the clips that are cut; None: as in the source.
         allow_missing: write in spite of failed checks.
         dry_run: write nothing.
+        histogram: list the clips of every class in the text.
 
     Raises:
         ManifestError: a video is a link that leaves the folder of the videos.
-        ConfigError: sources too long to be read in place, or such as `how` cannot be done with.
+        ConfigError: sources too long to be read in place, or that `how` cannot be applied to.
         DataError: out cannot be written to.
     """
-    paths = sorted({item.path for item in plan.items})
-    there = {path: _is_there(plan.videos, path) for path in paths}
-    lost = [path for path, found in there.items() if not found]
-    checks = [*plan.checks, equal("video files", len(paths), len(paths) - len(lost))]
+    there = {path: _is_there(plan.videos, path) for path in sorted({item.path for item in plan.items})}
+    present, lost = [p for p in there if there[p]], [p for p in there if not there[p]]
+    checks = [*plan.checks, equal("video files", len(there), len(present))]
     notes = list(plan.notes)
     if lost:
-        notes.append(
-            f"{len(lost):,} file(s) not found under {plan.videos}:\n{shortlist(lost)}{_why(plan.videos)}"
-        )
-    failed = tuple(check for check in checks if not check.ok)
-    if dry_run or (failed and not allow_missing):
+        listed = shortlist(lost) + why_not_found(plan.videos)
+        notes.append(f"{len(lost):,} file(s) not found under {plan.videos}:\n{listed}")
+
+    def finish(clips: Rows, *, measured: bool, written: Sequence[Path] = ()) -> Preparation:
+        text = report(plan, clips, checks, notes, measured=measured, histogram=histogram)
+        return Preparation(text, tuple(check for check in checks if not check.ok), tuple(written))
+
+    def must_stop() -> bool:
+        return not allow_missing and not all(check.ok for check in checks)
+
+    if dry_run or must_stop():
         unusable = [f"{item.id}: {item.problem}" for item in plan.items if item.problem]
         if unusable:
             notes.append(f"{len(unusable):,} clip(s) cannot be used:\n{shortlist(unusable)}")
         if dry_run:
-            from vmp.prepare.copies import estimate
-
-            notes.append(estimate(plan, there, out, how=how, short_side=short_side, workers=workers))
-        clips = {
-            split: [unmeasured_row(item, there=there[item.path]) for item in items]
-            for split, items in plan.splits.items()
-        }
-        text = report(plan, clips, checks, notes, looked=False, histogram=histogram)
-        return Outcome(text, failed, ())
+            notes.append(describe_estimate(plan, there, out, how=how, short_side=short_side, workers=workers))
+        return finish(unmeasured_rows(plan, there), measured=False)
     if how == "in place" and not long_in_place:
-        _refuse_long(plan, [path for path, found in there.items() if found])
+        _refuse_long(plan, present)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".lock").touch()
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written to ({error.strerror})") from None
+    settings: dict[str, Any] = {"workers": workers, "timeout": timeout, "progress": progress}
     with FileLock(out / ".lock"):
         if how == "cut":
-            from vmp.prepare.copies import cut_rows
-
-            clips = cut_rows(
-                plan, there, out, short_side=short_side, workers=workers, timeout=timeout, progress=progress
-            )
+            clips = cut_rows(plan, there, out, short_side=short_side, **settings)
         elif how == "remux":
-            from vmp.prepare.copies import remux_rows
-
-            clips, note = remux_rows(plan, there, out, workers=workers, timeout=timeout, progress=progress)
+            clips, note = remux_rows(plan, there, out, **settings)
             notes.append(note)
         else:
-            present = [path for path, found in there.items() if found]
-            known = measured(
-                out / "measured.jsonl",
-                plan.videos,
-                present,
-                progress=progress,
-                workers=workers,
-                timeout=timeout,
-            )
-            clips = {
-                split: [in_place_row(item, known.get(item.path), clock=plan.clock) for item in items]
-                for split, items in plan.splits.items()
-            }
+            known = measure_cached(out / "measured.jsonl", plan.videos, present, **settings)
+            clips = in_place_rows(plan, known)
         clips = {split: [tag_short(clip) for clip in part] for split, part in clips.items()}
-        found = [clip for part in clips.values() for clip in part if clip.status != "missing"]
-        unread = [f"{c.id}: {c.status}, {c.tags.get('problem', '')}" for c in found if c.status != "ok"]
-        checks.append(equal("clips that can be read", len(found), len(found) - len(unread)))
-        if unread:
-            notes.append(f"{len(unread):,} clip(s) cannot be read:\n{shortlist(unread)}")
-        rates = Counter(f"{clip.fps:.4g}" for clip in found if clip.fps)
-        if rates:
-            said = ", ".join(f"{count:,} at {rate}" for rate, count in rates.most_common())
-            notes.append(f"clips by frames a second: {said}")
-        failed = tuple(check for check in checks if not check.ok)
-        text = report(plan, clips, checks, notes, looked=True, histogram=histogram)
-        if failed and not allow_missing:
-            return Outcome(text, failed, ())
+        _check_clips(clips, checks, notes)
+        if must_stop():
+            return finish(clips, measured=True)
+        written = write_manifests(
+            clips, plan.classes, out, plan.videos if how == "in place" else out, within=out
+        )
         side = short_side if how == "cut" else None
-        settings = {"how": how, "short_side": side, "allow_missing": allow_missing}
-        written = _write(plan, clips, out, plan.videos if how == "in place" else out)
-        write_json(out / "prepare.json", record(plan, clips, checks, notes, lost, settings))
-    return Outcome(text, failed, written)
+        options = plan.options | {"how": how, "short_side": side, "allow_missing": allow_missing}
+        write_json(out / "prepare.json", _record(plan, clips, checks, notes, lost, options))
+    return finish(clips, measured=True, written=written)
 
 
 def _is_there(root: Path, path: str) -> bool:
@@ -152,42 +127,10 @@ def _is_there(root: Path, path: str) -> bool:
         raise ManifestError(str(error)) from None
 
 
-def _why(root: Path) -> str:
-    """What may keep files from being found, and what to do, on lines of its own."""
-    links = [entry.name for entry in os.scandir(root) if entry.is_symlink() and entry.is_dir()]
-    if links:
-        named = ", ".join(sorted(links)[:5])
-        return f"\n  links to folders are not followed: {named}; name where they lead with --videos"
-    if find_videos(root):
-        return ""
-    said = f"\n  it holds no file that ends in {', '.join(SUFFIXES)}"
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        frame = next(
-            (name for name in sorted(names) if re.fullmatch(r"(img|image|frame)?_?\d{3,}\.jpe?g", name)), ""
-        )
-        if frame:
-            return (
-                f"{said}. It holds frames, such as {Path(folder, frame)}, and frame folders are not read: they were "
-                "compressed and scaled once more, and how many are missing cannot be told. Name the folder of the "
-                "videos that they were taken from (mmaction2 keeps it beside, as `videos`)."
-            )
-        packed = next((name for name in sorted(names) if name.endswith((".h5", ".hdf5"))), "")
-        if packed:
-            return (
-                f"{said}. {Path(folder, packed)} is HDF5, which is not read. Name the folder of the original videos. "
-                "Clips in the form of the authors' script (files and train.csv, unpacked from it) are read by "
-                "`python train.py dataset=list`, see docs/data.md."
-            )
-    return said
-
-
-def _refuse_long(plan: Plan, paths: Sequence[str]) -> None:
-    """Raise ConfigError for broadcasts that were not asked to be read in place."""
+def _refuse_long(plan: DatasetPlan, paths: Sequence[str]) -> None:
+    """Raise ConfigError for broadcasts of which clips are parts."""
     if all(item.unit == "file" for item in plan.items):
         return
-    from vmp.prepare.estimate import probe
-
     long = []
     for path in paths:
         try:
@@ -204,16 +147,128 @@ def _refuse_long(plan: Plan, paths: Sequence[str]) -> None:
         )
 
 
-def _write(plan: Plan, clips: dict[str, list[Clip]], out: Path, root: Path) -> tuple[Path, ...]:
-    """Manifests last: where one is, all that it needs is there."""
-    written = []
+def _check_clips(clips: Rows, checks: list[Check], notes: list[str]) -> None:
+    """Add what measuring found: the clips that cannot be read, and the frame rates."""
+    found = [clip for part in clips.values() for clip in part if clip.status != "missing"]
+    unread = [f"{c.id}: {c.status}, {c.tags.get('problem', '')}" for c in found if c.status != "ok"]
+    checks.append(equal("clips that can be read", len(found), len(found) - len(unread)))
+    if unread:
+        notes.append(f"{len(unread):,} clip(s) cannot be read:\n{shortlist(unread)}")
+    if rates := Counter(f"{clip.fps:.4g}" for clip in found if clip.fps):
+        listed = ", ".join(f"{count:,} at {rate}" for rate, count in rates.most_common())
+        notes.append(f"clips by frames a second: {listed}")
+
+
+def write_manifests(
+    clips: Rows, classes: Sequence[str], out: Path, root: Path, *, within: Path
+) -> list[Path]:
+    """Write the manifest of each split as out/SPLIT.csv, and before them, in their folders, what they need.
+
+    Args:
+        root: folder of the videos.
+        within: folder that may be moved as a whole; a root in it is recorded relative to the manifests.
+    """
     for folder in {(out / split).parent for split in clips}:
-        write_classes(folder / "classes.txt", plan.classes)
-        record_root(folder, root, within=out)
-        for name in ("train", "val", "test"):  # of another preparation
-            if f"{(folder / name).relative_to(out).as_posix()}" not in clips:
+        write_classes(folder / "classes.txt", classes)
+        record_root(folder, root, within=within)
+        for name in ("train", "val", "test"):  # manifests of another preparation
+            if (folder / name).relative_to(out).as_posix() not in clips:
                 (folder / f"{name}.csv").unlink(missing_ok=True)
     for split, part in clips.items():
         write_manifest(out / f"{split}.csv", part)
-        written.append(out / f"{split}.csv")
-    return tuple(written)
+    return [out / f"{split}.csv" for split in clips]
+
+
+# --- what is printed and recorded ----------------------------------------------------------------------------------
+
+
+def count_clips(clips: Iterable[Clip]) -> dict[str, int]:
+    clips = list(clips)
+    by = Counter(clip.status for clip in clips)
+    return {
+        "expected": len(clips),
+        "found": len(clips) - by["missing"],
+        "usable": by["ok"],
+        **{status: by[status] for status in ("missing", "unreadable", "partial")},
+        "short": sum("short" in clip.tags for clip in clips),
+    }
+
+
+def count_table(clips: Mapping[str, Sequence[Clip]], *, measured: bool = True) -> str:
+    """One line per split; where no file was measured, only what is known without."""
+    names = ("expected", "found", "missing", "unreadable", "partial", "short")
+    known = names if measured else names[:3]
+    lines = [f"{'split':14}" + "".join(f"{name:>12}" for name in names)]
+    for split, part in clips.items():
+        counts = count_clips(part)
+        cells = (f"{counts[name]:,}" if name in known else "-" for name in names)
+        lines.append(f"{split:14}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
+
+
+def report(
+    plan: DatasetPlan,
+    clips: Rows,
+    checks: Sequence[Check],
+    notes: Sequence[str],
+    *,
+    measured: bool,
+    histogram: bool,
+) -> str:
+    """The table of counts, the clips per class, their lengths, the checks and the notes."""
+    lines = [f"{plan.name}: {len(plan.classes)} classes, videos in {plan.videos}"]
+    lines.append(count_table(clips, measured=measured))
+    lines += ["", f"clips per class that are {'usable' if measured else 'found'} (expected):"]
+    tables = {split: (_per_class(plan, part, "ok"), _per_class(plan, part)) for split, part in clips.items()}
+    if histogram:
+        lines.append("".join(f"{split:>16}" for split in tables))
+        for label, name in enumerate(plan.classes):
+            cells = [f"{usable[label]:,} ({total[label]:,})" for usable, total in tables.values()]
+            lines.append("".join(f"{cell:>16}" for cell in cells) + f"  {label} {name}")
+    else:
+        for split, pair in tables.items():
+            usable, total = (f"{min(c)} / {sorted(c)[len(c) // 2]} / {max(c)}" for c in pair)
+            empty = sum(count == 0 for count in pair[0])
+            lines.append(
+                f"{split:14}min / median / max {usable} ({total})"
+                + (f", {empty} classes without any" if empty else "")
+            )
+    for split, part in clips.items():
+        lengths = sorted(clip.length for clip in part if clip.status == "ok" and clip.frames)
+        if lengths:
+            at = [lengths[round(q * (len(lengths) - 1))] for q in (0, 0.05, 0.5, 0.95, 1)]
+            lines.append(
+                f"{split:14}frames per clip, min / 5 % / median / 95 % / max " + " / ".join(map(str, at))
+            )
+    lines += ["", *map(str, checks), *(f"note    {note}" for note in notes)]
+    return "\n".join(lines)
+
+
+def _per_class(plan: DatasetPlan, clips: Iterable[Clip], status: str | None = None) -> list[int]:
+    counts = Counter(clip.label for clip in clips if status in (None, clip.status))
+    return [counts[label] for label in range(len(plan.classes))]
+
+
+def _record(
+    plan: DatasetPlan,
+    clips: Rows,
+    checks: Sequence[Check],
+    notes: Sequence[str],
+    lost: Sequence[str],
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """prepare.json: all that was printed, and the options."""
+    import av
+
+    return {
+        "dataset": plan.name,
+        "videos": str(plan.videos.resolve()),
+        "options": options,
+        "counts": {split: count_clips(part) for split, part in clips.items()},
+        "usable_per_class": {split: _per_class(plan, part, "ok") for split, part in clips.items()},
+        "expected_per_class": {split: _per_class(plan, part) for split, part in clips.items()},
+        "checks": [check._asdict() for check in checks],
+        "notes": list(notes),
+        "missing_files": list(lost),
+        "pyav": av.__version__,
+    }

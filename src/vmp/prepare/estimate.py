@@ -1,119 +1,124 @@
 """How much disk and time it will take to make clips, or to measure videos, before it is done.
 
 Notable here:
-- headers say how many frames there are. What they cost depends on what is in them (noise takes ten times the bytes of
-  a plain wall), on the machine and on what else it does: a few clips are made, in child processes and into a folder
-  that is thrown away;
+- headers say how many frames there are. What they cost depends on their content (noise takes ten times the bytes of a
+  plain wall), on the machine and on its load, so a few clips are made, in child processes and in a temporary folder;
 - a sample begins at the keyframe that a seek finds: near its clip, which is enough here.
 """
 
-import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
-from vmp.data.decode import check_regular
-from vmp.data.stream import open_video, upright_size, video_stream
+from vmp.data.stream import open_video, video_stream
 from vmp.errors import VideoReadError
 from vmp.machine import cpus
-from vmp.prepare.cut import FALLBACK, Cut
-from vmp.prepare.measure import READ_THROUGH, Lost, Source, in_children, seeking, small
-from vmp.prepare.writer import ClipWriter, shrink, target_size
+from vmp.prepare.children import Lost, in_children
+from vmp.prepare.cut import FALLBACK, ClipWriter, CutClip, shrink, target_size
+from vmp.prepare.measure import READ_THROUGH, seeking, small
+from vmp.prepare.plan import DatasetPlan
+from vmp.prepare.rows import clips_to_cut, files_to_remux
+from vmp.prepare.source import Probe, probe
 
 SAMPLES, SAMPLE = 6, 48  # clips that are made to find out, and how many frames of each at most
 START = 2.0  # seconds that a child process takes to start
-READS = 1.5  # what a seeking reader costs on a whole file, against counting it
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What a file's header and first frame say; the number of frames is a promise, often broken."""
-
-    fps: Fraction  # 0: the file does not say
-    width: int  # upright
-    height: int
-    frames_promised: int
-    seconds: float
+READS = 1.5  # time that a seeking reader takes for a whole file, over that of counting it
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Of the clips whose sources can be probed. seconds: on the processes that were asked for."""
+    """Of the clips whose sources can be probed."""
 
     clips: int
     sources: int
     frames: int
     bytes: int
-    seconds: float
+    seconds: float  # with the given number of processes
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """Of one clip: seconds a pixel decoded, seconds a pixel written and checked, bytes a pixel written."""
+    """What one clip took: seconds per pixel to decode, seconds per pixel to write and check, bytes per pixel."""
 
     decoding: float
     writing: float
     bytes: float
 
 
-def probe(path: str | os.PathLike[str]) -> Probe:
-    """Open a video and decode one frame.
-
-    Raises:
-        VideoReadError: not there, not a regular file, or not a video.
-    """
-    path = Path(path)
-    check_regular(path)
-    source = Source(path)
-    first = next(source.frames(), None)
-    if first is None:
-        raise VideoReadError(path, source.fault or "no frame could be decoded")
-    width, height = upright_size(first)
-    return Probe(source.fps, width, height, source.promised, source.seconds)
+COMMON_SAMPLE = _Sample(5e-9, 140e-9, 0.05)  # on processors of 2020
 
 
-def estimate_cutting(cuts: Sequence[Cut], *, short_side: int | None, workers: int | None = None) -> Estimate:
+def describe_estimate(
+    plan: DatasetPlan,
+    there: Mapping[str, bool],
+    out: Path,
+    *,
+    how: str,
+    short_side: int | None,
+    workers: int | None,
+) -> str:
+    """What preparing would read and write, how much disk and how long it would take, as a line to print."""
+    if how == "cut":
+        e = estimate_cutting(clips_to_cut(plan, there, out), short_side=short_side, workers=workers)
+        does = f"cutting would read {e.sources:,} sources and write {e.clips:,} clips, {e.frames:,} frames"
+    elif how == "remux":
+        sources = sorted({task.source for task in files_to_remux(plan, there, out)})
+        e = estimate_measuring(sources, times=2.0, workers=workers)
+        does = (
+            f"remuxing would read {e.sources:,} videos, {e.frames:,} frames, and write as many, or link them"
+        )
+    else:
+        sources = sorted({plan.videos / item.path for item in plan.items if there[item.path]})
+        e = estimate_measuring(sources, workers=workers)
+        does = f"measuring would read {e.sources:,} videos, {e.frames:,} frames"
+    if not e.sources:
+        return "no video can be read, so there is nothing to do"
+    disk = "no disk" if how == "in place" else f"about {_format_size(e.bytes)} of disk"
+    return f"{does}: {disk}, and about {_format_time(e.seconds)}"
+
+
+def estimate_cutting(
+    cuts: Sequence[CutClip], *, short_side: int | None, workers: int | None = None
+) -> Estimate:
     """What cutting would read and write, within a factor of two or so."""
-    parts: dict[Path, list[Cut]] = defaultdict(list)
+    parts: dict[Path, list[CutClip]] = defaultdict(list)
     for cut in cuts:
         parts[cut.source].append(cut)
-    probes = _probes(list(parts))
+    probes = _probe_all(list(parts))
     usable = [cut for cut in cuts if cut.source in probes]
-    sample = _mean(_samples(usable, short_side, workers))
+    sample = _mean_sample(usable, short_side, workers)
     frames = 0
     pixels = 0.0
-    seconds: list[float] = []  # a source
+    seconds: list[float] = []  # per source
     for source, p in probes.items():
         width, height = target_size(p.width, p.height, short_side)
-        spans = [_in_frames(cut, p) for cut in parts[source]]
-        ends = [end for _, end in spans]
+        spans = [_nominal_frames(cut, p) for cut in parts[source]]
+        last = max(end for _, end in spans)
         own = sum(max(0, end - start) for start, end in spans)
-        read = min(max(ends), p.frames_promised or max(ends)) * p.width * p.height
+        read = min(last, p.frames_promised or last) * p.width * p.height
         seconds.append(read * sample.decoding + own * width * height * sample.writing)
         frames, pixels = frames + own, pixels + own * width * height
-    return Estimate(
-        len(usable), len(probes), frames, round(pixels * sample.bytes), _spread_over(seconds, workers)
-    )
+    took = _spread_over(seconds, workers)
+    return Estimate(len(usable), len(probes), frames, round(pixels * sample.bytes), took)
 
 
-def _in_frames(cut: Cut, source: Probe) -> tuple[int, int]:
-    """About which frames a cut takes, by the header's rate."""
+def _nominal_frames(cut: CutClip, source: Probe) -> tuple[int, int]:
+    """The frames that a cut takes by the header's rate, roughly."""
     rate = float(source.fps or FALLBACK) if cut.unit == "seconds" else 1.0
     return round(cut.start * rate), source.frames_promised if cut.end is None else round(cut.end * rate)
 
 
 def estimate_measuring(paths: Sequence[Path], *, times: float = 1.0, workers: int | None = None) -> Estimate:
-    """What measuring whole videos would read; `times` as often. bytes: of the files."""
-    probes = _probes(paths)
-    whole = [Cut(source=path, start=0, end=None, target=path.with_suffix(".mp4")) for path in probes]
-    sample = _mean(_samples(whole, 320, workers))
+    """What measuring whole videos, `times` times, would read; bytes are those of the files."""
+    probes = _probe_all(paths)
+    whole = [CutClip(source=path, target=path.with_suffix(".mp4")) for path in probes]
+    sample = _mean_sample(whole, 320, workers)
     seconds = []
     for p in probes.values():
         pixels = p.frames_promised * p.width * p.height
@@ -125,8 +130,8 @@ def estimate_measuring(paths: Sequence[Path], *, times: float = 1.0, workers: in
     return Estimate(len(probes), len(probes), frames, size, _spread_over(seconds, workers))
 
 
-def _probes(paths: Sequence[Path]) -> dict[Path, Probe]:
-    """Of those that can be probed."""
+def _probe_all(paths: Sequence[Path]) -> dict[Path, Probe]:
+    """The files that can be probed, with what their headers say."""
     probes: dict[Path, Probe] = {}
     for path in paths:
         try:
@@ -137,22 +142,25 @@ def _probes(paths: Sequence[Path]) -> dict[Path, Probe]:
 
 
 def _spread_over(seconds: Sequence[float], workers: int | None) -> float:
-    """A job a source, on so many processes."""
+    """How long jobs of these lengths take on so many processes."""
     number = max(1, min(workers or cpus(), len(seconds)))
     return START + max(sum(seconds) / number, max(seconds, default=0.0)) if seconds else 0.0
 
 
-def _samples(cuts: Sequence[Cut], short_side: int | None, workers: int | None) -> Iterator[_Sample]:
+def _mean_sample(cuts: Sequence[CutClip], short_side: int | None, workers: int | None) -> _Sample:
+    """The mean over a few clips that are made; COMMON_SAMPLE where none could be made."""
     step = max(1, len(cuts) // SAMPLES)
     some = cuts[step // 2 :: step][:SAMPLES]
     with tempfile.TemporaryDirectory(prefix="vmp-estimate-") as folder:
-        work = partial(_make_one, short_side=short_side, folder=Path(folder))
-        for _, sample in in_children(work, some, timeout=60.0, workers=workers):
-            if not isinstance(sample, Lost):
-                yield sample
+        work = partial(_make_sample, short_side=short_side, folder=Path(folder))
+        found = [item for _, item in in_children(work, some, timeout=60.0, workers=workers)]
+    made = [item for item in found if not isinstance(item, Lost)] or [COMMON_SAMPLE]
+    return _Sample(
+        fmean(s.decoding for s in made), fmean(s.writing for s in made), fmean(s.bytes for s in made)
+    )
 
 
-def _make_one(cut: Cut, *, short_side: int | None, folder: Path) -> Iterator[_Sample]:
+def _make_sample(cut: CutClip, *, short_side: int | None, folder: Path) -> Iterator[_Sample]:
     """Make the beginning of a clip, or of what lies near it."""
     import av
 
@@ -168,9 +176,7 @@ def _make_one(cut: Cut, *, short_side: int | None, folder: Path) -> Iterator[_Sa
         )
         if cut.start:
             container.seek(int(cut.start * unit * av.time_base))
-        number = 0
         for frame in islice(container.decode(stream), length):
-            number += 1
             read += frame.width * frame.height
             before = time.perf_counter()
             picture = shrink(frame, short_side)
@@ -180,17 +186,20 @@ def _make_one(cut: Cut, *, short_side: int | None, folder: Path) -> Iterator[_Sa
     before = time.perf_counter()
     found = writer.finish()
     writing += time.perf_counter() - before
-    written = number * found.width * found.height
+    written = found.frames * found.width * found.height
     if read and written:
         yield _Sample(decoding / read, writing / written, writer.target.stat().st_size / written)
 
 
-def _mean(samples: Iterator[_Sample]) -> _Sample:
-    """Of what could be made; where nothing could, what is common on 2020's processors."""
-    got = list(samples) or [_Sample(5e-9, 140e-9, 0.05)]
+def _format_size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
 
-    def mean(name: str) -> float:
-        values: list[Any] = [getattr(sample, name) for sample in got]
-        return sum(values) / len(values)
 
-    return _Sample(mean("decoding"), mean("writing"), mean("bytes"))
+def _format_time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -8,8 +8,8 @@ Notable here:
 - two classes have the same name: classes are told apart by id, and by a word added to these two names;
 - version 1.0 has 20,484 training elements, and scripts in circulation still fetch it;
 - training and test elements come from the same videos by design, and may touch or overlap;
-- source videos are .mp4, .mkv and .webm of different rates: they are found by stem. Where a source is not there, a clip
-  of the event is taken in its place, from which the same times are counted.
+- source videos are .mp4, .mkv and .webm of different rates, found by stem. Where a source is missing, a clip of the
+  event takes its place, and times count from the start of the event.
 """
 
 import json
@@ -20,14 +20,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vmp.data.manifest import NUMBER, read_csv, read_text
+from vmp.data.manifest import NUMBER, read_annotation, read_csv
 from vmp.errors import ConfigError, ManifestError, shortlist
-from vmp.prepare.plan import Check, Item, Plan, equal, find_videos, pick, read_lines, shipped_classes
+from vmp.prepare.plan import Check, DatasetPlan, Item, equal, read_lines, shipped_classes
+from vmp.prepare.videos import find_videos, pick
 
 TRAIN, TRAIN_V10, TEST = 26320, 20484, 8521
 VIDEOS = {"train": 155, "test": 65}
 PAGE = "https://sdolivia.github.io/FineGym/"
-LISTS = {  # the first that is there; mmaction2's names last
+LISTS = {  # the first one found is taken; mmaction2's names come last
     "train": (
         *("gym99_train_element_v1.1.txt", "gym99_train_element_v1.0.txt", "gym99_train_element.txt"),
         *("gym99_train_org.txt", "gym99_train.txt"),
@@ -38,43 +39,38 @@ JSONS = ("finegym_annotation_info_v1.1.json", "finegym_annotation_info_v1.0.json
 _ELEMENT = re.compile(
     r"(?P<video>[A-Za-z0-9_-]{11})_(?P<event>E_(?P<from>\d{6})_\d{6})_(?P<element>A_(?P<after>\d{4})_\d{4})"
 )
-_SETS = (  # the set of each class, in runs
-    *((6, 1, "vault"), (11, 21, "FX_leap_jump_hop"), (7, 22, "FX_turns"), (7, 24, "FX_front_salto")),
-    *(
-        (10, 25, "FX_back_salto"),
-        (12, 31, "BB_leap_jump_hop"),
-        (4, 32, "BB_turns"),
-        (8, 33, "BB_flight_salto"),
-    ),
-    *((4, 34, "BB_flight_handspring"), (5, 35, "BB_dismounts"), (15, 41, "UB_circles")),
-    *((5, 42, "UB_flight_same_bar"), (2, 43, "UB_transition_flight"), (3, 44, "UB_dismounts")),
+_SETS = (  # how many classes in a row belong to each set
+    *((6, "vault"), (11, "FX_leap_jump_hop"), (7, "FX_turns"), (7, "FX_front_salto"), (10, "FX_back_salto")),
+    *((12, "BB_leap_jump_hop"), (4, "BB_turns"), (8, "BB_flight_salto"), (4, "BB_flight_handspring")),
+    *((5, "BB_dismounts"), (15, "UB_circles"), (5, "UB_flight_same_bar"), (2, "UB_transition_flight")),
+    (3, "UB_dismounts"),
 )
-SETS = tuple(name for count, _, name in _SETS for _ in range(count))  # class id -> set
+SETS = tuple(name for count, name in _SETS for _ in range(count))  # class id -> set
 
 
-class Span(NamedTuple):
-    """Seconds in the source video."""
+class Seconds(NamedTuple):
+    """A span of the source video."""
 
     start: float
     end: float
 
 
-Times = dict[str, Span | str]  # element -> when it is, or why that is not known
+Times = dict[str, Seconds | str]  # element -> when it is, or why that is not known
 
 
 def plan_finegym(
     videos: Path, annotations: Path, *, times: Path | None = None, allow_missing: bool = False
-) -> Plan:
-    """Spans of source videos where the times are known, else whole pre-cut files.
+) -> DatasetPlan:
+    """Spans of source videos where the times are known, else whole files that were cut before.
 
     Args:
         videos: folder with source videos by id, or with clips named like their element.
         annotations: folder with the two lists and the annotation JSON, in any depth.
         times: CSV with the columns id,start,end, in seconds from the start of the source, instead of the JSON.
-        allow_missing: go on without times and clips, every element counting as missing.
+        allow_missing: go on without times and clips; every element then counts as missing.
 
     Raises:
-        ConfigError: a folder or file is not there, or neither times nor pre-cut clips.
+        ConfigError: a folder or file is missing, or there are neither times nor pre-cut clips.
         ManifestError: lines that cannot be used, with file:line.
     """
     classes = shipped_classes("gym99")
@@ -122,12 +118,12 @@ def plan_finegym(
             for element, label in part.items()
         )
     if known is not None:
-        usable = {element: span for element, span in known.items() if isinstance(span, Span)}
+        usable = {element: span for element, span in known.items() if isinstance(span, Seconds)}
         checks.append(equal("elements with times", len(elements), len(usable)))
         checks.append(
             equal("times that agree with the id", len(usable), sum(_agrees(e, s) for e, s in usable.items()))
         )
-        shared = _touching(plans["train"], plans["test"])
+        shared = _count_overlaps(plans["train"], plans["test"])
         from_events = sum("from_event" in item.tags for part in plans.values() for item in part)
         if from_events:
             notes.append(
@@ -142,7 +138,7 @@ def plan_finegym(
         notes.append(
             f"these are the lists of version 1.0; the paper uses 1.1: fetch {LISTS['train'][0]} from {PAGE}"
         )
-    return Plan(
+    return DatasetPlan(
         name="finegym",
         classes=classes,
         splits=plans,
@@ -154,18 +150,16 @@ def plan_finegym(
 
 
 def read_elements(path: Path, classes: int) -> dict[str, int]:
-    """Element -> label of a list file, in its order.
+    """The label of each element of a list file, in the order of the file.
 
     Raises:
         ManifestError: lines that cannot be used, with file:line.
     """
     labels: dict[str, int] = {}
     faults: list[str] = []
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in read_lines(path):
         name, _, label = line.rpartition(" ")
         element = re.sub(r"\.(mp4|mkv|webm|avi)$", "", name.strip())
-        if not line:
-            continue
         if not _ELEMENT.fullmatch(element) or not re.fullmatch(r"[0-9]{1,3}", label):
             faults.append(f"{path}:{number}: {line[:80]!r} is not `video_E_ssssss_eeeeee_A_ssss_eeee label`")
         elif int(label) >= classes:
@@ -187,8 +181,7 @@ def read_times(path: Path, elements: list[str]) -> Times:
     """When elements begin and end, from the annotation JSON or a CSV with the columns id,start,end.
 
     Raises:
-        ManifestError: the file cannot be used at all; single elements that it has no times for are returned with
-            the reason.
+        ManifestError: the file cannot be used at all. Elements that it has no times for are returned with the reason.
     """
     if path.suffix.lower() == ".csv":
         rows: dict[str, dict[str, str]] = {}
@@ -197,19 +190,19 @@ def read_times(path: Path, elements: list[str]) -> Times:
                 raise ManifestError(f"{path}:{line}: {row['id'][:80]} is listed before")
         return {e: _times_of_row(rows.get(e), path) for e in elements}
     try:
-        annotations = json.loads(read_text(path), object_pairs_hook=_once)
+        annotations = json.loads(read_annotation(path), object_pairs_hook=_refuse_repeated_keys)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not JSON ({error}); fetch it again from {PAGE}") from None
     if not isinstance(annotations, dict):
-        raise ManifestError(f"{path}: must be an object with a key a video; fetch it from {PAGE}")
+        raise ManifestError(f"{path}: must be an object with one key per video; fetch it from {PAGE}")
     return {e: _times_in(annotations, e) for e in elements}
 
 
 def read_events(path: Path, wanted: set[str]) -> dict[str, float]:
-    """When events (`video_E_ssssss_eeeeee`) begin in their source, of those that the JSON has; a CSV does not say."""
+    """When events (`video_E_ssssss_eeeeee`) begin in their source, as far as the JSON has them; a CSV does not say."""
     if not wanted or path.suffix.lower() == ".csv":
         return {}
-    annotations = json.loads(read_text(path))
+    annotations = json.loads(read_annotation(path))
     starts: dict[str, float] = {}
     for event in wanted:
         with suppress(AttributeError, KeyError, IndexError, TypeError, ValueError):
@@ -217,7 +210,7 @@ def read_events(path: Path, wanted: set[str]) -> dict[str, float]:
     return starts
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
@@ -225,16 +218,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _times_of_row(row: Mapping[str, str] | None, path: Path) -> Span | str:
+def _times_of_row(row: Mapping[str, str] | None, path: Path) -> Seconds | str:
     if row is None:
         return f"not in {path.name}"
     if NUMBER.fullmatch(row["start"]) and NUMBER.fullmatch(row["end"]):
         with suppress(ValueError):
-            return _ordered(Span(float(row["start"]), float(row["end"])))
+            return _ordered(Seconds(float(row["start"]), float(row["end"])))
     return f"{path.name} has no times for it: {row['start'][:40]!r}, {row['end'][:40]!r}"
 
 
-def _times_in(annotations: Mapping[str, Any], element: str) -> Span | str:
+def _times_in(annotations: Mapping[str, Any], element: str) -> Seconds | str:
     match = _ELEMENT.fullmatch(element)
     if not match:
         return "not an element's id"
@@ -250,7 +243,7 @@ def _times_in(annotations: Mapping[str, Any], element: str) -> Span | str:
             return f"the JSON has no element {part} in {event} of {video}"
         start = _number(entry["timestamps"][0][0])
         times = stages["timestamps"]
-        return _ordered(Span(start + _number(times[0][0]), start + _number(times[-1][1])))
+        return _ordered(Seconds(start + _number(times[0][0]), start + _number(times[-1][1])))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         return f"the JSON's entry for {event} of {video} cannot be used ({type(error).__name__}: {error})"
 
@@ -261,14 +254,14 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _ordered(span: Span) -> Span:
+def _ordered(span: Seconds) -> Seconds:
     if not 0 <= span.start < span.end < 1e9:
         raise ValueError(f"{span.start} to {span.end} is no span")
     return span
 
 
-def _agrees(element: str, span: Span) -> bool:
-    """Whether a start lies where the rounded-down times of the id say: within two seconds."""
+def _agrees(element: str, span: Seconds) -> bool:
+    """Whether a start lies within the two seconds that the rounded-down times of the id leave."""
     match = _ELEMENT.fullmatch(element)
     return match is not None and -1e-3 <= span.start - int(match["from"]) - int(match["after"]) < 2 + 1e-3
 
@@ -321,8 +314,8 @@ def _checks(lists: dict[str, dict[str, int]], classes: int) -> list[Check]:
     return [*checks, equal("elements in both", 0, len(lists["train"].keys() & lists["test"].keys()))]
 
 
-def _touching(train: tuple[Item, ...], test: tuple[Item, ...]) -> int:
-    """Test items that share time with a training item of their video."""
+def _count_overlaps(train: tuple[Item, ...], test: tuple[Item, ...]) -> int:
+    """How many test items share time with a training item of their video."""
     spans: dict[str, list[tuple[float, float]]] = {}
     for item in train:
         if item.end is not None:
@@ -346,7 +339,7 @@ def _list_file(annotations: Path, split: str) -> Path:
 
 
 def _first(folder: Path, names: tuple[str, ...], *, pattern: str = "") -> Path | None:
-    """The first of some names that is anywhere in a folder, or else a name of a pattern."""
+    """The first of these names that is found in a folder, in any depth, or else one that fits a pattern."""
     there = {name: Path(inner) / name for inner, _, files in os.walk(folder) for name in sorted(files)}
     for name in names:
         if name in there:

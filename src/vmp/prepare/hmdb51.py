@@ -5,7 +5,7 @@ Notable here:
   shifts with every stray folder, and a third order is in circulation;
 - file names start with `-` or `#`, hold `[`, `;`, `&`, `!`: they are matched as plain text, and nothing is a comment;
 - lines end in a blank; 1 is training, 2 is test, 0 is not used in this split;
-- files are found by name in any layout, and as .mp4 or .mkv where somebody has encoded them anew.
+- files are found by name in any layout, and as .mp4 or .mkv where they were encoded again.
 """
 
 import hashlib
@@ -15,10 +15,11 @@ from collections import Counter
 from pathlib import Path
 
 from vmp.errors import ConfigError, ManifestError, shortlist
-from vmp.prepare.plan import Check, Item, Plan, equal, find_videos, pick, read_lines, shipped_classes
+from vmp.prepare.plan import Check, DatasetPlan, Item, equal, read_lines, shipped_classes
+from vmp.prepare.videos import find_videos, pick
 
 FOLDS = (1, 2, 3)
-CLIPS, USED, PER_CLASS = 6766, 6371, (70, 30)  # mmaction2 lists only those that a split uses
+CLIPS, USED, PER_CLASS = 6766, 6371, (70, 30)  # mmaction2 lists only the clips that a split uses
 DIGEST = "e9bf6ee4467e004367f33f09e09e26ea4567e3899bebb11c8ff4dd05c8fff142"  # of the 153 files, see digest()
 PAGE = "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/"
 PLACES = ("testTrainMulti_7030_splits", "splits", "annotations", "hmdb51_splits", "test_train_splits")
@@ -31,15 +32,15 @@ _TAGS = re.compile(
 Fold = dict[str, tuple[str, str]]  # file name -> class, "train" | "test" | "unused"
 
 
-def plan_hmdb51(videos: Path, splits: Path | None = None) -> Plan:
+def plan_hmdb51(videos: Path, splits: Path | None = None) -> DatasetPlan:
     """Three folds from the official split files, or from mmaction2's lists.
 
     Args:
         videos: folder that holds the videos in any depth.
-        splits: folder with the split files; None looks beside and under the videos.
+        splits: folder with the split files; None: looked for under and beside the videos.
 
     Raises:
-        ConfigError: a folder or all split files are not there.
+        ConfigError: a folder is missing, or all split files are.
         ManifestError: lines that cannot be used, with file:line.
     """
     classes = shipped_classes("hmdb51")
@@ -71,7 +72,7 @@ def plan_hmdb51(videos: Path, splits: Path | None = None) -> Plan:
         checks.append(equal(f"split {number}, train / test / unused", expected, count))
     used = {item.id for items in plans.values() for item in items}
     notes = [f"{len(listed) - len(used):,} clips of the lists are in no split and not looked for"]
-    return Plan(
+    return DatasetPlan(
         name="hmdb51", classes=classes, splits=plans, videos=videos, checks=tuple(checks), notes=tuple(notes)
     )
 
@@ -104,7 +105,7 @@ def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold]
             faults.append(f"{where}: {name} was {before[1]} of {before[0]} before, in split {number}")
 
     for (category, number), file in official.items():
-        for line, text in _lines(file):
+        for line, text in read_lines(file):
             name, _, use = text.rpartition(" ")
             if not _NAME.fullmatch(name.strip()) or use not in _USES:
                 faults.append(
@@ -114,10 +115,9 @@ def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold]
                 add(f"{file}:{line}", number, name.strip(), category, _USES[use])
     if not official:
         for (number, use), file in lists.items():
-            for line, text in _lines(file):
-                match = re.fullmatch(
-                    r"(?:.*/)?([^/]+)/([^/]+) +\d+", text
-                )  # the number is of an order we do not use
+            for line, text in read_lines(file):
+                # the number is a class id in an order that is not ours
+                match = re.fullmatch(r"(?:.*/)?([^/]+)/([^/]+) +\d+", text)
                 if match:
                     add(f"{file}:{line}", number, match[2], match[1], use)
                 else:
@@ -140,7 +140,7 @@ def digest(split_files: list[Path]) -> str:
     """SHA-256 over names, in order, and lines without blanks around them."""
     h = hashlib.sha256()
     for file in sorted(split_files, key=lambda file: file.name):
-        h.update(f"{file.name}\0{chr(10).join(text for _, text in _lines(file))}\n".encode())
+        h.update(f"{file.name}\0{chr(10).join(text for _, text in read_lines(file))}\n".encode())
     return h.hexdigest()
 
 
@@ -153,11 +153,6 @@ def _item(found: dict[str, list[str]], name: str, category: str, classes: tuple[
         label=classes.index(category),
         tags=match.groupdict() if match else {},
     )
-
-
-def _lines(file: Path) -> list[tuple[int, str]]:
-    """Lines that are not blank, with their numbers."""
-    return [(number, text) for number, text in enumerate(read_lines(file), 1) if text]
 
 
 _FETCH_SPLITS = f"unpack test_train_splits.rar from {PAGE} and name its folder of 153 files with --splits"

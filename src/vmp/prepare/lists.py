@@ -1,347 +1,272 @@
-"""The text of a list of videos, in the forms that people have, into rows.
+"""Lists of a user's own videos, made into manifests.
 
-Two forms are read. Cells are separated by commas, semicolons or tabs, and may be quoted as in a CSV:
-- with a header: columns for the path (or an id), the label, and a span, under the names in PATHS, IDS, LABELS, SECONDS
-  and FRAMES, in any order and case. `split` picks rows where it differs; what says nothing of the clip is passed over;
-- without a header: `path label`, where blanks separate too and the label is a number, so that paths may hold blanks;
-  `path frames label`, as frame lists of mmaction2 have it; or `path,class name`.
-
-What can be read in two ways is refused. Which file of the dataset a path or an id means is found by locate.py.
+Notable here:
+- list_format.py reads the text of a list, videos.py finds the files that it means;
+- labels are all class numbers or all class names; lists in which they could be either are refused;
+- measurements are kept in measured.jsonl, so that a file of the same size and time is not measured again.
 """
 
-import csv
-import math
+import hashlib
+import posixpath
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from vmp.data.manifest import NUMBER, read_csv, read_text
-from vmp.errors import ManifestError, shortlist
-from vmp.prepare.plan import SUFFIXES
+from filelock import FileLock
 
-# names of columns, lower case, with _ for blanks; the first that is there is taken
-PATHS = (
-    *("path", "video_path", "file_path", "filepath", "videopath", "clip_path", "file", "video_file"),
-    *("filename", "file_name", "video", "video_name", "videoname", "clip", "clip_name"),
-)
-IDS = ("youtube_id", "video_id", "ytid", "id")  # of a video whose name is or holds it
-LABELS = (
-    *("label", "class", "category", "action", "activity", "target", "classname"),
-    *("class_name", "label_name", "action_name", "class_id", "label_id", "class_index", "label_index"),
-)
-SECONDS = (
-    *(("start", "end"), ("time_start", "time_end"), ("start_time", "end_time"), ("start_sec", "end_sec")),
-    *(("start_seconds", "end_seconds"), ("start_s", "end_s")),
-)
-FRAMES = (("start_frame", "end_frame"),)
-SPLIT = ("split", "subset")
-PASSED_OVER = (
-    *("is_cc", "fps", "duration", "width", "height", "index", "unnamed:_0", ""),  # "": the index of pandas
-    *("frames", "num_frames", "n_frames", "total_frames", "frame_count"),
-)
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validate", "validation"),
-    "test": ("test", "testing"),
-}
-SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-WANTED = (
-    "a header with columns such as path,label or path,label,start,end (seconds) or path,label,start_frame,end_frame or "
-    "label,youtube_id,time_start,time_end, or no header and lines `path label`; separated by commas, semicolons or tabs"
-)
-VIDEO = re.compile(f".*({'|'.join(map(re.escape, SUFFIXES))})", re.IGNORECASE)
+from vmp.data.manifest import Clip, parse_label, read_classes, spread
+from vmp.data.times import Clock
+from vmp.errors import ConfigError, ManifestError, shortlist
+from vmp.prepare.children import TIMEOUT
+from vmp.prepare.dataset import count_table, write_manifests
+from vmp.prepare.list_format import Row, raise_faults, read_list
+from vmp.prepare.measure import Measured, measure_cached
+from vmp.prepare.plan import DatasetPlan, Item
+from vmp.prepare.rows import SHORT, in_place_rows, tag_short, unusable
+from vmp.prepare.videos import Locator
+
 _NUMERIC = re.compile(r"[0-9]{1,18}")
-_LINE = re.compile(r'(?P<path>"(?:[^"]|"")*"|\S.*?)[ \t,;]+(?P<quote>"?)(?P<label>[+-]?[0-9]+)(?P=quote)')
-_OFFICIAL_HMDB = re.compile(r".*_test_split[123]\.txt")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of a list. start, end: in seconds, or in frames if `frames`; None: from the start, to the end."""
+def make_list(
+    home: Path,
+    *,
+    videos: Path,
+    lists: Mapping[str, Path],
+    classes_file: Path | None = None,
+    clock: Clock = "file",
+    most: int | None = None,
+    progress: bool = True,
+    workers: int | None = None,
+    timeout: float = TIMEOUT,
+) -> Path:
+    """Write the manifests of some lists under home, print what was found, and return their folder.
 
-    where: str  # file:line
-    path: str  # as written; once it is located, relative to the root
-    label: str
-    start: float | None = None
-    end: float | None = None
-    frames: bool = False
-    id: bool = False  # path is an id that the file's name is or holds
-    counted: int | None = None  # frames that the line says its video has
-
-
-def read_list(path: Path, split: str = "") -> list[Row]:
-    """Lines of a list file.
+    As for every dataset, a span that reaches more than a second beyond its video makes its clip partial.
 
     Args:
-        split: train, val or test: what to take of a file whose column `split` names several.
+        videos: folder that the paths in the lists are relative to.
+        lists: split -> list file; train and val at least.
+        classes_file: one class name per line; None takes the classes from the labels.
+        clock: what spans in seconds count from.
+        most: clips of a split, spread over its list, for a quick look; None: all.
+        timeout: seconds without progress before the measuring of a video counts as hung; 0: never.
 
     Raises:
-        ManifestError: with file:line of the first twenty faults.
+        ConfigError: the video folder or a list file is not there.
+        ManifestError: lines that cannot be used, with file:line.
     """
-    text = read_text(path)
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise ManifestError(f"{path}: no clips; wanted is {WANTED}")
-    if _OFFICIAL_HMDB.fullmatch(path.name):
-        raise ManifestError(
-            f"{path}: an official split file of HMDB-51, whose numbers are uses and not labels; make manifests with "
-            "scripts/prepare.py hmdb51 and train with dataset=hmdb51"
+    if not videos.is_dir():
+        raise ConfigError(
+            f"dataset.root = {videos}: no such folder; the paths in the lists are relative to it"
         )
-    if text.lstrip().startswith(("{", "[")):
-        raise ManifestError(f"{path}: looks like JSON, which is not read as a list; wanted is {WANTED}")
-    first = lines[0][1]
-    separator = next((s for s in (*SEPARATORS, " ") if _is_header(_cells(first, s), all_known=s == " ")), "")
-    rows = _with_header(path, separator, split) if separator else _without_header(path, lines)
-    if not rows:
-        raise ManifestError(f"{path}: no clips; wanted is {WANTED}")
-    return rows
+    for split, file in lists.items():
+        if not file.is_file():
+            raise ConfigError(f"dataset.{split} = {file}: no such file")
+    rows = _locate_all(videos, lists)
+    classes, labels = _assign_labels(rows, classes_file)
+    rows = {split: list(spread(part, most)) for split, part in rows.items()}
+    items = {
+        split: tuple(_item(row, labels[split][row.label], f"{split}/{n:06}") for n, row in enumerate(part))
+        for split, part in rows.items()
+    }
+    plan = DatasetPlan(name="list", classes=classes, splits=items, videos=videos, clock=clock)
+    parts = [str(videos.resolve()), repr(classes), *(repr(r) for part in rows.values() for r in part), *lists]
+    parts.append(clock)
+    folder = home / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".lock"):
+        found = measure_cached(
+            home / "measured.jsonl",
+            videos,
+            sorted({item.path for item in plan.items}),
+            progress=progress,
+            workers=workers,
+            timeout=timeout,
+        )
+        _check_frame_counts(rows, found)
+        clips = {
+            split: [
+                tag_short(_hint_at_frames(clip, row, found[row.path]))
+                for clip, row in zip(part, rows[split], strict=True)
+            ]
+            for split, part in in_place_rows(plan, found).items()
+        }
+        write_manifests(clips, classes, folder, videos, within=home)
+    if progress:
+        print(_summarize(rows, clips))
+    return folder
 
 
-def raise_faults(faults: Sequence[str]) -> None:
-    """Raise ManifestError if there are any."""
-    if faults:
-        raise ManifestError(f"{len(faults)} line(s) cannot be used:\n{shortlist(list(faults), 20)}")
-
-
-# --- with a header -------------------------------------------------------------------------------------------------
-
-
-def _cells(line: str, separator: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, strict=True))]
-    except (csv.Error, StopIteration):
-        return [cell.strip().strip('"') for cell in line.split(separator)]
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[ -]+", "_", name.strip().lstrip("#").strip().lower())
-
-
-def _is_header(cells: Sequence[str], *, all_known: bool) -> bool:
-    keys = {_key(cell) for cell in cells}
-    fits = not keys.isdisjoint((*PATHS, *IDS)) and not keys.isdisjoint(LABELS)
-    return fits and (not all_known or keys <= KNOWN)
-
-
-KNOWN = {
-    *(*PATHS, *IDS, *LABELS, *SPLIT, *PASSED_OVER),
-    *(name for pair in (*SECONDS, *FRAMES) for name in pair),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """Names of the columns, as the file has them; start, end: None where there is none."""
-
-    path: str
-    label: str
-    start: str | None
-    end: str | None
-    split: str | None
-    is_id: bool
-    in_frames: bool
-
-
-def _with_header(path: Path, separator: str, split: str) -> list[Row]:
-    table = read_csv(path, required=(), delimiter=separator, index=True)
-    if not table:
-        return []
-    columns = _columns(path, list(table[0][1]))
-    rows: list[Row] = []
+def _locate_all(root: Path, lists: Mapping[str, Path]) -> dict[str, list[Row]]:
+    """Rows of all lists with paths relative to the root; ManifestError for those that cannot be used, or repeat."""
+    locator = Locator(root)
+    out: dict[str, list[Row]] = {}
     faults: list[str] = []
-    for line, cells in _of_split(path, table, columns.split, split):
-        where = f"{path}:{line}"
-        try:
-            start, end = (
-                _moment(cells[name] if name else "", what, columns.in_frames)
-                for name, what in ((columns.start, "start"), (columns.end, "end"))
-            )
-            if end is not None and end <= (start or 0):
-                raise ValueError(f"end {end:g} must be after start {start or 0:g}")
-            if not cells[columns.path]:
-                raise ValueError(f"{columns.path} is empty")
-            label = _checked_label(cells[columns.label])
-            rows.append(
-                Row(where, cells[columns.path], label, start, end, columns.in_frames, id=columns.is_id)
-            )
-        except ValueError as error:
-            faults.append(f"{where}: {error}")
+    for split, file in lists.items():
+        out[split] = []
+        seen: dict[tuple[str, float, float | None], Row] = {}
+        for row in read_list(file, split):
+            try:
+                row = locator.locate(row, file)
+            except ValueError as error:
+                faults.append(f"{row.where}: {error}")
+                continue
+            other = seen.setdefault((posixpath.normpath(row.path), row.start or 0, row.end), row)
+            if other is not row:
+                faults.append(
+                    f"{row.where}: the same video and span as line {other.where.rpartition(':')[2]}"
+                )
+            out[split].append(row)
     raise_faults(faults)
-    return rows
+    return out
 
 
-def _columns(path: Path, header: Sequence[str]) -> _Columns:
-    """Which column is what.
+def _item(row: Row, label: int, id: str) -> Item:
+    whole = row.start is None and row.end is None
+    unit: Literal["file", "frames", "seconds"] = "file" if whole else "frames" if row.frames else "seconds"
+    return Item(id=id, path=row.path, label=label, start=row.start or 0, end=row.end, unit=unit)
 
-    Raises:
-        ManifestError: one is not known, or two are the same thing.
-    """
-    by_key: dict[str, str] = {}
-    for name in header:
-        if by_key.setdefault(_key(name), name) != name:
-            raise ManifestError(f"{path}: columns {by_key[_key(name)]} and {name} are the same")
-    if unknown := [name for key, name in by_key.items() if key not in KNOWN]:
-        raise ManifestError(
-            f"{path}: column(s) {', '.join(unknown)[:200]} not known; found {', '.join(header)[:400]}; wanted is "
-            f"{WANTED}"
-        )
-    labels = [by_key[key] for key in LABELS if key in by_key]
-    if len(labels) > 1:
-        raise ManifestError(f"{path}: {len(labels)} columns of labels, {', '.join(labels)}; keep one of them")
-    spans = [
-        (pair, unit)
-        for unit, pairs in (("s", SECONDS), ("f", FRAMES))
-        for pair in pairs
-        if by_key.keys() & {*pair}
+
+def _check_frame_counts(rows: Mapping[str, list[Row]], found: Mapping[str, Measured]) -> None:
+    """Raise ManifestError if the number before the label is not how many frames the videos have."""
+    counted = [
+        (row, row.counted, found[row.path].frames)
+        for part in rows.values()
+        for row in part
+        if row.counted is not None and found[row.path].status == "ok"
     ]
-    if len(spans) > 1:
-        found = ", ".join(name for key, name in by_key.items() if any(key in pair for pair, _ in spans))
+    wrong = [
+        f"{row.where}: {row.path}: {listed} in the list, {frames} in the video"
+        for row, listed, frames in counted
+        if abs(listed - frames) > max(3, 0.05 * frames)  # tools that extract frames lose or repeat a few
+    ]
+    if 2 * len(wrong) > len(counted):
         raise ManifestError(
-            f"{path}: spans are in seconds (start, end) or in frames (start_frame, end_frame), once; found {found}"
+            f"two numbers behind a path are read as `path frames label`, but {len(wrong)} of {len(counted)} videos "
+            f"have other numbers of frames:\n{shortlist(wrong)}\nLeave out the number that is not the label."
         )
-    (start, end), unit = spans[0] if spans else (("", ""), "")
-    named = [by_key[key] for key in (*PATHS, *IDS) if key in by_key]
-    return _Columns(
-        path=named[0],
-        label=labels[0],
-        start=by_key.get(start) if start else None,
-        end=by_key.get(end) if end else None,
-        split=next((by_key[key] for key in SPLIT if key in by_key), None),
-        is_id=not by_key.keys() & {*PATHS},
-        in_frames=unit == "f",
+
+
+def _hint_at_frames(clip: Clip, row: Row, found: Measured) -> Clip:
+    """Where a span in seconds does not lie in its video but fits as frames, add to the problem what may be meant."""
+    whole = all(value is None or value == int(value) for value in (row.start, row.end))
+    may_be_frames = not row.frames and whole and row.end is not None and row.end <= found.frames
+    if clip.status != "partial" or found.status != "ok" or not may_be_frames:
+        return clip
+    hint = f"if {row.start or 0:g} to {row.end:g} are frames and not seconds, name the columns start_frame,end_frame"
+    return unusable(clip, "partial", f"{clip.tags['problem']}; {hint}")
+
+
+def _summarize(rows: Mapping[str, list[Row]], clips: Mapping[str, list[Clip]]) -> str:
+    """The counts, and the lines whose clips cannot be used or are too short for the prompts to see any motion."""
+    lines = [count_table(clips)]
+    pairs = [pair for split in clips for pair in zip(rows[split], clips[split], strict=True)]
+    bad = [f"{row.where}: {c.path}: {c.status}, {c.tags['problem']}" for row, c in pairs if c.status != "ok"]
+    short = [f"{row.where}: {c.path}: {c.length} frame(s)" for row, c in pairs if "short" in c.tags]
+    if bad:
+        lines.append(f"{len(bad):,} clip(s) cannot be used:\n{shortlist(bad)}")
+    if short:
+        lines.append(
+            f"{len(short):,} clip(s) have fewer than {SHORT} frames, so that models see frames more than once, and "
+            f"the difference of equal frames is zero:\n{shortlist(short)}"
+        )
+    return "\n".join(lines)
+
+
+# --- labels --------------------------------------------------------------------------------------------------------
+
+Labels = dict[str, int]  # label as written -> class id
+
+
+def _assign_labels(
+    rows: Mapping[str, list[Row]], file: Path | None
+) -> tuple[tuple[str, ...], dict[str, Labels]]:
+    """Class names in the order of their ids, and the class id of each label of each split."""
+    if file:
+        classes = read_classes(file)
+        return classes, {split: _by_name_or_number(part, classes, file) for split, part in rows.items()}
+    every = [(split, row) for split, part in rows.items() for row in part]
+    known = {row.label for _, row in every}
+    numbers = {label for label in known if _NUMERIC.fullmatch(label)}
+    if numbers == known:
+        classes, labels, strange, hint = _numbered_classes(every)
+    elif numbers:  # one typing error would turn numbers into names, in another order
+        numbers_are_few = 2 * len(numbers) <= len(known)
+        odd = [row for _, row in every if (row.label in numbers) == numbers_are_few]
+        raise ManifestError(
+            f"some labels are numbers and some are names:\n{shortlist([f'{r.where}: {r.label[:80]!r}' for r in odd])}\n"
+            "If the numbers are names, name the classes: dataset.classes=FILE, one name a line."
+        )
+    else:
+        classes = tuple(sorted({row.label for row in rows["train"]}))
+        labels = {name: i for i, name in enumerate(classes)}
+        strange, hint = [(split, row) for split, row in every if row.label not in labels], ""
+    _raise_label_faults(
+        [f"{r.where}: class {r.label!r} is in {split} but not in train{hint}" for split, r in strange]
     )
+    if len(classes) < 2:
+        files = ", ".join(part[0].where.rpartition(":")[0] for part in rows.values())
+        raise ManifestError(f"{files}: {len(classes)} class(es); a classifier needs at least 2")
+    return classes, dict.fromkeys(rows, labels)
 
 
-def _of_split(
-    path: Path, table: list[tuple[int, dict[str, str]]], column: str | None, split: str
-) -> list[tuple[int, dict[str, str]]]:
-    """The rows that belong to a split, where the file holds several."""
-    values = {cells[column].lower() for _, cells in table} if column else set()
-    if len(values) < 2 or not split or not column:
-        return table
-    own = [(line, cells) for line, cells in table if cells[column].lower() in SPLITS[split]]
-    if not own:
+def _numbered_classes(
+    rows: Sequence[tuple[str, Row]],
+) -> tuple[tuple[str, ...], Labels, list[tuple[str, Row]], str]:
+    """Classes 0 .. n - 1, labels, rows (split, row) whose class is not in train, and what to say of these."""
+    ids = {int(row.label) for _, row in rows}
+    gaps = [i for i in range(min(max(ids), len(ids)) + 1) if i not in ids]
+    if gaps:
+        top = next(row.where for _, row in rows if int(row.label) == max(ids))
         raise ManifestError(
-            f"{path}: no row of {split} in column {column}, which holds {', '.join(sorted(values))[:200]}; "
-            f"wanted is {' or '.join(SPLITS[split])}"
+            f"{top}: labels run from {min(ids)} to {max(ids)} but {', '.join(map(str, gaps[:10]))} never occur(s) "
+            "in the lists; labels count from 0. If that is right, name the classes: dataset.classes=FILE, one name "
+            "a line."
         )
-    return own
+    trained = {int(row.label) for split, row in rows if split == "train"}
+    strange = [(split, row) for split, row in rows if int(row.label) not in trained]
+    hint = ", so that no model could learn it; if that is right, name the classes: dataset.classes=FILE"
+    classes = tuple(str(i) for i in range(max(ids) + 1))
+    return classes, {row.label: int(row.label) for _, row in rows}, strange, hint
 
 
-def _moment(text: str, name: str, frames: bool) -> float | None:
-    if not text:
-        return None
-    value = float(text) if NUMBER.fullmatch(text) else math.nan
-    if not value < 1e9 or (frames and value != int(value)):
-        raise ValueError(
-            f"{name} {text[:80]!r} is not a {'frame number' if frames else 'time in seconds'} from 0 up"
-        )
-    return value
+def _by_name_or_number(rows: Sequence[Row], classes: Sequence[str], file: Path) -> Labels:
+    """The class ids of one list's labels, which are all names of classes or all their numbers from 0.
 
-
-def _checked_label(label: str) -> str:
-    if not label:
-        raise ValueError("label is empty")
-    if any(ord(c) < 32 or c == "\x7f" for c in label):
-        raise ValueError(f"label {label[:80]!r} holds a control character")
-    return label
-
-
-# --- without a header ----------------------------------------------------------------------------------------------
-
-
-def _without_header(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
-    if not _LINE.fullmatch(lines[0][1]):
-        number, first = lines[0]
-        if columns := _unknown_header(lines):
-            raise ManifestError(
-                f"{path}:{number}: the first line names no columns that are known: found {', '.join(columns)[:400]!r}; "
-                f"wanted is {WANTED}"
-            )
-        if separator := _separator_of_names(path, lines):
-            pairs = [(number, _cells(line, separator)) for number, line in lines]
-            return _each(path, pairs, lambda cells: (cells[0], _checked_label(cells[1]), None))
-    rows = _each(path, lines, _path_and_number)
-    folders = [_LINE.fullmatch(row.path) for row in rows]
-    if all(match and not VIDEO.fullmatch(row.path) for row, match in zip(rows, folders, strict=True)):
-        return [  # lists of frame folders, whose names have no suffix
-            replace(row, path=_unquoted(match["path"]), counted=int(match["label"]))
-            for row, match in zip(rows, folders, strict=True)
-            if match
-        ]
-    two = [row for row in rows if row.counted is not None]
-    if two and len(two) < len(rows):
-        few, said = (
-            (two, "two numbers") if 2 * len(two) <= len(rows) else ([r for r in rows if r not in two], "one")
-        )
-        raise_faults([f"{row.where}: {said} behind the path, unlike other lines of the list" for row in few])
-    return rows
-
-
-def _each(
-    path: Path, lines: Sequence[tuple[int, Any]], read: Callable[[Any], tuple[str, str, int | None]]
-) -> list[Row]:
-    rows: list[Row] = []
-    faults: list[str] = []
-    for number, line in lines:
+    A label that is the name of one class and the number of another is refused, unless another label rules out numbers,
+    as 3 does where the classes are named 1, 2 and 3.
+    """
+    by_name = {name: i for i, name in enumerate(classes)}
+    by_number: dict[str, int] = {}
+    not_number: dict[str, str] = {}  # label -> why it is no class number
+    for label in {row.label for row in rows}:
         try:
-            name, label, counted = read(line)
-            rows.append(Row(f"{path}:{number}", name, label, counted=counted))
+            by_number[label] = parse_label(label, len(classes))
         except ValueError as error:
-            faults.append(f"{path}:{number}: {error}")
-    raise_faults(faults)
-    return rows
+            not_number[label] = str(error)
+    names = [row for row in rows if row.label in by_name]
+    if not_number and len(names) == len(rows):
+        return by_name
+    faults = []
+    for row in rows:
+        label = row.label
+        if label in not_number and label not in by_name:
+            faults.append(f"{row.where}: {not_number[label]}, nor a class in {file}")
+        elif not_number and names and label not in by_name:
+            faults.append(
+                f"{row.where}: label {label} is a number, and other labels of the list are names of classes"
+            )
+        elif not not_number and by_name.get(label, by_number[label]) != by_number[label]:
+            faults.append(
+                f"{row.where}: label {label!r} is the name of class {by_name[label]} in {file}, and the number of "
+                f"class {classes[by_number[label]]!r}; use names that are not numbers"
+            )
+    _raise_label_faults(faults)
+    return by_number
 
 
-def _path_and_number(line: str) -> tuple[str, str, int | None]:
-    """(path, label, frames) of `path label` or `path frames label`, split at the last separators."""
-    match = _LINE.fullmatch(line)
-    if not match:
-        other = next((c for c in "|" if c in line), "")
-        hint = f"; {other!r} is no separator of lists" if other else ""
-        raise ValueError(f"{line[:80]!r} is not `path label` with a whole number at the end{hint}")
-    path, label = match["path"], match["label"]
-    if not _NUMERIC.fullmatch(label):
-        raise ValueError(f"label {label[:80]} is not a class number from 0 up")
-    inner = _LINE.fullmatch(path)
-    if inner and not path.endswith('"') and VIDEO.fullmatch(_unquoted(inner["path"])):
-        if not _NUMERIC.fullmatch(inner["label"]):
-            raise ValueError(f"frames {inner['label'][:80]} is not a number from 0 up")
-        return _unquoted(inner["path"]), label, int(inner["label"])
-    if inner and (more := _LINE.fullmatch(inner["path"])) and VIDEO.fullmatch(_unquoted(more["path"])):
-        raise ValueError(f"{line[:80]!r} has several numbers; wanted is one label, or frames and a label")
-    return _unquoted(path), label, None
-
-
-def _unquoted(path: str) -> str:
-    return path[1:-1].replace('""', '"') if len(path) > 1 and path[0] == path[-1] == '"' else path
-
-
-def _separator_of_names(path: Path, lines: Sequence[tuple[int, str]]) -> str:
-    """What separates `path` and `class name` on every line; empty if they are not such lines."""
-    fits = []
-    for separator in SEPARATORS:
-        cells = [_cells(line, separator) for _, line in lines]
-        if all(len(c) == 2 and all(c) for c in cells):
-            ids = separator != "," and all(re.fullmatch(r"[\w-]+", c[0]) for c in cells)
-            if ids or all(VIDEO.fullmatch(c[0]) for c in cells):
-                fits.append(separator)
-    if len(fits) > 1:
-        found = " or ".join(SEPARATORS[separator] for separator in fits)
-        raise ManifestError(f"{path}: lines may be split at {found}; put the paths and labels in quotes")
-    return fits[0] if fits else ""
-
-
-def _unknown_header(lines: Sequence[tuple[int, str]]) -> list[str]:
-    """The cells of a first line that names columns, none of which are a path and a label."""
-    first, others = lines[0][1], [line for _, line in lines[1:6]]
-    for separator in SEPARATORS:
-        cells = _cells(first, separator)
-        if len(cells) < 2 or any(VIDEO.fullmatch(cell) for cell in cells):
-            continue
-        beside = [any(VIDEO.fullmatch(cell) for cell in _cells(line, separator)) for line in others]
-        if any(_key(cell) in KNOWN - {""} for cell in cells) or (beside and all(beside)):
-            return cells
-    return []
+def _raise_label_faults(faults: list[str]) -> None:
+    if faults:
+        raise ManifestError(f"{len(faults)} label(s) cannot be used:\n{shortlist(faults, 20)}")

@@ -1,24 +1,22 @@
 """What a video file really holds: counted frames, size, rate, and which readers return exactly those frames.
 
 Notable here:
-- headers lie both ways about the number of frames, so the file is decoded once and counted;
+- the file is decoded once and its frames are counted (source.py);
 - a seeking reader counts as exact for a file when frames fetched from all over it, forwards and after seeks, are
-  those that counting gives; the comparison is by picture, against the neighbours in time, so a shift by one shows;
+  those that counting gives; pictures are compared with their neighbours in time, so that a shift by one frame shows;
 - pictures of all frames are kept up to RUN x RUNS of them (85 MB); of a longer video, runs spread over all of it;
-- of the exact readers, the one that decodes least for a training clip comes first (`_by_speed`): a rule, not a stop
-  watch, so that the same file has the same reader, and so the same colours, whenever and wherever it is measured;
-- measuring happens in child processes (children.py): a damaged file may crash or hang a decoder.
+- the exact reader that decodes least for a training clip comes first. That is a rule and not a measurement of time, so
+  that a file has the same reader, and so the same colours, whenever and wherever it is measured (`_by_speed`);
+- measuring happens in child processes (children.py), since a damaged file may crash or hang a decoder, and what was
+  measured is kept in a file of JSON lines that survives a kill.
 """
 
 import importlib.util
+import json
 import os
-import re
 import time
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,30 +24,27 @@ from typing import Any
 import numpy as np
 
 from vmp.data.decode import ON_GPU, READERS, STEP, check_regular, is_gpu_fault
-from vmp.data.stream import (
-    may_leap,
-    null_frames,
-    open_video,
-    orientation,
-    shown_frames,
-    upright,
-    video_stream,
-)
-from vmp.data.times import Timeline, timeline
-from vmp.errors import VideoReadError
+from vmp.data.manifest import inside
+from vmp.data.stream import upright
+from vmp.data.times import Timeline
+from vmp.errors import ManifestError, VideoReadError
 from vmp.prepare.children import TIMEOUT, Lost, in_children, step
+from vmp.prepare.source import Source
+from vmp.progress import bar
 
+MEASURING = 7  # raise when measuring finds other things in the same file
 GAVE_UP = "measuring was given up:"
 THUMB = 48  # frames are compared as pictures of this many pixels a side
-NEAR = 4  # ... with as many neighbours in time on either side
-RUN, RUNS = 64, 192  # frames kept together, and how many times
-SEEK = 4  # times as much CPU time as reading the whole file takes, for one seek
-READ_THROUGH = 4e9  # pixels that a reader is asked for at most, so that large videos end
-REACH = 2000  # frames whose packets are read through in a few ms
-BY_TIME = ("opencv",)  # readers that seek to a number by its time at the nominal rate
-# whose frames are right in one reading and wrong in the next where times are not in order
-IN_ORDER = ("decord",)
-PLAIN = ("decord",)  # which take samples that an edit list hides for frames when they look for a keyframe
+NEAR = 4  # ... with this many neighbours in time on either side
+RUN, RUNS = 64, 192  # frames in a run of kept pictures, and how many runs are kept
+SEEK = 4  # one seek may take this many times the CPU time of reading the whole file
+READ_THROUGH = 4e9  # pixels that a reader has to return at most, so that measuring large videos ends
+REACH = 2000  # frames: the packets of so many are read through in a few ms
+BY_TIME = ("opencv",)  # readers that seek to a frame by its time at the nominal rate
+IN_ORDER = ("decord",)  # readers whose frames change from reading to reading where times are not in order
+PLAIN = (
+    "decord",
+)  # readers that take samples hidden by an edit list for frames when they look for a keyframe
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +59,13 @@ class Measured:
     first: float = 0.0  # seconds on the file's clock at which the first picture is shown
     steps: str = ""  # between pictures that are not evenly spaced (times.py)
 
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> "Measured":
+        """Raises:
+        KeyError, TypeError: not what `asdict` makes of one.
+        """
+        return cls(**entry | {"readers": tuple(entry["readers"])})
+
     @property
     def times(self) -> Timeline:
         return Timeline(self.frames, self.fps, self.first, self.steps)
@@ -71,13 +73,13 @@ class Measured:
 
 @cache
 def seeking() -> tuple[str, ...]:
-    """Seeking readers to try; pyav, always exact, comes after them."""
+    """The seeking readers that are installed; pyav is always exact and comes after them."""
     if importlib.util.find_spec("torchcodec"):
         try:
             import torchcodec.decoders  # noqa: F401
 
             return ("pyav_seek", "opencv", "torchcodec", "decord")
-        except (ImportError, OSError, RuntimeError):  # its libraries do not fit the installed torch or FFmpeg
+        except (ImportError, OSError, RuntimeError):  # built for another torch or FFmpeg
             pass
     return ("pyav_seek", "opencv", "decord")
 
@@ -95,15 +97,14 @@ def measure(path: str | os.PathLike[str], *, readers: Sequence[str] | None = Non
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What decoding a whole file gave. found: no readers yet; steady: frames are evenly spaced in time; ordered: their
-    times rise from one to the next; hidden: an edit list leaves some out."""
+    """What decoding a whole file gave."""
 
-    found: Measured
+    found: Measured  # without readers
     thumbs: "Thumbs"
-    steady: bool
-    ordered: bool
-    keyframes: int
-    hidden: bool = False
+    steady: bool = False  # frames are evenly spaced in time
+    ordered: bool = False  # times rise from frame to frame
+    keyframes: int = 0
+    hidden: bool = False  # an edit list leaves frames out
 
 
 def count(path: str | os.PathLike[str]) -> Counted:
@@ -113,7 +114,7 @@ def count(path: str | os.PathLike[str]) -> Counted:
         check_regular(path)
     except VideoReadError as error:
         status = "missing" if error.reason == "not found" else "unreadable"
-        return Counted(Measured(status, error.reason), thumbs, False, False, 0)
+        return Counted(Measured(status, error.reason), thumbs)
     source, began = Source(path), time.process_time()
     picture = np.empty((0, 0, 3), np.uint8)
     for frame in source.frames():
@@ -121,9 +122,7 @@ def count(path: str | os.PathLike[str]) -> Counted:
         thumbs.add(small(picture))
     step(needs=SEEK * (time.process_time() - began))
     if not source.count:
-        return Counted(
-            Measured("unreadable", source.fault or "no frame could be decoded"), thumbs, False, False, 0
-        )
+        return Counted(Measured("unreadable", source.fault or "no frame could be decoded"), thumbs)
     height, width = picture.shape[:2]
     status = "partial" if source.fault else "ok"
     shown = source.times()
@@ -132,160 +131,18 @@ def count(path: str | os.PathLike[str]) -> Counted:
         first=shown.first,
         steps=shown.steps,
     )
-    return Counted(found, thumbs, source.steady(), source.ordered(), source.keyframes, source.hidden)
-
-
-class Source:
-    """The first video stream of a file, decoded in counted order by one thread.
-
-    After `frames` has run, `count`, `keyframes` and `fault` say how it went; the rest is what the header said.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.count, self.keyframes, self.fault = path, 0, 0, ""
-        self.fps, self.seconds = Fraction(0), 0.0  # 0: the file does not say
-        self.promised = 0  # frames; where only a duration is promised, as many as that makes
-        self.hidden = False
-        self._rate = 0.0
-        self._rates: tuple[Fraction, ...] = ()
-        self._times = array("d")
-        self._zero, self._leaps = 0.0, False
-
-    def frames(self) -> Iterator[Any]:
-        """Frames (av.VideoFrame), until the end or the first fault."""
-        import av
-
-        errors: list[tuple[str, str]] = []
-        av.logging.set_skip_repeated(False)  # the next file may say what the last one said
-        try:
-            with _errors(errors):
-                container = open_video(self.path)
-            with container:
-                stream = video_stream(container, self.path)
-                self._rates = _header_rates(stream)
-                self.fps = min((rate for rate in self._rates if rate), default=Fraction(0))
-                self._rate = float(stream.guessed_rate or self.fps)
-                self._zero = (container.start_time or 0) / av.time_base
-                self._leaps = may_leap(container)
-                own = _duration(stream)
-                self.seconds = own or (container.duration or 0) / av.time_base
-                shown = shown_frames(container, stream)
-                self.hidden = shown < stream.frames
-                self.promised = shown or round(self.seconds * self.fps)
-                first, end = None, 0.0
-                decoding = container.decode(stream)
-                while True:
-                    with _errors(errors):
-                        frame = next(decoding, None)
-                    if said := [text for name, text in errors if name == container.format.name]:
-                        self.fault = f"the file is damaged after frame {self.count}: {said[0]}"
-                        return
-                    if frame is None:
-                        break
-                    shape = (frame.width, frame.height, *orientation(frame))
-                    first = first or shape
-                    if shape != first:
-                        self.fault = f"the frame size changes at frame {self.count}"
-                        return
-                    if frame.is_corrupt:
-                        self.fault = f"frame {self.count} is damaged"
-                        return
-                    step()
-                    self.count += 1
-                    self.keyframes += bool(frame.key_frame)
-                    if frame.pts is not None:
-                        self._times.append(float(frame.pts * stream.time_base))
-                        end = max(end, self._times[-1] + float((frame.duration or 0) * stream.time_base))
-                    yield frame
-                spare = max(3, shown // 50)  # small miscounts are common in sound files
-                if self.count < shown - spare and container.format.name == "avi":
-                    shown -= null_frames(self.path, stream.index)
-                if self.count < shown - spare:
-                    self.fault = f"{self.count} frames decoded where the header promises {shown}"
-                elif self.hidden or (not shown and (own or len(container.streams) == 1)):
-                    # an edit list must account for the rest; sound may go on longer
-                    end -= min(0.0, self._zero)  # a transport stream's clock that wraps begins below zero
-                    rest = max(4 / self._rate if self._rate else 0.0, 0.02 * self.seconds)
-                    if self._times and end < self.seconds - rest:
-                        self.fault = (
-                            f"frames end at {end:.2f} s where the header promises {self.seconds:.2f} s"
-                        )
-        except VideoReadError as error:
-            self.fault = error.reason
-        except Exception as error:  # decoders leak every kind of exception
-            words = str(error).partition("; last error log:")[0]  # which may be that of another file
-            self.fault = f"{type(error).__name__}: {words}" + "".join(f"; {text}" for _, text in errors[-1:])
-
-    def times(self) -> Timeline:
-        """When the frames decoded so far are shown."""
-        return timeline(self._times, rates=self._rates, frames=self.count, zero=self._zero, leaps=self._leaps)
-
-    def steady(self) -> bool:
-        """Whether frame i is shown at i / rate, so that a time finds it; the order of the times does not matter."""
-        times = np.sort(np.frombuffer(self._times)) if self._times else np.zeros(1)
-        drift = (times - times[0]) * self._rate - np.arange(len(times))
-        return bool(np.abs(drift).max() < 0.45)
-
-    def ordered(self) -> bool:
-        """Whether times rise: not in AVI files with B-frames."""
-        return bool((np.diff(np.frombuffer(self._times)) > 0).all()) if self._times else True
-
-
-def _header_rates(stream: Any) -> tuple[Fraction, ...]:
-    return tuple(Fraction(rate or 0) for rate in (stream.average_rate, stream.guessed_rate))
-
-
-def packet_times(path: Path) -> Timeline:
-    """When the pictures of a file are shown, by its packets: as many as there are frames, unless it is damaged."""
-    import av
-
-    times: list[float | None] = []
-    try:
-        with open_video(path) as container:
-            stream = video_stream(container, path)
-            rates = _header_rates(stream)
-            zero = (container.start_time or 0) / av.time_base
-            leaps = may_leap(container)
-            for packet in container.demux(stream):
-                step()
-                if packet.size and not packet.is_discard:
-                    times.append(None if packet.pts is None else float(packet.pts * packet.time_base))
-    except (OSError, av.FFmpegError, VideoReadError):  # decoding will say what is wrong
-        rates, zero, leaps = (), 0.0, False
-    return timeline(times, rates=rates, zero=zero, leaps=leaps)
-
-
-@contextmanager
-def _errors(found: list[tuple[str, str]]) -> Iterator[None]:
-    """Add what FFmpeg calls errors, as (part of FFmpeg, text): a damaged Matroska or AVI file is read on behind the
-    damage without any other sign.
-    """
-    import av
-
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture(local=True) as logs:
-            yield
-    finally:
-        av.logging.set_level(level)
-        found += [(name, text.strip()) for _, name, text in logs]
-
-
-def _duration(stream: Any) -> float:
-    """Seconds that a stream is said to last: Matroska has that in a tag, if at all."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3]) if match else 0.0
+    return Counted(found, thumbs, source.is_steady(), source.is_ordered(), source.keyframes, source.hidden)
 
 
 def exact_readers(path: Path, counted: Counted, readers: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Those of the readers that return exactly the counted frames of a whole file, the fastest first, and pyav.
+    """The readers that return exactly the counted frames of a file: the fastest first, then pyav.
 
-    Behind it those that need a GPU: other machines read the manifest too.
+    Readers that need a GPU come last, since other machines read the manifest too.
+
+    Args:
+        readers: None: those of `seeking`.
     """
-    exact = [r for r in (seeking() if readers is None else readers) if _exact(path, r, counted)]
+    exact = [r for r in (seeking() if readers is None else readers) if _is_exact(path, r, counted)]
     on_gpu = [r for r in exact if r in ON_GPU]
     return (*_by_speed([r for r in exact if r not in ON_GPU], counted), "pyav", *on_gpu)
 
@@ -293,9 +150,9 @@ def exact_readers(path: Path, counted: Counted, readers: Sequence[str] | None = 
 def _by_speed(readers: Sequence[str], counted: Counted) -> list[str]:
     """Readers in the order of their speed on training clips (9 frames at stride 32, 33 at stride 2).
 
-    pyav_seek decodes the groups that are asked for, opencv everything less than STEP frames ahead. With keyframes
-    closer than that pyav_seek is 1.2 to 3 times faster; with longer groups they are about equal, and in long files,
-    of which pyav_seek may have to read all packets, opencv comes first.
+    pyav_seek decodes only the groups of pictures that it needs, opencv everything less than STEP frames ahead. With
+    keyframes closer than that pyav_seek is 1.2 to 3 times faster; with longer groups they are about equal, and in long
+    files opencv comes first, since pyav_seek may have to read all packets.
     """
     near = counted.found.frames <= REACH and counted.found.frames <= STEP * counted.keyframes
     order = ("pyav_seek", "opencv") if near else ("opencv", "pyav_seek")
@@ -311,8 +168,7 @@ def measure_all(
 ) -> Iterator[tuple[Path, Measured]]:
     """Measure files in parallel, each in a child process; yields results as they come.
 
-    timeout: seconds without progress before a child counts as hung, 0: never; a child that hangs or dies makes its file
-    unreadable and is replaced.
+    A file whose child process dies, or makes no progress for `timeout` seconds (0: no limit), is unreadable.
     """
     work = partial(_measure_one, readers=readers)
     for path, found in in_children(work, paths, timeout=timeout, workers=workers):
@@ -321,6 +177,86 @@ def measure_all(
 
 def _measure_one(path: Path, *, readers: Sequence[str] | None) -> Iterator[Measured]:
     yield measure(path, readers=readers)
+
+
+# --- what was measured before ----------------------------------------------------------------------------------------
+
+
+def measure_cached(
+    cache: Path,
+    root: Path,
+    paths: Sequence[str],
+    *,
+    progress: bool = True,
+    workers: int | None = None,
+    timeout: float = TIMEOUT,
+) -> dict[str, Measured]:
+    """Measure those of the videos that the cache does not have, and add each to it as soon as it is measured.
+
+    A file with another size or time is measured again.
+
+    Args:
+        paths: relative to the root.
+
+    Raises:
+        ManifestError: a path is a link that leaves the root.
+    """
+    known: dict[tuple[str, int, int], Measured] = {}
+    for entry in read_records(cache):
+        try:
+            if entry["version"] == MEASURING:
+                known[entry["file"], entry["size"], entry["time"]] = Measured.from_json(entry["measured"])
+        except (KeyError, TypeError):
+            continue
+    try:
+        files = {path: inside(root, path) for path in paths}
+    except ValueError as error:
+        raise ManifestError(str(error)) from None
+    found = {file: known[_stamp(file)] for file in files.values() if _stamp(file) in known}
+    todo = [file for file in dict.fromkeys(files.values()) if file not in found]
+    if todo:
+        with bar("measure videos", len(todo), shown=progress) as shown:
+            for file, result in measure_all(todo, workers=workers, timeout=timeout):
+                found[file] = result
+                if result.status != "missing" and not result.reason.startswith(GAVE_UP):
+                    name, size, changed = _stamp(file)
+                    entry = {"version": MEASURING, "file": name, "size": size, "time": changed}
+                    append_record(cache, entry | {"measured": asdict(result)})
+                shown.advance()
+    return {path: found[file] for path, file in files.items()}
+
+
+def _stamp(file: Path) -> tuple[str, int, int]:
+    """Name, size and time of a file; -1 where it is not there."""
+    try:
+        info = os.stat(file)
+    except OSError:
+        return str(file), -1, -1
+    return str(file), info.st_size, info.st_mtime_ns
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines, of which a kill may have cut some short; none if it is not there."""
+    records = []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            records.append(entry)
+    return records
+
+
+def append_record(path: Path, entry: dict[str, Any]) -> None:
+    """Add a line to a file of JSON lines, behind a line that a kill cut short."""
+    with open(path, "a+b") as file:
+        if end := file.seek(0, os.SEEK_END):
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(entry).encode() + b"\n")
 
 
 # --- frames as small pictures --------------------------------------------------------------------------------------
@@ -334,15 +270,15 @@ class Thumbs:
 
     def __init__(self) -> None:
         self.count = 0
-        # one block, of which memory is taken as it is written: small pieces between decoded frames would scatter the
+        # one block, whose memory is taken as it is written: small arrays between decoded frames would fragment the
         # heap (measured: 555 MB for 85 MB of pictures)
-        self._store = np.empty((RUN * RUNS + RUN, THUMB, THUMB, 3), np.uint8)  # the last RUN: the tail
+        self._store = np.empty((RUN * RUNS + RUN, THUMB, THUMB, 3), np.uint8)  # the last RUN places: the end
         self._places: dict[int, int] = {}  # frame number -> place in the store
         self._free = list(range(RUN * RUNS))[::-1]
         self._every = 1
 
     def add(self, thumb: np.ndarray) -> None:
-        """Take the next frame, as `small` makes it."""
+        """Take the small picture (`small`) of the next frame."""
         if self.count // RUN % self._every == 0:
             if not self._free:
                 self._every *= 2
@@ -351,20 +287,20 @@ class Thumbs:
             if self.count // RUN % self._every == 0:
                 self._places[self.count] = self._free.pop()
                 self._store[self._places[self.count]] = thumb
-        self._store[self._end(self.count)] = thumb
+        self._store[self._end_place(self.count)] = thumb
         self.count += 1
 
     def kept(self) -> dict[int, np.ndarray]:
         tail = range(max(0, self.count - RUN), self.count)
         return {i: self._store[place] for i, place in self._places.items()} | {
-            i: self._store[self._end(i)] for i in tail
+            i: self._store[self._end_place(i)] for i in tail
         }
 
-    def _end(self, number: int) -> int:
+    def _end_place(self, number: int) -> int:
         return RUN * RUNS + number % RUN
 
 
-def _exact(path: Path, reader: str, counted: Counted) -> bool:
+def _is_exact(path: Path, reader: str, counted: Counted) -> bool:
     """Whether a reader returns the counted frames, read through and after seeks."""
     n, kept = counted.thumbs.count, counted.thumbs.kept()
     pixels = counted.found.width * counted.found.height
@@ -376,11 +312,11 @@ def _exact(path: Path, reader: str, counted: Counted) -> bool:
     known = np.array(sorted(i for i, near in around.items() if all(j in kept for j in near)))
     scattered = known[np.unique(np.linspace(0, len(known) - 1, 12).round().astype(int))]
     near = STEP if reader in BY_TIME else 0  # reached without a seek
-    alone = scattered[scattered > near, None][1::2]  # read for itself, behind a seek
+    alone = scattered[scattered > near, None][1::2]  # each read by itself, behind a seek
     begins = [known[np.searchsorted(known, n * third // 3)] for third in (1, 2)]
     strided = [np.arange(begin, n, step)[:16] for begin in begins for step in (1, 3)]
     strided = [np.intersect1d(indices, known) for indices in strided]
-    late = np.arange(max(0, n - 9), n)  # the tail, where indexes run off first
+    late = np.arange(max(0, n - 9), n)  # the end, where a wrong index shows first
     every = int(np.ceil(len(known) * pixels / READ_THROUGH))
     through = known[known // RUN % every == 0]
     for indices in (scattered, *alone, *strided, late, through):
@@ -392,7 +328,7 @@ def _exact(path: Path, reader: str, counted: Counted) -> bool:
                 if not _is_frame(small(picture), [kept[i] for i in around[index]], index - around[index][0]):
                     return False
                 at += 1
-        except Exception as error:  # not for this file, whatever the reason
+        except Exception as error:  # the reader cannot read this file, whatever the reason
             if is_gpu_fault(reader, error):
                 raise
             return False
@@ -404,7 +340,7 @@ def _exact(path: Path, reader: str, counted: Counted) -> bool:
 def _is_frame(picture: np.ndarray, near: Sequence[np.ndarray], at: int) -> bool:
     """Whether a picture is near[at]: close to it, and no neighbour in time is closer.
 
-    Readers convert colours with rounding of their own (up to 2 grey levels on common files), hence "close".
+    Readers round colours differently (by up to 2 grey levels on common files), hence "close".
     """
     distances = distance(np.stack(near), picture)
     return bool(distances[at] < 4.0 and distances[at] <= distances.min() + 0.02)
@@ -416,7 +352,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def small(picture: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (THUMB, THUMB, 3) uint8 by nearest pixel: averaging would wash small motions out."""
+    """(H, W, 3) -> (THUMB, THUMB, 3) uint8 by nearest pixel, since averaging would hide small motions."""
     h, w = picture.shape[:2]
     rows, columns = (np.linspace(0, n - 1, THUMB).astype(int) for n in (h, w))
     return picture[rows[:, None], columns[None]]

@@ -3,13 +3,13 @@
 Notable here:
 - the annotations are a MATLAB 7.3 file, which is HDF5: strings are references to arrays of UTF-16 code units,
   dimensions are reversed;
-- of 87 verbs the 67 that are attributes too are classes; labels are positions in the order of the names with their
+- of 87 verbs, the 67 that are also attributes are classes; labels are positions in the order of the names with their
   final V, which differs from the order without it ("cut apartV" < "cutV", but "cut" < "cut apart");
 - intervals of the other 20 verbs are left out; intervals overlap, and there is no background class;
 - frames count from 1 and the last belongs to the interval: [start - 1, end). The authors' script takes `start` as
   counted from 0, which shifts every clip by one frame (frame_base=0);
-- the validation subject is not part of training unless that is asked for;
-- several intervals share file, verb and start, so that an id needs more than these.
+- the validation subject is not part of training, unless train_on_val is set;
+- several intervals share file, verb and start, so ids have a number behind them where these do not suffice.
 """
 
 import os
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from vmp.errors import ConfigError, ManifestError, shortlist
-from vmp.prepare.plan import Check, Item, Plan, equal, find_videos, pick, read_lines, shipped_classes
+from vmp.prepare.plan import Check, DatasetPlan, Item, equal, read_lines, shipped_classes
+from vmp.prepare.videos import find_videos, pick
 
 INTERVALS, SEQUENCES, VERBS, ATTRIBUTES, RATE = 14105, 273, 87, 222, 29.4
 LISTS = {"train": "sequencesTrainAttr.txt", "val": "sequencesVal.txt", "test": "sequencesTest.txt"}
@@ -35,9 +36,9 @@ _FIELDS = ("fileName", "activity", "startFrame", "endFrame", "attributeMap", "ia
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """The intervals, and what attribute is set in which."""
+    """The intervals, and which attributes are set in them."""
 
-    files: tuple[str, ...]  # one an interval, such as s07-d72-cam-002
+    files: tuple[str, ...]  # one per interval, such as s07-d72-cam-002
     verbs: tuple[str, ...]
     starts: tuple[int, ...]  # as annotated: from 1
     ends: tuple[int, ...]  # as annotated: the last frame
@@ -53,7 +54,7 @@ def plan_mpii(
     *,
     frame_base: int = 1,
     train_on_val: bool = False,
-) -> Plan:
+) -> DatasetPlan:
     """Training, validation and test intervals of the 67 verbs.
 
     Args:
@@ -63,8 +64,8 @@ def plan_mpii(
         train_on_val: the validation subject trains too, and there is no validation split.
 
     Raises:
-        ConfigError: a file or folder is not there, or h5py is not.
-        ManifestError: a file that cannot be used.
+        ConfigError: a file or folder is missing, or h5py is.
+        ManifestError: a file cannot be used.
     """
     if frame_base not in (0, 1):
         raise ConfigError(
@@ -140,7 +141,7 @@ def plan_mpii(
     if train_on_val:
         parts["train"] += parts.pop("val")
         notes.append("the validation subject trains too; there is no validation split")
-    return Plan(
+    return DatasetPlan(
         name="mpii_cooking2",
         classes=classes,
         splits=parts,
@@ -152,11 +153,11 @@ def plan_mpii(
 
 
 def read_sequences(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Split -> sequences, from the lists of experimentalSetup.
+    """The sequences of each split, from the lists of experimentalSetup.
 
     Raises:
-        ConfigError: no such folder, or a list is not in it.
-        ManifestError: a line that is no sequence.
+        ConfigError: no such folder, or a list is missing in it.
+        ManifestError: a line is no sequence.
     """
     if not folder.is_dir():
         raise ConfigError(f"--splits {folder}: no such folder; it is the experimentalSetup of {PAGE}")
@@ -166,8 +167,8 @@ def read_sequences(folder: Path) -> dict[str, tuple[str, ...]]:
         if name not in there:
             raise ConfigError(f"--splits {folder}: holds no {name}; it is in the experimentalSetup of {PAGE}")
         sequences: list[str] = []
-        for number, row in enumerate(read_lines(there[name]), 1):
-            word = (row.split() or ["#"])[0]
+        for number, row in read_lines(there[name]):
+            word = row.split()[0]
             if word.startswith("#"):
                 continue
             match = re.fullmatch(r"(s[0-9]+-d[0-9]+)(-cam-[0-9]+)?", word)
@@ -185,7 +186,7 @@ def read_mat(path: Path) -> Annotations:
 
     Raises:
         ConfigError: no such file, or h5py is not installed.
-        ManifestError: not a MATLAB 7.3 file, or one that lacks a field.
+        ManifestError: not a MATLAB 7.3 file, or a field is missing.
     """
     if not path.is_file():
         raise ConfigError(f"--mat {path}: no such file; fetch annos/{MAT} from {PAGE}")
@@ -213,7 +214,7 @@ def read_mat(path: Path) -> Annotations:
             )
     except ManifestError:
         raise
-    except Exception as error:  # h5py leaks every kind of exception
+    except Exception as error:  # h5py raises every kind of exception
         raise ManifestError(
             f"{path}: cannot be read as a MATLAB 7.3 file ({error}); fetch it again"
         ) from None
@@ -233,7 +234,7 @@ def _strings(file: Any, cells: Any) -> tuple[str, ...]:
 
 
 def _string(value: Any) -> str:
-    """MATLAB keeps an empty string as its size, with a mark."""
+    """MATLAB stores an empty string as its size, with a mark."""
     if value.attrs.get("MATLAB_empty", 0) or not value.size:
         return ""
     return value[()].ravel().astype("<u2").tobytes().decode("utf-16-le").strip()

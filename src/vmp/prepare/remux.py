@@ -1,15 +1,15 @@
 """AVI files with packed B-frames made exact for every reader, without changing a pixel.
 
 Notable here:
-- DivX put a B-frame into the packet of the frame before it, so that an AVI has empty packets, counts that are wrong
-  and no times: readers that seek return other frames. FFmpeg's mpeg4_unpack_bframes takes the packets apart;
+- DivX put a B-frame into the packet of the frame before it, so that an AVI has empty packets, wrong counts and no
+  times, and seeking readers return other frames. FFmpeg's mpeg4_unpack_bframes takes the packets apart;
 - the order in which pictures are shown is found by decoding: each packet is numbered, and its picture comes out with
   that number. So every packet gets its true time, which an MP4 can hold and an AVI cannot;
 - a keyframe is marked as one only if nothing that follows it is shown before it: readers would begin there, and some
-  then count the pictures wrongly;
+  would then count the pictures wrongly;
 - the new file must hold the same pictures in the same order, by PyAV bit for bit and by every other reader as far as
-  measure.py looks. Else, or where every reader is exact already, the clip stays the original: a link to it (or a copy,
-  on another disk) lies beside the others, so that all clips have one root.
+  measure.py looks. Otherwise, or where every reader is exact already, the clip stays the original: a link to it (or a
+  copy, on another disk) lies beside the other clips, so that all have one root.
 """
 
 import os
@@ -25,12 +25,13 @@ import numpy as np
 
 from vmp.data.stream import open_video, orientation, video_stream
 from vmp.prepare.children import TIMEOUT, step
-from vmp.prepare.made import CannotWrite, half_of, make_all, trouble
-from vmp.prepare.measure import Counted, Measured, Source, count, exact_readers, seeking
+from vmp.prepare.journal import DiskError, as_disk_error, make_files, unfinished_name
+from vmp.prepare.measure import Counted, Measured, count, exact_readers, seeking
+from vmp.prepare.source import Source
 
 REMUXING = 2  # raise when other files come out of the same source
-_PICTURE = b"\0\0\1\xb6"  # what a picture begins with
-KEPT = "kept as it is: "  # how the reason of a clip that stays an original begins
+_PICTURE = b"\0\0\1\xb6"  # a picture begins with it
+KEPT = "kept as it is: "  # the reason of a clip that stays the original begins with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +53,10 @@ def remux_all(
     timeout: float = TIMEOUT,
     progress: bool = True,
 ) -> Iterator[tuple[Remux, Measured]]:
-    """Remux files in parallel; yields what each clip's file holds as it is done, those done before first.
+    """Remux files in parallel; yields what each clip's file holds as it is done, earlier finished ones first.
 
     Status "ok" with a reason that begins with KEPT: the clip is the original. A source that is not whole is "partial",
-    "missing" or "unreadable", and no file.
+    "missing" or "unreadable", and leaves no file.
 
     Args:
         timeout: seconds without progress before a process counts as hung; 0: never.
@@ -63,10 +64,10 @@ def remux_all(
     Raises:
         DataError: a folder cannot be written to, the disk is full.
     """
-    return make_all(
+    return make_files(
         tasks,
         _remux_one,
-        made=lambda task: ["remux", REMUXING, *seeking()],
+        recipe=lambda task: ["remux", REMUXING, *seeking()],
         title="remux clips",
         file=Remux.file,
         workers=workers,
@@ -76,7 +77,10 @@ def remux_all(
 
 
 def remux(source: Path, target: Path) -> str:
-    """Write a video's packets to an .mp4, packed B-frames unpacked, in true order of time. Returns what hindered it.
+    """Write a video's packets to an .mp4, packed B-frames unpacked, in true order of time.
+
+    Returns:
+        Why it cannot be done, or nothing.
 
     Raises:
         OSError, av.FFmpegError: the source cannot be read, the target not be written.
@@ -97,9 +101,7 @@ def remux(source: Path, target: Path) -> str:
             extra = stream.codec_context.extradata or b""
             copy.codec_context.extradata = re.sub(rb"(DivX\d+[a-z]\d+)p", rb"\1n", extra)  # packed no more
             order = _order([data for data, _ in packets], stream, 1 / rate)
-            pictures = [
-                (packets[number], order[number]) for number in sorted(order)
-            ]  # other packets are empty
+            pictures = [(packets[n], order[n]) for n in sorted(order)]  # other packets are empty
             delay = max((at - shown for at, (_, shown) in enumerate(pictures)), default=0)
             earliest_after = [len(pictures)]
             for _, shown in reversed(pictures[1:]):
@@ -140,7 +142,7 @@ def _unpacked(container: Any, stream: Any, copy: Any) -> list[tuple[bytes, bool]
 
 
 def _order(packets: Sequence[bytes], stream: Any, time_base: Fraction) -> dict[int, int]:
-    """Number of a packet -> when its picture is shown."""
+    """Number of a packet -> place of its picture in the order in which pictures are shown."""
     import av
 
     decoder = av.CodecContext.create("mpeg4", "r")
@@ -159,20 +161,20 @@ def _order(packets: Sequence[bytes], stream: Any, time_base: Fraction) -> dict[i
 # --- in a child process --------------------------------------------------------------------------------------------
 
 
-def _remux_one(tasks: tuple[Remux, ...]) -> Iterator[tuple[Remux, Measured] | CannotWrite]:
+def _remux_one(tasks: tuple[Remux, ...]) -> Iterator[tuple[Remux, Measured] | DiskError]:
     """One source; several targets only if it is two clips."""
     for task in tasks:
-        half = half_of(task.target)
+        half = unfinished_name(task.target)
         try:
             yield task, _clip(task, half)
-        except CannotWrite as error:
+        except DiskError as error:
             yield error
         finally:
             half.unlink(missing_ok=True)
 
 
 def _clip(task: Remux, half: Path) -> Measured:
-    """Put a clip where it belongs."""
+    """Put the remuxed file, or the original, where the clip belongs."""
     counted = count(task.source)
     found = counted.found
     if found.status != "ok":
@@ -181,7 +183,7 @@ def _clip(task: Remux, half: Path) -> Measured:
     everyone = {*seeking(), "pyav"}
     if set(found.readers) == everyone and not is_packed(
         task.source
-    ):  # on those, a reader may be exact by luck
+    ):  # where packed, readers may be exact by luck
         fault = "every reader is exact for it"
     else:
         fault, readers = _write(task, half, counted)
@@ -193,13 +195,13 @@ def _clip(task: Remux, half: Path) -> Measured:
     try:
         _link(task.source, half)
     except OSError as error:
-        raise trouble(task.target, error) from error
+        raise as_disk_error(task.target, error) from error
     _place(half, task.target.with_suffix(task.source.suffix), instead_of=task.target)
     return replace(found, reason=KEPT + fault)
 
 
 def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, ...]]:
-    """What hinders it or is wrong with what was written, and the readers that are exact for it."""
+    """Remux into `half` and check it: what went wrong, or nothing, and the readers that are exact for it."""
     import av
 
     if not counted.found.times.even:
@@ -211,18 +213,20 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
         a, b = Source(task.source), Source(half)
         for number, (left, right) in enumerate(zip(a.frames(), b.frames(), strict=True)):
             if orientation(left) != orientation(right):
-                return f"picture {number} is turned or mirrored otherwise when remuxed", ()
+                return f"picture {number} is turned or mirrored differently when remuxed", ()
             if not np.array_equal(left.to_ndarray(), right.to_ndarray()):
-                return f"picture {number} is another when remuxed", ()
+                return f"picture {number} differs when remuxed", ()
         if b.fault or not b.count or abs(b.times().rate - counted.found.fps) > 1e-4 * counted.found.fps:
             return b.fault or "another frame rate when remuxed", ()
     except (OSError, av.FFmpegError) as error:
-        if isinstance(trouble(task.target, error), CannotWrite):
-            raise trouble(task.target, error) from error
+        if isinstance(as_disk_error(task.target, error), DiskError):
+            raise as_disk_error(task.target, error) from error
         return f"{type(error).__name__} when remuxed", ()
-    except (ValueError, IndexError) as error:  # another number of pictures, for one
+    except (ValueError, IndexError) as error:  # such as another number of pictures
         return f"cannot be remuxed ({error})", ()
-    return "", exact_readers(half, replace(counted, steady=b.steady(), ordered=b.ordered(), hidden=b.hidden))
+    return "", exact_readers(
+        half, replace(counted, steady=b.is_steady(), ordered=b.is_ordered(), hidden=b.hidden)
+    )
 
 
 def _link(source: Path, target: Path) -> None:
@@ -233,7 +237,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _place(half: Path, target: Path, *, instead_of: Path) -> None:
-    """Give a finished file its name, and take away what an earlier run put there under the other suffix."""
+    """Give a finished file its name, and remove what an earlier run left under the other suffix."""
     os.replace(half, target)
     if instead_of != target:
         instead_of.unlink(missing_ok=True)

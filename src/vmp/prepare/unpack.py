@@ -1,10 +1,10 @@
-"""Archives, and the archives inside them, unpacked into a folder; HMDB-51 comes as a RAR that holds a RAR a class.
+"""Archives, and the archives inside them, unpacked into a folder; HMDB-51 is a RAR that holds one RAR per class.
 
 Notable here:
-- an archive may name members outside its folder, or hold links: members are looked at before and after;
-- each archive is unpacked aside and moved into place when it is whole; what is done is remembered by a file, so that
-  a run that was killed goes on;
-- Python reads ZIP. RAR needs a program, and some builds of these read only some kinds of RAR: all are tried in turn.
+- an archive may name members outside its folder, or hold links: members are checked before and after unpacking;
+- each archive is unpacked into a temporary folder and moved into place when it is whole; a file marks it as done, so
+  that a run that was killed goes on;
+- Python reads ZIP. RAR needs a program, and some builds read only some kinds of RAR: all are tried, one after another.
 """
 
 import os
@@ -20,11 +20,11 @@ from pathlib import Path
 from vmp.data.manifest import check_relative
 from vmp.errors import ConfigError, DataError, shortlist
 
-LARGEST = 50  # times the size of an archive that its members may have together
+LARGEST = 50  # members may be this many times the size of their archive together
 
 
 def unpack(source: Path, target: Path, *, say: Callable[[str], None] = print) -> Path:
-    """Unpack an archive, or a folder of archives, and the archives inside; continued where it was left off.
+    """Unpack an archive, or a folder of archives, and the archives inside; continues where it was interrupted.
 
     Raises:
         ConfigError: no tool for RAR is installed.
@@ -60,7 +60,7 @@ def is_archive(path: Path) -> bool:
 
 
 def _merge(source: Path, target: Path) -> None:
-    """Move what is in source into target, file by file where target is there."""
+    """Move source to target; where both are folders, entry by entry."""
     if source.is_dir() and target.is_dir():
         for entry in source.iterdir():
             _merge(entry, target / entry.name)
@@ -71,7 +71,7 @@ def _merge(source: Path, target: Path) -> None:
 
 
 def _unpack_one(archive: Path, target: Path) -> None:
-    """All members below target, or DataError."""
+    """Unpack all members below target, or raise DataError."""
     if archive.suffix.lower() == ".zip":
         try:
             with zipfile.ZipFile(archive) as opened:
@@ -86,8 +86,7 @@ def _unpack_one(archive: Path, target: Path) -> None:
         info = path.lstat()
         if not (stat.S_ISDIR(info.st_mode) or (stat.S_ISREG(info.st_mode) and info.st_nlink == 1)):
             raise DataError(
-                f"{archive}: its member {path.relative_to(target)} is a link, a pipe or a device; nothing of it was "
-                "kept"
+                f"{archive}: its member {path.relative_to(target)} is a link, a pipe or a device; nothing was kept"
             )
 
 
@@ -102,7 +101,7 @@ def _check_members(archive: Path, names: list[str]) -> None:
 
 
 def _check_room(archive: Path, size: int, target: Path) -> None:
-    """Videos do not shrink when they are packed: what is much larger unpacked is a trap, or damaged."""
+    """Videos do not shrink when they are packed, so an archive of much larger members is a trap, or damaged."""
     room = shutil.disk_usage(target).free
     if size > LARGEST * archive.stat().st_size + 1e6 or size > room:
         raise DataError(
@@ -112,9 +111,9 @@ def _check_room(archive: Path, size: int, target: Path) -> None:
 
 
 def _unpack_rar(archive: Path, target: Path) -> None:
-    """With the first tool that can: some builds read only some kinds of RAR, or none."""
+    """Unpack with the first tool that can; some builds read only some kinds of RAR, or none."""
     file, to = str(archive.resolve()), str(target.resolve())
-    tools = [  # how to list the names, one a line, and how to unpack
+    tools = [  # how to list the names, one per line, and how to unpack
         (["unrar", "lb", "-p-", "--", file], ["unrar", "x", "-o+", "-p-", "-inul", "--", file, f"{to}/"]),
         (["bsdtar", "-tf", file], ["bsdtar", "-xf", file, "-C", to]),
         (["7zz", "l", "-ba", "-slt", file], ["7zz", "x", "-y", "-bd", f"-o{to}", file]),
@@ -132,7 +131,7 @@ def _unpack_rar(archive: Path, target: Path) -> None:
             faults.append(f"{unpacking[0]}: unpacked nothing")
         except _ToolError as error:
             faults.append(str(error))
-        for path in list(target.iterdir()):  # what it left half done
+        for path in list(target.iterdir()):  # what a failed attempt left
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     if faults:
         raise DataError(
@@ -146,15 +145,15 @@ def _unpack_rar(archive: Path, target: Path) -> None:
 
 
 class _ToolError(Exception):
-    """A tool that did not do it, and what it said."""
+    """A tool failed; the message is what it printed."""
 
 
 def _run(command: list[str]) -> str:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     text = done.stdout.decode(errors="replace")
     if done.returncode:
-        said = done.stderr.decode(errors="replace") or text
-        raise _ToolError(f"{command[0]} ended with {done.returncode}: {' '.join(said.split())[-200:]}")
+        output = done.stderr.decode(errors="replace") or text
+        raise _ToolError(f"{command[0]} ended with {done.returncode}: {' '.join(output.split())[-200:]}")
     return text
 
 

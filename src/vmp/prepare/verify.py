@@ -1,12 +1,12 @@
-"""Decode every clip's file and hold it against the manifest.
+"""Decode every clip's file and compare it with the manifest.
 
 Notable here:
-- files are decoded in child processes that may crash or hang without harm, one at a time each;
+- files are decoded in child processes, one at a time each, which may crash or hang without harm;
 - nothing is deleted or moved: rows that cannot be used get another status in the manifest, the old manifest stays as
   `<name>.before-verify`, and `quarantine.csv` beside it lists the rows and what is wrong with them;
-- a reader that a row lists and that is not exact for its file is taken off the row;
-- readers that are asked for by name are listed in the rows for whose files they are exact; those on a GPU are tried
-  after the others, so that what goes wrong with the GPU says nothing of a file.
+- a reader that is listed for a file, and is not exact for it, is removed from the row;
+- further readers can be named, and are listed in the rows for whose files they are exact. Those that need a GPU are
+  tried last, so that a fault of the GPU is not held against a file.
 """
 
 import csv
@@ -39,13 +39,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """counts: clips by status, as the manifest says it now; problems: where files and the old manifest disagree; exact:
-    readers asked for by name -> usable clips that they can read; untried: files with which those on a GPU failed."""
-
-    counts: dict[str, int]
-    problems: tuple[Problem, ...]
-    exact: dict[str, int]
-    untried: dict[str, str]
+    counts: dict[str, int]  # status -> clips, in the manifest as it is now
+    problems: tuple[Problem, ...]  # where files and the old manifest disagree
+    exact: dict[str, int]  # reader that was named -> usable clips for which it is exact
+    untried: dict[str, str]  # file -> why the GPU could not try it
 
     @property
     def ok(self) -> bool:
@@ -61,7 +58,7 @@ def verify(
     readers: Sequence[str] = (),
     progress: bool = True,
 ) -> Verified:
-    """Decode the files of a manifest, compare, and put what is wrong into the manifest and quarantine.csv.
+    """Decode the files of a manifest, and record what is wrong in the manifest and in quarantine.csv.
 
     Args:
         root: folder of the videos; None: as recorded beside the manifest.
@@ -69,39 +66,34 @@ def verify(
         readers: to measure besides those that are always tried, and to list where they are exact.
 
     Raises:
-        ManifestError: the manifest cannot be read, or none of its files is there; nothing is changed.
-        ConfigError: one of the readers cannot work here.
+        ManifestError: the manifest cannot be read, or all of its files are missing; nothing is changed.
+        ConfigError: one of the readers cannot work on this machine.
     """
     for name in readers:
         check_reader(name)
     old = read_manifest(manifest, root=root)
     _check_root(old)
-    tried = tuple(dict.fromkeys((*seeking(), *readers)))
-    found = _measure(old, [name for name in tried if name not in ON_GPU], workers, timeout, progress)
-    untried = _measure_on_gpu(
-        old, found, [name for name in tried if name in ON_GPU], workers, timeout, progress
-    )
+    every = tuple(dict.fromkeys((*seeking(), *readers)))
+    on_cpu, on_gpu = ([r for r in every if (r in ON_GPU) == wanted] for wanted in (False, True))
+    found = _measure(old, on_cpu, workers, timeout, progress)
+    untried = _measure_on_gpu(old, found, on_gpu, workers, timeout, progress)
     clips: list[Clip] = []
     problems: list[Problem] = []
     for clip in old.clips:
-        clip, problem = _compare(
-            clip,
-            found[clip.path],
-            [name for name in tried if name not in ON_GPU or clip.path not in untried],
-            readers,
-        )
+        tried = on_cpu if clip.path in untried else every
+        clip, problem = _compare(clip, found[clip.path], tried, readers)
         clips.append(clip)
         if problem:
             problems.append(Problem(clip.id, clip.path, problem))
-    said = {problem.id for problem in problems}
+    listed = {problem.id for problem in problems}
     bad = [Problem(c.id, c.path, c.tags.get("problem", c.status)) for c in clips if c.status != "ok"]
-    rows = problems + [problem for problem in bad if problem.id not in said]
+    rows = problems + [problem for problem in bad if problem.id not in listed]
     quarantine = old.path.with_name(QUARANTINE)
-    others = _of_others(quarantine, {(clip.id, clip.path) for clip in clips})
+    others = _rows_of_other_manifests(quarantine, {(clip.id, clip.path) for clip in clips})
     if rows or others or quarantine.exists():
         _write_quarantine(quarantine, [*others, *rows])
     if tuple(clips) != old.clips:
-        _keep(old.path)
+        _keep_copy(old.path)
         write_manifest(old.path, clips)
     counts = Counter(clip.status for clip in clips)
     usable = [clip for clip in clips if clip.status == "ok"]
@@ -110,7 +102,7 @@ def verify(
 
 
 def _check_root(manifest: Manifest) -> None:
-    """Raise ManifestError if not one file is there: then the folder is wrong, and the rows are not."""
+    """Raise ManifestError if all files are missing: then the folder is wrong, and the rows are right."""
     paths = {clip.path for clip in manifest.clips if clip.status == "ok"}
     if paths and not any(os.path.lexists(manifest.root / path) for path in paths):
         raise ManifestError(
@@ -123,7 +115,7 @@ def _check_root(manifest: Manifest) -> None:
 def _measure(
     manifest: Manifest, readers: Sequence[str], workers: int | None, timeout: float, progress: bool
 ) -> dict[str, Measured]:
-    """Path in the manifest -> what the file holds."""
+    """What the file of each path in the manifest holds."""
     found: dict[str, Measured] = {}
     files: dict[Path, list[str]] = {}
     for path in dict.fromkeys(clip.path for clip in manifest.clips):
@@ -146,7 +138,11 @@ def _measure_on_gpu(
     timeout: float,
     progress: bool,
 ) -> dict[str, str]:
-    """Add the readers to what was found of sound files; path in the manifest -> why it could not be tried."""
+    """Add readers on the GPU to what was found of sound files.
+
+    Returns:
+        Path in the manifest -> why the GPU could not try it.
+    """
     files: dict[Path, list[str]] = {}
     for path, measured in found.items() if readers else ():
         if measured.status == "ok":
@@ -166,11 +162,11 @@ def _measure_on_gpu(
 
 
 def _compare(clip: Clip, found: Measured, tried: Sequence[str], wanted: Sequence[str]) -> tuple[Clip, str]:
-    """The row as it should be, and what was wrong with it, if anything.
+    """The row as it should be, and what was wrong with it, or nothing.
 
     Args:
         tried: the readers that were measured.
-        wanted: those of them to add to the row.
+        wanted: the readers to add to the row where they are exact.
     """
     if clip.status != "ok":
         if found.status == "ok" and clip.status == "missing":
@@ -186,17 +182,17 @@ def _compare(clip: Clip, found: Measured, tried: Sequence[str], wanted: Sequence
         if clip.fps and abs(found.fps - clip.fps) > 1e-4 * clip.fps:
             wrong.append(f"fps {found.fps:.6g} instead of {clip.fps:.6g}")
         if wrong:
-            status, problem = "unreadable", f"is another file than the manifest's: {', '.join(wrong)}"
+            status, problem = "unreadable", f"is not the file in the manifest: {', '.join(wrong)}"
     if status != "ok":
         return replace(clip, status=status, tags=clip.tags | {"problem": problem}), f"{status}: {problem}"
     wrong = [name for name in clip.readers if name in tried and name not in found.readers]
     kept = tuple(name for name in clip.readers if name not in wrong)
     new = [name for name in found.readers if name in wanted and name not in kept]
-    said = f"{', '.join(wrong)} listed as exact, and not: taken off" if wrong else ""
-    return (replace(clip, readers=(*(kept or ("pyav",)), *new)) if wrong or new else clip), said
+    problem = f"{', '.join(wrong)} was listed as exact and is not: removed from the row" if wrong else ""
+    return (replace(clip, readers=(*(kept or ("pyav",)), *new)) if wrong or new else clip), problem
 
 
-def _of_others(quarantine: Path, own: set[tuple[str, str]]) -> list[Problem]:
+def _rows_of_other_manifests(quarantine: Path, own: set[tuple[str, str]]) -> list[Problem]:
     """Rows of an earlier quarantine about clips of other manifests in the folder."""
     if not quarantine.exists():
         return []
@@ -214,7 +210,7 @@ def _write_quarantine(path: Path, problems: list[Problem]) -> None:
         writer.writerows([p.id, p.path, p.problem] for p in problems)
 
 
-def _keep(path: Path) -> None:
+def _keep_copy(path: Path) -> None:
     """Copy a manifest to the first free name of <name>.before-verify, <name>.before-verify-2, ..."""
     number = 1
     while True:

@@ -1,10 +1,10 @@
-"""Which file under the dataset's root a path or an id in a list means.
+"""Where the videos are: found by stem in a folder, in any depth, and by what a list calls them.
 
-Notable here:
-- a file that is there as written is taken; else backslashes are read as slashes, absolute paths are taken if they lie
+Notable here, of the paths and ids in lists (`Locator`):
+- a path that is there as written is taken. Else backslashes are read as slashes, absolute paths are taken if they lie
   in the root, and relative ones may count from the list's folder, the working folder or the folder above the root;
-- a name that is not there, but for upper and lower case or the way in which accents are coded (macOS writes them as
-  characters of their own), is the one file of that name in the whole root;
+- a name that differs only in upper and lower case, or in how accents are coded (macOS writes them as characters of
+  their own), means the one file of that name in the whole root;
 - names without a suffix and ids are looked for in the whole root: `name.mp4`, `Title [id].mp4` and `Title-id.mp4` as
   downloaders write them, and `id_000010_000020.mp4`, a clip that was cut out already, from Kinetics;
 - nothing outside the root is used, and where several files fit none is taken.
@@ -18,30 +18,98 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from vmp.data.manifest import check_relative
-from vmp.prepare.lists import VIDEO, Row
-from vmp.prepare.plan import find_videos
+from vmp.errors import ConfigError
 
+if TYPE_CHECKING:
+    from vmp.prepare.list_format import Row
+
+SUFFIXES = (  # preferred first
+    *(".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv"),
+    *(".ts", ".mts", ".flv", ".ogv", ".ogg", ".3gp", ".vob", ".gif"),
+)
+VIDEO = re.compile(f".*({'|'.join(map(re.escape, SUFFIXES))})", re.IGNORECASE)
+JOURNAL = ".cuts.jsonl"  # in folders of clips that were made from other videos (journal.py)
 _YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
 _BRACKETED = re.compile(r"\[([^\[\]]+)\]$")
 
 
+def find_videos(root: Path) -> dict[str, list[str]]:
+    """Stem -> paths relative to root of the video files under it, in the order of SUFFIXES.
+
+    Clips that were made here from other videos come last: --videos may be a folder that --out is in.
+
+    Raises:
+        ConfigError: no such folder.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"--videos {root}: no such folder; it should hold the videos, in any depth")
+    found: dict[str, list[tuple[bool, int, str]]] = {}
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inner, ours = os.path.relpath(folder, root), JOURNAL in names
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SUFFIXES:
+                path = (name if inner == "." else f"{inner}/{name}").replace(os.sep, "/")
+                found.setdefault(stem, []).append((ours, SUFFIXES.index(suffix.lower()), path))
+    return {stem: [path for _, _, path in sorted(entries)] for stem, entries in found.items()}
+
+
+def pick(found: dict[str, list[str]], stem: str, otherwise: str, *, folder: str = "") -> str:
+    """The video of a stem, in a folder of that name if one is there; `otherwise` where there is no such video."""
+    paths = found.get(stem, [])
+    return next(
+        (p for p in paths if folder and folder in p.split("/")[:-1]), paths[0] if paths else otherwise
+    )
+
+
+def why_not_found(root: Path) -> str:
+    """What may keep videos from being found under a folder, and what to do, on lines of its own; or nothing."""
+    links = [entry.name for entry in os.scandir(root) if entry.is_symlink() and entry.is_dir()]
+    if links:
+        named = ", ".join(sorted(links)[:5])
+        return f"\n  links to folders are not followed: {named}; name where they lead with --videos"
+    if find_videos(root):
+        return ""
+    why = f"\n  it holds no file that ends in {', '.join(SUFFIXES)}"
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            if re.fullmatch(r"(img|image|frame)?_?\d{3,}\.jpe?g", name):
+                return (
+                    f"{why}. It holds frames, such as {Path(folder, name)}, and frame folders are not read: they were "
+                    "compressed and scaled once more, and how many are missing cannot be told. Name the folder of the "
+                    "videos that they were taken from (mmaction2 keeps it beside, as `videos`)."
+                )
+        for name in sorted(names):
+            if name.endswith((".h5", ".hdf5")):
+                return (
+                    f"{why}. {Path(folder, name)} is HDF5, which is not read. Name the folder of the original videos. "
+                    "Clips as the authors' script makes them (files and train.csv, unpacked from it) are read by "
+                    "`python train.py dataset=list`, see docs/data.md."
+                )
+    return why
+
+
 class Locator:
-    """Finds what rows of lists mean under a root. One for all lists of a dataset: it walks the root once, if at all."""
+    """Finds the files that rows of lists mean under a root. One serves all lists of a dataset: it walks the root at
+    most once."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
         self._roots = (self.root, Path(os.path.realpath(root)))
 
-    def locate(self, row: Row, file: Path) -> Row:
-        """The row with a path relative to the root; of what is not there, the path where it should be.
+    def locate(self, row: "Row", file: Path) -> "Row":
+        """The row with a path relative to the root; where no file fits, the path where it should be.
 
         Args:
             file: the list that the row is in.
 
         Raises:
-            ValueError: the path leaves the root, cannot be one, or fits several files.
+            ValueError: the path leaves the root, cannot be a path, or fits several files.
         """
         if row.id and not VIDEO.fullmatch(row.path):
             return self._by_id(row)
@@ -75,7 +143,7 @@ class Locator:
             return False
 
     def _inside(self, absolute: str) -> str:
-        """An absolute path, relative to the root. Links are not followed here: what they lead to is checked later."""
+        """An absolute path made relative to the root. Links are not followed here; where they lead is checked later."""
         if ".." in PurePosixPath(absolute).parts:
             raise ValueError(f"path {absolute!r} climbs out of the dataset root with '..'")
         plain = os.path.normpath(absolute)
@@ -99,7 +167,7 @@ class Locator:
 
     @cached_property
     def _ids(self) -> dict[str, list[str]]:
-        """Id -> videos in whose names it is marked as one."""
+        """Id -> videos whose names mark it as one."""
         found: dict[str, list[str]] = {}
         for stem, paths in self._stems.items():
             ids = {match[1] for match in [_BRACKETED.search(stem)] if match}
@@ -110,7 +178,7 @@ class Locator:
         return found
 
     def _by_stem(self, path: str) -> str:
-        """A name without suffix, as of a frame folder or a FineGym element."""
+        """The video of a name without suffix, as that of a frame folder or of a FineGym element."""
         folder, _, stem = path.rpartition("/")
         fits = [
             p
@@ -119,7 +187,7 @@ class Locator:
         ]
         return _only(fits, path) or path
 
-    def _by_id(self, row: Row) -> Row:
+    def _by_id(self, row: "Row") -> "Row":
         id = check_relative(row.path)
         if row.start is not None and row.end is not None and not row.frames:
             cut = _only(self._stems.get(f"{id}_{int(row.start):06}_{int(row.end):06}", []), id)
@@ -137,11 +205,12 @@ def _is_file(path: Path) -> bool:
 
 
 def _fold(path: str) -> str:
+    """A path in the form in which case and the coding of accents make no difference."""
     return unicodedata.normalize("NFC", posixpath.normpath(path)).casefold()
 
 
 def _only(fits: Sequence[str], text: str) -> str:
-    """The one file that fits, or ''."""
+    """The one file that fits, or ''; ValueError where several do."""
     if len(fits) > 1:
         raise ValueError(
             f"{text[:80]!r} may be any of {len(fits)} files: {', '.join(sorted(fits)[:3])[:300]}"

@@ -1,15 +1,14 @@
 """Small files made from videos, in child processes: each one whole or not there, and never made twice.
 
 Notable here:
-- a file gets its name when it is finished and checked; what a killed child left is swept away by the next run;
+- a file gets its name when it is finished and checked; what a killed child left is removed by the next run;
 - `.cuts.jsonl` in each folder says what its files were made from, so that a run that was killed goes on, and a file
   whose source, span or settings have changed is made again. A lock keeps a second process out of the folder;
-- a disk that is full or cannot be written to ends everything at once: no other file would be spared.
+- a disk that is full or cannot be written to ends everything at once, since no other file would fare better.
 """
 
 import errno
 import hashlib
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +20,12 @@ from typing import Any, Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from vmp.errors import DataError
-from vmp.prepare.children import TIMEOUT, Lost, in_children
-from vmp.prepare.measure import Measured
-from vmp.prepare.plan import JOURNAL
+from vmp.prepare.children import Lost, in_children
+from vmp.prepare.measure import Measured, append_record, read_records
+from vmp.prepare.videos import JOURNAL
 from vmp.progress import bar
 
-HALF = ".cutting"  # in the names of unfinished files, before the suffix
+UNFINISHED = ".cutting"  # in the names of unfinished files, before the suffix
 GAVE_UP = "making it was given up:"
 _DISK = {
     *(errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS),
@@ -34,9 +33,7 @@ _DISK = {
 }
 
 
-class Task(Protocol):
-    """A file to make."""
-
+class FileToMake(Protocol):
     @property
     def source(self) -> Path: ...
 
@@ -44,46 +41,46 @@ class Task(Protocol):
     def target(self) -> Path: ...
 
 
-T = TypeVar("T", bound=Task)
+T = TypeVar("T", bound=FileToMake)
 
 
-class CannotWrite(Exception):
-    """Trouble with the target's disk, which no other source would be spared."""
+class DiskError(Exception):
+    """Trouble with the target's disk, which any other source would meet as well."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-def trouble(target: Path, error: Exception) -> Exception:
-    """CannotWrite for what is the disk's fault, other errors as they are."""
+def as_disk_error(target: Path, error: Exception) -> Exception:
+    """A DiskError for what is the disk's fault; other errors unchanged."""
     if getattr(error, "errno", None) in _DISK:
-        return CannotWrite(f"{target}: {getattr(error, 'strerror', None) or error}")
+        return DiskError(f"{target}: {getattr(error, 'strerror', None) or error}")
     return error
 
 
-def half_of(target: Path) -> Path:
-    """Where to write what becomes `target`: hidden, of this process, absolute, and ending as the target does."""
+def unfinished_name(target: Path) -> Path:
+    """Where to write what becomes `target`: hidden, of this process, absolute, and with the target's suffix."""
     name = hashlib.sha256(target.name.encode()).hexdigest()[:16]  # the target's may be as long as names get
-    return Path(os.path.abspath(target.with_name(f".{name}.{os.getpid()}{HALF}{target.suffix}")))
+    return Path(os.path.abspath(target.with_name(f".{name}.{os.getpid()}{UNFINISHED}{target.suffix}")))
 
 
-def make_all(
+def make_files(
     tasks: Sequence[T],
     work: Callable[[tuple[T, ...]], Iterator[Any]],
     *,
-    made: Callable[[T], list[Any]],
+    recipe: Callable[[T], list[Any]],
     title: str,
     file: Callable[[T, Measured], Path] = lambda task, found: task.target,
-    workers: int | None = None,
-    timeout: float = TIMEOUT,
-    progress: bool = True,
+    workers: int | None,
+    timeout: float,
+    progress: bool,
 ) -> Iterator[tuple[T, Measured]]:
-    """Make files, sources in parallel; yields what each holds as it is done, those done before first.
+    """Make files, sources in parallel; yields what each holds as it is done, earlier finished ones first.
 
     Args:
-        work: makes all files of a source, in a child; yields (task, Measured) for each, or CannotWrite.
-        made: what a file is made from, beside its source: as long as that is the same, the file is not made again.
+        work: makes all files of a source, in a child; yields (task, Measured) for each, or a DiskError.
+        recipe: what a file is made from beside its source: a file is made again when that changes.
         title: of the progress bar.
         file: where a finished file lies, if not at its target.
         timeout: as of in_children.
@@ -92,15 +89,14 @@ def make_all(
         DataError: a folder cannot be written to, the disk is full.
     """
     with ExitStack() as stack:
-        # in one order, so that no two processes wait in a ring
-        journals = {
+        journals = {  # opened in one order, so that no two processes wait for each other
             folder: stack.enter_context(_Journal(folder, file))
             for folder in sorted({task.target.parent for task in tasks})
         }
         todo: dict[Path, list[T]] = defaultdict(list)
         done: list[tuple[T, Measured]] = []
         for task in tasks:
-            before = journals[task.target.parent].find(task, made(task))
+            before = journals[task.target.parent].find(task, recipe(task))
             if before:
                 done.append((task, before))
             else:
@@ -110,7 +106,7 @@ def make_all(
         jobs = [tuple(part) for part in todo.values()]
         left = {task for job in jobs for task in job}
         for job, item in in_children(work, jobs, timeout=timeout, workers=workers):
-            if isinstance(item, CannotWrite):
+            if isinstance(item, DiskError):
                 raise DataError(f"{item.reason}. Clips that are finished stay; the same command goes on.")
             if isinstance(item, Lost):
                 lost = Measured("unreadable", f"{GAVE_UP} {item.reason}")
@@ -118,10 +114,11 @@ def make_all(
             else:
                 results = [item]
             for task, found in results:
-                left.discard(task)
+                if task in left:  # a task may have a second result
+                    left.discard(task)
+                    shown.advance()
                 if not found.reason.startswith(GAVE_UP):
-                    journals[task.target.parent].add(task, made(task), found)
-                shown.advance()
+                    journals[task.target.parent].add(task, recipe(task), found)
                 yield task, found
 
 
@@ -141,61 +138,53 @@ class _Journal:
             except Timeout:
                 print(f"{self.folder}: another process writes clips there; waiting for it", flush=True)
                 self._lock.acquire()
-            self._sweep()
-            path = self.folder / JOURNAL
-            text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-            for line in text.splitlines():
-                try:
-                    entry = json.loads(line)
-                    self.known[entry["target"]] = entry
-                except (ValueError, KeyError, TypeError):
-                    continue
-            with open(path, "a", encoding="utf-8") as log:
-                if text and not text.endswith("\n"):  # a line cut short by a kill
-                    log.write("\n")
+            self._remove_unfinished()
+            entries = read_records(self.folder / JOURNAL)
+            self.known = {e["target"]: e for e in entries if isinstance(e.get("target"), str)}
+            open(self.folder / JOURNAL, "a").close()  # fails here if it cannot be written to
         except OSError as error:
             raise DataError(f"{self.folder}: cannot be written to ({error.strerror or error})") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sweep()
+        self._remove_unfinished()
         self._lock.release()
 
-    def _sweep(self) -> None:
-        """Remove what a killed child left; the lock says that nobody is writing it."""
+    def _remove_unfinished(self) -> None:
+        """Remove what a killed child left; while the lock is held, nobody is writing it."""
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name.startswith(".") and os.path.splitext(entry.name)[0].endswith(HALF):
+                if entry.name.startswith(".") and os.path.splitext(entry.name)[0].endswith(UNFINISHED):
                     os.unlink(entry.path)
 
-    def find(self, task: Task, made: list[Any]) -> Measured | None:
-        """What a task's file holds, if it was made by the same task and is as it was."""
+    def find(self, task: FileToMake, recipe: list[Any]) -> Measured | None:
+        """What a task's file holds, if it was made by the same recipe and has not changed."""
         entry = self.known.get(task.target.name, {})
         try:
-            found = Measured(**entry["measured"] | {"readers": tuple(entry["measured"]["readers"])})
+            found = Measured.from_json(entry["measured"])
         except (KeyError, TypeError):
             return None
-        as_it_was = entry.get("made") == _from(task, made) and entry.get("bytes") == self._bytes(task, found)
-        return found if as_it_was else None
+        same = entry.get("made") == _origin(task, recipe) and entry.get("bytes") == self._bytes(task, found)
+        return found if same else None
 
-    def add(self, task: Task, made: list[Any], found: Measured) -> None:
-        if found.status not in ("ok", "partial"):
-            return
-        entry = {"target": task.target.name, "made": _from(task, made), "bytes": self._bytes(task, found)}
-        with open(self.folder / JOURNAL, "a", encoding="utf-8") as log:
-            log.write(json.dumps(entry | {"measured": asdict(found)}) + "\n")
+    def add(self, task: FileToMake, recipe: list[Any], found: Measured) -> None:
+        if found.status in ("ok", "partial"):
+            entry: dict[str, Any] = {"target": task.target.name, "made": _origin(task, recipe)}
+            entry |= {"bytes": self._bytes(task, found), "measured": asdict(found)}
+            append_record(self.folder / JOURNAL, entry)
 
-    def _bytes(self, task: Task, found: Measured) -> int:
+    def _bytes(self, task: FileToMake, found: Measured) -> int:
         try:
             return os.stat(self.file(task, found)).st_size
         except OSError as error:
             return 0 if error.errno == errno.ENOENT else -1
 
 
-def _from(task: Task, made: list[Any]) -> list[Any]:
+def _origin(task: FileToMake, recipe: list[Any]) -> list[Any]:
+    """What a file is made from: name, size and time of its source, and the recipe."""
     try:
         info = os.stat(task.source)
         stamp = [info.st_size, info.st_mtime_ns]
     except OSError:
         stamp = [-1, -1]
-    return [task.source.name, *stamp, *made]
+    return [task.source.name, *stamp, *recipe]

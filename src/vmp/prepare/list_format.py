@@ -1,0 +1,344 @@
+"""The text of a list of videos, in the formats of common tools, read into rows.
+
+Two formats are read. Cells are separated by commas, semicolons or tabs, and may be quoted as in a CSV:
+- with a header: columns for the path (or an id), the label, and a span, under the names in PATHS, IDS, LABELS, SECONDS
+  and FRAMES, in any order and case. `split` picks rows where it differs; columns that say nothing of the clip are
+  ignored;
+- without a header: `path label`, where blanks separate too and the label is a number, so that paths may hold blanks;
+  `path frames label`, as in the frame lists of mmaction2; or `path,class name`.
+
+What can be read in two ways is refused. videos.py finds the file that a path or an id means.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vmp.data.manifest import NUMBER, read_annotation, read_csv
+from vmp.errors import ManifestError, shortlist
+from vmp.prepare.videos import VIDEO
+
+# names of columns, lower case, with _ for blanks; the first one found is taken
+PATHS = (
+    *("path", "video_path", "file_path", "filepath", "videopath", "clip_path", "file", "video_file"),
+    *("filename", "file_name", "video", "video_name", "videoname", "clip", "clip_name"),
+)
+IDS = ("youtube_id", "video_id", "ytid", "id")  # of a video whose file's name is the id or contains it
+LABELS = (
+    *("label", "class", "category", "action", "activity", "target", "classname"),
+    *("class_name", "label_name", "action_name", "class_id", "label_id", "class_index", "label_index"),
+)
+SECONDS = (
+    *(("start", "end"), ("time_start", "time_end"), ("start_time", "end_time"), ("start_sec", "end_sec")),
+    *(("start_seconds", "end_seconds"), ("start_s", "end_s")),
+)
+FRAMES = (("start_frame", "end_frame"),)
+SPLIT = ("split", "subset")
+IGNORED = (
+    *("is_cc", "fps", "duration", "width", "height", "index", "unnamed:_0", ""),  # "": the index of pandas
+    *("frames", "num_frames", "n_frames", "total_frames", "frame_count"),
+)
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validate", "validation"),
+    "test": ("test", "testing"),
+}
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+WANTED = (
+    "a header with columns such as path,label or path,label,start,end (seconds) or path,label,start_frame,end_frame or "
+    "label,youtube_id,time_start,time_end, or no header and lines `path label`; separated by commas, semicolons or tabs"
+)
+_NUMERIC = re.compile(r"[0-9]{1,18}")
+_LINE = re.compile(r'(?P<path>"(?:[^"]|"")*"|\S.*?)[ \t,;]+(?P<quote>"?)(?P<label>[+-]?[0-9]+)(?P=quote)')
+_OFFICIAL_HMDB = re.compile(r".*_test_split[123]\.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a list."""
+
+    where: str  # file:line
+    path: str  # as written; once it is located, relative to the root
+    label: str
+    start: float | None = None  # None: from the first frame
+    end: float | None = None  # None: to the last frame
+    frames: bool = False  # start and end are frames, not seconds
+    id: bool = False  # path is an id that the file's name is or contains
+    counted: int | None = None  # frames of the video, according to the list
+
+
+def read_list(path: Path, split: str = "") -> list[Row]:
+    """The rows of a list file.
+
+    Args:
+        split: train, val or test: the rows to take of a file whose column `split` names several.
+
+    Raises:
+        ManifestError: with file:line of the first twenty faults.
+    """
+    text = read_annotation(path)
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise ManifestError(f"{path}: no clips; wanted is {WANTED}")
+    if _OFFICIAL_HMDB.fullmatch(path.name):
+        raise ManifestError(
+            f"{path}: an official split file of HMDB-51, whose numbers say how a clip is used and are no labels; make "
+            "manifests with scripts/prepare.py hmdb51 and train with dataset=hmdb51"
+        )
+    if text.lstrip().startswith(("{", "[")):
+        raise ManifestError(f"{path}: looks like JSON, which is not read as a list; wanted is {WANTED}")
+    first = lines[0][1]
+    separator = next((s for s in (*SEPARATORS, " ") if _is_header(_cells(first, s), all_known=s == " ")), "")
+    rows = _with_header(path, separator, split) if separator else _without_header(path, lines)
+    if not rows:
+        raise ManifestError(f"{path}: no clips; wanted is {WANTED}")
+    return rows
+
+
+def raise_faults(faults: Sequence[str]) -> None:
+    """Raise ManifestError if there are any."""
+    if faults:
+        raise ManifestError(f"{len(faults)} line(s) cannot be used:\n{shortlist(list(faults), 20)}")
+
+
+# --- with a header -------------------------------------------------------------------------------------------------
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, strict=True))]
+    except (csv.Error, StopIteration):
+        return [cell.strip().strip('"') for cell in line.split(separator)]
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[ -]+", "_", name.strip().lstrip("#").strip().lower())
+
+
+def _is_header(cells: Sequence[str], *, all_known: bool) -> bool:
+    keys = {_key(cell) for cell in cells}
+    fits = not keys.isdisjoint((*PATHS, *IDS)) and not keys.isdisjoint(LABELS)
+    return fits and (not all_known or keys <= KNOWN)
+
+
+KNOWN = {
+    *(*PATHS, *IDS, *LABELS, *SPLIT, *IGNORED),
+    *(name for pair in (*SECONDS, *FRAMES) for name in pair),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Names of the columns, as written in the file; None: there is no such column."""
+
+    path: str
+    label: str
+    start: str | None
+    end: str | None
+    split: str | None
+    is_id: bool
+    in_frames: bool
+
+
+def _with_header(path: Path, separator: str, split: str) -> list[Row]:
+    table = read_csv(path, required=(), delimiter=separator, index=True)
+    if not table:
+        return []
+    columns = _columns(path, list(table[0][1]))
+    rows: list[Row] = []
+    faults: list[str] = []
+    for line, cells in _of_split(path, table, columns.split, split):
+        where = f"{path}:{line}"
+        try:
+            start, end = (
+                _moment(cells[name] if name else "", what, columns.in_frames)
+                for name, what in ((columns.start, "start"), (columns.end, "end"))
+            )
+            if end is not None and end <= (start or 0):
+                raise ValueError(f"end {end:g} must be after start {start or 0:g}")
+            if not cells[columns.path]:
+                raise ValueError(f"{columns.path} is empty")
+            label = _checked_label(cells[columns.label])
+            rows.append(
+                Row(where, cells[columns.path], label, start, end, columns.in_frames, id=columns.is_id)
+            )
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
+    raise_faults(faults)
+    return rows
+
+
+def _columns(path: Path, header: Sequence[str]) -> _Columns:
+    """Raises:
+    ManifestError: a column is not known, or two mean the same.
+    """
+    by_key: dict[str, str] = {}
+    for name in header:
+        if by_key.setdefault(_key(name), name) != name:
+            raise ManifestError(f"{path}: columns {by_key[_key(name)]} and {name} are the same")
+    if unknown := [name for key, name in by_key.items() if key not in KNOWN]:
+        raise ManifestError(
+            f"{path}: column(s) {', '.join(unknown)[:200]} not known; found {', '.join(header)[:400]}; wanted is "
+            f"{WANTED}"
+        )
+    labels = [by_key[key] for key in LABELS if key in by_key]
+    if len(labels) > 1:
+        raise ManifestError(f"{path}: {len(labels)} columns of labels, {', '.join(labels)}; keep one of them")
+    spans = [
+        (pair, unit)
+        for unit, pairs in (("s", SECONDS), ("f", FRAMES))
+        for pair in pairs
+        if by_key.keys() & {*pair}
+    ]
+    if len(spans) > 1:
+        found = ", ".join(name for key, name in by_key.items() if any(key in pair for pair, _ in spans))
+        raise ManifestError(
+            f"{path}: spans are in seconds (start, end) or in frames (start_frame, end_frame), once; found {found}"
+        )
+    (start, end), unit = spans[0] if spans else (("", ""), "")
+    named = [by_key[key] for key in (*PATHS, *IDS) if key in by_key]
+    return _Columns(
+        path=named[0],
+        label=labels[0],
+        start=by_key.get(start) if start else None,
+        end=by_key.get(end) if end else None,
+        split=next((by_key[key] for key in SPLIT if key in by_key), None),
+        is_id=not by_key.keys() & {*PATHS},
+        in_frames=unit == "f",
+    )
+
+
+def _of_split(
+    path: Path, table: list[tuple[int, dict[str, str]]], column: str | None, split: str
+) -> list[tuple[int, dict[str, str]]]:
+    """The rows of one split, where the file holds several; else all rows."""
+    values = {cells[column].lower() for _, cells in table} if column else set()
+    if len(values) < 2 or not split or not column:
+        return table
+    own = [(line, cells) for line, cells in table if cells[column].lower() in SPLITS[split]]
+    if not own:
+        raise ManifestError(
+            f"{path}: no row of {split} in column {column}, which holds {', '.join(sorted(values))[:200]}; "
+            f"wanted is {' or '.join(SPLITS[split])}"
+        )
+    return own
+
+
+def _moment(text: str, name: str, frames: bool) -> float | None:
+    if not text:
+        return None
+    value = float(text) if NUMBER.fullmatch(text) else math.nan
+    if not value < 1e9 or (frames and value != int(value)):
+        raise ValueError(
+            f"{name} {text[:80]!r} is not a {'frame number' if frames else 'time in seconds'} from 0 up"
+        )
+    return value
+
+
+def _checked_label(label: str) -> str:
+    if not label:
+        raise ValueError("label is empty")
+    if any(ord(c) < 32 or c == "\x7f" for c in label):
+        raise ValueError(f"label {label[:80]!r} holds a control character")
+    return label
+
+
+# --- without a header ----------------------------------------------------------------------------------------------
+
+
+def _without_header(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
+    if not _LINE.fullmatch(lines[0][1]):
+        number, first = lines[0]
+        if columns := _unknown_header(lines):
+            raise ManifestError(
+                f"{path}:{number}: the first line does not name the columns that are needed: found "
+                f"{', '.join(columns)[:400]!r}; wanted is {WANTED}"
+            )
+        if separator := _separator_of_names(path, lines):
+            pairs = [(number, _cells(line, separator)) for number, line in lines]
+            return _each(path, pairs, lambda cells: (cells[0], _checked_label(cells[1]), None))
+    rows = _each(path, lines, _path_and_number)
+    folders = [_LINE.fullmatch(row.path) for row in rows]
+    if all(match and not VIDEO.fullmatch(row.path) for row, match in zip(rows, folders, strict=True)):
+        return [  # lists of frame folders, whose names have no suffix
+            replace(row, path=_unquoted(match["path"]), counted=int(match["label"]))
+            for row, match in zip(rows, folders, strict=True)
+            if match
+        ]
+    two = [row for row in rows if row.counted is not None]
+    if two and len(two) < len(rows):
+        few, found = (
+            (two, "two numbers") if 2 * len(two) <= len(rows) else ([r for r in rows if r not in two], "one")
+        )
+        raise_faults([f"{row.where}: {found} behind the path, unlike other lines of the list" for row in few])
+    return rows
+
+
+def _each(
+    path: Path, lines: Sequence[tuple[int, Any]], read: Callable[[Any], tuple[str, str, int | None]]
+) -> list[Row]:
+    rows: list[Row] = []
+    faults: list[str] = []
+    for number, line in lines:
+        try:
+            name, label, counted = read(line)
+            rows.append(Row(f"{path}:{number}", name, label, counted=counted))
+        except ValueError as error:
+            faults.append(f"{path}:{number}: {error}")
+    raise_faults(faults)
+    return rows
+
+
+def _path_and_number(line: str) -> tuple[str, str, int | None]:
+    """(path, label, frames) of `path label` or `path frames label`, split at the last separators."""
+    match = _LINE.fullmatch(line)
+    if not match:
+        hint = "; '|' is no separator of lists" if "|" in line else ""
+        raise ValueError(f"{line[:80]!r} is not `path label` with a whole number at the end{hint}")
+    path, label = match["path"], match["label"]
+    if not _NUMERIC.fullmatch(label):
+        raise ValueError(f"label {label[:80]} is not a class number from 0 up")
+    inner = _LINE.fullmatch(path)
+    if inner and not path.endswith('"') and VIDEO.fullmatch(_unquoted(inner["path"])):
+        if not _NUMERIC.fullmatch(inner["label"]):
+            raise ValueError(f"frames {inner['label'][:80]} is not a number from 0 up")
+        return _unquoted(inner["path"]), label, int(inner["label"])
+    if inner and (more := _LINE.fullmatch(inner["path"])) and VIDEO.fullmatch(_unquoted(more["path"])):
+        raise ValueError(f"{line[:80]!r} has several numbers; wanted is one label, or frames and a label")
+    return _unquoted(path), label, None
+
+
+def _unquoted(path: str) -> str:
+    return path[1:-1].replace('""', '"') if len(path) > 1 and path[0] == path[-1] == '"' else path
+
+
+def _separator_of_names(path: Path, lines: Sequence[tuple[int, str]]) -> str:
+    """The separator of `path` and `class name` on every line; empty if not all lines are of that form."""
+    fits = []
+    for separator in SEPARATORS:
+        cells = [_cells(line, separator) for _, line in lines]
+        if all(len(c) == 2 and all(c) for c in cells):
+            ids = separator != "," and all(re.fullmatch(r"[\w-]+", c[0]) for c in cells)
+            if ids or all(VIDEO.fullmatch(c[0]) for c in cells):
+                fits.append(separator)
+    if len(fits) > 1:
+        found = " or ".join(SEPARATORS[separator] for separator in fits)
+        raise ManifestError(f"{path}: lines may be split at {found}; put the paths and labels in quotes")
+    return fits[0] if fits else ""
+
+
+def _unknown_header(lines: Sequence[tuple[int, str]]) -> list[str]:
+    """The cells of a first line that looks like a header without columns for path and label; else none."""
+    first, others = lines[0][1], [line for _, line in lines[1:6]]
+    for separator in SEPARATORS:
+        cells = _cells(first, separator)
+        if len(cells) < 2 or any(VIDEO.fullmatch(cell) for cell in cells):
+            continue
+        beside = [any(VIDEO.fullmatch(cell) for cell in _cells(line, separator)) for line in others]
+        if any(_key(cell) in KNOWN - {""} for cell in cells) or (beside and all(beside)):
+            return cells
+    return []
