@@ -7,14 +7,15 @@ Notable here:
 """
 
 from collections.abc import Container, Iterator, Sequence
+from typing import get_args
 
 from torch import nn
 
+from vmp.choices import BatchNorm, Freeze
 from vmp.errors import ConfigError
 from vmp.model import PromptedClassifier
 
-FREEZE = ("none", "backbone", "backbone_and_head", "all_but_head")
-BATCH_NORM = ("train", "frozen", "sync")
+FREEZE, BATCH_NORM = get_args(Freeze), get_args(BatchNorm)
 
 
 def freeze(model: PromptedClassifier, what: str) -> None:

@@ -10,12 +10,14 @@ Notable here (F fast frames, alpha fast frames for each slow one; 32 and 4 as pu
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-SPLITS = ("plus_one", "aligned", "shared")
+from vmp.choices import PathwaySplit
+
+SPLITS = get_args(PathwaySplit)
 
 
 class Cut(NamedTuple):

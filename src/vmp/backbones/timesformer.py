@@ -11,11 +11,15 @@ Shapes: B clips, T frames, N patches of a frame, D features, h heads. Tokens are
 then patch by patch its T frames.
 """
 
+from typing import get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ATTENTION = ("divided", "joint", "space")
+from vmp.choices import AttentionKind
+
+ATTENTION = get_args(AttentionKind)
 SDPA_BATCH = 65535  # more sequences than this in one call fail in the fused CUDA kernels
 
 

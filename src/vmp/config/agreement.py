@@ -3,12 +3,65 @@
 from collections.abc import Iterator
 
 from vmp.backbones import SPECS, zoo
-from vmp.config.sections import PATHWAYS, Config, FixedPrompts, PreparedDataset, Prompts, TimeSformerConfig
+from vmp.config.sections import Config, FixedPrompts, PreparedDataset, Prompts, TimeSformerConfig
 from vmp.slope_shift import m_of, n_of
 
 
+def disagreements(c: Config) -> Iterator[str]:
+    """One message per contradiction."""
+    yield from _prompts(c)
+    yield from _weights(c)
+    yield from _sizes(c)
+    yield from _training(c)
+    if isinstance(c.dataset, PreparedDataset) and c.dataset.split and not c.dataset.name.startswith("hmdb51"):
+        yield f"dataset.split = {c.dataset.split}: only hmdb51 has splits to choose from; leave it out"
+
+
+def _prompts(c: Config) -> Iterator[str]:
+    v = c.vmp
+    if isinstance(v, Prompts):
+        yield from _prompts_start(v)
+    if isinstance(v, FixedPrompts) and v.kind == "maxexp" and v.exponent < 1:
+        yield f"vmp.exponent = {v.exponent:g}: must be at least 1 for maxexp"
+    if v.lambda_ > 0 and v.kind == "none":
+        yield f"vmp.lambda = {v.lambda_:g} has no effect with vmp=none, which has no attention; drop one"
+    if v.lambda_ > 0 and isinstance(v, FixedPrompts):
+        yield f"vmp.lambda = {v.lambda_:g} has no effect with vmp={v.kind}, which learns nothing; use 0"
+    if len(c.backbone.pathways) > 1:
+        if v.kind == "none" and (v.placement != "default" or v.split != "plus_one"):
+            yield "vmp.placement and vmp.split have no effect with vmp=none, which has no prompts; drop them"
+        return
+    several = ", ".join(name for name, spec in SPECS.items() if len(spec.pathways) > 1)
+    if v.placement != "default":
+        yield (
+            f"vmp.placement = {v.placement!r}: {c.backbone.name} has one pathway, so it must be 'default'; "
+            f"backbones with pathways: {several}"
+        )
+    if v.split != "plus_one":
+        yield f"vmp.split = {v.split!r} has no effect without pathways; it belongs to backbone={several}"
+
+
+def _prompts_start(v: Prompts) -> Iterator[str]:
+    """Start values of slope and shift that Eq. 2 cannot give, or that are set twice."""
+    for letter, name, find in (
+        ("m", "slope", lambda: m_of(v.slope or 0, alpha=v.alpha, beta=v.beta, epsilon=v.epsilon)),
+        ("n", "shift", lambda: n_of(v.shift or 0, gamma=v.gamma)),
+    ):
+        scalar, value = getattr(v, letter), getattr(v, name)
+        if value is None:
+            continue
+        if scalar is not None:
+            yield (
+                f"vmp.{letter} = {scalar:g} and vmp.{name} = {value:g} both set where the {name} starts; leave one out"
+            )
+        try:
+            find()
+        except ValueError as error:
+            yield f"vmp.{name} = {value:g}: {error}"
+
+
 def _weights(c: Config) -> Iterator[str]:
-    """What makes no sense without weights, or with these."""
+    """Keys that contradict the weights, or need some."""
     b = c.backbone
     public = b.weights in zoo.NAMES and not c.init_from
     if public and isinstance(b, TimeSformerConfig) and b.attention != "divided":
@@ -42,64 +95,22 @@ def _sizes(c: Config) -> Iterator[str]:
             yield f"backbone.dim = {dim}: must be a multiple of backbone.heads = {heads}"
 
 
-def _prompts_start(v: Prompts) -> Iterator[str]:
-    """Start values of slope and shift that cannot be, or are given twice."""
-    for letter, name, find in (
-        ("m", "slope", lambda: m_of(v.slope or 0, alpha=v.alpha, beta=v.beta, epsilon=v.epsilon)),
-        ("n", "shift", lambda: n_of(v.shift or 0, gamma=v.gamma)),
-    ):
-        scalar, value = getattr(v, letter), getattr(v, name)
-        if value is None:
-            continue
-        if scalar is not None:
-            yield (
-                f"vmp.{letter} = {scalar:g} and vmp.{name} = {value:g} both set where the {name} starts; leave one out"
-            )
-        try:
-            find()
-        except ValueError as error:
-            yield f"vmp.{name} = {value:g}: {error}"
-
-
-def disagreements(c: Config) -> Iterator[str]:
-    """Values that are fine alone and wrong together."""
-    if isinstance(c.vmp, Prompts):
-        yield from _prompts_start(c.vmp)
-    if c.trainer.clips is not None and c.trainer.clips < c.trainer.batch_size:
+def _training(c: Config) -> Iterator[str]:
+    t, o = c.trainer, c.optim
+    if t.clips is not None and t.clips < t.batch_size:
         yield (
-            f"trainer.clips = {c.trainer.clips}: fewer than one update, trainer.batch_size = {c.trainer.batch_size}; "
-            "raise the one or lower the other"
+            f"trainer.clips = {t.clips}: fewer than one update, trainer.batch_size = {t.batch_size}; raise the one or "
+            "lower the other"
         )
-    pathways = PATHWAYS.get(c.backbone.name)
-    if c.vmp.placement != "default" and not pathways:
-        yield (
-            f"vmp.placement = {c.vmp.placement!r}: {c.backbone.name} has one pathway, so it must be 'default'; "
-            f"backbones with pathways: {', '.join(PATHWAYS)}"
-        )
-    if c.vmp.kind == "none" and c.vmp.lambda_ > 0:
-        yield f"vmp.lambda = {c.vmp.lambda_:g} has no effect with vmp=none, which has no attention; drop one"
-    if isinstance(c.vmp, FixedPrompts):
-        if c.vmp.kind == "maxexp" and c.vmp.exponent < 1:
-            yield f"vmp.exponent = {c.vmp.exponent:g}: must be at least 1 for maxexp"
-        if c.vmp.lambda_ > 0:
-            yield f"vmp.lambda = {c.vmp.lambda_:g} has no effect with vmp={c.vmp.kind}, which learns nothing; use 0"
-    if c.vmp.split != "plus_one" and not pathways:
-        yield f"vmp.split = {c.vmp.split!r} has no effect without pathways; it belongs to backbone=slowfast"
-    if c.vmp.kind == "none" and (c.vmp.placement != "default" or c.vmp.split != "plus_one") and pathways:
-        yield "vmp.placement and vmp.split have no effect with vmp=none, which has no prompts; drop them"
-    if c.trainer.channels_last and isinstance(c.backbone, TimeSformerConfig):
+    if t.channels_last and isinstance(c.backbone, TimeSformerConfig):
         yield "trainer.channels_last = true is for networks of 3-D convolutions; timesformer has none"
-    if c.data.reader == "torchcodec_cuda" and c.trainer.device == "cpu":
+    if c.data.reader == "torchcodec_cuda" and t.device == "cpu":
         yield "data.reader = torchcodec_cuda decodes on a GPU, and trainer.device = cpu; use another reader"
-    if c.trainer.cudnn_benchmark and c.trainer.deterministic:
+    if t.cudnn_benchmark and t.deterministic:
         yield "trainer.cudnn_benchmark = true chooses kernels by time, against trainer.deterministic = true; drop one"
-    if isinstance(c.dataset, PreparedDataset) and c.dataset.split and not c.dataset.name.startswith("hmdb51"):
-        yield f"dataset.split = {c.dataset.split}: only hmdb51 has splits to choose from; leave it out"
-    yield from _weights(c)
-    yield from _sizes(c)
-    if c.optim.nesterov and (c.optim.kind != "sgd" or c.optim.momentum == 0):
+    if o.nesterov and (o.kind != "sgd" or o.momentum == 0):
         yield "optim.nesterov = true needs optim.kind = sgd and optim.momentum above 0"
-    if c.optim.schedule == "steps":
-        at, factors = c.optim.at or (), c.optim.factors or ()
+    if o.schedule == "steps":
+        at, factors = o.at or (), o.factors or ()
         if not at or len(at) != len(factors) or at[0] != 0 or list(at) != sorted(set(at)):
             yield f"optim.at = {list(at)} must rise from 0 and have as many entries as optim.factors = {list(factors)}"

@@ -1,4 +1,4 @@
-"""The keys that train.py and evaluate.py have, what they hold, and which one was meant by a wrong one."""
+"""The keys of train.py and evaluate.py, what they hold, and which one was meant by a wrong one."""
 
 import difflib
 from functools import cache
@@ -6,116 +6,126 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from vmp.config.sections import KINDS, Config, Evaluate
+from vmp.config.sections import Config, Evaluate
 from vmp.config.types import IS_PATH
 
 GROUPS = ("dataset", "backbone", "vmp", "recipe", "optim", "trainer", "logger", "experiment")  # of train.yaml
-MEANT = {  # what other projects call them
-    **{
-        "model": "backbone",
-        "arch": "backbone",
-        "network": "backbone",
-        "optimizer": "optim",
-        "data": "dataset",
-    },
-    **{"learning_rate": "optim.lr", "scheduler": "optim.schedule", "batch": "trainer.batch_size"},
-    **{
-        "bs": "trainer.batch_size",
-        "gpu": "trainer.device",
-        "gpus": "trainer.device",
-        "pretrained": "backbone.weights",
-    },
-    **{"checkpoint": "init_from", "out": "output", "output_dir": "output", "method": "vmp", "a": "vmp.slope"},
-    **{
-        "b": "vmp.shift",
-        "config": "experiment",
-        "debug": "trainer=debug",
-        "resume": "the same command again",
-    },
+MEANT = {  # names in other projects -> ours
+    "model": "backbone",
+    "arch": "backbone",
+    "network": "backbone",
+    "pretrained": "backbone.weights",
+    "checkpoint": "init_from",
+    "data": "dataset",
+    "method": "vmp",
+    "a": "vmp.slope",
+    "b": "vmp.shift",
+    "optimizer": "optim",
+    "learning_rate": "optim.lr",
+    "scheduler": "optim.schedule",
+    "batch": "trainer.batch_size",
+    "bs": "trainer.batch_size",
+    "gpu": "trainer.device",
+    "gpus": "trainer.device",
+    "config": "experiment",
+    "debug": "trainer=debug",
+    "out": "output",
+    "output_dir": "output",
+    "resume": "the same command again",
 }
+
+
+def kind_key(section: str) -> str:
+    """The key that the other keys of a section depend on, such as `kind`; nothing where there is none."""
+    field = Config.model_fields.get(section)
+    return str(field.discriminator) if field and field.discriminator else ""
+
+
+@cache
+def sections(name: str) -> dict[str, type[BaseModel]]:
+    """The models of a section by their kind; a section without kinds has one, by its own name."""
+    field = Config.model_fields.get(name)
+    types = [field.annotation, *get_args(field.annotation)] if field else []
+    models = [each for each in types if isinstance(each, type) and issubclass(each, BaseModel)]
+    if key := kind_key(name):
+        return {kind: model for model in models for kind in get_args(model.model_fields[key].annotation)}
+    return {name: models[0]} if models else {}
 
 
 @cache
 def keys(command: str = "train") -> dict[str, tuple[Any, ...]]:
-    """Every key, with dots -> the annotations that it has, several where sections differ by kind."""
+    """Every key, with dots -> its annotations, several where it differs by the section's kind."""
     if command == "evaluate":
-        return {_name(f, n): _annotation(f) for n, f in Evaluate.model_fields.items()}
+        return {_name(f, n): _annotations(f) for n, f in Evaluate.model_fields.items()}
     found: dict[str, tuple[Any, ...]] = {}
     for name, field in Config.model_fields.items():
         models = sections(name)
         if not models:
-            found[name] = _annotation(field)
-        for model in models:
+            found[name] = _annotations(field)
+        for model in dict.fromkeys(models.values()):
             for own, inner in model.model_fields.items():
                 key = f"{name}.{_name(inner, own)}"
-                found[key] = (*found.get(key, ()), *_annotation(inner))
+                found[key] = (*found.get(key, ()), *_annotations(inner))
     return found
-
-
-def sections(name: str) -> list[type[BaseModel]]:
-    """The models that a section may have."""
-    if name in KINDS:
-        return list(dict.fromkeys(KINDS[name][1].values()))
-    field = Config.model_fields.get(name)
-    models = [field.annotation, *get_args(field.annotation)] if field else []
-    return [model for model in models if isinstance(model, type) and issubclass(model, BaseModel)]
 
 
 def is_text(key: str, command: str = "train") -> bool:
     """Whether it holds text of the user's own: a path, a word, a name."""
-    return any(_has(annotation, str) for annotation in keys(command).get(key, ()))
+    return _any_has(key, str, command)
 
 
 def is_number_too(key: str, command: str = "train") -> bool:
     """Whether it holds text in one kind of section and a number in another, as dataset.train does."""
-    return is_text(key, command) and any(_has(each, int) for each in keys(command)[key])
+    return is_text(key, command) and _any_has(key, int, command)
 
 
 def is_path(key: str, command: str = "train") -> bool:
-    return any(_has(annotation, IS_PATH) for annotation in keys(command).get(key, ()))
+    return _any_has(key, IS_PATH, command)
 
 
 def is_list(key: str, command: str = "train") -> bool:
-    return any(_has(annotation, tuple) for annotation in keys(command).get(key, ()))
+    return _any_has(key, tuple, command)
 
 
 def no_such_key(wrong: str, command: str = "train") -> str:
-    """`vmp.lamda: no such key; did you mean vmp.lambda?`, or which there are."""
+    """`vmp.lamda: no such key; did you mean vmp.lambda?`, or the keys that exist."""
     known = keys(command)
     section, _, last = wrong.rpartition(".")
-    if wrong in known and section in KINDS:
-        having = [kind for kind, model in KINDS[section][1].items() if last in map(str, _names(model))]
+    if wrong in known and kind_key(section):
+        having = [kind for kind, model in sections(section).items() if last in _names(model)]
         return f"{wrong}: the {section} that was chosen has no such key; it belongs to {section}={' or '.join(having)}"
     where = f"{wrong}: no such key"
     if wrong in known:
         return where
-    if command == "train" and not section and wrong in MEANT:
+    if command == "train" and wrong in MEANT:
         return f"{where}; did you mean {MEANT[wrong]}?"
-    same = [key for key in known if key.rpartition(".")[0] == section]
-    own = {key.rpartition(".")[2]: key for key in same}
+    own = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
     if not section and command == "train":
-        own |= {group: group for group in GROUPS} | {name: name for name in Config.model_fields}
-    close = difflib.get_close_matches(last, own, n=1, cutoff=0.75)
-    if close:
-        return f"{where}; did you mean {own[close[0]]}?"
-    elsewhere = [key for key in known if key.rpartition(".")[2] == last]
-    if not elsewhere:
-        lasts = {key.rpartition(".")[2] for key in known}
-        near = difflib.get_close_matches(last, lasts, n=1, cutoff=0.8)
-        elsewhere = [key for key in known if near and key.rpartition(".")[2] == near[0]]
-    if elsewhere:
-        return f"{where}; did you mean {' or '.join(elsewhere)}?"
-    close = difflib.get_close_matches(last, own, n=1, cutoff=0.6)
-    if close:
-        return f"{where}; did you mean {own[close[0]]}?"
+        own |= {name: name for name in (*GROUPS, *Config.model_fields)}
+    found = _close(own, last, 0.75) or _elsewhere(known, last) or _close(own, last, 0.6)
+    if found:
+        return f"{where}; did you mean {found}?"
     listed = sorted(own) or sorted({*GROUPS, *Config.model_fields})
     return f"{where}; {f'in {section} ' if own and section else ''}there are {', '.join(listed)}"
 
 
 def suggest(wrong: str, known: list[str], prefix: str = "") -> str:
-    """`; did you mean x?`, or what there is."""
+    """`; did you mean x?`, or the names that exist."""
     close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
     return f"; did you mean {prefix}{close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
+
+
+def _close(own: dict[str, str], last: str, cutoff: float) -> str:
+    """The key whose last part resembles `last`, if there is one."""
+    close = difflib.get_close_matches(last, own, n=1, cutoff=cutoff)
+    return own[close[0]] if close else ""
+
+
+def _elsewhere(known: dict[str, Any], last: str) -> str:
+    """Keys of any section whose last part is `last`, or nearly so."""
+    lasts = {key: key.rpartition(".")[2] for key in known}
+    near = [last] if last in lasts.values() else difflib.get_close_matches(last, {*lasts.values()}, 1, 0.8)
+    return " or ".join(key for key in known if lasts[key] in near)
 
 
 def _names(model: type[BaseModel]) -> list[str]:
@@ -126,13 +136,17 @@ def _name(field: Any, name: str) -> str:
     return str(field.alias or name)
 
 
-def _annotation(field: Any) -> tuple[Any, ...]:
-    """A field's type, with what pydantic has taken out of it."""
+def _annotations(field: Any) -> tuple[Any, ...]:
+    """A field's type and what pydantic has taken out of its Annotated."""
     return (field.annotation, *field.metadata)
 
 
+def _any_has(key: str, wanted: Any, command: str) -> bool:
+    return any(_has(annotation, wanted) for annotation in keys(command).get(key, ()))
+
+
 def _has(annotation: Any, wanted: Any) -> bool:
-    """Whether a type, a union or an Annotated holds `wanted`; words of a Literal are not text of the user's own."""
+    """Whether a type, a union or an Annotated holds `wanted`; the words of a Literal are not text of the user's own."""
     if annotation is wanted:
         return True
     origin = get_origin(annotation)

@@ -1,16 +1,34 @@
 """Every section of a config with its keys, their types and ranges; and the folder that a config's run has.
 
 Notable here:
-- `lambda` is a Python keyword, so it lives under that name in YAML and as `lambda_` here;
+- a section whose keys depend on one of them (`kind`, a backbone's `name`) is a union of models, discriminated by it;
+- `lambda` is a Python keyword: it has that name in YAML and is `lambda_` here;
 - sizes left null in `backbone` are the published ones (vmp.backbones.SPECS).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from vmp.backbones import zoo
+from vmp.backbones import SPECS, zoo
+from vmp.choices import (
+    Anchor,
+    AttentionKind,
+    BatchNorm,
+    Camera,
+    Clock,
+    Degradation,
+    Freeze,
+    PathwaySplit,
+    Reader,
+    Reduce,
+    Short,
+    Spacing,
+    X3DSize,
+)
 from vmp.config.types import (
     Count,
     Device,
@@ -23,18 +41,38 @@ from vmp.config.types import (
     Views,
     Word,
 )
-from vmp.data.times import Clock
 from vmp.slope_shift import m_of, n_of
 
-PATHWAYS: dict[str, tuple[str, ...]] = {"slowfast": ("slow", "fast")}  # of backbones that have more than one
+ABSENT = PydanticCustomError("absent", "must be given")
+NOT_BOOLEAN = PydanticCustomError("boolean", "must not be true or false")
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_placeholders_and_booleans(cls, values: Any) -> Any:
+        """Hydra's ??? stands for a value that must be given; pydantic would take true and false for 1 and 0."""
+        if not isinstance(values, Mapping):
+            return values
+        faults: list[InitErrorDetails] = []
+        for name, field in cls.model_fields.items():
+            value = values.get(key := field.alias or name)
+            if value == "???":
+                faults.append({"type": ABSENT, "loc": (key,), "input": value})
+            elif isinstance(value, bool) and bool not in (field.annotation, *get_args(field.annotation)):
+                faults.append({"type": NOT_BOOLEAN, "loc": (key,), "input": value})
+        if faults:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return values
+
+
+# --- data and models -----------------------------------------------------------------------------------------------
+
 
 class PreparedDataset(Section):
-    """One of the paper's datasets, as prepared: a folder with manifests."""
+    """One of the paper's datasets, prepared: a folder with manifests."""
 
     kind: Literal["prepared"]
     name: Word
@@ -47,7 +85,7 @@ class PreparedDataset(Section):
 class MotionsDataset(Section):
     kind: Literal["motions"]
     name: Word
-    camera: Literal["static", "moving"]
+    camera: Camera
     train: Count
     val: Count
     test: Count
@@ -83,47 +121,54 @@ class ManifestDataset(Section):
 
 
 class BackboneConfig(Section):
-    """What any backbone has. Sizes left null are the published ones."""
+    """What every backbone has."""
 
-    name: Literal["tiny"]
+    name: str
     weights: Annotated[File | None, BeforeValidator(lambda v: None if v == "none" else v)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     frames: Count | None
     stride: Count | None
     crop: Annotated[int, Field(ge=16)] | None
-    spacing: Literal["stride", "span"] | None
-    short: Literal["stretch", "clamp", "loop"]
+    spacing: Spacing | None
+    short: Short
 
     @property
     def key(self) -> str:
-        """Its name in vmp.backbones.SPECS."""
+        """The backbone's name in vmp.backbones.SPECS."""
         return self.name
 
+    @property
+    def pathways(self) -> tuple[str, ...]:
+        return SPECS[self.key].pathways
+
     def options(self) -> dict[str, Any]:
-        """Of its builder, those that are set."""
+        """Keyword arguments of the backbone's builder: its own keys, as far as they are set, and the dropout."""
         own = set(type(self).model_fields) - set(BackboneConfig.model_fields) - {"size", "flip_patch_embed"}
         chosen = {key: getattr(self, key) for key in sorted(own)} | {"dropout": self.dropout}
         return {key: value for key, value in chosen.items() if value is not None}
 
 
 class TinyConfig(BackboneConfig):
+    name: Literal["tiny"]
     width: Count
 
 
 class ResNetConfig(BackboneConfig):
-    name: Literal["i3d", "slowfast"]  # type: ignore[assignment]
+    name: Literal["i3d", "slowfast"]
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None
     blocks: Count | None
 
 
-class C2DConfig(ResNetConfig):
-    name: Literal["c2d"]  # type: ignore[assignment]
+class C2DConfig(BackboneConfig):
+    name: Literal["c2d"]
+    width: Annotated[int, Field(ge=8, multiple_of=8)] | None
+    blocks: Count | None
     temporal_pool: bool
 
 
 class X3DConfig(BackboneConfig):
-    name: Literal["x3d"]  # type: ignore[assignment]
-    size: Literal["xs", "s", "m", "l"]
+    name: Literal["x3d"]
+    size: X3DSize
     width: Annotated[int, Field(ge=8, multiple_of=4)] | None
     blocks: Count | None
     shortcut_norm: bool
@@ -134,9 +179,9 @@ class X3DConfig(BackboneConfig):
 
 
 class TimeSformerConfig(BackboneConfig):
-    name: Literal["timesformer"]  # type: ignore[assignment]
+    name: Literal["timesformer"]
     size: Literal["base", "hr", "l"]
-    attention: Literal["divided", "joint", "space"]
+    attention: AttentionKind
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     flip_patch_embed: bool
     patch: Count | None
@@ -149,15 +194,27 @@ class TimeSformerConfig(BackboneConfig):
         return "timesformer" if self.size == "base" else f"timesformer_{self.size}"
 
 
-class NoPrompts(Section):
-    kind: Literal["none"]
+class VmpConfig(Section):
+    """What every kind of prompts has, none included."""
+
+    kind: str
     lambda_: Annotated[float, Field(alias="lambda", ge=0)]
     placement: Literal["default", "slow", "fast", "both"]
-    split: Literal["plus_one", "aligned", "shared"]
+    split: PathwaySplit
 
 
-class Prompts(NoPrompts):
-    kind: Literal["learned"]  # type: ignore[assignment]
+class NoPrompts(VmpConfig):
+    kind: Literal["none"]
+
+
+class AnyPrompts(VmpConfig):
+    grey: Literal["rgb", "bgr"]
+    modulate: Literal["normalized", "pixel"]
+    variation: Literal["mean", "frobenius"]
+
+
+class Prompts(AnyPrompts):
+    kind: Literal["learned"]
     name: Word
     alpha: Positive
     beta: Positive
@@ -167,9 +224,6 @@ class Prompts(NoPrompts):
     n: float | None
     slope: float | None = None  # start values too, in place of m and n
     shift: float | None = None
-    grey: Literal["rgb", "bgr"]
-    modulate: Literal["normalized", "pixel"]
-    variation: Literal["mean", "frobenius"]
     lr_mult: Positive
     weight_decay: NotNegative | None
 
@@ -188,13 +242,15 @@ class Prompts(NoPrompts):
         return {letter: value for letter, value in found.items() if value is not None}
 
 
-class FixedPrompts(NoPrompts):
-    kind: Literal["gamma", "maxexp", "sigme", "asinhe"]  # type: ignore[assignment]
+class FixedPrompts(AnyPrompts):
+    """A power normalisation of vmp.power_norm.FAMILY, which learns nothing."""
+
+    kind: Literal["gamma", "maxexp", "sigme", "asinhe"]
     exponent: Positive
     entry: Literal["magnitude", "affine"]
-    grey: Literal["rgb", "bgr"]
-    modulate: Literal["normalized", "pixel"]
-    variation: Literal["mean", "frobenius"]
+
+
+# --- training and testing ------------------------------------------------------------------------------------------
 
 
 class Optim(Section):
@@ -214,8 +270,8 @@ class Optim(Section):
 
 
 class Train(Section):
-    freeze: Literal["none", "backbone", "backbone_and_head", "all_but_head"]
-    batch_norm: Literal["train", "frozen", "sync"]
+    freeze: Freeze
+    batch_norm: BatchNorm
 
 
 class Trainer(Section):
@@ -232,7 +288,7 @@ class Trainer(Section):
     fused: bool
     select: Literal["last", "best"]
     views: Views | None
-    anchor: Literal["start", "center"]
+    anchor: Anchor
     workers: Annotated[int, Field(ge=0)] | None
     threads: Count | None
     log_every: Count
@@ -244,13 +300,10 @@ class Trainer(Section):
     deterministic: bool
 
 
-Reader = Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec", "torchcodec_cuda"]
-
-
 class Data(Section):
     root: File
     reader: Reader
-    degrade: Literal["none", "salt_pepper", "half"]
+    degrade: Degradation
     degrade_in: Literal["test", "both"]
     keep: Annotated[int, Field(ge=0)]
     max_bad_fraction: Fraction
@@ -258,7 +311,7 @@ class Data(Section):
 
 
 class Logger(Section):
-    """Files are always written; the rest is for what mirrors them."""
+    """A run writes its files in any case; these keys are for what mirrors them."""
 
     kind: Literal["files", "wandb", "tensorboard"]
     mode: Literal["auto", "online", "offline"] = "auto"
@@ -277,7 +330,7 @@ class Logger(Section):
 
 
 class Evaluate(Section):
-    """What evaluate.py may be told."""
+    """The keys of evaluate.py."""
 
     run: File
     split: Literal["train", "val", "test"]
@@ -285,8 +338,8 @@ class Evaluate(Section):
     folder: File | None
     root: File | None
     views: Views | None
-    degrade: Literal["none", "salt_pepper", "half"] | None
-    reduce: Literal["probs", "logits"] | None
+    degrade: Degradation | None
+    reduce: Reduce | None
     reader: Reader | None
     where: TagCondition | None
     device: Device
@@ -294,7 +347,7 @@ class Evaluate(Section):
 
 
 class Recommended(Section):
-    """What conf/vmp/learned.yaml takes its lambda, m and n from, in an experiment."""
+    """Where conf/vmp/learned.yaml takes its lambda, m and n from when an experiment brings them."""
 
     lambda_: Annotated[dict[str, NotNegative], Field(alias="lambda")]
     m: float
@@ -302,9 +355,15 @@ class Recommended(Section):
 
 
 class Config(Section):
-    dataset: MotionsDataset | ListDataset | ManifestDataset | PreparedDataset
-    backbone: TinyConfig | ResNetConfig | C2DConfig | X3DConfig | TimeSformerConfig
-    vmp: NoPrompts | Prompts | FixedPrompts
+    """A run of train.py."""
+
+    dataset: Annotated[
+        MotionsDataset | ListDataset | ManifestDataset | PreparedDataset, Field(discriminator="kind")
+    ]
+    backbone: Annotated[
+        TinyConfig | ResNetConfig | C2DConfig | X3DConfig | TimeSformerConfig, Field(discriminator="name")
+    ]
+    vmp: Annotated[NoPrompts | Prompts | FixedPrompts, Field(discriminator="kind")]
     recommended: Recommended | None
     train: Train
     optim: Optim
@@ -319,8 +378,8 @@ class Config(Section):
 
     @property
     def placement(self) -> str | None:
-        """slow, fast or both; None where there are no prompts, or no pathways to choose from."""
-        if self.backbone.name not in PATHWAYS or self.vmp.kind == "none":
+        """slow, fast or both; None without prompts, or without pathways to choose from."""
+        if len(self.backbone.pathways) == 1 or self.vmp.kind == "none":
             return None
         return "both" if self.vmp.placement == "default" else self.vmp.placement
 
@@ -329,13 +388,11 @@ class Config(Section):
         """Pathways with a layer in front of them."""
         if self.vmp.kind == "none":
             return ()
-        if self.placement is None:
-            return ("video",)
-        return PATHWAYS[self.backbone.name] if self.placement == "both" else (self.placement,)
+        return self.backbone.pathways if self.placement in (None, "both") else (str(self.placement),)
 
     @property
     def folder(self) -> Path:
-        """The run's folder: its name says what it is."""
+        """The run's folder, named by what the run is."""
         v = self.vmp
         kind = v.name if isinstance(v, Prompts) else v.kind
         method = kind if v.kind == "none" else f"{kind}_lambda{v.lambda_:g}"
@@ -355,36 +412,3 @@ class Config(Section):
         if not weights:
             return self.backbone.key
         return f"{self.backbone.key}-{weights if weights in zoo.NAMES else 'file'}"
-
-
-# sections whose keys depend on one of them: group -> (that key, its values)
-KINDS: dict[str, tuple[str, dict[str, type[Section]]]] = {
-    "dataset": (
-        "kind",
-        {
-            "motions": MotionsDataset,
-            "list": ListDataset,
-            "manifest": ManifestDataset,
-            "prepared": PreparedDataset,
-        },
-    ),
-    "backbone": (
-        "name",
-        {
-            "tiny": TinyConfig,
-            "slowfast": ResNetConfig,
-            "c2d": C2DConfig,
-            "i3d": ResNetConfig,
-            "x3d": X3DConfig,
-            "timesformer": TimeSformerConfig,
-        },
-    ),
-    "vmp": (
-        "kind",
-        {
-            "none": NoPrompts,
-            "learned": Prompts,
-            **dict.fromkeys(("gamma", "maxexp", "sigme", "asinhe"), FixedPrompts),
-        },
-    ),
-}

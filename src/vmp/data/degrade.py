@@ -5,11 +5,14 @@ Notable here:
 - frames are (H, W, 3) uint8, and the degraded ones have the same size.
 """
 
+from typing import get_args
+
 import numpy as np
 
+from vmp.choices import Degradation
 from vmp.data.sampler import NOISE, generator
 
-KINDS = ("none", "salt_pepper", "half")
+KINDS = get_args(Degradation)
 PROBABILITY = 0.01
 
 

@@ -26,9 +26,11 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from statistics import NormalDist
+from typing import get_args
 
 import numpy as np
 
+from vmp.choices import Camera
 from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, write_classes, write_manifest
 from vmp.errors import ConfigError
@@ -40,7 +42,7 @@ CLASSES: tuple[str, ...] = (
     *("oscillate_horizontally", "oscillate_vertically"),
     *("approach", "recede"),
 )
-CAMERAS = ("static", "moving")
+CAMERAS = get_args(Camera)
 SPLITS = ("train", "val", "test")
 # all of them return exactly these files' frames; tests/test_motions.py checks it
 READERS = ("opencv", "pyav", "decord")

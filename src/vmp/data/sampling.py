@@ -14,11 +14,13 @@ Notable here:
       "loop"     keep the stride and start over (one jump at each seam)
 """
 
+from typing import get_args
+
 import numpy as np
 
-SHORT = ("stretch", "clamp", "loop")
-ANCHORS = ("start", "center")
-SPACINGS = ("stride", "span")
+from vmp.choices import Anchor, Short, Spacing
+
+SHORT, ANCHORS, SPACINGS = get_args(Short), get_args(Anchor), get_args(Spacing)
 
 
 def offsets(frames: int, stride: int, *, spacing: str = "stride", rate: float = 1.0) -> np.ndarray:

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import groupby
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-Clock = Literal["file", "first_frame"]
+from vmp.choices import Clock
+
 CLOCKS: tuple[Clock, ...] = get_args(Clock)
 EVEN = 1.5e-3  # seconds: how far times that a container rounds to milliseconds lie from even ones
 CLOSE = 2e-6  # seconds: two times that differ by less are the same

@@ -1,0 +1,23 @@
+"""The choices that a config and the code which acts on them share, each written once.
+
+No imports but `typing`, so that a config is checked without torch. What the words mean stands where they act.
+"""
+
+from typing import Literal
+
+# data/
+Camera = Literal["static", "moving"]
+Clock = Literal["file", "first_frame"]
+Spacing = Literal["stride", "span"]
+Short = Literal["stretch", "clamp", "loop"]
+Anchor = Literal["start", "center"]
+Degradation = Literal["none", "salt_pepper", "half"]
+Reader = Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec", "torchcodec_cuda"]
+
+# models
+AttentionKind = Literal["divided", "joint", "space"]
+X3DSize = Literal["xs", "s", "m", "l"]
+PathwaySplit = Literal["plus_one", "aligned", "shared"]
+Freeze = Literal["none", "backbone", "backbone_and_head", "all_but_head"]
+BatchNorm = Literal["train", "frozen", "sync"]
+Reduce = Literal["probs", "logits"]
