@@ -466,3 +466,17 @@ def test_one_device_for_two_processes_is_refused(monkeypatch):
         monkeypatch.setenv(name, "2")
     with pytest.raises(ConfigError, match=r"cuda:0: names one device for 2 processes"):
         dist.start("cuda:0")
+
+
+def test_a_checkpoint_of_another_version_is_refused_with_its_commit(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    before = {"step": 3, "sittings": [{"step": 0, "commit": "aaa"}, {"step": 2, "commit": "bbb"}]}
+    where = checkpoint.save(
+        tmp_path / "run" / "checkpoints",
+        "step_3",
+        model=model.state_dict(),
+        state={"progress": before, "optimizer": optimizer.state_dict()},
+    )
+    with pytest.raises(RunError, match=r"(?s)another version.*commit bbb.*init_from=.*run tag=WORD"):
+        resume.restore(checkpoint.load(where), model, optimizer, steps=9)

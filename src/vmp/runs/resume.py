@@ -148,14 +148,18 @@ def restore(
     """
     if found is None:
         return TrainingState()
-    try:
-        state = TrainingState(**found.state["progress"])
-    except (KeyError, TypeError):
+    progress = found.state["progress"]
+    if set(progress) != set(TrainingState.__dataclass_fields__):
+        sessions: list[dict[str, Any]] = next(
+            (value for value in progress.values() if isinstance(value, list) and value), [{}]
+        )
+        commit_then = sessions[-1].get("commit") or "unknown"
         raise RunError(
-            f"{found.path}: another version of the project wrote it, and training cannot continue from it. Use that "
-            f"version (log.txt and result.json name its commit), or start a new run from its weights: "
+            f"{found.path}: another version of the project wrote it (commit {commit_then}), and training cannot "
+            "continue from it. Use that version, or start a new run from its weights: "
             f"init_from={found.path.parents[1]} tag=WORD"
-        ) from None
+        )
+    state = TrainingState(**progress)
     model.load_state_dict(found.model)
     if "optimizer" in found.state:
         rates = [group["lr"] for group in optimizer.param_groups]
