@@ -4,7 +4,6 @@ The two runs are ordinary ones: python train.py vmp=none tag=demo, python train.
 shows what there is; further arguments are overrides for both (scripts/demo.py dataset.camera=moving).
 """
 
-import json
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from vmp.cli import parser_of
 from vmp.figures.curves import draw_curves
+from vmp.runs.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = {"without prompts": "vmp=none", "motion prompts": "vmp=learned"}
@@ -39,7 +39,7 @@ def main() -> None:
     for column in ("", "top-1", "top-5", "mean class", "slope", "shift", "clips", "wall time"):
         table.add_column(column, justify="left" if not column else "right")
     for label, folder in runs.items():
-        r = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        r = Run(folder).result
         slope, shift = (
             f"{r['scalars'][name]:.2f}" if name in r["scalars"] else "-" for name in ("slope", "shift")
         )

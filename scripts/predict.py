@@ -17,8 +17,8 @@ from vmp.cli import friendly, parser_of
 from vmp.errors import DataError, UserError
 
 if TYPE_CHECKING:
-    from vmp.figures.looking import Opened
     from vmp.prepare.measure import Measured
+    from vmp.runs.open import OpenedRun
 
 SUFFIXES = (
     *(
@@ -112,11 +112,11 @@ def predict(
     """
     from vmp.config import parse_views
     from vmp.engine import dist
-    from vmp.figures.looking import open_run
     from vmp.prepare.measure import measure_all
+    from vmp.runs.open import open_run
     from vmp.runs.run import read_run
 
-    run = read_run(folder)
+    read_run(folder)  # fails before any video is measured
     try:
         wanted = parse_views(views) if views else None
     except ValueError as error:
@@ -132,7 +132,7 @@ def predict(
         )
     processes = dist.start(device)
     try:
-        opened = open_run(run, device=processes.device, checkpoint=checkpoint)
+        opened = open_run(folder, device=processes.device, checkpoint=checkpoint)
         at = wanted or opened.config.trainer.views or opened.spec.views
         entries, unread = score(opened, good, measured, views=at, processes=processes, top=top)
     finally:
@@ -141,7 +141,7 @@ def predict(
 
 
 def score(
-    opened: "Opened",
+    opened: "OpenedRun",
     videos: list[Path],
     measured: "dict[Path, Measured]",
     *,
@@ -156,6 +156,7 @@ def score(
     from vmp.data.present import Present
     from vmp.engine.evaluator import best_classes
     from vmp.prepare.rows import with_measured
+    from vmp.runs.score import Split
     from vmp.runs.score import score as score_split
 
     clips, readers = [], []
@@ -171,7 +172,13 @@ def score(
         "data": opened.config.data.model_copy(update={"max_bad_fraction": 1.0, "degrade": "none"})
     })  # fmt: skip
     scored = score_split(
-        free, opened.model, opened.spec, manifest, present, views, processes, "predict", workers=0
+        opened.model,
+        Split("predict", manifest, present),
+        config=free,
+        spec=opened.spec,
+        views=views,
+        processes=processes,
+        workers=0,
     )
     entries = []
     for index, row in zip(scored.indices.tolist(), scored.scores, strict=True):

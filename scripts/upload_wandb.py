@@ -12,8 +12,9 @@ from typing import Any
 from vmp.cli import friendly, parser_of
 from vmp.config import Config
 from vmp.errors import RunError, UserError
-from vmp.runs.folder import config_of
-from vmp.runs.records import read_config
+from vmp.runs.folder import load_config
+from vmp.runs.records import METRICS_FILE
+from vmp.runs.run import read_run
 from vmp.tracking.tracker import first_line
 
 
@@ -34,12 +35,12 @@ def main() -> None:
 
 def with_wandb(folder: Path, chosen: dict[str, Any]) -> Config:
     """The run's config, with a wandb logger of these options."""
-    if not (folder / "config.yaml").is_file() or not (folder / "metrics.jsonl").is_file():
-        raise RunError(f"{folder}: no run there (config.yaml and metrics.jsonl)")
-    raw = read_config(folder / "config.yaml")
+    raw = read_run(folder).config
+    if not (folder / METRICS_FILE).is_file():
+        raise RunError(f"{folder}: nothing was logged there (no {METRICS_FILE})")
     kept = raw.get("logger", {})
     kept = kept if kept.get("kind") == "wandb" else {}
-    return config_of(folder, {**raw, "logger": {**kept, "kind": "wandb", **chosen}})
+    return load_config(folder, {**raw, "logger": {**kept, "kind": "wandb", **chosen}})
 
 
 def _parser() -> argparse.ArgumentParser:

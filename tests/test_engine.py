@@ -15,6 +15,7 @@ import torch
 from runs import Running
 
 from vmp.data.manifest import Clip, Manifest
+from vmp.data.present import Present
 from vmp.engine import checkpoint, dist, schedule
 from vmp.engine.evaluator import (
     Scores,
@@ -29,8 +30,8 @@ from vmp.engine.plan import TrainingState
 from vmp.errors import ConfigError, RunError
 from vmp.launched import MPI, first_host, launched
 from vmp.runs import resume
-from vmp.runs.predictions import write_predictions
 from vmp.runs.records import read_metrics
+from vmp.runs.score import Split, write_scores
 
 # --- schedules -----------------------------------------------------------------------------------------------------
 
@@ -238,7 +239,8 @@ def test_ties_are_broken_by_class_number_everywhere(tmp_path, classes):
     assert official["mean_class"] == pytest.approx(got["mean_class"], abs=1e-10)
     clips = tuple(Clip(f"c{i}", "x.mp4", label) for i, label in enumerate(labels))
     manifest = Manifest(tmp_path / "m.csv", tmp_path, tuple(f"class {c}" for c in range(classes)), clips)
-    write_predictions(tmp_path, scores, clips, manifest, missing={})
+    present = Present(clips, ("pyav",) * len(clips), len(clips))
+    write_scores(scores, Split("val", manifest, present), tmp_path)
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert [[int(c) for c in row["top5"].split()] for row in rows] == [o[:5] for o in order]
     assert sum(row["label"] in row["top5"].split() for row in rows) == right[1]
@@ -281,7 +283,8 @@ def test_predictions_list_every_clip(tmp_path):
     ]
     gone = Clip("c9", "gone.mp4", 1, start=5, end=20)
     manifest = Manifest(tmp_path / "val.csv", tmp_path, ("walk, fast", "run"), (*clips, gone))
-    write_predictions(tmp_path, scores, clips, manifest, missing={"c9": "missing: gone.mp4"})
+    present = Present(tuple(clips), ("pyav",) * 3, 4, {"c9": "missing: gone.mp4"})
+    write_scores(scores, Split("val", manifest, present), tmp_path)
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     said = [(r["id"], r["predicted"], r["predicted_name"], r["top5"], r["problem"]) for r in rows]
     assert said == [

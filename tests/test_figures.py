@@ -34,6 +34,7 @@ from vmp.figures.curves import (
 from vmp.figures.family import shift_of, slope_of, thinned
 from vmp.figures.looking import embedded_clip, layer_with, layers_of, plain_frames
 from vmp.figures.panels import color_attention, color_differences
+from vmp.runs.open import open_run
 from vmp.runs.run import Run, read_run
 
 
@@ -321,7 +322,7 @@ def test_a_run_is_like_itself_and_both_runs_see_the_same_frames(home):
     same = similarity.compare_layers(prompted, prompted, clips=3)
     assert all(v == pytest.approx(1) for kind in same.values() for v in kind.values())
     assert same["weights"].keys() == same["features"].keys()
-    opened = [similarity.open_run(run) for run in (plain, prompted)]
+    opened = [open_run(run.folder) for run in (plain, prompted)]
     for mine, other in similarity.paired_clips(*opened, 2):
         assert (mine.shape[1], other.shape[1]) == (4, 5)
         assert torch.equal(mine, other[:, 1:])

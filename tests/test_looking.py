@@ -15,8 +15,9 @@ from runs import ROOT, Running, folder, overrides_for
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.errors import VideoReadError
-from vmp.figures.looking import layers_of, open_run, stream
+from vmp.figures.looking import layers_of, stream
 from vmp.figures.paired import mcnemar
+from vmp.runs.open import open_run
 from vmp.runs.run import read_run
 
 
@@ -106,7 +107,7 @@ def test_the_layer_of_a_run_is_looked_with(home, script, tmp_path):
     assert (code, said) == (0, "")
     assert not (tmp_path / "p.mp4").exists()
     layer = layers_of(read_run(run))["video"]
-    opened = open_run(read_run(run)).model.prompts["video"]
+    opened = open_run(run).prompts["video"]
     clip = torch.randint(0, 256, (1, 3, 3, 8, 8), dtype=torch.uint8)
     assert torch.allclose(layer.attention(clip), opened.attention(clip), atol=1e-6)
     code, _, said = script("visualize", source, f"run={run}", "--slope", 12)

@@ -21,7 +21,7 @@ from runs import ROOT, bright_or_dark, overrides_for
 from vmp.errors import UserError
 from vmp.files import write_json
 from vmp.report.page import write_report
-from vmp.runs.predictions import PREDICTIONS
+from vmp.runs.records import PREDICTION_COLUMNS
 
 EVIL = "<script>alert('x')</script> \"&amp;' </style>{{data}}\u2028end"
 CLASSES = ("brighter", "darker", EVIL)
@@ -60,7 +60,7 @@ def write_run(
     score = rng.uniform(0.3, 1, count)
     with open(folder / "predictions.csv", "w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(PREDICTIONS)
+        table.writerow(PREDICTION_COLUMNS)
         for i in range(count):
             actual, guess = (int(x[i]) for x in (label, predicted))
             row = [f"val/{i}", f"val/{i:03}.mp4", i, i + 12, actual, classes[actual], guess, classes[guess]]

@@ -133,7 +133,7 @@ def test_nothing_is_resolved(out, tmp_path, monkeypatch, config):
     values["dataset"]["name"] = "${oc.env:SECRET_TOKEN}"
     (out / "bad" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
     assert SECRET in str(OmegaConf.to_container(OmegaConf.load(out / "bad/config.yaml"), resolve=True))
-    read = records.read_config(out / "bad" / "config.yaml")
+    read = records.read_config(out / "bad")
     assert read["tag"] == read["dataset"]["name"] == "${oc.env:SECRET_TOKEN}"
     write_report([out], out=tmp_path / "r.html", clips=1)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
@@ -191,7 +191,7 @@ def test_a_config_is_read_as_it_was_written(tmp_path, config):
         "n": "\u0416, 'x'",
     }
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
-    assert records.read_config(tmp_path / "config.yaml") == values
+    assert records.read_config(tmp_path) == values
     assert parse_yaml("a: 1e-3\nb: 2026-11-28", "x") == {"a": 0.001, "b": "2026-11-28"}
     for text, said in (
         ("a: 1\na: 2", "stands twice"),

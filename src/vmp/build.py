@@ -19,8 +19,11 @@ from vmp.config import (
 )
 from vmp.data.manifest import Clip, Manifest, read_manifest, spread
 from vmp.errors import ConfigError, ManifestError
+from vmp.pathways import WHOLE
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from vmp.backbones import Spec
     from vmp.data.dataset import ClipShape
     from vmp.engine.schedule import Schedule
@@ -42,6 +45,13 @@ class Splits(NamedTuple):
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes
+
+    @property
+    def tested(self) -> tuple[str, Manifest]:
+        """Name and manifest of the split that the result is for: test, or val where there is none."""
+        manifest = self.test or self.val
+        assert manifest
+        return "test" if self.test else "val", manifest
 
     def named(self) -> Iterator[tuple[str, Manifest]]:
         yield "train", self.train
@@ -173,28 +183,36 @@ def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifi
     from vmp.backbones import build_backbone
     from vmp.data.sampler import WEIGHTS, generator
     from vmp.finetune import set_batch_norm
-    from vmp.model import PromptedClassifier
-    from vmp.pathways import cut
 
     choose_kernels(config)
     prompts = build_prompts(config, spec)
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 1).integers(2**62)))
     b = config.backbone
     backbone = build_backbone(b.key, num_classes=classes, spec=spec, **b.options())
-    apart = len(spec.pathways) > 1
-    model = PromptedClassifier(
+    model = join(config, spec, backbone, prompts)
+    if config.trainer.channels_last:
+        model = model.to(memory_format=torch.channels_last_3d)
+    return set_batch_norm(model, config.train.batch_norm)
+
+
+def join(
+    config: Config, spec: "Spec", backbone: "nn.Module", prompts: dict[str, Any]
+) -> "PromptedClassifier":
+    """Put prompt layers (pathway -> layer) in front of a backbone."""
+    from vmp.model import PromptedClassifier
+    from vmp.pathways import cut
+
+    several = len(spec.pathways) > 1
+    return PromptedClassifier(
         backbone,
         prompts=prompts,
         cut=cut(frames=spec.frames, alpha=spec.alpha, prompted=config.prompted, split=config.vmp.split)
-        if apart
+        if several
         else None,
         mean=spec.mean,
         std=spec.std,
         variation_in_training=config.vmp.lambda_ > 0,
     )
-    if config.trainer.channels_last:
-        model = model.to(memory_format=torch.channels_last_3d)
-    return set_batch_norm(model, config.train.batch_norm)
 
 
 def choose_kernels(config: Config) -> None:
@@ -223,7 +241,7 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
         constants = {"power_norm": FAMILY[v.kind](v.exponent, entry=v.entry)}
     else:
         return {}
-    keys = ("video",) if config.vmp.split == "shared" else config.prompted
+    keys = (WHOLE,) if config.vmp.split == "shared" else config.prompted
     look: dict[str, Any] = {"grey": v.grey, "modulate": v.modulate, "variation": v.variation}
     return {key: MotionPrompt(mean=spec.mean, std=spec.std, **look, **constants) for key in keys}
 

@@ -3,80 +3,80 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vmp.build import backbone_spec, build_model, find_splits
+from vmp.build import find_splits
 from vmp.config import Config, Evaluate, check_evaluate
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, digest, find_clips
-from vmp.errors import ConfigError, RunError
-from vmp.files import write_json
+from vmp.errors import ConfigError
 from vmp.machine import device_name
 from vmp.provenance import provenance
-from vmp.runs.folder import check_same_data, config_of
-from vmp.runs.score import measure, print_result, score
+from vmp.runs.folder import check_same_data, load_config
+from vmp.runs.records import write_result
+from vmp.runs.score import Split, print_result, record_scores, score
 
 
 def evaluate(cfg: DictConfig) -> None:
     """Test a run again and write FOLDER/evaluations/...; the run itself stays as it is."""
     options = check_evaluate(OmegaConf.to_container(cfg, resolve=True))
     folder = Path(options.run)
-    config = _changed(folder, options)
-    select = options.checkpoint or config.trainer.select
+    config = _changed(load_config(folder), options)
     splits = find_splits(config)
-    found_splits, split = dict(splits.named()), options.split
-    if split not in found_splits:
-        split = "val" if splits.val else "test"
-        print(f"{config.name} has no {options.split} split; taking {split}")
-    manifest = found_splits[split]
+    manifests, name = dict(splits.named()), options.split
+    if name not in manifests:
+        name = "val" if splits.val else "test"
+        print(f"{config.name} has no {options.split} split; taking {name}")
+    manifest = manifests[name]
     present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
-    check_same_data(folder, {split: digest(manifest, present)})
+    check_same_data(folder, {name: digest(manifest, present)})
     if options.where:
         present = only(manifest, present, options.where)
 
-    from vmp.engine import checkpoint, dist
-    from vmp.runs import resume
+    from vmp.engine import dist
+    from vmp.runs.open import open_run
 
     processes = dist.start(options.device)
     try:
-        spec = backbone_spec(config)
-        spec = replace(spec, reduce=options.reduce or spec.reduce)
-        model = build_model(config, len(splits.classes), spec).to(processes.device)
-        take = checkpoint.best if select == "best" else checkpoint.newest
-        found = resume.one_for_all(folder / "checkpoints", take, processes)
-        if found is None:
-            raise RunError(f"run = {folder}: no such checkpoint in it yet ({select})")
-        model.load_state_dict(found.model)
+        opened = open_run(folder, checkpoint=options.checkpoint, device=processes.device, processes=processes)
+        spec = replace(opened.spec, reduce=options.reduce or opened.spec.reduce)
         views = options.views or config.trainer.views or spec.views
+        split = Split(name, manifest, present)
         scores = score(
-            config, model, spec, manifest, present, views, processes, split, workers=options.workers
+            opened.model,
+            split,
+            config=config,
+            spec=spec,
+            views=views,
+            processes=processes,
+            workers=options.workers,
         )
         if processes.first:
-            where = folder / "evaluations" / folder_name(options, split, select, views)
+            select = options.checkpoint or config.trainer.select
+            where = folder / "evaluations" / folder_name(options, name, select, views)
             where.mkdir(parents=True, exist_ok=True)
             result = {
                 "run": str(folder),
-                "checkpoint": found.path.name,
-                "split": split,
+                "checkpoint": opened.checkpoint,
+                "split": name,
                 "views": list(views),
                 "reduce": spec.reduce,
                 "degrade": config.data.degrade,
                 "readers": sorted(set(present.readers)),
                 "where": options.where,
-                **measure(scores, manifest, present, where),
+                **record_scores(scores, split, where),
                 **provenance(),
                 "device": device_name(processes.device),
             }
-            write_json(where / "result.json", result)
+            write_result(where, result)
             print_result(where)
     finally:
         dist.stop()
 
 
 def folder_name(options: Evaluate, split: str, select: str, views: tuple[int, int]) -> str:
-    """Of an evaluation, in the run's `evaluations`."""
+    """Name of an evaluation's folder, in the run's `evaluations`."""
     chosen = options.where and re.sub(
         r"[^\w.+-]+", "-", options.where.replace(">", "-above-").replace("<", "-below-")
     )
@@ -85,10 +85,10 @@ def folder_name(options: Evaluate, split: str, select: str, views: tuple[int, in
 
 
 def only(manifest: Manifest, present: Present, where: str) -> Present:
-    """The clips with a tag, a further column of the manifest.
+    """Keep the clips whose tag, an extra column of the manifest, satisfies a condition.
 
     Args:
-        where: "TAG=WORD", one of the tag's words; "TAG>NUMBER" or "TAG<NUMBER".
+        where: "TAG=WORD" (the tag has this word), "TAG>NUMBER" or "TAG<NUMBER".
 
     Raises:
         ConfigError: no clip has such a tag, or none matches.
@@ -120,15 +120,17 @@ def only(manifest: Manifest, present: Present, where: str) -> Present:
     return Present(tuple(clips), tuple(readers), len(ids), bad)
 
 
-def _changed(folder: Path, options: Evaluate) -> Config:
-    """The run's config, with what the options change."""
-    config = config_of(folder)
+def _changed(config: Config, options: Evaluate) -> Config:
+    """The run's config with the changes that the options ask for."""
     moved = {key: value for key in ("folder", "root") if (value := getattr(options, key))}
     if moved and not moved.keys() <= type(config.dataset).model_fields.keys():
         raise ConfigError(
             f"{', '.join(moved)}: dataset {config.name} has no such key; it is made where data.root is"
         )
-    changes: dict[str, Any] = {"dataset": config.dataset.model_copy(update=moved)}
     data = {key: value for key in ("degrade", "reader") if (value := getattr(options, key))}
-    changes["data"] = config.data.model_copy(update=data)
-    return config.model_copy(update=changes)
+    return config.model_copy(
+        update={
+            "dataset": config.dataset.model_copy(update=moved),
+            "data": config.data.model_copy(update=data),
+        }
+    )

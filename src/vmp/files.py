@@ -26,14 +26,14 @@ import yaml  # type: ignore[import-untyped]
 from vmp.errors import RunError
 
 MB = 10**6
-CONFIG, RECORD, LIST = (
+CONFIG_LIMIT, JSON_LIMIT, ROWS_LIMIT = (
     MB // 4,
     64 * MB,
     512 * MB,
-)  # bytes, at most: of config.yaml, of a JSON file, of one with rows
-DEPTH = 32  # of values in values
-NODES = 50_000  # values in config.yaml
-DIGITS = 40  # of a number
+)  # bytes of a config, a JSON file, a file of rows
+DEPTH = 32  # levels of nested values
+NODES = 50_000  # values in a YAML file
+DIGITS = 40  # digits of a number
 CELL = 100_000  # characters in a cell of a CSV
 
 
@@ -71,7 +71,7 @@ def write_json(path: Path, value: Any) -> None:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_text(path: Path, *, limit: int = RECORD) -> str:
+def read_text(path: Path, *, limit: int = JSON_LIMIT) -> str:
     """A regular file of at most `limit` bytes, in UTF-8.
 
     Raises:
@@ -101,7 +101,7 @@ def _size(limit: int) -> str:
     return f"{limit // MB} MB" if limit >= MB else f"{limit // 1000} kB"
 
 
-def read_json(path: Path, *, limit: int = RECORD) -> Any:
+def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
     """Raises:
     RunError: not JSON, nested deeper than DEPTH, or with a number of more than DIGITS digits.
     """
@@ -156,7 +156,7 @@ def read_csv(path: Path, *, required: Sequence[str]) -> list[dict[str, str]]:
         RunError: not CSV, a required column is missing, or a row is longer than the header.
     """
     try:
-        reader = csv.DictReader(io.StringIO(read_text(path, limit=LIST), newline=""), restval="")
+        reader = csv.DictReader(io.StringIO(read_text(path, limit=ROWS_LIMIT), newline=""), restval="")
         rows = list(reader)
     except csv.Error as error:  # a cell of more than csv.field_size_limit() characters, for one
         raise RunError(f"{path}: not CSV ({error})") from None

@@ -14,6 +14,7 @@ from torch import nn
 from vmp.choices import BatchNorm, Freeze
 from vmp.errors import ConfigError
 from vmp.model import PromptedClassifier
+from vmp.pathways import scalar_name
 
 FREEZE, BATCH_NORM = get_args(Freeze), get_args(BatchNorm)
 
@@ -53,8 +54,7 @@ def check_frozen(
     """
     random = [n for n, p in model.backbone.named_parameters() if not p.requires_grad and n not in loaded]
     for pathway, layer in model.prompts.items():
-        prefix = "" if pathway == "video" else f"{pathway}/"
-        named = {f"{prefix}{n.rpartition('.')[2]}": p for n, p in layer.named_parameters()}
+        named = {scalar_name(pathway, n.rpartition(".")[2]): p for n, p in layer.named_parameters()}
         random += [
             f"{n} of the prompts" for n, p in named.items() if not p.requires_grad and n not in prompts
         ]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from vmp.layer import MotionPrompt, normalize
-from vmp.pathways import Cut, take
+from vmp.pathways import WHOLE, Cut, scalar_name, take
 
 
 class Output(NamedTuple):
@@ -47,8 +47,8 @@ class PromptedClassifier(nn.Module):
         prompts, or what the cut says."""
         variations: dict[str, Tensor] = {}
         if self.cut is None:
-            return Output(self.backbone(self._enter("video", clips, variations)), variations)
-        whole = self._enter("video", clips, variations) if self.cut.shared else clips
+            return Output(self.backbone(self._enter(WHOLE, clips, variations)), variations)
+        whole = self._enter(WHOLE, clips, variations) if self.cut.shared else clips
         pathways = [
             take(whole, indices)
             if pathway in self.cut.shared
@@ -72,8 +72,7 @@ class PromptedClassifier(nn.Module):
         out: dict[str, Tensor] = {}
         for pathway, prompt in self.prompts.items():
             assert isinstance(prompt, MotionPrompt)
-            prefix = "" if pathway == "video" else f"{pathway}/"
-            out |= {f"{prefix}{name}": value for name, value in prompt.scalars().items()}
+            out |= {scalar_name(pathway, name): value for name, value in prompt.scalars().items()}
         return out
 
     def train(self, mode: bool = True) -> "PromptedClassifier":

@@ -10,14 +10,31 @@ Notable here (F fast frames, alpha fast frames for each slow one; 32 and 4 as pu
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from vmp.choices import PathwaySplit
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SPLITS = get_args(PathwaySplit)
+WHOLE = "video"  # the only pathway of a backbone that has no pathways
+
+
+def scalar_name(pathway: str, name: str) -> str:
+    """The key of a pathway's scalar: `slope` for the whole clip, `slow/slope` for one of several pathways."""
+    return name if pathway == WHOLE else f"{pathway}/{name}"
+
+
+def split_scalar_name(key: str) -> tuple[str, str]:
+    """(pathway, name) of a key that `scalar_name` made."""
+    pathway, _, name = key.rpartition("/")
+    return pathway or WHOLE, name
+
+
+def display_name(pathway: str) -> str:
+    """The pathway's name in captions: empty for the whole clip."""
+    return "" if pathway == WHOLE else pathway
 
 
 class Cut(NamedTuple):
@@ -62,9 +79,11 @@ def cut(*, frames: int, alpha: int, prompted: Sequence[str], split: str = "plus_
     return Cut(frames + lead, {"slow": tuple(slow), "fast": tuple(fast)})
 
 
-def take(clips: Tensor, indices: Sequence[int]) -> Tensor:
+def take(clips: "Tensor", indices: Sequence[int]) -> "Tensor":
     """Frames of (B, C, T, H, W) by index; a view where they are evenly spaced, and no index tensor on the device."""
     step = indices[1] - indices[0] if len(indices) > 1 else 1
     if list(indices) == list(range(indices[0], indices[-1] + 1, step)):
         return clips[:, :, indices[0] : indices[-1] + 1 : step]
+    import torch
+
     return torch.stack([clips[:, :, i] for i in indices], dim=2)

@@ -26,11 +26,11 @@ from vmp.build import (
 from vmp.config import Config, check, check_start
 from vmp.data.present import Present, digest, find_clips
 from vmp.errors import UserError
-from vmp.files import write_json
 from vmp.launched import launched
 from vmp.preflight import check_machine, clips_per_process, explain_disk_errors
 from vmp.runs.folder import begun, check_same_data, check_same_run, keep_records, run_folder, what_matters
-from vmp.runs.score import loader_workers, measure, numbers, print_result, score
+from vmp.runs.records import METRICS_FILE, is_finished, write_result
+from vmp.runs.score import Split, loader_workers, print_result, record_scores, score, summarize
 from vmp.runs.start import start_weights
 from vmp.tracking import Tracker, check_tracker, start_tracker
 
@@ -52,6 +52,9 @@ class Data:
     splits: Splits
     present: dict[str, Present]
     digests: dict[str, str]
+
+    def split(self, name: str) -> Split:
+        return Split(name, dict(self.splits.named())[name], self.present[name])
 
 
 def train(cfg: DictConfig) -> None:
@@ -85,7 +88,7 @@ def train(cfg: DictConfig) -> None:
 
 def _is_finished(config: Config) -> bool:
     """Whether the run has a result: as the first process sees it, on every process."""
-    finished = (config.folder / "result.json").exists()
+    finished = is_finished(config.folder)
     if launched().alone:
         return finished
     from vmp.engine import dist
@@ -172,7 +175,7 @@ class Session:
     @property
     def tested(self) -> str:
         """The split of the final test."""
-        return "test" if self.data.splits.test else "val"
+        return self.data.splits.tested[0]
 
     def introduce(self) -> None:
         """Log what is about to be trained on what."""
@@ -229,7 +232,7 @@ class Session:
         from vmp.objective import Objective
 
         config, data = self.config, self.data
-        rows = config.folder / "metrics.jsonl" if self.processes.first else None
+        rows = config.folder / METRICS_FILE if self.processes.first else None
         state, throughput = trainer.fit(
             self.model,
             objective=Objective(
@@ -293,7 +296,8 @@ class Session:
 
     def validate(self, epoch: int) -> dict[str, float]:
         """Score the validation split with one view: a curve to look at, not the result."""
-        found = numbers(self._score("val", (1, 1)), self.data.present["val"])
+        split = self.data.split("val")
+        found = summarize(self._score(split, (1, 1)), split)
         found["loss"] = found["cross_entropy"] + self.config.vmp.lambda_ * found.get("variation", 0.0)
         if self.tracker.wants_panels(epoch, last=self.plan.epochs):
             self.show_attention(epoch)
@@ -314,19 +318,16 @@ class Session:
         return epoch
 
     def test(self) -> "Scores":
-        return self._score(self.tested, self.views)
+        return self._score(self.data.split(self.tested), self.views)
 
-    def _score(self, split: str, views: tuple[int, int]) -> "Scores":
-        manifest = dict(self.data.splits.named())[split]
+    def _score(self, split: Split, views: tuple[int, int]) -> "Scores":
         return score(
-            self.config,
             self.model,
-            self.spec,
-            manifest,
-            self.data.present[split],
-            views,
-            self.processes,
             split,
+            config=self.config,
+            spec=self.spec,
+            views=views,
+            processes=self.processes,
             between=self.stopping.check,
         )
 
@@ -334,19 +335,17 @@ class Session:
         """Give the tracker pictures of what the prompts make of a few clips, spread over the split."""
         import torch
 
-        from vmp.data.dataset import TestClips
         from vmp.figures.panels import attention_panels
 
-        split = "val" if self.data.splits.val else "test"
+        split = self.data.split("val" if self.data.splits.val else "test")
         try:
-            manifest, present = dict(self.data.splits.named())[split], self.data.present[split]
-            dataset = TestClips(manifest, present, clip_shape(self.config, self.spec, self.model, crops=1))
+            dataset = split.test_clips(self.config, self.spec, self.model)
             count = min(self.config.logger.max_panels, len(dataset))
             clips = {}
             for index in torch.linspace(0, len(dataset) - 1, count).long().tolist():
                 views = dataset[index][1]
                 if isinstance(views, torch.Tensor):
-                    clips[present.clips[index].id] = views[0]
+                    clips[split.present.clips[index].id] = views[0]
             step = epoch * self.plan.steps_per_epoch
             self.tracker.panels(epoch, step, attention_panels(self.model, clips))
         except Exception as error:  # a picture must not cost a run
@@ -359,8 +358,7 @@ class Session:
         from vmp.runs.result import made_how
 
         config, split, present = self.config, self.tested, self.data.present
-        manifest = dict(self.data.splits.named())[split]
-        measured = measure(scores, manifest, present[split], config.folder)
+        measured = record_scores(scores, self.data.split(split), config.folder)
         clips = {name: one.counts() for name, one in present.items()}
         clips["train"]["unreadable"] += len(state.bad)
         clips["train"]["present"] -= len(state.bad)
@@ -378,7 +376,7 @@ class Session:
             "classes": len(self.data.splits.classes),
             **made_how(config, self.model, self.plan, state, throughput, self.processes),
         }
-        write_json(config.folder / "result.json", result)
+        write_result(config.folder, result)
         if config.trainer.keep_finished == "weights":
             self._keep_weights()
         self._draw_curves()
@@ -452,7 +450,7 @@ def _model(
 ) -> "PromptedClassifier":
     """The model as a new run starts with it; one that continues takes its weights from a checkpoint."""
     from vmp.finetune import check_frozen, freeze
-    from vmp.runs.result import keep_start
+    from vmp.runs.records import write_weights
 
     model = build_model(config, len(splits.classes), spec)
     if not new:
@@ -469,7 +467,7 @@ def _model(
     known = [*start.prompts, *start.given]
     check_frozen(model, start.report.matched if start.report else (), known, start.warnings)
     if processes.first:
-        keep_start(config.folder, kept)
+        write_weights(config.folder, kept)
     _check_prompts(model, log)
     return model
 

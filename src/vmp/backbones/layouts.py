@@ -25,6 +25,7 @@ from torch import Tensor
 from vmp.backbones.download import container, sha256_of
 from vmp.errors import RunError, WeightsError, shortlist
 from vmp.files import read_json
+from vmp.pathways import scalar_name
 
 LAYOUTS = {
     "ours": "a run's folder, a checkpoint, or what scripts/convert_weights.py wrote",
@@ -358,9 +359,8 @@ def _take_prompts(tensors: State) -> tuple[State, State]:
             rest[name] = value
         elif name[match.end() :] in ("power_norm.m", "power_norm.n") and value.numel() == 1:
             found.setdefault(match[1], {})[name[-1]] = value.reshape(())
-    prefix = {pathway: "" if pathway == "video" else f"{pathway}/" for pathway in found}
     return {
-        f"{prefix[pathway]}{name}": v for pathway, pair in found.items() for name, v in pair.items()
+        scalar_name(pathway, name): v for pathway, pair in found.items() for name, v in pair.items()
     }, rest
 
 

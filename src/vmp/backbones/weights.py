@@ -20,6 +20,7 @@ from vmp.backbones import zoo
 from vmp.backbones.download import cache_folder, fetch
 from vmp.backbones.layouts import Foreign, State, read
 from vmp.errors import WeightsError, shortlist
+from vmp.pathways import scalar_name
 
 _FIRST_CONV = re.compile(
     r"(patch_embed\.proj|blocks\.0\.(multipathway_blocks\.\d\.)?conv(\.conv_t)?|stages\.0\.0)\.weight"
@@ -57,7 +58,7 @@ class Report:
         taken = []
         for pathway, layer in prompts.items():
             for letter in ("m", "n"):
-                name = letter if pathway == "video" else f"{pathway}/{letter}"
+                name = scalar_name(pathway, letter)
                 if name in self.prompts and letter not in leave:
                     with torch.no_grad():
                         getattr(layer, letter).fill_(self.prompts[name])

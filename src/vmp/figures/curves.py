@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vmp.figures.canvas import COLORS, GREY, figure
-from vmp.runs.records import read_metrics
+from vmp.pathways import display_name, scalar_name, split_scalar_name
 from vmp.runs.run import Run
 
 
@@ -23,7 +23,7 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
     any_slope = False
     for number, (label, folder) in enumerate(runs.items()):
         color = COLORS[number % len(COLORS)]
-        rows = read_metrics(folder)
+        rows = Run(folder).rows
         for axis, key, look in (
             (axes[0], "train/cross_entropy", TRAINING),
             (axes[0], "val/cross_entropy", VAL),
@@ -135,9 +135,9 @@ def pairs(runs: Sequence[Run]) -> list[Pair]:
             continue
         scalars, config = run.result.get("scalars", {}), run.config
         for key in sorted(k for k in scalars if k.endswith("slope")):
-            prefix = key.removesuffix("slope")  # "" or "fast/"
-            name = config["backbone"]["name"] + (f"-{prefix[0]}" if prefix else "")
-            learned = scalars[key], scalars[f"{prefix}shift"]
+            pathway, _ = split_scalar_name(key)
+            name = "-".join([config["backbone"]["name"], *display_name(pathway)[:1]])
+            learned = scalars[key], scalars[scalar_name(pathway, "shift")]
             found.append(Pair(config["name"], name, *learned, run.result["top1"]))
     return found
 

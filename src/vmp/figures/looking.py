@@ -3,23 +3,20 @@
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vmp.data.decode import READERS, check_regular, resize_short_side
 from vmp.errors import RunError, UserError, VideoReadError
-from vmp.runs.folder import config_of
+from vmp.runs.open import open_prompts
 from vmp.runs.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vmp.backbones import Spec
-    from vmp.config import Config
     from vmp.data.motions import Motions
     from vmp.layer import MotionPrompt
-    from vmp.model import PromptedClassifier
 
 ALPHA, BETA, GAMMA, EPSILON = 5.0, 0.45, 0.6, 0.1  # of Eq. 2, as the paper sets them
 
@@ -142,27 +139,14 @@ def layer_with(slope: float, shift: float) -> "MotionPrompt":
 
 
 def layers_of(run: Run) -> "dict[str, MotionPrompt]":
-    """Pathway -> the layer as the run ended with it, from its config and result; no checkpoint is needed.
+    """Pathway -> the layer as the run ended with it; no checkpoint is needed.
 
     Raises:
         RunError: the run has no prompts, or is not finished.
     """
-    import torch
-
-    from vmp.build import backbone_spec, build_prompts
-
-    config = config_of(run.folder)
-    layers = build_prompts(config, backbone_spec(config))
+    layers = open_prompts(run.folder).prompts
     if not layers:
         raise RunError(f"{run.folder}: a run without prompts (vmp=none), so there is no attention to look at")
-    scalars = run.result.get("scalars", {})
-    for pathway, layer in layers.items():
-        prefix = "" if pathway == "video" else f"{pathway}/"
-        for name, parameter in layer.power_norm.named_parameters():
-            if f"{prefix}{name}" not in scalars:
-                raise RunError(f"{run.folder}/result.json: has no learned {prefix}{name}")
-            with torch.no_grad():
-                parameter.fill_(scalars[f"{prefix}{name}"])
     return layers
 
 
@@ -172,37 +156,3 @@ def describe(layer: "MotionPrompt") -> str:
     if "slope" not in scalars:
         return type(layer.power_norm).__name__
     return f"a = {float(scalars['slope']):.2f}, b = {float(scalars['shift']):.2f}"
-
-
-class Opened(NamedTuple):
-    """A run with the model that it was tested with."""
-
-    config: "Config"
-    spec: "Spec"
-    model: "PromptedClassifier"
-    classes: tuple[str, ...]
-    checkpoint: Path
-
-
-def open_run(run: Run, *, device: Any = "cpu", checkpoint: str | None = None) -> Opened:
-    """The model with the weights of the tested checkpoint, in evaluation mode.
-
-    checkpoint: "last" or "best"; None: as the run's trainer.select says.
-
-    Raises:
-        RunError: no such checkpoint, or a config of another version.
-    """
-    from vmp.build import backbone_spec, build_model
-    from vmp.engine import checkpoint as checkpoints
-
-    config = config_of(run.folder)
-    spec = backbone_spec(config)
-    classes = tuple(run.classes)
-    select = checkpoint or config.trainer.select
-    take = checkpoints.best if select == "best" else checkpoints.newest
-    found = take(run.folder / "checkpoints")
-    if found is None:
-        raise RunError(f"{run.folder}: no checkpoint in it ({select})")
-    model = build_model(config, len(classes), spec).to(device)
-    model.load_state_dict(found.model)
-    return Opened(config, spec, model.eval(), classes, found.path)

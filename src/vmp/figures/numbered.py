@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vmp.errors import UserError, shortlist
+from vmp.runs.records import is_run
 from vmp.runs.run import Run, read_run, readable_runs
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def named_runs(names: Iterable[str]) -> tuple[tuple[Run, ...], bool]:
     found = False
     for name in names:
         folder = Path(name)
-        below = [] if (folder / "config.yaml").is_file() else list(readable_runs(folder))
+        below = [] if is_run(folder) else list(readable_runs(folder))
         found = found or bool(below)
         runs += below or [read_run(folder)]
     return tuple(runs), found
@@ -161,18 +162,15 @@ def run_clip(run: Run, wanted: Wanted, action: str) -> tuple[str, np.ndarray]:
     from vmp.build import find_splits
     from vmp.data.decode import read_frames
     from vmp.figures.looking import embedded_clip
-    from vmp.runs.folder import config_of
 
     count = wanted.frames + 1
     if wanted.videos:
         return next(iter(look_clips(wanted, count=count).items()))
-    config = config_of(run.folder)
+    config = run.checked_config
     if config.dataset.kind == "motions":
         frames, name = embedded_clip(config.dataset.camera, count=count)
         return name, frames
-    splits = find_splits(config, progress=False)
-    manifest = splits.test or splits.val
-    assert manifest
+    _, manifest = find_splits(config, progress=False).tested
     names = [name.replace("_", " ").lower() for name in manifest.classes]
     usable = [clip for clip in manifest.clips if clip.status == "ok" and clip.length > 1]
     for word in (*wanted.classes, action):
@@ -415,9 +413,7 @@ def _per_class(number: int, wanted: Wanted) -> Any:
             name for name in chosen if name.replace("_", " ") in [c.replace("_", " ") for c in wanted.classes]
         ]
         if not chosen:
-            raise UserError(
-                f"--classes {','.join(wanted.classes)}: none of them is in {a.folder}/per_class.csv"
-            )
+            raise UserError(f"--classes {','.join(wanted.classes)}: {a.folder} was tested on none of them")
     elif number == 10:
         paper = [name for name in chosen if name.replace("_", " ").lower() in OBJECT_CENTRIC]
         chosen = paper or sorted(chosen, key=lambda name: -abs(after[name] - before[name]))[:4]

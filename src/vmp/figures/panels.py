@@ -95,7 +95,7 @@ def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"])
     clips: name -> (3, frames, H, W) uint8, as the model takes them.
     """
     from vmp.layer import MotionPrompt
-    from vmp.pathways import take
+    from vmp.pathways import display_name, take
 
     pictures = {}
     for name, clip in clips.items():
@@ -107,8 +107,9 @@ def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"])
             learned = [
                 f"{key} {float(v):.3f}" for key, v in layer.scalars().items() if key in ("slope", "shift")
             ]
-            of = name if pathway == "video" else f"{name}, {pathway}"
-            pictures[": ".join([of, *([", ".join(learned)] if learned else [])])] = panel(own, layer)
+            title = ", ".join(part for part in (name, display_name(pathway)) if part)
+            caption = ": ".join(part for part in (title, ", ".join(learned)) if part)
+            pictures[caption] = panel(own, layer)
     return pictures
 
 

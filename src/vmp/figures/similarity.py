@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from vmp.errors import RunError
 from vmp.figures.canvas import COLORS, figure
-from vmp.figures.looking import Opened, open_run
-from vmp.runs.folder import config_of
+from vmp.runs.open import OpenedRun, open_run
 from vmp.runs.run import Run
 
 if TYPE_CHECKING:
@@ -110,24 +109,19 @@ def feature_similarity(
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 
-def test_clips(opened: Opened) -> "TestClips":
-    """The tested split of a run, one view a clip."""
-    from vmp.build import clip_shape, find_splits
-    from vmp.data.dataset import TestClips
+def tested_clips(opened: OpenedRun) -> "TestClips":
+    """The split that the run was tested on, one view for each clip."""
+    from vmp.build import find_splits
     from vmp.data.present import find_clips
+    from vmp.runs.score import Split
 
     config = opened.config
-    splits = find_splits(config, progress=False)
-    manifest = splits.test or splits.val
-    assert manifest
+    name, manifest = find_splits(config, progress=False).tested
     present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
-    return TestClips(manifest, present, clip_shape(config, opened.spec, opened.model, crops=1))
+    return Split(name, manifest, present).test_clips(config, opened.spec, opened.model)
 
 
-test_clips.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
-
-
-def paired_clips(a: Opened, b: Opened, count: int) -> list[tuple[Tensor, Tensor]]:
+def paired_clips(a: OpenedRun, b: OpenedRun, count: int) -> list[tuple[Tensor, Tensor]]:
     """Up to `count` test clips, spread over the split, as each run takes them.
 
     Raises:
@@ -139,7 +133,7 @@ def paired_clips(a: Opened, b: Opened, count: int) -> list[tuple[Tensor, Tensor]
             f"one run sees {shapes[0][1]} frames of {shapes[0][0]} pixels at stride {shapes[0][2]}, the other "
             f"{shapes[1][1]} of {shapes[1][0]} at {shapes[1][2]}: their features cannot be compared"
         )
-    wanted = [test_clips(o) for o in (a, b)]
+    wanted = [tested_clips(o) for o in (a, b)]
     longer = max(wanted, key=lambda clips: clips.shape.frames)
     found = []
     for index in torch.linspace(0, len(longer) - 1, min(count, len(longer))).long().tolist():
@@ -153,18 +147,18 @@ def paired_clips(a: Opened, b: Opened, count: int) -> list[tuple[Tensor, Tensor]
     return found
 
 
-def compare_layers(a: Run, b: Run, *, clips: int, device: Any = "cpu") -> dict[str, dict[str, float]]:
+def compare_layers(a: Run, b: Run, *, clips: int) -> dict[str, dict[str, float]]:
     """{"weights": layer -> similarity, "features": ...}; no features for clips = 0.
 
     Raises:
         RunError: other backbones, no checkpoints, or clips that cannot be paired.
     """
-    names = [config_of(run.folder).backbone.key for run in (a, b)]
+    names = [run.checked_config.backbone.key for run in (a, b)]
     if names[0] != names[1]:
         raise RunError(
             f"{a.folder} is a {names[0]} and {b.folder} a {names[1]}: their layers cannot be paired"
         )
-    mine, other = (open_run(run, device=device) for run in (a, b))
+    mine, other = (open_run(run.folder) for run in (a, b))
     found = {"weights": weight_similarity(mine.model.backbone, other.model.backbone)}
     if clips:
         pairs = paired_clips(mine, other, clips)

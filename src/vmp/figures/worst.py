@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmp.build import backbone_spec, build_prompts, clip_shape, find_splits
-from vmp.config import Config, ListDataset, MotionsDataset, Prompts
+from vmp.build import find_splits
+from vmp.config import Config, ListDataset, MotionsDataset
 from vmp.data.present import digest, find_clips
 from vmp.errors import DataError, UserError
-from vmp.runs.folder import check_same_data, config_of
+from vmp.runs.folder import check_same_data
+from vmp.runs.open import open_prompts
 from vmp.runs.run import Run
+from vmp.runs.score import Split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,42 +62,19 @@ class Drawer:
     """
 
     def __init__(self, run: Run, result: dict[str, Any]) -> None:
-        import torch
-
-        from vmp.data.dataset import TestClips
-        from vmp.model import PromptedClassifier
-        from vmp.pathways import cut
-
-        config = config_of(run.folder)
-        split = str(result.get("split"))
+        config, name = run.checked_config, str(result.get("split"))
         _check_there(config)
-        manifest = dict(find_splits(config, progress=False).named()).get(split)
+        manifest = dict(find_splits(config, progress=False).named()).get(name)
         if manifest is None:
-            raise DataError(f"the dataset has no {split} split any more.")
+            raise DataError(f"the dataset no longer has a {name} split.")
         try:
             present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=1.0)
         except DataError:
             raise DataError(f"the videos are not at {manifest.root}.") from None
-        check_same_data(run.folder, {split: digest(manifest, present)})
-        self.prompted = config.vmp.kind != "none"
-        spec = backbone_spec(config)
-        layers = build_prompts(config, spec)
-        if isinstance(config.vmp, Prompts):
-            scalars = result.get("scalars", {})
-            with torch.no_grad():
-                for pathway, layer in layers.items():
-                    prefix = "" if pathway == "video" else f"{pathway}/"
-                    for name in ("m", "n"):
-                        if f"{prefix}{name}" not in scalars:
-                            raise DataError("the result does not have the learned scalars.")
-                        getattr(layer, name).fill_(scalars[f"{prefix}{name}"])
-        cuts = None
-        if len(spec.pathways) > 1:
-            split_as = config.vmp.split
-            cuts = cut(frames=spec.frames, alpha=spec.alpha, prompted=config.prompted, split=split_as)
-        self.model = PromptedClassifier(torch.nn.Identity(), prompts=layers, cut=cuts).eval()
-        shape = clip_shape(config, spec, self.model, crops=1)
-        self.dataset = TestClips(manifest, present, shape)
+        check_same_data(run.folder, {name: digest(manifest, present)})
+        opened = open_prompts(run.folder)
+        self.model = opened.model
+        self.dataset = Split(name, manifest, present).test_clips(config, opened.spec, opened.model)
         self.index = {clip.id: number for number, clip in enumerate(present.clips)}
 
     def draw(self, clip: str) -> list[tuple[dict[str, Any], bytes]]:
@@ -110,7 +89,7 @@ class Drawer:
 
         from vmp.figures.panels import panel_rows
         from vmp.layer import MotionPrompt
-        from vmp.pathways import take
+        from vmp.pathways import display_name, take
 
         if clip not in self.index:
             raise DataError(f"the video of {clip} is not there.")
@@ -118,6 +97,7 @@ class Drawer:
         if not isinstance(views, torch.Tensor):
             raise DataError(f"{clip} cannot be read.")
         whole: Tensor = views[0]  # (3, frames, H, W) uint8
+        prompted = len(self.model.prompts) > 0
         layers: dict[str, Any] = dict(self.model.prompts.items()) or {"": MotionPrompt(m=0.0, n=0.0)}
         strips = []
         for pathway, layer in layers.items():
@@ -125,11 +105,11 @@ class Drawer:
             if self.model.cut and pathway in self.model.cut.take:
                 own = take(whole.unsqueeze(0), self.model.cut.take[pathway])[0]
             rows = panel_rows(own, layer, columns=COLUMNS)
-            rows = rows if self.prompted else rows[:2]
+            rows = rows if prompted else rows[:2]
             picture = _strip(rows)
-            about: dict[str, Any] = {"pathway": "" if pathway == "video" else pathway}
+            about: dict[str, Any] = {"pathway": display_name(pathway)}
             about |= {"rows": ROWS[: len(rows)], "width": picture.shape[1], "height": picture.shape[0]}
-            if self.prompted:
+            if prompted:
                 scalars = {k: float(v) for k, v in layer.scalars().items() if k in ("slope", "shift")}
                 about |= scalars
             strips.append((about, _webp(picture)))

@@ -6,12 +6,14 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vmp.errors import ConfigError, RunError, UserError
 from vmp.jobs.supervisor import Job
 from vmp.launched import STARTERS, launched
+from vmp.runs.records import is_finished
 
 MANY = 20  # jobs: for more than this, checking shows a progress bar
 
@@ -57,7 +59,7 @@ def plan_jobs(
             config = check(raw)
             folder = config.folder
             by_folder[os.path.normpath(folder)].append(number)
-            job = Job(label, tuple(each), str(folder), (folder / "result.json").exists)
+            job = Job(label, tuple(each), str(folder), partial(is_finished, folder))
             job.state = "finished before" if job.is_done() else "waiting"
             jobs.append(job)
             if not begun(folder):

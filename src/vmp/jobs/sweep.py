@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from vmp.jobs.supervisor import (
     listen_for_signals,
     run_jobs,
 )
-from vmp.runs.records import read_result
+from vmp.runs.records import is_finished, read_result
 
 RECORDED = ("state", "message", "code", "seconds")  # what N/state.json has
 WATCH = 0.2  # seconds between looks at the files of jobs that run elsewhere
@@ -217,8 +218,8 @@ def run_job(place: Path, number: int) -> None:
     """Run job `number` of the sweep in `place` and record what became of it: what a launcher's process does."""
     settings = _read_json(place / "sweep.json")
     own = settings["jobs"][number]
-    result = Path(settings["cwd"]) / own["folder"] / "result.json"
-    job = Job(own["label"], tuple(own["overrides"]), own["folder"], result.exists)
+    is_done = partial(is_finished, Path(settings["cwd"]) / own["folder"])
+    job = Job(own["label"], tuple(own["overrides"]), own["folder"], is_done)
 
     def start(job: Job, variables: Mapping[str, str]) -> JobProcess:
         return start_job(settings, job, place / str(number), variables)
@@ -265,11 +266,11 @@ def _read_json(path: Path) -> Any:
 
 def _read_accuracies(job: Job) -> dict[str, Any]:
     """Accuracies and learned scalars of a job that is done."""
-    path = Path(job.folder) / "result.json"
-    if job.state not in ("done", "finished before") or not path.exists():
+    folder = Path(job.folder)
+    if job.state not in ("done", "finished before") or not is_finished(folder):
         return {}
     try:
-        result = read_result(path)
+        result = read_result(folder)
     except RunError:  # the run is done all the same
         return {}
     return {key: result.get(key) for key in ("top1", "top5", "mean_class", "scalars")}

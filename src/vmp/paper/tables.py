@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vmp.config import Config, check, parse_views, suggest
 from vmp.errors import ConfigError, RunError
 from vmp.evaluate import folder_name
-from vmp.files import read_text
 from vmp.overrides import quote, read
 from vmp.runs.folder import begun, check_same_run
+from vmp.runs.records import is_run
 from vmp.runs.run import Run
 
 NUMBERS = ("top1", "top5", "verb", "forward", "backward", "test_forward")
@@ -302,7 +302,7 @@ class Planned:
 
     @property
     def state(self) -> str:
-        if (self.folder / "result.json").is_file():
+        if Run(self.folder).finished:
             return "finished"
         return "half done" if begun(self.folder) or any(self.folder.glob("checkpoints/step_*")) else "not run"
 
@@ -333,13 +333,13 @@ class Evaluation:
         for split in ("test", "val"):  # val where there is no test split
             name = folder_name(options, split, config.trainer.select, parse_views(views))
             parts.append(self.run.folder / "evaluations" / name)
-        return next((p for p in parts if (p / "result.json").is_file()), parts[0])
+        return next((p for p in parts if Run(p).finished), parts[0])
 
     @property
     def finished(self) -> bool:
         """Whether it is there, and of the run as it is now."""
-        mine, its = self.folder / "result.json", self.run.folder / "result.json"
-        return mine.is_file() and its.is_file() and mine.stat().st_mtime >= its.stat().st_mtime
+        mine, its = Run(self.folder), Run(self.run.folder)
+        return mine.finished and its.finished and mine.finished_at >= its.finished_at
 
 
 class Planner:
@@ -587,5 +587,9 @@ def _leave_out_other_data(
 
 def _digests(folder: Path) -> str | None:
     """Of a run's clips, from its own folder or the one that an evaluation is in."""
-    file = next((p / "data.json" for p in (folder, *folder.parents) if (p / "config.yaml").is_file()), None)
-    return read_text(file) if file and file.is_file() else None
+    home = next((place for place in (folder, *folder.parents) if is_run(place)), None)
+    try:
+        found = Run(home).digests if home else {}
+    except RunError as error:
+        return str(error)
+    return repr(sorted(found.items())) if found else None

@@ -1,14 +1,12 @@
 """How each number was made: the facts about a run that the page lists below its label."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vmp.errors import RunError, first_line
-from vmp.files import CONFIG, read_text
 from vmp.formats import duration, finite, formatted
 from vmp.report.entries import Entry
-from vmp.runs.records import read_result
+from vmp.runs.run import Run
 
 UNREADABLE = 20  # clips listed at most
 DATASETS = {
@@ -38,14 +36,14 @@ def read_details(entry: Entry) -> Details:
     unreadable = [f"{clip}: {why}" for clip, why in list(lost.items())[:UNREADABLE]]
     if len(lost) > UNREADABLE:
         unreadable.append(f"… and {len(lost) - UNREADABLE} more")
-    config = read_text(entry.run.folder / "config.yaml", limit=CONFIG) if entry.config else ""
+    config = entry.run.config_text if entry.config else ""
     facts = [("folder", entry.name), ("dataset", f"{entry.dataset}{DATASETS.get(entry.kind, '')}")]
     if entry.problem:
         facts.append(("state", entry.problem))
     if result:
         facts += _facts_of_result(result)
     shown = [(name, value) for name, value in facts if value not in (None, "", [])]
-    return Details(shown, clips, unreadable, _read_evaluations(entry.run.folder), config)
+    return Details(shown, clips, unreadable, _read_evaluations(entry.run), config)
 
 
 def _facts_of_result(result: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -87,12 +85,12 @@ def _describe_session(session: dict[str, Any]) -> str:
     return f"from update {session.get('step', '?')}: {', '.join([devices, *rest])}"
 
 
-def _read_evaluations(folder: Path) -> list[tuple[str, dict[str, Any], str]]:
+def _read_evaluations(run: Run) -> list[tuple[str, dict[str, Any], str]]:
     """Results that evaluate.py added to the run later."""
     found: list[tuple[str, dict[str, Any], str]] = []
-    for path in sorted(folder.glob("evaluations/*/result.json")):
+    for evaluation in run.evaluations():
         try:
-            found.append((path.parent.name, read_result(path), ""))
+            found.append((evaluation.folder.name, evaluation.result, ""))
         except RunError as error:
-            found.append((path.parent.name, {}, first_line(error)))
+            found.append((evaluation.folder.name, {}, first_line(error)))
     return found

@@ -106,7 +106,7 @@ def read_entry(run: Run, name: str) -> Entry:
         entry.config = {}
         entry.problem = f"config.yaml cannot be read ({first_line(error)})"
         return entry
-    older = not (run.folder / "classes.txt").is_file()  # early runs kept no list of classes
+    older = not run.lists_classes  # early runs kept no list of classes
     names = _read_or_note(entry, lambda: [row["name"] for row in run.per_class] if older else run.classes)
     entry.classes, entry.rows = names or [], _read_or_note(entry, lambda: run.rows) or []
     if not run.finished:

@@ -6,13 +6,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from vmp.config import Config, check
-from vmp.data.manifest import write_classes
 from vmp.errors import ConfigError, RunError
-from vmp.files import write_json, write_text
-from vmp.runs.records import read_config, read_digests
+from vmp.runs.records import (
+    CONFIG_FILE,
+    RESULT_FILE,
+    is_finished,
+    is_run,
+    read_config,
+    read_digests,
+    write_class_names,
+    write_config,
+    write_digests,
+)
 
 # settings that change how fast a run goes or what it prints, not what comes out of it
 RUNTIME = {
@@ -37,25 +43,32 @@ OTHER_DATA = "dataset.name=WORD, which gives its runs a folder of their own"
 
 
 def begun(folder: Path) -> bool:
-    """Whether there is something to protect: a start that failed leaves no checkpoint."""
-    written = (folder / "result.json").exists() or any((folder / "checkpoints").glob("step_*"))
-    return written and (folder / "config.yaml").exists()
+    """Whether the folder holds training that must not be lost; a start that failed leaves no checkpoint."""
+    written = is_finished(folder) or any(checkpoints_of(folder).glob("step_*"))
+    return written and is_run(folder)
 
 
-def config_of(folder: Path, raw: dict[str, Any] | None = None) -> Config:
-    """A run's config, checked. raw: its values with changes, where some are to be others than in its config.yaml.
+def checkpoints_of(folder: Path) -> Path:
+    return folder / "checkpoints"
+
+
+def load_config(folder: Path, raw: dict[str, Any] | None = None) -> Config:
+    """A run's checked config.
+
+    Args:
+        raw: values to check instead of those in its config.yaml, such as these with some changed.
 
     Raises:
         RunError: there is no run, or another version of the project made it.
     """
-    if not (folder / "config.yaml").is_file():
-        raise RunError(f"{folder}: no run there (no config.yaml)")
+    if not is_run(folder):
+        raise RunError(f"{folder}: no run there (no {CONFIG_FILE})")
     try:
-        return check(read_config(folder / "config.yaml") if raw is None else raw)
+        return check(read_config(folder) if raw is None else raw)
     except ConfigError as error:
         raise RunError(
-            f"{folder}: its config.yaml is not one that this version of the project reads:\n{error}\n"
-            "Use the version that made it (the commit is in its result.json)."
+            f"{folder}: this version of the project cannot read its {CONFIG_FILE}:\n{error}\n"
+            f"Use the version that made it (the commit is in its {RESULT_FILE})."
         ) from None
 
 
@@ -63,9 +76,7 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     """Raise RunError if the folder holds a run with another config."""
     if not begun(folder):
         return
-    kept = folder / "config.yaml"
-    before = read_config(kept)
-    changes = list(differences(what_matters(before), what_matters(raw)))
+    changes = list(differences(what_matters(read_config(folder)), what_matters(raw)))
     if changes:
         older = any("(absent)" in change for change in changes)
         advice = "Use tag=WORD for a run beside it, or move the folder away."
@@ -89,8 +100,7 @@ def check_same_data(folder: Path, digests: dict[str, str]) -> None:
     """Raise RunError if the run was made with other clips, labels or spans."""
     if not begun(folder):
         return
-    kept = folder / "data.json"
-    before = read_digests(kept)
+    before = read_digests(folder)
     changed = [split for split, value in digests.items() if before.get(split, value) != value]
     if changed:
         raise RunError(
@@ -141,10 +151,9 @@ def run_folder(folder: Path, raw: dict[Any, Any], *, first: bool) -> Iterator[No
 
 def keep_records(folder: Path, raw: dict[Any, Any], digests: dict[str, str], classes: Sequence[str]) -> None:
     """Write the config, the data's digests and the classes into the run's folder."""
-    kept = {key: value for key, value in raw.items() if key != "hydra"}
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(kept)))
-    write_json(folder / "data.json", digests)
-    write_classes(folder / "classes.txt", classes)
+    write_config(folder, raw)
+    write_digests(folder, digests)
+    write_class_names(folder, classes)
 
 
 def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmp.data.manifest import read_classes
+from vmp.runs.records import is_run
+from vmp.runs.run import Run
 
 SUFFIX = ".classes.txt"
 
@@ -19,7 +21,7 @@ def run_of(path: Path) -> Path | None:
     """The folder of the run that a checkpoint belongs to, or that the path is; None: it is not of a run."""
     path = Path(os.path.abspath(path.expanduser()))
     for home in (path, *path.parents[:3]):
-        if (home / "classes.txt").is_file() and (home / "config.yaml").is_file():
+        if is_run(home) and Run(home).lists_classes:
             return home
     return None
 
@@ -31,7 +33,7 @@ def classes_of(weights: Path) -> tuple[str, ...] | None:
         ManifestError: the file that should say them cannot be used.
     """
     if home := run_of(weights):
-        return read_classes(home / "classes.txt")
+        return tuple(Run(home).classes)
     names = names_beside(weights)
     return read_classes(names) if names.is_file() else None
 
@@ -57,9 +59,7 @@ def why_other(weights: Path, classes: Sequence[str], dataset: str) -> str:
         return f"its classes are others: {_first_difference(theirs, ours)}"
     home = run_of(weights)
     if home and ours == tuple(str(i) for i in range(len(ours))):
-        from vmp.runs.records import read_config
-
-        dataset_then = read_config(home / "config.yaml").get("dataset", {}).get("name")
+        dataset_then = Run(home).config["dataset"].get("name")
         if dataset_then != dataset:
             return (
                 f"both datasets, {dataset_then} there and {dataset} here, have numbers for class names, which do not "

@@ -1,20 +1,49 @@
-"""Reads the records of a run's folder, which may be somebody else's: what they hold is checked before it is used.
+"""Reads and writes the files of a run's folder. No other module names them.
 
-Every reader returns values of the types that its callers count on. Anything else raises a `RunError` that names the
-file and the key.
+The folder may be somebody else's, so what its files hold is checked before it is used: every reader returns values of
+the types that its callers count on, and anything else raises a `RunError` that names the file and the key. A folder of
+an evaluation has the same result.json, predictions.csv and per_class.csv.
 """
 
+import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vmp.data.manifest import write_classes
 from vmp.errors import RunError
-from vmp.files import CONFIG, DIGITS, LIST, parse_json, parse_yaml, read_csv, read_json, read_text
+from vmp.files import (
+    CONFIG_LIMIT,
+    DIGITS,
+    ROWS_LIMIT,
+    parse_json,
+    parse_yaml,
+    read_csv,
+    read_json,
+    read_text,
+    write_json,
+    write_text,
+)
 
-CLASSES = 200_000  # at most, in classes.txt
+CONFIG_FILE = "config.yaml"
+CLASSES_FILE = "classes.txt"
+DATA_FILE = "data.json"  # split -> digest of its clips
+WEIGHTS_FILE = "weights.json"  # what was loaded at the start
+METRICS_FILE = "metrics.jsonl"
+RESULT_FILE = "result.json"
+PREDICTIONS_FILE = "predictions.csv"
+PER_CLASS_FILE = "per_class.csv"
+
+PREDICTION_COLUMNS = (
+    *("id", "path", "start", "end", "label", "label_name", "predicted", "predicted_name"),
+    *("score", "top5", "problem"),
+)
+CLASS_COLUMNS = ("class", "name", "clips", "right", "accuracy")
+MOST_CLASSES = 200_000  # in classes.txt
 
 
 class _Open(BaseModel):
@@ -35,7 +64,7 @@ class _Prompts(_Open):
 
 
 class _Config(_Open):
-    """What is read of a config before it is checked as a whole, or without."""
+    """The part of a config that is used without checking the whole of it."""
 
     name: str
     dataset: dict[str, Any]
@@ -49,7 +78,7 @@ class _Config(_Open):
 
 
 class _Result(_Open):
-    """Of train.py and of evaluate.py, whose clips are those of one split."""
+    """result.json of train.py, or of evaluate.py, whose `clips` are the counts of one split only."""
 
     top1: Finite
     split: str
@@ -86,43 +115,43 @@ class _Result(_Open):
     finished: str | None = None
 
 
-def _check(kind: type[BaseModel], value: Any, where: str) -> None:
-    try:
-        kind.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "it"
-        message = first["msg"].replace("Input should be", "must be", 1)
-        message = "missing" if first["type"] == "missing" else f"{_shown(first['input'])}: {message}"
-        raise RunError(
-            f"{where}: {key} = {message}" if message != "missing" else f"{where}: {key} is missing"
-        ) from None
+def is_run(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file()
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:57]}..."
+def is_finished(folder: Path) -> bool:
+    """Whether the run, or the evaluation, in a folder has its result."""
+    return (folder / RESULT_FILE).exists()
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's config.yaml as plain values. Nothing in it is resolved, and no components are made from what it names.
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config as plain values. Interpolations stay text, and nothing that the file names is imported or composed.
 
     Raises:
-        RunError: it is damaged, or not a config of ours.
+        RunError: the file is damaged, or is not a config of this project.
     """
-    values = parse_yaml(read_text(path, limit=CONFIG), str(path))
+    path = folder / CONFIG_FILE
+    values = parse_yaml(read_config_text(folder), str(path))
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise RunError(f"{path}: not a run's config")
     _check(_Config, values, f"{path}: not a run's config")
     return values
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def read_config_text(folder: Path) -> str:
+    return read_text(folder / CONFIG_FILE, limit=CONFIG_LIMIT)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
     """result.json of a run or of an evaluation.
 
     Raises:
-        RunError: it is damaged, lacks top1, split or clips, or a value is not of its kind; NaN is none.
+        RunError: the file is damaged, lacks top1, split or clips, or has a value of the wrong type, NaN included.
     """
+    path = folder / RESULT_FILE
     value = read_json(path)
     _check(_Result, value, str(path))
     scalars = value.get("scalars", {})
@@ -133,16 +162,16 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a run's metrics.jsonl; none where nothing was logged. A last line without an end is left out: it is being
+    """Rows of metrics.jsonl; empty where nothing was logged. A last line without a line end is left out: it is being
     written, or was cut short by a kill.
 
     Raises:
         RunError: a line is not a row of numbers.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS_FILE
     if not path.exists():
         return []
-    *lines, _ = read_text(path, limit=LIST).split("\n")
+    *lines, _ = read_text(path, limit=ROWS_LIMIT).split("\n")
     rows = []
     for number, line in enumerate(lines, 1):
         row = parse_json(line, f"{path}, line {number}")
@@ -154,34 +183,36 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def read_classes(path: Path) -> list[str]:
-    """One name a line; none in a run of before this file was kept.
+def read_classes(folder: Path) -> list[str]:
+    """Class names by label.
 
     Raises:
-        RunError: not text, or more than CLASSES.
+        RunError: the file is missing, is not text, or has more than MOST_CLASSES lines.
     """
+    path = folder / CLASSES_FILE
     text = read_text(path).removesuffix("\n")
     names = text.split("\n") if text else []
-    if len(names) > CLASSES:
-        raise RunError(f"{path}: {len(names)} classes, more than {CLASSES}")
+    if len(names) > MOST_CLASSES:
+        raise RunError(f"{path}: {len(names)} classes, more than {MOST_CLASSES}")
     return names
 
 
-def read_predictions(path: Path, *, classes: int) -> list[dict[str, str]]:
-    """Rows of predictions.csv; label and predicted are classes below `classes` or "", the score is finite or "". Files
-    of before clips had path, span and names lack these columns.
+def read_predictions(folder: Path, *, classes: int) -> list[dict[str, str]]:
+    """Rows of predictions.csv; empty where there is no such file.
+
+    `label` and `predicted` are classes below `classes` or "", and `score` is finite or "". Older files lack the columns
+    for path, span and class names.
 
     Raises:
-        RunError: damaged.
+        RunError: the file is damaged.
     """
+    path = folder / PREDICTIONS_FILE
+    if not path.exists():
+        return []
     rows = read_csv(path, required=("id", "label", "predicted", "score", "problem"))
-    label = _whole(most=classes - 1)
-    kinds = {"label": label, "predicted": label, "start": _whole(), "end": _whole(), "score": _number}
-    _check_cells(path, rows, kinds, may_lack={"start", "end"})
+    label = _whole_number(most=classes - 1)
+    kinds = {"label": label, "predicted": label, "start": _whole_number(), "end": _whole_number()}
+    _check_cells(path, rows, {**kinds, "score": _finite_number}, optional={"start", "end"})
     for line, row in enumerate(rows, 2):
         if row["predicted"] and not (row["label"] and row["score"]):
             raise RunError(f"{path}, row {line}: a prediction without label or score")
@@ -190,62 +221,136 @@ def read_predictions(path: Path, *, classes: int) -> list[dict[str, str]]:
     return rows
 
 
-def read_per_class(path: Path) -> list[dict[str, str]]:
-    """Rows of per_class.csv: class, clips and right are whole numbers, accuracy is finite or "".
+def read_per_class(folder: Path) -> list[dict[str, str]]:
+    """Rows of per_class.csv; empty where there is no such file. class, clips and right are whole numbers, accuracy is
+    finite or "".
 
     Raises:
-        RunError: damaged.
+        RunError: the file is damaged.
     """
-    rows = read_csv(path, required=("class", "name", "clips", "right", "accuracy"))
-    _check_cells(path, rows, {"class": _whole(), "clips": _whole(), "right": _whole(), "accuracy": _number})
+    path = folder / PER_CLASS_FILE
+    if not path.exists():
+        return []
+    rows = read_csv(path, required=CLASS_COLUMNS)
+    counts = dict.fromkeys(("class", "clips", "right"), _whole_number())
+    _check_cells(path, rows, {**counts, "accuracy": _finite_number})
     for line, row in enumerate(rows, 2):
         if not (row["class"] and row["clips"] and row["right"]) or int(row["right"]) > int(row["clips"]):
             raise RunError(f"{path}, row {line}: counts are missing, or more clips are right than there are")
     return rows
 
 
-def read_digests(path: Path) -> dict[str, str]:
-    """data.json: split -> digest of its clips; empty where it was not kept.
+def read_digests(folder: Path) -> dict[str, str]:
+    """data.json: split -> digest of its clips; empty where there is no such file.
 
     Raises:
-        RunError: damaged.
+        RunError: the file is damaged.
     """
+    path = folder / DATA_FILE
     if not path.exists():
         return {}
     value = read_json(path)
-    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+    if not isinstance(value, dict) or not all(isinstance(digest, str) for digest in value.values()):
         raise RunError(
-            f"{path}: damaged, so it cannot be told whether the data are those of the run. Put it back."
+            f"{path}: damaged, so there is no telling whether the data are still those of the run. Put it back."
         )
     return value
+
+
+def read_weights(folder: Path) -> dict[str, Any]:
+    """weights.json: which weights the run started from."""
+    value = read_json(folder / WEIGHTS_FILE)
+    assert isinstance(value, dict)
+    return value
+
+
+def _check(kind: type[BaseModel], value: Any, where: str) -> None:
+    try:
+        kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "it"
+        if first["type"] == "missing":
+            raise RunError(f"{where}: {key} is missing") from None
+        message = first["msg"].replace("Input should be", "must be", 1)
+        raise RunError(f"{where}: {key} = {_shortened(first['input'])}: {message}") from None
 
 
 def _check_cells(
     path: Path,
     rows: Sequence[dict[str, str]],
-    kinds: dict[str, Callable[[str], str]],
+    checks: dict[str, Callable[[str], str]],
     *,
-    may_lack: set[str] = frozenset(),  # type: ignore[assignment]
+    optional: Iterable[str] = (),
 ) -> None:
+    """Raise RunError for the first cell with a fault; checks: column -> what says the fault of a cell, "" for none."""
     for line, row in enumerate(rows, 2):
-        for column, fault in kinds.items():
-            cell = row.get(column, "") if column in may_lack else row[column]
-            if cell and (said := fault(cell)):
-                raise RunError(f"{path}, row {line}: {column} = {_shown(cell)}: {said}")
+        for column, fault_of in checks.items():
+            cell = row.get(column, "") if column in optional else row[column]
+            if cell and (fault := fault_of(cell)):
+                raise RunError(f"{path}, row {line}: {column} = {_shortened(cell)}: {fault}")
 
 
-def _whole(most: int | None = None) -> Callable[[str], str]:
-    def fault(cell: str) -> str:
+def _whole_number(most: int | None = None) -> Callable[[str], str]:
+    def fault_of(cell: str) -> str:
         if not (cell.isascii() and cell.isdecimal() and len(cell) < 16):
             return "must be a whole number"
         return f"must be at most {most}" if most is not None and int(cell) > most else ""
 
-    return fault
+    return fault_of
 
 
-def _number(cell: str) -> str:
+def _finite_number(cell: str) -> str:
     try:
         finite = len(cell) <= DIGITS and math.isfinite(float(cell))
     except ValueError:
         finite = False
     return "" if finite else "must be a finite number"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_config(folder: Path, config: dict[Any, Any]) -> None:
+    kept = {key: value for key, value in config.items() if key != "hydra"}
+    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(kept)))
+
+
+def write_class_names(folder: Path, names: Sequence[str]) -> None:
+    write_classes(folder / CLASSES_FILE, names)
+
+
+def write_digests(folder: Path, digests: dict[str, str]) -> None:
+    write_json(folder / DATA_FILE, digests)
+
+
+def write_weights(folder: Path, loaded: dict[str, Any]) -> None:
+    write_json(folder / WEIGHTS_FILE, loaded)
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    write_json(folder / RESULT_FILE, result)
+
+
+def write_predictions(folder: Path, rows: Iterable[Sequence[Any]]) -> None:
+    _write_csv(folder / PREDICTIONS_FILE, PREDICTION_COLUMNS, rows)
+
+
+def write_per_class(folder: Path, rows: Iterable[Sequence[Any]]) -> None:
+    _write_csv(folder / PER_CLASS_FILE, CLASS_COLUMNS, rows)
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

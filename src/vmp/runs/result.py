@@ -3,7 +3,6 @@
 import shlex
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,16 +10,11 @@ import torch
 from vmp.config import Config
 from vmp.engine.dist import Processes
 from vmp.engine.plan import Throughput, TrainingPlan, TrainingState
-from vmp.files import read_json, write_json
 from vmp.finetune import trained
 from vmp.machine import device_name, peak_memory
 from vmp.model import PromptedClassifier
 from vmp.provenance import provenance
-
-
-def keep_start(folder: Path, start: dict[str, Any]) -> None:
-    """Write weights.json: which weights the run started from."""
-    write_json(folder / "weights.json", start)
+from vmp.runs.records import read_weights
 
 
 def made_how(
@@ -32,7 +26,7 @@ def made_how(
     processes: Processes,
 ) -> dict[str, Any]:
     """Weights, sizes, pace, command, machine, sessions and versions."""
-    weights = read_json(config.folder / "weights.json")
+    weights = read_weights(config.folder)
     validated = state.best_epoch > 0
     timed = throughput.trained > 0
     return {

@@ -1,6 +1,7 @@
-"""Runs as their folders tell them: config, result, curves, scores by class and by clip. Nothing is computed here.
+"""Runs as their folders describe them: config, result, curves, accuracy by class, prediction for each clip.
 
-Attributes raise RunError where a file is damaged; what they return has the types that `run_files` promises.
+Attributes are read from the folder on first use. They raise RunError where a file is damaged, and return values of the
+types that `records` promises.
 """
 
 import sys
@@ -10,23 +11,37 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vmp.config import Config
 from vmp.errors import RunError, first_line
 from vmp.runs import records
+from vmp.runs.folder import load_config
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder. Attributes are read when they are asked for."""
+    """A run's folder, or the folder of one of its evaluations, which has a result, predictions and classes."""
 
     folder: Path
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "result.json").exists()
+        return records.is_finished(self.folder)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return records.read_config(self.folder / "config.yaml")
+        """The values in config.yaml, as they are."""
+        return records.read_config(self.folder)
+
+    @property
+    def config_text(self) -> str:
+        return records.read_config_text(self.folder)
+
+    @cached_property
+    def checked_config(self) -> Config:
+        """Raises:
+        RunError: also where another version of the project made the run.
+        """
+        return load_config(self.folder)
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -35,43 +50,69 @@ class Run:
         """
         if not self.finished:
             raise RunError(
-                f"{self.folder}: not finished (no result.json); the command that began it continues it"
+                f"{self.folder}: not finished (no {records.RESULT_FILE}); the command that began it continues it"
             )
-        return records.read_result(self.folder / "result.json")
+        return records.read_result(self.folder)
+
+    @property
+    def lists_classes(self) -> bool:
+        """False for runs made before classes.txt was kept."""
+        return (self.folder / records.CLASSES_FILE).is_file()
 
     @cached_property
     def classes(self) -> list[str]:
-        return records.read_classes(self.folder / "classes.txt")
+        return records.read_classes(self.folder)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """Of metrics.jsonl: kind "train" and "val"."""
+        """Rows of metrics.jsonl, of kind "start", "train" and "val"."""
         return records.read_metrics(self.folder)
 
     @cached_property
     def predictions(self) -> list[dict[str, str]]:
-        """One row per clip of the tested split, with the columns of predictions.PREDICTIONS."""
-        path = self.folder / "predictions.csv"
-        return records.read_predictions(path, classes=len(self.classes)) if path.exists() else []
+        """One row per clip of the tested split, with the columns PREDICTION_COLUMNS."""
+        return records.read_predictions(self.folder, classes=len(self.classes))
 
     @cached_property
     def per_class(self) -> list[dict[str, str]]:
-        """A row a class: class, name, clips, right, accuracy."""
-        path = self.folder / "per_class.csv"
-        return records.read_per_class(path) if path.exists() else []
+        """One row per class, with the columns CLASS_COLUMNS."""
+        return records.read_per_class(self.folder)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Split -> digest of the clips that the run was made with."""
+        return records.read_digests(self.folder)
+
+    @property
+    def finished_at(self) -> float:
+        """When the result was written, in seconds since the epoch."""
+        return (self.folder / records.RESULT_FILE).stat().st_mtime
+
+    def evaluations(self) -> list["Run"]:
+        """Later tests of the run with evaluate.py, by name."""
+        found = sorted((self.folder / "evaluations").glob(f"*/{records.RESULT_FILE}"))
+        return [Run(path.parent) for path in found]
 
 
 def read_run(folder: Path) -> Run:
     """Raises:
-    RunError: no run there.
+    RunError: there is no run in the folder.
     """
-    if not (folder / "config.yaml").is_file():
-        raise RunError(f"{folder}: no run there (no config.yaml)")
+    if not records.is_run(folder):
+        raise RunError(f"{folder}: no run there (no {records.CONFIG_FILE})")
     return Run(folder)
 
 
+def find_runs(outputs: Path) -> Iterator[Run]:
+    """Every run below a folder, by name. Configs inside a run's folder (wandb's own files) are not runs."""
+    folders = {path.parent for path in outputs.rglob(records.CONFIG_FILE)}
+    for folder in sorted(folders):
+        if not folders.intersection(folder.parents):
+            yield Run(folder)
+
+
 def readable_runs(outputs: Path) -> Iterator[Run]:
-    """Those whose config and, where they are finished, result can be read; a line on stderr about each other one."""
+    """Runs whose config and, if they are finished, result can be read; warns on stderr about each other run."""
     for run in find_runs(outputs):
         try:
             run.config  # noqa: B018
@@ -81,11 +122,3 @@ def readable_runs(outputs: Path) -> Iterator[Run]:
             print(f"warning: left out: {first_line(error)}", file=sys.stderr)
         else:
             yield run
-
-
-def find_runs(outputs: Path) -> Iterator[Run]:
-    """Every run below a folder, in the order of their names; what is inside a run (wandb's own files) is none."""
-    folders = {path.parent for path in outputs.rglob("config.yaml")}
-    for folder in sorted(folders):
-        if not folders.intersection(folder.parents):
-            yield Run(folder)

@@ -1,33 +1,60 @@
-"""Testing a model with a run's settings: for the curve while training, for the result, and again later."""
+"""Tests a model with a run's settings: for the curve while training, for the result, and again later."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmp.build import clip_shape
 from vmp.config import Config
-from vmp.data.manifest import Manifest
+from vmp.data.manifest import Clip, Manifest
 from vmp.data.present import Present, check_bad
 from vmp.launched import launched
 from vmp.machine import cpus
-from vmp.runs.records import read_result
+from vmp.runs.records import RESULT_FILE, read_result, write_per_class, write_predictions
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
+    from vmp.data.dataset import TestClips
     from vmp.engine.dist import Processes
     from vmp.engine.evaluator import Scores
+    from vmp.model import PromptedClassifier
+
+
+class Split(NamedTuple):
+    """A split of the run's dataset, and which of its clips can be used."""
+
+    name: str
+    manifest: Manifest
+    present: Present
+
+    @property
+    def labels(self) -> list[int]:
+        """The label of each usable clip."""
+        return [clip.label for clip in self.present.clips]
+
+    def test_clips(
+        self,
+        config: Config,
+        spec: "Spec",
+        model: "PromptedClassifier",
+        *,
+        views: tuple[int, int] = (1, 1),
+    ) -> "TestClips":
+        """The usable clips, as the model is tested on them. views: temporal x spatial."""
+        from vmp.data.dataset import TestClips
+
+        shape = clip_shape(config, spec, model, crops=views[1])
+        return TestClips(self.manifest, self.present, shape, temporal=views[0], spatial=views[1])
 
 
 def score(
+    model: "PromptedClassifier",
+    split: Split,
+    *,
     config: Config,
-    model: Any,
     spec: "Spec",
-    manifest: Manifest,
-    present: Present,
     views: tuple[int, int],
     processes: "Processes",
-    name: str,
-    *,
     workers: int | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> "Scores":
@@ -35,6 +62,7 @@ def score(
 
     Args:
         views: temporal x spatial.
+        workers: loader processes; None: as trainer.workers says.
         between: called after each batch; it may raise.
 
     Raises:
@@ -42,57 +70,84 @@ def score(
     """
     import torch
 
-    from vmp.data.dataset import TestClips
     from vmp.engine import evaluator
 
-    shape = clip_shape(config, spec, model, crops=views[1])
-    dataset = TestClips(manifest, present, shape, temporal=views[0], spatial=views[1])
     scores = evaluator.score(
         model,
-        dataset,
+        split.test_clips(config, spec, model, views=views),
         processes=processes,
         reduce=spec.reduce,
         workers=loader_workers(config.trainer.workers if workers is None else workers),
         timeout=config.data.timeout,
         autocast=torch.bfloat16 if config.trainer.amp == "bf16" else None,
-        name=name,
+        name=split.name,
         between=between,
     )
+    present = split.present
     bad = {present.clips[i].id: reason for i, reason in scores.bad.items()} | present.bad
-    check_bad(bad, present.total, config.data.max_bad_fraction, where=str(manifest.path))
+    check_bad(bad, present.total, config.data.max_bad_fraction, where=str(split.manifest.path))
     return scores
 
 
-def numbers(scores: "Scores", present: Present) -> dict[str, float]:
+def summarize(scores: "Scores", split: Split) -> dict[str, float]:
     """Accuracies in percent, the mean cross-entropy of a clip, and the prompts' variation."""
     from vmp.engine.evaluator import accuracies
 
-    out = accuracies(scores, [clip.label for clip in present.clips], expected=present.total)
+    out = accuracies(scores, split.labels, expected=split.present.total)
     out["cross_entropy"] = float(scores.losses.mean())
     return out if scores.variation is None else {**out, "variation": scores.variation}
 
 
-def measure(scores: "Scores", manifest: Manifest, present: Present, folder: Path) -> dict[str, Any]:
-    """Accuracies by torchmetrics and numbers of clips; predictions.csv and per_class.csv go to the folder."""
+def record_scores(scores: "Scores", split: Split, folder: Path) -> dict[str, Any]:
+    """Write predictions.csv and per_class.csv; returns accuracies (by torchmetrics) and numbers of clips."""
     from vmp.engine.evaluator import reported
-    from vmp.runs.predictions import write_predictions
 
-    write_predictions(folder, scores, present.clips, manifest, missing=present.bad)
-    counts = present.counts()
+    write_scores(scores, split, folder)
+    counts = split.present.counts()
     counts["present"] -= len(scores.bad)
     counts["unreadable"] += len(scores.bad)
-    ours = numbers(scores, present)
-    return {**ours, **reported(scores, [clip.label for clip in present.clips]), "clips": counts}
+    return {**summarize(scores, split), **reported(scores, split.labels), "clips": counts}
+
+
+def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
+    """Write predictions.csv and per_class.csv.
+
+    predictions.csv has one row per clip: its path below the dataset's root, its span in frames [start, end), the actual
+    and the predicted class by number and name, the score and the five best classes, or why there is no score.
+    """
+    from vmp.engine.evaluator import best_classes, class_accuracies
+
+    clips, names = split.present.clips, split.manifest.classes
+    by_id = {clip.id: clip for clip in split.manifest.clips}
+    bad = {clips[i].id: reason for i, reason in scores.bad.items()} | split.present.bad
+
+    def describe(clip: Clip) -> list[Any]:
+        end = clip.start + clip.length if clip.frames else clip.end
+        return [clip.id, clip.path, clip.start, "" if end is None else end, clip.label, names[clip.label]]
+
+    rows = []
+    for index, row in zip(scores.indices.tolist(), scores.scores, strict=True):
+        top = best_classes(row[None], 5)[0].tolist()
+        predicted = [top[0], names[top[0]], f"{row[top[0]]:.6g}"]
+        rows.append([*describe(clips[index]), *predicted, " ".join(map(str, top)), ""])
+    rows += [[*describe(by_id[name]), "", "", "", "", reason] for name, reason in sorted(bad.items())]
+    write_predictions(folder, rows)
+    counts = class_accuracies(scores, split.labels, classes=len(names))
+    by_class = [
+        [label, names[label], n, right, f"{100 * right / n:.2f}" if n else ""]
+        for label, (n, right) in enumerate(counts)
+    ]
+    write_per_class(folder, by_class)
 
 
 def print_result(folder: Path) -> None:
-    r = read_result(folder / "result.json")
+    r = read_result(folder)
     scalars = {k: v for k, v in r.get("scalars", {}).items() if k.endswith(("slope", "shift"))}
     learned = "".join(f"  {name} {value:.3f}" for name, value in scalars.items())
     c = r["clips"].get(r["split"], r["clips"])
     print(
         f"{r['split']}: top-1 {r['top1']:.2f}  top-5 {r['top5']:.2f}  mean class {r['mean_class']:.2f}{learned}"
-        f"  ({c['present']} of {c['expected']} clips)  -> {folder / 'result.json'}"
+        f"  ({c['present']} of {c['expected']} clips)  -> {folder / RESULT_FILE}"
     )
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmp.config import Config, Prompts, TimeSformerConfig
 from vmp.errors import ConfigError
+from vmp.pathways import scalar_name
 from vmp.runs.heads import run_of, why_other
-from vmp.runs.records import read_config
+from vmp.runs.run import Run
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
@@ -44,11 +45,7 @@ def start_weights(
 
     b, warnings = config.backbone, []
     start = config.vmp.start if isinstance(config.vmp, Prompts) else {}
-    given = [
-        letter if pathway == "video" else f"{pathway}/{letter}"
-        for pathway in model.prompts
-        for letter in start
-    ]
+    given = [scalar_name(pathway, letter) for pathway in model.prompts for letter in start]
     if config.init_from:
         source: str | Path = Path(config.init_from).expanduser()
         home = run_of(Path(source))
@@ -94,7 +91,8 @@ def start_weights(
 
 def _differences_to(home: Path, config: Config) -> Iterator[str]:
     """What the run that this one starts from did otherwise, where it decides what its weights mean."""
-    before = read_config(home / "config.yaml")
+    run = Run(home)
+    before = run.config
     now = config.model_dump(by_alias=True)
     for section, keys in (
         ("backbone", ("name", "size", "frames", "stride", "crop", "spacing")),
@@ -106,5 +104,5 @@ def _differences_to(home: Path, config: Config) -> Iterator[str]:
         for key in keys:
             if old.get(key) != new.get(key):
                 yield f"{section}.{key} was {old.get(key)} in the run it starts from, and is {new.get(key)}"
-    if not (home / "result.json").exists():
+    if not run.finished:
         yield f"{home} is not finished: this starts from its newest checkpoint"

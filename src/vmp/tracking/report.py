@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmp.config import Config
 from vmp.errors import RunError
-from vmp.runs.records import read_digests, read_per_class, read_predictions, read_result
+from vmp.runs.records import RESULT_FILE, read_digests, read_per_class, read_predictions, read_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,11 +45,11 @@ def read_report(folder: Path) -> Report:
     """Raises:
     RunError: the folder has no whole result.
     """
-    result = read_result(folder / "result.json")
+    result = read_result(folder)
     if absent := [
         key for key in ("top5", "mean_class", "top1_lower_bound", "epoch", "steps") if key not in result
     ]:
-        raise RunError(f"{folder / 'result.json'}: has no {', '.join(absent)}")
+        raise RunError(f"{folder / RESULT_FILE}: has no {', '.join(absent)}")
     told = {key: result[key] for key in ("top1", "top5", "mean_class", "top1_lower_bound")}
     told |= {
         key: result.get(key)
@@ -69,9 +69,9 @@ def read_report(folder: Path) -> Report:
             int(row["right"]),
             float(row["accuracy"]) if row["accuracy"] else None,
         )
-        for row in read_per_class(folder / "per_class.csv")
+        for row in read_per_class(folder)
     ]
-    predictions = read_predictions(folder / "predictions.csv", classes=len(per_class))
+    predictions = read_predictions(folder, classes=len(per_class))
     scored = [row for row in predictions if row["predicted"]]
     return Report(
         split=result["split"],
@@ -97,7 +97,7 @@ def describe(config: Config, folder: Path) -> dict[str, Any]:
         "placement": config.placement or "-",
         "model": config.backbone.key + (f" ({config.placement})" if config.placement else ""),
         "folder": str(config.folder),
-        "data": read_digests(folder / "data.json"),
+        "data": read_digests(folder),
         **provenance(),
     }
     return scrub({**config.model_dump(mode="json", by_alias=True), "about": about})

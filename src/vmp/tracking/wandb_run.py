@@ -24,7 +24,7 @@ from vmp.config import Config
 from vmp.errors import RunError, UserError
 from vmp.files import read_json, write_json
 from vmp.runs.folder import RUNTIME
-from vmp.runs.records import read_metrics
+from vmp.runs.records import is_finished, read_metrics
 from vmp.tracking.report import (
     Report,
     Row,
@@ -172,7 +172,7 @@ def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
     backend, rows = WandbRun(run, folder), read_metrics(folder)
     for number in range(int(run.starting_step), len(rows)):
         backend.row(number, rows[number])
-    if (folder / "result.json").exists():
+    if is_finished(folder):
         backend.result(len(rows), read_report(folder))
     backend.finish(0)
     return str(where)

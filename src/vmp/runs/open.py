@@ -1,0 +1,101 @@
+"""Opens a trained model. Nothing else builds the model of a run and loads its weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vmp.build import backbone_spec, build_model, build_prompts, clip_shape, join
+from vmp.config import Config
+from vmp.errors import RunError
+from vmp.pathways import scalar_name
+from vmp.runs.folder import checkpoints_of
+from vmp.runs.run import Run, read_run
+
+if TYPE_CHECKING:
+    from vmp.backbones import Spec
+    from vmp.data.dataset import ClipShape
+    from vmp.engine.dist import Processes
+    from vmp.model import PromptedClassifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedRun:
+    """A run's model in evaluation mode, and what it takes to use it."""
+
+    run: Run
+    config: Config
+    spec: "Spec"
+    model: "PromptedClassifier"
+    checkpoint: str  # its name; empty: only the prompts were opened
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.run.classes)
+
+    @property
+    def prompts(self) -> dict[str, Any]:
+        """Pathway -> MotionPrompt; empty for a run without prompts."""
+        return dict(self.model.prompts.items())
+
+    def clip_shape(self, *, crops: int = 1) -> "ClipShape":
+        """What to decode for a test view with this many crops."""
+        return clip_shape(self.config, self.spec, self.model, crops=crops)
+
+
+def open_run(
+    folder: Path,
+    *,
+    checkpoint: str | None = None,
+    device: Any = "cpu",
+    processes: "Processes | None" = None,
+) -> OpenedRun:
+    """Build the model of a run and load its weights.
+
+    Args:
+        checkpoint: "best" or "last"; None takes the one that the run was tested with (trainer.select).
+        processes: of a command with several: all of them open the same checkpoint.
+
+    Raises:
+        RunError: there is no run or no such checkpoint, the checkpoint is damaged, another version of the project made
+            the run, or the processes see different files.
+    """
+    from vmp.engine import checkpoint as checkpoints
+    from vmp.runs.resume import one_for_all
+
+    run = read_run(folder)
+    config, kept = run.checked_config, checkpoints_of(folder)
+    spec = backbone_spec(config)
+    select = checkpoint or config.trainer.select
+    choose = checkpoints.best if select == "best" else checkpoints.newest
+    model = build_model(config, len(run.classes), spec).to(device)
+    found = one_for_all(kept, choose, processes) if processes else choose(kept)
+    if found is None:
+        raise RunError(f"{folder}: no such checkpoint in it yet ({select})")
+    model.load_state_dict(found.model)
+    return OpenedRun(run=run, config=config, spec=spec, model=model.eval(), checkpoint=found.path.name)
+
+
+def open_prompts(folder: Path) -> OpenedRun:
+    """The prompt layers of a finished run in front of an empty backbone, which returns what it is given.
+
+    Slope and shift come from the run's result, so this needs no checkpoint.
+
+    Raises:
+        RunError: there is no run, it is not finished, another version of the project made it, or its result lacks a
+            learned scalar.
+    """
+    import torch
+
+    run = read_run(folder)
+    config = run.checked_config
+    spec = backbone_spec(config)
+    layers = build_prompts(config, spec)
+    for pathway, layer in layers.items():
+        for name, parameter in layer.power_norm.named_parameters():
+            key = scalar_name(pathway, name)
+            if key not in run.result.get("scalars", {}):
+                raise RunError(f"{folder}: its result has no learned {key}")
+            with torch.no_grad():
+                parameter.fill_(run.result["scalars"][key])
+    model = join(config, spec, torch.nn.Identity(), layers)
+    return OpenedRun(run=run, config=config, spec=spec, model=model.eval(), checkpoint="")
