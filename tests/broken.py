@@ -65,7 +65,7 @@ def _main(
             return real(path, *args, **options)
 
         dataset.read_frames = read
-    runs._main(script, arguments, said, "", {})
+    runs._main(script, arguments, said, "", {}, "", str(runs.ROOT))
 
 
 def give_up_privileges() -> None:
