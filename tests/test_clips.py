@@ -105,12 +105,8 @@ def test_train_views_are_even_and_repeatable():
     assert np.mean(sides) == pytest.approx(288, abs=1.5)
     assert np.mean([v.flip for v in views]) == pytest.approx(0.5, abs=0.04)
     assert views[7] == draw_train_view(np.random.default_rng(7), jitter=(256, 320), flip=0.5)
-    inverse = [
-        draw_train_view(np.random.default_rng(i), jitter=(256, 320), flip=0, inverse=True)
-        for i in range(3000)
-    ]
-    assert np.mean([1 / v.short_side for v in inverse]) == pytest.approx((1 / 256 + 1 / 320) / 2, rel=2e-3)
-    assert not any(v.flip for v in inverse)
+    still = [draw_train_view(np.random.default_rng(i), jitter=(256, 320), flip=0) for i in range(300)]
+    assert not any(v.flip for v in still)
 
 
 def test_one_crop_and_flip_for_all_frames():

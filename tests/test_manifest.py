@@ -81,7 +81,7 @@ def test_length_counts_the_span():
         ("a,x.mp4,0,-3,5,9,25,64,64,ok,", "start '-3'"),
         ("a,x.mp4,0,12,20,9,25,64,64,ok,", "not before the end of the file"),
         ("a,x.mp4,0,,,,25,64,64,ok,", "not measured"),
-        ("a,x.mp4,0,,,9,nan,64,64,ok,", "frames a second"),
+        ("a,x.mp4,0,,,9,nan,64,64,ok,", "frames per second"),
         ("a,x.mp4,0,,,9,25,64,64,fine,", "missing, unreadable"),
         ("a,x.mp4,0", "3 cells under 11"),
         ('a,"x\ty.mp4",0,,,9,25,64,64,ok,', "control character"),

@@ -10,7 +10,7 @@ import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmp.data import decode
+from vmp.data import groups
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, Manifest
@@ -291,13 +291,13 @@ def test_far_frames_of_long_files(tmp_path, monkeypatch, suffix, options, seeks)
     """Packets in between are passed over by the index of an MP4 and read elsewhere; frames are the same."""
     path = tmp_path / f"long{suffix}"
     write_video(path, (videos.numbered_frame(i, 32, 288) for i in range(800)), **options)
-    went, skip_to = [], decode._Groups.skip_to
+    went, skip_to = [], groups._Groups.skip_to
 
-    def noted(groups, number):
-        went.append(skip_to(groups, number))
+    def noted(self, number):
+        went.append(skip_to(self, number))
         return went[-1]
 
-    monkeypatch.setattr(decode._Groups, "skip_to", noted)
+    monkeypatch.setattr(groups._Groups, "skip_to", noted)
     for indices in ([799], [0, 700], [400, 431, 790], range(500, 757, 32), range(600, 610)):
         got = read_frames(path, indices, reader="pyav_seek")
         assert [videos.number_of(f) for f in got] == list(indices)
@@ -308,9 +308,9 @@ def test_an_index_that_lies_is_told(tmp_path, monkeypatch):
     """A container that goes elsewhere than its index says."""
     path = tmp_path / "long.mp4"
     write_video(path, (videos.numbered_frame(i, 32, 288) for i in range(600)))
-    groups = decode._Groups
+    real = groups._Groups
 
-    class Lying(groups):
+    class Lying(real):
         def __init__(self, path, container, stream):
             super().__init__(path, container, stream)
             self._container = LyingContainer(container)
@@ -323,14 +323,14 @@ def test_an_index_that_lies_is_told(tmp_path, monkeypatch):
             self.real.seek(0, **options)
             next(self.real.demux(options["stream"]))
 
-    monkeypatch.setattr(decode, "_Groups", Lying)
+    monkeypatch.setattr(groups, "_Groups", Lying)
     with pytest.raises(VideoReadError, match="a seek does not end"):
         read_frames(path, [500], reader="pyav_seek")
 
 
 def test_keyframes_too_far_apart_are_refused(files, monkeypatch):
     """Packets of a group are held in memory, so there is a limit."""
-    monkeypatch.setattr(decode, "LONGEST", 50)
+    monkeypatch.setattr(groups, "LONGEST", 50)
     with pytest.raises(VideoReadError, match=r"no keyframe within 50 packets.*data\.reader=pyav"):
         read_frames(files["one group"][0], [60], reader="pyav_seek")
 

@@ -1,4 +1,4 @@
-"""What this machine is and has."""
+"""The CPUs, the device and the memory of this machine."""
 
 import os
 import resource
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def cpus() -> int:
-    """Those that this process may use: what taskset, a container's CPU set or Slurm left it."""
+    """How many CPUs this process may use, under taskset, a container's CPU set or Slurm."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         own = os.process_cpu_count() or 1
     else:
@@ -28,7 +28,7 @@ def device_name(device: "torch.device") -> str:
 
 
 def peak_memory(device: "torch.device") -> float:
-    """Gigabytes that this process has used of the device at most; of the computer's memory where it is the CPU."""
+    """The most GiB that this process has used of the GPU's memory, or of the computer's where the device is a CPU."""
     import torch
 
     if device.type == "cuda":

@@ -1,1 +1,1 @@
-"""From files on disk to uint8 clips: manifest -> exact frames -> transforms."""
+"""What training reads: manifests, exact frames, transforms, the dataset; and the embedded dataset motions."""

@@ -1,9 +1,9 @@
 """Clips of a manifest as uint8 arrays, for training (random views) and for testing (fixed views).
 
 Notable here:
-- what a sample looks like is a function of (seed, epoch, clip), never of workers or batches;
-- a clip that cannot be read is returned as such and counted; it is never replaced by another one;
-- small training sets may be kept decoded, by each process: it changes the time that an epoch takes and no bit.
+- a sample is a function of (seed, epoch, clip), never of workers or batches;
+- a clip that cannot be read is returned as an error and counted; it is never replaced by another one;
+- each process may keep a small training set decoded: that changes the time that an epoch takes, and no bit.
 """
 
 import multiprocessing
@@ -34,16 +34,15 @@ MOST_WORKERS = 64  # loader processes that are told apart
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipShape:
-    """What the model wants to see. frames: decoded for a clip, one more than the backbone's for motion prompts."""
+    """The frames and sizes that a model takes."""
 
-    frames: int
+    frames: int  # decoded per clip: with motion prompts one more than the backbone takes
     stride: int
-    fps: float | None = None  # of the videos that the stride is meant for; None: of any
+    fps: float | None = None  # of the videos that the stride is meant for; None: the stride counts frames
     spacing: str = "stride"
     short: str = "stretch"
     crop: int
     jitter: tuple[int, int]  # short side in training
-    inverse_jitter: bool = False
     flip: float = 0.5
     test_side: int  # short side in testing
     test_crop: int
@@ -52,12 +51,12 @@ class ClipShape:
     degrade_in: str = "test"  # "test" or "both"
 
     def grid(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
-        """Where the frames of a clip of this shape may lie in a clip of the manifest.
+        """Where the frames of a sample lie in a clip of the manifest.
 
         Returns:
-            Which of its frames, from 0, is shown at each place, (length,): itself, or where the recipe speaks of
-            seconds and the frames are not evenly spaced in time, the one on the screen at even times. And the
-            places of a clip's frames from its first, (frames,).
+            The frame of the clip, from 0, that is shown at each place, (length,): the frame itself, or, where the
+            stride is meant for a rate and the clip's frames are not evenly spaced in time, the one on the screen at
+            even times. And the places of a sample's frames from its first, (frames,).
         """
         shown, fps = np.arange(clip.length), clip.fps
         if self.fps and clip.times:
@@ -66,7 +65,7 @@ class ClipShape:
         return shown, sampling.offsets(self.frames, self.stride, spacing=self.spacing, rate=rate)
 
     def change(self, clip: Clip, *, training: bool) -> Callable[[np.ndarray, int], np.ndarray] | None:
-        """What degrades a clip's decoded frames, if anything does."""
+        """A function that degrades a clip's decoded frames (Table 5), if they are to be degraded."""
         if self.degrade == "none" or (training and self.degrade_in == "test"):
             return None
         key = zlib.crc32(clip.id.encode())
@@ -74,14 +73,14 @@ class ClipShape:
 
 
 class Batch(NamedTuple):
-    clips: Tensor  # (B, 3, T, H, W) uint8; of those that could be read
+    clips: Tensor  # (B, 3, T, H, W) uint8; the clips that could be read
     labels: Tensor  # (B,)
     indices: Tensor  # (B,) of the split's usable clips
     bad: dict[int, str]  # index -> why it could not be read
 
 
 class _Clips(torch.utils.data.Dataset):
-    """A split's usable clips, and which of them are being read: what to name when a decoder kills or hangs a worker."""
+    """A split's usable clips, and which of them are being read, to be named when a decoder kills or hangs a worker."""
 
     def __init__(self, manifest: Manifest, present: Present, shape: ClipShape, *, keep: int = 0) -> None:
         self.root, self.present, self.shape = manifest.root, present, shape
@@ -92,7 +91,7 @@ class _Clips(torch.utils.data.Dataset):
         return len(self.present.clips)
 
     def being_read(self) -> list[str]:
-        """`id (path)` of the clips that some process has begun to read and not ended."""
+        """`id (path)` of the clips that some process is reading."""
         found = [self.present.clips[index] for index in self._reading if index >= 0]
         return [f"{clip.id} ({self.root / clip.path})" for clip in found]
 
@@ -107,7 +106,7 @@ class _Clips(torch.utils.data.Dataset):
         try:
             size = clip.length * clip.height * clip.width * 3  # bytes
             if index not in self._kept and 0 < size <= self._room:
-                with suppress(VideoReadError):  # frames that are not asked for may be damaged
+                with suppress(VideoReadError):  # frames that this sample does not need may be damaged
                     self._kept[index] = read_frames(
                         path, np.arange(clip.start, clip.start + clip.length), reader=reader
                     )
@@ -122,10 +121,10 @@ class _Clips(torch.utils.data.Dataset):
 
 
 class TrainClips(_Clips):
-    """Random views. Items are asked for as (clip index, epoch).
+    """Random views. An item's index is (clip index, epoch).
 
     Args:
-        keep: bytes of decoded clips that a process may keep, so that they are decoded once. 0: none.
+        keep: bytes of decoded clips that each process may keep, so that they are decoded once.
     """
 
     def __init__(
@@ -135,11 +134,10 @@ class TrainClips(_Clips):
         self.seed = seed
 
     def blank(self) -> tuple[Tensor, Tensor]:
-        """A black clip (1, 3, T, crop, crop) uint8 and a label (1,), for who has nothing to read."""
+        """A black clip (1, 3, T, crop, crop) uint8 and a label (1,), for a process that could not read any clip."""
         s = self.shape
-        return torch.zeros(1, 3, s.frames, s.crop, s.crop, dtype=torch.uint8), torch.zeros(
-            1, dtype=torch.long
-        )
+        clip = torch.zeros(1, 3, s.frames, s.crop, s.crop, dtype=torch.uint8)
+        return clip, torch.zeros(1, dtype=torch.long)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor | VideoReadError, int]:
         index, epoch = item
@@ -147,7 +145,7 @@ class TrainClips(_Clips):
         rng = generator(AUGMENT, self.seed, epoch, index)
         shown, offsets = s.grid(clip)
         start = sampling.random_start(len(shown), offsets, rng=rng)
-        view = transforms.draw_train_view(rng, jitter=s.jitter, flip=s.flip, inverse=s.inverse_jitter)
+        view = transforms.draw_train_view(rng, jitter=s.jitter, flip=s.flip)
         at = shown[sampling.frame_indices(len(shown), offsets, start=start, short=s.short)]
         try:
             frames = self._read(index, at, short_side=view.short_side, training=True)
@@ -158,7 +156,7 @@ class TrainClips(_Clips):
 
 
 class TestClips(_Clips):
-    """All fixed views of a clip: temporal starts x spatial crops. Views that coincide are given once.
+    """All fixed views of a clip: temporal starts x spatial crops. Views that coincide are returned once.
 
     An item is (index, (V, 3, T, H, W) uint8, weights (V,)) with weights that sum to temporal x spatial.
     """
@@ -198,7 +196,7 @@ TestClips.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
 
 
 def collate_train(items: list[tuple[int, Tensor | VideoReadError, int]]) -> Batch:
-    """Stack what could be read; name what could not."""
+    """Stack the clips that could be read, and list the others with their errors."""
     good = [(index, clip, label) for index, clip, label in items if isinstance(clip, Tensor)]
     bad = {index: f"unreadable: {x}" for index, x, _ in items if isinstance(x, VideoReadError)}
     stack = torch.stack([clip for _, clip, _ in good]) if good else torch.zeros(0, dtype=torch.uint8)
@@ -207,16 +205,18 @@ def collate_train(items: list[tuple[int, Tensor | VideoReadError, int]]) -> Batc
 
 
 def end_workers() -> None:
-    """Kill loader processes that are still there: one that hangs in a decoder would hold up the exit for ever."""
+    """Kill the loader processes that are left: one that hangs in a decoder would keep this process from ending."""
     for child in multiprocessing.active_children():
         child.kill()
 
 
 def loader_processes(data: _Clips, workers: int, *, timeout: float = 0.0) -> dict[str, Any]:
-    """What `DataLoader` is told about its processes: none, forked, or where a reader needs the GPU spawned, since a
-    forked process cannot use the one that its parent uses.
+    """Arguments of `DataLoader` about its processes.
 
-    timeout: seconds that the loader waits for a batch. 0: for ever.
+    They are forked, or spawned where a reader needs the GPU, which a forked process cannot share with its parent.
+
+    Args:
+        timeout: seconds that the loader waits for a batch; 0: no limit.
     """
     if not workers:
         return {"num_workers": 0}
@@ -231,7 +231,7 @@ def loader_processes(data: _Clips, workers: int, *, timeout: float = 0.0) -> dic
 
 
 def start_worker(_: int, *, gpu: int | None = None) -> None:
-    """In each loader process: one thread; signals, which Slurm sends to every process, are for the trainer."""
+    """Set up a loader process: one thread, and no reaction to signals, which Slurm sends to every process of a job."""
     opencv()
     if gpu is not None:
         torch.cuda.set_device(gpu)

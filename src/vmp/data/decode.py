@@ -1,18 +1,16 @@
 """Exact frames from video files: one contract, several readers.
 
 Notable here:
-- frame i is the i-th frame that the decoder puts out, counted from 0 and turned upright; timestamps are never used,
+- frame i is the i-th frame that the decoder returns, counted from 0 and turned upright; timestamps are never used,
   since in AVI files with B-frames they are out of order and sorting by them shuffles the video;
 - `pyav` decodes from the start and counts: exact for every file, and the reference for the others;
-- `pyav_seek` counts packets, which is cheap, and decodes only the groups of pictures that hold a frame asked for.
-  Within a group every frame that comes out must bear the time of the packet that is next in order of time, so the
-  timestamps are a check and never a position; a file in which they cannot be one is refused with an error;
+- `pyav_seek` counts packets and decodes only the groups of pictures that hold a wanted frame (groups.py);
 - `opencv`, `decord`, `torchcodec` and `torchcodec_cuda` (a GPU's decoder) seek, and do so wrongly on some files. Which
-  readers are exact for a file is measured when its manifest is made (measure.py), those above included; the dataset
-  refuses the others (present.py);
-- open, read, close for each clip, one decoding thread: nothing leaks, and a forked worker shares no decoder.
+  readers are exact for a file, `pyav_seek` included, is measured when its manifest is made (prepare/measure.py); the
+  dataset refuses the others (present.py);
+- each clip is opened, read and closed by one decoding thread: nothing leaks, and a forked worker shares no decoder.
 
-Shapes: T frames asked for, H x W pixels after turning upright; frames are RGB uint8.
+Shapes: T frames, H x W pixels after turning upright; frames are RGB uint8.
 """
 
 import ctypes
@@ -21,7 +19,6 @@ import os
 import re
 import stat
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from vmp.data.groups import decode_groups
 from vmp.data.stream import mirror_axis, open_video, upright, video_stream
 from vmp.errors import ConfigError, RunError, VideoReadError
 
@@ -43,7 +41,7 @@ def read_frames(
     short_side: int | None = None,
     change: Callable[[np.ndarray, int], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """The frames at these indices, in the order asked for, repeats included: (T, H, W, 3) uint8, RGB.
+    """The frames at these indices, in the order of the indices, repeats included: (T, H, W, 3) uint8, RGB.
 
     Args:
         indices: frame numbers from 0, any order.
@@ -52,7 +50,7 @@ def read_frames(
         change: (frame, its number) -> frame, before resizing.
 
     Raises:
-        VideoReadError: the file is not there, not a regular file or not a video, or lacks a frame asked for.
+        VideoReadError: the file is missing, not a regular file, not a video, or has too few frames.
         RunError: the GPU that decodes it fails.
     """
     path = Path(path)
@@ -76,7 +74,7 @@ def read_frames(
         raise
     except ImportError as error:
         raise VideoReadError(path, f"the reader cannot be imported: {error}", reader=reader) from error
-    except Exception as error:  # decoders leak every kind of exception
+    except Exception as error:  # decoders raise every kind of exception
         if is_gpu_fault(reader, error):
             raise RunError(f"{path}: the GPU's decoder failed, whatever the file is like: {error}") from error
         raise VideoReadError(path, f"{type(error).__name__}: {error}", reader=reader) from error
@@ -93,7 +91,7 @@ def finish(
     change: Callable[[np.ndarray, int], np.ndarray] | None,
     short_side: int | None,
 ) -> np.ndarray:
-    """What `read_frames` does to a decoded frame: change it, then resize it."""
+    """Change a decoded frame, then resize it, as `read_frames` does."""
     frame = frame if change is None else change(frame, number)
     return frame if short_side is None else resize_short_side(frame, short_side)
 
@@ -110,8 +108,8 @@ def resize_short_side(frame: np.ndarray, short_side: int) -> np.ndarray:
 
 @cache
 def opencv() -> Any:
-    """OpenCV (the module cv2) without threads of its own: a process that is forked from one in which OpenCV has used
-    threads hangs or crashes as soon as it uses them, too."""
+    """The module cv2, without threads of its own: a process forked from one in which OpenCV has used threads hangs or
+    crashes as soon as it uses them."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -124,8 +122,9 @@ def scaled_size(h: int, w: int, short_side: int) -> tuple[int, int]:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what would block or is no video, whatever its name: folders, pipes, devices, dangling links, empty files,
-    pictures (a decoder makes a video of one frame of them) and playlists (a decoder reads the files that they name).
+    """Raise VideoReadError for what would block or is no video, whatever its name: folders, pipes, devices, dangling
+    links, empty files, pictures (decoders make a video of one frame of them) and playlists (decoders read the files
+    that they name).
     """
     try:
         info = os.stat(path)
@@ -147,7 +146,7 @@ def check_regular(path: Path) -> None:
             raise VideoReadError(path, f"{what}, not a video")
 
 
-_NO_VIDEO = {  # how a file begins; measure.py finds the rarer pictures, which FFmpeg knows by other signs
+_NO_VIDEO = {  # how files begin; video_stream() refuses rarer pictures, which FFmpeg recognises by other signs
     "a JPEG picture": rb"\xff\xd8\xff",
     "a PNG picture": rb"\x89PNG",
     "a TIFF picture": rb"II\*\0|MM\0\*",
@@ -176,169 +175,6 @@ def _pyav(path: Path, wanted: np.ndarray) -> Frames:
                 target = next(targets, -1)
                 if target < 0:
                     return
-
-
-# --- PyAV: packets counted, groups of pictures decoded -------------------------------------------------------------
-
-LONGEST = 1000  # packets in a group: two groups are held at a time
-FAR = 256  # packets: reading on costs less than a seek up to here
-SPARE = (
-    64  # a seek aims this many packets early: more than any codec puts between coding order and order of time
-)
-
-
-def _pyav_seek(path: Path, wanted: np.ndarray) -> Frames:
-    """Frame i is the one whose packet is the i-th in order of time; groups of pictures without one are skipped.
-
-    Shown from a keyframe on are the frames of its group whose times are not before its own, and those of the next
-    group whose times are before that one's keyframe (in "open" groups there are some).
-
-    Raises:
-        VideoReadError: packets without times, a first frame that is not a keyframe, keyframes more than LONGEST
-            packets apart, or frames that do not come out one a packet in order of time.
-    """
-    from av.video.reformatter import VideoReformatter
-
-    convert = VideoReformatter()  # one for all frames; each would set up its own
-    left = deque(wanted.tolist())
-    with open_video(path) as container:
-        stream = video_stream(container, path, reader="pyav_seek")
-        groups = _Groups(path, container, stream)
-        before, group = groups.take()
-        while left:
-            if groups.skip_to(left[0]):
-                before, group = groups.take()
-            after, following = groups.take()
-            if not group:
-                return
-            if left[0] < after + len(following):
-                times, early = _times(path, group, following)
-                first = before + early
-                if left[0] < first or (early and not before):
-                    raise VideoReadError(path, f"frames before keyframe {first} {_ELSE}", reader="pyav_seek")
-                ranks = []
-                while left and left[0] < first + len(times):
-                    ranks.append(left.popleft() - first)
-                if ranks:
-                    shown = _decode_group(path, stream.codec_context, group + following, times, ranks)
-                    for frame in shown:
-                        picture = convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                        yield upright(picture, frame)
-            before, group = after, following
-
-
-_ELSE = "cannot be placed; use data.reader=pyav (counts from the start), or cut the video into clips"
-
-
-class _Groups:
-    """The packets of a video stream from one keyframe up to the next, read in file order without decoding them."""
-
-    def __init__(self, path: Path, container: Any, stream: Any) -> None:
-        self._path, self._container, self._stream = path, container, stream
-        self._packets = container.demux(stream)
-        self._next: Any = None  # the keyframe that ended the last group
-        self._read = 0  # packets whose frames are shown, up to here
-        entries = stream.index_entries
-        whole = "mp4" in container.format.name and len(entries) == stream.frames
-        self._index = entries if whole else None
-
-    def take(self) -> tuple[int, list[Any]]:
-        """How many shown packets come before the next group, and its packets; none at the end of the file.
-
-        Packets that an edit list hides belong to a group but are not shown.
-        """
-        group = [] if self._next is None else [self._next]
-        before = self._read - sum(not packet.is_discard for packet in group)
-        self._next = None
-        for packet in self._packets:
-            if packet.size == 0 and packet.dts is None:  # PyAV's mark of the end
-                break
-            if packet.pts is None or packet.size == 0 or packet.is_corrupt:
-                raise self._fault(f"packet {self._read} is empty, damaged or without a time and")
-            self._read += not packet.is_discard
-            if packet.is_keyframe and group:
-                self._next = packet
-                break
-            if not (packet.is_keyframe or group):
-                raise self._fault("the first packet is not a keyframe: the frames")
-            group.append(packet)
-            if len(group) > LONGEST:
-                raise self._fault(f"no keyframe within {LONGEST} packets: frames")
-        return before, group
-
-    def skip_to(self, number: int) -> bool:
-        """Go to a keyframe close before a frame, if it is far and the container has an index of all packets."""
-        if self._index is None or number - self._read <= FAR or number >= len(self._index):
-            return False
-        if any(entry.is_discard for entry in self._index):
-            self._index = None
-            return False
-        aim = self._index[number - SPARE].timestamp
-        at = self._index.search_timestamp(aim, backward=True, any_frame=False)
-        if at <= self._read:
-            return False
-        time = self._index[at].timestamp
-        self._container.seek(time, stream=self._stream, backward=True, any_frame=False)
-        self._packets = self._container.demux(self._stream)
-        first = next(self._packets)
-        found = self._index.search_timestamp(first.dts, backward=True, any_frame=True)
-        if found < 0 or self._index[found].pos != first.pos or not first.is_keyframe:
-            raise self._fault("a seek does not end where the index says: frames")
-        self._next, self._read = first, found + 1
-        return True
-
-    def _fault(self, what: str) -> VideoReadError:
-        return VideoReadError(self._path, f"{what} {_ELSE}", reader="pyav_seek")
-
-
-def _times(path: Path, group: list[Any], following: list[Any]) -> tuple[list[int], int]:
-    """Times of the frames shown from a group's keyframe on, in order, and how many of its packets come before them."""
-    key = group[0].pts
-    end = following[0].pts if following else None
-    own = [packet.pts for packet in group if not packet.is_discard]
-    late = [p.pts for p in following if not p.is_discard and p.pts < end]
-    times = sorted([pts for pts in own if pts >= key] + late)
-    early = len(own) + len(late) - len(times)
-    if (
-        len(set(times)) < len(times)
-        or (late and min(late) < key)
-        or (end is not None and times[-1:] >= [end])
-    ):
-        raise VideoReadError(path, f"times repeat or run over a keyframe: frames {_ELSE}", reader="pyav_seek")
-    return times, early
-
-
-def _decode_group(
-    path: Path, context: Any, packets: list[Any], times: list[int], ranks: list[int]
-) -> Iterator[Any]:
-    """The frames (av.VideoFrame) at some ranks, ascending, of those shown from packets[0], a keyframe, on.
-
-    The decoder is given packets until a frame comes out by itself, and asked for what it holds back only at the end of
-    the group: asked sooner it would put out a frame that others, not yet given, come before.
-    """
-    last = max(i for i, packet in enumerate(packets) if packet.pts <= times[-1])
-    rank, target = 0, iter(ranks)
-    wanted = next(target)
-    for packet in (*packets[: last + 1], None):
-        for frame in context.decode(packet):
-            if frame.pts is not None and frame.pts < packets[0].pts:
-                continue  # needs the group before
-            if rank == len(times) or frame.pts != times[rank] or frame.is_corrupt:
-                raise VideoReadError(
-                    path,
-                    f"a frame with time {frame.pts} came out where that of packet {times[rank:][:1]} was due; {_ELSE}",
-                    reader="pyav_seek",
-                )
-            if rank == wanted:
-                yield frame
-                wanted = next(target, -1)
-                if wanted < 0:
-                    context.flush_buffers()
-                    return
-            rank += 1
-    raise VideoReadError(
-        path, f"the keyframe at {times[0]} does not open its group: frames {_ELSE}", reader="pyav_seek"
-    )
 
 
 # --- readers that seek ---------------------------------------------------------------------------------------------
@@ -394,7 +230,7 @@ def _torchcodec(path: Path, wanted: np.ndarray) -> Frames:
 
 
 def _torchcodec_cuda(path: Path, wanted: np.ndarray) -> Frames:
-    """On the current GPU; frames come back to be resized and cropped as every reader's are."""
+    """Decodes on the current GPU; frames come back to be resized and cropped as those of every other reader."""
     from torch.cuda import current_device
     from torchcodec.decoders import VideoDecoder, set_cuda_backend
 
@@ -419,7 +255,7 @@ def _mirrored(picture: np.ndarray, axis: int | None) -> np.ndarray:
 
 
 def _in_batches(fetch: Callable[[list[int]], np.ndarray], wanted: np.ndarray) -> Frames:
-    """Frames of a reader that holds all that it is asked for at once: the first, then BATCH bytes at a time."""
+    """Frames of a reader that holds all frames of a call in memory: the first, then BATCH bytes at a time."""
     first = fetch(wanted[:1].tolist())
     yield first[0]
     step = max(1, int(BATCH // first.nbytes))
@@ -430,27 +266,26 @@ def _in_batches(fetch: Callable[[list[int]], np.ndarray], wanted: np.ndarray) ->
 READERS: dict[str, Callable[[Path, np.ndarray], Frames]] = {
     "opencv": _opencv,
     "pyav": _pyav,
-    "pyav_seek": _pyav_seek,
+    "pyav_seek": decode_groups,
     "decord": _decord,
     "torchcodec": _torchcodec,
     "torchcodec_cuda": _torchcodec_cuda,
 }
-ON_GPU = ("torchcodec_cuda",)  # measured and used only where asked for by name
+ON_GPU = ("torchcodec_cuda",)  # measured and used only where named
 OPTIONAL = ("torchcodec", *ON_GPU)  # not among the requirements
-
-
 NEEDS = {"decord": "decord"} | dict.fromkeys(OPTIONAL, "torchcodec.decoders")  # reader -> module
 
 
 def check_reader(name: str) -> None:
-    """Raise ConfigError where a reader cannot work at all: something is not installed, or there is no GPU for it."""
+    """Raise ConfigError where a reader cannot work at all: a package is not installed, or there is no GPU for it."""
     try:
         if name in NEEDS:
             importlib.import_module(NEEDS[name])
-    except (ImportError, OSError, RuntimeError) as error:  # not there, or its libraries do not fit
-        said = str(error).strip().partition("\n")[0]
+    except (ImportError, OSError, RuntimeError) as error:  # missing, or built for other libraries
+        reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"reader {name}: cannot be imported here ({said}). Install it (docs/data.md, Readers), or take reader auto"
+            f"reader {name}: cannot be imported here ({reason}). Install it (docs/data.md, Readers), or "
+            "take reader auto"
         ) from None
     if name in ON_GPU:
         import torch
@@ -468,7 +303,7 @@ def check_reader(name: str) -> None:
 
 
 def is_gpu_fault(reader: str, error: Exception) -> bool:
-    """Whether what a reader raised is the GPU's fault and says nothing of the file."""
+    """Whether an error of a reader is the GPU's fault, and says nothing about the file."""
     if reader not in ON_GPU or isinstance(error, VideoReadError):
         return False
     return bool(re.search(r"cuda|nvcuvid|nvdec|out of memory", str(error), re.IGNORECASE))

@@ -1,7 +1,7 @@
 """Videos made worse on purpose, before they are resized and cropped (Sec. E.1, Table 5 of the paper).
 
 Notable here:
-- a frame's noise is a function of (seed, clip, frame): the same in every view, reader and run;
+- a frame's noise is a function of (clip, frame): the same in every view, reader and run;
 - frames are (H, W, 3) uint8, and the degraded ones have the same size.
 """
 
@@ -18,9 +18,9 @@ PROBABILITY = 0.01
 
 def degrade(frame: np.ndarray, kind: str, *, key: tuple[int, ...]) -> np.ndarray:
     """Args:
-    kind: "salt_pepper": each pixel turns white or black, evenly, with probability 0.01; "half": half the height and
-        width (area average), and back (bilinear).
-    key: whole numbers that the noise is a function of.
+    kind: "salt_pepper": each pixel turns white or black, equally often, with probability 0.01; "half": to half the
+        height and width (area average), and back (bilinear).
+    key: whole numbers that determine the noise.
     """
     if kind == "salt_pepper":
         u = generator(NOISE, *key).random(frame.shape[:2], dtype=np.float32)

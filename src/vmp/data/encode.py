@@ -1,4 +1,4 @@
-"""Writing video files: exact frame in, exact frame order out."""
+"""Writes video files, with the frames in exactly the order in which they were given."""
 
 import os
 from collections.abc import Iterable
@@ -23,8 +23,8 @@ def write_video(
 ) -> int:
     """Encode RGB uint8 frames (H, W, 3), H and W even, into the container that the suffix names.
 
-    The file appears under its name only when it is whole. One encoder thread, so that the same frames give the
-    same bytes. Returns the number of frames.
+    The file gets its name only when it is whole. One encoder thread, so that the same frames give the same bytes.
+    Returns the number of frames.
     """
     import av
 

@@ -1,13 +1,13 @@
-"""The manifest: one row a clip, the only thing that training reads.
+"""The manifest: one row per clip, and the only thing that training reads.
 
 Notable here:
 - a CSV with a header, UTF-8, RFC 4180 quoting: paths may hold spaces, commas, quotes and any script;
 - `start` and `end` are frames of the file, 0-based, half-open, in counted decoder order; empty means the whole file;
-- `frames`, `fps`, `width`, `height`, `readers` and `times` were measured when the manifest was made (see measure.py);
-  `readers` names those that returned exactly the counted frames, fastest first; `times` is empty where the clip's
-  frames are evenly spaced, else it holds the steps between them in microseconds (see times.py);
-- `dataset.json` beside the manifests says where the videos are, if not there too;
-- `classes.txt` beside the manifests holds one class name a line; a label is a line number from 0.
+- `frames`, `fps`, `width`, `height`, `readers` and `times` were measured when the manifest was made (see
+  prepare/measure.py); `readers` names the readers that returned exactly the counted frames, fastest first; `times` is
+  empty where the clip's frames are evenly spaced, else it holds the steps between them in microseconds (see times.py);
+- `dataset.json` beside the manifests says where the videos are, if they are elsewhere;
+- `classes.txt` beside the manifests holds one class name per line; a label is a line number from 0.
 """
 
 import csv
@@ -24,7 +24,7 @@ from vmp.data.times import read_steps
 from vmp.errors import ManifestError, RunError, shortlist
 from vmp.files import read_json, replacing, write_json, write_text
 
-RECORD = "dataset.json"  # beside manifests: where their videos are
+RECORD = "dataset.json"
 STATUSES = ("ok", "missing", "unreadable", "partial")  # partial: decoding stopped before the end
 COLUMNS = (
     *("id", "path", "label", "start", "end"),
@@ -34,7 +34,7 @@ LONGEST_CELL = 2**24  # characters; the times of half a million frames
 csv.field_size_limit(LONGEST_CELL)
 TIMES = "times"  # a column only where the frames of some clip are not evenly spaced
 _REQUIRED = ("id", "path", "label")
-_TOGETHER = (("start", "end"), ("fps", "width", "height", "status", "readers"))  # all of them or none
+_TOGETHER = (("start", "end"), ("fps", "width", "height", "status", "readers"))  # all of a group, or none
 NUMBER = re.compile(r"\d+\.?\d*([eE][+-]?\d{1,3})?|\.\d+", re.ASCII)  # no sign, nan, inf or 1_000
 
 
@@ -76,7 +76,7 @@ T = TypeVar("T")
 
 
 def spread(items: Sequence[T], most: int | None) -> Sequence[T]:
-    """At most so many of the items, evenly from first to last; None: all."""
+    """At most this many of the items, evenly spread; None: all."""
     if most is None or len(items) <= most:
         return items
     return [items[i * len(items) // most] for i in range(most)]
@@ -89,7 +89,7 @@ def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] 
         root: folder of the videos; None: as dataset.json beside the manifest says, or else the manifest's own folder.
 
     Raises:
-        ManifestError: naming file and line of the first twenty faults.
+        ManifestError: with file:line of the first twenty faults.
     """
     path = Path(path)
     root = Path(root) if root is not None else recorded_root(path.parent) or path.parent
@@ -142,7 +142,11 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
 
 
 def record_root(folder: Path, root: Path, *, within: Path) -> None:
-    """Write where the videos of a folder's manifests are; relative if they lie within a folder that may be moved."""
+    """Write dataset.json: where the videos of a folder's manifests are.
+
+    Args:
+        within: folder that may be moved as a whole; a root in it is recorded relative to the manifests.
+    """
     real, real_within = Path(os.path.realpath(root)), Path(os.path.realpath(within))
     inner = real == real_within or real_within in real.parents
     write_json(
@@ -151,7 +155,7 @@ def record_root(folder: Path, root: Path, *, within: Path) -> None:
 
 
 def recorded_root(folder: Path) -> Path | None:
-    """Where the videos of a folder's manifests are, as its dataset.json says; None: it has none.
+    """Where the videos of a folder's manifests are, by its dataset.json; None: there is no such file.
 
     Raises:
         ManifestError: dataset.json cannot be used.
@@ -171,13 +175,13 @@ def recorded_root(folder: Path) -> Path | None:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """One class name a line; blank lines at the end are ignored.
+    """The class names in a file, one per line; blank lines at the end are ignored.
 
     Raises:
         ManifestError: no such file, none or one class, a blank or repeated name, a control character.
     """
     if not path.exists():
-        raise ManifestError(f"{path}: not found; it lists the class names, one a line")
+        raise ManifestError(f"{path}: not found; it lists the class names, one per line")
     text = read_annotation(path).rstrip()
     names = [name.strip() for name in text.split("\n")] if text else []
     seen: set[str] = set()
@@ -199,12 +203,13 @@ def write_classes(path: Path, names: Sequence[str]) -> None:
 
 
 def read_annotation(path: Path) -> str:
-    r"""An annotation file that people make, with every kind of editor.
+    r"""The text of an annotation file, which people write with every kind of editor.
 
-    Lines end at "\n" ("\r\n" and "\r" are read as it) and at nothing else: U+2028 and the like may be part of a name.
+    Lines end at "\n" ("\r\n" and "\r" are turned into it) and at nothing else: U+2028 and the like may be part of a
+    name.
 
     Raises:
-        ManifestError: not there, not a file that can be read, not UTF-8, or not text.
+        ManifestError: missing, unreadable, not UTF-8, or not text.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -227,7 +232,7 @@ def read_csv(
         index: the first column may have no name, as pandas writes its index.
 
     Raises:
-        ManifestError: not there, not UTF-8, broken quoting, a column missing or repeated, a row too long or short.
+        ManifestError: missing, not UTF-8, broken quoting, a column missing or repeated, a row too long or short.
     """
     reader = csv.reader(io.StringIO(read_annotation(path)), delimiter=delimiter, strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
@@ -270,16 +275,16 @@ def _header_fault(header: Sequence[str], required: Sequence[str]) -> str:
 
 
 def check_relative(path: str) -> str:
-    """A path that stays inside the dataset root, with forward slashes.
+    """The path itself, if it stays inside the dataset root.
 
     Raises:
-        ValueError: empty, absolute, climbing out with `..`, starting in a home folder, or holding a line break.
+        ValueError: empty, absolute, climbing out with `..`, starting in a home folder, or with control characters.
     """
     if not path:
         raise ValueError("path is empty")
     if any(ord(c) < 32 for c in path):
         raise ValueError(f"path {path!r} holds a control character")
-    if any("\ud800" <= c <= "\udfff" for c in path):  # as the system gives bytes that are no UTF-8
+    if any("\ud800" <= c <= "\udfff" for c in path):  # how Python represents bytes that are not UTF-8
         raise ValueError(f"path {path!r} is not UTF-8; rename it")
     windows = PureWindowsPath(path)
     if path.startswith(("/", "~", "\\")) or windows.drive:
@@ -290,7 +295,7 @@ def check_relative(path: str) -> str:
 
 
 def inside(root: Path, path: str) -> Path:
-    """The real file behind a relative path, links followed.
+    """The real file behind a relative path, with links followed.
 
     Raises:
         ValueError: it lies outside the root.
@@ -303,7 +308,7 @@ def inside(root: Path, path: str) -> Path:
 
 
 def parse_label(text: str, classes: int) -> int:
-    """A class id, or ValueError naming what is allowed."""
+    """The class id in a cell, or ValueError with what is allowed."""
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise ValueError(f"label {text[:80]!r} is not a whole number")
     label = int(text)
@@ -364,5 +369,5 @@ def _number(row: dict[str, str], name: str) -> float:
     text = row.get(name) or "0"
     value = float(text) if NUMBER.fullmatch(text) else -1.0
     if not 0 <= value < 1e6:
-        raise ValueError(f"{name} {text[:80]!r} is not a number of frames a second")
+        raise ValueError(f"{name} {text[:80]!r} is not a number of frames per second")
     return value

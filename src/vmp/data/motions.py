@@ -1,10 +1,10 @@
 """The embedded dataset `motions`: short H.264 clips whose class is a motion and never a look.
 
 Notable here:
-- any one frame, at any index, has the same distribution under every class: place uniform on a torus (what leaves
-  on one side enters on the other), angle uniform, log of the radius uniform on a circle, no motion blur. A
-  classifier of single frames is at chance by construction; only the order of frames holds the class;
-- look, place, speed and camera are drawn before the class is looked at;
+- any one frame, at any index, has the same distribution under every class: place uniform on a torus (an object that
+  leaves on one side enters on the other), angle uniform, log of the radius uniform on a circle, no motion blur. So
+  a classifier of single frames is at chance by construction, and only the order of frames tells the class;
+- look, place, speed and camera are drawn independently of the class;
 - camera "static": the scene stands still. "moving": scene and object share a smooth pan plus hand jitter, and the
   class is the motion relative to the scene;
 - every frame is encoded on its own: a predicted frame would carry traces of earlier ones, hence of the motion;
@@ -44,11 +44,11 @@ CLASSES: tuple[str, ...] = (
 )
 CAMERAS = get_args(Camera)
 SPLITS = ("train", "val", "test")
-# all of them return exactly these files' frames; tests/test_motions.py checks it
+# all of them return exactly these frames; tests/test_motions.py checks it
 READERS = ("opencv", "pyav", "decord")
 
-_VERSION = 1  # part of the folder's name: raise it when the same spec would give other clips
-_CHUNK = 16  # clips a worker makes per task
+_VERSION = 1  # part of the folder's name; raise it when the same spec would give other clips
+_CHUNK = 16  # clips per task of a worker
 
 # For a frame of 64 x 64 pixels; lengths and speeds grow with the frame.
 _RADIUS = (8.0, 16.0)
@@ -69,9 +69,9 @@ _LOBES, _LOBE = 4, 0.12
 class Motions:
     """Args:
     camera: "static", or "moving" for pan and hand jitter.
-    train, val, test: clips a split, balanced over the classes.
-    frames, size, fps: of each clip; size is both height and width, pixels.
-    noise: standard deviation of the sensor's noise, grey levels of 255, drawn anew for each frame.
+    train, val, test: clips per split, balanced over the classes.
+    frames, size, fps: of each clip; size is both height and width, in pixels.
+    noise: standard deviation of the sensor's noise, in grey levels of 255, drawn for each frame.
     crf: of H.264; 0 is lossless, 51 the worst.
     """
 
@@ -110,7 +110,7 @@ class Motions:
 
 
 def folder_name(spec: Motions) -> str:
-    """Another spec or another generator has another name, so a folder never holds clips of two kinds."""
+    """A name that is unique to the spec and the version of the generator, so that a folder holds clips of one kind."""
     values = {f.name: getattr(spec, f.name) for f in fields(spec)} | {"noise": float(spec.noise)}  # 8 is 8.0
     text = repr([_VERSION, *values.items()])
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -124,31 +124,30 @@ def folder_name(spec: Motions) -> str:
 
 @dataclass(frozen=True)
 class Motion:
-    """The known truth of one clip, relative to the scene."""
+    """The true motion of one clip, relative to the scene."""
 
     label: int
     speed: float  # pixels a frame
     place: np.ndarray  # (T, 2), x and y of the object's centre in the scene, not wrapped
     angle: np.ndarray  # (T,), clockwise
     radius: np.ndarray  # (T,), wrapped into the range of radii
-    camera: np.ndarray  # (T, 2), what of the scene lies at the frame's top left corner
+    camera: np.ndarray  # (T, 2), x and y in the scene of the frame's top left corner
 
 
 def label_of(spec: Motions, split: str, index: int) -> int:
-    """Every run of len(CLASSES) clips holds each class once, in an order of its own: names do not tell the class."""
+    """Each run of len(CLASSES) clips has every class once, in a random order, so that names do not tell the class."""
     block, within = divmod(index, len(CLASSES))
     return int(_generator(spec, split, block, "order").permutation(len(CLASSES))[within])
 
 
 def motion_of(spec: Motions, split: str, index: int) -> Motion:
-    """Where things are, without drawing them."""
     label = label_of(spec, split, index)
     name = CLASSES[label]
     draw = _generator(spec, split, index, "motion")
     unit = spec.size / 64
     t = np.arange(spec.frames)  # (T,)
 
-    # all draws come before the class and do not depend on it; each is stationary, so frame t is like frame 0
+    # draws do not depend on the class, and each is stationary, so frame t has the distribution of frame 0
     start = draw.uniform(0, spec.size, 2)
     turn = draw.uniform(0, 2 * np.pi)
     low, span = np.log(_RADIUS[0]), np.log(_RADIUS[1] / _RADIUS[0])
@@ -159,7 +158,9 @@ def motion_of(spec: Motions, split: str, index: int) -> Motion:
 
     place = np.tile(start, (spec.frames, 1))  # (T, 2)
     angle, circle = np.full(spec.frames, turn), np.full(spec.frames, scale)
-    rim = np.exp(low + 0.5 * span)  # a middling radius; an object's own would tie its size to the class
+    rim = np.exp(
+        low + 0.5 * span
+    )  # of a medium radius; with the object's own, size would depend on the class
     match name.split("_"):
         case ["move", way]:
             x, y = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[way]
@@ -176,7 +177,7 @@ def motion_of(spec: Motions, split: str, index: int) -> Motion:
 
 
 def _camera(spec: Motions, draw: np.random.Generator) -> np.ndarray:
-    """(T, 2): a uniform start, and for a moving camera a pan whose course bends slowly, and jitter."""
+    """(T, 2): a uniform start and, for a moving camera, a pan that bends slowly, and jitter."""
     unit = spec.size / 64
     start = draw.uniform(0, spec.size, 2)  # also the fraction of a pixel, on which interpolation depends
     speed, heading = draw.uniform(*_PAN), draw.uniform(0, 2 * np.pi)
@@ -219,7 +220,7 @@ def render_clip(spec: Motions, split: str, index: int) -> tuple[np.ndarray, int]
 
 
 def _texture(size: int, draw: np.random.Generator, kind: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """(S, S, 3) float32 in [0, 1]: noise with a power-law spectrum, so it continues over its edges."""
+    """(S, S, 3) float32 in [0, 1]: noise with a power-law spectrum, which continues over its edges."""
     roughness, mean, contrast = kind
     white = draw.standard_normal((3, size, size), np.float32)
     weight = np.exp(-draw.uniform(*roughness) * _log_frequency(size))  # (S, S/2 + 1)
@@ -243,14 +244,14 @@ def _object(size: int, draw: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _quantiles() -> np.ndarray:
-    """(65536,) float32: of the standard normal distribution, at the middles of equal shares."""
+    """(65536,) float32: quantiles of the standard normal distribution, at the middles of equal shares."""
     normal = NormalDist()
     return np.array([normal.inv_cdf((i + 0.5) / (1 << 16)) for i in range(1 << 16)], np.float32)
 
 
 @lru_cache(maxsize=2)
 def _log_frequency(size: int) -> np.ndarray:
-    """(S, S/2 + 1) float32: log of cycles a frame, at least one, as np.fft.rfft2 lays them out."""
+    """(S, S/2 + 1) float32: log of cycles per frame, at least one, in the layout of np.fft.rfft2."""
     y, x = np.fft.fftfreq(size)[:, None] * size, np.fft.rfftfreq(size) * size
     return np.log(np.maximum(np.hypot(x, y), 1)).astype(np.float32)
 
@@ -274,7 +275,7 @@ def _view(tiled: np.ndarray, corner: np.ndarray) -> np.ndarray:
 
 
 def _paste(frame: np.ndarray, thing: np.ndarray, place: np.ndarray, angle: float, radius: float) -> None:
-    """Draw the thing over the frame, in place, its centre at (x, y), turned clockwise, round the torus."""
+    """Draw the object into the frame, its centre at (x, y) of the torus, turned clockwise by `angle`."""
     import cv2
 
     size = len(frame)
@@ -296,10 +297,10 @@ def _paste(frame: np.ndarray, thing: np.ndarray, place: np.ndarray, angle: float
 
 
 def make_motions(root: Path, spec: Motions, *, workers: int | None = None, progress: bool = True) -> Path:
-    """Make the clips under root/folder_name(spec), or what is missing of them, and return that folder.
+    """Make the clips under root/folder_name(spec) that are missing, and return that folder.
 
     Args:
-        workers: processes; None: one a core, fewer for few clips; 1: this process.
+        workers: processes; None: one per core, fewer for few clips; 1: this process.
 
     Raises:
         RuntimeError: a clip just written does not hold spec.frames frames.
@@ -311,12 +312,12 @@ def make_motions(root: Path, spec: Motions, *, workers: int | None = None, progr
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if _complete(folder, spec):  # another process made it while this one waited
+        if _complete(folder, spec):  # another process has made it meanwhile
             return folder
         for split in SPLITS:
-            (folder / f"{split}.csv").unlink(missing_ok=True)  # these say that all is there
+            (folder / f"{split}.csv").unlink(missing_ok=True)  # manifests say that all clips are there
             (folder / "videos" / split).mkdir(parents=True, exist_ok=True)
-        for stale in folder.rglob(".*.tmp*"):  # of a making that was killed
+        for stale in folder.rglob(".*.tmp*"):  # left by a process that was killed
             stale.unlink(missing_ok=True)
         _make_all(folder, spec, workers, progress)
         write_classes(folder / "classes.txt", CLASSES)
@@ -327,7 +328,7 @@ def make_motions(root: Path, spec: Motions, *, workers: int | None = None, progr
 
 
 def _complete(folder: Path, spec: Motions) -> bool:
-    """All manifests and a file for every row; takes milliseconds."""
+    """Whether all manifests, and a file for each of their rows, are there; takes milliseconds."""
     for split in SPLITS:
         if not (folder / f"{split}.csv").is_file():
             return False
@@ -350,15 +351,14 @@ def _make_all(folder: Path, spec: Motions, workers: int | None, progress: bool) 
         # a worker takes about half a second to start, in which this process makes some 40 clips
         workers = min(cpus(), 1 + len(chunks) // 8)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not progress) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task(f"making {folder.name}", total=spec.train + spec.val + spec.test)
-        for made in _run(folder, spec, chunks, min(workers, len(chunks))):
+        for made in _make_chunks(folder, spec, chunks, min(workers, len(chunks))):
             bar.advance(task, made)
 
 
-def _run(folder: Path, spec: Motions, chunks: list[tuple[str, range]], workers: int) -> Iterator[int]:
-    """Make the chunks, giving the number of clips after each."""
+def _make_chunks(folder: Path, spec: Motions, chunks: list[tuple[str, range]], workers: int) -> Iterator[int]:
+    """Make the chunks; yields the number of clips after each."""
     if workers <= 1:
         for split, indices in chunks:
             yield _make_chunk(folder, spec, split, indices)
@@ -369,7 +369,7 @@ def _run(folder: Path, spec: Motions, chunks: list[tuple[str, range]], workers: 
     try:
         for done in as_completed([pool.submit(_make_chunk, folder, spec, *chunk) for chunk in chunks]):
             yield done.result()
-    finally:  # also on Ctrl-C: the workers end their chunk, what is left is dropped
+    finally:  # also on Ctrl-C: workers finish their chunk, and the rest is dropped
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -382,7 +382,7 @@ def _start_worker() -> None:
     assert parent is not None
 
     def watch() -> None:
-        parent.join()  # killed outright, it could not tell its workers, which would then wait for ever
+        parent.join()  # a parent that is killed cannot tell its workers, which would wait for ever
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -402,7 +402,7 @@ def _make_chunk(folder: Path, spec: Motions, split: str, indices: range) -> int:
 
 
 def _count(path: Path) -> int:
-    """Frames that PyAV decodes; 0 for a file that it cannot read."""
+    """How many frames PyAV decodes; 0 for a file that it cannot read."""
     import av
 
     try:
@@ -429,7 +429,7 @@ def _row(spec: Motions, split: str, index: int) -> Clip:
 
 
 def _generator(spec: Motions, split: str, index: int, purpose: str) -> np.random.Generator:
-    """Random numbers for one purpose in one clip, the same whatever else is drawn."""
+    """Random numbers for one purpose in one clip, whatever else is drawn."""
     purposes = ("order", "motion", "look")
     where = CAMERAS.index(spec.camera), SPLITS.index(split), index, purposes.index(purpose)
     return np.random.default_rng(np.random.SeedSequence([spec.seed, *where]))

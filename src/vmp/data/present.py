@@ -1,7 +1,7 @@
-"""Which clips of a split can be used, and with which reader: settled before anything is trained.
+"""Which clips of a split can be used, and with which reader: decided before training starts.
 
 Notable here:
-- the reader of each file is one that was measured to be exact for it, or nothing starts;
+- each file gets a reader that was measured to be exact for it, or nothing starts;
 - clips that are missing or unreadable are counted against `data.max_bad_fraction`, and the counts go to the result.
 """
 
@@ -14,18 +14,18 @@ from vmp.data.manifest import Clip, Manifest, inside
 from vmp.errors import DataError, shortlist
 
 
-def _measuring(manifest: Manifest, reader: str) -> str:
-    """The command that finds out for which files a reader is exact."""
+def _measuring_command(manifest: Manifest, reader: str) -> str:
+    """The command that measures for which files a reader is exact."""
     where = ["verify", str(manifest.path), "--root", str(manifest.root), "--reader", reader]
     return shlex.join(["python", "scripts/prepare.py", *where])
 
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """The usable clips of a split and the rest."""
+    """The usable clips of a split, and why the others are not."""
 
     clips: tuple[Clip, ...]
-    readers: tuple[str, ...]  # one a clip
+    readers: tuple[str, ...]  # one per clip
     total: int
     bad: dict[str, str] = field(default_factory=dict)  # clip id -> "missing", "unreadable: ..." or "partial"
 
@@ -43,12 +43,12 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
     """Sort a manifest's clips into usable and bad ones and choose a reader for each.
 
     Args:
-        reader: "auto" takes the first that the manifest lists as exact for the file; a name insists on that one.
+        reader: "auto" takes the first that the manifest lists as exact for the file; a name requires that one.
 
     Raises:
-        DataError: more than max_bad_fraction are bad, none is left, a link leaves the root, or the reader is not
-            exact for some file.
-        ConfigError: the reader cannot work here.
+        DataError: too many clips are bad or none is left, a link leaves the root, or the reader is not exact for
+            some file.
+        ConfigError: the reader cannot work on this machine.
     """
     check_reader(reader)
     usable: list[Clip] = []
@@ -81,7 +81,7 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
             f"data.reader={reader} was not measured to give the exact frames of {len(inexact)} of "
             f"{len(manifest.clips)} clips in {manifest.path}:\n{shortlist(inexact)}\n"
             "Use data.reader=auto (the fastest exact reader for each file) or data.reader=pyav (always exact)."
-            + (f"\nTo measure: {_measuring(manifest, reader)}" if reader in OPTIONAL else "")
+            + (f"\nTo measure: {_measuring_command(manifest, reader)}" if reader in OPTIONAL else "")
         )
     present = Present(tuple(usable), tuple(readers), len(manifest.clips), bad)
     check_bad(bad, present.total, max_bad_fraction, where=str(manifest.path))
@@ -102,7 +102,7 @@ def check_bad(bad: dict[str, str], total: int, max_bad_fraction: float, *, where
 
 
 def digest(manifest: Manifest, present: Present) -> str:
-    """SHA-256 of what a split is: classes, and the usable clips with their labels and spans, in order."""
+    """SHA-256 of a split's classes and usable clips with their labels and spans, in order."""
     rows = [
         (c.id, c.path, c.label, c.start, c.length, *([c.times] if c.times else ())) for c in present.clips
     ]

@@ -1,8 +1,8 @@
-"""Who reads what when: a pure function of (seed, epoch, batch, rank), so a run can be continued at any batch.
+"""Which clips each rank reads: a pure function of (seed, epoch, batch, rank), so a run can continue at any batch.
 
 Notable here:
-- one epoch is one permutation of the clips, cut into batches of the whole job, and each batch into ranks: the same
-  clips meet in a step however many processes share it;
+- one epoch is one permutation of the clips, cut into batches of the whole job and these into ranks: a step has the
+  same clips however many processes share it;
 - the last clips that do not fill a step are left out of that epoch (another epoch leaves out others).
 """
 
@@ -16,7 +16,7 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-# first number of every key, so that no two uses share a stream
+# first number of each key, so that no two purposes share a stream
 ORDER, AUGMENT, DROPOUT, WEIGHTS, NOISE = 1, 2, 3, 4, 5
 
 
@@ -29,8 +29,8 @@ class TrainBatches:
 
     Args:
         clips: in the training split.
-        batch: clips of one forward pass on one rank.
-        batches: of one rank in one epoch, a multiple of the accumulation steps.
+        batch: clips per forward pass of one rank.
+        batches: per rank and epoch, a multiple of the accumulation steps.
     """
 
     def __init__(

@@ -2,12 +2,12 @@
 
 Notable here:
 - positions count from the start of the span; a span of `length` frames may be shorter than the clip wants;
-- how far apart frames are is published for videos of 30 frames a second, so it follows a video's own rate (a video
-  whose rate varies is put on even times first: `ClipShape.grid`):
+- strides are published for videos of 30 frames per second, so they follow a video's own rate (a video whose rate
+  varies is first put on even times: `ClipShape.grid`):
       "stride"  frames a stride apart, rounded where the rate makes that uneven (SlowFast, C2D, I3D, X3D)
       "span"    frames spread evenly over T x stride source frames, rounded down, as TimeSformer's code does:
                 0, 36, 72, 109, ... 255 for 8 x 32, and 0, 35, 71, ... 287 for the 9 that prompts take
-- what a short span does is a choice that decides benchmarks of short actions (most of FineGym and HMDB-51):
+- how a short span is filled decides the results on short actions (most of FineGym and HMDB-51):
       "stretch"  spread the frames evenly over the whole span, as the paper's code does; loop it when it has fewer
                  frames than asked for
       "clamp"    keep the stride and repeat the last frame (its differences are zero)
@@ -24,9 +24,10 @@ SHORT, ANCHORS, SPACINGS = get_args(Short), get_args(Anchor), get_args(Spacing)
 
 
 def offsets(frames: int, stride: int, *, spacing: str = "stride", rate: float = 1.0) -> np.ndarray:
-    """Positions of a clip's frames from its first one, (frames,) of int64, none twice.
+    """Distinct positions of a clip's frames from its first one, (frames,) of int64.
 
-    rate: the video's frames a second over those that the stride is meant for.
+    Args:
+        rate: the video's frames per second over those that the stride is meant for.
     """
     if spacing not in SPACINGS:
         raise ValueError(f"spacing = {spacing!r}: must be one of {', '.join(SPACINGS)}")

@@ -1,7 +1,7 @@
-"""From loader processes to training: through shared memory, or through pipes where there is too little of it.
+"""Tensors from loader processes to training: through shared memory, or pipes where there is too little of it.
 
-torch hands tensors over in files of /dev/shm, of which Docker gives a container 64 MB. A tensor that does not fit
-there is pickled into the loader's pipe: it is copied twice more, and arrives all the same.
+torch passes tensors in files in /dev/shm, which Docker limits to 64 MB. A tensor that does not fit there is pickled
+into the loader's pipe instead, at the price of two more copies.
 """
 
 import os
@@ -17,7 +17,7 @@ ADVICE = "In Docker, --shm-size=8g or --ipc=host gives a container more; fewer t
 
 
 class Sending:
-    """A loader's `collate_fn`, whose tensors reach the other process however full /dev/shm is.
+    """A loader's `collate_fn` whose tensors reach the other process however full /dev/shm is.
 
     Args:
         collate: items -> tensors, in tuples and lists.
@@ -28,25 +28,25 @@ class Sending:
 
     def __call__(self, items: list[Any]) -> Any:
         batch = self.collate(items)
-        return batch if torch.utils.data.get_worker_info() is None else _sent(batch)
+        return batch if torch.utils.data.get_worker_info() is None else _share(batch)
 
 
-def _sent(value: Any) -> Any:
+def _share(value: Any) -> Any:
     if isinstance(value, Tensor):
         try:
-            return value.share_memory_()  # here, as torch only prints an error that it meets while it sends
+            return value.share_memory_()  # here, since torch only prints errors that occur while it sends
         except RuntimeError as error:
             if "shared memory" not in str(error):
                 raise
             return _ByPipe(value)
     if isinstance(value, tuple | list):
-        parts = [_sent(part) for part in value]
+        parts = [_share(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
 
 
 class _ByPipe:
-    """A tensor that arrives as a tensor, by way of bytes."""
+    """Pickles a tensor as bytes and unpickles it as a tensor."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -56,10 +56,10 @@ class _ByPipe:
 
 
 def shortage(batch: int, *, workers: int, beside: int) -> str | None:
-    """What to say where /dev/shm does not hold the batches that are on their way; None: it does.
+    """A warning where /dev/shm cannot hold all batches that are on their way; None where it can.
 
     Args:
-        batch: bytes of a loader's batch.
+        batch: bytes per batch.
         workers: loader processes of each of the `beside` training processes on this machine.
     """
     try:

@@ -1,9 +1,9 @@
 """One video file as FFmpeg opens it: which of its streams is the video, and which way up its pictures are shown.
 
 Notable here:
-- every path is opened as a file: FFmpeg would take what stands before a colon for a protocol ("12:30.mp4");
-- a cover picture (an attached picture, as music files and downloads have them) is a stream of its own and no video;
-- zeros behind the last frame (padding by recorders and downloads) are left out where a demuxer takes them for damage;
+- every path is opened as a file: FFmpeg would read the part before a colon as a protocol ("12:30.mp4");
+- a cover picture (an attached picture, as in music files and downloads) is a stream of its own and no video;
+- zeros behind the last frame (padding by recorders and downloads) are cut off where a demuxer takes them for damage;
 - samples that an edit list hides and empty chunks of an AVI are counted by headers but are no frames;
 - a file may ask for its pictures to be turned and mirrored (the display matrix of MP4 and MOV, among others): eight
   orientations, the same as FFmpeg's autorotation.
@@ -33,10 +33,7 @@ def open_video(path: str | os.PathLike[str]) -> Any:
 
 
 def _padded_from(path: str | os.PathLike[str]) -> int:
-    """Where to end a transport stream, FLV or Ogg file whose tail is zeros, so that its demuxer sees no damage there.
-
-    0: nothing to leave out.
-    """
+    """Where a transport stream, FLV or Ogg file ends that has zeros behind it; 0: there is nothing to cut off."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 16))
@@ -63,7 +60,7 @@ def video_stream(container: Any, path: str | os.PathLike[str], *, reader: str | 
     """The first video stream, to be decoded by one thread.
 
     Raises:
-        VideoReadError: there is none, or none that can be decoded; the file is a picture.
+        VideoReadError: there is no such stream, it cannot be decoded, or the file is a picture.
     """
     from av.stream import Disposition
 
@@ -89,7 +86,7 @@ def may_leap(container: Any) -> bool:
 
 
 def shown_frames(container: Any, stream: Any) -> int:
-    """How many frames the header promises to show; 0: it does not say.
+    """How many frames the header promises; 0: it does not say.
 
     The index of an MP4 or MOV follows its edit list, the header's count does not.
     """
@@ -101,7 +98,7 @@ def shown_frames(container: Any, stream: Any) -> int:
 def null_frames(path: str | os.PathLike[str], number: int) -> int:
     """How many chunks of a stream of an AVI are empty: they show the frame before them again, and headers count them.
 
-    Counted up to the first place where the chunks do not follow each other, as at the end of a file that was cut off.
+    Counting ends where no chunk follows, as at the end of a file that was cut off.
     """
     wanted, found = (b"%02ddc" % number, b"%02ddb" % number), 0
     with open(path, "rb") as file:
@@ -125,8 +122,8 @@ def orientation(frame: Any) -> tuple[bool, int]:
 
     The matrix takes a point (x, y) of the decoded picture to (a x + c y, b x + d y), y pointing down.
 
-    PyAV keeps a frame whose side data were looked at, pixels and all, until the garbage collector comes by: they are
-    looked at in a copy of 16 x 16 pixels.
+    PyAV keeps a frame, pixels included, until the next garbage collection once its side data were read; so they are
+    read from a copy of 16 x 16 pixels.
     """
     from av.sidedata.sidedata import Type
 
@@ -160,8 +157,7 @@ def upright_size(frame: Any) -> tuple[int, int]:
 
 
 def mirror_axis(path: Path) -> int | None:
-    """The axis of (H, W, 3) along which the pictures of a reader that turns a file, but cannot mirror it, have to be
-    flipped; None: the file is not mirrored.
+    """The axis of (H, W, 3) along which to flip the pictures of a reader that turns but cannot mirror; None: none.
 
     Raises:
         VideoReadError: the file has no video stream.
@@ -178,6 +174,6 @@ def _mirror_axis(path: str, size: int, changed: int) -> int | None:
         with open_video(path) as container:
             frame = next(container.decode(video_stream(container, path)), None)
             mirrored, turns = (False, 0) if frame is None else orientation(frame)
-    except av.FFmpegError:  # the reader may fare better
+    except av.FFmpegError:  # the reader may be able to open it
         return None
     return turns % 2 if mirrored else None

@@ -1,17 +1,17 @@
 """When a file's pictures are shown, and which of them a span in seconds holds.
 
 Notable here:
-- every picture has its own time; headers name rates that the pictures do not have (1000 a second in Matroska files,
+- every picture has its own time; headers name rates that the pictures do not have (1000 per second in Matroska files,
   60 where 30 are shown, an average over a pause), so the rate is (n - 1) / (last - first) of the pictures themselves;
 - times belong to pictures in the order in which they are shown: in AVI files with B-frames the decoder's timestamps are
   out of order, so they are sorted first;
-- a clock may start anew in the middle of a file, as in recordings that were joined byte by byte: it goes on where it
-  was (`continued`);
+- a clock may start again in the middle of a file, as in recordings that were joined byte by byte; times then go on
+  from where they were (`continued`);
 - seconds count from the zero of the file's clock, as in an HTML5 player, ffmpeg -ss and the annotation tools built on
   them: the moment at which the first of the file's streams begins. Where sound comes first, the first picture is later;
-- where (first, rate) do not say every time to the microsecond, the steps between pictures are kept as text, in
-  microseconds, repeats as STEP*COUNT: those of a file in measured.jsonl, those of a clip in the manifest, there only
-  where they are uneven by more than a container's rounding.
+- where (first, rate) do not give every time to the microsecond, the steps between pictures are kept as text, in
+  microseconds, repeats as STEP*COUNT: those of a file in measured.jsonl, and those of a clip in the manifest, but there
+  only where they are uneven by more than a container's rounding.
 """
 
 import re
@@ -27,9 +27,9 @@ import numpy as np
 from vmp.choices import Clock
 
 CLOCKS: tuple[Clock, ...] = get_args(Clock)
-EVEN = 1.5e-3  # seconds: how far times that a container rounds to milliseconds lie from even ones
+EVEN = 1.5e-3  # seconds by which times that a container rounds to milliseconds may differ from even ones
 CLOSE = 2e-6  # seconds: two times that differ by less are the same
-REORDERED = 17  # frames: B-frames bring times out of order by less
+REORDERED = 17  # frames: more than B-frames put times out of order
 LEAP = 10.0  # seconds: a longer step is a jump, not a pause, where a clock may jump (as in FFmpeg)
 COMMON = (*(Fraction(n * 1000, 1001) for n in (24, 30, 60)), *map(Fraction, (24, 25, 30, 50, 60)))
 _STEPS = re.compile(r"\d{1,15}(\*[1-9]\d{0,8})?( \d{1,15}(\*[1-9]\d{0,8})?)*", re.ASCII)
@@ -37,17 +37,12 @@ _STEPS = re.compile(r"\d{1,15}(\*[1-9]\d{0,8})?( \d{1,15}(\*[1-9]\d{0,8})?)*", r
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """When the pictures of a video, or of a part of it, are shown.
-
-    first: seconds on the file's clock at which picture 0 is shown; rate: (n - 1) / (last - first) pictures a second, 0
-    where neither pictures nor header say; steps: as `write_steps` writes them, empty where picture i is shown at
-    first + i / rate.
-    """
+    """When the pictures of a video, or of a part of it, are shown."""
 
     frames: int
-    rate: float
-    first: float = 0.0
-    steps: str = ""
+    rate: float  # pictures per second, (n - 1) / (last - first); 0: neither pictures nor header say
+    first: float = 0.0  # seconds on the file's clock at which picture 0 is shown
+    steps: str = ""  # from `write_steps`; empty where picture i is shown at first + i / rate
 
     def seconds(self, clock: Clock = "file") -> np.ndarray:
         """The time of each picture, (frames,) of float64, ascending."""
@@ -63,14 +58,14 @@ class Timeline:
         return "" if self.even or end - start < 2 else write_steps(self.seconds()[start:end])
 
     def end(self, clock: Clock = "file") -> float:
-        """When the last picture has been shown as long as most are."""
+        """The time of the last picture plus a typical step."""
         at = self.seconds(clock)
         return float(at[-1] + typical_step(at, self.rate)) if len(at) else 0.0
 
     def span(self, start: float, end: float | None, *, clock: Clock = "file") -> tuple[int, int]:
         """Pictures [first, last) whose times lie in [start, end) seconds; end None: to the last one.
 
-        Where none does, the one that is on the screen at `start`; (0, 0) where the span ends before the first picture.
+        Where no picture does, the one on the screen at `start`; (0, 0) where the span ends before the first picture.
         """
         at = self.seconds(clock)
         first = int(np.searchsorted(at, start - CLOSE))
@@ -95,12 +90,12 @@ def timeline(
     zero: float = 0.0,
     leaps: bool = False,
 ) -> Timeline:
-    """What the times of a file's pictures say.
+    """The timeline of a file, from the times of its pictures.
 
     Args:
         times: seconds, in the order of packets or frames; None where a picture bears no time.
-        rates: that the header names. Of these and the common ones, the one that explains every time best is taken,
-            exactly, if it does so within EVEN; where pictures bear no times, all hangs on the first.
+        rates: from the header. Of these and the common rates, the one that fits all times best is taken, exactly, if
+            it does so within EVEN; where pictures bear no times, the first of these is taken.
         frames: how many pictures there are; None: as many as times.
         zero: the file's clock at its start, in the same seconds.
         leaps: the clock may also jump ahead (MPEG transport and program streams).
@@ -120,10 +115,10 @@ def timeline(
 
 
 def continued(times: Sequence[float], *, leaps: bool = False) -> np.ndarray:
-    """Times, (n,) of float64, of a clock that goes on by a typical step where the file's clock starts anew.
+    """Times, (n,) of float64, that go on by a typical step where the file's clock starts again.
 
-    It does where a time and the one after it lie further back than B-frames can bring times out of order; with `leaps`
-    also where both lie more than LEAP ahead.
+    It starts again where a time and the one after it lie further back than B-frames put times out of order, or, with
+    `leaps`, where both lie more than LEAP ahead.
     """
     seconds = np.array(times, dtype=np.float64)
     steps = np.abs(np.diff(seconds))
@@ -149,12 +144,12 @@ def continued(times: Sequence[float], *, leaps: bool = False) -> np.ndarray:
 
 
 def _drift(times: np.ndarray, rate: float) -> float:
-    """By how many seconds times run away from even ones, to both sides together."""
+    """The range, in seconds, of the differences between times and even ones."""
     return float(np.ptp(times - np.arange(len(times)) / rate))
 
 
 def typical_step(seconds: np.ndarray, rate: float = 0.0) -> float:
-    """The mean of the steps that are about as long as the median one; 1 / rate where there is none."""
+    """The mean of the steps that are about as long as the median step; 1 / rate where there are no steps."""
     steps = np.diff(seconds)
     steps = steps[steps > CLOSE]
     if not len(steps):
@@ -166,12 +161,12 @@ def typical_step(seconds: np.ndarray, rate: float = 0.0) -> float:
 
 
 def even_frames(steps: str, count: int) -> tuple[np.ndarray, float]:
-    """Pictures of uneven times as those of a video of an even rate: which one is on the screen at each of its frames.
+    """Pictures at uneven times as a video of an even rate, that of their typical step.
 
     Returns:
-        The picture, from 0, at each frame of the even video, (n,) of int64, ascending, from the first to the last; and
-        the even video's frames a second: those of the pictures' typical step. A picture that comes up to half a step
-        late is taken for its frame, so that jitter neither repeats nor skips one.
+        The picture, from 0, that is on the screen at each frame of the even video, (n,) of int64, ascending from the
+        first to the last; and the even video's frames per second. A picture up to half a step late still counts for
+        its frame, so that jitter neither repeats nor skips one.
 
     Raises:
         ValueError: steps is not of `count` pictures.
@@ -197,7 +192,7 @@ def read_steps(text: str) -> np.ndarray:
     """Seconds from the first picture, (steps + 1,) of float64.
 
     Raises:
-        ValueError: not as `write_steps` writes them, or more than 100 million.
+        ValueError: not in the format of `write_steps`, or more than 100 million frames.
     """
     if not _STEPS.fullmatch(text):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Scale, crop and flip of whole clips, on uint8; one draw for all frames, or differences would see the jitter.
+"""Scale, crop and flip of whole clips, on uint8; one draw for all frames, or their differences would show the jitter.
 
 Shapes: clips are (T, H, W, 3) uint8 here, as the readers give them; `to_clip` makes them (3, T, H, W).
 """
@@ -10,28 +10,23 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class TrainView:
-    """One training view, drawn before decoding so that frames are resized as they come.
+    """One training view, drawn before decoding so that frames are resized as they are decoded."""
 
-    short_side: of the resized frame; top, left: of the crop, as fractions of the free room; flip: left-right.
-    """
-
-    short_side: int
-    top: float
+    short_side: int  # of the resized frame
+    top: float  # of the crop, as a fraction of the free room
     left: float
-    flip: bool
+    flip: bool  # left-right
 
 
-def draw_train_view(
-    rng: np.random.Generator, *, jitter: tuple[int, int], flip: float, inverse: bool = False
-) -> TrainView:
+def draw_train_view(rng: np.random.Generator, *, jitter: tuple[int, int], flip: float) -> TrainView:
     """Draw scale, crop and flip.
 
-    jitter: range of the short side, both ends included; drawn evenly, or (inverse) evenly in 1 / size.
-    flip: probability; 0 where left and right are classes.
+    Args:
+        jitter: range of the short side, both ends included.
+        flip: probability; 0 where left and right are classes.
     """
     low, high = jitter
-    u = rng.random()
-    side = 1 / (1 / high + u * (1 / low - 1 / high)) if inverse else low + u * (high - low)
+    side = low + rng.random() * (high - low)
     return TrainView(int(side + 0.5), rng.random(), rng.random(), bool(rng.random() < flip))
 
 
@@ -46,8 +41,8 @@ def apply_train_view(frames: np.ndarray, view: TrainView, *, crop: int) -> np.nd
 def test_corners(h: int, w: int, *, crop: int, positions: int) -> list[tuple[int, int]]:
     """(top, left) of the fixed crops of testing.
 
-    Position i of n lies at i / (n - 1) of the way along the longer side (three: left/top, middle, right/bottom), in
-    the middle of the shorter one; a single crop is the centre.
+    Crop i of n lies at i / (n - 1) of the way along the longer side (three: left/top, middle, right/bottom), in the
+    middle of the shorter one; a single crop is the centre.
     """
     along = [0.5] if positions == 1 else [i / (positions - 1) for i in range(positions)]
     return [(_at(h - crop, a if h > w else 0.5), _at(w - crop, a if w >= h else 0.5)) for a in along]

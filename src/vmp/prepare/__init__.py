@@ -1,1 +1,1 @@
-"""How videos and annotations become manifests."""
+"""How videos and annotations become manifests, which training reads."""

@@ -35,7 +35,7 @@ from vmp.prepare.plan import Span
 from vmp.prepare.source import Source, packet_times
 
 CUTTING = 5  # raise when other clips come out of the same source
-FALLBACK = Fraction(25)  # frames a second where the source does not say
+FALLBACK = Fraction(25)  # frames per second where the source does not say
 OUT_OF_ORDER = 32  # frames: more than any codec puts between coding order and order of time
 CRF, GROUP = 18, 16
 TICK = Fraction(1, 90_000)  # seconds: time base of clips whose frames keep their own times

@@ -156,7 +156,7 @@ def _check_clips(clips: Rows, checks: list[Check], notes: list[str]) -> None:
         notes.append(f"{len(unread):,} clip(s) cannot be read:\n{shortlist(unread)}")
     if rates := Counter(f"{clip.fps:.4g}" for clip in found if clip.fps):
         listed = ", ".join(f"{count:,} at {rate}" for rate, count in rates.most_common())
-        notes.append(f"clips by frames a second: {listed}")
+        notes.append(f"clips by frames per second: {listed}")
 
 
 def write_manifests(

@@ -36,7 +36,7 @@ from vmp.prepare.children import step
 class Header(NamedTuple):
     """What a file's header says about time; the defaults say nothing."""
 
-    rates: tuple[Fraction, ...] = ()  # frames a second: average, guessed; 0: not given
+    rates: tuple[Fraction, ...] = ()  # frames per second: average, guessed; 0: not given
     zero: float = 0.0  # the file's clock at its start, in seconds
     leaps: bool = False  # the clock may jump ahead
 
