@@ -24,7 +24,7 @@ def composed(overrides: list[str]) -> tuple[Any, Any]:
     """Overrides of train.py -> the checked config and its backbone's spec."""
     from vmp.build import backbone_spec
     from vmp.config import check
-    from vmp.paper.tables import composer
+    from vmp.paper.planning import composer
 
     config = check(composer(ROOT / "conf")(overrides))
     return config, backbone_spec(config)

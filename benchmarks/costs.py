@@ -36,19 +36,20 @@ class Work:
 def work_of_table1(root: Path, data: str | None = None) -> dict[str, Work]:
     """By backbone. data: data.root, if not the config's."""
     from vmp.build import backbone_spec
-    from vmp.paper.estimates import clips_of, size_of
-    from vmp.paper.reproduce import plan
-    from vmp.paper.tables import Planner, cells, composer, load_profile, load_table
+    from vmp.paper.estimates import count_clips
+    from vmp.paper.planning import Planner, composer, plan_cells
+    from vmp.paper.tables import cells, load_profile, load_table
+    from vmp.paper.timing import size_of
 
     conf = root / "conf"
     profile = load_profile(conf / "table" / "profile" / "paper.yaml")
     work: dict[str, Work] = {}
     table = load_table(conf / "table" / "table1.yaml")
     planner = Planner(composer(conf), output=profile.output, extra=(f"data.root={data}",) if data else ())
-    runs, _ = plan([c for c in cells(table, profile) if c.task], planner, [0])
+    runs, _ = plan_cells([c for c in cells(table, profile) if c.run], planner, [0])
     for run in runs:
         config, spec = run.config, backbone_spec(run.config)
-        clips = clips_of(run, profile)
+        clips = count_clips(run, profile)
         temporal, crops = config.trainer.views or spec.views
         trained, tested = clips["train"] * config.trainer.epochs, clips.get("test", 0) * temporal * crops
         key = config.backbone.key

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.layer import PageLayer
 from benchmarks.turns import Row, machine, on_device, show, take_turns, timed, wait
-from vmp.paper.estimates import size_of
+from vmp.paper.timing import size_of
 
 CLASSES = 400
 OURS = "ours, float32"

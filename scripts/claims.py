@@ -1,9 +1,9 @@
-"""What the tables' runs say of the paper's claims: gains with their errors, slope and shift by λ and camera, costs.
+"""Check the paper's claims against the tables' runs: gains with their errors, slope and shift by λ and camera, costs.
 
-python scripts/claims.py                              of the real datasets -> outputs/results/claims.md
+python scripts/claims.py                              the real datasets -> outputs/results/claims.md
 python scripts/claims.py --profile mini --seeds 3     in miniature -> outputs/mini/results/claims.md
 
-Nothing is run: make paper (or make table1 ...) does that. docs/results changes by make publish only.
+This runs nothing: make paper (or make table1 ...) makes the runs. Only make publish changes docs/results.
 """
 
 import os
@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--profile", default="paper", help="of conf/table/profile/")
-    parser.add_argument("--seeds", type=int, default=1, help="as many as the tables were run with")
+    parser.add_argument("--profile", default="paper", help="a file in conf/table/profile/")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds the tables were run with")
     parser.add_argument(
-        "--results", type=Path, help="with table8.csv; default: results/ of the profile's runs"
+        "--results", type=Path, help="folder with table8.csv; default: results/ beside the profile's runs"
     )
     parser.add_argument("--out", type=Path, help="default: claims.md in --results")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
-"""make demo: the embedded videos, the tiny backbone without and with prompts, a table and the curves.
+"""make demo: trains the tiny backbone on the embedded videos without and with prompts, and compares the two.
 
-The two runs are ordinary ones: python train.py vmp=none tag=demo, python train.py tag=demo. Run again, it continues or
-shows what there is; further arguments are overrides for both (scripts/demo.py dataset.camera=moving).
+The two runs are ordinary ones: python train.py vmp=none tag=demo and python train.py tag=demo. The same command again
+continues them or shows their results. Further arguments are overrides for both (scripts/demo.py dataset.camera=moving).
 """
 
 import subprocess
@@ -22,7 +22,9 @@ METHODS = {"without prompts": "vmp=none", "motion prompts": "vmp=learned"}
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="train.py's, for both runs")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="overrides for both runs, as for train.py"
+    )
     overrides = parser.parse_args().overrides
     console = Console()
     began = time.monotonic()
@@ -57,9 +59,9 @@ def main() -> None:
 
 
 def folder_of(overrides: list[str]) -> Path:
-    """The run's folder, from the config itself."""
+    """The folder of the run with this config."""
     from vmp.config import check
-    from vmp.paper.tables import composer
+    from vmp.paper.planning import composer
 
     return ROOT / check(composer(ROOT / "conf")(overrides)).folder
 

@@ -1,9 +1,9 @@
-"""Take the results of your runs over into docs/results, which no other command writes.
+"""Copy the results of your runs into docs/results, which no other command writes.
 
 python scripts/publish.py                                 outputs/results -> docs/results
 python scripts/publish.py --profile mini table1 claims    outputs/mini/results -> docs/results/mini, these only
 
-Nothing is written where a published number, or some of its seeds, would be lost.
+If a published number, or some of its seeds, would be lost, nothing is copied.
 """
 
 import os
@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument(
-        "only", nargs="*", metavar="NAME", help="without ending, as table1 or claims; all if not given"
+        "only", nargs="*", metavar="NAME", help="such as table1 or claims, without suffix; default: all"
     )
-    parser.add_argument("--profile", default="paper", help="of conf/table/profile/")
+    parser.add_argument("--profile", default="paper", help="a file in conf/table/profile/")
     parser.add_argument(
-        "--results", type=Path, help="where they are; default: results/ beside the profile's runs"
+        "--results", type=Path, help="folder of your results; default: results/ beside the profile's runs"
     )
     parser.add_argument("--to", type=Path, help="default: the profile's folder in docs/results")
     options = parser.parse_args()

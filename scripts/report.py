@@ -1,5 +1,4 @@
-"""Write one HTML page about runs: accuracies, curves, confusions, worst clips, tables beside the paper's, how each was
-made.
+"""Write one HTML page about runs: accuracies, curves, confusions, worst clips, tables beside the paper's, provenance.
 
 python scripts/report.py outputs                              every run below outputs -> outputs/report.html
 python scripts/report.py outputs/finegym --out finegym.html --clips 0
@@ -36,16 +35,16 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="runs, or folders with runs below them")
-    parser.add_argument("--out", type=Path, help="the page; default: report.html in the first folder")
+    parser.add_argument("--out", type=Path, help="file of the page; default: report.html in the first folder")
     parser.add_argument(
         "--tables",
         nargs="*",
         type=Path,
-        help="folders with table<n>.csv (or mini/table<n>.csv); default: those of these runs, in results/ of the "
-        "folders; docs/results has those that come with the project",
+        help="folders with table<n>.csv (or mini/table<n>.csv); default: results/ in each "
+        "of the folders; docs/results has the tables that the project ships",
     )
     parser.add_argument(
-        "--clips", type=int, default=CLIPS, help="worst clips to draw for a run; 0 reads no video"
+        "--clips", type=int, default=CLIPS, help="worst clips to draw per run; 0 reads no video"
     )
     return parser
 

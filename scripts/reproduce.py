@@ -1,14 +1,14 @@
 """A table of the paper, ours beside theirs: python scripts/reproduce.py table=1 [profile=mini] [seeds=3] [dry=1] ...
 
-    only='timesformer mpii'     only the cells that have all these words in their names
+    only='timesformer mpii'     only cells whose names contain all of these words
     launch=torchrun=4           single | warm | torchrun=N | 'hydra/launcher=slurm hydra.launcher.partition=gpu'
-    dry=1                       print the plan, with an estimate from what has been measured, and run nothing
+    dry=1                       print the plan, with an estimate from what was measured, and run nothing
     timing=1                    time a few steps of every model in the plan for the estimates, and run nothing
-    output=outputs              where runs are; results=FOLDER: where tables are written, else OUTPUT/results
-    data.root=... and the like  for every run, as for train.py
+    output=outputs              folder of the runs; results=FOLDER: folder of the tables, else OUTPUT/results
+    data.root=... and the like  overrides for every run, as for train.py
 
 It runs what is not finished, continues what is half done, and writes outputs/results/table<n>.md, .csv and .tex. `make
-table1 SEEDS=3` is the same, `make publish` takes its files over into docs/results.
+table1 SEEDS=3` does the same; `make publish` copies the files into docs/results.
 """
 
 import os
@@ -27,7 +27,7 @@ OWN = ("table", "profile", "seeds", "only", "dry", "timing", "launch", "output",
 
 def read_request(arguments: list[str]) -> Request:
     """Raises:
-    ConfigError: a word that is no KEY=VALUE, or a value out of range.
+    ConfigError: an argument is not KEY=VALUE, a key is unknown, or a value is out of range.
     """
     from vmp.config import Config, suggest
     from vmp.config.keys import no_such_key

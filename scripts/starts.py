@@ -1,10 +1,10 @@
-"""Does the start of slope and shift decide the outcome? Runs over their plane, and the map of what came of them.
+"""Does the start of slope and shift decide the outcome? Runs from starts all over their plane, and a map of the gains.
 
 python scripts/starts.py                                  in miniature: both cameras, 5 x 5 starts, 2 seeds
 python scripts/starts.py --slopes 10 25 --shifts -0.5 0.5 --seeds 5 --model x3d
 python scripts/starts.py --profile paper --datasets mpii_cooking2 trainer.epochs=10
 
-What is finished is not run again. KEY=VALUE: train.py's, for every run.
+Finished runs are not repeated. KEY=VALUE overrides train.py's config for every run.
 """
 
 import os
@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = parser_of(__doc__)
     add = parser.add_argument
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="train.py's, for every run")
-    add("--profile", default="mini", help="what datasets and models are (conf/table/profile/)")
-    add("--datasets", nargs="+", default=["mpii_cooking2", "finegym"], help="of the profile")
-    add("--model", default="i3d", help="of the profile")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="overrides for every run, as for train.py")
+    add("--profile", default="mini", help="what stands for datasets and models (conf/table/profile/)")
+    add("--datasets", nargs="+", default=["mpii_cooking2", "finegym"], help="names in the profile")
+    add("--model", default="i3d", help="a name in the profile")
     add("--slopes", nargs="+", type=float, default=[9.2, 11, 15, 25, 40], help="a at the start, above 9.09")
     add(
         "--shifts", nargs="+", type=float, default=[-0.55, -0.3, 0, 0.3, 0.55], help="b, between -0.6 and 0.6"
@@ -31,19 +31,19 @@ def main() -> None:
     add("--seeds", type=int, default=2)
     add("--lambda", type=float, default=0.0, dest="weight", help="weight of the regulariser")
     add("--launch", default="", help="as for make table1")
-    add("--out", type=Path, help="the map, without ending; default: results/starts beside the runs")
+    add("--out", type=Path, help="the map's path without suffix; default: results/starts beside the runs")
     options = parser.parse_intermixed_args()
 
-    from vmp.paper.starts import Grid, sweep, write
+    from vmp.paper.starts import StartGrid, run_grid, write_points
     from vmp.paper.tables import load_profile, results_of
 
     if options.seeds < 1 or options.weight < 0:
         raise ConfigError("--seeds must be at least 1, --lambda at least 0")
     if wrong := [word for word in options.overrides if "=" not in word]:
-        raise ConfigError(f"{wrong[0]!r}: must be KEY=VALUE, of train.py")
+        raise ConfigError(f"{wrong[0]!r}: must be KEY=VALUE, as for train.py")
     os.chdir(ROOT)
     profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
-    grid = Grid(
+    grid = StartGrid(
         datasets=tuple(options.datasets),
         model=options.model,
         slopes=tuple(options.slopes),
@@ -52,11 +52,11 @@ def main() -> None:
         weight=options.weight,
         overrides=tuple(options.overrides),
     )
-    points, failed = sweep(grid, profile, ROOT, launch=options.launch)
+    points, failed = run_grid(grid, profile, ROOT, launch=options.launch)
     if points:
         given = [word.partition("=")[2] for word in options.overrides if word.startswith("output=")]
         results = results_of(given[-1].strip("'\"") if given else profile.output)
-        for path in write(points, options.out or results / "starts"):
+        for path in write_points(points, options.out or results / "starts"):
             print(f"-> {path}")
     sys.exit(1 if failed or not points else 0)
 

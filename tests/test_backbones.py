@@ -18,7 +18,7 @@ from vmp.finetune import FREEZE, freeze, head_of, parameter_groups, set_batch_no
 from vmp.layer import MotionPrompt, normalize
 from vmp.model import PromptedClassifier
 from vmp.objective import Objective
-from vmp.paper.tables import composer
+from vmp.paper.planning import composer
 from vmp.pathways import cut, take
 
 ROOT = Path(__file__).resolve().parent.parent

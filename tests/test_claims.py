@@ -11,8 +11,20 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from vmp.paper.claims import claims, gains, learned_scalars, mean_and_error, turns
-from vmp.paper.tables import Planner, cells, composer, load_profile, load_table
+from vmp.paper.claims import (
+    claims,
+    count_turns,
+    learned_scalars,
+    list_gains,
+    mean_and_error,
+    table_of_cameras,
+    table_of_costs,
+    table_of_gains,
+    table_of_turns,
+    tables_by_lambda,
+)
+from vmp.paper.planning import Planner, composer
+from vmp.paper.tables import cells, load_profile, load_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,14 +73,14 @@ def table1(tmp_path, one):
         row, column = table.rows[cell.row], table.columns[cell.column]
         for seed in (0, 1):
             top1 = tops.get((row.model, row.gain, column.dataset, seed))
-            if cell.task and top1 is not None:
-                finish(planner.run(cell.task, seed), top1=top1)
+            if cell.run and top1 is not None:
+                finish(planner.run(cell.run, seed), top1=top1)
     return table, profile, planner
 
 
 @pytest.mark.slow
 def test_gains_are_of_the_same_seed_and_data(table1):
-    found = gains(*table1, range(3))
+    found = list_gains(*table1, range(3))
     assert {(g.row, g.dataset, g.seed): g.ours for g in found} == {
         ("C2D +VMPs", "finegym", 0): 3.0,
         ("C2D +VMPs", "finegym", 1): -1.0,
@@ -80,21 +92,18 @@ def test_gains_are_of_the_same_seed_and_data(table1):
 
 @pytest.mark.slow
 def test_lines_have_means_errors_and_counts(table1):
-    from vmp.paper.claims import _by, _gain_tables
-
-    found = gains(*table1, range(2))
-    by_model, by_data = _gain_tables(found)
+    found = list_gains(*table1, range(2))
+    by_model = table_of_gains(found, "Model", lambda g: g.row)
+    by_data = table_of_gains(found, "Data", lambda g: g.column.partition(",")[0], total=False)
     error = np.std([3, -1, 4], ddof=1) / math.sqrt(3)
     assert f"+2.0 ± {error:.1f} | 2 | 1 | 3 |" in by_model
     assert re.search(r"C2D \+VMPs \| \+1\.[89] ", by_model)  # (1.6 + 2.1) / 2 = 1.85
     assert "| FineGym | +1.6 | +1.0 ± 2.0 | 1 | 1 | 2 |" in by_data
     assert "| MPII Cooking 2 | +2.1 | +4.0 | 1 | 0 | 1 |" in by_data  # one pair has no error
-    assert _by([], "Model", lambda g: g.row) == "Not run."
+    assert table_of_gains([], "Model", lambda g: g.row) == "Not run."
 
 
 def test_slope_and_shift_by_lambda_and_camera(tmp_path, one):
-    from vmp.paper.claims import _by_lambda, _cameras, _turns
-
     table, profile = (
         load_table(ROOT / "conf/table/table7.yaml"),
         load_profile(ROOT / "conf/table/profile/mini.yaml"),
@@ -109,24 +118,25 @@ def test_slope_and_shift_by_lambda_and_camera(tmp_path, one):
     }
     for cell in cells(table, profile):
         for seed in (0, 1):
-            if cell.task and cell.task.model == "timesformer_k600":
-                run = planner.run(cell.task, seed)
-                end = ends.get((cell.task.dataset, run.config.vmp.lambda_, seed))
+            if cell.run and cell.run.model == "timesformer_k600":
+                run = planner.run(cell.run, seed)
+                end = ends.get((cell.run.dataset, run.config.vmp.lambda_, seed))
                 if end:
                     finish(run, top1=1.0, scalars={"slope": end[0], "shift": end[1]}, shifts=end[2])
     found = learned_scalars(table, profile, planner, range(3))
     assert len(found) == 5
-    static, moving = _by_lambda(found)
+    static, moving = tables_by_lambda(found)
     assert "| TimeSformer | 13.00, +0.20 | 12.00, −0.10 | 12.50, −0.20 | 1 of 2, 2 of 2 |" in moving
     assert "| mpii_cooking2: a, b at λ = | 0 | falls |" in static
-    assert "| finegym | 0 | 1.0 | 2 | 2 |" in _turns(found)  # one curve turns twice, the other never
-    assert "| TimeSformer | +3.00 | +0.30 | 1 |" in _cameras(found)  # seed 0 only: 15 - 12, 0.4 - 0.1
+    assert "| finegym | 0 | 1.0 | 2 | 2 |" in table_of_turns(found)  # one curve turns twice, the other never
+    assert "| TimeSformer | +3.00 | +0.30 | 1 |" in table_of_cameras(found)  # seed 0 only: 15 - 12, 0.4 - 0.1
 
 
 def test_turns():
-    assert turns([]) == turns([1.0]) == turns([1.0, 1.0]) == turns([1, 2, 3]) == turns([3, 3, 2, 2, 1]) == 0
-    assert turns([1, 2, 1]) == turns([1, 2, 2, 1]) == 1
-    assert turns([1, 2, 1, 2, 2, 2, 0]) == 3
+    monotonic = ([], [1.0], [1.0, 1.0], [1, 2, 3], [3, 3, 2, 2, 1])
+    assert {count_turns(values) for values in monotonic} == {0}
+    assert count_turns([1, 2, 1]) == count_turns([1, 2, 2, 1]) == 1
+    assert count_turns([1, 2, 1, 2, 2, 2, 0]) == 3
 
 
 def test_mean_and_error():
@@ -138,15 +148,13 @@ def test_mean_and_error():
 
 
 def test_costs_are_read_from_table_8(tmp_path):
-    from vmp.paper.claims import _costs
-
     path = tmp_path / "table8.csv"
     head = "table,row,column,number,paper,ours,lowest,highest,seeds,spread,difference,paper_gain,gain"
     path.write_text(
         f"{head}\n8,C2D,Fwd,forward,0.007,0.020,,,1,,,,\n8,C2D +VMPs,Fwd,forward,0.008,0.025,,,1,,,0.001,0.005\n"
     )
-    assert _costs(path).splitlines()[-1] == "| C2D +VMPs | +25 % (+14 %) |"
-    assert _costs(tmp_path / "none.csv") == "Not run."
+    assert table_of_costs(path).splitlines()[-1] == "| C2D +VMPs | +25 % (+14 %) |"
+    assert table_of_costs(tmp_path / "none.csv") == "Not run."
 
 
 @pytest.mark.slow

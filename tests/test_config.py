@@ -20,7 +20,7 @@ from vmp.config import check, check_evaluate, check_start
 from vmp.errors import ConfigError
 from vmp.explain import explain
 from vmp.overrides import typed
-from vmp.paper.tables import composer
+from vmp.paper.planning import composer
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {

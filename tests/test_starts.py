@@ -11,7 +11,7 @@ from runs import ROOT
 
 from vmp.errors import UserError
 from vmp.paper import starts
-from vmp.paper.starts import Grid, Point, sweep, write
+from vmp.paper.starts import Point, StartGrid, run_grid, write_points
 from vmp.paper.tables import load_profile
 
 MINI = load_profile(ROOT / "conf/table/profile/mini.yaml")
@@ -24,7 +24,7 @@ def test_the_map_is_written_with_its_rows(tmp_path):
         for b in (-0.3, 0.0, 0.3)
         for seed in (0, 1)
     ]
-    rows, *pictures = write(points, tmp_path / "starts")
+    rows, *pictures = write_points(points, tmp_path / "starts")
     kept = list(csv.DictReader(rows.open(encoding="utf-8")))
     assert len(kept) == 12
     assert kept[1] == {
@@ -46,24 +46,24 @@ def test_the_map_is_written_with_its_rows(tmp_path):
 
 
 def test_starts_out_of_range_are_told():
-    grid = Grid(("mpii_cooking2",), "i3d", (3.0,), (0.0,), 1, 0.0)
+    grid = StartGrid(("mpii_cooking2",), "i3d", (3.0,), (0.0,), 1, 0.0)
     with pytest.raises(UserError, match="slope 3"):
-        sweep(grid, MINI, ROOT)
+        run_grid(grid, MINI, ROOT)
 
 
 def test_models_with_pathways_are_refused_before_anything_runs():
-    grid = Grid(("mpii_cooking2",), "slowfast", (12.0,), (0.0,), 1, 0.0)
+    grid = StartGrid(("mpii_cooking2",), "slowfast", (12.0,), (0.0,), 1, 0.0)
     with pytest.raises(UserError, match=r"slowfast: has a slope and a shift for each pathway.*there are c2d"):
-        sweep(grid, MINI, ROOT)
+        run_grid(grid, MINI, ROOT)
 
 
 def test_runs_from_nothing_have_folders_of_their_own(monkeypatch, tmp_path):
     planned = []
     monkeypatch.setattr(starts, "run_missing", lambda runs, *rest, **options: planned.extend(runs) or 0)
-    grid = Grid(
+    grid = StartGrid(
         ("mpii_cooking2",), "i3d_new", (12.0,), (-0.5, 0.5), 2, 0.0, overrides=(f"output={tmp_path}",)
     )
-    assert sweep(grid, MINI, ROOT) == ([], 0)
+    assert run_grid(grid, MINI, ROOT) == ([], 0)
     assert len({run.folder for run in planned}) == 2 * (2 + 1)
 
 

@@ -12,25 +12,28 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vmp.errors import ConfigError, RunError
 from vmp.jobs.launch import parse_launch
-from vmp.paper import estimates as estimating
-from vmp.paper import rendering, timing
-from vmp.paper import reproduce as reproducing
-from vmp.paper.tables import (
-    Evaluation,
-    Planner,
-    cells,
-    composer,
-    load_profile,
-    load_table,
-    matches,
-    read_values,
+from vmp.paper import estimates, timing
+from vmp.paper.planning import PlannedEvaluation, Planner, composer, plan_cells
+from vmp.paper.rendering import (
+    FilledTable,
+    describe_provenance,
+    escape_latex,
+    format_gain,
+    format_signed,
+    to_csv,
+    to_latex,
+    to_markdown,
 )
+from vmp.paper.reproduce import Request
+from vmp.paper.tables import cells, load_profile, load_table, matches
+from vmp.paper.values import CellValue, read_values
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = range(1, 9)
@@ -56,9 +59,9 @@ def runs_of(numbers, profile: str, one, seeds=(0,), output="outputs", only=()):
     for number in numbers:
         table = table_of(number)
         for cell in cells(table, profile_of(profile)):
-            for seed in seeds if cell.task and matches(cell, table, only) else ():
-                source = planner.of(cell, seed)
-                run = source.run if isinstance(source, Evaluation) else source
+            for seed in seeds if cell.run and matches(cell, table, only) else ():
+                source = planner.source(cell, seed)
+                run = source.run if isinstance(source, PlannedEvaluation) else source
                 while run:
                     out.append(run)
                     run = run.start
@@ -76,7 +79,7 @@ def test_a_tables_file_is_whole(number):
         all_cells = cells(table, profile_of(profile))
         assert len(all_cells) == len(table.rows) * len(table.columns)
         for cell in all_cells:
-            assert (cell.task is None) == (cell.printed is None or bool(cell.mean_of))
+            assert (cell.run is None) == (cell.printed is None or bool(cell.mean_of))
             if cell.printed is None:
                 assert number == 7
 
@@ -107,7 +110,7 @@ def test_what_is_wrong_in_a_file_is_told_with_its_place(tmp_path):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_table_1_is_70_runs(profile, compose_one):
-    tasks = {cell.task for cell in cells(table_of(1), profile_of(profile)) if cell.task}
+    tasks = {cell.run for cell in cells(table_of(1), profile_of(profile)) if cell.run}
     assert len(tasks) == 70
 
 
@@ -161,7 +164,7 @@ def test_a_wrong_override_of_ones_own_is_told(compose_one):
     planner = Planner(compose_one, output="outputs", extra=["trainer.epochs=0"])
     cell = cells(table_of(2), profile_of("mini"))[0]
     with pytest.raises(ConfigError, match=r"trainer\.epochs = 0"):
-        planner.of(cell, 0)
+        planner.source(cell, 0)
 
 
 def test_only():
@@ -169,7 +172,7 @@ def test_only():
     all_cells = cells(table, profile_of("paper"))
 
     def count(*words):
-        return sum(bool(cell.task) and matches(cell, table, words) for cell in all_cells)
+        return sum(bool(cell.run) and matches(cell, table, words) for cell in all_cells)
 
     assert (count(), count("TimeSformer"), count("x3d", "finegym", "top-1")) == (98, 28, 2)
     assert count("timesformer_k600", "vmp=none") == 7
@@ -196,44 +199,41 @@ def half_run(tmp_path, compose_one):
     planner = Planner(compose_one, output=str(tmp_path))
     for cell in all_cells:
         row, column = table.rows[cell.row], table.columns[cell.column]
-        if not cell.task or row.model != "x3d":
+        if not cell.run or row.model != "x3d":
             continue
         for seed in range(3 if column.dataset in ("hmdb51_split1", "finegym") else 1):
             if column.dataset != "mpii_cooking2":
-                finish(planner.of(cell, seed), top1=60 + 5 * bool(row.gain) + seed + cell.column)
+                finish(planner.source(cell, seed), top1=60 + 5 * bool(row.gain) + seed + cell.column)
     few = [c for c in all_cells if table.rows[c.row].model in ("x3d", "c2d")]
     values = read_values(few, planner, range(3))
-    return table, profile, few, values
+    return FilledTable(table, profile, few, values)
 
 
 def test_mean_range_difference_and_clips(half_run):
-    table, profile, few, values = half_run
+    table, few, values = half_run.table, half_run.cells, half_run.values
     prompted = next(r for r, row in enumerate(table.rows) if row.model == "x3d" and row.gain)
     value = values[prompted, 0]
     assert value.by_seed == {0: 65, 1: 66, 2: 67}
     assert (value.mean, value.clips, value.commits) == (66, (299, 300), ["abc"])
-    assert len(values[prompted, 3].of) == 1  # all three splits of seed 0 only
+    assert len(values[prompted, 3].found) == 1  # all three splits of seed 0 only
     assert values[prompted, 3].mean == pytest.approx(66)
     cell = next(c for c in few if (c.row, c.column) == (prompted, 0))
-    assert rendering.ours_text(cell, values) == "66.0 [65.0–67.0] (↑5.0)"
-    assert rendering.printed_text(cell, table) == "75.8 (↑0.8)"
-    assert rendering.difference(cell, values) == pytest.approx(66 - 75.8)
+    assert half_run.our_text(cell) == "66.0 [65.0–67.0] (↑5.0)"
+    assert half_run.paper_text(cell) == "75.8 (↑0.8)"
+    assert half_run.difference(cell) == pytest.approx(66 - 75.8)
 
 
 def test_a_cell_that_was_not_run_says_so(half_run):
-    table, _, few, values = half_run
-    not_run = next(c for c in few if table.rows[c.row].model == "c2d")
-    assert rendering.ours_text(not_run, values) == "not run"
-    assert rendering.difference(not_run, values) is None
-    assert values[not_run.row, not_run.column].mean is None
+    not_run = next(c for c in half_run.cells if half_run.table.rows[c.row].model == "c2d")
+    assert half_run.our_text(not_run) == "not run"
+    assert half_run.difference(not_run) is None
+    assert half_run.value(not_run).mean is None
 
 
 def test_the_papers_numbers_never_come_into_our_column(half_run):
-    table, profile, few, values = half_run
-    text = rendering.to_csv(table, profile, few, values)
-    rows = list(csv.DictReader(io.StringIO(text)))
+    rows = list(csv.DictReader(io.StringIO(to_csv(half_run))))
     ours = {row["ours"] for row in rows if row["ours"] != "not run"}
-    assert len(rows) == len(few)
+    assert len(rows) == len(half_run.cells)
     assert ours
     assert ours.isdisjoint(row["paper"] for row in rows)
     for row in rows:
@@ -245,7 +245,7 @@ def test_the_papers_numbers_never_come_into_our_column(half_run):
 
 def cells_of(number: int, profile: str, *words: str):
     table = table_of(number)
-    return table, [c for c in cells(table, profile_of(profile)) if c.task and matches(c, table, words)]
+    return table, [c for c in cells(table, profile_of(profile)) if c.run and matches(c, table, words)]
 
 
 def test_gains_are_over_the_baseline_of_the_same_seeds(tmp_path, compose_one):
@@ -253,73 +253,72 @@ def test_gains_are_over_the_baseline_of_the_same_seeds(tmp_path, compose_one):
     table, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
     planner = Planner(compose_one, output=str(tmp_path))
     for seed, top1 in enumerate((40, 30, 20)):
-        finish(planner.of(prompted, seed), top1=top1 + 1)
+        finish(planner.source(prompted, seed), top1=top1 + 1)
         if seed != 1:
-            finish(planner.of(base, seed), top1=top1)
+            finish(planner.source(base, seed), top1=top1)
     values = read_values([base, prompted], planner, range(4))
-    assert rendering.gain(prompted, values) == pytest.approx(1)
-    assert rendering.ours_text(prompted, values) == "31.0 [21.0–41.0] {3 of 4 seeds} (↑1.0)"
-    assert rendering.ours_text(base, values) == "30.0 [20.0–40.0] {2 of 4 seeds}"
-    below = rendering.provenance(
-        table, profile_of("paper"), [base, prompted], values, command="x", seeds=range(4)
-    )
-    assert "2 of these cells lack seeds, and say how many they have." in below
+    filled = FilledTable(table, profile_of("paper"), [base, prompted], values)
+    assert filled.gain(prompted) == pytest.approx(1)
+    assert filled.our_text(prompted) == "31.0 [21.0–41.0] {3 of 4 seeds} (↑1.0)"
+    assert filled.our_text(base) == "30.0 [20.0–40.0] {2 of 4 seeds}"
+    notes = describe_provenance(filled, command="x", seeds=range(4))
+    assert "2 of these cells lack seeds, and say how many they have." in notes
 
 
 def test_runs_of_another_config_are_not_read(tmp_path, compose_one):
     _, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
-    finish(Planner(compose_one, output=str(tmp_path), extra=["trainer.epochs=3"]).of(base, 0), top1=99)
+    finish(Planner(compose_one, output=str(tmp_path), extra=["trainer.epochs=3"]).source(base, 0), top1=99)
     values = read_values([base, prompted], Planner(compose_one, output=str(tmp_path)), [0])
-    assert values[base.row, base.column].mean is None
-    assert rendering.ours_text(base, values) == "another config"
-    assert rendering.ours_text(prompted, values) == "not run"
+    assert values[base.place].mean is None
+    assert values[base.place].reason == "another config"
+    assert values[prompted.place].reason == "not run"
 
 
 def test_runs_of_other_clips_than_the_rest_do_not_count(tmp_path, compose_one):
     _, chosen = cells_of(1, "paper", "finegym", "top-1")
     planner = Planner(compose_one, output=str(tmp_path))
     for number, cell in enumerate(chosen[:4]):
-        run = planner.of(cell, 0)
+        run = planner.source(cell, 0)
         finish(run, top1=70)
         data = {"train": "a", "test": "b" if number != 2 else "c"}
         (run.folder / "data.json").write_text(json.dumps(data))
     values = read_values(chosen[:5], planner, [0])
-    said = [rendering.why_not(values[c.row, c.column]) for c in chosen[:5] if not values[c.row, c.column].of]
+    said = [values[c.place].reason for c in chosen[:5] if not values[c.place].found]
     assert said == ["other data", "not run"]
 
 
 def test_half_done_runs_and_other_lists_are_told(tmp_path, compose_one):
     table, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
     planner, profile = Planner(compose_one, output=str(tmp_path)), profile_of("paper")
-    run = planner.of(base, 0)
+    run = planner.source(base, 0)
     finish(run, top1=70)
     result = json.loads((run.folder / "result.json").read_text())
     result["clips"]["train"] = {"expected": 100, "present": 98}
     (run.folder / "result.json").write_text(json.dumps(result))
-    half = planner.of(prompted, 0).folder
+    half = planner.source(prompted, 0).folder
     (half / "checkpoints/step_1").mkdir(parents=True)
     values = read_values([base, prompted], planner, [0])
-    assert rendering.ours_text(prompted, values) == "half done"
-    below = rendering.provenance(table, profile, [base, prompted], values, command="x", seeds=[0])
+    filled = FilledTable(table, profile, [base, prompted], values)
+    assert filled.our_text(prompted) == "half done"
+    below = describe_provenance(filled, command="x", seeds=[0])
     assert "finegym: trained on 98 of 100 clips." in below
     assert "finegym: the published list has 26,320 training clips: not these data." in below
 
 
 def test_a_table_says_what_made_it(tmp_path):
-    request = reproducing.Request(
+    request = Request(
         table=1,
         profile="mini",
         seeds=3,
         only=("c2d", "top-1"),
         overrides=("trainer.epochs=1", "optim.lr=0.1"),
     )
-    command = reproducing._command(request, table_of(1), profile_of("mini"))
+    command = request.command("table1")
     assert command == "make table1 PROFILE=mini SEEDS=3 ONLY='c2d top-1' SET='trainer.epochs=1 optim.lr=0.1'"
-    plain = reproducing._command(reproducing.Request(table=4), table_of(4), profile_of("paper"))
+    plain = Request(table=4).command("table4")
     assert plain == "make table4"
-    below = rendering.provenance(
-        table_of(4), profile_of("paper"), [], {}, command=plain, seeds=[0], overrides=request.overrides
-    )
+    filled = FilledTable(table_of(4), profile_of("paper"), [], {})
+    below = describe_provenance(filled, command=plain, seeds=[0], overrides=request.overrides)
     assert "Not the recipe as it stands: trainer.epochs=1 optim.lr=0.1 was given for all runs." in below
 
 
@@ -327,7 +326,7 @@ def test_a_table_says_what_made_it(tmp_path):
 def test_what_tells_cells_apart_cannot_be_given_for_all(override, compose_one):
     _, (cell, *_) = cells_of(7, "mini", "timesformer")
     with pytest.raises(ConfigError, match=f"{override.partition('=')[0]}: the table sets this itself"):
-        Planner(compose_one, output="outputs", extra=[override]).of(cell, 0)
+        Planner(compose_one, output="outputs", extra=[override]).source(cell, 0)
 
 
 def test_overrides_that_do_not_suit_cells_that_were_not_asked_for(tmp_path, compose_one):
@@ -335,25 +334,25 @@ def test_overrides_that_do_not_suit_cells_that_were_not_asked_for(tmp_path, comp
     planner = Planner(compose_one, output=str(tmp_path), extra=["trainer.channels_last=true"])
     _, (convolutional, *_) = cells_of(1, "paper", "c2d", "finegym", "top-1")
     _, (other, *_) = cells_of(1, "paper", "timesformer", "finegym", "top-1")
-    finish(planner.of(convolutional, 0), top1=70)
+    finish(planner.source(convolutional, 0), top1=70)
     with pytest.raises(ConfigError, match="channels_last"):
-        planner.of(other, 0)
+        planner.source(other, 0)
     values = read_values([convolutional, other], planner, [0])
-    assert values[convolutional.row, convolutional.column].mean == 70
-    assert rendering.ours_text(other, values) == "not run"
+    assert values[convolutional.place].mean == 70
+    assert values[other.place].reason == "not run"
 
 
 def test_markdown_and_latex(half_run):
-    table, profile, _, values = half_run
-    all_cells = cells(table, profile)
-    values = {(c.row, c.column): values.get((c.row, c.column), reproducing.Value()) for c in all_cells}
-    below = rendering.provenance(table, profile, all_cells, values, command="make table1", seeds=[0, 1, 2])
-    text = rendering.to_markdown(table, profile, all_cells, values, below)
+    all_cells = cells(half_run.table, half_run.profile)
+    values = {cell.place: half_run.values.get(cell.place, CellValue()) for cell in all_cells}
+    filled = FilledTable(half_run.table, half_run.profile, all_cells, values)
+    notes = describe_provenance(filled, command="make table1", seeds=[0, 1, 2])
+    text = to_markdown(filled, notes)
     assert "12 of 112 cells were run, seeds 0, 1, 2." in text
     assert "hmdb51_split1: tested on 299 of 300 clips." in text
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
         assert len({line.count("|") for line in block.splitlines()}) == 1
-    latex = rendering.to_latex(table, profile, all_cells, values, below)
+    latex = to_latex(filled, notes)
     lines = [line for line in latex.splitlines() if not line.startswith("%")]
     assert r"+VMPs (slow\&fast)" in latex
     assert not any(re.search(r"(?<!\\)[%#_]", line) for line in lines)
@@ -361,21 +360,19 @@ def test_markdown_and_latex(half_run):
 
 
 def test_latex_escape():
-    assert rendering.escape("50% a_b & λ ±1 {x} \\") == (
-        r"50\% a\_b \& $\lambda$ $\pm$1 \{x\} \textbackslash{}"
-    )
+    assert escape_latex("50% a_b & λ ±1 {x} \\") == (r"50\% a\_b \& $\lambda$ $\pm$1 \{x\} \textbackslash{}")
 
 
 def test_signs():
-    assert [rendering.signed(v) for v in (0.04, -0.04, 1.25, -2.0)] == ["0.0", "0.0", "+1.2", "−2.0"]
-    assert [rendering.arrow(v) for v in (0.5, -0.5, 0.01)] == [" (↑0.5)", " (↓0.5)", " (0.0)"]
+    assert [format_signed(v) for v in (0.04, -0.04, 1.25, -2.0)] == ["0.0", "0.0", "+1.2", "−2.0"]
+    assert [format_gain(v) for v in (0.5, -0.5, 0.01)] == [" (↑0.5)", " (↓0.5)", " (0.0)"]
 
 
 def test_verbs_and_evaluations_are_read_where_they_are(tmp_path, compose_one):
     table, profile = table_of(6), profile_of("mini")
     planner = Planner(compose_one, output=str(tmp_path))
     sample, total = cells(table, profile)[:2]
-    run, test = planner.of(total, 0), planner.of(sample, 0)
+    run, test = planner.source(total, 0), planner.source(sample, 0)
     finish(run, top1=50)
     (run.folder / "per_class.csv").write_text("class,name,clips,right,accuracy\n0,move_left,30,12,40.00\n")
     values = read_values([sample, total], planner, [0])
@@ -461,12 +458,12 @@ def test_without_data_it_says_how_to_prepare_them(tmp_path):
 def test_a_dry_run_runs_nothing_and_skips_what_is_finished(tmp_path, compose_one, capsys):
     table, profile = table_of(1), profile_of("mini")
     planner = Planner(compose_one, output=str(tmp_path))
-    chosen = [c for c in cells(table, profile) if c.task and matches(c, table, ["x3d", "finegym"])]
-    runs, tests = reproducing.plan(chosen, planner, [0])
+    chosen = [c for c in cells(table, profile) if c.run and matches(c, table, ["x3d", "finegym"])]
+    runs, tests = plan_cells(chosen, planner, [0])
     assert (len(runs), len(tests)) == (3, 0)  # with the one that both start from
     for run in runs[:2]:
         finish(run, top1=70)
-    estimating.print_plan(runs, tests, profile, tmp_path, {})
+    estimates.print_plan(runs, tests, profile, tmp_path, {})
     said = capsys.readouterr().out
     assert "3 runs: 2 finished, 0 half done, 1 not run" in said
     assert "no estimate for x3d_xs" in said
@@ -475,11 +472,11 @@ def test_a_dry_run_runs_nothing_and_skips_what_is_finished(tmp_path, compose_one
     sat = {"step": 0, "processes": 1, "device": "CPU", "threads": 1, "torch": "2"}
     elsewhere = {"seconds": 3600, "sessions": [sat | {"device": "NVIDIA V100"}]}
     (runs[1].folder / "result.json").write_text(json.dumps(result | elsewhere))
-    assert not set(estimating.measured_rates(tmp_path)) & {estimating._key(run) for run in runs}
+    assert not set(estimates.measured_rates(tmp_path)) & {estimates._speed_here(run) for run in runs}
     (runs[1].folder / "result.json").write_text(
         json.dumps(result | {"seconds": 3600, "sessions": [sat], "finished": "2026-11-02 10:00:00"})
     )
-    estimating.print_plan(runs, tests, profile, tmp_path, estimating.measured_rates(tmp_path), renew="make x")
+    estimates.print_plan(runs, tests, profile, tmp_path, estimates.measured_rates(tmp_path), renew="make x")
     said = capsys.readouterr().out
     assert "about 1.0 device-hours on CPU, 1 threads" in said
     assert f"measured on CPU, 1 threads, 2026-11-02, {runs[1].folder}" in said
@@ -490,21 +487,21 @@ def test_a_dry_run_runs_nothing_and_skips_what_is_finished(tmp_path, compose_one
 def test_a_plan_times_nothing_and_timing_is_a_command_of_its_own(tmp_path, compose_one, capsys, monkeypatch):
     table, profile = table_of(1), profile_of("mini")
     planner = Planner(compose_one, output=str(tmp_path))
-    chosen = [c for c in cells(table, profile) if c.task and matches(c, table, ["c2d", "mpii"])]
-    runs, tests = reproducing.plan(chosen, planner, [0])
-    estimating.print_plan(runs, tests, profile, tmp_path, estimating.measured_rates(tmp_path), renew="make x")
+    chosen = [c for c in cells(table, profile) if c.run and matches(c, table, ["c2d", "mpii"])]
+    runs, tests = plan_cells(chosen, planner, [0])
+    estimates.print_plan(runs, tests, profile, tmp_path, estimates.measured_rates(tmp_path), renew="make x")
     said = capsys.readouterr().out
     assert "timing c2d" not in said
     assert re.search(
         r"no estimate for c2d: nothing was measured with them on CPU, \d+ thread.*make x measures", said
     )
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(timing, "QUIET", 0.0)  # other tests may run beside this one
-    assert estimating.time_rates(runs, tmp_path)
+    monkeypatch.setattr(timing, "MIN_CPU_SHARE", 0.0)  # other tests may run beside this one
+    assert estimates.time_rates(runs, tmp_path)
     assert "timing c2d: a few steps of 2 clips on CPU" in capsys.readouterr().out
-    (rate,) = (rates := estimating.measured_rates(tmp_path)).values()
+    (rate,) = (rates := estimates.measured_rates(tmp_path)).values()
     assert 0 < rate.test < rate.train
-    estimating.print_plan(runs, tests, profile, tmp_path, rates)
+    estimates.print_plan(runs, tests, profile, tmp_path, rates)
     said = capsys.readouterr().out
     seconds = sum(
         rate.train * run.config.dataset.train * run.config.trainer.epochs + rate.test * 300 for run in runs
@@ -516,10 +513,10 @@ def test_a_plan_times_nothing_and_timing_is_a_command_of_its_own(tmp_path, compo
     (file,) = (tmp_path / "rates").iterdir()
     before = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in before.items() if key != "date"}))
-    assert not estimating.measured_rates(tmp_path)  # of a version that kept whatever it measured
+    assert not estimates.measured_rates(tmp_path)  # of a version that kept whatever it measured
     assert "does not say when" in capsys.readouterr().err
     file.write_text(json.dumps(before | {"date": "2001-01-01 00:00:00"}))
-    assert estimating.time_rates(runs, tmp_path)  # renews
+    assert estimates.time_rates(runs, tmp_path)  # renews
     assert json.loads(file.read_text())["date"] > "2026"
 
 
@@ -527,32 +524,32 @@ def test_disturbed_timings_are_refused_and_nothing_is_kept(tmp_path, compose_one
     """A thread that sleeps in its forward pass has the wall's time and not the CPU's, as one that waits for a CPU."""
     table, profile = table_of(1), profile_of("mini")
     planner = Planner(compose_one, output=str(tmp_path))
-    cell = next(c for c in cells(table, profile) if c.task and matches(c, table, ["c2d", "mpii"]))
-    runs, _ = reproducing.plan([cell], planner, [0])
+    cell = next(c for c in cells(table, profile) if c.run and matches(c, table, ["c2d", "mpii"]))
+    runs, _ = plan_cells([cell], planner, [0])
     from vmp.model import PromptedClassifier
 
     real = PromptedClassifier.forward
     monkeypatch.setattr(PromptedClassifier, "forward", lambda *args: time.sleep(0.3) or real(*args))
-    assert not estimating.time_rates(runs[-1:], tmp_path)
+    assert not estimates.time_rates(runs[-1:], tmp_path)
     said = capsys.readouterr().out
-    assert "the timing was disturbed: 8 of 8 turns had a CPU for less than 85 %" in said
+    assert "the timing was disturbed: in 8 of 8 rounds this process had a CPU for less than 85 %" in said
     assert not list(tmp_path.rglob("*.json"))
     monkeypatch.setattr(PromptedClassifier, "forward", real)
-    monkeypatch.setattr(timing, "QUIET", 1.1)
+    monkeypatch.setattr(timing, "MIN_CPU_SHARE", 1.1)
     with pytest.raises(RunError, match="disturbed"):
-        timing.time_models([runs[-1].config], batch=2, repeats=2, device="cpu", say=lambda text: None)
+        timing.time_models([runs[-1].config], batch=2, rounds=2, device=torch.device("cpu"), report=print)
 
 
 def test_another_run_in_the_folder_stops_it(tmp_path, compose_one):
-    cell = next(c for c in cells(table_of(1), profile_of("mini")) if c.task)
+    cell = next(c for c in cells(table_of(1), profile_of("mini")) if c.run)
     planner = Planner(compose_one, output=str(tmp_path))
-    run = planner.of(cell, 0)
+    run = planner.source(cell, 0)
     finish(run, top1=70)
     kept = yaml.safe_load((run.folder / "config.yaml").read_text())
     kept["optim"]["lr"] = 7.0
     (run.folder / "config.yaml").write_text(yaml.safe_dump(kept))
     with pytest.raises(RunError, match=r"optim\.lr: 7\.0 ->"):
-        reproducing.plan([cell], planner, [0])
+        plan_cells([cell], planner, [0])
 
 
 @pytest.mark.slow

@@ -391,7 +391,7 @@ def test_where_there_is_a_key(tmp_path, monkeypatch):
 def test_an_empty_mode_is_no_mode(monkeypatch, tmp_path):
     """wandb itself takes WANDB_MODE= for a wrong one, and would not start."""
     from vmp.config import check
-    from vmp.paper.tables import composer
+    from vmp.paper.planning import composer
     from vmp.tracking.wandb_run import start_wandb
 
     monkeypatch.setenv("WANDB_MODE", "")

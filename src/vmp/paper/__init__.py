@@ -1,1 +1,1 @@
-"""The paper's tables as cells, the runs that they need, and what these say of its claims."""
+"""The paper's tables as cells, the runs that they need, and what the runs say about its claims."""

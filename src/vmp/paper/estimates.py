@@ -1,33 +1,34 @@
-"""What a table takes, device-hours and disk, before it is run: from finished runs, or from steps that were timed.
+"""What a table takes before it is run, in device-hours and disk, from finished runs or from a few timed steps.
 
-A plan is printed from what is known and times nothing; `make timing` times a few steps of what the plan has.
+A plan is printed from what is known and times nothing; `make timing` times a few steps of every model in it.
 """
 
 import hashlib
-import json
 import shlex
 import shutil
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vmp.config import Config, MotionsDataset, PreparedDataset
-from vmp.errors import RunError, UserError
-from vmp.files import read_json, write_json
+from vmp.errors import UserError
+from vmp.files import write_json
 from vmp.machine import device_name
-from vmp.paper.tables import Evaluation, Planned, Profile
+from vmp.paper.planning import PlannedEvaluation, PlannedRun
+from vmp.paper.tables import Profile
+from vmp.paper.timing import describe_device, now, read_timing, speed_key, time_models
 from vmp.runs.run import readable_runs
 
-QUICK = 2  # clips of a step that is timed on a CPU, which is too slow for a whole batch
+GPU_BATCH, CPU_BATCH = 8, 2  # clips of a timed step at most; a CPU is too slow for more
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Of a backbone on a device. train, test: seconds per clip and epoch, and per clip and view; disk: bytes of a run;
-    device, date: where and when that was measured."""
+    """How fast a backbone is on a device, and where and when that was measured.
+
+    train: seconds per clip and epoch; test: seconds per clip and view; disk: bytes of a run's folder.
+    """
 
     train: float
     test: float
@@ -40,214 +41,197 @@ class Rate:
         return f"on {self.device}, {self.date[:10]}, {self.source}"
 
 
-def time_rates(runs: Sequence[Planned], output: Path) -> bool:
-    """Time a few steps of each backbone of these runs and keep them in output/rates/, in place of earlier ones; whether
-    all of them could be timed. What cannot be timed, or was disturbed, is said, and what was known of it stays."""
-    different = {_key(run): run for run in runs}  # of several the last: one with prompts
-    well = True
-    for key, run in different.items():
+def time_rates(runs: Sequence[PlannedRun], output: Path) -> bool:
+    """Time a few steps of each backbone of these runs and keep the result in output/rates/, replacing earlier ones.
+
+    A backbone that cannot be timed, or whose timing was disturbed, is reported and keeps its earlier timing.
+
+    Returns:
+        whether all of them were timed.
+    """
+    distinct = {_speed_here(run): run for run in runs}  # the last run of each: one with prompts
+    complete = True
+    for speed, run in distinct.items():
         try:
-            _time(run, key, output)
-        except (
-            UserError,
-            RuntimeError,
-            MemoryError,
-        ) as error:  # torch tells of full memory by a RuntimeError
+            _time_rate(run, speed, output)
+        except (UserError, RuntimeError, MemoryError) as error:  # torch reports full memory as a RuntimeError
             print(f"{run.config.backbone.key} was not timed: {error}")
-            well = False
-    return well
+            complete = False
+    return complete
 
 
-def _time(run: Planned, key: str, output: Path) -> None:
+def _time_rate(run: PlannedRun, speed: str, output: Path) -> None:
     import torch
 
     from vmp.build import backbone_spec
-    from vmp.paper.timing import time_models
+    from vmp.engine.dist import find_device
     from vmp.provenance import commit
 
-    config, name = run.config, here(run.config)
-    device = "cpu" if name.startswith("CPU") else "cuda"
-    batch = min(config.trainer.batch_size, 8 if device == "cuda" else QUICK)
+    config, name = run.config, describe_own_device(run.config)
+    device = find_device(config.trainer.device)
+    batch = min(config.trainer.batch_size, CPU_BATCH if device.type == "cpu" else GPU_BATCH)
     print(f"timing {config.backbone.key}: a few steps of {batch} clips on {name}", flush=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.trainer.threads or threads)
     try:
         (numbers,) = time_models(
-            [config], batch=batch, repeats=2, warm=1, device=device, say=lambda text: None
+            [config], batch=batch, rounds=2, warmup=1, device=device, report=lambda text: None
         )
     finally:
         torch.set_num_threads(threads)
     spec = backbone_spec(config)
-    # testing sees larger crops
-    numbers["test_forward"][0] *= (spec.test_crop / spec.crop) ** 2
-    date = time.strftime("%Y-%m-%d %H:%M:%S")
-    found = {"device": name, "date": date, "batch": batch, "commit": commit(), "speed": key, **numbers}
-    path = output / "rates" / f"{config.backbone.key}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json"
-    write_json(path, found)
-    each = (numbers["forward"][0] + numbers["backward"][0]) / batch
-    print(f"  {each:.4g} s a clip in training -> {path}")
-
-
-def read_timing(path: Path) -> dict[str, Any] | None:
-    """A timing of this project; None where it is damaged, or of a version that kept disturbed ones: it is to be made
-    again."""
-    try:
-        found = read_json(path)
-    except RunError as error:
-        print(f"passed over: {error}", file=sys.stderr)
-        return None
-    if not isinstance(found, dict) or not all(isinstance(found.get(k), str) for k in ("date", "device")):
-        print(f"passed over: {path} does not say when or on what it was measured", file=sys.stderr)
-        return None
-    return found
+    numbers["test_forward"][0] *= (spec.test_crop / spec.crop) ** 2  # test crops are larger
+    timing = {"device": name, "date": now(), "batch": batch, "commit": commit(), "speed": speed, **numbers}
+    digest = hashlib.sha256(speed.encode()).hexdigest()[:8]
+    path = output / "rates" / f"{config.backbone.key}-{digest}.json"
+    write_json(path, timing)
+    per_clip = (numbers["forward"][0] + numbers["backward"][0]) / batch
+    print(f"  {per_clip:.4g} s per clip in training -> {path}")
 
 
 def measured_rates(output: Path) -> dict[str, Rate]:
-    """By `speed_of`, the newest of finished runs, steps that `make timing` timed, and Table 8. Nothing is timed now."""
+    """The newest rate by speed key, from finished runs, from `make timing` and from Table 8. Times nothing."""
     rates: dict[str, Rate] = {}
 
-    def add(key: str, rate: Rate) -> None:
-        if key not in rates or rate.date >= rates[key].date:
-            rates[key] = rate
+    def add(speed: str, rate: Rate) -> None:
+        if speed not in rates or rate.date >= rates[speed].date:
+            rates[speed] = rate
 
     for run in readable_runs(output):
         if not run.finished or not run.result.get("sessions"):
             continue
-        result, sat = run.result, run.result["sessions"][-1]
+        result, session = run.result, run.result["sessions"][-1]
         clips = result["clips"].get("train", {})
         clips = clips.get("present", 0) if isinstance(clips, dict) else 0
-        epochs, processes = run.config["trainer"].get("epochs"), sat.get("processes")
+        epochs, processes = run.config["trainer"].get("epochs"), session.get("processes")
         if not (clips and result.get("seconds") and isinstance(epochs, int) and isinstance(processes, int)):
             continue
         disk = sum(f.stat().st_size for f in run.folder.rglob("*") if f.is_file())
-        device = _on(str(sat.get("device")), sat.get("threads"))
-        each = result["seconds"] * processes / (clips * max(epochs, 1))
-        rate = Rate(each, 0.0, disk, device, result.get("finished") or "date not known", str(run.folder))
-        add(speed_of(run.config, device), rate)
+        device = describe_device(str(session.get("device")), session.get("threads"))
+        seconds = result["seconds"] * processes / (clips * max(epochs, 1))
+        rate = Rate(seconds, 0.0, disk, device, result.get("finished") or "date unknown", str(run.folder))
+        add(speed_key(run.config, device), rate)
     for path in sorted((output / "table8").glob("*.json")):
         if timing := read_timing(path):
             for row in timing["rows"]:
                 if "speed" in row:
-                    add(row["speed"], _rate(row, timing, str(path)))
+                    add(row["speed"], _rate_of(row, timing, path))
     for path in sorted((output / "rates").glob("*.json")):
         if timing := read_timing(path):
-            add(timing["speed"], _rate(timing, timing, str(path)))
+            add(timing["speed"], _rate_of(timing, timing, path))
     return rates
 
 
-def _rate(numbers: Mapping[str, Any], timing: Mapping[str, Any], source: str) -> Rate:
+def _rate_of(numbers: Mapping[str, Any], timing: Mapping[str, Any], path: Path) -> Rate:
     batch = timing["batch"]
-    disk = 8 * numbers["parameters"] * 3  # weights and momentum, two checkpoints and the one being written
+    disk = (
+        8 * numbers["parameters"] * 3
+    )  # weights and momentum in two checkpoints and one that is being written
     train, test = (numbers["forward"][0] + numbers["backward"][0]) / batch, numbers["test_forward"][0] / batch
-    return Rate(train, test, disk, timing["device"], timing["date"], f"a few steps ({source})")
+    return Rate(train, test, disk, timing["device"], timing["date"], f"a few steps ({path})")
 
 
-def size_of(backbone: Mapping[str, Any]) -> str:
-    """What decides how many operations a clip takes: the config's backbone, without what it starts from and drops."""
-    other = ("weights", "dropout", "drop_path", "flip_patch_embed")
-    return json.dumps({k: v for k, v in backbone.items() if k not in other}, sort_keys=True)
-
-
-def speed_of(raw: Mapping[str, Any], device: str) -> str:
-    """What decides how long a clip takes. device: as `here` names it."""
-    trainer = raw["trainer"]
-    switches = [f"{key}={trainer.get(key)}" for key in ("amp", "channels_last", "compile")]
-    switches += [f"{key}={trainer[key]}" for key in ("tf32", "cudnn_benchmark") if trainer.get(key)]
-    return " ".join([device, *switches, size_of(raw["backbone"])])
-
-
-def here(config: Config) -> str:
-    """The device that a run would use on this machine."""
+def describe_own_device(config: Config) -> str:
+    """The device that a run with this config would use on this machine."""
     import torch
 
-    device = config.trainer.device
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    return _on(device_name(torch.device(device)), config.trainer.threads or torch.get_num_threads())
+    from vmp.engine.dist import find_device
+
+    name = device_name(find_device(config.trainer.device))
+    return describe_device(name, config.trainer.threads or torch.get_num_threads())
 
 
-def _on(device: str, threads: Any) -> str:
-    return f"CPU, {threads} threads" if device == "CPU" else device
+def _speed_here(run: PlannedRun) -> str:
+    return speed_key(run.raw, describe_own_device(run.config))
 
 
-def _key(run: Planned) -> str:
-    return speed_of(run.raw, here(run.config))
+@dataclass
+class _Estimate:
+    """Device-hours of each unfinished run, by backbone, and what they come from."""
+
+    hours: dict[str, list[float]]
+    sources: dict[str, str]
+    devices: set[str]
+    unknown: set[str]  # backbones without a rate, or whose clips are not known
+    disk: int = 0
+
+    def add(self, run: PlannedRun, rate: Rate | None, clips: Mapping[str, int]) -> str:
+        """Text for the run's line."""
+        from vmp.backbones import backbone_spec
+
+        config, name = run.config, run.config.backbone.key
+        if not (rate and clips):
+            self.unknown.add(name)
+            return ""
+        views = config.trainer.views or backbone_spec(name).views
+        seconds = rate.train * clips["train"] * config.trainer.epochs
+        seconds += rate.test * clips.get("test", 0) * views[0] * views[1]
+        self.hours.setdefault(name, []).append(seconds / 3600)
+        self.sources[name] = str(rate)
+        self.devices.add(rate.device)
+        self.disk += rate.disk
+        return f"  about {seconds / 3600:.2f} device-hours, {rate.disk / 2**20:.0f} MiB"
 
 
 def print_plan(
-    runs: Sequence[Planned],
-    tests: Sequence[Evaluation],
+    runs: Sequence[PlannedRun],
+    evaluations: Sequence[PlannedEvaluation],
     profile: Profile,
     output: Path,
     rates: Mapping[str, Rate],
     *,
     renew: str = "make timing",
 ) -> None:
-    """The runs, with what they take where something was measured, and nothing is measured now.
+    """Print each run with its command, and an estimate as far as rates are known.
 
     Args:
-        renew: the command that measures anew what the estimate is made of.
+        renew: the command that measures the rates anew.
     """
-    from vmp.backbones import backbone_spec
-
-    disk, unknown = 0, set()
-    devices: set[str] = set()
-    hours: dict[str, list[float]] = {}  # of the runs of a backbone, by its name
-    sources: dict[str, str] = {}  # of the rate of a backbone
+    estimate = _Estimate({}, {}, set(), set())
     for run in runs:
-        state, estimate = run.state, ""
-        if state != "finished":
-            rate, c = rates.get(_key(run)), run.config
-            clips = clips_of(run, profile)
-            if rate and clips:
-                views = c.trainer.views or backbone_spec(c.backbone.key).views
-                seconds = rate.train * clips["train"] * c.trainer.epochs
-                seconds += rate.test * clips.get("test", 0) * views[0] * views[1]
-                hours.setdefault(c.backbone.key, []).append(seconds / 3600)
-                disk += rate.disk
-                devices.add(rate.device)
-                sources[c.backbone.key] = str(rate)
-                estimate = f"  about {seconds / 3600:.2f} device-hours, {rate.disk / 2**20:.0f} MiB"
-            else:
-                unknown.add(c.backbone.key)
-        print(
-            f"{state}: {run.label}{estimate}\n  {shlex.join(['python', 'train.py', *run.overrides])}\n  -> {run.folder}"
-        )
-    for test in tests:
-        done = "finished" if test.finished else "not run"
-        print(f"{done}: {shlex.join(['python', 'evaluate.py', *test.arguments])}")
+        text = ""
+        if run.state != "finished":
+            text = estimate.add(run, rates.get(_speed_here(run)), count_clips(run, profile))
+        command = shlex.join(["python", "train.py", *run.overrides])
+        print(f"{run.state}: {run.label}{text}\n  {command}\n  -> {run.folder}")
+    for evaluation in evaluations:
+        state = "finished" if evaluation.finished else "not run"
+        print(f"{state}: {shlex.join(['python', 'evaluate.py', *evaluation.arguments])}")
     states = [run.state for run in runs]
     print(
         f"{len(runs)} runs: {states.count('finished')} finished, {states.count('half done')} half done, "
-        f"{states.count('not run')} not run; {len(tests)} evaluations, {sum(t.finished for t in tests)} finished"
+        f"{states.count('not run')} not run; {len(evaluations)} evaluations, "
+        f"{sum(evaluation.finished for evaluation in evaluations)} finished"
     )
-    if hours:
-        for name, each in hours.items():
-            print(
-                f"  {name}: {len(each)} runs, about {sum(each):.1f} device-hours (measured {sources[name]})"
-            )
-        free = shutil.disk_usage(next(p for p in (output, *output.absolute().parents) if p.exists())).free
-        total = sum(sum(each) for each in hours.values())
+    if estimate.hours:
+        for name, hours in estimate.hours.items():
+            source = estimate.sources[name]
+            print(f"  {name}: {len(hours)} runs, about {sum(hours):.1f} device-hours (measured {source})")
+        existing = next(p for p in (output, *output.absolute().parents) if p.exists())
+        total = sum(sum(hours) for hours in estimate.hours.values())
         print(
-            f"to do: about {total:.1f} device-hours on {' or '.join(sorted(devices))}, {disk / 2**30:.1f} GiB of disk "
-            f"({free / 2**30:.0f} GiB are free)"
+            f"to do: about {total:.1f} device-hours on {' or '.join(sorted(estimate.devices))}, "
+            f"{estimate.disk / 2**30:.1f} GiB of disk ({shutil.disk_usage(existing).free / 2**30:.0f} GiB are free)"
         )
         print(f"  {renew} measures this anew (a few steps, without decoding: a slow loader adds to it)")
-    if unknown:
+    if estimate.unknown:
+        here = " or ".join(sorted({describe_own_device(run.config) for run in runs}))
         print(
-            f"no estimate for {', '.join(sorted(unknown))}: nothing was measured with them on "
-            f"{' or '.join(sorted({here(run.config) for run in runs}))}, or their clips are unknown; {renew} measures"
+            f"no estimate for {', '.join(sorted(estimate.unknown))}: nothing was measured with them on {here}, or "
+            f"their numbers of clips are unknown; {renew} measures"
         )
 
 
-def clips_of(run: Planned, profile: Profile) -> dict[str, int]:
-    """Of the prepared dataset; published numbers before it is."""
+def count_clips(run: PlannedRun, profile: Profile) -> dict[str, int]:
+    """Clips by split of the prepared dataset; the published numbers where it is not prepared yet."""
     dataset = run.config.dataset
     if isinstance(dataset, MotionsDataset):
         return {"train": dataset.train, "test": dataset.test}
     if isinstance(dataset, PreparedDataset) and (folder := Path(dataset.folder)).is_dir():
-        found = {}
-        for split in ("train", "test"):
-            if (file := folder / f"{split}.csv").is_file():
-                found[split] = max(len(file.read_text(encoding="utf-8").splitlines()) - 1, 0)
-        return found
+        files = {split: folder / f"{split}.csv" for split in ("train", "test")}
+        return {
+            split: max(len(file.read_text(encoding="utf-8").splitlines()) - 1, 0)
+            for split, file in files.items()
+            if file.is_file()
+        }
     return profile.datasets[run.dataset].clips

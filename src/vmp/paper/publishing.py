@@ -1,9 +1,9 @@
-"""Takes results of one's own runs over into docs/results, which nothing else writes.
+"""Copies the results of your runs into docs/results, which nothing else writes.
 
 Notable here:
-- a number that is published is never replaced by nothing: where a new file lacks a number or seeds that the published
-  one has, nothing at all is written, and what would be lost is listed;
-- a table's Markdown and LaTeX follow its CSV; files that were not made again stay as they are.
+- a published number is never lost: if a new file lacks a number or seeds that the published file has, nothing is
+  copied and the error lists what would be lost;
+- a table's Markdown and LaTeX are copied only with its CSV; published files without a new version stay as they are.
 """
 
 import re
@@ -22,10 +22,10 @@ KINDS = (
 
 
 def publish(source: Path, target: Path, *, only: Sequence[str] = ()) -> list[Path]:
-    """Copy the results in `source` to `target`; the files that were written.
+    """Copy the results in `source` to `target`; the files written.
 
     Args:
-        only: names without their endings, as table1 or claims; all if empty.
+        only: names without suffix, such as table1 or claims; all if empty.
 
     Raises:
         RunError: there is nothing to publish, or a published number would be lost.
@@ -47,13 +47,13 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = ()) -> list[Pat
             and path.stem.startswith("table")
             and not path.with_suffix(".csv").is_file()
         ):
-            lost.append(f"{path}: without its .csv it cannot be told what is in it")
+            lost.append(f"{path}: without its .csv, its numbers cannot be compared")
         if not path.stat().st_size:
             lost.append(f"{path}: empty")
     if lost:
         raise RunError(
-            f"nothing was published: {len(lost)} published numbers would be replaced by nothing:\n{shortlist(lost)}\n"
-            "Run what is missing, or name what is complete, as in make publish ONLY='table1 claims'."
+            f"nothing was published: {len(lost)} published numbers would be lost:\n{shortlist(lost)}\n"
+            "Run what is missing, or publish only what is complete, as in make publish ONLY='table1 claims'."
         )
     written = []
     for path in found:
@@ -65,24 +65,24 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = ()) -> list[Pat
 
 
 def lost_numbers(old: Path, new: Path) -> list[str]:
-    """What a published file says and a new one does not: cells of tables and their seeds, points of a map, sections of
-    claims. Pictures, Markdown and LaTeX of tables say nothing of their own."""
+    """What a published file has and a new one lacks: cells of tables and their seeds, points of a map, sections of the
+    claims. Pictures and the Markdown and LaTeX of tables have no numbers of their own."""
     if old.suffix == ".csv":
-        of_table = old.stem.startswith("table")
-        keys = ("row", "column") if of_table else ("dataset", "slope", "shift", "seed")
-        number = "ours" if of_table else "top1"
-        before, after = _numbers(old, keys, number), _numbers(new, keys, number)
+        is_table = old.stem.startswith("table")
+        keys = ("row", "column") if is_table else ("dataset", "slope", "shift", "seed")
+        number = "ours" if is_table else "top1"
+        before, after = _count_seeds(old, keys, number), _count_seeds(new, keys, number)
         gone = [f"{', '.join(key)} has no number" for key in before if key not in after]
         fewer = [key for key in before if key in after and after[key] < before[key]]
         return gone + [f"{', '.join(key)} has {after[key]} seeds instead of {before[key]}" for key in fewer]
     if old.stem == "claims":
-        before_, after_ = _sections(old), _sections(new)
-        return [f"{title!r} is not there" for title in before_ if title not in after_]
+        kept = _filled_sections(new)
+        return [f"{title!r} is not there" for title in _filled_sections(old) if title not in kept]
     return []
 
 
-def _numbers(path: Path, keys: Sequence[str], number: str) -> dict[tuple[str, ...], int]:
-    """Key of each row with a number -> over how many seeds it is."""
+def _count_seeds(path: Path, keys: Sequence[str], number: str) -> dict[tuple[str, ...], int]:
+    """The key of each row that has a number -> how many seeds it was measured with."""
     rows = read_csv(path, required=(*keys, number))
     return {
         tuple(row[key] for key in keys): int(finite(row.get("seeds", "")) or 1)
@@ -91,7 +91,7 @@ def _numbers(path: Path, keys: Sequence[str], number: str) -> dict[tuple[str, ..
     }
 
 
-def _sections(path: Path) -> list[str]:
-    """Titles of the sections that say something."""
+def _filled_sections(path: Path) -> list[str]:
+    """Titles of the sections that have results."""
     parts = re.split(r"(?m)^## ", read_text(path))[1:]
     return [part.splitlines()[0] for part in parts if "Not run." not in part]

@@ -1,13 +1,31 @@
-"""A table written out: Markdown and LaTeX to read, CSV with every number and where it is from."""
+"""A table written out: Markdown and LaTeX to read, and CSV with every number and where it is from."""
 
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from vmp.paper.tables import Cell, Part, Printed, Profile, Table, Value
+from vmp.paper.tables import Cell, Profile, Table
+from vmp.paper.values import CellValue, CellValues
 
-NOT_RUN = "not run"
+CSV_COLUMNS = (
+    *(
+        "table",
+        "row",
+        "column",
+        "number",
+        "paper",
+        "ours",
+        "lowest",
+        "highest",
+        "seeds",
+        "spread",
+        "difference",
+    ),
+    *("paper_gain", "gain", "clips", "clips_expected", "commit", "runs"),
+)
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "~": r"\textasciitilde{}",
@@ -20,284 +38,268 @@ _LATEX = {
     "−": "$-$",
     "–": "--",
 }
-Values = Mapping[tuple[int, int], Value]
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """With a sign, and 0.0 without."""
+@dataclass(frozen=True)
+class FilledTable:
+    """A table with its cells and our values for them."""
+
+    table: Table
+    profile: Profile
+    cells: Sequence[Cell]
+    values: CellValues
+
+    @cached_property
+    def wanted(self) -> list[Cell]:
+        """Cells that have a number in the paper."""
+        return [cell for cell in self.cells if cell.printed is not None]
+
+    @cached_property
+    def lacking(self) -> list[Cell]:
+        """Wanted cells that have no number of ours."""
+        return [cell for cell in self.wanted if self.value(cell).mean is None]
+
+    def value(self, cell: Cell) -> CellValue:
+        return self.values[cell.place]
+
+    def gain(self, cell: Cell) -> float | None:
+        """Our gain over the baseline, over the seeds that both have."""
+        return self.value(cell).gain_over(self.values[cell.baseline]) if cell.baseline else None
+
+    def difference(self, cell: Cell) -> float | None:
+        """Our number minus the paper's."""
+        mean = self.value(cell).mean
+        return None if mean is None or cell.printed_mean is None else mean - cell.printed_mean
+
+    def paper_text(self, cell: Cell) -> str:
+        """The paper's number. Its gain is computed from its numbers, which its printed arrows do not always match."""
+        if cell.printed is None:
+            return "–"
+        if isinstance(cell.printed, tuple):
+            extra = self.table.rows[cell.row].extra
+            return "{:.3f}±{:.3f}".format(*cell.printed) + (
+                f" ({format_signed(extra[cell.column], 3)})" if extra else ""
+            )
+        base = self.table.printed(*cell.baseline) if cell.baseline else None
+        return f"{cell.printed:.1f}" + (format_gain(cell.printed - base) if isinstance(base, float) else "")
+
+    def our_text(self, cell: Cell) -> str:
+        """Mean over seeds, their range if there are several, their number if some are missing, and the gain."""
+        if cell.printed is None:
+            return "–"
+        value = self.value(cell)
+        if value.mean is None:
+            return value.reason
+        gain = self.gain(cell)
+        if value.spread is not None:
+            over = "" if gain is None else f" ({format_signed(gain, 4)})"
+            return f"{value.mean:.4f}±{value.spread:.4f}{over}"
+        each = value.by_seed.values()
+        text = f"{value.mean:.1f}"
+        if len(each) > 1:
+            text += f" [{min(each):.1f}–{max(each):.1f}]"
+        if value.missing:
+            text += f" {{{len(each)} of {len(each) + len(value.missing)} seeds}}"
+        return text + ("" if gain is None else format_gain(gain))
+
+
+def format_signed(value: float, digits: int = 1) -> str:
+    """With a sign unless it rounds to zero."""
     text = f"{value:.{digits}f}"
-    return (
-        f"{abs(float(text)):.{digits}f}" if float(text) == 0 else f"+{text}" if value > 0 else f"−{text[1:]}"
-    )
+    if float(text) == 0:
+        return f"{0:.{digits}f}"
+    return f"+{text}" if value > 0 else f"−{text[1:]}"
 
 
-def arrow(gain: float, digits: int = 1) -> str:
-    text = f"{abs(gain):.{digits}f}"
+def format_gain(gain: float) -> str:
+    text = f"{abs(gain):.1f}"
     return f" ({'↑' if gain > 0 else '↓'}{text})" if float(text) else f" ({text})"
 
 
-def printed_text(cell: Cell, table: Table) -> str:
-    """The paper's number; the gain is what its numbers give, which its own arrows do not always."""
-    value = cell.printed
-    if value is None:
-        return "–"
-    if isinstance(value, tuple):
-        extra = table.rows[cell.row].extra
-        return f"{value[0]:.3f}±{value[1]:.3f}" + (f" ({signed(extra[cell.column], 3)})" if extra else "")
-    base = printed_at(table, cell.baseline)
-    return f"{value:.1f}" + (arrow(value - base) if isinstance(base, float) else "")
-
-
-def printed_at(table: Table, place: tuple[int, int] | None) -> Printed:
-    return (table.rows[place[0]].paper or ())[place[1]] if place else None
-
-
-def ours_text(cell: Cell, values: Values) -> str:
-    """Mean over seeds, their range where there are several, how many where some are not there, and the gain over the
-    baseline of the same seeds."""
-    if cell.printed is None:
-        return "–"
-    value = values[cell.row, cell.column]
-    if value.mean is None:
-        return why_not(value)
-    over = gain(cell, values)
-    if value.spread is not None:
-        extra = "" if over is None else f" ({signed(over, 4)})"
-        return f"{value.mean:.4f}±{value.spread:.4f}{extra}"
-    each = value.by_seed.values()
-    many = f" [{min(each):.1f}–{max(each):.1f}]" if len(each) > 1 else ""
-    few = f" {{{len(each)} of {len(each) + len(value.why)} seeds}}" if value.why else ""
-    return f"{value.mean:.1f}{many}{few}" + ("" if over is None else arrow(over))
-
-
-def why_not(value: Value) -> str:
-    """Why there is no number, in the words of most seeds."""
-    words = list(value.why.values())
-    return max(words, key=words.count) if words else NOT_RUN
-
-
-def gain(cell: Cell, values: Values) -> float | None:
-    """Over the baseline, of the seeds that both have."""
-    return values[cell.row, cell.column].gain(values[cell.baseline]) if cell.baseline else None
-
-
-def difference(cell: Cell, values: Values) -> float | None:
-    """Ours less the paper's."""
-    mean = values[cell.row, cell.column].mean
-    printed = cell.printed[0] if isinstance(cell.printed, tuple) else cell.printed
-    return None if mean is None or printed is None else mean - printed
-
-
-def missing(all_cells: Sequence[Cell], values: Values) -> list[Cell]:
-    return [c for c in all_cells if c.printed is not None and values[c.row, c.column].mean is None]
-
-
-def name(part: Part, *, group: bool = True) -> str:
-    return f"{part.group}, {part.label}" if part.group and group else part.label
-
-
-def grid(
-    table: Table, profile: Profile, all_cells: Sequence[Cell], values: Values, columns: Sequence[int]
-) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of these columns."""
-    grouped = any(row.group for row in table.rows)
-    header = [table.stub] if not grouped else ["", table.stub]
-    for c in columns:
-        label = table.columns[c].label
-        header += [f"{label}, paper", f"{label}, ours"] + (["difference"] if profile.comparable else [])
-    at = {(cell.row, cell.column): cell for cell in all_cells}
-    digits = 4 if table.measured else 1
-    rows = []
-    for r, row in enumerate(table.rows):
-        line = [row.group, row.label] if grouped else [row.label]
-        for c in columns:
-            cell = at[r, c]
-            line += [printed_text(cell, table), ours_text(cell, values)]
-            if profile.comparable:
-                d = difference(cell, values)
-                line.append("" if d is None else signed(d, digits))
-        rows.append(line)
-    return header, rows
-
-
-def groups(table: Table) -> list[tuple[str, list[int]]]:
-    """Columns by the group above them."""
-    out: dict[str, list[int]] = {}
-    for c, column in enumerate(table.columns):
-        out.setdefault(column.group, []).append(c)
-    return list(out.items())
-
-
-def provenance(
-    table: Table,
-    profile: Profile,
-    all_cells: Sequence[Cell],
-    values: Values,
+def describe_provenance(
+    filled: FilledTable,
     *,
     command: str,
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
     device: str = "",
 ) -> list[str]:
-    """What stands below a table, a line each."""
-    wanted = [c for c in all_cells if c.printed is not None]
-    gone = missing(all_cells, values)
-    lines = [f"Made by `{command}`."]
-    lines.append(
-        f"{len(wanted) - len(gone)} of {len(wanted)} cells were run"
-        + ("" if table.measured else f", seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
-        + "."
-    )
+    """The notes below a table, one line each."""
+    timed, values = bool(filled.table.measured), [filled.value(cell) for cell in filled.wanted]
+    several = len(seeds) > 1 and not timed
+    ran = f"{len(filled.wanted) - len(filled.lacking)} of {len(filled.wanted)} cells were run"
+    if not timed:
+        ran += f", seed{'s' if several else ''} {', '.join(map(str, seeds))}"
+    lines = [f"Made by `{command}`.", f"{ran}."]
     if overrides:
         lines.append(f"Not the recipe as it stands: {' '.join(overrides)} was given for all runs.")
-    if not table.measured and (
-        partly := sum(bool(v.of and v.why) for v in (values[c.row, c.column] for c in wanted))
-    ):
+    if not timed and (partly := sum(bool(value.found and value.missing) for value in values)):
         lines.append(f"{partly} of these cells lack seeds, and say how many they have.")
-    if len(seeds) > 1 and not table.measured:
+    if several:
         lines.append(
             "Means over the seeds that were run, and their range in brackets. The starts of m and n are those of the "
             "recipes, the same for all seeds."
         )
     lines.append(
         "In round brackets: the difference to the baseline."
-        if table.measured
+        if timed
         else "↑ and ↓: the gain over the baseline of the same seeds."
     )
     if device:
         lines.append(f"Ours on {device}.")
-    if disturbed := [v for v in values.values() if v.spread and v.mean and v.spread > v.mean / 2]:
+    if disturbed := [v for v in filled.values.values() if v.spread and v.mean and v.spread > v.mean / 2]:
         lines.append(
             f"{len(disturbed)} timings were disturbed (a standard deviation above half the mean): remove what is in "
             "table8 of the runs' folder, and measure again on a quiet machine."
         )
-    commits = sorted({commit for value in values.values() for commit in value.commits})
-    if commits:
+    if commits := sorted({commit for value in filled.values.values() for commit in value.commits}):
         lines.append(f"Commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}.")
-    lines += _clip_lines(profile, wanted, values)
-    return lines
+    return lines + list(_describe_clips(filled))
 
 
-def _clip_lines(profile: Profile, wanted: Sequence[Cell], values: Values) -> list[str]:
-    """On how many clips was trained and tested, and where that is not what the paper's lists have."""
+def _describe_clips(filled: FilledTable) -> Iterator[str]:
+    """How many clips were trained and tested on, and where they are not the published lists."""
     tested: dict[str, set[tuple[int, int]]] = {}
     trained: dict[str, set[tuple[int, int]]] = {}
-    for cell in wanted:
-        numbers = values[cell.row, cell.column].numbers
-        if not cell.task or cell.mean_of:
+    for cell in filled.wanted:
+        if not cell.run or cell.mean_of:
             continue
-        where = f"{cell.class_name}{f', {cell.where}' if cell.where else ''}" if cell.class_name else ""
-        tested.setdefault(where or cell.task.dataset, set()).update(n.clips for n in numbers if n.clips)
-        trained.setdefault(cell.task.dataset, set()).update(n.trained for n in numbers if n.trained)
-
-    def said(counts: set[tuple[int, int]]) -> str:
-        return " or ".join(f"{there:,} of {all_:,}" for there, all_ in sorted(counts))
-
-    lines = [f"{what}: tested on {said(counts)} clips." for what, counts in tested.items() if counts]
-    lines += [f"{dataset}: trained on {said(counts)} clips." for dataset, counts in trained.items() if counts]
+        numbers = filled.value(cell).numbers
+        which = cell.run.dataset
+        if cell.class_name:
+            which = f"{cell.class_name}, {cell.where}" if cell.where else cell.class_name
+        tested.setdefault(which, set()).update(n.clips for n in numbers if n.clips)
+        trained.setdefault(cell.run.dataset, set()).update(n.trained for n in numbers if n.trained)
+    for verb, by_name in (("tested", tested), ("trained", trained)):
+        for name, counts in by_name.items():
+            if counts:
+                shown = " or ".join(f"{present:,} of {expected:,}" for present, expected in sorted(counts))
+                yield f"{name}: {verb} on {shown} clips."
     for dataset, counts in trained.items():
-        published = profile.datasets[dataset].clips
+        published = filled.profile.datasets[dataset].clips
         if published.get("test") and any(expected != published["train"] for _, expected in counts):
-            lines.append(
-                f"{dataset}: the published list has {published['train']:,} training clips: not these data."
-            )
-    return lines
+            yield f"{dataset}: the published list has {published['train']:,} training clips: not these data."
 
 
-def to_markdown(
-    table: Table, profile: Profile, all_cells: Sequence[Cell], values: Values, below: Sequence[str]
-) -> str:
-    out = [f"# Table {table.number}: {table.title}", ""]
-    if profile.note:
-        out += [profile.note.strip(), ""]
-    for group, columns in groups(table):
-        header, rows = grid(table, profile, all_cells, values, columns)
-        text = 2 if any(row.group for row in table.rows) else 1
-        out += [f"## {group}", ""] if group else []
-        out.append(_line(header))
-        out.append("|" + "---|" * text + "---:|" * (len(header) - text))
-        out += [_line(row) for row in rows]
-        out.append("")
-    out += [*(f"- {line}" for line in below), ""]
+# --- formats -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The columns of one group. labels: how many of the first columns are row labels."""
+
+    group: str
+    header: list[str]
+    rows: list[list[str]]
+    labels: int
+
+
+def _blocks(filled: FilledTable) -> Iterator[_Block]:
+    table, comparable = filled.table, filled.profile.comparable
+    groups: dict[str, list[int]] = {}
+    for c, column in enumerate(table.columns):
+        groups.setdefault(column.group, []).append(c)
+    by_place = {cell.place: cell for cell in filled.cells}
+    for group, columns in groups.items():
+        header = ["", table.stub] if table.grouped else [table.stub]
+        for c in columns:
+            label = table.columns[c].label
+            header += [f"{label}, paper", f"{label}, ours"] + (["difference"] if comparable else [])
+        rows = []
+        for r, row in enumerate(table.rows):
+            texts = [row.group, row.label] if table.grouped else [row.label]
+            for c in columns:
+                cell = by_place[r, c]
+                texts += [filled.paper_text(cell), filled.our_text(cell)]
+                if comparable:
+                    difference = filled.difference(cell)
+                    texts.append(
+                        "" if difference is None else format_signed(difference, 4 if table.measured else 1)
+                    )
+            rows.append(texts)
+        yield _Block(group, header, rows, 2 if table.grouped else 1)
+
+
+def to_markdown(filled: FilledTable, notes: Sequence[str]) -> str:
+    """One Markdown table per group of columns; `notes` below."""
+
+    def line(texts: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |"
+
+    out = [f"# Table {filled.table.number}: {filled.table.title}", ""]
+    if filled.profile.note:
+        out += [filled.profile.note.strip(), ""]
+    for block in _blocks(filled):
+        out += [f"## {block.group}", ""] if block.group else []
+        rule = "|" + "---|" * block.labels + "---:|" * (len(block.header) - block.labels)
+        out += [line(block.header), rule, *map(line, block.rows), ""]
+    return "\n".join([*out, *(f"- {note}" for note in notes), ""])
+
+
+def to_latex(filled: FilledTable, notes: Sequence[str]) -> str:
+    """One tabular per group of columns, for booktabs; `notes` as comments above."""
+
+    def line(texts: Sequence[str]) -> str:
+        return " & ".join(map(escape_latex, texts)) + r" \\"
+
+    out = [f"% Table {filled.table.number}: {filled.table.title}", *(f"% {note}" for note in notes)]
+    for block in _blocks(filled):
+        numbers = len(block.header) - block.labels
+        out += [r"\begin{tabular}{" + "l" * block.labels + "r" * numbers + "}", r"\toprule"]
+        if block.group:
+            heading = f"\\multicolumn{{{numbers}}}{{c}}{{{escape_latex(block.group)}}}"
+            out.append(f"{'&' * (block.labels - 1)} & {heading} \\\\")
+        out += [line(block.header), r"\midrule", *map(line, block.rows), r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(out)
 
 
-def _line(cells_: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells_) + " |"
+def escape_latex(text: str) -> str:
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)
 
 
-def to_csv(table: Table, profile: Profile, all_cells: Sequence[Cell], values: Values) -> str:
-    """A row a cell."""
+def to_csv(filled: FilledTable) -> str:
+    """One row per cell that has a number in the paper."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    header = "table row column number paper ours lowest highest seeds spread difference paper_gain gain clips"
-    writer.writerow([*header.split(), "clips_expected", "commit", "runs"])
-    for cell in all_cells:
-        if cell.printed is None:
-            continue
-        value = values[cell.row, cell.column]
-        printed = cell.printed[0] if isinstance(cell.printed, tuple) else cell.printed
-        their = printed_at(table, cell.baseline)
-        their = their[0] if isinstance(their, tuple) else their
-        there, expected = value.clips or ("", "")
+    writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    table, by_place = filled.table, {cell.place: cell for cell in filled.cells}
+    for cell in filled.wanted:
+        value = filled.value(cell)
         mean, each = value.mean, value.by_seed.values()
+        baseline = by_place[cell.baseline].printed_mean if cell.baseline else None
+        paper = cell.printed_mean
+        paper_gain = None if paper is None or baseline is None else paper - baseline
+        clips, expected = value.clips or ("", "")
         writer.writerow(
-            [
-                table.number,
-                _row_name(table, cell.row),
-                name(table.columns[cell.column]),
-                "mean" if cell.mean_of else cell.number,
-                printed,
-                *(
-                    [_number(mean), _number(min(each)), _number(max(each)), len(each)]
-                    if mean is not None
-                    else [why_not(value), "", "", 0]
-                ),
-                _number(value.spread),
-                _number(difference(cell, values)) if profile.comparable else "",
-                _number(None if their is None else printed - their),
-                _number(gain(cell, values)),
-                there,
-                expected,
-                " ".join(value.commits),
-                " ".join(str(number.folder) for number in value.numbers),
-            ]
+            {
+                "table": table.number,
+                "row": _row_name(table, cell.row),
+                "column": table.columns[cell.column].full_name,
+                "number": "mean" if cell.mean_of else cell.number,
+                "paper": paper,
+                "ours": value.reason if mean is None else _shorten(mean),
+                "lowest": _shorten(min(each, default=None)),
+                "highest": _shorten(max(each, default=None)),
+                "seeds": len(each),
+                "spread": _shorten(value.spread),
+                "difference": _shorten(filled.difference(cell)) if filled.profile.comparable else "",
+                "paper_gain": _shorten(paper_gain),
+                "gain": _shorten(filled.gain(cell)),
+                "clips": clips,
+                "clips_expected": expected,
+                "commit": " ".join(value.commits),
+                "runs": " ".join(str(number.folder) for number in value.numbers),
+            }
         )
     return file.getvalue()
 
 
 def _row_name(table: Table, index: int) -> str:
-    """With the baseline's name where rows of several are called the same."""
+    """The row's name, with its baseline's where several rows have the same label."""
     row = table.rows[index]
-    if row.gain and not row.group:
-        base = next((table.rows[i] for i in reversed(range(index)) if table.rows[i].baseline), None)
-        return f"{base.label} {row.label}" if base else row.label
-    return name(row)
+    baseline = None if row.group else table.baseline_of(index)
+    return f"{baseline.label} {row.label}" if baseline else row.full_name
 
 
-def _number(value: float | None) -> str:
+def _shorten(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
-
-
-def to_latex(
-    table: Table, profile: Profile, all_cells: Sequence[Cell], values: Values, below: Sequence[str]
-) -> str:
-    """For booktabs, a tabular a group of columns."""
-    out = [f"% Table {table.number}: {table.title}", *(f"% {line}" for line in below)]
-    for group, columns in groups(table):
-        header, rows = grid(table, profile, all_cells, values, columns)
-        text = 2 if any(row.group for row in table.rows) else 1
-        out.append(r"\begin{tabular}{" + "l" * text + "r" * (len(header) - text) + "}")
-        out.append(r"\toprule")
-        if group:
-            span = len(header) - text
-            out.append("&" * (text - 1) + f" & \\multicolumn{{{span}}}{{c}}{{{escape(group)}}} \\\\")
-        out.append(" & ".join(map(escape, header)) + r" \\")
-        out.append(r"\midrule")
-        out += [" & ".join(map(escape, row)) + r" \\" for row in rows]
-        out += [r"\bottomrule", r"\end{tabular}", ""]
-    return "\n".join(out)
-
-
-def escape(text: str) -> str:
-    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)

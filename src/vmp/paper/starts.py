@@ -1,9 +1,9 @@
-"""Does the start of m and n decide the outcome? Runs from starts over the plane of slope and shift, and their map.
+"""Does the start of m and n decide the outcome? Runs that start all over the plane of slope and shift, and their map.
 
 Notable here:
-- a run is a cell's of Table 1 at λ = 0 (or another), but for where m and n start; its baseline is the same without
-  prompts, on the same clips and from the same weights;
-- the map shows the gain in top-1 over that baseline, seed by seed the same clips, and where slope and shift went.
+- a run is that of a Table 1 cell at λ = 0 (or another λ) except for where m and n start; its baseline is the same run
+  without prompts, on the same clips and from the same weights;
+- the map shows the gain in top-1 over the baseline of the same seed, and where slope and shift ended.
 """
 
 import csv
@@ -20,14 +20,15 @@ from vmp.figures.canvas import figure, save, style
 from vmp.figures.looking import layer_with
 from vmp.files import write_text
 from vmp.jobs.launch import parse_launch
-from vmp.paper.reproduce import run_missing, with_starts
-from vmp.paper.tables import Planner, Profile, composer, task_of
+from vmp.paper.planning import PlannedRun, Planner, add_starting_runs, composer
+from vmp.paper.reproduce import run_missing
+from vmp.paper.tables import Profile, run_spec
 from vmp.runs.run import Run
 
 
 @dataclass(frozen=True)
-class Grid:
-    """slopes, shifts: a and b that runs start from. datasets, model: of the profile."""
+class StartGrid:
+    """slopes, shifts: the values of a and b that runs start from. datasets, model: names in the profile."""
 
     datasets: tuple[str, ...]
     model: str
@@ -40,7 +41,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Point:
-    """A run that has ended. gain: its top-1 over that of the baseline of the same seed, percentage points."""
+    """A finished run. gain: its top-1 minus that of the baseline of the same seed, in points; run: its folder."""
 
     dataset: str
     slope: float
@@ -51,51 +52,63 @@ class Point:
     learned_slope: float
     learned_shift: float
     commit: str = ""
-    run: str = ""  # its folder
+    run: str = ""
 
 
-def sweep(grid: Grid, profile: Profile, root: Path, *, launch: str = "") -> tuple[list[Point], int]:
-    """Run what is not finished; (the points that there are, how many runs failed).
+def run_grid(grid: StartGrid, profile: Profile, root: Path, *, launch: str = "") -> tuple[list[Point], int]:
+    """Run what is not finished.
+
+    Returns:
+        the points of the finished runs, and how many runs are still not finished.
 
     Raises:
-        UserError: a start out of the range of a(m) and b(n), a model with pathways, a folder that holds another run,
-            data that are missing, or it was asked to stop.
+        UserError: a start lies outside the range of a(m) and b(n), the model has pathways, a folder holds another run,
+            data are missing, or a signal stopped it.
     """
     if grid.model.startswith("slowfast"):
+        single = ", ".join(name for name in profile.models if not name.startswith("slowfast"))
         raise ConfigError(
-            f"--model {grid.model}: has a slope and a shift for each pathway, and the map has one of each; "
-            f"there are {', '.join(m for m in profile.models if not m.startswith('slowfast'))}"
+            f"--model {grid.model}: has a slope and a shift for each pathway, but the map needs one of each; "
+            f"there are {single}"
         )
-    starts = {(a, b): layer_with(a, b) for a, b in itertools.product(grid.slopes, grid.shifts)}
-    plain, from_start = {}, {}
     planner = Planner(composer(root / "conf"), output=profile.output, extra=grid.overrides)
+    layers = {(a, b): layer_with(a, b) for a, b in itertools.product(grid.slopes, grid.shifts)}
+    baselines: dict[tuple[str, int], PlannedRun] = {}
+    runs: dict[tuple[str, float, float, int], PlannedRun] = {}
     for dataset, seed in itertools.product(grid.datasets, range(grid.seeds)):
-        task = task_of(profile, dataset, grid.model, ("vmp=none",), None)
-        plain[dataset, seed] = planner.run(task, seed)
-        for (a, b), layer in starts.items():
-            own = (
-                f"vmp.lambda={grid.weight:g}",
-                f"vmp.m={layer.m.item()!r}",
-                f"vmp.n={layer.n.item()!r}",
-            )
-            task = task_of(profile, dataset, grid.model, own, None)
-            task = replace(task, tag="-".join(filter(None, (task.tag, f"a{a:g}_b{b:g}"))))
-            from_start[dataset, a, b, seed] = planner.run(task, seed)
-    runs = with_starts([*plain.values(), *from_start.values()])
-    failed = run_missing(runs, [], parse_launch(launch or profile.launch), Path(runs[0].config.output), root)
+        baselines[dataset, seed] = planner.run(run_spec(profile, dataset, grid.model, ("vmp=none",)), seed)
+        for (a, b), layer in layers.items():
+            m, n = layer.m.item(), layer.n.item()
+            own = (f"vmp.lambda={grid.weight:g}", f"vmp.m={m!r}", f"vmp.n={n!r}")
+            spec = run_spec(profile, dataset, grid.model, own)
+            spec = replace(spec, tag="-".join(filter(None, (spec.tag, f"a{a:g}_b{b:g}"))))
+            runs[dataset, a, b, seed] = planner.run(spec, seed)
+    todo = add_starting_runs([*baselines.values(), *runs.values()])
+    failed = run_missing(todo, [], parse_launch(launch or profile.launch), Path(todo[0].config.output), root)
     points = []
-    for (dataset, a, b, seed), run in from_start.items():
-        if run.state == plain[dataset, seed].state == "finished":
-            result, baseline = Run(run.folder).result, Run(plain[dataset, seed].folder).result
-            top1, scalars = result["top1"], result["scalars"]
-            learned = (scalars["slope"], scalars["shift"])
-            made = (result.get("commit") or "unknown", str(run.folder))
-            points.append(Point(dataset, a, b, seed, top1, top1 - baseline["top1"], *learned, *made))
+    for (dataset, a, b, seed), run in runs.items():
+        baseline = baselines[dataset, seed]
+        if run.state == baseline.state == "finished":
+            result, base = Run(run.folder).result, Run(baseline.folder).result
+            points.append(
+                Point(
+                    dataset=dataset,
+                    slope=a,
+                    shift=b,
+                    seed=seed,
+                    top1=result["top1"],
+                    gain=result["top1"] - base["top1"],
+                    learned_slope=result["scalars"]["slope"],
+                    learned_shift=result["scalars"]["shift"],
+                    commit=result.get("commit") or "unknown",
+                    run=str(run.folder),
+                )
+            )
     return points, failed
 
 
-def write(points: Sequence[Point], stem: Path) -> list[Path]:
-    """`stem`.csv, a row a run, and the map as `stem`.png and .svg."""
+def write_points(points: Sequence[Point], stem: Path) -> list[Path]:
+    """Write `stem`.csv, one row per run, and the map as `stem`.png and .svg; the files."""
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(Point.__dataclass_fields__)
@@ -103,11 +116,11 @@ def write(points: Sequence[Point], stem: Path) -> list[Path]:
         numbers = [f"{number:.3f}" for number in (p.top1, p.gain, p.learned_slope, p.learned_shift)]
         rows.writerow([p.dataset, p.slope, p.shift, p.seed, *numbers, p.commit, p.run])
     write_text(stem.with_suffix(".csv"), text.getvalue())
-    return [stem.with_suffix(".csv"), *draw(points, stem)]
+    return [stem.with_suffix(".csv"), *draw_map(points, stem)]
 
 
-def draw(points: Sequence[Point], stem: Path) -> list[Path]:
-    """The map: a panel a dataset, shift over slope, mean gain and its range over seeds in every field."""
+def draw_map(points: Sequence[Point], stem: Path) -> list[Path]:
+    """One panel per dataset, shift over slope: mean gain, its range over seeds, and where slope and shift ended."""
     datasets = list(dict.fromkeys(p.dataset for p in points))
     slopes, shifts = sorted({p.slope for p in points}), sorted({p.shift for p in points})
     most = max(1.0, *(abs(p.gain) for p in points))
@@ -118,26 +131,17 @@ def draw(points: Sequence[Point], stem: Path) -> list[Path]:
         for axis, dataset in zip(axes, datasets, strict=True):
             means = np.full((len(shifts), len(slopes)), np.nan)
             for (row, b), (column, a) in itertools.product(enumerate(shifts), enumerate(slopes)):
-                mine = [p for p in points if (p.dataset, p.slope, p.shift) == (dataset, a, b)]
-                if not mine:
+                here = [p for p in points if (p.dataset, p.slope, p.shift) == (dataset, a, b)]
+                if not here:
                     continue
-                gains = [p.gain for p in mine]
+                gains = [p.gain for p in here]
                 means[row, column] = np.mean(gains)
-                low, high = min(gains), max(gains)
-                a_now, b_now = (
-                    np.mean([getattr(p, f"learned_{k}") for p in mine]) for k in ("slope", "shift")
-                )
-                said = f"{np.mean(gains):+.1f}\n[{low:+.0f}, {high:+.0f}]\n→ {a_now:.1f}, {b_now:+.2f}"
-                dark = abs(means[row, column]) > 0.6 * most
-                axis.text(
-                    column,
-                    row,
-                    said,
-                    ha="center",
-                    va="center",
-                    fontsize=6,
-                    color="white" if dark else "black",
-                )
+                learned_a = np.mean([p.learned_slope for p in here])
+                learned_b = np.mean([p.learned_shift for p in here])
+                text = f"{np.mean(gains):+.1f}\n[{min(gains):+.0f}, {max(gains):+.0f}]"
+                text += f"\n→ {learned_a:.1f}, {learned_b:+.2f}"
+                color = "white" if abs(means[row, column]) > 0.6 * most else "black"
+                axis.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
             image = axis.imshow(means, cmap="RdBu", vmin=-most, vmax=most, origin="lower", aspect="auto")
             axis.set_xticks(range(len(slopes)), [f"{a:g}" for a in slopes])
             axis.set_yticks(range(len(shifts)), [f"{b:+g}" for b in shifts])

@@ -7,6 +7,7 @@ from typing import Any
 
 from vmp.errors import RunError, first_line
 from vmp.formats import finite, natural
+from vmp.pathways import split_scalar_name
 from vmp.runs.run import Run
 
 
@@ -74,9 +75,9 @@ class Entry:
         """The learned slope or shift of each pathway, by its name; "video" where there is one stream only."""
         found = {}
         for key, value in self.result.get("scalars", {}).items():
-            pathway, _, last = key.rpartition("/")
+            pathway, last = split_scalar_name(key)
             if last == name and (number := finite(value)) is not None:
-                found[pathway or "video"] = number
+                found[pathway] = number
         return found
 
 

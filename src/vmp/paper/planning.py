@@ -1,0 +1,218 @@
+"""Cells become runs and evaluations: configs that are composed and checked, folders, and what has to run first.
+
+Notable here:
+- one run may fill cells of several tables: two runs are the same if they have the same folder and config;
+- composing is memoised per choice of config files, which is many times faster than Hydra for hundreds of runs.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import OverrideType
+from omegaconf import DictConfig, OmegaConf
+
+from vmp.config import Config, Evaluate, check, parse_views
+from vmp.errors import ConfigError, RunError
+from vmp.evaluate import folder_name
+from vmp.overrides import quote, read
+from vmp.paper.tables import Cell, RunSpec
+from vmp.runs.folder import begun, check_same_run
+from vmp.runs.run import Run
+
+Compose = Callable[[Sequence[str]], dict[str, Any]]  # overrides -> a resolved config
+
+
+@cache
+def composer(conf: Path) -> Compose:
+    """A function that composes train.yaml and runs nothing. Config files are composed once per choice of files; plain
+    values are set afterwards. Hydra must not be initialised already."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf.errors import OmegaConfBaseException
+
+    conf = conf.absolute()
+    groups = {path.name for path in conf.iterdir() if path.is_dir()}
+
+    def compose_with_hydra(overrides: Iterable[str]) -> DictConfig:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            return compose("train", [read(override) for override in overrides])
+
+    compose_files = cache(compose_with_hydra)
+    parser = OverridesParser.create()
+    parse = cache(lambda override: parser.parse_override(read(override)))
+
+    def compose_quickly(overrides: Sequence[str]) -> dict[str, Any]:
+        parsed = [parse(override) for override in overrides]
+        config = None
+        if all(o.type == OverrideType.CHANGE and not o.is_sweep_override() and not o.package for o in parsed):
+            files = tuple(str(o.input_line) for o in parsed if o.key_or_group in groups)
+            config = copy.deepcopy(compose_files(files))
+            try:
+                for o in parsed:
+                    if o.key_or_group not in groups:
+                        OmegaConf.update(config, o.key_or_group, o.value())
+            except OmegaConfBaseException:  # Hydra's own message is clearer
+                config = None
+        config = compose_with_hydra(overrides) if config is None else config
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+    return compose_quickly
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """A run with its seed. overrides: as one would type them after train.py. start: the run that it starts from."""
+
+    overrides: tuple[str, ...]
+    label: str
+    dataset: str
+    raw: Mapping[str, Any] = field(repr=False)
+    config: Config = field(repr=False)
+    start: "PlannedRun | None"
+
+    @property
+    def folder(self) -> Path:
+        return self.config.folder
+
+    @property
+    def state(self) -> str:
+        if Run(self.folder).finished:
+            return "finished"
+        return "half done" if begun(self.folder) or any(self.folder.glob("checkpoints/step_*")) else "not run"
+
+
+@dataclass(frozen=True)
+class PlannedEvaluation:
+    """A finished run tested again by evaluate.py, on degraded videos or on chosen clips."""
+
+    run: PlannedRun
+    degrade: str | None
+    where: str | None
+
+    @property
+    def arguments(self) -> list[str]:
+        """Command-line arguments of evaluate.py."""
+        chosen = [f"degrade={self.degrade}"] if self.degrade else []
+        chosen += [f"where={quote(self.where)}"] if self.where else []
+        return [f"run={quote(str(self.run.folder))}", *chosen, f"device={self.run.config.trainer.device}"]
+
+    @property
+    def folder(self) -> Path:
+        from vmp.backbones import backbone_spec
+
+        config = self.run.config
+        options = Evaluate.model_construct(degrade=self.degrade, where=self.where, reduce=None, reader=None)
+        views = parse_views(config.trainer.views or backbone_spec(config.backbone.key).views)
+        folders = [
+            self.run.folder / "evaluations" / folder_name(options, split, config.trainer.select, views)
+            for split in ("test", "val")  # val where there is no test split
+        ]
+        return next((folder for folder in folders if Run(folder).finished), folders[0])
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is there and newer than the run's own result."""
+        mine, of_run = Run(self.folder), Run(self.run.folder)
+        return mine.finished and of_run.finished and mine.finished_at >= of_run.finished_at
+
+
+class Planner:
+    """Makes runs of cells; each run is composed and checked once.
+
+    Args:
+        extra: the user's overrides for every run.
+    """
+
+    def __init__(self, compose: Compose, *, output: str, extra: Sequence[str] = ()) -> None:
+        self._compose, self._output, self._extra = compose, f"output={quote(output)}", extra
+        self._planned: dict[tuple[RunSpec, int], PlannedRun] = {}
+
+    def run(self, spec: RunSpec, seed: int) -> PlannedRun:
+        """Raises:
+        ConfigError: the config is wrong, or an override of the user's is a key that the table itself sets.
+        """
+        given = {override.partition("=")[0].lstrip("+~") for override in self._extra}
+        own = {override.partition("=")[0].lstrip("+~") for override in spec.own}
+        if taken := sorted(given & (own | {"seed", "tag", "init_from", "experiment"})):
+            raise ConfigError(
+                f"{', '.join(taken)}: the table sets this itself for {spec.label}, so it cannot be given for all of "
+                "its runs"
+            )
+        return self._plan(spec, seed)
+
+    def _plan(self, spec: RunSpec, seed: int) -> PlannedRun:
+        seed = seed if spec.seed is None else spec.seed
+        if (spec, seed) not in self._planned:
+            start = self._plan(spec.start, seed) if spec.start else None
+            overrides = [*spec.overrides, f"seed={seed}"]
+            if spec.tag:
+                overrides.append(f"tag={spec.tag}")
+            if start:
+                overrides.append(f"init_from={quote(str(start.folder))}")
+            overrides += [self._output, *self._extra]
+            raw = self._compose(overrides)
+            try:
+                config = check(raw)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"{spec.label}:\n{error}\n  of: python train.py {' '.join(overrides)}"
+                ) from None
+            label = f"{spec.label} seed={seed}"
+            self._planned[spec, seed] = PlannedRun(tuple(overrides), label, spec.dataset, raw, config, start)
+        return self._planned[spec, seed]
+
+    def source(self, cell: Cell, seed: int) -> PlannedRun | PlannedEvaluation | None:
+        """What a cell's number is read from; None for a cell without a run."""
+        if cell.run is None:
+            return None
+        run = self.run(cell.run, seed)
+        return PlannedEvaluation(run, cell.degrade, cell.where) if cell.degrade or cell.where else run
+
+
+def plan_cells(
+    chosen: Sequence[Cell], planner: Planner, seeds: Iterable[int]
+) -> tuple[list[PlannedRun], list[PlannedEvaluation]]:
+    """The runs of the cells, each once and after the run that it starts from, and the evaluations, each once.
+
+    Raises:
+        RunError: two different runs would share a folder, or a folder holds a run with another config.
+    """
+    runs: list[PlannedRun] = []
+    evaluations: dict[Path, PlannedEvaluation] = {}
+    for seed in seeds:
+        for cell in chosen:
+            source = planner.source(cell, seed)
+            if isinstance(source, PlannedEvaluation):
+                evaluations.setdefault(source.folder, source)
+                source = source.run
+            if source:
+                runs.append(source)
+    return add_starting_runs(runs), list(evaluations.values())
+
+
+def add_starting_runs(wanted: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """The runs and those that they start from, each once; a run comes after the one that it starts from.
+
+    Raises:
+        RunError: two different runs would share a folder, or a folder holds a run with another config.
+    """
+    runs: dict[Path, PlannedRun] = {}
+
+    def add(run: PlannedRun) -> None:
+        if run.start:
+            add(run.start)
+        other = runs.setdefault(run.folder, run)
+        if other is not run and other.raw != run.raw:
+            raise RunError(
+                f"{run.folder}: two different runs would share it:\n  {other.label}\n  {run.label}"
+            )
+
+    for run in wanted:
+        add(run)
+    for run in runs.values():
+        check_same_run(run.folder, dict(run.raw))
+    return list(runs.values())

@@ -1,0 +1,175 @@
+"""The numbers in cells, read from the folders of finished runs. The paper's own numbers are never read here."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from vmp.errors import ConfigError, RunError
+from vmp.paper.planning import PlannedEvaluation, PlannedRun, Planner
+from vmp.paper.tables import Cell
+from vmp.runs.folder import check_same_run
+from vmp.runs.records import is_run
+from vmp.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Number:
+    """A measured number and where it is from.
+
+    commits: of the code that trained, and of the code that tested if it differs. clips, trained: clips present and
+    expected of the tested and of the training split; None for a timing.
+    """
+
+    value: float
+    folder: Path
+    commits: tuple[str, ...]
+    clips: tuple[int, int] | None = None
+    trained: tuple[int, int] | None = None
+
+
+class Missing(str):
+    """Why there is no number: not run, half done, not tested, no clips, another config, other data, unreadable."""
+
+
+@dataclass(frozen=True)
+class CellValue:
+    """A cell over seeds.
+
+    found: seed -> its number, or the numbers that it is the mean of. missing: seed -> why there is none.
+    spread: standard deviation of a timing.
+    """
+
+    found: Mapping[int, tuple[Number, ...]] = field(default_factory=dict)
+    missing: Mapping[int, Missing] = field(default_factory=dict)
+    spread: float | None = None
+
+    @property
+    def numbers(self) -> list[Number]:
+        return [number for numbers in self.found.values() for number in numbers]
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        return {seed: sum(n.value for n in numbers) / len(numbers) for seed, numbers in self.found.items()}
+
+    @property
+    def mean(self) -> float | None:
+        return sum(self.by_seed.values()) / len(self.found) if self.found else None
+
+    @property
+    def reason(self) -> str:
+        """Why there is no number: the commonest reason over seeds."""
+        reasons = list(self.missing.values())
+        return max(reasons, key=reasons.count) if reasons else "not run"
+
+    @property
+    def commits(self) -> list[str]:
+        return sorted({commit for number in self.numbers for commit in number.commits})
+
+    @property
+    def clips(self) -> tuple[int, int] | None:
+        """Clips present and expected, of the seed with the fewest."""
+        return min((number.clips for number in self.numbers if number.clips), default=None)
+
+    def gain_over(self, baseline: "CellValue") -> float | None:
+        """Mean difference over the seeds that both have."""
+        mine, base = self.by_seed, baseline.by_seed
+        gains = [mine[seed] - base[seed] for seed in mine if seed in base]
+        return sum(gains) / len(gains) if gains else None
+
+
+CellValues = Mapping[tuple[int, int], CellValue]  # by row and column
+
+
+def read_values(
+    cells: Sequence[Cell], planner: Planner, seeds: Iterable[int]
+) -> dict[tuple[int, int], CellValue]:
+    """Runs of a dataset whose clips differ from those of most of its runs do not count."""
+    seeds = list(seeds)
+    numbers: dict[tuple[int, int, int], Number | Missing] = {}
+    for cell, seed in itertools.product(cells, seeds):
+        if cell.run and not cell.mean_of:
+            try:
+                source = planner.source(cell, seed)
+            except ConfigError:  # the user's overrides do not fit a cell that was not chosen
+                source = None
+            numbers[*cell.place, seed] = read_number(cell, source) if source else Missing("not run")
+    _leave_out_other_data(cells, numbers)
+    values = {}
+    for cell in cells:
+        found, missing = {}, {}
+        for seed in seeds:
+            parts = [
+                numbers.get((cell.row, column, seed), Missing("not run"))
+                for column in cell.mean_of or (cell.column,)
+            ]
+            if reasons := [part for part in parts if isinstance(part, Missing)]:
+                missing[seed] = reasons[0]
+            else:
+                found[seed] = tuple(part for part in parts if isinstance(part, Number))
+        values[cell.place] = CellValue(found, missing)
+    return values
+
+
+def read_number(cell: Cell, source: PlannedRun | PlannedEvaluation) -> Number | Missing:
+    """The number in a run's folder, if it holds the run that the cell asks for."""
+    run = source.run if isinstance(source, PlannedEvaluation) else source
+    if run.state != "finished":
+        return Missing(run.state)
+    try:
+        check_same_run(run.folder, dict(run.raw))
+    except RunError:
+        return Missing("another config")
+    if isinstance(source, PlannedEvaluation) and not source.finished:
+        return Missing("not tested")
+    try:
+        return _extract_number(cell, Run(run.folder), Run(source.folder))
+    except (RunError, KeyError):  # damaged, or without a value that the table needs
+        return Missing("unreadable")
+
+
+def _extract_number(cell: Cell, trained: Run, tested: Run) -> Number | Missing:
+    result = tested.result
+    clips = result["clips"].get(result["split"], result["clips"])
+    of_training = trained.result["clips"].get("train")
+    number = Number(
+        value=0.0,
+        folder=tested.folder,
+        commits=tuple(dict.fromkeys(r.get("commit") or "unknown" for r in (trained.result, result))),
+        clips=(clips["present"], clips["expected"]),
+        trained=(of_training["present"], of_training["expected"]) if of_training else None,
+    )
+    if cell.number != "verb":
+        return replace(number, value=float(result[cell.number]))
+    row = next((r for r in tested.per_class if r["name"] == cell.class_name), None)
+    if row is None:
+        known = ", ".join(r["name"] for r in tested.per_class[:8])
+        raise ConfigError(f"{tested.folder}: no class {cell.class_name!r}; there are {known}, ...")
+    n = int(row["clips"])
+    return replace(number, value=100 * int(row["right"]) / n, clips=(n, n)) if n else Missing("no clips")
+
+
+def _leave_out_other_data(
+    cells: Sequence[Cell], numbers: dict[tuple[int, int, int], Number | Missing]
+) -> None:
+    """Replace the numbers of runs whose clips differ from those of most runs of the same dataset."""
+    datasets = {cell.place: cell.run.dataset for cell in cells if cell.run}
+    by_dataset: dict[str, dict[str, list[tuple[int, int, int]]]] = {}
+    for place, number in numbers.items():
+        if isinstance(number, Number) and (digests := _read_digests(number.folder)):
+            by_dataset.setdefault(datasets[place[:2]], {}).setdefault(digests, []).append(place)
+    for places_by_digests in by_dataset.values():
+        most = max(places_by_digests, key=lambda digests: len(places_by_digests[digests]))
+        for digests, places in places_by_digests.items():
+            if digests != most:
+                numbers.update(dict.fromkeys(places, Missing("other data")))
+
+
+def _read_digests(folder: Path) -> str | None:
+    """Digests of a run's clips, from its folder or, for an evaluation, the folder of its run."""
+    home = next((place for place in (folder, *folder.parents) if is_run(place)), None)
+    try:
+        digests = Run(home).digests if home else {}
+    except RunError as error:
+        return str(error)
+    return repr(sorted(digests.items())) if digests else None
