@@ -187,25 +187,6 @@ def test_what_the_readme_promises():
     assert (official.grey, official.m, official.n, official.lambda_) == ("bgr", 1.5410, -0.2934, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "weight"),
-    [  # the best of Table 7
-        (["experiment=mpii_cooking2_timesformer_k600"], 0),
-        (["experiment=finegym_timesformer_k600"], 2.5),
-        (["experiment=finegym_slowfast", "vmp.placement=slow"], 5),
-        (["experiment=finegym_slowfast", "vmp.placement=fast"], 0.5),
-        (["experiment=finegym_slowfast"], 2),
-        (["experiment=mpii_cooking2_slowfast", "vmp.placement=slow"], 0),
-        (["experiment=mpii_cooking2_slowfast"], 0.5),
-        (["experiment=finegym_timesformer_k600", "vmp.lambda=1"], 1),
-        (["experiment=finegym_timesformer_k600", "vmp=none"], 0),
-        (["backbone=timesformer"], 1),
-    ],
-)
-def test_experiments_bring_the_papers_lambda(overrides, weight):
-    assert composed(*overrides).vmp.lambda_ == weight
-
-
 def test_slope_and_shift_start_where_they_are_put():
     """Through Eq. 2, by the layer itself; they win over what a file or an experiment starts with."""
     from vmp.power_norm import LearnedPowerNorm
@@ -238,36 +219,6 @@ def test_a_run_is_named_by_what_it_is():
         "x3d_s-k400",
         "gamma_lambda0",
     )
-
-
-EXPERIMENTS = GROUPS["experiment"]
-
-
-def test_there_is_an_experiment_for_every_row_of_table_1():
-    models = ("slowfast", "c2d", "i3d", "x3d", "timesformer", "timesformer_k600")
-    assert sorted(f"{d}_{m}" for d in ("hmdb51", "finegym", "mpii_cooking2") for m in models) == EXPERIMENTS
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiments_are_what_their_names_and_headers_say(name):
-    text = (ROOT / f"conf/experiment/{name}.yaml").read_text()
-    commands = [line[1:].split() for line in text.splitlines() if line.startswith("#   python train.py")]
-    assert len(commands) == 2
-    baseline, prompts = (composed(*command[2:]) for command in commands)
-    assert (prompts.vmp.m, prompts.vmp.n) == (1.5410, -0.2934)
-    assert baseline.vmp.kind == "none"
-    assert prompts.vmp.kind == "learned"
-    dataset, _, model = name.rpartition("_") if not name.endswith("_k600") else name[:-5].rpartition("_")
-    for config in (baseline, prompts):
-        assert config.dataset.name.startswith(dataset)
-        assert config.backbone.name == model
-        assert config.backbone.weights == ("k600" if name.endswith("_k600") else "k400")
-        assert (config.trainer.epochs, config.trainer.batch_size, config.trainer.micro_batch) == (
-            25 if model == "timesformer" else 30,
-            64,
-            8,
-        )
-    assert baseline.folder != prompts.folder
 
 
 @pytest.mark.parametrize(
