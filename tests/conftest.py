@@ -36,6 +36,41 @@ def straight(data, tmp_path_factory):
     return folder(out)
 
 
+@pytest.fixture(scope="session")
+def finished(data, tmp_path_factory):
+    """A run of one epoch on `data`, with all its checkpoints: copy before changing."""
+    from runs import folder, run
+
+    out = tmp_path_factory.mktemp("finished")
+    done = run(data, out, "trainer.epochs=1", "trainer.keep_finished=all")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder(out)
+
+
+@pytest.fixture(scope="session")
+def hmdb(tmp_path_factory):
+    """A small HMDB-51 (small_datasets.make_hmdb): copy before changing."""
+    from small_datasets import make_hmdb
+
+    return make_hmdb(tmp_path_factory.mktemp("hmdb"))
+
+
+@pytest.fixture(scope="session")
+def gym(tmp_path_factory):
+    """A small FineGym (small_datasets.make_gym): copy before changing."""
+    from small_datasets import make_gym
+
+    return make_gym(tmp_path_factory.mktemp("gym"))
+
+
+@pytest.fixture(scope="session")
+def mpii(tmp_path_factory):
+    """A small MPII Cooking 2 (small_datasets.make_mpii): copy before changing."""
+    from small_datasets import make_mpii
+
+    return make_mpii(tmp_path_factory.mktemp("mpii"))
+
+
 TITLE = ("fault", "tried", "survived", "differences")
 
 
@@ -61,20 +96,23 @@ def rounds(request) -> int:
 
 
 class Fault:
-    """A row of the table of faults, counted as it happens, so that a test that fails half-way has what it survived."""
+    """A row of the table of faults, counted as it happens, so that a test that fails half-way has what it survived.
+
+    Differences are those from a run that was left alone; None: there is no such run to compare with.
+    """
 
     def __init__(self, name: str) -> None:
-        self.row: list = [name, 0, 0, 0]
+        self.row: list = [name, 0, 0, None]
 
     def tries(self, count: int = 1) -> None:
         self.row[1] += count
 
     def survives(self, count: int = 1) -> None:
-        """After the checks that say so."""
+        """Count what has passed its checks."""
         self.row[2] += count
 
     def differs(self, count: int) -> None:
-        self.row[3] += count
+        self.row[3] = (self.row[3] or 0) + count
 
 
 @pytest.fixture
@@ -90,16 +128,18 @@ def tally(request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    sums: dict[str, list[int]] = {}
+    sums: dict[str, list] = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, ()):
             for key, row in getattr(report, "user_properties", ()):
                 if key == "fault" and report.when == "call":
                     fault, *numbers = row
-                    sums[fault] = [a + b for a, b in zip(sums.get(fault, [0, 0, 0]), numbers, strict=True)]
+                    pairs = zip(sums.get(fault, [0, 0, None]), numbers, strict=True)
+                    sums[fault] = [a if b is None else (a or 0) + b for a, b in pairs]
     if not sums:
         return
-    rows = [TITLE, *((fault, *(f"{n:,}" for n in numbers)) for fault, numbers in sums.items())]
+    shown = {fault: ("-" if n is None else f"{n:,}" for n in numbers) for fault, numbers in sums.items()}
+    rows = [TITLE, *((fault, *numbers) for fault, numbers in shown.items())]
     wide = max(len(row[0]) for row in rows)
     terminalreporter.section("faults")
     for fault, *numbers in rows:

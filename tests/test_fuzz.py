@@ -15,7 +15,7 @@ import pytest
 import slow_parsers as slow
 from damage import damaged_bytes, damaged_text
 from fuzz_videos import FRAMES, read_again, read_many, read_mat_again
-from test_prepare import matlab_file
+from small_datasets import matlab_file
 
 from vmp.data.decode import READERS
 from vmp.data.manifest import read_classes, read_manifest

@@ -1,5 +1,11 @@
 """Lists of a user's own videos, from text to measured manifests."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import videos
 from hypothesis import given, settings
@@ -273,3 +279,28 @@ def test_any_bytes_give_rows_or_a_message(tmp_path_factory, data, header):
         assert "list.csv" in str(error)
     else:
         assert all(isinstance(row, Row) and row.path and row.label for row in rows)
+
+
+@pytest.mark.slow
+def test_the_order_of_classes_is_not_that_of_lines_or_of_a_locale(tmp_path):
+    names = ["ä", "a", "Z", "z", "B b", "10", "9a", "é", "_"]
+    (tmp_path / "v").mkdir()
+    orders = []
+    for seed, locale in ((0, "C"), (1, "de_DE.UTF-8"), (2, "tr_TR.UTF-8")):
+        rng = np.random.default_rng(seed)
+        rows = [f"{i}.mp4,{names[i]}x" for i in rng.permutation(len(names))]
+        (tmp_path / "train").write_text("path,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+        (tmp_path / "val").write_text(f"path,label\nv.mp4,{names[0]}x\n", encoding="utf-8")
+        code = (
+            "import sys; from pathlib import Path; from vmp.prepare.lists import make_list; h = Path(sys.argv[1]);"
+            "f = make_list(h / 'out', videos=h / 'v', lists={s: h / s for s in ('train', 'val')}, progress=False,"
+            "workers=1); print(f)"
+        )
+        env = {**os.environ, "LC_ALL": locale, "PYTHONHASHSEED": str(seed)}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True, check=True
+        )
+        orders.append(
+            Path(done.stdout.strip()).joinpath("classes.txt").read_text(encoding="utf-8").splitlines()
+        )
+    assert orders[0] == orders[1] == orders[2] == sorted(f"{name}x" for name in names)

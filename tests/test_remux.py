@@ -16,38 +16,6 @@ from vmp.prepare.remux import KEPT, Remux, remux, remux_all
 
 FRAMES = 60
 EVERYONE = {*seeking(), "pyav"}
-PACKED = b"\0\0\1\xb2DivX503b1393p"  # what tells a decoder that a packet may hold two pictures
-EMPTY = b"\0\0\1\xb6\x50\x4f"  # a picture that says: nothing is coded
-
-
-def packed_avi(path: Path, frames: int = FRAMES, *, keyframe_every: int = 1000) -> Path:
-    """An AVI as DivX 5 wrote it: each B-frame in the packet of the frame that it follows, then an empty packet."""
-    plain = path.with_name(f"{path.stem}.plain.avi")
-    videos.numbered_video(plain, frames, codec="mpeg4", crf=3, b_frames=1, keyframe_every=keyframe_every)
-    with av.open(str(plain)) as container, av.open(str(path), "w") as out:
-        stream = container.streams.video[0]
-        copy = out.add_stream_from_template(stream)
-        copy.codec_context.codec_tag = "DX50"
-        copy.codec_context.extradata = stream.codec_context.extradata + PACKED
-        chunks: list[tuple[bytes, bool]] = []
-        for packet in container.demux(stream):
-            data = bytes(packet)
-            at = data.find(b"\0\0\1\xb6")
-            if at < 0:
-                continue
-            if data[at + 4] >> 6 == 2:  # a B-frame
-                chunks[-1] = (chunks[-1][0] + data[at:], chunks[-1][1])
-                chunks.append((EMPTY, False))
-            else:
-                chunks.append((data, packet.is_keyframe))
-        for number, (data, key) in enumerate(chunks):
-            packet = av.Packet(data)
-            packet.stream, packet.is_keyframe = copy, key
-            packet.time_base, packet.duration = 1 / Fraction(25), 1
-            packet.pts = packet.dts = number
-            out.mux(packet)
-    plain.unlink()
-    return path
 
 
 def showing(path: Path, **options) -> list[int]:
@@ -62,7 +30,7 @@ def remuxed(folder: Path, *sources: Path) -> dict[str, tuple[Remux, object]]:
 
 def test_the_fixture_has_what_breaks_readers(tmp_path):
     """Packets of two pictures, empty packets, and times out of order."""
-    path = packed_avi(tmp_path / "a.avi")
+    path = videos.packed_avi(tmp_path / "a.avi")
     with av.open(str(path)) as container:
         pictures = [bytes(packet).count(b"\0\0\1\xb6") for packet in container.demux(video=0)]
     with av.open(str(path)) as container:
@@ -76,7 +44,7 @@ def test_the_fixture_has_what_breaks_readers(tmp_path):
     "keyframe_every", [1000, 12]
 )  # with 12, pictures before a keyframe need those behind it
 def test_packed_pictures_are_taken_apart_without_loss(tmp_path, keyframe_every):
-    source = packed_avi(tmp_path / "a.avi", keyframe_every=keyframe_every)
+    source = videos.packed_avi(tmp_path / "a.avi", keyframe_every=keyframe_every)
     task, found = remuxed(tmp_path / "out", source)["a.avi"]
     assert (found.status, found.reason, found.frames, found.fps) == ("ok", "", FRAMES, 25)
     assert set(found.readers) == EVERYONE
@@ -121,7 +89,7 @@ def test_what_need_not_or_cannot_be_remuxed_stays_the_original(tmp_path):
 
 
 def test_sources_that_are_not_whole_are_told(tmp_path):
-    whole = packed_avi(tmp_path / "whole.avi")
+    whole = videos.packed_avi(tmp_path / "whole.avi")
     videos.truncated(whole, tmp_path / "short.avi")
     (tmp_path / "text.avi").write_text("no video")
     names = ("short.avi", "text.avi", "absent.avi")
@@ -133,7 +101,7 @@ def test_sources_that_are_not_whole_are_told(tmp_path):
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(tmp_path):
     """Unless the source changed or the clip is gone; and the clip under the other suffix goes."""
-    packed = packed_avi(tmp_path / "packed.avi")
+    packed = videos.packed_avi(tmp_path / "packed.avi")
     plain = videos.numbered_video(tmp_path / "plain.avi", FRAMES, codec="mpeg4", crf=3)
     out = tmp_path / "out"
 

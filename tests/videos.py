@@ -187,3 +187,37 @@ def truncated(source: Path, target: Path, keep: float = 0.6) -> Path:
     data = source.read_bytes()
     target.write_bytes(data[: int(len(data) * keep)])
     return target
+
+
+PACKED = b"\0\0\1\xb2DivX503b1393p"  # what tells a decoder that a packet may hold two pictures
+EMPTY = b"\0\0\1\xb6\x50\x4f"  # a picture that says: nothing is coded
+
+
+def packed_avi(path: Path, frames: int = 60, *, keyframe_every: int = 1000) -> Path:
+    """An AVI as DivX 5 wrote it: each B-frame in the packet of the frame that it follows, then an empty packet."""
+    plain = path.with_name(f"{path.stem}.plain.avi")
+    numbered_video(plain, frames, codec="mpeg4", crf=3, b_frames=1, keyframe_every=keyframe_every)
+    with av.open(str(plain)) as container, av.open(str(path), "w") as out:
+        stream = container.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        copy.codec_context.codec_tag = "DX50"
+        copy.codec_context.extradata = stream.codec_context.extradata + PACKED
+        chunks: list[tuple[bytes, bool]] = []
+        for packet in container.demux(stream):
+            data = bytes(packet)
+            at = data.find(b"\0\0\1\xb6")
+            if at < 0:
+                continue
+            if data[at + 4] >> 6 == 2:  # a B-frame
+                chunks[-1] = (chunks[-1][0] + data[at:], chunks[-1][1])
+                chunks.append((EMPTY, False))
+            else:
+                chunks.append((data, packet.is_keyframe))
+        for number, (data, key) in enumerate(chunks):
+            packet = av.Packet(data)
+            packet.stream, packet.is_keyframe = copy, key
+            packet.time_base, packet.duration = 1 / Fraction(25), 1
+            packet.pts = packet.dts = number
+            out.mux(packet)
+    plain.unlink()
+    return path

@@ -1,0 +1,73 @@
+"""Loader processes that die or hang, memory that runs out, and two runs in one folder."""
+
+import signal
+import time
+
+import pytest
+from broken import Broken
+from faults import no_traceback
+from runs import Running, overrides_for, start
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_worker_that_is_killed_names_what_it_was_reading(data, tmp_path, tally):
+    """By SIGKILL, as the kernel does when memory runs out, or a decoder that crashes."""
+    fault = tally("loader processes that die or hang")
+    fault.tries()
+    done = Broken(overrides_for(data, tmp_path, "trainer.workers=1"), dies="005.mp4").wait(90)
+    said = no_traceback(done)
+    assert "a data worker died" in said
+    assert f"train/5 ({data}/train/005.mp4)" in said
+    fault.survives()
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_decoder_that_hangs_is_named(data, tmp_path, tally):
+    fault = tally("loader processes that die or hang")
+    fault.tries()
+    command = overrides_for(data, tmp_path, "trainer.workers=1", "data.timeout=3")
+    said = no_traceback(Running(command, hang="005.mp4").wait(90))
+    assert f"train/5 ({data}/train/005.mp4)" in said
+    fault.survives()
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    "overrides", [["trainer.batch_size=24", "backbone.crop=448"], ["backbone.width=4000"]]
+)
+def test_out_of_memory(data, tmp_path, overrides, tally):
+    """A process that may not have much more memory: torch's own error, said with what to lower."""
+    fault = tally("out of memory")
+    fault.tries()
+    done = Broken(overrides_for(data, tmp_path, *overrides), memory=400_000_000).wait()
+    said = no_traceback(done)
+    assert "out of memory" in said
+    assert "trainer.micro_batch" in said
+    fault.survives()
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_two_runs_race_for_one_folder(data, tmp_path, rounds, tally):
+    fault, wrong = tally("two runs in one folder"), []
+    for number in range(rounds):
+        fault.tries()
+        out = tmp_path / str(number)
+        pair = [start(data, out, "trainer.epochs=2000") for _ in range(2)]
+        began = time.monotonic()
+        while not any(one.over() for one in pair) and time.monotonic() - began < 120:
+            time.sleep(0.005)
+        time.sleep(0.3)
+        left = [one for one in pair if not one.over()]
+        for one in left:
+            one.signal(signal.SIGKILL)
+        done = [one.wait() for one in pair]
+        lost = [d for d in done if d.returncode == 2 and "another process is training there" in d.stderr]
+        if len(left) != 1 or len(lost) != 1:
+            wrong.append([(d.returncode, d.stderr[-300:]) for d in done])
+        else:
+            fault.survives()
+    assert not wrong

@@ -1,0 +1,157 @@
+"""Archives: nested, damaged, of every tool, and with members that reach out of their folder."""
+
+import shutil
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_datasets import zipped
+
+from vmp.errors import ConfigError, DataError
+from vmp.prepare.unpack import unpack
+
+
+def test_nested_archives_are_unpacked_once(tmp_path):
+    inner = {
+        name: zipped(tmp_path / f"{name}.zip", {f"{name}/-[HD] {i}.avi": b"x" for i in range(2)})
+        for name in ("climb", "wave")
+    }
+    outer = zipped(tmp_path / "hmdb51_org.zip", {f.name: f.read_bytes() for f in inner.values()})
+    said: list[str] = []
+    assert unpack(outer, tmp_path / "out", say=said.append) == tmp_path / "out"
+    files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.avi"))
+    assert files == [f"{name}/-[HD] {i}.avi" for name in inner for i in range(2)]
+    assert len(said) == 3
+    (tmp_path / "out/.unpacking-left").mkdir()  # by a kill
+    unpack(outer, tmp_path / "out", say=said.append)
+    assert len(said) == 3
+    assert not list((tmp_path / "out").glob(".unpacking-*"))
+
+
+def test_members_that_leave_their_folder_are_refused(tmp_path):
+    for name in ("../evil.avi", "/tmp/evil.avi", "a/../../evil.avi", "..\\evil.avi"):
+        with pytest.raises(DataError, match=r"a member would leave its folder .*nothing was unpacked"):
+            unpack(zipped(tmp_path / "x.zip", {name: b"x"}), tmp_path / "inner/out")
+    assert not list(tmp_path.rglob("evil*"))
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"broken.zip: cannot be unpacked .*; is it whole"):
+        unpack(tmp_path / "broken.zip", tmp_path / "inner/out")
+
+
+def test_without_a_tool_for_rar_it_says_which_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "hmdb51_org.rar").write_bytes(b"Rar!")
+    with pytest.raises(ConfigError, match="none of unrar, bsdtar, 7zz, 7z and unar is installed"):
+        unpack(tmp_path / "hmdb51_org.rar", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "tool", ["bsdtar", "7zz", "7z", "unar"]
+)  # these go by content, so a zip stands in for a RAR
+def test_the_tools_for_rar(tool, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    for name in (tool, *(["lsar"] if tool == "unar" else [])):
+        there = shutil.which(name)
+        if not there:
+            pytest.skip(f"{name} is not installed")
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {there} "$@"\n')
+        (tmp_path / "bin" / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    archive = zipped(tmp_path / "-wave.rar", {"wave/#1 [HD].avi": b"x", "wave/b.avi": b"y"})
+    unpack(archive, tmp_path / "out", say=lambda _: None)
+    assert (tmp_path / "out/wave/#1 [HD].avi").read_bytes() == b"x"
+    for name in ("../evil.avi", "/tmp/evil.avi"):
+        with pytest.raises(DataError, match=r"a member would leave|could not be unpacked"):
+            unpack(zipped(tmp_path / "evil.rar", {name: b"x"}), tmp_path / "out", say=lambda _: None)
+    link = zipfile.ZipInfo("link")
+    link.external_attr, link.create_system = (stat.S_IFLNK | 0o777) << 16, 3
+    with zipfile.ZipFile(tmp_path / "link.rar", "w") as made:
+        made.writestr(link, "/etc")
+    with pytest.raises(DataError, match=r"is a link|could not be unpacked"):
+        unpack(tmp_path / "link.rar", tmp_path / "out", say=lambda _: None)
+    assert not (tmp_path / "out/link").exists()
+    (tmp_path / "cut.rar").write_bytes(b"Rar!\x1a\x07\x00")
+    with pytest.raises(DataError, match=rf"could not be unpacked:\n  {tool}.*\nIt is damaged"):
+        unpack(tmp_path / "cut.rar", tmp_path / "out", say=lambda _: None)
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = kind, link, 0o777
+    return info
+
+
+TARS = {  # what the members are; a tar stands in for a RAR: bsdtar goes by content
+    "climbs out": [member("../evil.avi")],
+    "absolute": [member("/tmp/vmp-evil.avi")],
+    "link out": [member("a/link.avi", tarfile.SYMTYPE, "/etc/passwd")],
+    "link up": [member("a/link.avi", tarfile.SYMTYPE, "../../x.avi")],
+    "file through a link": [member("d", tarfile.SYMTYPE, ".."), member("d/evil.avi")],
+    "hard link": [member("h.avi", tarfile.LNKTYPE, "/etc/passwd")],
+    "device": [member("zero.avi", tarfile.CHRTYPE)],
+    "named pipe": [member("pipe.avi", tarfile.FIFOTYPE)],
+}
+
+
+@pytest.mark.skipif(not shutil.which("bsdtar"), reason="bsdtar is not installed")
+@pytest.mark.chaos
+@pytest.mark.parametrize("kind", TARS)
+def test_archives_with_members_that_are_no_files(tmp_path, monkeypatch, kind, tally):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/bsdtar").symlink_to(shutil.which("bsdtar"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with tarfile.open(tmp_path / "x.rar", "w") as archive:
+        for info in TARS[kind]:
+            archive.addfile(info)
+        archive.addfile(member("fine.avi"))
+    fault = tally("archives that reach out")
+    fault.tries()
+    with pytest.raises(DataError, match=r"x\.rar"):
+        unpack(tmp_path / "x.rar", tmp_path / "inner/out", say=lambda _: None)
+    assert not list(tmp_path.rglob("*evil*"))
+    assert not Path("/tmp/vmp-evil.avi").exists()
+    assert not [p for p in (tmp_path / "inner").rglob("*") if not p.is_dir()]
+    fault.survives()
+
+
+def test_archives_that_would_fill_the_disk(tmp_path):
+    """Members that are said, or turn out, to be a thousand times the archive; and more than the disk has room for."""
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(4):
+            archive.writestr(f"{i}.avi", bytes(50_000_000))
+    with pytest.raises(DataError, match=r"bomb.zip: .*200,\d+,\d+ bytes"):
+        unpack(tmp_path / "bomb.zip", tmp_path / "out", say=lambda _: None)
+    assert not list((tmp_path / "out").rglob("*.avi"))
+
+
+@pytest.mark.chaos
+def test_damaged_zips(tmp_path, rounds, tally):
+    """Unpacked as it was, or DataError, and then nothing is left."""
+    from damage import damaged_bytes
+
+    content = {f"wave/{i}.avi": np.random.default_rng(i).bytes(3000) for i in range(3)}
+    with zipfile.ZipFile(tmp_path / "w.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in content.items():
+            archive.writestr(name, value)
+    whole = (tmp_path / "w.zip").read_bytes()
+    fault, count, refused = tally("damaged archives"), 30 * rounds, 0
+    for seed in range(count):
+        fault.tries()
+        what, damaged = damaged_bytes(whole, np.random.default_rng([7, seed]))
+        (tmp_path / "w.zip").write_bytes(damaged)
+        out = tmp_path / f"out{seed}"
+        try:
+            unpack(tmp_path / "w.zip", out, say=lambda _: None)
+        except DataError as error:
+            refused += 1
+            assert "w.zip" in str(error)
+            assert not list(out.rglob("*.avi")), (seed, what)
+        else:
+            for path in out.rglob("*.avi"):
+                assert path.read_bytes() in content.values(), (seed, what)
+        shutil.rmtree(out)
+        fault.survives()
+    assert 0 < refused <= count
