@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from vmp.config import Config, check
-from vmp.paper.tables import composer
+from vmp.paper.planning import composer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 DATASETS = {"HMDB-51": "hmdb51", "FineGym": "finegym", "MPII Cooking 2": "mpii_cooking2"}
