@@ -15,10 +15,10 @@ with friendly():
 def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
-        from vmp.jobs.sweep import run_job
+        from vmp.jobs.sweep import Sweep
 
-        where = Path(job.runtime.output_dir)  # OUTPUT/sweeps/NAME/NUMBER, as our sweeper named it
-        return run_job(where.parent, int(where.name))
+        where = Path(job.runtime.output_dir)  # OUTPUT/sweeps/NAME/NUMBER
+        return Sweep.read(where.parent).run_one(int(where.name))
     from vmp.train import train
 
     with friendly():  # inside too: Hydra would say that the job failed, and our message says why

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -48,7 +47,8 @@ def job(tmp_path):
     def make(name: str, *words: str, needs: tuple[str, ...] = ()) -> Job:
         file = tmp_path / name
         needed = tuple(str(tmp_path / each) for each in needs)
-        return Job(name, (str(file), *words), folder=str(file), is_done=file.exists, needs=needed)
+        output = tmp_path / f"logs/{name}.txt"
+        return Job(name, (str(file), *words), str(file), output, file.exists, needs=needed)
 
     return make
 
@@ -56,7 +56,7 @@ def job(tmp_path):
 def run(tmp_path, jobs, launch=Launch("single")) -> list[str]:  # noqa: B008
     """The lines that are shown."""
     lines: list[str] = []
-    run_launched(jobs, launch, logs=tmp_path / "logs", root=tmp_path, show=lines.append)
+    run_launched(jobs, launch, tmp_path, lines.append)
     return lines
 
 
@@ -68,8 +68,8 @@ def test_jobs_wait_for_those_they_need_and_fail_alone(tmp_path, job):
     assert jobs[2].code == 1
     failed = next(i for i, line in enumerate(lines) if "failed: bad" in line)
     assert "it is bad" in lines[failed + 1]
-    log = Path(lines[failed + 1].rpartition("its output: ")[2])
-    assert log.read_text() == "error: it is bad\n"
+    assert f"its output: {jobs[2].output}" in lines[failed + 1]
+    assert jobs[2].output.read_text() == "error: it is bad\n"
 
 
 def test_jobs_that_others_wait_for_run_first(tmp_path, job, monkeypatch):
@@ -107,8 +107,9 @@ def test_the_first_signal_lets_a_job_save_and_the_third_kills_it(tmp_path, job, 
         "from vmp.jobs.launch import Launch, run_launched\n"
         "from vmp.jobs.supervisor import Job\n"
         f"home, words = Path({str(tmp_path)!r}), {words!r}\n"
-        "jobs = [Job(n, (str(home / n), 'long', *words), str(home / n), (home / n).exists) for n in 'ab']\n"
-        "asked = run_launched(jobs, Launch('single'), logs=home / 'logs', root=home)\n"
+        "files = [home / name for name in 'ab']\n"
+        "jobs = [Job('', (str(f), 'long', *words), str(f), home / 'log', f.exists) for f in files]\n"
+        "asked = run_launched(jobs, Launch('single'), home)\n"
         "print(asked, [(job.state, job.code) for job in jobs])\n"
     )
     process = subprocess.Popen(

@@ -210,7 +210,9 @@ def test_real_training(data, tmp_path):
 def planned(*overrides: list[str]):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return plan_jobs(
-            overrides, lambda each: OmegaConf.to_container(compose("train", list(each)), resolve=True)
+            overrides,
+            ROOT / "outputs/sweeps/x",
+            lambda each: OmegaConf.to_container(compose("train", list(each)), resolve=True),
         )
 
 
@@ -337,9 +339,9 @@ def test_jobs_without_devices_share_the_cores(monkeypatch):
 
 
 def test_the_same_command_names_the_same_folder():
-    labels = ["seed=0 vmp.lambda=1", "seed=1 vmp.lambda=2"]
-    assert name_sweep(["seed=0,1"], labels).startswith("seed-lambda-")
-    assert name_sweep(["a", "b"], labels) == name_sweep(["b", "a"], labels) != name_sweep(["a"], labels)
+    each = [["seed=0", "vmp.lambda=1"], ["seed=1", "vmp.lambda=2"]]
+    assert name_sweep(["seed=0,1"], each).startswith("seed-lambda-")
+    assert name_sweep(["a", "b"], each) == name_sweep(["b", "a"], each) != name_sweep(["a"], each)
 
 
 def test_a_jobs_environment(monkeypatch):

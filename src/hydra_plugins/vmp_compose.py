@@ -1,14 +1,16 @@
-"""How Hydra composes our configs: what the command line names wins over what an experiment or a recipe file brings.
+"""How Hydra composes our configs: files that are named on the command line win over an experiment's and a recipe's.
 
-Hydra merges an experiment's values after the files of the groups, so that `experiment=mine trainer=debug` would train
-for as many epochs as `mine` says. Here the order is: the command line's values, the files that it names, the
-experiment, the recipe, the defaults. Hydra imports this module with its plugins, before it composes anything.
+Hydra merges the values of an experiment after the files of the groups, so that `experiment=mine trainer=debug` would
+train for as many epochs as `mine` says. Here the order is, strongest first: values on the command line, files that it
+names, the experiment, the recipe, the defaults. Hydra offers no hook for that, so its loader is replaced by a subclass
+that corrects a composed config. Hydra imports this module with its plugins, before it composes anything.
 """
 
 import hashlib
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vmp.launched import launched
 
-WHOLE = ("dataset", "backbone", "vmp", "optim", "logger")  # sections whose keys all come from one file
+# sections that hold the keys of one file and no others; a recipe or an experiment adds to the other ones
+WHOLE = ("dataset", "backbone", "vmp", "optim", "logger")
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's own, with that order."""
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._read: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {}  # launchers pickle it
-        self._told: set[str] = set()
+        self._notes: set[str] = set()
 
     def _load_configuration_impl(
         self,
@@ -43,70 +43,65 @@ class Loader(ConfigLoaderImpl):
         cfg = super()._load_configuration_impl(
             config_name, overrides, run_mode, from_shell, validate_sweep_overrides
         )
-        choices = dict(cfg.hydra.runtime.choices)
+        choices = dict(cfg.hydra.runtime.choices)  # group -> file
         task = list(OmegaConf.to_container(cfg.hydra.overrides.task))  # type: ignore[arg-type]  # not resolved
         if not any(o.partition("=")[0] in choices for o in task):
             return cfg
         parsed = OverridesParser.create().parse_overrides(task)
         given = {o.key_or_group for o in parsed} - set(choices)
-        named = [
-            o.key_or_group
+        named = {
+            o.key_or_group: choices[o.key_or_group]
             for o in parsed
             if isinstance(choices.get(o.key_or_group), str) and not o.package and not o.is_sweep_override()
-        ]
-        said = " ".join(f"{group}={choices[group]}" for group in named if group != "experiment")
-        wanted = self._files({group: choices[group] for group in named if group != "experiment"}, choices)
-        for section, values in wanted.items():
+        }
+        named.pop("experiment", None)
+        typed = " ".join(f"{group}={choice}" for group, choice in named.items())
+        for section, values in self._read_named(named, choices).items():
             whole = section in WHOLE and section in named
-            for change in _put(cfg, section, values, given, whole=whole):
-                self._tell(f"note: {said} on the command line wins: {change}", run_mode)
+            for change in _overwrite(cfg, section, values, given, whole=whole):
+                self._note(f"note: {typed} on the command line wins: {change}", run_mode)
         return cfg
 
-    def _files(self, named: dict[str, str], choices: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    def _read_named(self, named: dict[str, str], choices: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """What the files of the named groups set: section -> key -> value."""
         wanted: dict[str, dict[str, Any]] = {}
         if "recipe" in named:
-            values, picked = self._file("recipe", named["recipe"])
+            values, chosen = self._read_file("recipe", named["recipe"])
             for section, each in values.items():
-                if picked.get(section) in (None, choices.get(section)):  # else another optimizer was chosen
+                if chosen.get(section) in (None, choices.get(section)):  # else another optimizer was chosen
                     wanted[section] = dict(each)
-            own, _ = self._file("trainer", choices["trainer"])  # goes before the recipe, named or not
-            for key in set(wanted.get("trainer", ())) & set(own["trainer"]):
-                wanted["trainer"][key] = own["trainer"][key]
+            trainer, _ = self._read_file("trainer", choices["trainer"])  # wins over a recipe, named or not
+            for key in set(wanted.get("trainer", ())) & set(trainer["trainer"]):
+                wanted["trainer"][key] = trainer["trainer"][key]
         for group in sorted(set(named) - {"recipe"}):
-            for section, each in self._file(group, named[group])[0].items():
+            for section, each in self._read_file(group, named[group])[0].items():
                 wanted.setdefault(section, {}).update(each)
         return wanted
 
-    def _file(self, group: str, choice: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """`_load_file`, once for each."""
-        if (group, choice) not in self._read:
-            self._read[group, choice] = self._load_file(group, choice)
-        return self._read[group, choice]
-
-    def _load_file(self, group: str, choice: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a group's file sets, by section, and the files that it chooses in other groups."""
+    @cache  # noqa: B019  # there is one loader, or one for each composed config of a test
+    def _read_file(self, group: str, choice: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """What a file of a group sets, by section, and the files that it chooses in other groups."""
         file = super()._load_configuration_impl(f"{group}/{choice}", [], RunMode.RUN)
-        picked = dict(file.hydra.runtime.choices)
+        chosen = dict(file.hydra.runtime.choices)
         with open_dict(file):
             del file["hydra"]
-        values = OmegaConf.to_container(file)
-        assert isinstance(values, dict)
-        return {str(section): each for section, each in values.items()}, picked
+        return OmegaConf.to_container(file), chosen  # type: ignore[return-value]
 
-    def _tell(self, text: str, run_mode: RunMode) -> None:
-        if run_mode == RunMode.RUN and text not in self._told and launched().first:
-            self._told.add(text)
+    def _note(self, text: str, run_mode: RunMode) -> None:
+        """Print it once, in the first process of a run, and not for the jobs of a sweep."""
+        if run_mode == RunMode.RUN and text not in self._notes and launched().first:
+            self._notes.add(text)
             print(text, file=sys.stderr)
 
 
-def _put(
+def _overwrite(
     cfg: DictConfig, section: str, values: dict[str, Any], given: set[str], *, whole: bool
 ) -> Iterator[str]:
-    """Give a section a file's values, but for the keys in `given`; yields what that changes.
+    """Give a section the values of a file; yields what that changes.
 
     Args:
-        whole: the section has the file's keys and no others.
+        given: keys on the command line, which stay as they are.
+        whole: the section has the keys of the file and no others.
     """
     with open_dict(cfg[section]):
         before = OmegaConf.to_container(cfg[section])
@@ -117,33 +112,33 @@ def _put(
                 continue
             if key not in before or before[key] != value:
                 cfg[section][key] = value
-                yield f"{name} is {_shown(value)}, not {_shown(before.get(key))}"
+                yield f"{name} is {_format(value)}, not {_format(before.get(key))}"
         for key in set(before) - set(values) if whole else ():
             if f"{section}.{key}" not in given:
                 del cfg[section][key]
-                yield f"{section}.{key} = {_shown(before[key])} is left out"
+                yield f"{section}.{key} = {_format(before[key])} is left out"
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
 
 
 def _unless(given: Any, otherwise: Any) -> Any:
-    """${unless:A,B}: nothing where A is set, else B."""
+    """${unless:A,B}: null where A is set, else B."""
     return otherwise if given is None else None
 
 
 def _word(key: str, *, _root_: DictConfig) -> str:
-    """${word:KEY}: the key's value as a word of a folder's name, different for different values."""
+    """${word:KEY}: the value of KEY as a word for a folder's name, different for different values."""
     text = str(OmegaConf.select(_root_, key))
     readable = re.sub(r"[^\w.+-]+", "-", Path(text).name).strip("-.+")[-40:].lstrip("-.+")
     return f"{readable or 'value'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _groups() -> str:
-    """${groups:}: what train.py can be told as GROUP=NAME, for --help."""
+    """${groups:}: the groups and their files, for --help."""
     from vmp.config.keys import GROUPS
 
     loader = GlobalHydra.instance().config_loader()

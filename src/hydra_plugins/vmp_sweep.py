@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -28,6 +28,9 @@ class RunSweeper(BasicSweeper):
         processes: of each job; more than one run under torchrun.
     """
 
+    config: DictConfig  # never None when Hydra calls `sweep`
+    hydra_context: HydraContext
+
     def __init__(
         self, max_batch_size: int | None, params: dict[str, str] | None = None, processes: int = 1
     ) -> None:
@@ -46,82 +49,67 @@ class RunSweeper(BasicSweeper):
         from vmp.jobs.planning import check_started_once, name_sweep, plan_jobs
         from vmp.jobs.sweep import Sweep
 
-        config, context = self.config, self.hydra_context
-        assert config is not None
-        assert context is not None
         check_started_once()
         if not isinstance(self.processes, int) or self.processes < 1:
             raise ConfigError(f"hydra.sweeper.processes = {self.processes!r}: must be at least 1")
-        parser = OverridesParser.create(config_loader=context.config_loader)
+        config, own = self.config, self.config.hydra.launcher
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         each = [overrides for batch in self.split_arguments(parsed, None) for overrides in batch]
-        jobs = plan_jobs(each, self._compose)
-        name = name_sweep(arguments, [job.label for job in jobs])
-        place = Path(str(config.output)).expanduser().absolute() / "sweeps" / name
+        place = Path(str(config.output)).expanduser().absolute() / "sweeps" / name_sweep(arguments, each)
+        jobs = plan_jobs(each, place, self._compose)
         with open_dict(config):
             config.hydra.sweep.dir = str(place)
-        own = config.hydra.launcher
         kind = str(own._target_).rpartition(".")[2]
-        places: list[dict[str, str]] | None = None
-        launcher = None
+        places: list[dict[str, str]] = []
         if kind == "BasicLauncher":  # Hydra's, for one job after another
             places = [{}]
         elif kind == "local_places":
             places = local_places(own.n_jobs, own.devices, self.processes)[: self.max_batch_size]
-        else:
-            launcher = self._make_launcher()
         sweep = Sweep(
             place,
             jobs,
-            script=Path(sys.argv[0]).absolute(),
+            script=str(Path(sys.argv[0]).absolute()),
             options=_list_options(config),
             processes=self.processes,
-            echo=places is not None and len(places) == 1,
+            echo=len(places) == 1,
         )
+        if places:
+            sweep.run_here(places)
+            sys.exit(sweep.report())
+        launcher = self._make_launcher()
 
         def launch(numbers: Sequence[int]) -> None:
-            assert launcher is not None
             size = self.max_batch_size or len(numbers)
             for first in range(0, len(numbers), size):
-                batch = [
-                    [*jobs[number].arguments, *_name_job(place, number)]
-                    for number in numbers[first : first + size]
-                ]
+                batch = [[*each[n], *_name_job(place, n)] for n in numbers[first : first + size]]
                 for result in launcher.launch(batch, initial_job_idx=first):
                     if result.status == JobStatus.FAILED:
                         raise result._return_value
 
-        if places is not None:
-            sweep.run_here(places)
-        else:
-            sweep.run_elsewhere(launch, stoppable=kind != "SlurmLauncher")
+        sweep.run_elsewhere(launch, stoppable=kind != "SlurmLauncher")
         sys.exit(sweep.report())
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The resolved config of a job."""
         from hydra.core.hydra_config import HydraConfig
 
-        assert self.hydra_context is not None
-        assert self.config is not None
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)
+        HydraConfig.instance().set_config(config)  # for ${hydra:...}
         try:
             with open_dict(config):
                 del config["hydra"]
             raw = OmegaConf.to_container(config, resolve=True)
         finally:
             HydraConfig.instance().cfg = before
-        assert isinstance(raw, dict)
-        return raw  # type: ignore[return-value]
+        return cast(dict[str, Any], raw)
 
     def _make_launcher(self) -> Launcher:
         from hydra.core.plugins import Plugins
 
         from vmp.errors import ConfigError
 
-        assert self.hydra_context is not None
-        assert self.config is not None
         assert self.task_function is not None
         own = self.config.hydra.launcher
         target = str(own._target_)

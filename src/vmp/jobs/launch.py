@@ -72,34 +72,28 @@ def parse_launch(text: str) -> Launch:
 def run_launched(
     jobs: Sequence[Job],
     launch: Launch,
-    *,
-    logs: Path,
     root: Path,
     show: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> bool:
-    """Run the jobs and show a line as each ends; whether a signal stopped them.
-
-    Args:
-        logs: folder for the output of the jobs, one file each.
-        root: of the checkout, where commands run.
-    """
+    """Run the jobs in `root`, a checkout, and show a line as each ends; whether a signal stopped them."""
     progress = Progress(jobs)
 
-    def output_of(job: Job) -> Path:
-        name = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in job.folder)
-        return logs / f"{name[-180:].strip('-')}.txt"
-
     def start(job: Job, place: Mapping[str, str]) -> JobProcess:
-        command = launch.command(job.script, job.arguments)
-        warm = launch.kind == "warm"
-        return JobProcess(command, output=output_of(job), cwd=root, place=place, warm=warm)
+        command, warm = launch.command(job.script, job.arguments), launch.kind == "warm"
+        return JobProcess(command, output=job.output, cwd=root, place=place, warm=warm)
 
     def show_end(job: Job) -> None:
         if job.state != "running":
             show(progress.line(job))
         if job.state == "failed":
-            show("  {}\n  its output: {}".format(job.message.replace("\n", "\n  "), output_of(job)))
+            show("  {}\n  its output: {}".format(job.message.replace("\n", "\n  "), job.output))
 
     with listen_for_signals() as requests:
         run_jobs(jobs, launch.places(), start, requests, show_end)
     return bool(requests.signals)
+
+
+def name_output(logs: Path, folder: Path) -> Path:
+    """The file in `logs` for the output of the job whose result goes to `folder`."""
+    name = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in str(folder))
+    return logs / f"{name[-180:].strip('-')}.txt"

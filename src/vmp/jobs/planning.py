@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ def check_started_once() -> None:
 
 
 def plan_jobs(
-    overrides: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], dict[str, Any]]
+    overrides: Sequence[Sequence[str]], place: Path, compose: Callable[[Sequence[str]], dict[str, Any]]
 ) -> list[Job]:
     """The jobs of a sweep, each composed and checked.
 
     Args:
         overrides: of each job.
+        place: folder of the sweep.
         compose: returns the resolved config for overrides.
 
     Raises:
@@ -46,30 +47,40 @@ def plan_jobs(
 
     from vmp.config import check, check_start
     from vmp.explain import explain
+    from vmp.progress import bar
     from vmp.runs.folder import begun, check_same_run
 
-    labels = make_labels(overrides)
+    labels = _make_labels(overrides)
     faults: dict[str, list[str]] = defaultdict(list)  # message -> labels
     by_folder: dict[str, list[int]] = defaultdict(list)
     jobs, raws = [], []
-    for number, (each, label) in enumerate(zip(_with_bar(overrides), labels, strict=True)):
-        raw: dict[str, Any] = {}
-        try:
-            raw = compose(each)
-            config = check(raw)
-            folder = config.folder
-            by_folder[os.path.normpath(folder)].append(number)
-            job = Job(label, tuple(each), str(folder), partial(is_finished, folder))
-            job.state = "finished before" if job.is_done() else "waiting"
-            jobs.append(job)
-            if not begun(folder):
-                check_start(config)
-        except UserError as error:
-            faults[str(error)].append(label)
-        except (HydraException, OmegaConfBaseException) as error:
-            faults[explain(error)].append(label)
+
+    def check_job(number: int) -> None:
+        raw = compose(overrides[number])
+        config = check(raw)
+        folder, output = config.folder, place / str(number) / "output.txt"
+        is_done = partial(is_finished, folder)
+        job = Job(labels[number], tuple(overrides[number]), str(folder), output, is_done)
+        job.state = "finished before" if job.is_done() else "waiting"
+        jobs.append(job)
         raws.append(raw)
-    shared = [numbers for numbers in by_folder.values() if len(numbers) > 1]
+        by_folder[os.path.normpath(folder)].append(number)
+        if not begun(folder):
+            check_start(config)
+
+    many = len(labels) > MANY
+    if many:
+        print(f"checking the configs of {len(labels)} jobs", flush=True)
+    with bar("checking", len(labels), shown=many) as progress:
+        for number, label in enumerate(labels):
+            try:
+                check_job(number)
+            except UserError as error:
+                faults[str(error)].append(label)
+            except (HydraException, OmegaConfBaseException) as error:
+                faults[explain(error)].append(label)
+            progress.advance()
+    shared = next((numbers for numbers in by_folder.values() if len(numbers) > 1), None)
     if not faults and not shared:
         for job, raw in zip(jobs, raws, strict=True):
             try:
@@ -77,41 +88,21 @@ def plan_jobs(
             except RunError as error:
                 faults[str(error)].append(job.label)
     if faults:
-        raise ConfigError(
-            "\n".join(_name_jobs(message, names, len(labels)) for message, names in faults.items())
-        )
-    for numbers in shared:
-        alike = [overrides[n] for n in numbers]
+        raise ConfigError("\n".join(_name_jobs(*fault, len(labels)) for fault in faults.items()))
+    if not shared:
+        return jobs
 
-        def separates(tag: str, alike: list[Sequence[str]] = alike) -> bool:
-            """Whether the jobs can run with this override, each in a folder of its own."""
-            try:
-                folders = {check(compose([*each, tag])).folder for each in alike}
-            except (UserError, HydraException, OmegaConfBaseException):
-                return False
-            return len(folders) == len(alike)
+    def separates(tag: str) -> bool:
+        """Whether the jobs can run with this override, each in a folder of its own."""
+        try:
+            return len({check(compose([*overrides[n], tag])).folder for n in shared}) == len(shared)
+        except (UserError, HydraException, OmegaConfBaseException):
+            return False
 
-        names = _shorten([labels[n] for n in numbers])
-        raise ConfigError(
-            _explain_shared_folder(alike, names, jobs[numbers[0]].folder, raws[numbers[0]], separates)
-        )
-    return jobs
+    raise ConfigError(_explain_shared_folder([jobs[n] for n in shared], raws[shared[0]], separates))
 
 
-def _with_bar(overrides: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
-    """The overrides of each job, with a bar where checking them all takes a while."""
-    from vmp.progress import bar
-
-    many = len(overrides) > MANY
-    if many:
-        print(f"checking the configs of {len(overrides)} jobs", flush=True)
-    with bar("checking", len(overrides), shown=many) as progress:
-        for each in overrides:
-            yield each
-            progress.advance()
-
-
-def make_labels(overrides: Sequence[Sequence[str]]) -> list[str]:
+def _make_labels(overrides: Sequence[Sequence[str]]) -> list[str]:
     """For each job, the overrides that not all jobs have."""
     same = set(overrides[0]).intersection(*overrides[1:]) if len(overrides) > 1 else set()
     return [
@@ -131,30 +122,22 @@ def _shorten(labels: Sequence[str], limit: int = 5) -> str:
     return "; ".join(labels[:limit]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _explain_shared_folder(
-    overrides: list[Sequence[str]],
-    labels: str,
-    folder: str,
-    raw: dict[str, Any],
-    separates: Callable[[str], bool],
-) -> str:
-    """What to do about jobs whose folders have the same name.
+def _explain_shared_folder(jobs: list[Job], raw: dict[str, Any], separates: Callable[[str], bool]) -> str:
+    """What to do about jobs whose folders have the same name: add a tag, which is proposed only if it works.
 
     Args:
-        overrides: of these jobs.
         raw: the config of the first one.
-        separates: whether an override gives each job a folder of its own; only one that does is proposed.
+        separates: whether an override gives each job a folder of its own.
     """
     from vmp.overrides import for_shell
 
-    if len({tuple(sorted(each)) for each in overrides}) < len(overrides):
-        return f"the sweep has the same job more than once: {labels.partition(';')[0]}; leave the repeated values out"
-    same = set(overrides[0]).intersection(*overrides[1:])
-    keys = list(
-        dict.fromkeys(o.partition("=")[0].lstrip("+") for each in overrides for o in each if o not in same)
-    )
+    if len({tuple(sorted(job.arguments)) for job in jobs}) < len(jobs):
+        return f"the sweep has the same job more than once: {jobs[0].label}; leave the repeated values out"
+    same = set(jobs[0].arguments).intersection(*(job.arguments for job in jobs))
+    differing = (o for job in jobs for o in job.arguments if o not in same)
+    keys = list(dict.fromkeys(o.partition("=")[0].lstrip("+") for o in differing))
     problem = (
-        f"{len(overrides)} jobs would share the folder {folder}: {labels}\n"
+        f"{len(jobs)} jobs would share the folder {jobs[0].folder}: {_shorten([job.label for job in jobs])}\n"
         f"{', '.join(keys)}: not part of a run folder's name, so a tag has to tell the runs apart"
     )
     groups = [key for key in keys if isinstance(raw.get(key), dict) or "/" in key or key == "experiment"]
@@ -170,13 +153,18 @@ def _explain_shared_folder(
     return f"{problem}: one sweep for each of them, each with its tag=WORD"
 
 
-def name_sweep(arguments: Sequence[str], labels: Sequence[str]) -> str:
-    """The name of a sweep's folder, the same for the same command: the keys that vary and a digest."""
+def name_sweep(arguments: Sequence[str], overrides: Sequence[Sequence[str]]) -> str:
+    """The name of a sweep's folder, the same for the same command: the keys that vary and a digest.
+
+    Args:
+        arguments: of the command.
+        overrides: of each job.
+    """
     varied = dict.fromkeys(
         o.partition("=")[0].rpartition(".")[2].lstrip("+")
-        for label in labels
+        for label in _make_labels(overrides)
         for o in label.split(" ")
         if "=" in o
     )
-    words = "-".join(re.sub(r"\W+", "", word) for word in varied)[:60] if len(labels) > 1 else "one"
+    words = "-".join(re.sub(r"\W+", "", word) for word in varied)[:60] if len(overrides) > 1 else "one"
     return f"{words or 'sweep'}-{hashlib.sha256(json.dumps(sorted(arguments)).encode()).hexdigest()[:8]}"

@@ -50,7 +50,6 @@ class JobProcess:
         warm: bool = False,
         echo: bool = False,
     ) -> None:
-        self.output = output
         self._began = time.monotonic()
         self._process: subprocess.Popen[bytes] | BaseProcess
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +22,9 @@ from vmp.engine.stopping import OUT_OF_TIME, SIGNALS
 from vmp.formats import duration
 from vmp.jobs.process import JobProcess, explain_failure
 
+# stopped: it saved and can be continued. unknown: its launcher lost sight of it
 State = Literal[
-    "waiting",
-    "running",
-    "done",
-    "finished before",
-    "failed",
-    "stopped",  # it saved on request or at its time limit, and can be continued
-    "not started",  # because of a request to stop, or of a job that it needs
-    "unknown",  # its launcher lost sight of it
+    "waiting", "running", "done", "finished before", "failed", "stopped", "not started", "unknown"
 ]
 ENDED = ("done", "finished before", "failed", "stopped")
 STOPPED_CODES = {OUT_OF_TIME, *(128 + number for number in SIGNALS), *(-number for number in SIGNALS)}
@@ -44,14 +38,16 @@ class Job:
     label: its name for people.
     arguments: of its script, as a person would type them.
     folder: where its result goes. No two jobs share one, so that it identifies the job.
-    needs: folders of the jobs that must be done before.
-    code: exit code of its process.
+    output: file for what its process prints.
+    needs: folders of the jobs that must be done before it starts.
+    code: its exit code.
     """
 
     label: str
     arguments: tuple[str, ...]
     folder: str
-    is_done: Callable[[], bool] = field(repr=False)
+    output: Path
+    is_done: Callable[[], bool]
     script: str = "train.py"
     needs: tuple[str, ...] = ()
     state: State = "waiting"
@@ -215,7 +211,7 @@ def _set_outcome(job: Job, process: JobProcess, code: int, *, asked: bool) -> No
     elif code != 0 and (asked or code in STOPPED_CODES):
         job.state = "stopped"
     else:
-        job.state, job.message = "failed", explain_failure(code, process.output)
+        job.state, job.message = "failed", explain_failure(code, job.output)
 
 
 class Progress:

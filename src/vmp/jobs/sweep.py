@@ -16,20 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vmp.engine.stopping import OUT_OF_TIME
 from vmp.errors import RunError
 from vmp.files import write_json, write_text
 from vmp.jobs.process import JobProcess, python_command
-from vmp.jobs.supervisor import (
-    Job,
-    Progress,
-    StopRequests,
-    announce_stop,
-    listen_for_signals,
-    run_jobs,
-)
+from vmp.jobs.supervisor import Job, Progress, StopRequests, announce_stop, listen_for_signals, run_jobs
 from vmp.runs.records import is_finished, read_result
 
 RECORDED = ("state", "message", "code", "seconds")  # what N/state.json has
@@ -40,56 +33,47 @@ class Sweep:
     """The jobs of a sweep and its folder. Run them, `here` or `elsewhere`, then `report`.
 
     Args:
-        place: OUTPUT/sweeps/NAME.
-        script: train.py, which runs one job.
-        options: of its command line, other than overrides.
-        processes: of each job; more than one run under torchrun.
-        echo: whether the output of the jobs goes to this terminal as well, which makes sense for one after another.
+        place: OUTPUT/sweeps/NAME. The output of job N goes to N/output.txt in it.
+        settings: what sweep.json has beside the jobs. script: train.py, which runs one job; options: of its command
+            line, before the overrides; processes: of each job; echo: whether the output of the jobs goes to this
+            terminal as well; cwd and command: of the sweep.
     """
 
-    def __init__(
-        self,
-        place: Path,
-        jobs: Sequence[Job],
-        *,
-        script: Path,
-        options: Sequence[str] = (),
-        processes: int = 1,
-        echo: bool = True,
-    ) -> None:
+    def __init__(self, place: Path, jobs: Sequence[Job], **settings: Any) -> None:
         self.place, self.jobs = place, list(jobs)
-        self._signal = 0  # that ended it
+        self.settings = {"cwd": os.getcwd(), "command": shlex.join(["python", *sys.argv]), **settings}
+        self._signal = 0  # the one that ended it
         self._abandoned = False  # the jobs go on without this process
         self._progress = Progress(self.jobs)
-        self._settings = {
-            "script": str(script),
-            "options": list(options),
-            "processes": processes,
-            "echo": echo,
-            "cwd": os.getcwd(),
-            "command": shlex.join(["python", *sys.argv]),
-        }
+
+    @classmethod
+    def read(cls, place: Path) -> Self:
+        """From sweep.json, in the process that a launcher made for one of the jobs."""
+        settings = _read_json(place / "sweep.json")
+        del settings["state"]
+        jobs = []
+        for number, kept in enumerate(settings.pop("jobs")):
+            is_done = partial(is_finished, Path(settings["cwd"]) / kept["folder"])
+            output = place / str(number) / "output.txt"
+            jobs.append(Job(kept["label"], tuple(kept["overrides"]), kept["folder"], output, is_done))
+        return cls(place, jobs, **settings)
 
     def run_here(self, places: Sequence[Mapping[str, str]]) -> None:
         """Run the jobs that are not finished in these places of this machine."""
-        numbers = {job.folder: number for number, job in enumerate(self.jobs)}
-
-        def start(job: Job, place: Mapping[str, str]) -> JobProcess:
-            return start_job(self._settings, job, self.place / str(numbers[job.folder]), place)
 
         def record(job: Job) -> None:
-            record_state(self.place / str(numbers[job.folder]), job)
+            self._record(job)
             self._show(job)
 
         with self._opened() as requests:
-            run_jobs(self.jobs, places, start, requests, record)
+            run_jobs(self.jobs, places, self._start, requests, record)
 
     def run_elsewhere(self, launch: Callable[[Sequence[int]], None], *, stoppable: bool) -> None:
         """Run the jobs that are not finished with a launcher of others.
 
         Args:
-            launch: takes the jobs' numbers, calls `run_job` for each somewhere, and returns when they are over.
-            stoppable: whether a signal to this process stops the jobs; else it stops the watching only.
+            launch: takes the jobs' numbers, calls `run_one` for each in some process, and returns when they are over.
+            stoppable: whether a signal to this process stops the jobs; else it only ends the watching.
 
         Raises:
             RunError: the launcher failed before it had started a job.
@@ -112,20 +96,18 @@ class Sweep:
             while launcher.is_alive():
                 launcher.join(WATCH)
                 self._collect()
-                if requests.count() > asked and stoppable:
+                if requests.count() > asked and not stoppable:
+                    self._abandoned = True
+                    return
+                if requests.count() > asked:
                     asked += 1
                     announce_stop(requests, asked)
                     write_text(self.place / "stop", f"{asked}\n")
-                elif requests.count() > asked:
-                    self._abandoned = True
-                    return
             self._collect()
-            waiting = [job for job in self.jobs if job.state == "waiting"]
-            if problem and len(waiting) == len(todo) and not asked:
+            open_jobs = [job for job in self.jobs if job.state in ("waiting", "running")]
+            if problem and not asked and sum(job.state == "waiting" for job in open_jobs) == len(todo):
                 raise RunError(f"the launcher started no job. {problem}")
-            for job in self.jobs:
-                if job.state not in ("waiting", "running"):
-                    continue
+            for job in open_jobs:
                 if problem:
                     job.state, job.message = "unknown", f"the launcher lost sight of it: {problem}"
                 elif asked and job.state == "waiting":
@@ -133,15 +115,29 @@ class Sweep:
                 else:
                     job.state, job.message = "failed", "the process that watched over it was killed"
 
+    def run_one(self, number: int) -> None:
+        """Run one job and record what becomes of it: what happens in the process that a launcher made for it."""
+        job = self.jobs[number]
+
+        def record(job: Job) -> None:
+            if job.state == "stopped" and requests.requeue:
+                job.state = "waiting"
+            self._record(job)
+
+        with listen_for_signals(self.place / "stop") as requests:
+            run_jobs([job], [{}], self._start, requests, record)
+        if job.state == "waiting" and requests.requeue:
+            requests.requeue()
+
     def report(self) -> int:
         """Print the table, what failed and how to go on. Returns the exit code, 1 when a job failed."""
         _print_table(self.jobs)
-        for number, job in enumerate(self.jobs):
+        for job in self.jobs:
             if job.state == "failed":
                 message = job.message.replace("\n", "\n  ")
                 print(f"failed: {job.label}\n  folder: {job.folder}\n  {message}")
-                if (output := self.place / str(number) / "output.txt").exists():
-                    print(f"  its output: {output}")
+                if job.output.exists():
+                    print(f"  its output: {job.output}")
         failed = any(job.state == "failed" for job in self.jobs)
         left = any(job.state not in ("done", "finished before", "failed", "unknown") for job in self.jobs)
         if self._abandoned:
@@ -176,14 +172,12 @@ class Sweep:
             ) from None
         try:
             (self.place / "stop").unlink(missing_ok=True)
-            for number in range(len(self.jobs)):
-                (self.place / str(number) / "state.json").unlink(missing_ok=True)
+            for job in self.jobs:
+                job.output.with_name("state.json").unlink(missing_ok=True)
             self._write("running")
             before = sum(job.state == "finished before" for job in self.jobs)
-            print(
-                f"sweep of {len(self.jobs)} jobs{f', {before} finished before' if before else ''}  -> {self.place}",
-                flush=True,
-            )
+            finished = f", {before} finished before" if before else ""
+            print(f"sweep of {len(self.jobs)} jobs{finished}  -> {self.place}", flush=True)
             with listen_for_signals() as requests:
                 yield requests
             self._signal = requests.signals[-1] if requests.signals else 0
@@ -191,13 +185,21 @@ class Sweep:
         finally:
             lock.release()
 
+    def _start(self, job: Job, place: Mapping[str, str]) -> JobProcess:
+        own = self.settings
+        command = python_command(own["script"], [*own["options"], *job.arguments], own["processes"])
+        return JobProcess(command, output=job.output, cwd=own["cwd"], place=place, echo=own["echo"])
+
+    def _record(self, job: Job) -> None:
+        write_json(job.output.with_name("state.json"), {key: getattr(job, key) for key in RECORDED})
+
     def _collect(self) -> None:
         """Read what the processes that watch over the jobs have recorded."""
-        for number, job in enumerate(self.jobs):
-            found = _read_json(self.place / str(number) / "state.json")
-            if found and found["state"] != job.state:
+        for job in self.jobs:
+            kept = _read_json(job.output.with_name("state.json"))
+            if kept and kept["state"] != job.state:
                 for key in RECORDED:
-                    setattr(job, key, found[key])
+                    setattr(job, key, kept[key])
                 self._show(job)
 
     def _show(self, job: Job) -> None:
@@ -207,54 +209,13 @@ class Sweep:
         self._write("running")
 
     def _write(self, state: str) -> None:
-        jobs = []
-        for number, job in enumerate(self.jobs):
-            own = {"number": number, "overrides": job.arguments, "label": job.label, "folder": job.folder}
-            jobs.append({**own, **{key: getattr(job, key) for key in RECORDED}, **_read_accuracies(job)})
-        write_json(self.place / "sweep.json", {"state": state, **self._settings, "jobs": jobs})
-
-
-def run_job(place: Path, number: int) -> None:
-    """Run job `number` of the sweep in `place` and record what became of it: what a launcher's process does."""
-    settings = _read_json(place / "sweep.json")
-    own = settings["jobs"][number]
-    is_done = partial(is_finished, Path(settings["cwd"]) / own["folder"])
-    job = Job(own["label"], tuple(own["overrides"]), own["folder"], is_done)
-
-    def start(job: Job, variables: Mapping[str, str]) -> JobProcess:
-        return start_job(settings, job, place / str(number), variables)
-
-    def record(job: Job) -> None:
-        if job.state == "stopped" and requests.requeue:
-            job.state = "waiting"
-        record_state(place / str(number), job)
-
-    with listen_for_signals(place / "stop") as requests:
-        run_jobs([job], [{}], start, requests, record)
-    if job.state == "waiting" and requests.requeue:
-        requests.requeue()
-
-
-def start_job(settings: Mapping[str, Any], job: Job, folder: Path, place: Mapping[str, str]) -> JobProcess:
-    """Start a job of a sweep.
-
-    Args:
-        settings: of the sweep, as in sweep.json.
-        folder: for its output.txt.
-        place: environment variables of its own.
-    """
-    arguments = [*settings["options"], *job.arguments]
-    return JobProcess(
-        python_command(settings["script"], arguments, settings["processes"]),
-        output=folder / "output.txt",
-        cwd=settings["cwd"],
-        place=place,
-        echo=settings["echo"],
-    )
-
-
-def record_state(folder: Path, job: Job) -> None:
-    write_json(folder / "state.json", {key: getattr(job, key) for key in RECORDED})
+        jobs = [
+            {"number": number, "overrides": job.arguments, "label": job.label, "folder": job.folder}
+            | {key: getattr(job, key) for key in RECORDED}
+            | _read_accuracies(job)
+            for number, job in enumerate(self.jobs)
+        ]
+        write_json(self.place / "sweep.json", {"state": state, **self.settings, "jobs": jobs})
 
 
 def _read_json(path: Path) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from vmp.config import MotionsDataset, PreparedDataset, check_start
 from vmp.errors import ConfigError, UserError
 from vmp.files import write_text
-from vmp.jobs.launch import Launch, parse_launch, run_launched
+from vmp.jobs.launch import Launch, name_output, parse_launch, run_launched
 from vmp.jobs.supervisor import Job
 from vmp.paper.estimates import measured_rates, print_plan, time_rates
 from vmp.paper.planning import PlannedEvaluation, PlannedRun, Planner, composer, plan_cells
@@ -138,6 +138,7 @@ def run_missing(
     jobs = [
         Job(
             folder=str(run.folder),
+            output=name_output(output / "logs", run.folder),
             label=run.label + (" (continued)" if run.state == "half done" else ""),
             script="train.py",
             arguments=run.overrides,
@@ -149,6 +150,7 @@ def run_missing(
     jobs += [
         Job(
             folder=str(test.folder),
+            output=name_output(output / "logs", test.folder),
             label=f"{test.run.label} tested with {' '.join(filter(None, (test.degrade, test.where)))}",
             script="evaluate.py",
             arguments=tuple(test.arguments),
@@ -165,7 +167,7 @@ def run_missing(
     )
     if not jobs:
         return 0
-    interrupted = run_launched(jobs, launch, logs=output / "logs", root=root)
+    interrupted = run_launched(jobs, launch, root)
     failed, left = sum(job.state == "failed" for job in jobs), sum(job.state != "done" for job in jobs)
     if left and interrupted and not failed:
         raise Interrupted(f"stopped with {left} jobs to go; the same command continues")
