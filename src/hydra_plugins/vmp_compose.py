@@ -10,7 +10,6 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ WHOLE = ("dataset", "backbone", "vmp", "optim", "logger")
 class Loader(ConfigLoaderImpl):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._files: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], dict[str, Any]]] = {}
         self._notes: set[str] = set()
 
     def _load_configuration_impl(
@@ -78,14 +78,15 @@ class Loader(ConfigLoaderImpl):
                 wanted.setdefault(section, {}).update(each)
         return wanted
 
-    @cache  # noqa: B019  # there is one loader, or one for each composed config of a test
     def _read_file(self, group: str, choice: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """What a file of a group sets, by section, and the files that it chooses in other groups."""
-        file = super()._load_configuration_impl(f"{group}/{choice}", [], RunMode.RUN)
-        chosen = dict(file.hydra.runtime.choices)
-        with open_dict(file):
-            del file["hydra"]
-        return OmegaConf.to_container(file), chosen  # type: ignore[return-value]
+        if (group, choice) not in self._files:  # not functools.cache: launchers pickle this class
+            file = super()._load_configuration_impl(f"{group}/{choice}", [], RunMode.RUN)
+            chosen = dict(file.hydra.runtime.choices)
+            with open_dict(file):
+                del file["hydra"]
+            self._files[group, choice] = OmegaConf.to_container(file), chosen  # type: ignore[assignment]
+        return self._files[group, choice]
 
     def _note(self, text: str, run_mode: RunMode) -> None:
         """Print it once, in the first process of a run, and not for the jobs of a sweep."""
