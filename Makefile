@@ -42,7 +42,7 @@ format: $(READY) ## put the code in its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure layer, step, start and loader, beside the plain ways; what Table 1 costs (BENCH='step costs')
+bench: $(READY) ## measure layer, step, start and loader beside plain implementations; what Table 1 costs (BENCH='step costs')
 	$(BIN)/python -m benchmarks $(BENCH)
 
 # where tables, claims, figures and maps of starts are written; docs/results is written by make publish only

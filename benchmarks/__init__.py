@@ -1,1 +1,1 @@
-"""What make bench measures, each beside the plain way."""
+"""What `make bench` measures: each part of the project beside a plain implementation of the same."""

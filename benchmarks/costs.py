@@ -1,7 +1,7 @@
-"""What all of the real Table 1 costs in device-hours, from measured steps: ours, and the published way's.
+"""What the real Table 1 costs in device-hours, from measured steps: with our settings and with the published ones.
 
-hours = (clips trained on + a third of the views tested x how much larger they are) x seconds of a step / clips in it /
-3600: a forward pass is a third of a step, as in arithmetic. Clips are published numbers where the dataset is not
+hours = (clips trained on + a third of the views tested x how much larger they are) x seconds per clip of a step / 3600:
+a forward pass is a third of a step, as in arithmetic. Numbers of clips are the published ones where a dataset is not
 prepared.
 """
 
@@ -10,26 +10,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import Row, describe_machine, print_rows
 from benchmarks.step import AUTHORS, forward_flops
-from benchmarks.turns import Row, machine, show
 
 FORWARD = 1 / 3  # of a step
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of a backbone's runs. trained: clips, over all epochs; tested: views; flops: of a clip, forward."""
+    """The work of a backbone's runs. trained: clips over all epochs; tested: views; flops: of a clip, forward; larger:
+    pixels of a view over those of a training clip; size: key of the backbone's size (`size_of`)."""
 
     runs: int
     trained: float
     tested: float
     flops: float
-    larger: float  # pixels of a view over those of a clip
-    size: str  # of the backbone (estimating.size_of)
+    larger: float
+    size: str
 
     @property
-    def passes(self) -> float:
-        """Steps of one clip that all of it is worth."""
+    def steps(self) -> float:
+        """Training steps of one clip that take as long."""
         return self.trained + FORWARD * self.larger * self.tested
 
 
@@ -43,29 +44,29 @@ def work_of_table1(root: Path, data: str | None = None) -> dict[str, Work]:
 
     conf = root / "conf"
     profile = load_profile(conf / "table" / "profile" / "paper.yaml")
-    work: dict[str, Work] = {}
     table = load_table(conf / "table" / "table1.yaml")
     planner = Planner(composer(conf), output=profile.output, extra=(f"data.root={data}",) if data else ())
-    runs, _ = plan_cells([c for c in cells(table, profile) if c.run], planner, [0])
+    runs, _ = plan_cells([cell for cell in cells(table, profile) if cell.run], planner, [0])
+    work: dict[str, Work] = {}
     for run in runs:
         config, spec = run.config, backbone_spec(run.config)
         clips = count_clips(run, profile)
         temporal, crops = config.trainer.views or spec.views
-        trained, tested = clips["train"] * config.trainer.epochs, clips.get("test", 0) * temporal * crops
         key = config.backbone.key
-        larger, size = (spec.test_crop / spec.crop) ** 2, size_of(config.backbone.model_dump())
-        before = work.get(key) or Work(0, 0.0, 0.0, forward_flops(config), larger, size)
+        if key not in work:
+            larger, size = (spec.test_crop / spec.crop) ** 2, size_of(config.backbone.model_dump())
+            work[key] = Work(0, 0.0, 0.0, forward_flops(config), larger, size)
         work[key] = replace(
-            before,
-            runs=before.runs + 1,
-            trained=before.trained + trained,
-            tested=before.tested + tested,
+            work[key],
+            runs=work[key].runs + 1,
+            trained=work[key].trained + clips["train"] * config.trainer.epochs,
+            tested=work[key].tested + clips.get("test", 0) * temporal * crops,
         )
     return work
 
 
 def bench_costs(root: Path, steps: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """steps: by backbone, bench_step's; those of other sizes or of another machine are left out."""
+    """steps: results of bench_step by backbone; those of other sizes or another machine are not used."""
     rows: list[Row] = []
     for backbone, work in work_of_table1(root).items():
         row: Row = {
@@ -73,23 +74,22 @@ def bench_costs(root: Path, steps: Mapping[str, Mapping[str, Any]]) -> list[Row]
             "runs": work.runs,
             "M clips": work.trained / 1e6,
             "M views": work.tested / 1e6,
+            "GFLOP per clip": work.flops / 1e9,
+            "EFLOP": work.steps * work.flops / FORWARD / 1e18,
         }
-        row |= {"GFLOP a clip": work.flops / 1e9, "EFLOP": work.passes * work.flops / FORWARD / 1e18}
         timed = steps.get(backbone, {})
-        fits = timed.get("size") == work.size and timed.get("machine") == machine()
-        seconds = {r["what"]: 1 / r["clips/s"] for r in timed["rows"]} if fits else {}  # a clip
+        fits = timed.get("size") == work.size and timed.get("machine") == describe_machine()
+        seconds = {r["what"]: 1 / r["clips/s"] for r in timed["rows"]} if fits else {}  # per clip
         ours = {name: each for name, each in seconds.items() if name.startswith("ours")}
         if ours:
             best = min(ours, key=lambda name: ours[name])
-            row |= {"best": best, "hours": work.passes * ours[best] / 3600}
+            row |= {"best": best, "hours": work.steps * ours[best] / 3600}
         if AUTHORS in seconds:
-            row["published way, hours"] = work.passes * seconds[AUTHORS] / 3600
+            row["hours as published"] = work.steps * seconds[AUTHORS] / 3600
         rows.append(row)
     total: Row = {"what": "all"}
-    for key in ("runs", "M clips", "M views", "EFLOP"):
-        total[key] = sum(row[key] for row in rows)
-    for key in ("hours", "published way, hours"):
+    for key in ("runs", "M clips", "M views", "EFLOP", "hours", "hours as published"):
         if all(key in row for row in rows):
             total[key] = sum(row[key] for row in rows)
-    show("device-hours of the 70 runs of Table 1, decoding not counted", [*rows, total])
+    print_rows("device-hours of the 70 runs of Table 1, without decoding", [*rows, total])
     return [*rows, total]

@@ -1,25 +1,31 @@
-"""Clips a second: from the embedded set with the share of a step that waits, and from originals and cut clips."""
+"""Clips per second: from the embedded videos with the share of time that training waits, and from original and cut
+videos."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.measure import Row, describe_machine, device_type, print_rows
 from benchmarks.step import Compose
-from benchmarks.turns import Row, machine, on_device, show, wait
 from vmp.engine.ahead import Ahead
 from vmp.errors import ConfigError, VideoReadError
 from vmp.machine import cpus
 
+WANTED = 300  # clips per second that a fast GPU takes from TimeSformer's loader
+FRAMES = 800  # of a source
+DISTINCT = 48  # pictures that are repeated back and forth, because making 800 takes minutes
+SPANS = ((100, 390), (290, 580), (480, 770))  # three actions, each cut into a file of its own
+Read = Callable[[int, np.ndarray], Any]  # number of the span, indices within it
+
 
 def bench_loader(compose: Compose, root: Path) -> list[Row]:
-    """Clips a second from the embedded set, and the share of a training step that waits for them."""
+    """Clips per second from the embedded videos, and the share of the training time spent waiting for them."""
     from torch.utils.data import DataLoader
 
     from vmp.build import build_model, build_optimizer, clip_shape, find_splits
@@ -32,23 +38,21 @@ def bench_loader(compose: Compose, root: Path) -> list[Row]:
     splits = find_splits(config)
     model = build_model(config, len(splits.classes), spec)
     rows: list[Row] = []
-    for reader in (
-        r for r in ("opencv", "pyav", "decord") if find_spec({"opencv": "cv2", "pyav": "av"}.get(r, r))
-    ):
+    for reader in filter(_works, ("opencv", "pyav", "decord")):
         present = find_clips(splits.train, reader=reader, max_bad_fraction=0)
         data = TrainClips(splits.train, present, clip_shape(config, spec, model), seed=0)
-        seconds = []
+        each = []
         for repeat in range(3):
             began = time.perf_counter()
-            for index in range(0, 200):
+            for index in range(200):
                 _, clip, _ = data[index, repeat]
                 if isinstance(clip, VideoReadError):
                     raise clip
-            seconds.append((time.perf_counter() - began) / 200)
-        rows.append({"what": f"one process, {reader}", "clips/s": 1 / statistics.median(seconds)})
+            each.append((time.perf_counter() - began) / 200)
+        rows.append({"what": f"one process, {reader}", "clips/s": 1 / statistics.median(each)})
     present = find_clips(splits.train, max_bad_fraction=0)
     data = TrainClips(splits.train, present, clip_shape(config, spec, model), seed=0)
-    device = on_device()
+    device = device_type()
     for workers in sorted({0, 1, min(8, cpus() - 1)}):
         batches = TrainBatches(clips=len(data), batch=32, batches=25, seed=0)
         loader: DataLoader[Any] = DataLoader(
@@ -72,46 +76,36 @@ def bench_loader(compose: Compose, root: Path) -> list[Row]:
                 loss = objective(out.logits, batch.labels, out.variations)["loss"]
                 loss.backward()
                 stream.fetch()
-                if torch.isfinite(loss):  # waits for the device, as the loop does
+                if torch.isfinite(loss):  # waits for the device, as in training
                     optimizer.step()
-            wait()
-            whole = time.perf_counter() - began
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - began
         what = f"training tiny, {workers} worker(s)"
-        rows.append({"what": what, "clips/s": 25 * 32 / whole, "waiting %": 100 * stream.waited / whole})
-    show(f"loader on the embedded set, 9 frames of 64 x 64, {machine()}", rows)
-    print(advice(rows))
+        rows.append({"what": what, "clips/s": 25 * 32 / seconds, "waiting %": 100 * stream.waited / seconds})
+    print_rows(f"loader on the embedded set, 9 frames of 64 x 64, {describe_machine()}", rows)
+    print(advise(rows))
     return rows
 
 
-def advice(rows: Sequence[Row]) -> str:
+def advise(rows: Sequence[Row]) -> str:
     """What to change, from the rows of bench_loader."""
-    timed = {row["what"]: row for row in rows if "waiting %" in row}
-    best = min(timed, key=lambda what: float(timed[what]["waiting %"]))
-    share = float(timed[best]["waiting %"])
-    readers = {row["what"]: float(row["clips/s"]) for row in rows if row["what"] not in timed}
-    quickest = max(readers, key=lambda what: readers[what])
-    said = [f"best: {best}, where {share:.0f} % of the time waits for clips (fastest reader: {quickest})."]
+    trained = [row for row in rows if "waiting %" in row]
+    best = min(trained, key=lambda row: float(row["waiting %"]))
+    fastest = max((row for row in rows if row not in trained), key=lambda row: float(row["clips/s"]))
+    share = float(best["waiting %"])
+    result = f"best: {best['what']}, {share:.0f} % of the time waiting for clips (fastest reader: {fastest['what']})."
     if share > 10:
-        said.append(
-            f"More than 10 %: use more trainer.workers (this machine has {cpus()} cores), small exact clips "
-            "(scripts/prepare.py ... --cut), or data.keep for sets that fit in memory; a larger trainer.micro_batch "
-            "changes nothing here."
+        return (
+            f"{result} More than 10 %: use more trainer.workers (this machine has {cpus()} cores), small exact clips "
+            "(scripts/prepare.py ... --cut), or data.keep for datasets that fit in memory; a larger "
+            "trainer.micro_batch changes nothing here."
         )
-    else:
-        said.append(
-            "The loader keeps up with this model; `make bench BENCH=clips` says how many clips a second it can feed."
-        )
-    return " ".join(said)
-
-
-WANTED = 300  # clips a second: what a fast GPU takes from a TimeSformer's loader
-FRAMES = 800  # of a source
-DISTINCT = 48  # pictures, which go to and fro, so that making a source does not take minutes
-SPANS = ((100, 390), (290, 580), (480, 770))  # three actions, each cut into a file of its own
+    return f"{result} The loader keeps up with this model; `make bench BENCH=clips` shows how many clips it can feed."
 
 
 def bench_clips(root: Path) -> list[Row]:
-    """Clips a second and core, by CPU time, from a long-GOP original and from the clips cut out of it."""
+    """Clips per second and core, by CPU time, from a long-GOP original and from the clips cut from it."""
     import av
     import cv2
 
@@ -126,12 +120,13 @@ def bench_clips(root: Path) -> list[Row]:
     folder.mkdir(parents=True, exist_ok=True)
     patterns = {"9x32": offsets(9, 32, rate=29.4 / 30), "33x2": offsets(33, 2, rate=29.4 / 30)}
     rows: list[Row] = []
-    extra = [name for name in OPTIONAL if _works(name)]
     for width, height in ((1624, 1224), (320, 240)):
         source = folder / f"{width}x{height}.mp4"
         if not source.exists():
             print(f"writing {source.relative_to(root)}", flush=True)
-            write_video(source, to_and_fro(height, width), fps=rate, crf=23, keyframe_every=250, b_frames=3)
+            write_video(
+                source, back_and_forth(height, width), fps=rate, crf=23, keyframe_every=250, b_frames=3
+            )
         cuts = [
             CutClip(source=source, start=a, end=b, target=folder / source.stem / f"{a}-{b}.mp4")
             for a, b in SPANS
@@ -139,42 +134,43 @@ def bench_clips(root: Path) -> list[Row]:
         began = time.perf_counter()
         found = dict(cut_all(cuts, workers=1, progress=False))
         took = time.perf_counter() - began
-        if took > 3:  # else they were there
+        if took > 3:  # otherwise they were there already
             frames = sum(m.frames for m in found.values())
             print(f"cut {frames} frames of {width} x {height}, checked, in {took:.1f} s, one process")
 
-        def original(reader: str, source: Path = source) -> Callable[[int, np.ndarray], Any]:
+        def from_original(reader: str, source: Path = source) -> Read:
             return lambda k, i: read_frames(source, SPANS[k][0] + i, reader=reader, short_side=256)
 
-        def piece(reader: str, cuts: list[CutClip] = cuts) -> Callable[[int, np.ndarray], Any]:
+        def from_cut(reader: str, cuts: list[CutClip] = cuts) -> Read:
             return lambda k, i: read_frames(cuts[k].target, i, reader=reader, short_side=256)
 
         def whole_span(k: int, i: np.ndarray, source: Path = source) -> Any:
             return sorted_by_time(source, SPANS[k][0] + i)
 
-        ways: dict[str, Callable[[int, np.ndarray], Any]] = {"original, all, by time": whole_span}
-        ways |= {f"original, {r}": original(r) for r in ("decord", "opencv", "pyav_seek")}
-        ways |= {f"cut clips, {r}": piece(r) for r in ("decord", "opencv", "pyav", "pyav_seek", *extra)}
-        part: list[Row] = [{"what": name} for name in ways]
+        reads: dict[str, Read] = {"original, all, by time": whole_span}
+        reads |= {f"original, {r}": from_original(r) for r in ("decord", "opencv", "pyav_seek")}
+        readers = ("decord", "opencv", "pyav", "pyav_seek", *filter(_works, OPTIONAL))
+        reads |= {f"cut clips, {r}": from_cut(r) for r in readers}
+        part: list[Row] = [{"what": name} for name in reads]
         for pattern, wanted in patterns.items():
             rng = np.random.default_rng(0)
             starts = [random_start(b - a, wanted, rng=rng) for a, b in SPANS]
-            seconds: dict[str, list[float]] = {name: [] for name in ways}
+            seconds: dict[str, list[float]] = {name: [] for name in reads}
             for repeat in range(len(SPANS) * 4):
-                for name, way in ways.items():
+                for name, read in reads.items():
                     if repeat >= len(SPANS) and width > 1000 and name.startswith("original"):
-                        continue  # seconds each
+                        continue  # takes seconds
                     began = time.process_time()
-                    way(repeat % len(SPANS), starts[repeat % len(SPANS)] + wanted)
+                    read(repeat % len(SPANS), starts[repeat % len(SPANS)] + wanted)
                     seconds[name].append(time.process_time() - began)
             medians = {name: statistics.median(s) for name, s in seconds.items()}
-            plain = next(iter(medians.values()))
+            first = next(iter(medians.values()))
             for row, median in zip(part, medians.values(), strict=True):
                 row[f"{pattern}/s"] = 1 / median
-                row[f"{pattern} faster"] = plain / median
+                row[f"{pattern} faster"] = first / median
                 row[f"{pattern} cores"] = round(WANTED * median)
-        title = f"clips a second and core, and cores for {WANTED} a second"
-        show(f"{title}; {FRAMES} frames of {width} x {height}, {machine()}", part)
+        title = f"clips per second and core, and cores for {WANTED} per second"
+        print_rows(f"{title}; {FRAMES} frames of {width} x {height}, {describe_machine()}", part)
         rows += [{"source": f"{width}x{height}"} | row for row in part]
     return rows
 
@@ -189,9 +185,9 @@ def _works(reader: str) -> bool:
     return True
 
 
-def to_and_fro(height: int, width: int) -> Iterator[np.ndarray]:
-    """FRAMES pictures (H, W, 3). A source is longer than what any way of reading decodes for a clip: that is the span
-    and what lies between it and the keyframe before, up to 250 frames."""
+def back_and_forth(height: int, width: int) -> Iterator[np.ndarray]:
+    """FRAMES pictures (H, W, 3). A source is longer than what any reader decodes for a clip: at most the span and the
+    frames since the last keyframe, up to 250."""
     pictures = list(scenery(DISTINCT, height, width))
     pictures += pictures[-2:0:-1]
     for i in range(FRAMES):
@@ -199,7 +195,7 @@ def to_and_fro(height: int, width: int) -> Iterator[np.ndarray]:
 
 
 def scenery(frames: int, height: int, width: int) -> Iterator[np.ndarray]:
-    """A textured room seen by a still, slightly noisy camera; three textured things move in it."""
+    """A textured room seen by a static, slightly noisy camera, with three textured objects moving in it."""
     import cv2
 
     rng = np.random.default_rng(0)
@@ -227,8 +223,8 @@ def scenery(frames: int, height: int, width: int) -> Iterator[np.ndarray]:
 
 
 def sorted_by_time(path: Path, indices: np.ndarray) -> np.ndarray:
-    """As PySlowFast, TimeSformer and the paper's code read a clip: all frames of its span, in order of timestamps,
-    in RGB at full size and in one array; then those asked for are taken."""
+    """Read a clip as PySlowFast, TimeSformer and the paper's code do: decode all frames of its span, sort them by time,
+    convert them to RGB at full size in one array, then pick the wanted ones."""
     import av
 
     from vmp.data.decode import resize_short_side

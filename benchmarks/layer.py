@@ -1,4 +1,4 @@
-"""The prompt layer beside Eq. 1-6 as one would read them off the page, and beside a copy of the same bytes."""
+"""The prompt layer beside a direct transcription of Eq. 1-6, and beside copying the same bytes."""
 
 import resource
 import subprocess
@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.turns import Row, device_seconds, machine, on_device, show, take_turns
+from benchmarks.measure import Row, describe_machine, device_type, gpu_seconds, median_seconds, print_rows
 from vmp.layer import MotionPrompt, normalize
 
+DIRECT = "direct transcription"
+Prompts = Callable[[], tuple[Tensor, Tensor]]
 
-def by_the_page(clip: Tensor, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 1-6, a line a formula: grey by a weighted sum, exp, repeat to three channels, separate passes."""
+
+def direct_prompts(clip: Tensor, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 1-6, one line per formula: grey by a weighted sum, exp, repeat to three channels, separate passes."""
     pixels = clip * 0.225 + 0.45  # (B, 3, T+1, H, W)
     grey = 0.299 * pixels[:, 0] + 0.587 * pixels[:, 1] + 0.114 * pixels[:, 2]  # (B, T+1, H, W)
     d = grey[:, 1:] - grey[:, :-1]
@@ -28,8 +31,8 @@ def by_the_page(clip: Tensor, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     return prompts, variation
 
 
-class PageLayer(nn.Module):
-    """by_the_page where a MotionPrompt goes: uint8 (B, 3, T+1, H, W) -> prompts (B, 3, T, H, W), V."""
+class DirectLayer(nn.Module):
+    """direct_prompts in place of a MotionPrompt: uint8 (B, 3, T+1, H, W) -> prompts (B, 3, T, H, W), V."""
 
     def __init__(self, layer: MotionPrompt) -> None:
         super().__init__()
@@ -37,12 +40,12 @@ class PageLayer(nn.Module):
         self.m, self.n = nn.Parameter(layer.m.detach().clone()), nn.Parameter(layer.n.detach().clone())
 
     def forward(self, clip: Tensor, *, variation: bool = True) -> tuple[Tensor, Tensor]:
-        return by_the_page(normalize(clip, self.mean, self.std), self.m, self.n)
+        return direct_prompts(normalize(clip, self.mean, self.std), self.m, self.n)
 
 
-def bench_layer(*, batch: int, frames: int, size: int, repeats: int) -> list[Row]:
-    """Forward and backward to m and n, time and memory. On a GPU also what the device alone takes."""
-    device = on_device()
+def bench_layer(*, batch: int, frames: int, size: int, rounds: int) -> list[Row]:
+    """Forward and backward to m and n: time and memory, and on a GPU the time of the device alone."""
+    device = device_type()
     b, t, s = batch, frames, size
     layer = MotionPrompt(m=0.7, n=-0.3).to(device)
     compiled = torch.compile(layer, dynamic=False, fullgraph=True)
@@ -50,27 +53,14 @@ def bench_layer(*, batch: int, frames: int, size: int, repeats: int) -> list[Row
     clip = torch.randn(b, 3, t + 1, s, s, device=device)
     raw = torch.randint(0, 256, clip.shape, dtype=torch.uint8, device=device)
     gradient = torch.randn(b, 3, t, s, s, device=device)
-    into, out = torch.empty_like(clip), torch.empty_like(gradient)
-    narrow = gradient.bfloat16()
-    raw_into, narrow_out = torch.empty_like(raw), torch.empty_like(narrow)
-
-    # the floor: forward reads the clip and writes the prompts, backward reads the clip and the prompts' gradient, which
-    # are as many bytes as copying one clip and one gradient reads and writes
-    def copy() -> None:
-        into.copy_(clip), out.copy_(gradient)
-
-    def copy_from_uint8() -> None:
-        raw_into.copy_(raw), out.copy_(gradient)
-
-    def copy_narrow() -> None:
-        raw_into.copy_(raw), narrow_out.copy_(narrow)
+    gradient_bf16 = gradient.bfloat16()
 
     def in_bf16() -> tuple[Tensor, Tensor]:
         with torch.autocast(device, dtype=torch.bfloat16):
             return layer(raw)
 
-    calls: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
-        "by the page": lambda: by_the_page(clip, layer.m, layer.n),
+    calls: dict[str, Prompts] = {
+        DIRECT: lambda: direct_prompts(clip, layer.m, layer.n),
         "layer, eager": lambda: layer(clip),
         "layer, compiled": lambda: compiled(clip),
         "layer, eager, from uint8": lambda: layer(raw),
@@ -79,34 +69,50 @@ def bench_layer(*, batch: int, frames: int, size: int, repeats: int) -> list[Row
     if device == "cpu":
         del calls["layer, bf16 from uint8"]
 
-    def step(f: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    def step(call: Prompts) -> Callable[[], None]:
         def run() -> None:
             layer.m.grad = layer.n.grad = None
-            prompts, variation = f()
-            grad = gradient if prompts.dtype == gradient.dtype else narrow
+            prompts, variation = call()
+            grad = gradient if prompts.dtype == gradient.dtype else gradient_bf16
             torch.autograd.backward([prompts, variation], [grad, torch.ones_like(variation)])
 
         return run
 
-    ways = {name: step(call) for name, call in calls.items()} | {"copy": copy}
-    floors = {"layer, eager, from uint8": copy_from_uint8, "layer, bf16 from uint8": copy_narrow}
-    times = take_turns(ways, repeats)
+    # A lower bound: forward reads the clip and writes the prompts, backward reads the clip and the prompts' gradient.
+    # Copying one clip and one gradient reads and writes as many bytes.
+    copy = _copy(clip, gradient)
+    bounds = {
+        "layer, eager, from uint8": _copy(raw, gradient),
+        "layer, bf16 from uint8": _copy(raw, gradient_bf16),
+    }
+    steps = {name: step(call) for name, call in calls.items()} | {"copy": copy}
+    times = median_seconds(steps, rounds)
     rows = []
     for name, seconds in times.items():
-        row: Row = {"what": name, "ms": 1e3 * seconds, "faster": times["by the page"] / seconds}
+        row: Row = {"what": name, "ms": 1e3 * seconds, "faster": times[DIRECT] / seconds}
         if device == "cuda":
-            alone = row["device ms"] = 1e3 * device_seconds(ways[name])
-            row["of a copy"] = alone / (1e3 * device_seconds(floors.get(name, copy)))
+            alone = gpu_seconds(steps[name])
+            row |= {"device ms": 1e3 * alone, "of a copy": alone / gpu_seconds(bounds.get(name, copy))}
         if name in calls:
             row["peak_mb"] = peak_memory(name, batch=b, frames=t, size=s)
             row["kept_mb"] = kept_for_backward(calls[name], [clip, raw])
         rows.append(row)
-    show(f"prompt layer, forward + backward, ({b}, 3, {t + 1}, {s}, {s}) on {machine()}", rows)
+    print_rows(f"prompt layer, forward + backward, ({b}, 3, {t + 1}, {s}, {s}) on {describe_machine()}", rows)
     return rows
 
 
-def kept_for_backward(f: Callable[[], Any], given: list[Tensor]) -> float:
-    """MB saved between forward and backward, the clip itself not counted."""
+def _copy(*tensors: Tensor) -> Callable[[], None]:
+    targets = [torch.empty_like(tensor) for tensor in tensors]
+
+    def copy() -> None:
+        for target, tensor in zip(targets, tensors, strict=True):
+            target.copy_(tensor)
+
+    return copy
+
+
+def kept_for_backward(call: Prompts, inputs: list[Tensor]) -> float:
+    """MB saved between forward and backward, without the inputs."""
     kept: dict[int, int] = {}
 
     def note(x: Tensor) -> Tensor:
@@ -114,61 +120,62 @@ def kept_for_backward(f: Callable[[], Any], given: list[Tensor]) -> float:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        f()
-    for x in given:
+        call()
+    for x in inputs:
         kept.pop(x.untyped_storage().data_ptr(), None)
     return sum(kept.values()) / 1e6
 
 
 def peak_memory(name: str, *, batch: int, frames: int, size: int) -> float:
-    """MB above the inputs and the result, in a process of its own."""
+    """MB above the inputs and the result, measured in a process of its own."""
     command = [sys.executable, "-m", __name__, name, *map(str, (batch, frames, size))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def print_peak(name: str, batch: int, frames: int, size: int) -> None:
-    device = on_device()
+    """Print what `peak_memory` reads, on the last line."""
+    device = device_type()
     layer = MotionPrompt(m=0.7, n=-0.3).to(device)
 
     def run(size: int, batch: int, call: Any) -> None:
-        shape = (batch, 3, frames + 1, size, size)
-        if "uint8" in name:
-            clip = torch.zeros(shape, dtype=torch.uint8, device=device)
-        else:
-            clip = torch.zeros(shape, device=device)
-        narrow = torch.bfloat16 if "bf16" in name else torch.float32
-        gradient = torch.zeros(batch, 3, frames, size, size, device=device, dtype=narrow)
+        pixels = torch.uint8 if "uint8" in name else torch.float32
+        prompts_dtype = torch.bfloat16 if "bf16" in name else torch.float32
+        clip = torch.zeros(batch, 3, frames + 1, size, size, device=device, dtype=pixels)
+        gradient = torch.zeros(batch, 3, frames, size, size, device=device, dtype=prompts_dtype)
         clip.add_(1), gradient.add_(1)  # touch the pages
-        before = _memory(reset=True)
+        before = _reset_memory_peak()
         with torch.autocast(device, dtype=torch.bfloat16, enabled="bf16" in name):
             prompts, variation = call(clip)
         torch.autograd.backward([prompts, variation], [gradient, torch.ones_like(variation)])
-        print((_memory() - before - prompts.numel() * prompts.element_size()) / 1e6)
+        print((_memory_peak() - before - prompts.numel() * prompts.element_size()) / 1e6)
 
-    if name == "by the page":
-        call: Any = lambda clip: by_the_page(clip, layer.m, layer.n)  # noqa: E731
-    elif "compiled" in name:
-        call = torch.compile(layer, dynamic=False, fullgraph=True)
-        run(size, batch, call)  # the first call compiles; only the last line counts
+    if "compiled" in name:
+        call: Any = torch.compile(layer, dynamic=False, fullgraph=True)
+        run(size, batch, call)  # compiles
     else:
-        call = layer
-    if "compiled" not in name:
+        call = layer if name != DIRECT else lambda clip: direct_prompts(clip, layer.m, layer.n)
         run(16, 1, layer)
     run(size, batch, call)
 
 
-def _memory(reset: bool = False) -> float:
-    """Bytes in use now, after which the high-water mark starts again; or that mark."""
+def _reset_memory_peak() -> float:
+    """Bytes in use now."""
     if torch.cuda.is_available():
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
-            return torch.cuda.memory_allocated()
-        return torch.cuda.max_memory_allocated()
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _read_status("VmRSS")
+
+
+def _memory_peak() -> float:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _read_status("VmHWM")
+
+
+def _read_status(key: str) -> float:
+    """A value of /proc/self/status in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:" if reset else "VmHWM:"):
+        if line.startswith(f"{key}:"):
             return 1024.0 * int(line.split()[1])
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -1,8 +1,10 @@
-"""A training step with prompts: as it is, with each switch of conf/trainer, and as others do it."""
+"""A training step with prompts: ours, ours with each switch of conf/trainer, and other implementations."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -10,18 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.layer import PageLayer
-from benchmarks.turns import Row, machine, on_device, show, take_turns, timed, wait
-from vmp.paper.timing import size_of
+from benchmarks.layer import DirectLayer
+from benchmarks.measure import Row, describe_machine, device_type, median_seconds, print_rows, time_call
+from vmp.paper.timing import random_batch, size_of
 
 CLASSES = 400
 OURS = "ours, float32"
 AUTHORS = "plain, float32, anomaly mode"  # the published recipe: eager, with autograd's anomaly detection on
-SMALL = 112  # pixels a side on a CPU
+CPU_CROP = 112  # pixels per side of a clip on a CPU
+Compose = Callable[[list[str]], tuple[Any, Any]]  # overrides -> the checked config and its backbone's spec
 
 
-class Steps(NamedTuple):
-    """backbone: its name with its size. size: all of its sizes. machine: where the rows were measured."""
+class StepResult(NamedTuple):
+    """backbone: its name with its size; size: key of all its sizes (`size_of`); machine: where it was measured."""
 
     backbone: str
     size: str
@@ -29,51 +32,50 @@ class Steps(NamedTuple):
     rows: list[Row]
 
 
-Compose = Callable[[list[str]], tuple[Any, Any]]  # overrides -> the checked config and its backbone's spec
-
-
 @dataclass(frozen=True)
-class Way:
-    """switches: of train.py. net: whose backbone, "ours", "stock" (pytorchvideo as it comes) or "hf" (Hugging Face's).
-    page: the layer by the page, and attention written out. anomaly: autograd's anomaly detection."""
+class Variant:
+    """switches: overrides of train.py. net: whose backbone, "ours", "stock" (pytorchvideo unchanged) or "hf" (Hugging
+    Face's). direct: Eq. 1-6 transcribed, and attention without fused kernels. anomaly: autograd's anomaly detection."""
 
     switches: tuple[str, ...] = ()
     net: str = "ours"
-    page: bool = False
+    direct: bool = False
     anomaly: bool = False
 
 
-def ways_for(backbone: str, device: str) -> dict[str, Way]:
+def list_variants(backbone: str) -> dict[str, Variant]:
     bf16, compiled, last = "trainer.amp=bf16", "trainer.compile=true", "trainer.channels_last=true"
     if backbone.startswith("timesformer"):
-        ways = {
-            "plain, float32": Way(page=True),
-            "Hugging Face, float32": Way(net="hf", page=True),
-            OURS: Way(),
-            "ours, compile": Way((compiled,)),
-            "Hugging Face, bf16": Way((bf16,), net="hf", page=True),
-            "Hugging Face, bf16, compile": Way((bf16, compiled), net="hf", page=True),
-            "ours, bf16": Way((bf16,)),
-            "ours, bf16, compile": Way((bf16, compiled)),
+        variants = {
+            "plain, float32": Variant(direct=True),
+            "Hugging Face, float32": Variant(net="hf", direct=True),
+            OURS: Variant(),
+            "ours, compile": Variant((compiled,)),
+            "Hugging Face, bf16": Variant((bf16,), net="hf", direct=True),
+            "Hugging Face, bf16, compile": Variant((bf16, compiled), net="hf", direct=True),
+            "ours, bf16": Variant((bf16,)),
+            "ours, bf16, compile": Variant((bf16, compiled)),
+            AUTHORS: Variant(direct=True, anomaly=True),
         }
     else:
-        ways = {
-            "stock pytorchvideo, float32": Way(net="stock", page=True),
-            OURS: Way(),
-            "ours, fused": Way(("trainer.fused=true",)),
-            "ours, channels_last": Way((last,)),
-            "ours, compile": Way((compiled,)),
-            "ours, bf16": Way((bf16,)),
-            "ours, bf16, channels_last": Way((bf16, last)),
-            "ours, bf16, compile": Way((bf16, compiled)),
-            "ours, bf16, compile, channels_last": Way((bf16, compiled, last)),
+        variants = {
+            "stock pytorchvideo, float32": Variant(net="stock", direct=True),
+            OURS: Variant(),
+            "ours, fused": Variant(("trainer.fused=true",)),
+            "ours, channels_last": Variant((last,)),
+            "ours, compile": Variant((compiled,)),
+            "ours, bf16": Variant((bf16,)),
+            "ours, bf16, channels_last": Variant((bf16, last)),
+            "ours, bf16, compile": Variant((bf16, compiled)),
+            "ours, bf16, compile, channels_last": Variant((bf16, compiled, last)),
+            AUTHORS: Variant(net="stock", direct=True, anomaly=True),
         }
-    ways[AUTHORS] = Way(
-        net="ours" if backbone.startswith("timesformer") else "stock", page=True, anomaly=True
-    )
-    if device == "cpu":  # without matrix units for it, bf16 takes minutes
-        ways = {name: way for name, way in ways.items() if bf16 not in way.switches}
-    return ways
+    if not find_spec("transformers"):
+        print("transformers is not installed: Hugging Face's TimeSformer is left out")
+        variants = {name: v for name, v in variants.items() if v.net != "hf"}
+    if device_type() == "cpu":  # without matrix units for it, bf16 takes minutes
+        variants = {name: v for name, v in variants.items() if bf16 not in v.switches}
+    return variants
 
 
 def bench_step(
@@ -81,59 +83,54 @@ def bench_step(
     compose: Compose,
     *,
     batch: int,
-    repeats: int,
+    rounds: int,
     steps: int,
-    overrides: Sequence[str] = (),
-) -> Steps:
-    """Of each way milliseconds, clips a second, memory and the share of the device's matrix peak.
+    overrides: Sequence[str],
+) -> StepResult:
+    """Milliseconds of each variant, clips per second, memory and the share of the device's peak in matrix products.
 
-    All ways start from the same weights and see the same clips, so "apart" tells whether one computes something else:
-    the largest difference of its loss to ours in float32 over `steps` updates, of the first loss.
+    All variants start from the same weights and see the same clips, so "apart" shows whether one computes something
+    else: the largest difference of its loss to ours in float32 over `steps` updates, relative to the first loss.
     """
-    torch._dynamo.reset()  # it compiles only so many models of one class
-    torch.cuda.empty_cache()  # of the backbone before
-    device = on_device()
-    size = [] if device == "cuda" else [f"backbone.crop={SMALL}"]
-    fixed = [f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *size]
+    torch._dynamo.reset()  # it compiles a limited number of models of one class
+    torch.cuda.empty_cache()
+    device = device_type()
+    fixed = [f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1"]
+    fixed += [f"backbone.crop={CPU_CROP}"] if device == "cpu" else []
     fixed += ["trainer.channels_last=false", *overrides, "backbone.dropout=0"]
     fixed += ["backbone.drop_path=0"] if backbone.startswith("timesformer") else []
-    ways, steppers, models = ways_for(backbone, device), {}, {}
-    losses: dict[str, list[Tensor]] = {}
-    for name, way in ways.items():
-        if way.net == "hf" and not _has_transformers():
-            print(f"{name}: transformers is not installed")
-            continue
-        config, spec = compose([*fixed, *way.switches])
-        losses[name] = []
-        models[name] = _model(config, spec, way).to(device).train()
-        steppers[name] = _stepper(models[name], config, spec, way, batch=batch, losses=losses[name])
-    times = take_turns(steppers, repeats, say=lambda text: print(f"  {backbone}: {text}", flush=True))
-    peaks = {name: _peak_memory(step) for name, step in steppers.items()} if device == "cuda" else {}
-    for name, step in steppers.items():
+    config, spec = compose(fixed)
+    variants = list_variants(backbone)
+    losses: dict[str, list[Tensor]] = {name: [] for name in variants}
+    updates = {
+        name: _make_update(*compose([*fixed, *variant.switches]), variant, batch, losses[name])
+        for name, variant in variants.items()
+    }
+    times = median_seconds(updates, rounds, report=lambda text: print(f"{backbone}:{text}", flush=True))
+    peaks = {name: _peak_memory(update) for name, update in updates.items()} if device == "cuda" else {}
+    for name, update in updates.items():
         while len(losses[name]) < steps:
-            step()
-    # three forward passes: torch miscounts the gradients of grouped convolutions
-    flops = 3 * batch * forward_flops(compose(fixed)[0])
+            update()
+    flops = 3 * batch * forward_flops(config)  # torch miscounts the gradients of grouped convolutions
     rows = []
     for name, seconds in times.items():
-        plain = next(iter(times.values()))
-        row: Row = {"what": name, "ms": 1e3 * seconds, "clips/s": batch / seconds, "faster": plain / seconds}
+        first = next(iter(times.values()))
+        row: Row = {"what": name, "ms": 1e3 * seconds, "clips/s": batch / seconds, "faster": first / seconds}
         if name in peaks:
             row["peak_mb"] = peaks[name] / 1e6
-        narrow = torch.bfloat16 if "bf16" in name else torch.float32
-        row["of peak"] = flops / seconds / matrix_peak(narrow, tf32=not backbone.startswith("timesformer"))
-        if ways[name].net != "hf":  # its weights are its own
-            mine, ours = (torch.stack(losses[way][:steps]).float() for way in (name, OURS))
-            row["apart"] = float((mine - ours).abs().max() / ours[0])  # not a number if one is not
+        dtype = torch.bfloat16 if "bf16" in name else torch.float32
+        row["of peak"] = flops / seconds / matrix_peak(dtype, tf32=not backbone.startswith("timesformer"))
+        if variants[name].net != "hf":  # it has other weights
+            mine, ours = (torch.stack(losses[key][:steps]).float() for key in (name, OURS))
+            row["apart"] = float((mine - ours).abs().max() / ours[0])  # NaN if any loss is
         rows.append(row)
-    pixels = spec.crop
-    title = f"training step of {backbone} with prompts, {batch} clips of {pixels}, {flops / batch / 1e9:.0f} GFLOP each"
-    show(f"{title}; {machine()}", rows)
-    return Steps(config.backbone.key, size_of(config.backbone.model_dump()), machine(), rows)
+    title = f"training step of {backbone} with prompts, {batch} clips of {spec.crop}"
+    print_rows(f"{title}, {flops / batch / 1e9:.0f} GFLOP each; {describe_machine()}", rows)
+    return StepResult(config.backbone.key, size_of(config.backbone.model_dump()), describe_machine(), rows)
 
 
 def forward_flops(config: Any) -> float:
-    """Of one clip of the training crop through the backbone: two for each multiplication and addition."""
+    """Of one training clip through the backbone; a multiplication and an addition count as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from vmp.backbones import build_backbone
@@ -153,33 +150,58 @@ def forward_flops(config: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def _has_transformers() -> bool:
-    from importlib.util import find_spec
+def _make_update(
+    config: Any, spec: Any, variant: Variant, batch: int, losses: list[Tensor]
+) -> Callable[[], None]:
+    """One update on clips that are on the device; its loss is appended to `losses`."""
+    from vmp.build import build_optimizer, choose_kernels
+    from vmp.objective import Objective
 
-    return find_spec("transformers") is not None
+    device = device_type()
+    model = _build_model(config, spec, variant).to(device).train()
+    objective = Objective(variation_weight=1.0)
+    optimizer = build_optimizer(config, model)
+    clips, labels = random_batch(model, spec, batch, torch.device(device), classes=CLASSES)
+    forward = torch.compile(model, dynamic=False) if config.trainer.compile else model
+
+    def update() -> None:
+        choose_kernels(config)  # another model may have set its own
+        optimizer.zero_grad(set_to_none=True)
+        with ExitStack() as modes:
+            if variant.direct and variant.net == "ours":
+                modes.enter_context(sdpa_kernel(SDPBackend.MATH))
+            modes.enter_context(torch.autograd.set_detect_anomaly(variant.anomaly))
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=config.trainer.amp == "bf16"):
+                out = forward(clips)
+            loss = objective(out.logits, labels, out.variations)["loss"]
+            loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+
+    return update
 
 
-def _model(config: Any, spec: Any, way: Way) -> nn.Module:
-    """The classifier with prompts, all from the same weights."""
+def _build_model(config: Any, spec: Any, variant: Variant) -> Any:
+    """The classifier with prompts, every variant from the same weights."""
     from vmp.backbones import convnets
     from vmp.build import build_model
 
-    model = build_model(config, CLASSES, spec)
-    if way.net == "stock":
+    model: Any = build_model(config, CLASSES, spec)
+    if variant.net == "stock":
         with patch.object(convnets, "_clean", lambda net: None):
             stock = build_model(config, CLASSES, spec)
         stock.load_state_dict(model.state_dict())
         model = stock
-    if way.net == "hf":
+    if variant.net == "hf":
         model.backbone = _HuggingFace(config.backbone, spec)
-    if way.page:
+    if variant.direct:
         for name, layer in model.prompts.items():
-            model.prompts[name] = PageLayer(layer)  # type: ignore[arg-type]
+            model.prompts[name] = DirectLayer(layer)
     return model
 
 
 class _HuggingFace(nn.Module):
-    """Hugging Face's TimeSformer at our backbone's sizes: (B, 3, T, H, W) -> (B, classes)."""
+    """Hugging Face's TimeSformer in the sizes of our backbone: (B, 3, T, H, W) -> (B, classes)."""
 
     def __init__(self, backbone: Any, spec: Any) -> None:
         super().__init__()
@@ -204,60 +226,23 @@ class _HuggingFace(nn.Module):
         return logits
 
 
-def _stepper(
-    model: Any, config: Any, spec: Any, way: Way, *, batch: int, losses: list[Tensor]
-) -> Callable[[], None]:
-    """One update from clips on the device, whose loss is added to `losses`."""
-    from vmp.build import build_optimizer, choose_kernels
-    from vmp.objective import Objective
-
-    device = on_device()
-    objective = Objective(variation_weight=1.0)
-    optimizer = build_optimizer(config, model)
-    frames = model.cut.frames if model.cut else spec.frames + 1
-    made = torch.Generator().manual_seed(0)
-    shape = (batch, 3, frames, spec.crop, spec.crop)
-    clips = torch.randint(0, 256, shape, dtype=torch.uint8, generator=made).to(device)
-    labels = torch.arange(batch, device=device)
-    forward = torch.compile(model, dynamic=False) if config.trainer.compile else model
-
-    def step() -> None:
-        choose_kernels(config)  # the last model built has left its own
-        optimizer.zero_grad(set_to_none=True)
-        with ExitStack() as modes:
-            written_out = sdpa_kernel(SDPBackend.MATH) if way.page and way.net == "ours" else nullcontext()
-            modes.enter_context(written_out)
-            modes.enter_context(torch.autograd.set_detect_anomaly(way.anomaly))
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=config.trainer.amp == "bf16"):
-                out = forward(clips)
-            loss = objective(out.logits, labels, out.variations)["loss"]
-            loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-
-    return step
-
-
-def _peak_memory(step: Callable[[], None]) -> int:
-    """Bytes that a step takes beside what lies on the GPU between steps."""
-    wait()
+def _peak_memory(update: Callable[[], None]) -> int:
+    """GPU memory in bytes that an update takes beyond what is allocated between updates."""
+    torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    step()
-    wait()
+    update()
+    torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
 
 
-_PEAKS: dict[tuple[torch.dtype, bool], float] = {}
-
-
+@cache
 def matrix_peak(dtype: torch.dtype, *, tf32: bool) -> float:
-    """FLOP/s of a large square matrix product here. tf32: float32 through TF32 units, as torch's convolutions go."""
-    if (dtype, tf32) not in _PEAKS:
-        device, side = on_device(), 8192 if on_device() == "cuda" else 1024
-        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
-        seconds = min(timed(lambda: torch.mm(a, b)) for _ in range(8))
-        torch.backends.cuda.matmul.allow_tf32 = before
-        _PEAKS[dtype, tf32] = 2 * side**3 / seconds
-    return _PEAKS[dtype, tf32]
+    """FLOP/s of a large square matrix product here. tf32: float32 on TF32 units, as torch's convolutions."""
+    device = device_type()
+    side = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
+    seconds = min(time_call(lambda: torch.mm(a, b)) for _ in range(8))
+    torch.backends.cuda.matmul.allow_tf32 = before
+    return 2 * side**3 / seconds

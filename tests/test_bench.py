@@ -1,4 +1,4 @@
-"""The benchmarks: that what stands side by side computes the same, and the arithmetic of the costs."""
+"""The benchmarks: alternatives that are timed side by side compute the same; the arithmetic of the costs."""
 
 import json
 import os
@@ -11,31 +11,31 @@ from runs import ROOT
 
 from benchmarks import costs, feed
 from benchmarks.costs import Work
-from benchmarks.layer import PageLayer
+from benchmarks.layer import DirectLayer
+from benchmarks.measure import describe_machine, median_seconds
 from benchmarks.step import AUTHORS, OURS
-from benchmarks.turns import machine, take_turns
 from vmp import MotionPrompt
 
 
-def test_the_layer_by_the_page_is_the_layer():
+def test_the_direct_transcription_computes_what_the_layer_does():
     layer = MotionPrompt(m=0.4, n=-0.2, mean=0.45, std=0.225)
-    page = PageLayer(layer)
+    direct = DirectLayer(layer)
     clip = torch.randint(0, 256, (2, 3, 6, 24, 20), dtype=torch.uint8)
-    ours, theirs = layer(clip), page(clip)
+    ours, theirs = layer(clip), direct(clip)
     torch.testing.assert_close(theirs[0], ours.prompts, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(theirs[1], ours.variation, rtol=1e-4, atol=1e-7)
 
 
-def test_ways_take_turns():
+def test_calls_are_timed_in_rounds_after_two_that_do_not_count():
     calls = []
-    times = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
-    assert "".join(calls) == "aabb" + "ab" * 3
+    times = median_seconds({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert "".join(calls) == "ab" * (2 + 3)
     assert all(seconds > 0 for seconds in times.values())
 
 
 @pytest.mark.slow
-def test_the_work_of_table_1():
-    """Rows x splits x clips x epochs of the recipes, by hand; clips as published, where nothing is prepared."""
+def test_work_of_table_1():
+    """Rows x splits x clips x epochs of the recipes, by hand; published numbers of clips, as nothing is prepared."""
     work = costs.work_of_table1(ROOT, data="/nowhere")
     assert sum(part.runs for part in work.values()) == 70
     assert {name: part.runs for name, part in work.items()} == {
@@ -65,28 +65,28 @@ def test_hours_are_clips_times_measured_seconds(monkeypatch):
         {"what": "ours, bf16", "clips/s": 400.0},
         {"what": AUTHORS, "clips/s": 50.0},
     ]
-    here = {"size": "224", "machine": machine(), "rows": rows}
+    here = {"size": "224", "machine": describe_machine(), "rows": rows}
     c2d, i3d, total = costs.bench_costs(ROOT, {"c2d": here})
     assert c2d["best"] == "ours, bf16"
     assert c2d["EFLOP"] == pytest.approx((3 * 3.6e6 + 1.5 * 1.2e6) * 1e9 / 1e18)
     assert c2d["hours"] == pytest.approx((3.6e6 + 1.5 * 1.2e6 / 3) / 400 / 3600)
-    assert c2d["published way, hours"] == pytest.approx((3.6e6 + 1.5 * 1.2e6 / 3) / 50 / 3600)
+    assert c2d["hours as published"] == pytest.approx((3.6e6 + 1.5 * 1.2e6 / 3) / 50 / 3600)
     assert "hours" not in i3d
-    assert "hours" not in total  # of a part only
+    assert "hours" not in total  # only a part was measured
     assert total["runs"] == 12
     for other in ({"size": "112"}, {"machine": "elsewhere"}):
         assert "hours" not in costs.bench_costs(ROOT, {"c2d": here | other})[0]
 
 
-def test_the_advice_is_about_waiting():
+def test_advice_depends_on_the_time_spent_waiting():
     rows = [
         {"what": "one process, opencv", "clips/s": 200.0},
         {"what": "training tiny, 0 worker(s)", "clips/s": 90.0, "waiting %": 40.0},
         {"what": "training tiny, 1 worker(s)", "clips/s": 140.0, "waiting %": 12.0},
     ]
-    assert "trainer.workers" in feed.advice(rows)
+    assert "trainer.workers" in feed.advise(rows)
     rows[2]["waiting %"] = 3.0
-    assert "keeps up" in feed.advice(rows)
+    assert "keeps up" in feed.advise(rows)
 
 
 @pytest.mark.slow
@@ -108,8 +108,8 @@ def test_the_advice_is_about_waiting():
         ),
     ],
 )
-def test_all_ways_lose_the_same(tmp_path, backbone, overrides):
-    """Stock pytorchvideo and the layer by the page, ours and every switch, from the same weights: the same losses."""
+def test_all_variants_have_the_same_losses(tmp_path, backbone, overrides):
+    """Stock pytorchvideo with transcribed equations, ours and every switch, from the same weights: the same losses."""
     out = tmp_path / "bench.json"
     command = [
         sys.executable,

@@ -61,7 +61,7 @@ class Stopwatch:
 
 
 def time_rounds(
-    calls: Mapping[Name, Callable[[Stopwatch], None]],
+    calls: Mapping[Name, Callable[[Stopwatch], object]],
     device: "torch.device",
     *,
     rounds: int,
