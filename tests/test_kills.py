@@ -30,6 +30,8 @@ from runs import (
 
 from vmp.runs.records import read_metrics
 
+pytestmark = pytest.mark.slow
+
 ALL = (
     "trainer.micro_batch=2",
     "trainer.save_steps=1",
@@ -139,7 +141,6 @@ def disturbed_runs(
     return hits, wrong
 
 
-@pytest.mark.slow
 @pytest.mark.chaos
 def test_one_process_killed_at_random_moments(data, alone, tmp_path, rounds, tally):
     begin = lambda out: start(data, out, *ONE)  # noqa: E731
@@ -149,7 +150,6 @@ def test_one_process_killed_at_random_moments(data, alone, tmp_path, rounds, tal
     assert not wrong
 
 
-@pytest.mark.slow
 @pytest.mark.chaos
 def test_two_processes_killed_at_random_moments(data, pair, tmp_path, rounds, tally):
     begin = lambda out: start_ranks(data, out, *TWO, ranks=2)  # noqa: E731
@@ -159,7 +159,6 @@ def test_two_processes_killed_at_random_moments(data, pair, tmp_path, rounds, ta
     assert not wrong
 
 
-@pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.parametrize("lost", [0, 1])
 def test_when_one_of_two_processes_is_killed_the_other_ends_too(data, pair, tmp_path, lost, tally):
@@ -206,7 +205,6 @@ def copied(out: Path, to: Path, *, newest: str) -> Path:
     return to
 
 
-@pytest.mark.slow
 @pytest.mark.chaos
 def test_processes_that_find_different_checkpoints_stop_and_overwrite_nothing(data, pair, tmp_path, tally):
     """Each of two processes in turn has a folder of its own that lacks what the other sees. When both see the same
@@ -245,7 +243,6 @@ def test_processes_that_find_different_checkpoints_stop_and_overwrite_nothing(da
         assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.slow
 def test_srun_starts_one_run_as_torchrun_does(data, pair, tmp_path):
     first, second = start_ranks(data, tmp_path, *TWO, ranks=2, starter="srun").wait()
     assert (first.returncode, second.returncode) == (0, 0), first.stderr[-2000:] + second.stderr[-2000:]
@@ -253,7 +250,6 @@ def test_srun_starts_one_run_as_torchrun_does(data, pair, tmp_path):
     assert not differences(pair, folder(tmp_path))
 
 
-@pytest.mark.slow
 def test_processes_with_other_clips_or_settings_stop_before_the_first_step(data, tmp_path):
     other = tmp_path / "data"
     shutil.copytree(data, other)
@@ -266,7 +262,6 @@ def test_processes_with_other_clips_or_settings_stop_before_the_first_step(data,
     assert not (folder(tmp_path / "out") / "config.yaml").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.chaos
 def test_asked_to_stop_at_random_moments(data, alone, tmp_path, rounds, tally):
     """Each session saves and ends with 128 + the signal."""
@@ -284,7 +279,7 @@ def test_asked_to_stop_at_random_moments(data, alone, tmp_path, rounds, tally):
     [
         (signal.SIGTERM, 143),
         (signal.SIGHUP, 129),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        (signal.SIGINT, 130),
     ],
 )
 def test_asked_to_stop_it_saves_and_the_same_command_continues(data, alone, tmp_path, number, code):
@@ -299,7 +294,6 @@ def test_asked_to_stop_it_saves_and_the_same_command_continues(data, alone, tmp_
     assert not differences(alone, folder(tmp_path))
 
 
-@pytest.mark.slow
 def test_a_time_limit_saves_and_the_same_command_continues(data, alone, tmp_path):
     codes = []
     for _ in range(30):
@@ -316,7 +310,6 @@ def test_a_time_limit_saves_and_the_same_command_continues(data, alone, tmp_path
     assert not differences(alone, folder(tmp_path))
 
 
-@pytest.mark.slow
 def test_a_process_whose_portion_cannot_be_read_takes_part_with_nothing(data, tmp_path):
     """Two processes of one clip each, and one clip is unreadable. At λ = 0 training has no variation to log, and the
     blank clip, which is looked at as in testing, must not bring one."""
@@ -371,7 +364,6 @@ def _save_and_die(where: str, at: int) -> None:
     os._exit(0)
 
 
-@pytest.mark.slow
 @pytest.mark.chaos
 def test_killed_inside_every_part_of_a_save(tmp_path, tally):
     """Whatever was whole before is whole afterwards, and what is left of the rest is removed at the next save."""
@@ -403,7 +395,6 @@ def test_killed_inside_every_part_of_a_save(tmp_path, tally):
     assert at > 11
 
 
-@pytest.mark.slow
 @pytest.mark.chaos
 def test_damaged_checkpoints(data, alone, tmp_path, rounds, tally):
     """The newest is cut, flipped or zeroed: it is named, the one before is taken, and the run ends the same."""
@@ -464,7 +455,6 @@ def test_without_a_compiler_there_is_one_message(data, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow
 def test_a_compiler_that_fails_is_one_message(data, tmp_path):
     arguments = overrides_for(data, tmp_path, *ONE, "trainer.compile=true", "trainer.workers=0")
     done = subprocess.run(
@@ -528,7 +518,6 @@ def small_transformer(data: Path, out: Path, *more: str) -> list[str]:
     return [o for o in overrides if o != "~backbone.width"]
 
 
-@pytest.mark.slow
 def test_one_two_and_four_processes_have_the_same_losses(data, tmp_path):
     from runs import Ranks, Running
 
@@ -547,7 +536,6 @@ def test_one_two_and_four_processes_have_the_same_losses(data, tmp_path):
         assert curve == pytest.approx(curves[0], rel=1e-4)
 
 
-@pytest.mark.slow
 def test_nohup_and_readers_that_leave(data, alone, tmp_path):
     """`nohup train.py 2>&1 | head -1`: the pipe is closed after a line and the terminal too, and the run goes on."""
     command = [sys.executable, "train.py", *overrides_for(data, tmp_path, *ONE)]
@@ -570,7 +558,6 @@ def test_nohup_and_readers_that_leave(data, alone, tmp_path):
     assert not differences(alone, folder(tmp_path))
 
 
-@pytest.mark.slow
 def test_a_run_that_goes_on_with_more_processes_says_so(data, tmp_path):
     """The clips of a step stay the same; the change is warned of, and kept in the result."""
     done = start(data, tmp_path, *TWO, "trainer.max_minutes=0.0001").wait()

@@ -1,0 +1,115 @@
+"""Which process of a run this is, from the variables of torchrun, Slurm and MPI."""
+
+from datetime import timedelta
+
+import pytest
+
+from vmp.engine import dist
+from vmp.errors import ConfigError, RunError
+from vmp.launched import MPI, first_host, launched
+
+SRUN = {  # what a task of `srun -N2 --ntasks-per-node=2` has
+    "SLURM_JOB_ID": "1234",
+    "SLURM_STEP_ID": "0",
+    "SLURM_JOB_NODELIST": "gpu[003-004]",
+    "SLURM_STEP_NODELIST": "gpu[003-004]",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_NODEID": "1",
+    "SLURM_LOCALID": "1",
+}
+SBATCH = {  # what the script of a job of 4 tasks has, which runs once
+    "SLURM_JOB_ID": "1234",
+    "SLURM_JOB_NODELIST": "gpu003",
+    "SLURM_NNODES": "1",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+
+
+def placed(env):
+    found = launched(env)
+    return found.by, found.rank, found.world, found.local, found.beside, found.address, found.sure
+
+
+def test_who_started_this_process():
+    assert placed({}) == ("", 0, 1, 0, 1, None, True)
+    assert placed(SRUN) == ("Slurm", 3, 4, 1, 2, "gpu003", True)
+    one_node = SRUN | {"SLURM_STEP_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_LOCALID": "3"}
+    assert placed(one_node) == ("Slurm", 3, 4, 3, 4, "127.0.0.1", True)
+    uneven = SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_LOCALID": "0"}
+    assert placed(uneven) == ("Slurm", 3, 4, 0, 1, "gpu003", True)
+    assert placed(SBATCH) == ("Slurm", 0, 4, 0, 4, "127.0.0.1", False)
+    assert placed(SBATCH | {"SLURM_NTASKS": "1"})[:3] == ("", 0, 1)
+    interactive = SBATCH | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "4294967290"}
+    assert placed(interactive)[:3] == ("", 0, 1)  # salloc's shell, srun --pty bash
+    assert placed({k: v for k, v in SBATCH.items() if k != "SLURM_PROCID"})[:3] == ("", 0, 1)  # old salloc
+    assert placed(SRUN | TORCHRUN) == ("torchrun", 1, 2, 1, 2, None, True)  # srun torchrun
+    assert placed(SRUN | {"WORLD_SIZE": "1", "RANK": "0"})[:3] == ("", 0, 1)
+    mpi = {
+        f"OMPI_COMM_WORLD_{k}": v
+        for k, v in zip(("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"), "1212", strict=True)
+    }
+    assert placed(SBATCH | mpi) == (
+        "Open MPI",
+        1,
+        2,
+        1,
+        2,
+        "127.0.0.1",
+        True,
+    )  # mpirun in the script of a job
+    assert launched(SRUN).port == launched(SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).port
+    assert launched(SRUN).port != launched(SRUN | {"SLURM_JOB_ID": "1235"}).port
+    assert launched(SRUN | {"MASTER_PORT": "29500", "MASTER_ADDR": "ib0"}).address == "ib0"
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        (SRUN | {"SLURM_PROCID": "4"}, "process 4 of 4"),
+        (SRUN | {"SLURM_PROCID": "x"}, "SLURM_PROCID = 'x'"),
+        (SRUN | {"SLURM_STEP_NODELIST": "", "SLURM_JOB_NODELIST": ""}, "set MASTER_ADDR"),
+        (dict.fromkeys(MPI["MPICH"], "1") | {"PMI_SIZE": "2", "PMI_RANK": "0"}, "MASTER_ADDR"),
+    ],
+)
+def test_starters_that_contradict_themselves(env, said):
+    with pytest.raises(ConfigError, match=said):
+        launched(env)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("node1,node2", "node1"),
+        ("gpu[003-007,9],login1", "gpu003"),
+        ("a-[12,14-15]-ib,b", "a-12-ib"),
+        ("rack-3.gpu4", "rack-3.gpu4"),
+        ("", ""),
+    ],
+)
+def test_the_first_host_of_slurms_lists(nodes, host):
+    assert first_host(nodes) == host
+
+
+def test_a_job_of_several_tasks_without_srun_says_what_to_do(monkeypatch):
+    for name, value in SBATCH.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "UNSURE", timedelta(seconds=1))
+    with pytest.raises(
+        RunError, match=r"(?s)process 0 of 4; the processes did not find each other.*srun python train\.py"
+    ):
+        dist.start("cpu")
+
+
+def test_one_device_for_two_processes_is_refused(monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(ConfigError, match=r"cuda:0: names one device for 2 processes"):
+        dist.start("cuda:0")
