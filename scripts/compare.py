@@ -1,4 +1,4 @@
-"""Where two runs differ: settings, classes, clips, learned scalars, layers; and whether it is more than noise.
+"""Where two runs differ (settings, classes, clips, learned scalars, layers), and whether that is more than noise.
 
 python scripts/compare.py outputs/.../none/seed0 outputs/.../learned_lambda1/seed0
 python scripts/compare.py A B --layers 8 --picture comparison.png --clips differing.csv
@@ -13,11 +13,11 @@ from typing import Any
 
 from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
-from vmp.figures.paired import ClassChange, Pairing, bootstrap, class_changes, mcnemar, pair
+from vmp.figures.comparison import ClassChange, Pairing, bootstrap, class_changes, mcnemar, pair
 from vmp.runs.folder import differences
 from vmp.runs.run import Run, read_run
 
-SIDE = ("output", "logger")  # settings that say nothing of what was trained
+ELSEWHERE = ("output", "logger")  # settings that do not affect what is trained
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     pictures = []
     if options.picture:
         from vmp.figures.canvas import save, style
-        from vmp.figures.paired import draw_comparison
+        from vmp.figures.comparison import draw_comparison
 
         labels = "/".join(a.folder.parts[-2:]), "/".join(b.folder.parts[-2:])
         with style():
@@ -64,12 +64,12 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="two finished runs on the same clips")
-    parser.add_argument("--most", type=int, default=8, help="classes to list at either end")
+    parser.add_argument("--most", type=int, default=8, help="classes to list, of gains and of losses")
     parser.add_argument(
-        "--layers", type=int, metavar="N", help="cosine similarity of layers, over N test clips"
+        "--layers", type=int, metavar="N", help="add the cosine similarity of layers, over N test clips"
     )
-    parser.add_argument("--clips", type=Path, help="the clips on which the runs differ, as CSV")
-    parser.add_argument("--picture", type=Path, help="draw it: PNG and SVG")
+    parser.add_argument("--clips", type=Path, help="write the clips on which the runs differ, as CSV")
+    parser.add_argument("--picture", type=Path, help="draw the comparison as PNG and SVG")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     return parser
 
@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 def compare(
     a: Run, b: Run, paired: Pairing, changes: list[ClassChange], layers: dict[str, dict[str, float]] | None
 ) -> dict[str, Any]:
-    """Everything that is told, as plain values; accuracies in percent, changes from the first run to the second."""
-    before, after = ({k: v for k, v in run.config.items() if k not in SIDE} for run in (a, b))
+    """The comparison as plain values: accuracies in percent, changes from the first run to the second."""
+    before, after = ({k: v for k, v in run.config.items() if k not in ELSEWHERE} for run in (a, b))
     scalars = [run.result.get("scalars", {}) for run in (a, b)]
     first, second = paired.top1
     found = {
@@ -104,7 +104,7 @@ def compare(
 
 
 def write_clips(path: Path, paired: Pairing, classes: list[str]) -> None:
-    """A row a clip that one run gets right and the other wrong: id, what happened, actual and predicted classes."""
+    """Write one row per clip that only one run gets right: id, fixed or broken, actual and predicted classes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -161,9 +161,9 @@ def show(found: dict[str, Any], *, most: int) -> None:
 
 
 def verdict(p: float) -> str:
-    odds = f"{100 * p:.2g} of 100 pairs of equally good runs would differ at least so unevenly"
+    odds = f"{100 * p:.2g} of 100 pairs of equally good runs would differ at least as unevenly"
     if p < 0.05:
-        return f"{odds}. That these two runs differ does not say that their settings do: take more seeds."
+        return f"{odds}. These two runs differ, which does not show that their settings do: run more seeds."
     return f"{odds}: no difference is shown."
 
 

@@ -1,9 +1,9 @@
 """Draw the paper's figures from runs and clips, as PNG and SVG.
 
-python scripts/figure.py 3 17                                     need no run
+python scripts/figure.py 3 17                                     figures that need no run
 python scripts/figure.py 1 5 --video my.mp4 --start 40 run=outputs/.../seed0
 python scripts/figure.py 6 runs=outputs/.../learned_lambda0/seed0,outputs/.../learned_lambda2.5/seed0
-python scripts/figure.py all                                      whatever can be drawn, of runs below outputs/
+python scripts/figure.py all                                      all that can be drawn from runs below outputs/
 """
 
 import argparse
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
-from vmp.figures.numbered import FIGURES, MissingRuns, Wanted, draw, named_runs
+from vmp.figures.numbered import FIGURES, draw
+from vmp.figures.selection import FigureOptions, MissingRuns, named_runs
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     if min(options.start, options.stride - 1, options.frames - 1, options.clips) < 0:
         raise UserError("--start and --clips must be at least 0, --stride and --frames at least 1")
     chosen, found = named_runs(runs)
-    wanted = Wanted(
+    wanted = FigureOptions(
         runs=chosen,
         found=found,
         outputs=options.outputs,
@@ -68,23 +69,31 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help="numbers of figures, or all; run=FOLDER or runs=FOLDER,FOLDER: runs, or folders with runs below them",
     )
-    parser.add_argument("--video", type=Path, action="append", default=[], help="may be given several times")
+    parser.add_argument(
+        "--video",
+        type=Path,
+        action="append",
+        default=[],
+        help="repeat it for several",
+    )
     parser.add_argument("--start", type=int, default=0, help="first frame")
-    parser.add_argument("--stride", type=int, default=2, help="from one frame to the next")
+    parser.add_argument("--stride", type=int, default=2, help="step from one frame to the next")
     parser.add_argument("--frames", type=int, default=6, help="prompts in a row")
     parser.add_argument("--slope", type=float, default=11.0, help="where no run is named")
     parser.add_argument("--shift", type=float, default=0.1, help="where no run is named")
     parser.add_argument(
-        "--classes", default="", help="for 10, 11; for 6, 12-16 what to take a clip of; a,b,c"
+        "--classes",
+        default="",
+        help="a,b,c: classes to draw in 10 and 11, or to take a clip of in 6 and 12-16",
     )
-    parser.add_argument("--clips", type=int, default=8, help="for the features of 7-9")
+    parser.add_argument("--clips", type=int, default=8, help="test clips for the features of 7-9")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are looked for")
     parser.add_argument("--out", type=Path, help="default: results/figures below --outputs")
     return parser
 
 
 def read(what: list[str]) -> tuple[list[int], list[str], bool]:
-    """Figures, names of runs, and whether all figures are asked for."""
+    """Numbers of figures, folders of runs, and whether all figures are wanted."""
     numbers: list[int] = []
     runs: list[str] = []
     for word in what:

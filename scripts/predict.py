@@ -1,10 +1,10 @@
-"""What a run sees in videos: its five best classes with their probabilities.
+"""The five most probable classes of videos, as a run predicts them.
 
 python scripts/predict.py my.mp4 run=outputs/.../seed0
 python scripts/predict.py a.mp4 b.mp4 FOLDER run=outputs/.../seed0 --json
 
-Each video is measured and tested as the run tested its clips: the same views, frames, crops and checkpoint, read by a
-reader that gives exactly its frames.
+Each video is measured and then tested as the run tested its clips: with the same views, frames, crops and checkpoint,
+through a reader that returns exactly its frames.
 """
 
 import argparse
@@ -21,37 +21,17 @@ if TYPE_CHECKING:
     from vmp.runs.open import OpenedRun
 
 SUFFIXES = (
-    *(
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".divx",
-        ".flv",
-        ".gif",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-    ),
-    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    *(".3gp", ".asf", ".avi", ".divx", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+    *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )
-BAR = 30  # letters
+BAR = 30  # characters
 
 
 def main() -> int:
     options = _parser().parse_intermixed_args()
     run, videos = read(options.what)
-    found, bad = predict(
-        run,
-        videos,
-        device=options.device,
-        checkpoint=options.checkpoint,
-        views=options.views,
-        top=options.top,
-    )
+    chosen = {name: getattr(options, name) for name in ("device", "checkpoint", "views", "top")}
+    found, bad = predict(run, videos, **chosen)
     if options.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
@@ -64,19 +44,16 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument("what", nargs="+", help="videos, folders with videos at any depth, and run=FOLDER")
-    parser.add_argument("--views", help="TEMPORALxSPATIAL, as 10x3; else as the run was tested")
-    parser.add_argument("--checkpoint", choices=("last", "best"), help="else as the run was tested")
+    parser.add_argument("--views", help="TEMPORALxSPATIAL, such as 10x3; default: as the run was tested")
+    parser.add_argument("--checkpoint", choices=("last", "best"), help="default: as the run was tested")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--top", type=int, default=5, help="classes to print")
-    parser.add_argument("--json", action="store_true", help="print a JSON list, an entry a video")
+    parser.add_argument("--json", action="store_true", help="print a JSON list with one entry per video")
     return parser
 
 
 def read(what: list[str]) -> tuple[Path, list[Path]]:
-    """The run and the videos; a folder stands for the videos in it and in the folders below it, by name.
-
-    Hidden files and folders are left out.
-    """
+    """The run and the videos. A folder stands for all videos below it, by name, without hidden files and folders."""
     runs = [word.partition("=")[2] for word in what if word.startswith("run=")]
     if len(runs) != 1:
         raise UserError("name one run: run=FOLDER, a folder with config.yaml and checkpoints")
@@ -105,10 +82,10 @@ def _is_video(path: Path, folder: Path) -> bool:
 def predict(
     folder: Path, videos: list[Path], *, device: str, checkpoint: str | None, views: str | None, top: int
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Entries of the videos that could be read, in their order, and why the others could not.
+    """One entry for each video that can be read, in order, and for each other video why it cannot.
 
-    An entry has file, frames, fps, reader, views and `top`: class and probability, best first. Where the run sums
-    logits over views, probabilities are the softmax of their mean.
+    An entry has file, frames, fps, reader, views and `top`: class and probability, best first. If the run sums logits
+    over views, probabilities are the softmax of their mean.
     """
     from vmp.config import parse_views
     from vmp.engine import dist
@@ -149,7 +126,7 @@ def score(
     processes: Any,
     top: int,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Videos as a split of one clip each, scored as the run's own clips are."""
+    """Score the videos as a split of one clip each, as the run's own clips are scored."""
     import numpy as np
 
     from vmp.data.manifest import Clip, Manifest

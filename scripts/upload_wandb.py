@@ -1,4 +1,4 @@
-"""Build one clean wandb run from a run's files: metrics.jsonl, result.json, per_class.csv, predictions.csv.
+"""Builds one complete wandb run from a run's files: metrics.jsonl, result.json, per_class.csv, predictions.csv.
 
 python scripts/upload_wandb.py outputs/motions-static/tiny/learned_lambda1/seed0            to wandb's server
 python scripts/upload_wandb.py outputs/motions-static/tiny/learned_lambda1/seed0 --offline  to files, for wandb sync
@@ -15,7 +15,7 @@ from vmp.errors import RunError, UserError
 from vmp.runs.folder import load_config
 from vmp.runs.records import METRICS_FILE
 from vmp.runs.run import read_run
-from vmp.tracking.tracker import first_line
+from vmp.tracking.summary import format_error
 
 
 def main() -> None:
@@ -30,11 +30,11 @@ def main() -> None:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{folder}: wandb did not take it ({first_line(error)})") from None
+            raise UserError(f"{folder}: wandb did not take it ({format_error(error)})") from None
 
 
 def with_wandb(folder: Path, chosen: dict[str, Any]) -> Config:
-    """The run's config, with a wandb logger of these options."""
+    """The run's config, with the wandb logger that it had and these options."""
     raw = read_run(folder).config
     if not (folder / METRICS_FILE).is_file():
         raise RunError(f"{folder}: nothing was logged there (no {METRICS_FILE})")
@@ -46,7 +46,7 @@ def with_wandb(folder: Path, chosen: dict[str, Any]) -> Config:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
-    parser.add_argument("--offline", action="store_true", help="write wandb's files only")
+    parser.add_argument("--offline", action="store_true", help="only write wandb's files")
     parser.add_argument("--project"), parser.add_argument("--entity"), parser.add_argument("--group")
     return parser
 

@@ -1,6 +1,6 @@
-"""Frames, differences, attention and motion prompts of a video: an MP4 to play and a PNG to look at (Fig. 5).
+"""Frames, differences, attention and motion prompts of a video, as MP4 and PNG (Fig. 5).
 
-python scripts/visualize.py                                  a street, or an embedded clip where there is none
+python scripts/visualize.py                                  a street, or an embedded clip if it is not installed
 python scripts/visualize.py my.mp4 --slope 12 --shift -0.3
 python scripts/visualize.py my.mp4 run=outputs/.../seed0 --start 40 --out picture.png
 """
@@ -8,7 +8,7 @@ python scripts/visualize.py my.mp4 run=outputs/.../seed0 --start 40 --out pictur
 import argparse
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import count
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,8 @@ from vmp.errors import UserError, VideoReadError
 if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
 
-SMALLEST = 96  # pixels: smaller videos are enlarged by a whole factor, so that names fit
-FULL = 0.1  # difference of grey levels in [0, 1]
+SMALLEST = 96  # pixels; smaller videos are enlarged by a whole factor, so that names fit
+FULL = 0.1  # the difference of grey levels in [0, 1] that has the full colour
 BAND = 16  # pixels above a picture, for its name
 
 
@@ -34,26 +34,25 @@ def main() -> None:
         elif options.video is None:
             options.video = Path(word)
         else:
-            raise UserError(f"{word}: one video at a time; it is {options.video} already")
+            raise UserError(f"{word}: one video at a time, and {options.video} is the first")
     least = {"start": 0, "stride": 1, "columns": 1, "frames": 0, "side": 16}
     for name, low in least.items():
         if getattr(options, name) < low:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least {low}")
     layer = find_layer(options)
     if options.video is None:
-        from vmp.figures.looking import natural_clip
+        from vmp.figures.clips import natural_clip
 
         options.video = natural_clip()
         options.title = options.title or ("a street with bicycles" if options.video else None)
-    out = where(options)
-    draw(options, layer, out)
+    draw(options, layer, choose_output(options))
 
 
-def where(options: argparse.Namespace) -> Path:
-    """The pictures' path without a suffix: as --out says, or one below outputs/ that takes no file's place.
+def choose_output(options: argparse.Namespace) -> Path:
+    """The pictures' path without a suffix: from --out, or a new one below outputs/.
 
     Raises:
-        UserError: the MP4 or the PNG would take the place of the video.
+        UserError: the MP4 or the PNG would overwrite the video.
     """
     if options.out:
         out: Path = options.out.with_suffix("")
@@ -71,26 +70,28 @@ def where(options: argparse.Namespace) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    parser.add_argument("what", nargs="*", help="a video file; run=FOLDER takes slope and shift from a run")
+    parser.add_argument("what", nargs="*", help="a video file; run=FOLDER takes the prompts of a run")
     parser.add_argument("--video", type=Path, help="the video, by name")
     parser.add_argument("--run", type=Path, help="the run, by name")
-    parser.add_argument("--pathway", help="of a run that has several: slow or fast")
+    parser.add_argument("--pathway", help="slow or fast, for a run with several pathways")
     parser.add_argument("--start", type=int, default=0, help="first frame")
-    parser.add_argument("--stride", type=int, default=2, help="from one frame to the next")
+    parser.add_argument("--stride", type=int, default=2, help="step from one frame to the next")
     parser.add_argument("--columns", type=int, default=5, help="prompts in the PNG, from --start on")
-    parser.add_argument("--frames", type=int, default=300, help="prompts in the MP4, at most; 0: no MP4")
-    parser.add_argument("--side", type=int, default=224, help="short side of a picture, at most")
-    parser.add_argument("--slope", type=float, help="11, where no run is named")
-    parser.add_argument("--shift", type=float, help="0.1, where no run is named")
-    parser.add_argument("--title", help="over the PNG; else the video's name")
+    parser.add_argument("--frames", type=int, default=300, help="most prompts in the MP4; 0: no MP4")
+    parser.add_argument("--side", type=int, default=224, help="longest short side of a picture")
+    parser.add_argument("--slope", type=float, help="default: 11; not with a run")
+    parser.add_argument("--shift", type=float, help="default: 0.1; not with a run")
+    parser.add_argument("--title", help="above the PNG; default: the video's name")
     parser.add_argument(
-        "--out", type=Path, help="the PNG; the MP4 is beside it (a new outputs/NAME-prompts[-2].png)"
+        "--out",
+        type=Path,
+        help="the PNG; the MP4 goes beside it (default: a new outputs/NAME-prompts[-2].png)",
     )
     return parser
 
 
 def find_layer(options: argparse.Namespace) -> "MotionPrompt":
-    from vmp.figures.looking import layer_with, layers_of
+    from vmp.figures.layers import layer_with, layers_of
     from vmp.runs.run import read_run
 
     given = [f"--{name}" for name in ("slope", "shift") if getattr(options, name) is not None]
@@ -110,7 +111,8 @@ def find_layer(options: argparse.Namespace) -> "MotionPrompt":
 def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     """Write out.png and out.mp4."""
     from vmp.data.encode import write_video
-    from vmp.figures.looking import check_enough, describe, embedded_clip, stream, to_clip
+    from vmp.figures.clips import check_enough, embedded_clip, stream, to_clip
+    from vmp.figures.layers import describe
     from vmp.figures.panels import draw_grid, nothing_is, panel_rows
 
     most = max(options.columns, options.frames) + 1
@@ -126,7 +128,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
         frames, fps = stream(options.video, **read), rate(options.video, options.stride)
 
     def shown() -> Iterator[np.ndarray]:
-        """Four pictures in one for every frame but the first; notes a fault of the file and ends there."""
+        """Yield four pictures in one for every frame but the first; at a fault in the file, record it and stop."""
         before: np.ndarray | None = None
         number = options.start
         try:
@@ -139,7 +141,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
         except VideoReadError as error:
             if len(kept) < 2:
                 raise
-            fault.append(f"{error}: ends before frame {number}")
+            fault.append(f"{error}: stopped before frame {number}")
 
     path = out.parent / f"{out.name}.mp4"
     pictures = shown()
@@ -148,7 +150,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     assert first is not None
     out.parent.mkdir(parents=True, exist_ok=True)
     if options.frames:
-        written = write_video(path, limited(first, pictures, options.frames), fps=fps, crf=20)
+        written = write_video(path, islice(chain([first], pictures), options.frames), fps=fps, crf=20)
         print(f"{path}  ({written} frames at {float(fps):.3g}/s)")
     while len(kept) <= options.columns and next(pictures, None) is not None:
         pass
@@ -170,23 +172,14 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
         print(f"note: {text}")
 
 
-def limited(first: np.ndarray, rest: Iterator[np.ndarray], most: int) -> Iterator[np.ndarray]:
-    yield first
-    for _ in range(most - 1):
-        picture = next(rest, None)
-        if picture is None:
-            return
-        yield picture
-
-
 def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
-    """Frame, difference, attention and prompt of two frames (2, H, W, 3) as one picture of even sides, with names.
+    """Named frame, difference, attention and prompt of two frames (2, H, W, 3) as one picture with even sides.
 
-    Differences have the full colour at FULL throughout a video, so that one moment can be compared with another.
+    Colours of differences have one scale throughout the video, so that moments can be compared.
     """
     import cv2
 
-    from vmp.figures.looking import to_clip
+    from vmp.figures.clips import to_clip
     from vmp.figures.panels import color_differences, nothing_is, panel_rows
 
     clip = to_clip(pair)
@@ -210,7 +203,7 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
 
 
 def rate(path: Path, stride: int) -> Fraction:
-    """Frames a second of what is shown, in 1..60; 25 over the stride where the file does not say."""
+    """Frames per second of the MP4, in 1..60; 25 over the stride if the video does not say its rate."""
     from vmp.data.decode import check_regular
     from vmp.prepare.source import packet_times
 

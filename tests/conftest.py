@@ -95,6 +95,43 @@ def rounds(request) -> int:
     return request.config.getoption("--rounds")
 
 
+# --- wandb ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_account(monkeypatch, tmp_path):
+    """Hide the wandb key, settings and netrc of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_SERVICE"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "settings"))
+
+
+@pytest.fixture
+def fresh_wandb(no_account):
+    """A wandb that reads the environment again, which it does only once in a process."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
+def server(monkeypatch, fresh_wandb):
+    """A server that keeps what wandb sends it."""
+    from wandb_server import WandbServer
+
+    found = WandbServer()
+    monkeypatch.setenv("WANDB_BASE_URL", found.url)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    yield found
+    found.close()
+
+
+# --- faults --------------------------------------------------------------------------------------------------------
+
+
 class Fault:
     """A row of the table of faults, counted as it happens, so that a test that fails half-way has what it survived.
 

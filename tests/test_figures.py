@@ -17,22 +17,22 @@ from torch import nn
 
 from vmp.data.motions import CAMERAS
 from vmp.errors import RunError, UserError
-from vmp.figures import blind, canvas, paired, similarity
-from vmp.figures import numbered as figures
+from vmp.figures import canvas, comparison, motion_frames, numbered, selection, similarity
 from vmp.figures.canvas import style
+from vmp.figures.clips import embedded_clip, plain_frames
 from vmp.figures.curves import (
-    Pair,
-    _stems,
+    LearnedPair,
+    _draw_pairs,
     best_pairs,
     by_lambda,
     draw_curves,
-    pairs,
+    learned_pairs,
     plain_numbers,
     same_but_lambda,
     whole_epochs,
 )
-from vmp.figures.family import shift_of, slope_of, thinned
-from vmp.figures.looking import embedded_clip, layer_with, layers_of, plain_frames
+from vmp.figures.family import thinned
+from vmp.figures.layers import layer_with, layers_of, shift_of, slope_of
 from vmp.figures.panels import color_attention, color_differences
 from vmp.runs.open import open_run
 from vmp.runs.run import Run, read_run
@@ -68,19 +68,19 @@ def test_time_color_reordering_takes_one_channel_of_three_frames_in_turn():
     slow = np.empty_like(frames)
     for t, y, x, k in product(range(7), range(3), range(4), range(3)):
         slow[t, y, x, k] = frames[min(t + k, 6), y, x, t % 3]
-    assert np.array_equal(blind.time_color_reordering(frames), slow)
+    assert np.array_equal(motion_frames.time_color_reordering(frames), slow)
     # numbered channels: 1R 2R 3R, 2G 3G 4G, 3B 4B 5B, 4R ...
     numbered = np.array([[[[10 * t, 10 * t + 1, 10 * t + 2]]] for t in range(1, 7)])
-    made = blind.time_color_reordering(numbered)[:, 0, 0].tolist()
+    made = motion_frames.time_color_reordering(numbered)[:, 0, 0].tolist()
     assert made[:4] == [[10, 20, 30], [21, 31, 41], [32, 42, 52], [40, 50, 60]]
     still = np.full((4, 2, 2, 3), (9, 80, 200), np.uint8)
-    assert all(len(set(p)) == 1 for p in blind.time_color_reordering(still)[:, 0, 0].tolist())  # grey
+    assert all(len(set(p)) == 1 for p in motion_frames.time_color_reordering(still)[:, 0, 0].tolist())  # grey
 
 
 def test_a_taylor_frame_is_the_series_by_hand():
     frames = np.random.default_rng(1).integers(0, 256, (6, 2, 3, 3), np.uint8)
     terms = 3
-    made = blind.taylor_frame(frames, terms=terms)
+    made = motion_frames.taylor_frame(frames, terms=terms)
     for y, x in product(range(2), range(3)):
         g = [sum(w * v for w, v in zip((0.299, 0.587, 0.114), f[y, x] / 255, strict=True)) for f in frames]
         # forward differences at the first frame, by the binomial theorem
@@ -90,10 +90,10 @@ def test_a_taylor_frame_is_the_series_by_hand():
             for k in range(terms):
                 total += sum((v - g[0]) ** k for v in g) / math.factorial(k) * delta[k + 1 + c]
             assert made[y, x, c] == pytest.approx(total, abs=1e-12)
-    assert not blind.taylor_frame(frames[:1].repeat(8, axis=0)).any()  # nothing moves
-    assert (blind.show_taylor(np.zeros((2, 2, 3))) == 128).all()
+    assert not motion_frames.taylor_frame(frames[:1].repeat(8, axis=0)).any()  # nothing moves
+    assert (motion_frames.show_taylor(np.zeros((2, 2, 3))) == 128).all()
     with pytest.raises(ValueError, match="5 terms take 8"):
-        blind.taylor_frame(frames)
+        motion_frames.taylor_frame(frames)
 
 
 # --- Fig. 3, 17, 18 ------------------------------------------------------------------------------------------------
@@ -139,10 +139,10 @@ def test_a_thinned_surface_keeps_what_stands_out():
 
 def test_the_best_pairs_hold_the_other_thing_fixed():
     found = [
-        Pair("mpii", "x3d", 1, 0, 99),
-        Pair("mpii", "timesformer", 2, 0, 50),
-        Pair("mpii", "timesformer", 3, 0, 60),
-        Pair("gym", "timesformer", 4, 0, 80),
+        LearnedPair("mpii", "x3d", 1, 0, 99),
+        LearnedPair("mpii", "timesformer", 2, 0, 50),
+        LearnedPair("mpii", "timesformer", 3, 0, 60),
+        LearnedPair("gym", "timesformer", 4, 0, 80),
     ]
     assert {k: v.slope for k, v in best_pairs(found, "dataset").items()} == {"gym": 4, "mpii": 3}
     assert {k: v.slope for k, v in best_pairs(found, "backbone").items()} == {"timesformer": 3, "x3d": 1}
@@ -201,11 +201,11 @@ def test_names_and_numbers_of_the_best_pairs_do_not_overlap(names):
         "tiny",
         "x3d",
     )
-    best = {name: Pair("a", name, 12.0 + 4 * i, (-1) ** i * 0.4, 50.0) for i, name in enumerate(names)}
+    best = {name: LearnedPair("a", name, 12.0 + 4 * i, (-1) ** i * 0.4, 50.0) for i, name in enumerate(names)}
     with style():
         drawn = canvas.figure(10, 5.6)
         axes = drawn.subplots(2, 2)
-        _stems(axes[1, 1], best)
+        _draw_pairs(axes[1, 1], best)
         board = FigureCanvasAgg(drawn)
         board.draw()
         renderer = board.get_renderer()
@@ -253,7 +253,7 @@ def test_lines_and_pairs_are_those_of_the_run(home):
     assert slopes == [row["vmp/slope"] for row in logged]
     assert epochs == [row["epoch"] for row in logged]
     assert epochs[0] == 0
-    (pair,) = pairs([plain, prompted])
+    (pair,) = learned_pairs([plain, prompted])
     assert (pair.slope, pair.shift) == tuple(prompted.result["scalars"][k] for k in ("slope", "shift"))
     assert same_but_lambda([plain, prompted]) == [[prompted]]
     layer = layers_of(prompted)["video"]
@@ -338,34 +338,34 @@ def test_mcnemars_p_is_the_exact_binomial():
         n = fixed + broken
         # every way that n coins can fall, counted
         uneven = sum(comb(n, heads) for heads in range(n + 1) if abs(2 * heads - n) >= abs(fixed - broken))
-        assert paired.mcnemar(fixed, broken) == pytest.approx(uneven / 2**n)
-    assert paired.mcnemar(0, 0) == 1
-    assert paired.mcnemar(2, 12) == pytest.approx(2 * (1 + 14 + 91) / 2**14)
-    assert 0 < paired.mcnemar(4000, 4300) < 1
+        assert comparison.mcnemar(fixed, broken) == pytest.approx(uneven / 2**n)
+    assert comparison.mcnemar(0, 0) == 1
+    assert comparison.mcnemar(2, 12) == pytest.approx(2 * (1 + 14 + 91) / 2**14)
+    assert 0 < comparison.mcnemar(4000, 4300) < 1
 
 
 def test_the_interval_is_the_bootstraps_and_covers_the_difference():
-    low, high = paired.bootstrap(30, 10, 200)
+    low, high = comparison.bootstrap(30, 10, 200)
     assert low < 10 < high
     deviation = 100 * math.sqrt((40 - 20**2 / 200) / 200 / 200)  # of a mean of -1, 0 and 1
     assert (high - low) / 2 == pytest.approx(1.96 * deviation, rel=0.1)
-    assert paired.bootstrap(30, 10, 200) == (low, high)
-    assert paired.bootstrap(0, 0, 50) == (0, 0)
+    assert comparison.bootstrap(30, 10, 200) == (low, high)
+    assert comparison.bootstrap(0, 0, 50) == (0, 0)
 
 
 def test_class_numbers_are_those_of_the_result(home):
     a, b = both(home)
-    pairing = paired.pair(a, b)
+    pairing = comparison.pair(a, b)
     assert pairing.top1 == pytest.approx((a.result["top1"], b.result["top1"]), abs=1e-4)
     for run, side in ((a, "a"), (b, "b")):
-        told = paired.class_accuracies(run)
+        told = comparison.class_accuracies(run)
         assert told == {row["name"]: float(row["accuracy"]) for row in run.per_class}
-        for change in paired.class_changes(pairing, run.classes):
+        for change in comparison.class_changes(pairing, run.classes):
             assert getattr(change, side) == pytest.approx(told[change.name], abs=0.005)
     assert pairing.fixed - pairing.broken == pairing.right_b.sum() - pairing.right_a.sum()
 
 
-def test_clips_that_cannot_be_paired_are_told(home, tmp_path):
+def test_clips_that_cannot_be_paired_are_an_error(home, tmp_path):
     a, _ = both(home)
     changes = (("labels", (",0,12,0,brighter,", ",0,12,1,brighter,")), ("no tested clip", ("val/", "other/")))
     for name, change in changes:
@@ -375,15 +375,15 @@ def test_clips_that_cannot_be_paired_are_told(home, tmp_path):
             text = (a.folder / file).read_text()
             (other / file).write_text(text.replace(*change) if file == "predictions.csv" else text)
         with pytest.raises(RunError, match=name):
-            paired.pair(a, Run(other))
+            comparison.pair(a, Run(other))
     (tmp_path / "labels" / "classes.txt").write_text("x\ny\n")
-    with pytest.raises(RunError, match="other classes"):
-        paired.pair(a, Run(tmp_path / "labels"))
+    with pytest.raises(RunError, match="different classes"):
+        comparison.pair(a, Run(tmp_path / "labels"))
     (tmp_path / "labels" / "classes.txt").write_text((a.folder / "classes.txt").read_text())
     for file in ("result.json", "predictions.csv"):
         (tmp_path / "labels" / file).unlink()
     with pytest.raises(RunError, match="not finished"):
-        paired.pair(a, Run(tmp_path / "labels"))
+        comparison.pair(a, Run(tmp_path / "labels"))
 
 
 # --- the figures and the script ------------------------------------------------------------------------------------
@@ -391,20 +391,20 @@ def test_clips_that_cannot_be_paired_are_told(home, tmp_path):
 
 def test_figures_without_their_runs_say_which_to_make(tmp_path):
     for number in (4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16):
-        with pytest.raises(figures.MissingRuns, match=r"python train\.py") as told:
-            figures.draw(number, figures.Wanted(outputs=tmp_path))
-        assert figures.PAPER[number].experiment in str(told.value)
+        with pytest.raises(selection.MissingRuns, match=r"python train\.py") as told:
+            numbered.draw(number, selection.FigureOptions(outputs=tmp_path))
+        assert selection.PAPER[number].experiment in str(told.value)
         assert (
-            ROOT / "conf/experiment" / f"{figures.PAPER[number].experiment.partition('=')[2]}.yaml"
+            ROOT / "conf/experiment" / f"{selection.PAPER[number].experiment.partition('=')[2]}.yaml"
         ).exists()
     with pytest.raises(UserError, match="must be one of 1, 3"):
-        figures.draw(2, figures.Wanted())
+        numbered.draw(2, selection.FigureOptions())
 
 
 def test_the_same_figure_has_the_same_bytes(home, tmp_path):
-    wanted = figures.Wanted(runs=both(home))
+    wanted = selection.FigureOptions(runs=both(home))
     for name in ("one", "two"):
-        canvas.save(figures.draw(11, wanted), tmp_path / name)
+        canvas.save(numbered.draw(11, wanted), tmp_path / name)
     for kind in ("png", "svg"):
         one, two = (tmp_path / f"{name}.{kind}" for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()

@@ -15,8 +15,9 @@ from runs import ROOT, Running, folder, overrides_for
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.errors import VideoReadError
-from vmp.figures.looking import layers_of, stream
-from vmp.figures.paired import mcnemar
+from vmp.figures.clips import stream
+from vmp.figures.comparison import mcnemar
+from vmp.figures.layers import layers_of
 from vmp.runs.open import open_run
 from vmp.runs.run import read_run
 

@@ -125,7 +125,7 @@ def _train(config: Config, raw: dict[Any, Any], data: Data, began: float) -> Non
     processes = dist.start(t.device)
     log = Log(folder / "log.txt" if processes.first else None)
     found = _agree(config, raw, data, processes, log)
-    tracker, code = start_tracker(config, folder, first=processes.first, say=log), 1
+    tracker, code = start_tracker(config, folder, first=processes.first, log=log), 1
     stopping = Stopping(None if t.max_minutes is None else t.max_minutes - (time.monotonic() - began) / 60)
     try:
         plan = _plan(config, processes.world, clips=len(data.present["train"].clips), log=log)
@@ -290,7 +290,7 @@ class Session:
 
     def _pass_on(self, row: dict[str, Any]) -> None:
         """Give the tracker a row of metrics.jsonl."""
-        self.tracker.row(row)
+        self.tracker.log_row(row)
         if row["kind"] == "start" and self.tracker.wants_panels(0, last=self.plan.epochs):
             self.show_attention(0)
 
@@ -347,7 +347,7 @@ class Session:
                 if isinstance(views, torch.Tensor):
                     clips[split.present.clips[index].id] = views[0]
             step = epoch * self.plan.steps_per_epoch
-            self.tracker.panels(epoch, step, attention_panels(self.model, clips))
+            self.tracker.log_panels(epoch, step, attention_panels(self.model, clips))
         except Exception as error:  # a picture must not cost a run
             self.log.warn(f"attention could not be drawn: {type(error).__name__}: {error}")
 
@@ -380,7 +380,7 @@ class Session:
         if config.trainer.keep_finished == "weights":
             self._keep_weights()
         self._draw_curves()
-        self.tracker.result(config.folder)
+        self.tracker.log_result(config.folder)
         print_result(config.folder)
 
     def _keep_weights(self) -> None:

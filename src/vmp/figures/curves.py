@@ -5,14 +5,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vmp.figures.canvas import COLORS, GREY, figure
+from vmp.figures.layers import SHIFTS, SLOPES
 from vmp.pathways import display_name, scalar_name, split_scalar_name
 from vmp.runs.run import Run
 
+POINTS: dict[str, Any] = {"marker": "x", "markersize": 4}  # for lines that are too short to be seen
+TRAINING: dict[str, Any] = {"linestyle": "-", "linewidth": 1, "alpha": 0.6, "label": "training"}
+VAL: dict[str, Any] = {"linestyle": "-", "linewidth": 1.5, "marker": ".", "label": "val"}
+TOP5: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "alpha": 0.7, "label": "val, top-5"}
+TOO_FEW = 3  # points below which a line cannot be seen
+THIN = {"slope": 0.1, "shift": 0.01}  # smallest range of an axis, so that rounding is not drawn as a trend
+
 
 def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
-    """Cross-entropy, accuracy, slope and shift against epochs, a colour a run; label -> run's folder.
+    """Write a picture of cross-entropy, accuracy, slope and shift against epochs, each run in its own colour.
 
-    Cross-entropy has no λV in it, so runs with and without prompts, or with other λ, can be compared.
+    Cross-entropy leaves out λV, so runs with and without prompts, or with different λ, can be compared.
+
+    Args:
+        runs: label -> folder.
     """
     from matplotlib.lines import Line2D
 
@@ -41,7 +52,7 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
         for axis in axes[2:]:
             axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
     for axis, looks in ((axes[0], (TRAINING, VAL)), (axes[1], (TRAINING, VAL, TOP5))):
-        alone = axis.lines and all(len(line.get_xdata()) < 3 for line in axis.lines)
+        alone = axis.lines and all(len(line.get_xdata()) < TOO_FEW for line in axis.lines)
         handles = [Line2D([], [], color=GREY, **(POINTS | look if alone else look)) for look in looks]
         if len(runs) > 1:
             handles += [
@@ -49,8 +60,8 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
                 for number, label in enumerate(runs)
             ]
         axis.legend(handles=handles, fontsize=8, frameon=False)
-    for axis, least in ((axes[2], 0.1), (axes[3], 0.01)):
-        plain_numbers(axis, least=least)
+    for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
+        plain_numbers(axis, least=THIN[name])
         if len(axis.lines) > 1:
             axis.legend(fontsize=8, frameon=False)
     last = max(
@@ -69,22 +80,15 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
     drawn.savefig(out, dpi=110)
 
 
-POINTS: dict[str, Any] = {"marker": "x", "markersize": 4}  # of lines too short to be seen
-TRAINING: dict[str, Any] = {"linestyle": "-", "linewidth": 1, "alpha": 0.6, "label": "training"}
-VAL: dict[str, Any] = {"linestyle": "-", "linewidth": 1.5, "marker": ".", "label": "val"}
-TOP5: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "alpha": 0.7, "label": "val, top-5"}
-
-
 def whole_epochs(axis: Any) -> None:
-    """Ticks of the epoch axis at whole numbers."""
+    """Put the ticks of the epoch axis at whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
 
 
 def plain_numbers(axis: Any, *, least: float) -> None:
-    """Tick labels of the y axis without an offset (11.02, not 2e-2 + 1.1e1), and a range of at least `least`, so that
-    rounding is not drawn as a trend."""
+    """Label the y axis without an offset (11.02, not 2e-2 + 1.1e1), over a range of at least `least`."""
     from matplotlib.ticker import ScalarFormatter
 
     axis.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
@@ -94,30 +98,27 @@ def plain_numbers(axis: Any, *, least: float) -> None:
 
 
 def _plot(axis: Any, line: tuple[list[float], list[float]], **look: Any) -> None:
-    """A line; where there are not enough points for one to be seen, the points."""
-    if len(line[0]) < 3:
+    """Draw a line, or its points where there are too few to see a line."""
+    if len(line[0]) < TOO_FEW:
         look = POINTS | look
     axis.plot(*line, **look)
 
 
 # --- Fig. 4 --------------------------------------------------------------------------------------------------------
 
-BOUNDS = {"slope": (5 / 0.55, 50.0), "shift": (-0.6, 0.6)}  # of Eq. 2 with the paper's constants
 
-
-class Pair(NamedTuple):
-    """What a finished run learned, of one pathway."""
+class LearnedPair(NamedTuple):
+    """The slope and shift that a finished run learned on one pathway."""
 
     dataset: str
-    backbone: str  # with the pathway, where there are several: slowfast-f
+    backbone: str  # with the pathway's initial, where there are several: slowfast-f
     slope: float
     shift: float
     top1: float  # percent
 
 
 def by_lambda(runs: Sequence[Run]) -> dict[float, dict[str, tuple[list[float], list[float]]]]:
-    """λ -> {"slope" | "shift", with "fast/" before it where there are pathways: (epochs, values)}; of several runs with
-    one λ the first."""
+    """λ -> {"slope", "shift" or, with pathways, "fast/slope" ...: (epochs, values)}; the first run for each λ."""
     found: dict[float, dict[str, tuple[list[float], list[float]]]] = {}
     for run in sorted(runs, key=lambda r: (float(r.config["vmp"]["lambda"]), str(r.folder))):
         keys = [key for name in ("slope", "shift") for key in _keys(run.rows, name)]
@@ -127,8 +128,7 @@ def by_lambda(runs: Sequence[Run]) -> dict[float, dict[str, tuple[list[float], l
     return found
 
 
-def pairs(runs: Sequence[Run]) -> list[Pair]:
-    """Learned slope and shift of every finished run that has them."""
+def learned_pairs(runs: Sequence[Run]) -> list[LearnedPair]:
     found = []
     for run in runs:
         if not run.finished:
@@ -138,14 +138,19 @@ def pairs(runs: Sequence[Run]) -> list[Pair]:
             pathway, _ = split_scalar_name(key)
             name = "-".join([config["backbone"]["name"], *display_name(pathway)[:1]])
             learned = scalars[key], scalars[scalar_name(pathway, "shift")]
-            found.append(Pair(config["name"], name, *learned, run.result["top1"]))
+            found.append(LearnedPair(config["name"], name, *learned, run.result["top1"]))
     return found
 
 
-def best_pairs(found: Sequence[Pair], by: str) -> dict[str, Pair]:
-    """The top performer of each dataset or backbone, under its name; by: "dataset" or "backbone". What is not
-    compared is held fixed at the value that covers the most: one backbone for all datasets, one dataset for all
-    backbones."""
+def best_pairs(found: Sequence[LearnedPair], by: str) -> dict[str, LearnedPair]:
+    """The pair with the best top-1 for each dataset or each backbone, by name.
+
+    The other of the two is held fixed, at the value that covers the most: one backbone for all datasets, or one dataset
+    for all backbones.
+
+    Args:
+        by: "dataset" or "backbone".
+    """
     other = "backbone" if by == "dataset" else "dataset"
     covered: dict[str, set[str]] = {}
     for pair in found:
@@ -153,7 +158,7 @@ def best_pairs(found: Sequence[Pair], by: str) -> dict[str, Pair]:
     if not covered:
         return {}
     fixed = max(sorted(covered), key=lambda name: len(covered[name]))
-    best: dict[str, Pair] = {}
+    best: dict[str, LearnedPair] = {}
     for pair in sorted(found, key=lambda pair: pair.top1):
         if getattr(pair, other) == fixed:
             best[getattr(pair, by)] = pair
@@ -161,10 +166,8 @@ def best_pairs(found: Sequence[Pair], by: str) -> dict[str, Pair]:
 
 
 def draw_slopes_and_shifts(runs: Sequence[Run]) -> Any:
-    """Fig. 4: a and b against epochs, a line a λ; learned pairs by dataset and by backbone.
-
-    runs: those that only differ in λ for (a, b), and any for (c, d).
-    """
+    """Fig. 4: a and b against epochs, one line per λ, from the runs that differ in λ only (the largest such group);
+    learned pairs by dataset and by backbone, from all runs."""
     drawn = figure(10, 5.6)
     axes = drawn.subplots(2, 2).ravel()
     group = max(same_but_lambda(runs), key=lambda group: len(by_lambda(group)), default=[])
@@ -183,30 +186,30 @@ def draw_slopes_and_shifts(runs: Sequence[Run]) -> Any:
                         linewidth=1.3,
                         label=f"λ = {weight:g} {pathway}".rstrip(),
                     )
-        for bound in BOUNDS[name]:
+        for bound in SLOPES if name == "slope" else SHIFTS:
             low, high = axis.get_ylim()
             if low - (high - low) / 2 <= bound <= high + (high - low) / 2:
                 axis.axhline(bound, color=GREY, linewidth=0.8, linestyle=":", label="_bound")
         axis.set_xlabel("epoch")
         whole_epochs(axis)
-        plain_numbers(axis, least=0.1 if name == "slope" else 0.01)
+        plain_numbers(axis, least=THIN[name])
         axis.set_ylabel(f"{name} {letter}")
-        axis.set_title(f"({letter}) {name}, {_of(group[0])}" if group else f"({letter}) {name}")
+        axis.set_title(f"({letter}) {name}, {group[0].title}" if group else f"({letter}) {name}")
         if lines:
             axis.legend(ncols=2 if len(lines) > 4 else 1)
     for axis, by, letter in ((axes[2], "dataset", "c"), (axes[3], "backbone", "d")):
-        best = best_pairs(pairs(runs), by)
+        best = best_pairs(learned_pairs(runs), by)
         held = next(iter(best.values()), None)
         axis.set_title(
             f"({letter}) best run by {by}"
             + (f", {held.backbone if by == 'dataset' else held.dataset}" if held else "")
         )
-        _stems(axis, best)
+        _draw_pairs(axis, best)
     return drawn
 
 
 def same_but_lambda(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs with learned prompts, those together that differ in nothing but λ."""
+    """Runs with learned prompts, in groups that differ in λ only."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         config = {
@@ -219,42 +222,26 @@ def same_but_lambda(runs: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def _stems(axis: Any, best: Mapping[str, Pair]) -> None:
-    """a as solid stems on the left scale, b as dashed ones on the right."""
+def _draw_pairs(axis: Any, best: Mapping[str, LearnedPair]) -> None:
+    """Draw a as solid stems on the left scale and b as dashed stems on the right."""
     if not best:
         axis.text(0.5, 0.5, "no finished run with prompts", ha="center", color=GREY, transform=axis.transAxes)
         return
-    many = len(best) > 4  # their numbers stand upright, above and below the stems, and their names aslant
-    apart = 0.2 if many else 0.12
+    crowded = len(best) > 4  # then numbers are turned upright, beyond the ends of the stems
+    apart = 0.2 if crowded else 0.12
     right = axis.twinx()
     right.spines["right"].set_visible(True)
     for i, pair in enumerate(best.values()):
-        axis.plot([i - apart] * 2, [0, pair.slope], color=COLORS[0], linewidth=2)
-        axis.plot(i - apart, pair.slope, "o", color=COLORS[0])
-        beside: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
-        upright: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "rotation": 90}
-        at = (i - apart, pair.slope)
-        if many:
-            axis.annotate(f"{pair.slope:.2f}", at, (0, 5), va="bottom", **upright)
-        else:
-            axis.annotate(f"{pair.slope:.2f}", at, (-6, 0), ha="right", **beside)
-        right.plot([i + apart] * 2, [0, pair.shift], "--", color=COLORS[1], linewidth=2)
-        right.plot(i + apart, pair.shift, "s", color=COLORS[1])
-        at = (i + apart, pair.shift)
-        if many:
-            up = pair.shift >= 0
-            right.annotate(
-                f"{pair.shift:+.2f}", at, (0, 5 if up else -5), va="bottom" if up else "top", **upright
-            )
-        else:
-            right.annotate(f"{pair.shift:+.2f}", at, (6, 0), ha="left", **beside)
-    aslant = sum(map(len, best)) > 40
+        slope, shift = f"{pair.slope:.2f}", f"{pair.shift:+.2f}"
+        _stem(axis, i - apart, pair.slope, slope, "-", "o", COLORS[0], side=0 if crowded else -1)
+        _stem(right, i + apart, pair.shift, shift, "--", "s", COLORS[1], side=0 if crowded else 1)
+    slanted = sum(map(len, best)) > 40
     axis.set_xticks(
         range(len(best)),
         list(best),
-        rotation=25 if aslant else 0,
-        ha="right" if aslant else "center",
-        rotation_mode="anchor" if aslant else "default",
+        rotation=25 if slanted else 0,
+        ha="right" if slanted else "center",
+        rotation_mode="anchor" if slanted else "default",
     )
     axis.set_xlim(-0.7, len(best) - 0.1)
     axis.set_ylim(-70, 70)  # so that both zeros are at one height
@@ -267,14 +254,23 @@ def _stems(axis: Any, best: Mapping[str, Pair]) -> None:
     right.set_ylabel("shift b (dashed)", color=COLORS[1])
 
 
-def _of(run: Run) -> str:
-    return f"{run.config['name']}, {run.config['backbone']['name']}"
+def _stem(
+    axis: Any, x: float, value: float, text: str, line: str, marker: str, color: str, *, side: int
+) -> None:
+    """A stem from 0 to `value` with its number: left (-1) or right (1) of its end, or upright beyond it (0)."""
+    axis.plot([x, x], [0, value], line, color=color, linewidth=2)
+    axis.plot(x, value, marker, color=color)
+    look: dict[str, Any] = {"ha": "right" if side < 0 else "left", "va": "center"}
+    beyond = 5 if value >= 0 else -5
+    if not side:
+        look = {"ha": "center", "va": "bottom" if value >= 0 else "top", "rotation": 90}
+    offset = (6 * side, 0) if side else (0, beyond)
+    axis.annotate(text, (x, value), offset, textcoords="offset points", **look)
 
 
 def _line(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    found = {
-        row["epoch"]: row[key] for row in rows if key in row
-    }  # the row of training and of val: one moment
+    # a training row and a val row of the same epoch are the same moment
+    found = {row["epoch"]: row[key] for row in rows if key in row}
     return list(found), list(found.values())
 
 

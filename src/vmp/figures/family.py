@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vmp.figures.canvas import COLORS, GREY, bare, figure
-from vmp.figures.looking import ALPHA, BETA, EPSILON, GAMMA, layer_with, to_clip
-from vmp.figures.panels import color_attention, color_differences, draw_grid, panel_rows
+from vmp.figures.clips import to_clip
+from vmp.figures.layers import SHIFTS, SLOPES, layer_with, shift_of, slope_of
+from vmp.figures.panels import color_attention, color_differences, draw_grid, panel_rows, wrap
 
 if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
@@ -16,32 +17,22 @@ FIXED = {"gamma": "Gamma", "maxexp": "MaxExp", "sigme": "SigmE", "asinhe": "Asin
 LARGEST = 48  # points along the longer side of a surface
 
 
-def functions(ours: "MotionPrompt", *, entry: str = "magnitude") -> "dict[str, MotionPrompt]":
-    """Name -> layer: the fixed four with the exponents of conf/vmp, and ours."""
+def family_with(ours: "MotionPrompt") -> "dict[str, MotionPrompt]":
+    """Name -> layer: the four fixed functions, with the exponents of conf/vmp, and ours."""
     from vmp.layer import MotionPrompt
     from vmp.power_norm import FAMILY
 
     fixed = {
-        name: MotionPrompt(modulate=ours.modulate, power_norm=FAMILY[key](entry=entry))
+        name: MotionPrompt(modulate=ours.modulate, power_norm=FAMILY[key](entry="magnitude"))
         for key, name in FIXED.items()
     }
     return {**fixed, "ours": ours}
 
 
-def slope_of(m: np.ndarray) -> np.ndarray:
-    """a(m) of Eq. 2 with the paper's constants."""
-    return ALPHA / (BETA * np.abs(np.tanh(m)) + EPSILON)
-
-
-def shift_of(n: np.ndarray) -> np.ndarray:
-    """b(n) of Eq. 2 with the paper's constants."""
-    return GAMMA * np.tanh(n)
-
-
 def draw_family(frames: np.ndarray, *, slope: float, shift: float) -> Any:
     """Fig. 3: (a) the family against D, (b) a(m), (c) b(n), (d) a clip's differences before and after ours.
 
-    frames: (T, H, W, 3) uint8; the pair with the most motion is drawn in (d).
+    frames: (T, H, W, 3) uint8; (d) draws the pair with the most motion.
     """
     import torch
 
@@ -52,13 +43,12 @@ def draw_family(frames: np.ndarray, *, slope: float, shift: float) -> Any:
     grid = drawn.add_gridspec(2, 4)
     axes = [drawn.add_subplot(grid[i // 2, i % 2 * 2 : i % 2 * 2 + 2]) for i in range(3)]
     before, after = (drawn.add_subplot(grid[1, i], projection="3d") for i in (2, 3))
-    curves = {name: layer.power_norm(d).detach().numpy() for name, layer in functions(ours).items()}
-    styles = ("-", "--", "-.", ":")
-    fixed = [COLORS[i] for i in (0, 2, 3, 4)]
-    for (name, curve), dashes, color in zip(list(curves.items())[:-1], styles, fixed, strict=True):
-        axes[0].plot(x, curve, dashes, color=color, label=f"{name} of |D|")
-    for shadow in (0.15, 0.3):
-        low, high = max(shift - shadow, -0.599), min(shift + shadow, 0.599)
+    curves = {name: layer.power_norm(d).detach().numpy() for name, layer in family_with(ours).items()}
+    dashes = ("-", "--", "-.", ":")
+    for name, dash, color in zip(FIXED.values(), dashes, [COLORS[i] for i in (0, 2, 3, 4)], strict=True):
+        axes[0].plot(x, curves[name], dash, color=color, label=f"{name} of |D|")
+    for distance in (0.15, 0.3):
+        low, high = max(shift - distance, -0.599), min(shift + distance, 0.599)
         left, right = (layer_with(slope, b).power_norm(d).detach().numpy() for b in (low, high))
         axes[0].fill_between(x, right, left, color=COLORS[1], alpha=0.12, linewidth=0)
     axes[0].plot(x, curves["ours"], color=COLORS[1], linewidth=2, label=f"ours, a = {slope:g}, b = {shift:g}")
@@ -66,8 +56,8 @@ def draw_family(frames: np.ndarray, *, slope: float, shift: float) -> Any:
     axes[0].legend(loc="lower left", bbox_to_anchor=(-0.01, 0.06), handlelength=1.6)
     free = np.linspace(-4, 4, 401)
     for axis, values, letter, name, limits in (
-        (axes[1], slope_of(free), "b", "slope a(m)", (ALPHA / (BETA + EPSILON), ALPHA / EPSILON)),
-        (axes[2], shift_of(free), "c", "shift b(n)", (-GAMMA, GAMMA)),
+        (axes[1], slope_of(free), "b", "slope a(m)", SLOPES),
+        (axes[2], shift_of(free), "c", "shift b(n)", SHIFTS),
     ):
         axis.plot(free, values, color=COLORS[0], linewidth=2)
         for limit in limits:
@@ -78,20 +68,20 @@ def draw_family(frames: np.ndarray, *, slope: float, shift: float) -> Any:
     axes[2].set_ylim(-0.7, 0.75)
     differences = ours.differences(to_clip(frames)[None])[0].numpy()  # (T - 1, H, W)
     most = differences[np.abs(differences).mean(axis=(1, 2)).argmax()]
-    made = ours.power_norm(torch.from_numpy(most)).detach().numpy()
-    top = float(np.abs(most).max()) or 1.0
-    surface(before, most, cmap="PuOr_r", limits=(-top, top), zlim=(-1, 1))
-    surface(after, made, cmap="OrRd", limits=(0, 1), zlim=(0, 1))
+    draw_surface(before, most, signed=True)
+    draw_surface(after, ours.power_norm(torch.from_numpy(most)).detach().numpy(), signed=False)
     before.set_title("(d) a difference map D")
     after.set_title("and f(D)")
     return drawn
 
 
-def surface(
-    axis: Any, values: np.ndarray, *, cmap: str, limits: tuple[float, float], zlim: tuple[float, float]
-) -> None:
-    """Values (H, W) as a surface over the picture's plane, thinned to LARGEST points a side (the strongest of each
-    cell stays); drawn as pixels, so that an SVG stays small."""
+def draw_surface(axis: Any, values: np.ndarray, *, signed: bool) -> None:
+    """Draw values (H, W), differences in [-1, 1] if signed or attention in [0, 1], as a surface over the picture.
+
+    The surface is rasterised and thinned to LARGEST points a side, so that an SVG stays small.
+    """
+    top = float(np.abs(values).max()) or 1.0
+    cmap, limits, zlim = ("PuOr_r", (-top, top), (-1, 1)) if signed else ("OrRd", (0, 1), (0, 1))
     thin = thinned(values)
     h, w = thin.shape
     x, y = np.meshgrid(np.arange(w), np.arange(h))
@@ -103,7 +93,7 @@ def surface(
     axis.set_ylim(h - 1, 0)
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_zticks([zlim[0], 0, zlim[1]] if zlim[0] < 0 else list(zlim))
+    axis.set_zticks([-1, 0, 1] if signed else [0, 1])
     axis.tick_params(axis="z", labelsize=6, pad=-2)
     axis.set_box_aspect((1, h / w, 0.6))
     axis.view_init(elev=38, azim=-72)
@@ -120,36 +110,27 @@ def thinned(values: np.ndarray) -> np.ndarray:
     return np.take_along_axis(cells, at[..., None], axis=-1)[..., 0]
 
 
-def modulated(frames: np.ndarray, layer: "MotionPrompt") -> tuple[np.ndarray, np.ndarray]:
-    """D and f(D) of the pair frames[0], frames[1], each (H, W)."""
-    import torch
-
-    with torch.no_grad():
-        clip = to_clip(frames[:2])[None]
-        return layer.differences(clip)[0, 0].numpy(), layer.attention(clip)[0, 0].numpy()
-
-
 def draw_modulation(clips: Mapping[str, np.ndarray], ours: "MotionPrompt") -> Any:
-    """Fig. 17: a clip a pair of rows: frames, D and f(D) of each function, maps above, surfaces below.
+    """Fig. 17: two rows per clip: frames, D and f(D) of each function as maps, and D and f(D) as surfaces below.
 
     clips: name -> (T, H, W, 3) uint8; the first two frames are drawn.
     """
-    columns = ["frame t", "frame t+1", "D", *functions(ours)]
-    shapes = [
-        1.45 * frames.shape[1] / frames.shape[2] for frames in clips.values()
-    ]  # heights of maps, inches
-    drawn = figure(1.45 * len(columns) + 0.3, sum(h + 1.75 for h in shapes))
-    parts = drawn.subfigures(len(clips), 1, squeeze=False, height_ratios=[h + 1.75 for h in shapes])[:, 0]
+    import torch
+
+    family = family_with(ours)
+    columns = ["frame t", "frame t+1", "D", *family]
+    heights = [1.45 * frames.shape[1] / frames.shape[2] for frames in clips.values()]  # of the maps, inches
+    drawn = figure(1.45 * len(columns) + 0.3, sum(h + 1.75 for h in heights))
+    parts = drawn.subfigures(len(clips), 1, squeeze=False, height_ratios=[h + 1.75 for h in heights])[:, 0]
     for number, (part, (title, frames)) in enumerate(zip(parts, clips.items(), strict=True)):
         part.suptitle(title, fontsize=9, x=0.01, ha="left")
-        grid = part.add_gridspec(2, len(columns), height_ratios=(shapes[number], 1.15))
-        d, _ = modulated(frames, ours)
-        maps: list[np.ndarray | None] = [frames[0], frames[1], color_differences(d)]
-        surfaces: list[np.ndarray | None] = [None, None, d]
-        for layer in functions(ours).values():
-            attention = modulated(frames, layer)[1]
-            maps.append(color_attention(attention))
-            surfaces.append(attention)
+        grid = part.add_gridspec(2, len(columns), height_ratios=(heights[number], 1.15))
+        clip = to_clip(frames[:2])[None]
+        with torch.no_grad():
+            difference = ours.differences(clip)[0, 0].numpy()
+            attention = [layer.attention(clip)[0, 0].numpy() for layer in family.values()]
+        maps = [frames[0], frames[1], color_differences(difference), *map(color_attention, attention)]
+        surfaces = [None, None, difference, *attention]
         for j, (picture, values) in enumerate(zip(maps, surfaces, strict=True)):
             axis = part.add_subplot(grid[0, j])
             bare(axis)
@@ -157,23 +138,13 @@ def draw_modulation(clips: Mapping[str, np.ndarray], ours: "MotionPrompt") -> An
             if not number:
                 axis.set_title(columns[j])
             if values is not None:
-                below = part.add_subplot(grid[1, j], projection="3d")
-                top = float(np.abs(d).max()) or 1.0
-                signed = j == 2
-                limits = (-top, top) if signed else (0.0, 1.0)
-                surface(
-                    below,
-                    values,
-                    cmap="PuOr_r" if signed else "OrRd",
-                    limits=limits,
-                    zlim=(-1.0, 1.0) if signed else limits,
-                )
+                draw_surface(part.add_subplot(grid[1, j], projection="3d"), values, signed=columns[j] == "D")
     return drawn
 
 
 def draw_prompts_of_family(clips: Mapping[str, np.ndarray], ours: "MotionPrompt") -> Any:
-    """Fig. 18: a clip a pair of rows: frame t over t+1, D, then attention over prompt for each function."""
-    layers = functions(ours)
+    """Fig. 18: two rows per clip: frame t over t+1, D, then attention over prompt for each function."""
+    layers = family_with(ours)
     rows: list[Sequence[np.ndarray | None]] = []
     labels: list[str] = []
     for title, frames in clips.items():
@@ -181,11 +152,5 @@ def draw_prompts_of_family(clips: Mapping[str, np.ndarray], ours: "MotionPrompt"
         d = made["ours"][1][0]
         rows.append([frames[0], d, *(rows_of[2][0] for rows_of in made.values())])
         rows.append([frames[1], None, *(rows_of[3][0] for rows_of in made.values())])
-        labels += [f"{wrapped(title)}\n\nframe t,\nattention", "frame t+1,\nprompt"]
+        labels += [f"{wrap(title)}\n\nframe t,\nattention", "frame t+1,\nprompt"]
     return draw_grid(rows, rows=labels, columns=["frames", "D", *layers], width=1.2)
-
-
-def wrapped(text: str, width: int = 20) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width))

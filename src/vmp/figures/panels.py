@@ -1,11 +1,12 @@
-"""What a prompt layer makes of a clip, as pictures: frames, differences, attention, prompts (Fig. 5)."""
+"""What a prompt layer makes of a clip, as pictures (Fig. 5), and grids of pictures."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmp.figures.canvas import bare, figure, style
+from vmp.figures.canvas import bare, figure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from vmp.model import PromptedClassifier
 
 ROWS = ("frame", "difference", "attention", "prompt")  # of a panel, from the top
+CLEAR = 0.995  # the quantile of differences that has the full colour
 
 
 def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = None) -> list[np.ndarray]:
-    """Frames, differences, attention and prompts of one clip as pictures, each (columns, H, W, 3) uint8, in the order
-    of ROWS. Differences are orange where a pixel grows brighter and blue where it grows darker, attention is white at 0
-    and dark red at 1.
+    """Pictures of one clip in the order of ROWS, each (columns, H, W, 3) uint8.
+
+    Differences are orange where a pixel grows brighter and blue where it grows darker; attention is white at 0 and dark
+    red at 1.
 
     Args:
         clip: (3, T + 1, H, W) uint8.
@@ -46,19 +49,19 @@ def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = N
 
 
 def nothing_is(layer: "MotionPrompt") -> str:
-    """The colour of a prompt where the attention is 0: "black" where it multiplies pixels, "grey" (the mean of the
-    normalisation) where it multiplies normalised frames."""
+    """The colour of a prompt where the attention is 0: "black" if the attention multiplies pixels, "grey" (the mean of
+    the normalisation) if it multiplies normalised frames."""
     return "black" if layer.modulate == "pixel" else "grey"
 
 
 def color_differences(differences: np.ndarray, *, limit: float | None = None) -> np.ndarray:
     """Differences (..., H, W) in [-1, 1] -> (..., H, W, 3) uint8: orange brighter, blue darker, white unchanged.
 
-    limit: the difference that has the full colour; None: the 99.5 % quantile of what is there.
+    limit: the difference with the full colour; None: the quantile CLEAR of all absolute differences.
     """
     from matplotlib import colormaps
 
-    limit = limit or float(np.quantile(np.abs(differences), 0.995)) or 1.0
+    limit = limit or float(np.quantile(np.abs(differences), CLEAR)) or 1.0
     return to_bytes(colormaps["PuOr_r"](np.clip(differences / limit, -1, 1) / 2 + 0.5)[..., :3])
 
 
@@ -70,12 +73,7 @@ def color_attention(attention: np.ndarray) -> np.ndarray:
 
 
 def panel(clip: "Tensor", layer: "MotionPrompt", *, columns: int = 8, width: int = 160) -> np.ndarray:
-    """`panel_rows` as one picture, a row under the other: (H', W', 3) uint8.
-
-    Args:
-        clip: (3, T + 1, H, W) uint8.
-        width: of one frame, in pixels, at most.
-    """
+    """`panel_rows` as one picture, (H', W', 3) uint8, in which a frame is at most `width` pixels wide."""
     from vmp.data.decode import opencv
 
     cv2 = opencv()
@@ -90,7 +88,7 @@ def panel(clip: "Tensor", layer: "MotionPrompt", *, columns: int = 8, width: int
 
 
 def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"]) -> dict[str, np.ndarray]:
-    """A panel a clip and prompted pathway: `name, pathway: slope ..., shift ...` -> (H', W', 3) uint8.
+    """One panel per clip and prompted pathway: `name, pathway: slope ..., shift ...` -> (H', W', 3) uint8.
 
     clips: name -> (3, frames, H, W) uint8, as the model takes them.
     """
@@ -113,61 +111,9 @@ def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"])
     return pictures
 
 
-NAMED = 40  # classes whose names fit on the axes of a confusion matrix
-
-
-def confusion_picture(counts: np.ndarray, names: Sequence[str], *, title: str = "") -> np.ndarray:
-    """A confusion matrix with axes, class names and a colour scale: (rows, rows) -> (H, W, 3) uint8.
-
-    Args:
-        counts: of clips, (actual, predicted); each row is drawn as percentages of its clips.
-        names: of the classes; where there are more than rows, neighbouring classes share a row. Up to NAMED classes are
-            named on the axes, more are numbered.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    rows = len(counts)
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    per_row = -(-len(names) // rows)
-    with style():
-        named = len(names) <= NAMED
-        side = max(4.0, 0.2 * rows) if named else 6.0
-        short = [name if len(name) <= 28 else f"{name[:27]}…" for name in names]
-        label = 0.075 * max(map(len, short)) if named else 0.3  # inches of the names
-        drawn = figure(side + label + 1.3, side + label + 0.8)
-        axis = drawn.subplots()
-        edge = len(names) - 0.5 if per_row == 1 else rows * per_row - 0.5
-        image = axis.imshow(
-            shares, cmap="Blues", vmin=0, vmax=100, extent=(-0.5, edge, edge, -0.5), aspect="equal"
-        )
-        axis.grid(False)
-        if named:
-            axis.set_xticks(range(len(names)), short, rotation=90)
-            axis.set_yticks(range(len(names)), short)
-            if rows <= 12:
-                for (i, j), share in np.ndenumerate(shares):
-                    if counts[i, j]:
-                        color = "white" if share > 60 else "black"
-                        axis.text(j, i, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
-        many = "" if per_row == 1 else f" ({per_row} classes per row)"
-        axis.set_xlabel(f"predicted class{'' if named else ' number'}{many}")
-        axis.set_ylabel(f"actual class{'' if named else ' number'}{many}")
-        axis.set_title(title)
-        for text in (*axis.get_xticklabels(), *axis.get_yticklabels(), axis.title):
-            text.set_parse_math(False)  # a class may be called "$5"
-        drawn.colorbar(image, ax=axis, shrink=0.8, label="% of the actual class's clips")
-        board = FigureCanvasAgg(drawn)
-        drawn.set_dpi(100)
-        board.draw()
-        return np.asarray(board.buffer_rgba())[..., :3].copy()
-
-
 def to_bytes(picture: np.ndarray) -> np.ndarray:
     """[0, 1] -> uint8."""
     return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
-
-
-# --- labelled figures ----------------------------------------------------------------------------------------------
 
 
 def draw_grid(
@@ -178,9 +124,11 @@ def draw_grid(
     title: str = "",
     width: float = 1.5,
 ) -> Any:
-    """Pictures (H, W, 3) uint8 in rows and columns, with names at the left and on top; those of a row of one shape.
+    """Draw pictures (H, W, 3) uint8 in a grid with named rows and columns.
 
-    width: of a picture, inches.
+    Args:
+        pictures: those in a row have the same shape.
+        width: of a picture, in inches.
     """
     firsts = [next(p for p in row if p is not None) for row in pictures]
     heights = [width * p.shape[0] / p.shape[1] for p in firsts]  # inches
@@ -201,3 +149,8 @@ def draw_grid(
     if title:
         drawn.suptitle(title, fontsize=9)
     return drawn
+
+
+def wrap(text: str) -> str:
+    """The text in lines of at most 20 characters, to stand beside a picture."""
+    return "\n".join(textwrap.wrap(text, 20))

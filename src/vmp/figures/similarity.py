@@ -1,10 +1,10 @@
-"""How alike two runs are, layer by layer (Fig. 7-9): cosine similarity of weights, and of features of the same clips.
+"""Similarity of two runs layer by layer (Fig. 7-9): cosines of weights, and of features on the same clips.
 
 Notable here:
-- the paper compares weights: every layer's parameters as one vector. Two networks that were trained from the same
-  pretrained weights can be compared so; from random starts they cannot, and features say more;
-- features are what leaves each layer, caught by forward hooks, for the same test clips with the same frames: where one
-  run takes a frame more than the other, the other gets the last ones, so both see the frames that are prompted;
+- the paper compares weights: each layer's parameters as one vector. That is meaningful for two networks trained from
+  the same pretrained weights; for networks trained from random weights, compare features;
+- features are the outputs of each layer, recorded by forward hooks, for the same frames of the same test clips. Where
+  one run takes an extra frame, the other run gets the last frames, so that both see the frames that become prompts;
 - the final projection is left out, as in the paper.
 """
 
@@ -28,7 +28,7 @@ LABELS = 36  # layer names that fit below a picture
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """Of two tensors as vectors, in float64; 1 for two zero vectors, 0 for one."""
+    """Cosine similarity of two tensors as vectors, in float64; 1 if both are zero, 0 if one is."""
     x, y = a.detach().double().flatten(), b.detach().double().flatten()
     norms = float(x.norm() * y.norm())
     if norms == 0:
@@ -37,8 +37,8 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def weights_by_layer(model: nn.Module) -> dict[str, Tensor]:
-    """Layer -> its parameters as one vector, in the model's order; parameters that belong to no layer (class tokens,
-    position embeddings) under their own names. Without the last layer, which projects to classes."""
+    """Layer -> its parameters as one vector, in the model's order, without the last layer, which projects to classes.
+    Parameters outside of layers (class tokens, position embeddings) are listed under their own names."""
     found: dict[str, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         owner = name.rpartition(".")[0]
@@ -50,7 +50,7 @@ def weights_by_layer(model: nn.Module) -> dict[str, Tensor]:
 
 
 def weight_similarity(a: nn.Module, b: nn.Module) -> dict[str, float]:
-    """Layer -> cosine similarity, of the layers that both have in one shape."""
+    """Layer -> cosine similarity, for the layers that have the same shape in both."""
     mine, other = weights_by_layer(a), weights_by_layer(b)
     shared = [name for name in mine if name in other and mine[name].shape == other[name].shape]
     return {name: cosine(mine[name], other[name]) for name in shared}
@@ -58,8 +58,8 @@ def weight_similarity(a: nn.Module, b: nn.Module) -> dict[str, float]:
 
 @contextmanager
 def features_of(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Layer -> what left it while the context was open; layers are modules without children that have parameters,
-    but for the last."""
+    """Context that records layer -> its outputs. Layers are modules with parameters and without children, but not
+    the last of them."""
     caught: dict[str, list[Tensor]] = {}
     layers = [
         (name, module)
@@ -86,11 +86,11 @@ def features_of(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 def feature_similarity(
     a: nn.Module, b: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]
 ) -> dict[str, float]:
-    """Layer -> cosine similarity of features, averaged over clips, of the layers that both have in one shape.
+    """Layer -> cosine similarity of features, averaged over clips, for the layers with the same shape in both.
 
     Args:
         a, b: classifiers with a `backbone`, in evaluation mode.
-        pairs: a clip (3, frames, H, W) uint8 as each of them takes it.
+        pairs: for each clip, the frames that `a` takes and the frames that `b` takes, (3, frames, H, W) uint8.
     """
     sums: dict[str, list[float]] = {}
     for clips in pairs:
@@ -122,10 +122,10 @@ def tested_clips(opened: OpenedRun) -> "TestClips":
 
 
 def paired_clips(a: OpenedRun, b: OpenedRun, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Up to `count` test clips, spread over the split, as each run takes them.
+    """At most `count` clips, spread over the tested split, as each run takes them.
 
     Raises:
-        RunError: the runs see clips of different sizes, or none can be read.
+        RunError: the runs take clips of different sizes, or no clip can be read.
     """
     shapes = [(o.spec.test_crop, o.spec.frames, o.spec.stride) for o in (a, b)]
     if shapes[0] != shapes[1]:
@@ -143,15 +143,15 @@ def paired_clips(a: OpenedRun, b: OpenedRun, count: int) -> list[tuple[Tensor, T
             mine, other = (clip[:, clip.shape[1] - w.shape.frames :] for w in wanted)
             found.append((mine, other))
     if not found:
-        raise RunError(f"{longer.root}: none of the clips asked for could be read")
+        raise RunError(f"{longer.root}: none of the chosen clips could be read")
     return found
 
 
 def compare_layers(a: Run, b: Run, *, clips: int) -> dict[str, dict[str, float]]:
-    """{"weights": layer -> similarity, "features": ...}; no features for clips = 0.
+    """{"weights": layer -> similarity, "features": ...}; without features if clips = 0.
 
     Raises:
-        RunError: other backbones, no checkpoints, or clips that cannot be paired.
+        RunError: the backbones differ, a checkpoint is missing, or the clips cannot be paired.
     """
     names = [run.checked_config.backbone.key for run in (a, b)]
     if names[0] != names[1]:
@@ -166,13 +166,13 @@ def compare_layers(a: Run, b: Run, *, clips: int) -> dict[str, dict[str, float]]
     return found
 
 
-def _short(name: str, most: int = 26) -> str:
-    """Where a layer is and what it is: the two ends of its name."""
-    return name if len(name) <= most else f"{name[:9]}…{name[10 - most :]}"
+def _shortened(name: str) -> str:
+    """The two ends of a layer's name, which say where it is and what it is."""
+    return name if len(name) <= 26 else f"{name[:9]}…{name[-16:]}"
 
 
 def draw_layers(pairs: Mapping[str, Mapping[str, Mapping[str, float]]], *, title: str) -> Any:
-    """Fig. 7-9: similarity against layers, a line a pair of runs; weights above, features below.
+    """Fig. 7-9: similarity against layers, one line per pair of runs, weights above features.
 
     pairs: label -> {"weights" | "features": layer -> similarity}.
     """
@@ -200,7 +200,7 @@ def draw_layers(pairs: Mapping[str, Mapping[str, Mapping[str, float]]], *, title
             )
         step = -(-len(order) // LABELS)
         axis.set_xticks(
-            list(range(0, len(order), step)), [_short(name) for name in order][::step],
+            list(range(0, len(order), step)), [_shortened(name) for name in order][::step],
             rotation=60, ha="right", rotation_mode="anchor",
         )  # fmt: skip
         low = min((v for found in pairs.values() for v in found.get(kind, {}).values()), default=0)

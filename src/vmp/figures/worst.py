@@ -1,6 +1,6 @@
-"""Clips that a run got wrong and was sure of: which they are, and what its prompt layers make of them.
+"""The clips that a run got wrong with the highest scores, and pictures of what its prompt layers make of them.
 
-Pictures need the run's videos, config and learned scalars, no checkpoint: the slope and shift are in its result.
+Pictures need the run's videos, config and result, which has the learned scalars, but no checkpoint.
 """
 
 import math
@@ -21,17 +21,16 @@ from vmp.runs.score import Split
 if TYPE_CHECKING:
     from torch import Tensor
 
-COLUMNS, WIDTH, GAP = 6, 96, 4  # of a strip: prompts, and pixels of each and between them
+COLUMNS, WIDTH, GAP = 6, 96, 4  # prompts in a strip, the width of each, the gap between two; pixels
 QUALITY = 72  # of WebP
 ROWS = ("frames", "differences", "attention", "prompts")
 
 
 def worst_clips(run: Run, result: dict[str, Any], *, count: int) -> list[dict[str, Any]]:
-    """Of the tested split, wrong ones with the highest score: id, path, start, end, label, predicted, score,
-    probability.
+    """The wrongly predicted clips of the tested split with the highest scores, as plain values.
 
-    path, start, end: the file below the dataset's root and the frames [start, end) of it; None where the run does not
-    say. probability: the score as a mean over views in [0, 1]; None where logits were summed.
+    path, start and end are the file below the dataset's root and its frames [start, end), or None where older runs do
+    not say. probability is the score as a mean over views in [0, 1], or None where logits were summed.
 
     Raises:
         RunError: predictions.csv cannot be read.
@@ -54,11 +53,11 @@ def worst_clips(run: Run, result: dict[str, Any], *, count: int) -> list[dict[st
     ]
 
 
-class Drawer:
+class ClipDrawer:
     """Draws clips of a run's tested split.
 
     Raises:
-        UserError: its videos are not there, are not those of the run, or its config is not one of this version.
+        UserError: its videos are missing or have changed, or another version of the project made the run.
     """
 
     def __init__(self, run: Run, result: dict[str, Any]) -> None:
@@ -78,12 +77,12 @@ class Drawer:
         self.index = {clip.id: number for number, clip in enumerate(present.clips)}
 
     def draw(self, clip: str) -> list[tuple[dict[str, Any], bytes]]:
-        """A strip a pathway: what it shows (pathway, slope, shift, rows, width, height) and a WebP.
+        """One strip per pathway: what it shows (pathway, slope, shift, rows, width, height) and a WebP.
 
-        A run without prompts has one with frames and differences.
+        The only strip of a run without prompts has frames and differences.
 
         Raises:
-            UserError: the clip is not there or cannot be read.
+            UserError: the clip is missing or cannot be read.
         """
         import torch
 
@@ -92,7 +91,7 @@ class Drawer:
         from vmp.pathways import display_name, take
 
         if clip not in self.index:
-            raise DataError(f"the video of {clip} is not there.")
+            raise DataError(f"the video of {clip} is missing.")
         views = self.dataset[self.index[clip]][1]
         if not isinstance(views, torch.Tensor):
             raise DataError(f"{clip} cannot be read.")
@@ -117,7 +116,7 @@ class Drawer:
 
 
 def _check_there(config: Config) -> None:
-    """Raise DataError where the dataset would have to be made first: a report makes none."""
+    """Raise DataError if the dataset would have to be made first, which a report does not do."""
     home = Path(config.data.root)
     if isinstance(config.dataset, MotionsDataset):
         from vmp.data.motions import Motions, folder_name
@@ -133,7 +132,7 @@ def _check_there(config: Config) -> None:
 
 
 def _strip(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of pictures, each (columns, H, W, 3) uint8, as one (H', W', 4) with clear gaps."""
+    """Join rows of pictures, each (columns, H, W, 3) uint8, into one (H', W', 4) with transparent gaps."""
     import cv2
 
     h, w = rows[0].shape[1:3]
@@ -156,5 +155,5 @@ def _webp(picture: np.ndarray) -> bytes:
         ".webp", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
     )
     if not done:
-        raise UserError("OpenCV here cannot write WebP.")
+        raise UserError("this OpenCV cannot write WebP.")
     return data.tobytes()

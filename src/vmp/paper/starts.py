@@ -17,7 +17,7 @@ import numpy as np
 
 from vmp.errors import ConfigError
 from vmp.figures.canvas import figure, save, style
-from vmp.figures.looking import layer_with
+from vmp.figures.layers import layer_with
 from vmp.files import write_text
 from vmp.jobs.launch import parse_launch
 from vmp.paper.planning import PlannedRun, Planner, add_starting_runs, composer

@@ -134,9 +134,9 @@ def draw_worst(
     Returns:
         the number of pictures.
     """
-    from vmp.figures.worst import Drawer, worst_clips
+    from vmp.figures.worst import ClipDrawer, worst_clips
 
-    drawers: dict[int, Drawer] = {}
+    drawers: dict[int, ClipDrawer] = {}
     drawn = 0
     for e, one in zip(entries, runs, strict=True):
         if not e.result:
@@ -167,7 +167,7 @@ def draw_worst(
             clip = one["worst"][rank]
             try:
                 if number not in drawers:
-                    drawers[number] = Drawer(e.run, e.result)
+                    drawers[number] = ClipDrawer(e.run, e.result)
                 strips = drawers[number].draw(clip["id"])
             except (
                 Exception

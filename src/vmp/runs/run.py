@@ -33,6 +33,11 @@ class Run:
         return records.read_config(self.folder)
 
     @property
+    def title(self) -> str:
+        """Its dataset and backbone."""
+        return f"{self.config['name']}, {self.config['backbone']['name']}"
+
+    @property
     def config_text(self) -> str:
         return records.read_config_text(self.folder)
 

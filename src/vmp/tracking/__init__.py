@@ -1,10 +1,10 @@
 """Trackers: mirrors of a run's records in wandb or TensorBoard. The files in the run's folder are the truth.
 
 Notable here:
-- a tracker never stops training: whatever fails in it costs one warning, and then it is silent;
-- the first row of a sitting makes it catch up with metrics.jsonl: what it lacks is sent, what it has is not sent
-  again, so a run that was killed, or one whose tracking began half way, is whole in the end;
-- wandb and tensorboard are imported only where they were asked for.
+- a tracker never stops training: any failure in it costs one warning and ends the tracking;
+- at the first row of a session the tracker catches up with metrics.jsonl: it sends what is missing, and nothing twice.
+  So a run that was killed, or whose tracking began half-way, is complete in the end;
+- wandb and tensorboard are imported only for runs that use them.
 """
 
 from vmp.tracking.tracker import Tracker, check_tracker, start_tracker

@@ -1,4 +1,4 @@
-"""What the trainer sees of a tracker, and what all of them have in common."""
+"""What the trainer sees of a tracker, and what all trackers have in common."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -9,34 +9,35 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vmp.config import Config, Logger
 from vmp.errors import ConfigError
 from vmp.runs.records import read_metrics
-from vmp.tracking.report import Report, Row, first_line, read_report
+from vmp.tracking.summary import Row, RunSummary, format_error, read_summary
 
 if TYPE_CHECKING:
     import numpy as np
 
-EXTRAS = {"wandb": "wandb", "tensorboard": "tensorboard"}  # logger.kind -> the package that it needs
+PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard"}  # logger.kind -> the package that it needs
+GOES_ON = "The run goes on without it; its files have everything"
 
 
 class Tracker:
-    """Does nothing, and is what `logger=default` gives."""
+    """The tracker of `logger=default`, which does nothing."""
 
     failed = False
 
-    def row(self, row: Row) -> None:
-        """A row of metrics.jsonl, as written."""
+    def log_row(self, row: Row) -> None:
+        """Take a row of metrics.jsonl, after it was written."""
 
     def wants_panels(self, epoch: int, *, last: int) -> bool:
-        """Whether the attention after this epoch is to be drawn; 0 is the start, `last` the end."""
+        """Whether to draw the attention after this epoch. 0 is the start, `last` the end."""
         return False
 
-    def panels(self, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
-        """Caption -> (H, W, 3) uint8."""
+    def log_panels(self, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
+        """Take pictures: caption -> (H, W, 3) uint8."""
 
-    def result(self, folder: Path) -> None:
-        """The folder has its result.json, per_class.csv and predictions.csv."""
+    def log_result(self, folder: Path) -> None:
+        """Take the result of a finished run, from its folder."""
 
     def close(self, *, code: int = 0) -> None:
-        """The run ends, or this sitting of it, with this exit code."""
+        """End this session of the run with the exit code `code`."""
 
 
 class Backend(Protocol):
@@ -45,98 +46,100 @@ class Backend(Protocol):
     name: str
 
     def begin(self, rows: list[Row], new: int) -> int:
-        """The first of these rows, all that metrics.jsonl holds, that is not there yet. Called once, before the rest.
+        """Return the number of the first row that the backend does not have yet. Called once, before all else.
 
-        new: the number of the first row that was made in this sitting; len(rows) where there is none.
+        Args:
+            rows: all rows of metrics.jsonl.
+            new: the number of the first row of this session; len(rows) if it has none yet.
         """
 
-    def row(self, number: int, row: Row) -> None: ...
+    def log_row(self, number: int, row: Row) -> None: ...
 
-    def panels(self, number: int, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None: ...
+    def log_panels(
+        self, number: int, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]"
+    ) -> None: ...
 
-    def result(self, number: int, report: Report) -> None: ...
+    def log_result(self, number: int, summary: RunSummary) -> None: ...
 
     def finish(self, code: int) -> None: ...
 
     def abandon(self) -> None:
-        """After a failure; may raise."""
+        """Called after a failure; may raise."""
 
 
 class Mirror(Tracker):
     """Keeps a backend in step with metrics.jsonl, and its failures away from the training."""
 
     def __init__(
-        self, backend: Backend, folder: Path, *, options: Logger, say: Callable[[str], None]
+        self, backend: Backend, folder: Path, *, options: Logger, log: Callable[[str], None]
     ) -> None:
-        self.backend, self.folder, self.options, self.say = backend, folder, options, say
-        self._at = -1  # the number of the newest row
-        self._next: int | None = None  # of the row that is to be sent next; None before the first
+        self.backend, self.folder, self.options, self.log = backend, folder, options, log
+        self._newest = -1  # number of the newest row
+        self._next: int | None = None  # number of the row to send next; None before the first
         self._closed = False
 
-    def row(self, row: Row) -> None:
-        self._safely("logging", self._row, row)
+    def log_row(self, row: Row) -> None:
+        self._try("logging", self._send_row, row)
 
     def wants_panels(self, epoch: int, *, last: int) -> bool:
         every = self.options.panels_every
         due = every and self.options.max_panels and (epoch == last or epoch % every == 0)
         return bool(not self.failed and due)
 
-    def panels(self, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
+    def log_panels(self, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
         few = dict(list(pictures.items())[: self.options.max_panels])
         if few:
-            self._safely("logging panels", self._panels, epoch, step, few)
+            self._try("logging panels", self._send_panels, epoch, step, few)
 
-    def result(self, folder: Path) -> None:
-        self._safely("logging the result", self._result, folder)
+    def log_result(self, folder: Path) -> None:
+        self._try("logging the result", self._send_result, folder)
 
     def close(self, *, code: int = 0) -> None:
         if not self._closed:
             self._closed = True
-            self._safely("closing", self.backend.finish, code)
+            self._try("closing", self.backend.finish, code)
 
-    def _row(self, row: Row) -> None:
+    def _send_row(self, row: Row) -> None:
         if self._next is None:
             self._begin(row)
             return
-        self._at += 1
-        if self._at >= self._next:
-            self.backend.row(self._at, row)
+        self._newest += 1
+        if self._newest >= self._next:
+            self.backend.log_row(self._newest, row)
 
-    def _begin(self, newest: Row | None) -> None:
+    def _begin(self, newest: Row | None) -> int:
+        """Send the rows that the backend lacks; returns the number of the row to send next."""
         rows = read_metrics(self.folder)
         if newest is not None and (not rows or rows[-1] != newest):
             rows.append(newest)
-        self._at = len(rows) - 1
-        self._next = self.backend.begin(rows, self._at if newest is not None else len(rows))
+        self._newest = len(rows) - 1
+        self._next = self.backend.begin(rows, self._newest if newest is not None else len(rows))
         for number in range(self._next, len(rows)):
-            self.backend.row(number, rows[number])
+            self.backend.log_row(number, rows[number])
+        return self._next
 
-    def _panels(self, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
+    def _send_panels(self, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
+        first = self._begin(None) if self._next is None else self._next
+        # Pictures of rows that an earlier session sent are there already. Pictures of the start go with the first row
+        # or not at all: a step with nothing but pictures would be taken for one whose row was sent.
+        if first <= self._newest + bool(epoch):
+            self.backend.log_panels(max(self._newest, first), epoch, step, pictures)
+
+    def _send_result(self, folder: Path) -> None:
         if self._next is None:
             self._begin(None)
-        assert self._next is not None
-        # else they are there since an earlier sitting. Those of the start go with the first row or not at all: a step
-        # with pictures alone would pass for one whose row was sent
-        if self._next <= self._at + bool(epoch):
-            self.backend.panels(max(self._at, self._next), epoch, step, pictures)
+        self.backend.log_result(self._newest + 1, read_summary(folder))
 
-    def _result(self, folder: Path) -> None:
-        if self._next is None:
-            self._begin(None)
-        self.backend.result(self._at + 1, read_report(folder))
-
-    def _safely(self, what: str, do: Callable[..., None], *arguments: Any) -> None:
+    def _try(self, what: str, do: Callable[..., Any], *arguments: Any) -> None:
+        """Do something unless the tracker has failed before; a failure costs one warning and ends the tracking."""
         if self.failed:
             return
         try:
             do(*arguments)
         except Exception as error:
             self.failed = True
-            self.say(
-                f"warning: {self.backend.name}: {what} failed ({first_line(error)}). The run goes on without it; "
-                "its files have everything"
-            )
-            with suppress(Exception):  # it was said already
+            self.log(f"warning: {self.backend.name}: {what} failed ({format_error(error)}). {GOES_ON}")
+            with suppress(Exception):  # there was a warning already
                 self.backend.abandon()
 
 
@@ -144,7 +147,7 @@ def check_tracker(options: Logger) -> None:
     """Raises:
     ConfigError: the package that the tracker needs is not installed.
     """
-    package = EXTRAS.get(options.kind)
+    package = PACKAGES.get(options.kind)
     if package and find_spec(package) is None:
         extra = f"'.[{package}]' (in the repository's folder)" if package != "wandb" else package
         raise ConfigError(
@@ -153,16 +156,15 @@ def check_tracker(options: Logger) -> None:
         )
 
 
-def start_tracker(config: Config, folder: Path, *, first: bool, say: Callable[[str], None]) -> Tracker:
-    """The tracker that the config asks for; one that does nothing on other processes than the first, and where it
-    cannot be started, which is said.
+def start_tracker(config: Config, folder: Path, *, first: bool, log: Callable[[str], None]) -> Tracker:
+    """The tracker that the config asks for. It does nothing on other processes than the first, or if starting it fails.
 
     Args:
-        folder: the run's, which exists.
-        say: takes a line for people.
+        folder: of the run; it exists.
+        log: takes a line for people.
 
     Raises:
-        ConfigError: on every process, where the tracker's package is not installed.
+        ConfigError: on every process, if the tracker's package is not installed.
     """
     options = config.logger
     check_tracker(options)
@@ -173,15 +175,12 @@ def start_tracker(config: Config, folder: Path, *, first: bool, say: Callable[[s
         if options.kind == "wandb":
             from vmp.tracking.wandb_run import start_wandb
 
-            backend = start_wandb(config, folder, say=say)
+            backend = start_wandb(config, folder, log=log)
         else:
             from vmp.tracking.tensorboard_run import TensorBoard
 
-            backend = TensorBoard(config, folder, say=say)
+            backend = TensorBoard(config, folder, log=log)
     except Exception as error:
-        say(
-            f"warning: {options.kind}: it could not be started ({first_line(error)}). The run goes on without it; "
-            "its files have everything"
-        )
+        log(f"warning: {options.kind}: it could not be started ({format_error(error)}). {GOES_ON}")
         return Tracker()
-    return Mirror(backend, folder, options=options, say=say) if backend else Tracker()
+    return Mirror(backend, folder, options=options, log=log) if backend else Tracker()

@@ -1,8 +1,8 @@
-"""What wandb's own files in a run's folder hold.
+"""Reads wandb's own files in a run's folder.
 
-wandb keeps a sitting of a run in `wandb/<offline-run or run>-<time>-<id>/run-<id>.wandb`: the blocks of LevelDB's log
-format, each record a protobuf message. It says nowhere else how much of a run is in it: a process that is killed takes
-what was not written yet, up to 15 seconds, along.
+wandb keeps each session of a run in `wandb/<offline-run or run>-<time>-<id>/run-<id>.wandb`: blocks of LevelDB's log
+format in which each record is a protobuf message. Only these files show how much of a run wandb has: a process that is
+killed loses what it had not written yet, up to 15 seconds.
 """
 
 import json
@@ -16,17 +16,17 @@ FILE_HEADER, BLOCK, RECORD_HEADER = 7, 32768, 7  # bytes
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
-def pieces(folder: Path, run_id: str) -> list[Path]:
-    """wandb's files of this run's sittings, oldest first."""
+def session_files(folder: Path, run_id: str) -> list[Path]:
+    """wandb's files of this run, one per session, oldest first."""
     found = (folder / "wandb").glob(f"*run-*-{run_id}*/run-{run_id}.wandb")
     return sorted(found, key=lambda path: path.parent.name.partition("run-")[2])  # begins with the time
 
 
 def read_records(path: Path) -> Iterator[Any]:
-    """`Record`s of wandb's protocol, up to the end, or to where a killed process left off.
+    """Yield the `Record`s of wandb's protocol, up to the end or to where a killed process stopped writing.
 
     Raises:
-        ValueError: not a file of wandb's.
+        ValueError: this is not a file of wandb's.
     """
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
@@ -36,7 +36,7 @@ def read_records(path: Path) -> Iterator[Any]:
     at, whole = FILE_HEADER, b""
     while at + RECORD_HEADER <= len(data):
         left = BLOCK - at % BLOCK
-        if left < RECORD_HEADER:  # too little for a header: filled up with zeros
+        if left < RECORD_HEADER:  # too little for a header, so padded with zeros
             at += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
@@ -52,7 +52,7 @@ def read_records(path: Path) -> Iterator[Any]:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Logged rows: key -> value; keys within keys are joined by a point."""
+    """Logged rows: key -> value; nested keys are joined by dots."""
     rows = []
     for record in read_records(path):
         if record.WhichOneof("record_type") == "history":
@@ -64,11 +64,13 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the sitting was ended, and everything of it written."""
+    """Whether the session has ended and all of it was written."""
     return path.exists() and any(r.WhichOneof("record_type") == "exit" for r in read_records(path))
 
 
 def rows_held(folder: Path, run_id: str) -> int:
-    """How many rows wandb's files in this folder hold of the run: one more than the greatest `_step`."""
-    steps = [row["_step"] for path in pieces(folder, run_id) for row in read_history(path) if "_step" in row]
+    """How many rows of the run wandb's files in this folder hold: one more than the largest `_step`."""
+    steps = [
+        row["_step"] for path in session_files(folder, run_id) for row in read_history(path) if "_step" in row
+    ]
     return int(max(steps, default=-1)) + 1

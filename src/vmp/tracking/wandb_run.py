@@ -1,11 +1,11 @@
-"""wandb: the run on its server, or in files that `wandb sync` sends there later.
+"""wandb: the run on wandb's server, or in files that `wandb sync` sends there later.
 
 Notable here:
-- wandb's own step (`_step`) is the row's line in metrics.jsonl, so rows of several sittings fit together; charts go
-  against `step` and `epoch`, which are logged with every row;
-- online with a key and a server that answers in time, otherwise offline: no question is ever asked;
-- what is in wandb already is asked of its server, or read from its files; metrics.jsonl has the rest;
-- wandb's files are in the run's folder. It prints nothing: what there is to say goes through `say`.
+- wandb's own step (`_step`) is the row's line in metrics.jsonl, so that rows of several sessions fit together; charts
+  use `step` and `epoch`, which are logged with every row, as their axes;
+- the run is online if there is a key and the server answers in time, otherwise offline; nobody is ever asked anything;
+- the server, or wandb's files, tell which rows wandb has already; metrics.jsonl has the rest;
+- wandb's files are in the run's folder. wandb itself prints nothing; messages go through `log`.
 """
 
 import hashlib
@@ -25,75 +25,74 @@ from vmp.errors import RunError, UserError
 from vmp.files import read_json, write_json
 from vmp.runs.folder import RUNTIME
 from vmp.runs.records import is_finished, read_metrics
-from vmp.tracking.report import (
-    Report,
+from vmp.tracking.summary import (
     Row,
-    confusions,
-    describe,
-    first_line,
+    RunSummary,
+    describe_run,
+    format_error,
     group_of,
     name_of,
-    read_report,
+    read_summary,
     tags_of,
 )
-from vmp.tracking.wandb_files import is_whole, pieces, rows_held
+from vmp.tracking.wandb_files import is_whole, rows_held, session_files
 
 if TYPE_CHECKING:
     import numpy as np
 
 PROJECT = "video-motion-prompts"
-MODES = {  # of WANDB_MODE
+MODES = {  # value of WANDB_MODE -> mode
     **{"online": "online", "run": "online", "shared": "online"},
     **{"offline": "offline", "dryrun": "offline", "disabled": "disabled"},
 }
-MOST_CLASSES = 100  # in wandb's own confusion matrix, which is a table of classes x classes rows
+MOST_CLASSES = 100  # of wandb's own confusion matrix, a table with classes x classes rows
 
 
 class Mode(NamedTuple):
-    """name: online, offline or disabled. why: of offline, in words; empty where it was asked for."""
+    """name: online, offline or disabled. why: the reason for offline in words; empty if it was chosen."""
 
     name: str
     why: str = ""
 
 
-def start_wandb(config: Config, folder: Path, *, say: Callable[[str], None]) -> "WandbRun | None":
-    """The run in wandb; None where WANDB_MODE or wandb's settings say `disabled`.
+def start_wandb(config: Config, folder: Path, *, log: Callable[[str], None]) -> "WandbRun | None":
+    """The run in wandb; None if WANDB_MODE or wandb's settings say `disabled`.
 
     Raises:
-        Exception: whatever wandb raises where it cannot even keep files.
+        Exception: from wandb, if it cannot even keep files.
     """
     import wandb
 
     if not os.environ.get("WANDB_MODE", "set").strip():
-        del os.environ["WANDB_MODE"]  # set to nothing, which wandb takes for a wrong mode
+        del os.environ["WANDB_MODE"]  # wandb takes an empty value for a wrong mode
     settings = wandb.setup(wandb.Settings(silent=True)).settings
-    mode = find_mode(config.logger.mode, settings=settings, say=say)
+    mode = find_mode(config.logger.mode, settings=settings, log=log)
     if mode.name == "disabled":
-        say("wandb: disabled by WANDB_MODE or wandb's settings")
+        log("wandb: disabled by WANDB_MODE or wandb's settings")
         return None
     run_id = run_id_of(config, folder)
     why = mode.why
     if mode.name == "online":
         try:
-            run = open_run(config, folder, run_id=run_id, mode="online")
+            run = init_wandb(config, folder, run_id=run_id, mode="online")
         except Exception as error:
-            why = f"{settings.base_url} gave no run ({first_line(error)})"
-            say(f"warning: wandb: {why}")
-            wandb.teardown()  # which still holds on to the run's id
+            why = f"{settings.base_url} gave no run ({format_error(error)})"
+            log(f"warning: wandb: {why}")
+            wandb.teardown()  # releases the run's id
         else:
-            say(f"wandb: {run.url}")
+            log(f"wandb: {run.url}")
             return WandbRun(run, folder)
-    run = open_run(config, folder, run_id=run_id, mode="offline")
+    run = init_wandb(config, folder, run_id=run_id, mode="offline")
     kept = Path(run.dir).parent
-    say(f"wandb: {'offline' if not why else f'{why}, so offline'}; to send it: wandb sync '{kept}'")
+    log(f"wandb: {'offline' if not why else f'{why}, so offline'}; to send it: wandb sync '{kept}'")
     return WandbRun(run, folder)
 
 
-def find_mode(wanted: str, *, settings: Any, say: Callable[[str], None]) -> Mode:
-    """WANDB_MODE wins over logger.mode; `auto` asks wandb's settings (`wandb offline`), then looks for a key."""
+def find_mode(wanted: str, *, settings: Any, log: Callable[[str], None]) -> Mode:
+    """WANDB_MODE overrides logger.mode; `auto` follows wandb's settings (`wandb offline`), then looks for a key."""
     name = os.environ.get("WANDB_MODE", "").lower()
     if name and name not in MODES:
-        say(f"warning: wandb: WANDB_MODE={name} is none of {', '.join(MODES)}, and is passed over")
+        log(f"warning: wandb: WANDB_MODE={name} is ignored: it is none of {', '.join(MODES)}")
     chosen = MODES.get(name)
     if chosen is None and wanted == "auto":
         chosen = MODES.get(str(settings.mode), "online")
@@ -104,7 +103,7 @@ def find_mode(wanted: str, *, settings: Any, say: Callable[[str], None]) -> Mode
 
 
 def has_key(settings: Any) -> bool:
-    """Whether the environment, wandb's settings or netrc have a key for the server."""
+    """Whether the environment, wandb's settings or a netrc file has a key for the server."""
     if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return True
     if settings.api_key or settings.identity_token_file:
@@ -123,11 +122,11 @@ def has_key(settings: Any) -> bool:
 
 
 def run_id_of(config: Config, folder: Path) -> str:
-    """The run's id in wandb, made at its first start and kept in wandb.json; another config makes another."""
+    """The run's id in wandb, made at its first start and kept in wandb.json. Another config gets another id."""
     kept = folder / "wandb.json"
     shown = config.model_dump(mode="json", by_alias=True)
     hidden: Any
-    for section, hidden in RUNTIME.items():  # what may change while a run goes on
+    for section, hidden in RUNTIME.items():  # settings that may change between sessions
         if hidden is ...:
             shown.pop(section, None)
         else:
@@ -139,49 +138,50 @@ def run_id_of(config: Config, folder: Path) -> str:
             return str(before["id"])
     except (RunError, KeyError, TypeError):
         pass
-    # the time too: a run that is moved away and made again is another one
+    # with the time, so that a run that is moved away and made again is another one
     run_id = _digest(f"{platform.node()} {folder.resolve()} {digest} {time.time_ns()}")
     write_json(kept, {"id": run_id, "config": digest})
     return run_id
 
 
 def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
-    """One whole run in wandb from the folder's files, under an id of its own that stays the same; its address.
+    """Build one complete run in wandb from the folder's files, under an id of its own; returns its address.
 
-    On the server, a second time adds what is missing; offline, it takes the place of the first.
+    The id stays the same, so calling this again adds what the server lacks or, offline, replaces the earlier files.
 
     Raises:
         UserError: there is no API key.
-        Exception: whatever wandb raises.
+        Exception: from wandb.
     """
     import wandb
 
     settings = wandb.setup(wandb.Settings(silent=True)).settings
     if not offline and not has_key(settings):
         raise UserError(
-            f"no API key for {settings.base_url}: run `wandb login` first, or take --offline and send it later"
+            f"no API key for {settings.base_url}: run `wandb login` first, or use --offline and send it later"
         )
     run_id = _digest(f"rebuilt {run_id_of(config, folder)}")
     if offline:
-        for piece in pieces(folder, run_id):
+        for piece in session_files(folder, run_id):
             shutil.rmtree(piece.parent)
-    run = open_run(config, folder, run_id=run_id, mode="offline" if offline else "online", patient=True)
+    run = init_wandb(config, folder, run_id=run_id, mode="offline" if offline else "online", patient=True)
     where = (
         f"{Path(run.dir).parent} (to send it: wandb sync '{Path(run.dir).parent}')" if offline else run.url
     )
     backend, rows = WandbRun(run, folder), read_metrics(folder)
     for number in range(int(run.starting_step), len(rows)):
-        backend.row(number, rows[number])
+        backend.log_row(number, rows[number])
     if is_finished(folder):
-        backend.result(len(rows), read_report(folder))
+        backend.log_result(len(rows), read_summary(folder))
     backend.finish(0)
     return str(where)
 
 
-def open_run(config: Config, folder: Path, *, run_id: str, mode: str, patient: bool = False) -> Any:
-    """A wandb run with its settings, config, group, tags and axes.
+def init_wandb(config: Config, folder: Path, *, run_id: str, mode: str, patient: bool = False) -> Any:
+    """Start a wandb run with its settings, config, group, tags and axes.
 
-    patient: take as long as wandb does to send everything.
+    Args:
+        patient: at the end, wait without a limit until everything is sent.
     """
     import wandb
 
@@ -207,7 +207,7 @@ def open_run(config: Config, folder: Path, *, run_id: str, mode: str, patient: b
         id=run_id,
         resume="allow",
         dir=str(folder),
-        config=describe(config, folder),
+        config=describe_run(config, folder),
         settings=wandb.Settings(**{key: value for key, value in wanted.items() if key in known}),
     )
     run.define_metric("step", hidden=True)
@@ -230,54 +230,51 @@ class WandbRun:
             return rows_held(self.folder, self.run.id)
         return int(self.run.starting_step)  # run.step is 0 until something is logged
 
-    def row(self, number: int, row: Row) -> None:
+    def log_row(self, number: int, row: Row) -> None:
         values = {key: value for key, value in row.items() if key != "kind"}
         if "train/variation" in row:
             values.setdefault("vmp/variation", row["train/variation"])
         self.run.log(values, step=number)
 
-    def panels(self, number: int, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
+    def log_panels(self, number: int, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
         import wandb
 
         images = [wandb.Image(picture, caption=caption) for caption, picture in pictures.items()]
         self.run.log({"attention": images, "epoch": epoch, "step": step}, step=number)
 
-    def result(self, number: int, report: Report) -> None:
+    def log_result(self, number: int, summary: RunSummary) -> None:
         import wandb
 
-        from vmp.figures.panels import confusion_picture
-
         columns: list[str | int] = ["class", "name", "clips", "right", "accuracy"]
-        picture = confusion_picture(confusions(report), report.classes, title=f"confusion, {report.split}")
         logged: dict[str, Any] = {
-            "result/per_class": wandb.Table(columns=columns, data=[list(row) for row in report.per_class]),
-            "result/confusion_picture": wandb.Image(picture),
+            "result/per_class": wandb.Table(columns=columns, data=[list(row) for row in summary.per_class]),
+            "result/confusion_picture": wandb.Image(summary.draw_confusion()),
         }
-        if report.labels and len(report.classes) <= MOST_CLASSES:
+        if summary.labels and len(summary.classes) <= MOST_CLASSES:
             logged["result/confusion"] = wandb.plot.confusion_matrix(
-                y_true=report.labels,
-                preds=report.predicted,
-                class_names=[f"{number} {name}" for number, name in enumerate(report.classes)],
-                title=f"confusion, {report.split}",
+                y_true=summary.labels,
+                preds=summary.predicted,
+                class_names=[f"{number} {name}" for number, name in enumerate(summary.classes)],
+                title=f"confusion, {summary.split}",
             )
-        self.run.log({**logged, "epoch": report.epoch, "step": report.step}, step=number)
-        numbers = {f"result/{key}": value for key, value in report.numbers.items()}
-        self.run.summary.update({**numbers, "result/split": report.split, "result/epoch": report.epoch})
+        self.run.log({**logged, "epoch": summary.epoch, "step": summary.step}, step=number)
+        numbers = {f"result/{key}": value for key, value in summary.numbers.items()}
+        self.run.summary.update({**numbers, "result/split": summary.split, "result/epoch": summary.epoch})
 
     def finish(self, code: int) -> None:
         self.run.finish(exit_code=code)
         file = Path(self.run.dir).parent / f"run-{self.run.id}.wandb"
         until = time.monotonic() + 5
         while not is_whole(file) and time.monotonic() < until:
-            time.sleep(0.02)  # finish() returns before wandb's process has written it all
+            time.sleep(0.02)  # finish() returns before wandb's process has written everything
 
     def abandon(self) -> None:
         import wandb
 
         try:
-            self.run.finish(exit_code=1)  # what was logged before the failure
+            self.run.finish(exit_code=1)  # so that what was logged before the failure is kept
         finally:
-            wandb.teardown()  # else its exit hook prints a traceback where its process is gone
+            wandb.teardown()  # otherwise its exit hook prints a traceback if its process is gone
 
 
 def _digest(text: str) -> str:

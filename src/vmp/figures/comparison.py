@@ -1,10 +1,10 @@
-"""Two runs on the same clips: what one gets right and the other does not, and whether that is more than noise.
+"""Compares two runs on the same clips: what one gets right and the other does not, and whether that is noise.
 
 Notable here:
-- clips are paired by id: both runs saw the same ones, so only the clips on which they differ say anything;
-- McNemar's exact test: had the two runs equal accuracy, each clip on which one is right and the other wrong would fall
-  either way with probability 1/2. p is the probability of a split at least as uneven;
-- it knows nothing of seeds: two runs of one recipe differ too. A small p says that these two runs differ.
+- clips are paired by id. Both runs saw the same ones, so only the clips on which they differ carry information;
+- McNemar's exact test: if both runs were equally accurate, each clip on which only one of them is right would favour
+  either run with probability 1/2. p is the probability of an outcome at least as uneven;
+- the test ignores seeds, and two runs of one recipe differ too: a small p says that these two runs differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ GAIN, LOSS = COLORS[0], COLORS[1]
 
 @dataclass(frozen=True)
 class Pairing:
-    """Clips that both runs scored. right_a, right_b: (N,) bool; predicted_a, predicted_b, labels: (N,) classes."""
+    """The N clips that both runs scored. labels, predicted_*: (N,) classes; right_*: (N,) bool."""
 
     ids: list[str]
     labels: np.ndarray
@@ -51,16 +51,16 @@ class Pairing:
 
     @property
     def top1(self) -> tuple[float, float]:
-        """Of the two runs on the clips that both scored, percent."""
+        """Top-1 of both runs on these clips, in percent."""
         return 100 * float(self.right_a.mean()), 100 * float(self.right_b.mean())
 
 
 def pair(a: Run, b: Run) -> Pairing:
     """Raises:
-    RunError: no predictions, other labels or classes, or no clip in common.
+    RunError: a run has no predictions, the runs have different classes or labels, or no clip in common.
     """
     if a.classes != b.classes:
-        raise RunError(f"{a.folder} and {b.folder} have other classes: their clips cannot be paired")
+        raise RunError(f"{a.folder} and {b.folder} have different classes: their clips cannot be paired")
     mine, other = (_scored(run) for run in (a, b))
     shared = [name for name in mine if name in other]
     if not shared:
@@ -68,7 +68,7 @@ def pair(a: Run, b: Run) -> Pairing:
     wrong = [name for name in shared if mine[name][0] != other[name][0]]
     if wrong:
         raise RunError(
-            f"{a.folder} and {b.folder} give {len(wrong)} clips other labels, {wrong[0]} for instance"
+            f"{a.folder} and {b.folder} give {len(wrong)} clips different labels, {wrong[0]} for instance"
         )
     rows = np.array([(*mine[name], other[name][1]) for name in shared])
     return Pairing(
@@ -77,9 +77,9 @@ def pair(a: Run, b: Run) -> Pairing:
 
 
 def _scored(run: Run) -> dict[str, tuple[int, int]]:
-    """Clip -> (label, predicted), of those that could be scored."""
+    """Clip -> (label, predicted), for the clips that have a score."""
     if not run.predictions:
-        run.result  # noqa: B018  # says that the run is not finished, where that is why
+        run.result  # noqa: B018  # raises if the reason is that the run is not finished
         raise RunError(f"{run.folder}: no predictions.csv in it")
     return {
         row["id"]: (int(row["label"]), int(row["predicted"])) for row in run.predictions if not row["problem"]
@@ -87,30 +87,31 @@ def _scored(run: Run) -> dict[str, tuple[int, int]]:
 
 
 def mcnemar(fixed: int, broken: int) -> float:
-    """Exact two-sided p of McNemar's test: 2 P(X <= min) for X binomial of n = fixed + broken and 1/2, at most 1."""
+    """Exact two-sided p of McNemar's test: 2 P(X <= min(fixed, broken)) for X ~ B(fixed + broken, 1/2), at most 1."""
     n = fixed + broken
-    ways = tail = 1  # n choose 0, and their sum
+    ways = tail = 1  # n choose k, and their sum, for k = 0
     for k in range(min(fixed, broken)):
         ways = ways * (n - k) // (k + 1)
         tail += ways
     return min(1.0, 2 * tail / 2**n)
 
 
-def bootstrap(
-    fixed: int, broken: int, clips: int, *, draws: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of the difference of top-1 (second less first, percentage points): clips drawn anew with
-    replacement, pairs kept together."""
-    rng = np.random.default_rng(seed)
+DRAWS = 10_000  # of the bootstrap
+
+
+def bootstrap(fixed: int, broken: int, clips: int) -> tuple[float, float]:
+    """95 % interval of the difference in top-1 (second minus first run, percentage points), from pairs of predictions
+    resampled with replacement."""
+    rng = np.random.default_rng(0)
     shares = np.array([fixed, broken, clips - fixed - broken]) / clips
-    counts = rng.multinomial(clips, shares, size=draws)
+    counts = rng.multinomial(clips, shares, size=DRAWS)
     low, high = np.quantile(100 * (counts[:, 0] - counts[:, 1]) / clips, (0.025, 0.975))
     return float(low), float(high)
 
 
 @dataclass(frozen=True)
 class ClassChange:
-    """A class on the clips that both runs scored; accuracies in percent."""
+    """Accuracies of a class in both runs, in percent, over the clips that both scored."""
 
     name: str
     clips: int
@@ -123,7 +124,7 @@ class ClassChange:
 
 
 def class_changes(paired: Pairing, classes: Sequence[str]) -> list[ClassChange]:
-    """Of the classes that occur, biggest gain first."""
+    """One entry for each class that occurs, largest gain first."""
     found = []
     for label, name in enumerate(classes):
         mask = paired.labels == label
@@ -134,25 +135,32 @@ def class_changes(paired: Pairing, classes: Sequence[str]) -> list[ClassChange]:
 
 
 def class_accuracies(run: Run) -> dict[str, float]:
-    """Class -> accuracy in percent, from per_class.csv, of classes that were tested."""
+    """Class -> accuracy in percent, for the classes that were tested."""
     if not run.per_class:
-        run.result  # noqa: B018
+        run.result  # noqa: B018  # raises if the reason is that the run is not finished
         raise RunError(f"{run.folder}: no per_class.csv in it")
     return {row["name"]: float(row["accuracy"]) for row in run.per_class if row["accuracy"]}
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------
 
+MOST_CLASSES, MOST_CHANGES = 300, 20  # classes drawn
+
+
+def _both_ends(items: Sequence[Any], most: int) -> list[Any]:
+    """All items, or as many of the first and of the last."""
+    return list(items) if len(items) <= most else [*items[: most // 2], *items[-(most // 2) :]]
+
 
 def draw_class_accuracies(
-    a: Mapping[str, float], b: Mapping[str, float], *, labels: tuple[str, str], title: str, most: int = 300
+    a: Mapping[str, float], b: Mapping[str, float], *, labels: tuple[str, str], title: str
 ) -> Any:
-    """Fig. 10, 11: accuracy of each class in two runs, biggest gain on top.
+    """Fig. 10, 11: accuracy of each class in two runs, largest gain on top.
 
-    a, b: class -> percent; labels: of the two runs. most: classes that are drawn, those at either end of the order.
+    a, b: class -> percent; labels: names of the two runs.
     """
     every = sorted((n for n in a if n in b), key=lambda n: (b[n] - a[n], n))
-    names = every if len(every) <= most else [*every[: most // 2], *every[-(most // 2) :]]
+    names = _both_ends(every, MOST_CLASSES)
     drawn = figure(6.6, 0.17 * len(names) + 1.3)
     axis = drawn.subplots()
     for i, name in enumerate(names):
@@ -168,7 +176,7 @@ def draw_class_accuracies(
     axis.set_xlabel("accuracy of the class (%)")
     better = sum(b[n] > a[n] for n in every)
     worse = sum(b[n] < a[n] for n in every)
-    few = "" if names == every else f"; the {most // 2} at either end"
+    few = "" if names == every else f"; the {MOST_CLASSES // 2} at either end"
     drawn.suptitle(f"{title}: {better} of {len(every)} classes better, {worse} worse{few}", fontsize=9)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return drawn
@@ -181,12 +189,10 @@ def draw_comparison(
     labels: tuple[str, str],
     p: float,
     interval: tuple[float, float],
-    layers: Mapping[str, Mapping[str, float]] | None = None,
-    most: int = 20,
+    layers: Mapping[str, Mapping[str, float]] | None,
 ) -> Any:
-    """Classes by change, the difference of top-1 with its interval and, where measured, the similarity of layers."""
-    shown = list(changes) if len(changes) <= most else [*changes[: most // 2], *changes[-(most // 2) :]]
-    shown = shown[::-1]
+    """Classes by change, the difference in top-1 with its interval and, where measured, the similarity of layers."""
+    shown = _both_ends(changes, MOST_CHANGES)[::-1]
     height = max(3.6, 0.19 * len(shown) + 1.2)
     drawn = figure(12.5 if layers else 8.6, height)
     widths = [1.35, 1, 1.25][: 3 if layers else 2]
@@ -198,7 +204,7 @@ def draw_comparison(
     )
     by_class.set_yticks(at, [f"{c.name.replace('_', ' ')} ({c.clips})" for c in shown])
     by_class.axvline(0, color=GREY, linewidth=0.8)
-    few = "" if len(shown) == len(changes) else f", the {most // 2} at either end of {len(changes)}"
+    few = "" if len(shown) == len(changes) else f", the {MOST_CHANGES // 2} at either end of {len(changes)}"
     by_class.set_title(f"classes (clips){few}")
     by_class.set_xlabel("change of accuracy (points)")
     difference = paired.top1[1] - paired.top1[0]

@@ -1,0 +1,66 @@
+"""Prompt layers to draw with: one of a given slope and shift, or those that a run has learned."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmp.errors import RunError, UserError
+from vmp.runs.open import open_prompts
+from vmp.runs.run import Run
+
+if TYPE_CHECKING:
+    from vmp.layer import MotionPrompt
+
+ALPHA, BETA, GAMMA, EPSILON = 5.0, 0.45, 0.6, 0.1  # of Eq. 2, as the paper sets them
+
+
+def slope_of(m: np.ndarray) -> np.ndarray:
+    """a(m) of Eq. 2 with the paper's constants."""
+    return ALPHA / (BETA * np.abs(np.tanh(m)) + EPSILON)
+
+
+def shift_of(n: np.ndarray) -> np.ndarray:
+    """b(n) of Eq. 2 with the paper's constants."""
+    return GAMMA * np.tanh(n)
+
+
+SLOPES = ALPHA / (BETA + EPSILON), ALPHA / EPSILON  # the range of a(m)
+SHIFTS = -GAMMA, GAMMA
+
+
+def layer_with(slope: float, shift: float) -> "MotionPrompt":
+    """The layer with this slope and shift (Eq. 2 with the paper's constants); prompts are black without attention.
+
+    Raises:
+        UserError: a value is outside the range of Eq. 2.
+    """
+    from vmp.layer import MotionPrompt
+
+    t = (ALPHA / slope - EPSILON) / BETA if slope > 0 else -1.0
+    if not -1e-9 <= t < 1:
+        raise UserError(f"--slope {slope:g}: must be above {SLOPES[0]:.2f} and at most {SLOPES[1]:g} (Eq. 2)")
+    if not -GAMMA < shift < GAMMA:
+        raise UserError(f"--shift {shift:g}: must lie between -{GAMMA:g} and {GAMMA:g} (Eq. 2)")
+    return MotionPrompt(
+        modulate="pixel", m=float(np.arctanh(max(0.0, t))), n=float(np.arctanh(shift / GAMMA))
+    )
+
+
+def layers_of(run: Run) -> "dict[str, MotionPrompt]":
+    """Pathway -> the layer as the run ended with it; needs no checkpoint.
+
+    Raises:
+        RunError: the run has no prompts, or is not finished.
+    """
+    layers = open_prompts(run.folder).prompts
+    if not layers:
+        raise RunError(f"{run.folder}: a run without prompts (vmp=none), so there is no attention to look at")
+    return layers
+
+
+def describe(layer: "MotionPrompt") -> str:
+    """`a = 11.0, b = 0.10`, or the fixed function's name."""
+    scalars = layer.scalars()
+    if "slope" not in scalars:
+        return type(layer.power_norm).__name__
+    return f"a = {float(scalars['slope']):.2f}, b = {float(scalars['shift']):.2f}"

@@ -1,0 +1,251 @@
+"""Chooses the runs and clips of a figure: those that the user names, or suitable ones that are there.
+
+Notable here:
+- without named runs, those below `outputs` are searched: on the paper's dataset first, then on any;
+- where there are none, MissingRuns says which commands make them;
+- without a video, clips come from the run's own dataset, or are embedded ones, which are rendered on the spot.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vmp.errors import UserError, shortlist
+from vmp.figures.layers import layer_with, layers_of
+from vmp.runs.records import is_run
+from vmp.runs.run import Run, read_run, readable_runs
+
+if TYPE_CHECKING:
+    from vmp.layer import MotionPrompt
+
+
+class MissingRuns(UserError):
+    """A figure whose runs do not exist yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureOptions:
+    """What the user asks of a figure.
+
+    runs: the named ones, in order; if there are none, runs below `outputs` are used. found: the runs were found below a
+    folder, to choose from. slope, shift: of the layer where no run is named. start, stride: of the videos. frames:
+    prompts drawn in a row. classes: to draw, or to take a clip of. clips: of the test split, for features.
+    """
+
+    runs: tuple[Run, ...] = ()
+    found: bool = False
+    outputs: Path = Path("outputs")
+    videos: tuple[Path, ...] = ()
+    start: int = 0
+    stride: int = 2
+    frames: int = 6
+    slope: float = 11.0
+    shift: float = 0.1
+    classes: tuple[str, ...] = ()
+    clips: int = 8
+
+
+@dataclass(frozen=True)
+class PaperFigure:
+    """What the paper draws in a figure of runs: which runs to look for, and which to make."""
+
+    dataset: str
+    backbone: str = "timesformer"
+    action: str = ""
+    weight: float = 0.0  # lambda of the run with regularisation
+
+    @property
+    def experiment(self) -> str:
+        weights = "_k600" if self.backbone == "timesformer" else ""
+        return f"experiment={self.dataset}_{self.backbone}{weights}"
+
+
+PAPER: dict[int, PaperFigure] = {
+    4: PaperFigure("finegym", weight=2.5),
+    6: PaperFigure("finegym", action="uneven bar", weight=2.5),
+    7: PaperFigure("mpii_cooking2"),
+    8: PaperFigure("finegym", "x3d"),
+    9: PaperFigure("finegym", "slowfast"),
+    10: PaperFigure("mpii_cooking2"),
+    11: PaperFigure("mpii_cooking2"),
+    12: PaperFigure("mpii_cooking2", weight=0.1),
+    13: PaperFigure("mpii_cooking2", action="shake", weight=0.1),
+    14: PaperFigure("mpii_cooking2", action="throw in garbage", weight=0.1),
+    15: PaperFigure("hmdb51", action="pour", weight=0.001),
+    16: PaperFigure("hmdb51", action="pushup", weight=0.001),
+}
+MINIATURE = {
+    "finegym": "moving",
+    "mpii_cooking2": "static",
+    "hmdb51": "noisy",
+}  # as in conf/table/profile/mini.yaml
+OBJECT_CENTRIC = ("cut dice", "gather", "slice", "wash")  # the classes of Fig. 10
+
+
+# --- clips and layers ----------------------------------------------------------------------------------------------
+
+
+def choose_clips(options: FigureOptions, *, count: int) -> dict[str, np.ndarray]:
+    """Name -> (T, H, W, 3) uint8: the given videos, or a natural one, where it is installed, and an embedded one with
+    a static and one with a moving camera."""
+    from vmp.figures.clips import embedded_clip, natural_clip, read_clip
+
+    stride = options.stride
+    if options.videos:
+        return {
+            video.name: read_clip(video, start=options.start, stride=stride, count=count)
+            for video in options.videos
+        }
+    clips = {}
+    if natural := natural_clip():
+        clips["street (moving camera)"] = read_clip(natural, start=200, stride=stride, count=count)
+    for camera in ("static", "moving"):
+        frames, name = embedded_clip(camera, count=count, stride=stride)
+        clips[name] = frames
+    return clips
+
+
+def choose_clip_of(run: Run, options: FigureOptions, action: str) -> tuple[str, np.ndarray]:
+    """Name and frames (T + 1, H, W, 3) uint8 of the first video given, or of a clip of the run's tested split: of a
+    class in the options, of the paper's action, or the first there is."""
+    from vmp.build import find_splits
+    from vmp.data.decode import read_frames
+    from vmp.figures.clips import embedded_clip
+
+    count = options.frames + 1
+    if options.videos:
+        return next(iter(choose_clips(options, count=count).items()))
+    config = run.checked_config
+    if config.dataset.kind == "motions":
+        frames, name = embedded_clip(config.dataset.camera, count=count)
+        return name, frames
+    _, manifest = find_splits(config, progress=False).tested
+    names = [plain_name(name) for name in manifest.classes]
+    usable = [clip for clip in manifest.clips if clip.status == "ok" and clip.length > 1]
+    chosen = usable
+    for wanted in (*options.classes, action):
+        if of_class := [clip for clip in usable if names[clip.label] == plain_name(wanted)]:
+            chosen = of_class
+            break
+    if not chosen:
+        raise UserError(f"{manifest.path}: no clip to draw")
+    clip = chosen[0]
+    stride = max(1, min(options.stride, (clip.length - 1) // options.frames))
+    at = clip.start + stride * np.arange(min(count, clip.length))
+    return f"{names[clip.label]}, {clip.id}", read_frames(manifest.file(clip), at, short_side=160)
+
+
+def choose_layer(options: FigureOptions) -> "MotionPrompt":
+    """The named run's layer, of its first pathway, or the layer with the given slope and shift."""
+    if options.runs:
+        return next(iter(layers_of(options.runs[0]).values()))
+    return layer_with(options.slope, options.shift)
+
+
+def plain_name(name: str) -> str:
+    return name.replace("_", " ").lower()
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def named_runs(names: Iterable[str]) -> tuple[tuple[Run, ...], bool]:
+    """The runs in these folders, and whether some were found below a folder that is not a run itself.
+
+    Raises:
+        RunError: a folder has no runs.
+    """
+    runs: list[Run] = []
+    found = False
+    for name in names:
+        folder = Path(name)
+        below = [] if is_run(folder) else list(readable_runs(folder))
+        found = found or bool(below)
+        runs += below or [read_run(folder)]
+    return tuple(runs), found
+
+
+def label(run: Run) -> str:
+    """`learned_lambda2.5/seed0`: what a run is, apart from its dataset and backbone."""
+    return "/".join(run.folder.parts[-2:])
+
+
+def regularised_pair(number: int, options: FigureOptions) -> tuple[Run, Run]:
+    """A run without the regulariser and one with it that are otherwise alike."""
+    from vmp.figures.curves import same_but_lambda
+
+    paper = PAPER[number]
+    if len(options.runs) == 2 and not options.found:
+        a, b = sorted(options.runs, key=weight_of)
+        return a, b
+    for group in same_but_lambda([run for run in candidates(options, paper) if run.finished]):
+        plain, *others = sorted(group, key=weight_of)
+        if others and weight_of(plain) == 0 < weight_of(others[-1]):
+            return plain, min(others, key=lambda run: abs(weight_of(run) - paper.weight))
+    raise missing_runs(
+        number,
+        "two finished runs that differ in λ only, one with λ = 0",
+        [f"{paper.experiment} vmp.lambda={weight:g}" for weight in (0, paper.weight)],
+        [f"dataset.camera=moving vmp.lambda={weight:g}" for weight in (0, 2.5)],
+    )
+
+
+def baseline_pairs(number: int, options: FigureOptions) -> list[tuple[Run, Run]]:
+    """A baseline without prompts, paired with runs that have them and are otherwise alike: of each placement the run
+    with the best top-1."""
+    paper = PAPER[number]
+    if len(options.runs) > 1 and not options.found:
+        return [(options.runs[0], run) for run in options.runs[1:]]
+    groups: dict[str, list[Run]] = {}
+    for run in candidates(options, paper):
+        if run.finished:
+            same: dict[str, Any] = {key: run.config.get(key) for key in ("name", "backbone", "seed", "tag")}
+            same["epochs"] = run.config["trainer"].get("epochs")
+            groups.setdefault(repr(same), []).append(run)
+    for group in groups.values():
+        plain = [run for run in group if run.config["vmp"]["kind"] == "none"]
+        best: dict[str, Run] = {}
+        for run in group:
+            if (vmp := run.config["vmp"])["kind"] == "learned":
+                placement = repr([vmp.get(key) for key in ("name", "placement", "split")])
+                if placement not in best or run.result["top1"] > best[placement].result["top1"]:
+                    best[placement] = run
+        if plain and best:
+            return [(plain[0], run) for run in best.values()]
+    raise missing_runs(
+        number,
+        "a finished run without prompts and one with them, alike otherwise",
+        [f"{paper.experiment} {method}" for method in ("vmp=none", "vmp=learned")],
+        ["vmp=none", "vmp=learned"],
+    )
+
+
+def missing_runs(number: int, what: str, commands: Sequence[str], small: Sequence[str]) -> MissingRuns:
+    return MissingRuns(
+        f"figure {number} needs {what}. The paper's:\n"
+        + shortlist([f"python train.py {command}" for command in commands])
+        + "\nThe same in miniature, on the embedded dataset, in minutes:\n"
+        + shortlist([f"python train.py {command}" for command in small])
+        + "\nOr name runs that are elsewhere: runs=FOLDER,FOLDER"
+    )
+
+
+def candidates(options: FigureOptions, paper: PaperFigure) -> list[Run]:
+    """Runs to choose from, those on the paper's dataset and with its backbone first."""
+    runs = list(options.runs)
+    if not runs and options.outputs.is_dir():
+        runs = list(readable_runs(options.outputs))
+
+    def distance(run: Run) -> tuple[bool, bool]:
+        config = run.config
+        known = str(config["name"]).startswith((paper.dataset, MINIATURE[paper.dataset]))
+        return not known, config["backbone"]["name"] != paper.backbone
+
+    return sorted(runs, key=distance)
+
+
+def weight_of(run: Run) -> float:
+    return float(run.config["vmp"]["lambda"])

@@ -1,0 +1,94 @@
+"""Pictures of prompts and of confusion matrices, compared with the numbers that they show."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from vmp import MotionPrompt
+from vmp.figures.confusion import confusion_picture, count_confusions
+from vmp.figures.panels import ROWS, attention_panels, panel, panel_rows
+
+
+def test_a_panel_shows_frames_differences_attention_and_prompts():
+    layer = MotionPrompt(m=1.5, n=-0.3)
+    clip = torch.full((3, 4, 20, 30), 100, dtype=torch.uint8)
+    clip[:, 2, :10] = 200  # brighter than frame 1 in its upper half, and frame 3 darker again
+    frames, differences, attention, prompts = panel_rows(clip, layer)
+    assert len(ROWS) == 4
+    assert frames.shape == differences.shape == attention.shape == prompts.shape == (3, 20, 30, 3)
+    assert np.array_equal(frames, clip[:, 1:].permute(1, 2, 3, 0).numpy())
+    red, blue = (differences[..., c].astype(int) for c in (0, 2))
+    assert (red[1, :10] > blue[1, :10] + 50).all()  # orange: grew brighter
+    assert (blue[2, :10] > red[2, :10] + 20).all()  # blue: grew darker
+    assert (differences[0] >= 245).all()  # nothing happened
+    values = layer.attention(clip[None])[0].detach().numpy()
+    assert values[1, 0, 0] > values[0, 0, 0] > values[2, 0, 0]
+    darkness = 255 - attention.astype(int).sum(axis=-1) / 3
+    assert darkness[1, 0, 0] > darkness[0, 0, 0] > darkness[2, 0, 0]
+    shown = layer(clip[None]).prompts[0, :, 1, 0, 0].detach().numpy() * 0.225 + 0.45
+    assert np.allclose(prompts[1, 0, 0] / 255, shown.clip(0, 1), atol=0.003)
+    whole = panel(clip, layer, columns=2, width=15)
+    assert whole.shape == (4 * (10 + 4), 2 * (15 + 4), 3)
+    assert whole.dtype == np.uint8
+
+
+def test_a_pathways_panel_shows_the_frames_that_it_takes():
+    from vmp.model import PromptedClassifier
+    from vmp.pathways import cut
+
+    prompts = {name: MotionPrompt(m=1.5, n=-0.3) for name in ("slow", "fast")}
+    pathways = cut(frames=16, alpha=4, prompted=("slow", "fast"))
+    model = PromptedClassifier(torch.nn.Identity(), prompts=prompts, cut=pathways)
+    clip = torch.randint(0, 256, (3, pathways.frames, 16, 24), dtype=torch.uint8)
+    state = torch.get_rng_state()
+    pictures = attention_panels(model, {"a/1": clip})
+    assert torch.equal(state, torch.get_rng_state())
+    assert list(pictures) == [f"a/1, {p}: slope 9.856, shift -0.175" for p in ("slow", "fast")]
+    slow, fast = pictures.values()
+    assert (slow.shape[1], fast.shape[1]) == (
+        4 * 28,
+        8 * 28,
+    )  # four prompts; the first eight of sixteen columns
+    last = clip[:, pathways.take["slow"][-1]].permute(1, 2, 0).numpy()
+    assert np.array_equal(slow[2:18, -26:-2], last)
+
+
+def test_a_confusion_picture_has_dark_cells_names_and_a_scale():
+    """The cells lie in a square; around it there is ink of names, axes and the scale, and other names are other ink."""
+    counts = np.array([[8, 2, 0], [0, 5, 0], [0, 0, 0]])
+    picture, other = (
+        confusion_picture(counts, names) for names in (("run", "$5", "c_{"), ("hop", "$5", "c_{"))
+    )
+    assert picture.shape == other.shape
+    rows, columns = np.nonzero((picture != other).any(axis=-1))
+    grey = picture.astype(int).sum(axis=-1)
+    blue = (picture[..., 2].astype(int) - picture[..., 0]) > 40
+    cells = blue[:, : int(0.75 * picture.shape[1])]  # without the scale
+    ys, xs = np.nonzero(cells)
+    side = (ys.max() - ys.min()) / 2  # rows 0 and 1 hold clips
+    y0, x0 = ys.min() + side * 0.25, xs.min() + side * 0.25
+    at = lambda i, j: grey[int(y0 + i * side), int(x0 + j * side)]  # noqa: E731
+    assert at(1, 1) < at(0, 0) < at(0, 1) < at(0, 2) == at(2, 2)
+    assert columns.min() < xs.min()  # the names stand left of the cells
+    assert rows.max() > ys.max() + side  # and below them
+    assert blue[:, int(0.85 * picture.shape[1]) :].any()  # the scale
+
+
+@pytest.mark.parametrize("classes", [480, 3000, 10_000])
+def test_a_confusion_matrix_stays_small_for_any_number_of_classes(classes):
+    """10,000 classes took 9.2 GB; now a picture takes a few MB, and every clip is in it."""
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, classes, (2, 5000)).tolist()
+    tracemalloc.start()
+    counts = count_confusions(labels, predicted, classes=classes)
+    picture = confusion_picture(counts, [f"class {c}" for c in range(classes)])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 60e6
+    assert max(picture.shape) <= 800
+    assert counts.sum() == 5000
+    step = -(-classes // len(counts))
+    for label, guess in zip(labels[:50], predicted[:50], strict=True):
+        assert counts[label // step, guess // step] > 0
