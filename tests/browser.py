@@ -1,6 +1,5 @@
-"""A headless Chromium for tests, spoken to over its DevTools pipe: JSON messages that end with a zero byte."""
+"""A headless Chromium for tests, controlled over its DevTools pipe: JSON messages that end with a zero byte."""
 
-import base64
 import json
 import os
 import select
@@ -19,17 +18,17 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One tab. `said` holds every error, warning and exception that pages gave since they were opened."""
+    """One tab. `problems` holds every error, warning and exception since the page was opened."""
 
     def __init__(self, path: str) -> None:
-        self.said: list[str] = []
+        self.problems: list[str] = []
         self._home = tempfile.mkdtemp(prefix="vmp-browser-")
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
         arguments = [path, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
         arguments += [f"--user-data-dir={self._home}", "--hide-scrollbars", "--no-first-run", "about:blank"]
 
-        # the pipe is 3 and 4 in the browser, whatever these are here; a shell moves them
+        # the browser expects the pipe at descriptors 3 and 4; a shell moves ours there
         moved = f'exec "$@" 3<&{to_read} 4>&{to_write}'
         self._process = subprocess.Popen(
             ["bash", "-c", moved, "browser", *arguments],
@@ -59,7 +58,7 @@ class Browser:
                 return answer["result"]
 
     def open(self, page: Path, *, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
-        self.said.clear()
+        self.problems.clear()
         self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -86,10 +85,6 @@ class Browser:
     def point(self, x: float, y: float) -> None:
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
-    def screenshot(self, out: Path, *, whole: bool = False) -> None:
-        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
-        out.write_bytes(base64.b64decode(data))
-
     def close(self) -> None:
         self._process.terminate()
         try:
@@ -113,10 +108,10 @@ class Browser:
 
     def _note(self, method: str | None, params: dict[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":
-            self.said.append(json.dumps(params["exceptionDetails"]))
+            self.problems.append(json.dumps(params["exceptionDetails"]))
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
-            self.said.append(json.dumps(params["args"]))
+            self.problems.append(json.dumps(params["args"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-            self.said.append(params["entry"]["text"])
+            self.problems.append(params["entry"]["text"])
         elif method == "Network.requestWillBeSent" and params["request"]["url"].startswith(("http", "ws")):
-            self.said.append(f"asked for {params['request']['url']}")
+            self.problems.append(f"asked for {params['request']['url']}")

@@ -1,4 +1,4 @@
-"""What is said of the paper's claims, for runs whose numbers are known, against sums by hand."""
+"""The page about the paper's claims, for runs with known numbers, against sums done by hand."""
 
 import json
 import math
@@ -79,7 +79,7 @@ def table1(tmp_path, one):
 
 
 @pytest.mark.slow
-def test_gains_are_of_the_same_seed_and_data(table1):
+def test_gains_compare_the_same_seed_and_data(table1):
     found = list_gains(*table1, range(3))
     assert {(g.row, g.dataset, g.seed): g.ours for g in found} == {
         ("C2D +VMPs", "finegym", 0): 3.0,
@@ -91,7 +91,7 @@ def test_gains_are_of_the_same_seed_and_data(table1):
 
 
 @pytest.mark.slow
-def test_lines_have_means_errors_and_counts(table1):
+def test_rows_have_means_errors_and_counts(table1):
     found = list_gains(*table1, range(2))
     by_model = table_of_gains(found, "Model", lambda g: g.row)
     by_data = table_of_gains(found, "Data", lambda g: g.column.partition(",")[0], total=False)
@@ -99,7 +99,7 @@ def test_lines_have_means_errors_and_counts(table1):
     assert f"+2.0 ± {error:.1f} | 2 | 1 | 3 |" in by_model
     assert re.search(r"C2D \+VMPs \| \+1\.[89] ", by_model)  # (1.6 + 2.1) / 2 = 1.85
     assert "| FineGym | +1.6 | +1.0 ± 2.0 | 1 | 1 | 2 |" in by_data
-    assert "| MPII Cooking 2 | +2.1 | +4.0 | 1 | 0 | 1 |" in by_data  # one pair has no error
+    assert "| MPII Cooking 2 | +2.1 | +4.0 | 1 | 0 | 1 |" in by_data  # a single pair has no error
     assert table_of_gains([], "Model", lambda g: g.row) == "Not run."
 
 
@@ -158,7 +158,7 @@ def test_costs_are_read_from_table_8(tmp_path):
 
 
 @pytest.mark.slow
-def test_nothing_run_is_said(tmp_path, monkeypatch):
+def test_sections_without_runs_say_not_run(tmp_path, monkeypatch):
     (conf := tmp_path / "conf").symlink_to(ROOT / "conf")
     assert conf.is_dir()
     monkeypatch.chdir(tmp_path)

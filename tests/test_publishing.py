@@ -1,4 +1,4 @@
-"""What ships is changed by one command only, and by that never to less."""
+"""Only one command changes the shipped results, and it never loses a number."""
 
 import csv
 import shutil
@@ -18,7 +18,7 @@ SHIPPED = ROOT / "docs/results/mini"
 
 @pytest.fixture
 def places(tmp_path):
-    """(results of a user's runs, published ones): the shipped results twice."""
+    """(folder of a user's results, folder of published results), both copies of the shipped results."""
     for name in ("mine", "published"):
         shutil.copytree(SHIPPED, tmp_path / name)
     return tmp_path / "mine", tmp_path / "published"
@@ -38,7 +38,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_new_numbers_are_taken_over(places):
+def test_new_numbers_are_published(places):
     mine, published = places
     change(mine / "table1.csv", 0, ours="12.34")
     (published / "table2.csv").unlink()
@@ -64,7 +64,7 @@ def test_new_numbers_are_taken_over(places):
         (lambda d: (d / "table3.csv").unlink(), "without its .csv"),
     ],
 )
-def test_a_number_is_never_replaced_by_nothing(places, damage, said):
+def test_a_published_number_is_never_lost(places, damage, said):
     mine, published = places
     before = bytes_of(published)
     change(mine / "table2.csv", 0, ours="99")
@@ -76,14 +76,14 @@ def test_a_number_is_never_replaced_by_nothing(places, damage, said):
     assert "99" in (published / "table2.csv").read_text()
 
 
-def test_nothing_to_publish_is_said(tmp_path):
+def test_nothing_to_publish_is_an_error(tmp_path):
     with pytest.raises(RunError, match="nothing to publish"):
         publish(tmp_path, tmp_path / "to")
     with pytest.raises(RunError, match="has no table9"):
         publish(SHIPPED, tmp_path / "to", only=["table9"])
 
 
-def test_no_profile_writes_where_it_ships():
+def test_no_profile_writes_its_results_into_the_published_folder():
     for name in ("mini", "paper"):
         profile = load_profile(ROOT / f"conf/table/profile/{name}.yaml")
         assert results_of(profile.output).parts[0] == "outputs"
@@ -99,8 +99,8 @@ def test_no_profile_writes_where_it_ships():
         ("scripts/reproduce.py", "table=4", "profile=mini", "dry=1"),
     ],
 )
-def test_commands_leave_what_ships_alone(command, tmp_path):
-    """In a clone without runs, as a new user has it."""
+def test_other_commands_do_not_change_the_shipped_results(command, tmp_path):
+    """In a clone without runs, as a new user has."""
     for name in ("scripts", "src", "conf", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     before = bytes_of(tmp_path / "docs")

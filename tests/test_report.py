@@ -1,4 +1,4 @@
-"""The page about runs: its numbers are the folders', data are never read as HTML, and a browser shows it."""
+"""The page about runs: its numbers are those of the folders, data is never parsed as HTML, and a browser shows it."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 def write_run(
     folder: Path, config: dict[str, Any], *, classes=CLASSES, count: int = 30, seed: int = 0, **changes: Any
 ) -> dict[str, Any]:
-    """A run's folder as train.py leaves it, with drawn numbers; its result. finished=False: without one."""
+    """Write a run's folder as train.py leaves it, with random numbers; its result, none if finished=False."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
@@ -99,7 +99,7 @@ def write_run(
 
 
 def write_outputs(out: Path, data: Path) -> dict[str, dict[str, Any]]:
-    """Six runs: a baseline, three lambdas (one lacks clips), one of 99 classes, and one that is not finished."""
+    """Six runs: a baseline, three lambdas (one lacks clips), one with 99 classes, and an unfinished one."""
     base = composed(*overrides_for(data, out))
     results = {}
     for number, weight in enumerate((None, 0.0, 1.0, 2.5)):
@@ -148,7 +148,7 @@ def write_tables(folder: Path) -> None:
 
 
 class Read(HTMLParser):
-    """What stands in the page: tags in order, JSON of #data, text of the rows of #runs-table, nesting checked."""
+    """The parsed page: tags in order, JSON of #data, text of the rows of #runs-table. Checks the nesting."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class Read(HTMLParser):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(folder of runs, their results, page, as read)."""
+    """(folder of everything, results by run, the page, the parsed page)."""
     home = tmp_path_factory.mktemp("report")
     data = bright_or_dark(home / "data", train=4, val=30)
     results = write_outputs(home / "outputs", data)
@@ -253,7 +253,7 @@ def test_numbers_are_those_of_the_folders(made):
     assert ranges["shift"] == [-0.6, 0.6]
 
 
-def test_tables_stand_beside_the_papers(made):
+def test_tables_show_ours_and_the_papers_numbers(made):
     text = made[3].text
     assert text.count("71.2 [70.1–72.4]paper 83.6 −12.4") == 2
     assert text.count("299 of 300 clips 85.2 ↑14.0paper 84.1 ↑0.5 +1.1") == 2
@@ -265,10 +265,10 @@ def test_tables_stand_beside_the_papers(made):
     number = next(
         r["number"] for r in json.loads(made[3].data)["runs"] if r["lambda"] == 1 and r["seed"] == "0"
     )
-    assert made[3].links.count(f"#run-{number}") == 3  # two cells, and the list of runs
+    assert made[3].links.count(f"#run-{number}") == 3  # two cells and the list of runs
 
 
-def test_what_is_not_there_is_said(made):
+def test_missing_results_clips_and_pictures_are_shown(made):
     text = made[3].text
     assert "unfinished: epoch 3 of 6" in text
     assert "clips missing" in text
@@ -280,7 +280,7 @@ def test_what_is_not_there_is_said(made):
     assert "No pictures" in gym["worst_note"]
 
 
-def test_data_are_never_html(made):
+def test_data_is_never_parsed_as_html(made):
     _, _, page, read = made
     text = page.read_text(encoding="utf-8")
     assert "<script>alert" not in text
@@ -288,13 +288,13 @@ def test_data_are_never_html(made):
     assert EVIL.replace("\u2028", " ") in [
         name for names in json.loads(read.data)["classes"] for name in names
     ]
-    assert EVIL in read.text  # in the command, as text
+    assert EVIL in read.text  # the command, as text
     assert "\u2028" not in read.data
     assert all(link.startswith("#") for link in read.links)
     assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?\s*(https?:)?//", text)
 
 
-def test_the_worst_clips_are_wrong_and_surest(made):
+def test_the_worst_clips_are_wrong_with_the_highest_scores(made):
     home, results, _, read = made
     for name, one in by_folder(read, home, results).items():
         rows = read_csv(home / "outputs" / name / "predictions.csv")
@@ -315,13 +315,13 @@ def test_the_worst_clips_are_wrong_and_surest(made):
             assert picture["src"].startswith("data:image/webp;base64,UklGR")
 
 
-def test_same_inputs_same_bytes(made, tmp_path):
+def test_the_same_inputs_give_the_same_bytes(made, tmp_path):
     home, _, page, _ = made
     write_report([home / "outputs"], out=tmp_path / "again.html", tables=[home / "tables"], clips=2)
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
-def test_the_size_is_bounded(made, tmp_path):
+def test_the_page_never_exceeds_its_limit(made, tmp_path):
     home, *_ = made
     whole = write_report([home / "outputs"], out=tmp_path / "whole.html", clips=0).bytes
     limit = whole + 15_000
@@ -334,7 +334,7 @@ def test_the_size_is_bounded(made, tmp_path):
     assert not (tmp_path / "none.html").exists()
 
 
-def test_videos_that_are_gone(made, tmp_path):
+def test_missing_videos_leave_out_pictures(made, tmp_path):
     home, *_ = made
     config = composed(*overrides_for(tmp_path / "nowhere", tmp_path))
     write_run(tmp_path / "out" / "a", config)
@@ -360,7 +360,7 @@ def test_videos_that_are_gone(made, tmp_path):
         ("classes.txt", ""),
     ],
 )
-def test_damaged_files_cost_one_run_its_numbers_at_most(tmp_path, base_config, file, text):
+def test_a_damaged_file_affects_its_own_run_only(tmp_path, base_config, file, text):
     write_run(tmp_path / "out" / "good", base_config, seed=1)
     write_run(tmp_path / "out" / "bad", base_config, seed=2)
     (tmp_path / "out" / "bad" / file).write_text(text)
@@ -374,7 +374,7 @@ def base_config(tmp_path_factory):
     return composed(*overrides_for(Path("nowhere"), Path("out")))
 
 
-def test_no_runs_is_one_message(tmp_path):
+def test_a_folder_without_runs_is_one_error_message(tmp_path):
     script = ROOT / "scripts" / "report.py"
     for folder in (tmp_path, tmp_path / "nowhere"):
         done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True)
@@ -384,14 +384,14 @@ def test_no_runs_is_one_message(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_users_runs_come_first_and_shipped_tables_when_asked(made, tmp_path, monkeypatch, capsys):
+def test_runs_come_first_and_shipped_tables_only_on_request(made, tmp_path, monkeypatch, capsys):
     home, *_ = made
     out, script = home / "outputs", str(ROOT / "scripts" / "report.py")
     text = made[2].read_text(encoding="utf-8")
     assert text.index('id="runs"') < text.index('id="worst"') < text.index('id="tables"')
     page = tmp_path / "page.html"
     for words, tables in (
-        ([], 0),  # the user has none of his own
+        ([], 0),  # the user has no tables yet
         (["--tables", str(ROOT / "docs/results")], len(list((ROOT / "docs/results").rglob("table*.csv")))),
     ):
         monkeypatch.setattr(sys, "argv", [script, str(out), "--out", str(page), "--clips", "0", *words])
@@ -403,7 +403,7 @@ def test_a_users_runs_come_first_and_shipped_tables_when_asked(made, tmp_path, m
         runpy.run_path(script)["main"]()
     finally:
         shutil.rmtree(out / "results")
-    assert "6 runs, 2 tables" in capsys.readouterr().out  # his own
+    assert "6 runs, 2 tables" in capsys.readouterr().out  # the user's
 
 
 def test_the_command(made, tmp_path, monkeypatch, capsys):
@@ -429,7 +429,7 @@ def browser():
 
 
 def choose(browser: Browser, select: str, text: str) -> None:
-    """The first option with this text."""
+    """Choose the first option that contains the text."""
     browser.evaluate(
         f"(() => {{ const s = document.getElementById({select!r});"
         f" s.value = [...s.options].find((o) => o.text.includes({text!r})).value;"
@@ -440,7 +440,7 @@ def choose(browser: Browser, select: str, text: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
-def test_it_opens_without_errors_and_fits(made, browser, width, scheme):
+def test_the_page_opens_without_errors_and_fits_the_window(made, browser, width, scheme):
     browser.open(made[2], width=width, scheme=scheme)
     browser.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     assert browser.evaluate("[document.documentElement.scrollWidth <= innerWidth, innerWidth]") == [
@@ -458,7 +458,7 @@ def test_it_opens_without_errors_and_fits(made, browser, width, scheme):
     assert browser.evaluate(
         "[...document.images].every((i) => i.naturalWidth > 0) && document.images.length > 0"
     )
-    assert browser.said == []
+    assert browser.problems == []
 
 
 @pytest.mark.slow
@@ -470,7 +470,7 @@ def test_the_colour_switch(made, browser):
     assert browser.evaluate(background) != light
     browser.evaluate("document.querySelector('#theme [value=auto]').click()")
     assert browser.evaluate(background) == light
-    assert browser.said == []
+    assert browser.problems == []
 
 
 @pytest.mark.slow
@@ -494,7 +494,7 @@ def test_the_lambda_switch_changes_the_curves(made, browser):
     second = browser.evaluate("document.querySelector('[data-what=slope] .readout').textContent")
     assert first.startswith("epoch 1: ")
     assert second.startswith("epoch 2: ")
-    assert browser.said == []
+    assert browser.problems == []
 
 
 @pytest.mark.slow
@@ -505,7 +505,7 @@ def test_sorting_and_filtering(made, browser):
     for direction in (-1, 1):
         browser.evaluate(f"{head}.click()")
         values = browser.evaluate(column)
-        assert values[-1] == ""  # the unfinished one
+        assert values[-1] == ""  # the unfinished run
         numbers = [float(v) for v in values[:-1]]
         assert numbers == sorted(numbers, reverse=direction < 0)
     browser.evaluate(
@@ -514,11 +514,11 @@ def test_sorting_and_filtering(made, browser):
     )
     assert len(browser.evaluate(column)) == 1
     assert browser.evaluate("document.getElementById('runs-count').textContent") == "1 of 6 runs"
-    assert browser.said == []
+    assert browser.problems == []
 
 
 @pytest.mark.slow
-def test_names_of_classes_are_text_and_cells_can_be_pointed_at(made, browser):
+def test_class_names_are_text_and_cells_show_their_counts(made, browser):
     browser.open(made[2])
     choose(browser, "confusion-run", "manifest")
     assert "<script>alert('x')</script>" in browser.evaluate(
@@ -533,7 +533,7 @@ def test_names_of_classes_are_text_and_cells_can_be_pointed_at(made, browser):
     )
     choose(browser, "confusion-run", "gym99")
     assert browser.evaluate("document.querySelectorAll('#confusion .cell').length") > 99
-    assert browser.said == []
+    assert browser.problems == []
 
 
 @pytest.mark.slow
@@ -547,10 +547,10 @@ def test_thousands_of_classes_share_cells(tmp_path, base_config, browser):
     width = browser.evaluate("document.querySelector('#confusion svg').getAttribute('width')")
     assert float(width) < 2000
     assert browser.evaluate("document.querySelectorAll('#confusion .cell').length") >= 250  # the diagonal
-    assert browser.said == []
+    assert browser.problems == []
 
 
-# elements with text of their own whose colour and ground are nearer than 4.5 to 1 (WCAG 2, AA)
+# elements with text whose contrast to their background is below 4.5 to 1 (WCAG 2, AA)
 CONTRAST = """
 (() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -581,7 +581,7 @@ CONTRAST = """
 
 
 @pytest.mark.slow
-def test_in_print_it_is_light_and_whole(made, browser):
+def test_in_print_the_page_is_light_and_complete(made, browser):
     browser.open(made[2], scheme="dark")
     browser.evaluate("document.querySelector('#theme [value=dark]').click()")
     browser.send("Emulation.setEmulatedMedia", media="print")

@@ -1,4 +1,4 @@
-"""The map of starts: what is run from where, and what is drawn of it."""
+"""The map of starts: which runs it needs, and what it shows."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from vmp.paper.tables import load_profile
 MINI = load_profile(ROOT / "conf/table/profile/mini.yaml")
 
 
-def test_the_map_is_written_with_its_rows(tmp_path):
+def test_the_map_and_its_csv_have_all_points(tmp_path):
     points = [
         Point("static", a, b, seed, 60 + seed, 10 * b - seed, a + 1, b, commit="abc", run=f"outputs/{seed}")
         for a in (10.0, 12.0)
@@ -45,7 +45,7 @@ def test_the_map_is_written_with_its_rows(tmp_path):
     assert text.count("<!-- → 13.0, +0.30 -->") == 1
 
 
-def test_starts_out_of_range_are_told():
+def test_starts_out_of_range_are_an_error():
     grid = StartGrid(("mpii_cooking2",), "i3d", (3.0,), (0.0,), 1, 0.0)
     with pytest.raises(UserError, match="slope 3"):
         run_grid(grid, MINI, ROOT)
@@ -57,7 +57,7 @@ def test_models_with_pathways_are_refused_before_anything_runs():
         run_grid(grid, MINI, ROOT)
 
 
-def test_runs_from_nothing_have_folders_of_their_own(monkeypatch, tmp_path):
+def test_runs_from_random_weights_have_folders_of_their_own(monkeypatch, tmp_path):
     planned = []
     monkeypatch.setattr(starts, "run_missing", lambda runs, *rest, **options: planned.extend(runs) or 0)
     grid = StartGrid(
@@ -69,7 +69,7 @@ def test_runs_from_nothing_have_folders_of_their_own(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_runs_start_where_they_are_told_and_gains_are_over_the_same_seed(tmp_path):
+def test_runs_start_at_the_grid_points_and_gains_are_over_the_same_seed(tmp_path):
     small = ("trainer.epochs=1", "dataset.train=40", "dataset.test=20", f"data.root={tmp_path}/data")
     arguments = ["--datasets", "mpii_cooking2", "--model", "c2d", "--slopes", "10", "--shifts", "-0.5", "0.5"]
     out = tmp_path / "map"
@@ -86,7 +86,7 @@ def test_runs_start_where_they_are_told_and_gains_are_over_the_same_seed(tmp_pat
         assert float(row["gain"]) == pytest.approx(
             float(row["top1"]) - json.loads(baseline.read_text())["top1"], abs=2e-3
         )
-        # two updates at the learning rate of the profile do not take it far from where it started
+        # two updates at the profile's learning rate stay close to the start
         assert float(row["learned_slope"]) == pytest.approx(10, abs=0.5)
         assert float(row["learned_shift"]) == pytest.approx(float(row["shift"]), abs=0.1)
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
@@ -95,5 +95,5 @@ def test_runs_start_where_they_are_told_and_gains_are_over_the_same_seed(tmp_pat
     other = subprocess.run(
         [*command, "trainer.epochs=2"], cwd=ROOT, capture_output=True, text=True, timeout=280
     )
-    assert other.returncode == 2  # finished runs of another config are not taken for these
+    assert other.returncode == 2  # finished runs with another config are not reused
     assert "trainer.epochs" in other.stderr

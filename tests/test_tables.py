@@ -1,4 +1,4 @@
-"""The paper's tables: what their files say, what they are expanded to, and how they are written out."""
+"""The paper's tables: their files, the cells and runs they expand to, and the tables written out."""
 
 import csv
 import io
@@ -54,7 +54,7 @@ def compose_one():
 
 
 def runs_of(numbers, profile: str, one, seeds=(0,), output="outputs", only=()):
-    """Every run that these tables ask for, with what they start from."""
+    """Every run of these tables, with the runs that they start from."""
     planner, out = Planner(one, output=output), []
     for number in numbers:
         table = table_of(number)
@@ -72,7 +72,7 @@ def runs_of(numbers, profile: str, one, seeds=(0,), output="outputs", only=()):
 
 
 @pytest.mark.parametrize("number", TABLES)
-def test_a_tables_file_is_whole(number):
+def test_each_table_file_expands_to_all_of_its_cells(number):
     table = table_of(number)
     assert table.number == number
     for profile in PROFILES:
@@ -84,7 +84,7 @@ def test_a_tables_file_is_whole(number):
                 assert number == 7
 
 
-def test_printed_means_are_those_of_the_splits_and_bests_agree_between_tables():
+def test_printed_means_match_the_splits_and_best_numbers_agree_between_tables():
     one, seven = table_of(1), table_of(7)
     for row in one.rows:
         assert abs(sum(row.paper[:3]) / 3 - row.paper[3]) < 0.11, row.label
@@ -95,7 +95,7 @@ def test_printed_means_are_those_of_the_splits_and_bests_agree_between_tables():
     assert table_of(5).rows[0].paper[:2] == (one.rows[-2].paper[4], one.rows[-1].paper[4])
 
 
-def test_what_is_wrong_in_a_file_is_told_with_its_place(tmp_path):
+def test_errors_in_a_table_file_name_the_file_and_the_key(tmp_path):
     text = (ROOT / "conf/table/table1.yaml").read_text(encoding="utf-8")
     wrong = tmp_path / "table1.yaml"
     wrong.write_text(text.replace("number: top5", "number: top6"), encoding="utf-8")
@@ -118,20 +118,20 @@ def test_table_1_is_70_runs(profile, compose_one):
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_cells_compose_and_share_folders_only_where_they_are_the_same(profile, compose_one):
+def test_cells_compose_and_only_equal_runs_share_a_folder(profile, compose_one):
     runs = runs_of((2, 3, 4, 5, 6), profile, compose_one, seeds=(0, 1))
-    check_apart(runs)
+    check_folders(runs)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
-def test_all_cells_compose_and_share_folders_only_where_they_are_the_same(profile, compose_one):
+def test_all_cells_compose_and_only_equal_runs_share_a_folder(profile, compose_one):
     runs = runs_of(range(1, 8), profile, compose_one, seeds=(0, 1))
-    folders = check_apart(runs)
+    folders = check_folders(runs)
     assert len(folders) == (222 if profile == "paper" else 230)
 
 
-def check_apart(runs) -> set[Path]:
+def check_folders(runs) -> set[Path]:
     kept = {}
     for run in runs:
         other = kept.setdefault(run.folder, run)
@@ -141,14 +141,14 @@ def check_apart(runs) -> set[Path]:
     return set(kept)
 
 
-def test_tables_share_what_is_the_same_run(compose_one):
+def test_tables_share_equal_runs(compose_one):
     one = {run.folder for run in runs_of([1], "paper", compose_one, only=["mpii", "k600"])}
     assert one <= {run.folder for run in runs_of([2], "paper", compose_one)}
     assert one <= {run.folder for run in runs_of([5], "paper", compose_one, only=["mpii"])}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_quick_composing_is_composing(profile, compose_one):
+def test_quick_composing_gives_what_hydra_composes(profile, compose_one):
     for run in runs_of([2], profile, compose_one)[:4]:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             assert OmegaConf.to_container(compose("train", list(run.overrides)), resolve=True) == run.raw
@@ -160,14 +160,14 @@ def test_a_run_that_starts_from_another_names_it(compose_one):
     assert {r.config.tag for r in frozen} == {"from-baseline"}
 
 
-def test_a_wrong_override_of_ones_own_is_told(compose_one):
+def test_a_wrong_override_of_the_user_is_an_error(compose_one):
     planner = Planner(compose_one, output="outputs", extra=["trainer.epochs=0"])
     cell = cells(table_of(2), profile_of("mini"))[0]
     with pytest.raises(ConfigError, match=r"trainer\.epochs = 0"):
         planner.source(cell, 0)
 
 
-def test_only():
+def test_only_selects_cells_by_words():
     table = table_of(1)
     all_cells = cells(table, profile_of("paper"))
 
@@ -183,7 +183,7 @@ def test_only():
 
 
 def finish(run, *, top1: float, top5: float = 90.0, commit: str = "abc", present: int = 299) -> None:
-    """A run's folder as a finished run leaves it, by hand."""
+    """Write a run's folder as a finished run leaves it."""
     run.folder.mkdir(parents=True, exist_ok=True)
     clips = {"expected": 300, "present": present, "missing": 300 - present, "unreadable": 0}
     result = {"split": "test", "top1": top1, "top5": top5, "clips": {"test": clips}, "commit": commit}
@@ -223,14 +223,14 @@ def test_mean_range_difference_and_clips(half_run):
     assert half_run.difference(cell) == pytest.approx(66 - 75.8)
 
 
-def test_a_cell_that_was_not_run_says_so(half_run):
+def test_a_cell_without_a_run_says_not_run(half_run):
     not_run = next(c for c in half_run.cells if half_run.table.rows[c.row].model == "c2d")
     assert half_run.our_text(not_run) == "not run"
     assert half_run.difference(not_run) is None
     assert half_run.value(not_run).mean is None
 
 
-def test_the_papers_numbers_never_come_into_our_column(half_run):
+def test_the_papers_numbers_never_appear_in_our_column(half_run):
     rows = list(csv.DictReader(io.StringIO(to_csv(half_run))))
     ours = {row["ours"] for row in rows if row["ours"] != "not run"}
     assert len(rows) == len(half_run.cells)
@@ -249,7 +249,7 @@ def cells_of(number: int, profile: str, *words: str):
 
 
 def test_gains_are_over_the_baseline_of_the_same_seeds(tmp_path, compose_one):
-    """Prompts add one point on each seed; the baseline of seed 1 is not there."""
+    """Prompts add one point on each seed; the baseline of seed 1 is missing."""
     table, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
     planner = Planner(compose_one, output=str(tmp_path))
     for seed, top1 in enumerate((40, 30, 20)):
@@ -265,7 +265,7 @@ def test_gains_are_over_the_baseline_of_the_same_seeds(tmp_path, compose_one):
     assert "2 of these cells lack seeds, and say how many they have." in notes
 
 
-def test_runs_of_another_config_are_not_read(tmp_path, compose_one):
+def test_runs_with_another_config_are_not_read(tmp_path, compose_one):
     _, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
     finish(Planner(compose_one, output=str(tmp_path), extra=["trainer.epochs=3"]).source(base, 0), top1=99)
     values = read_values([base, prompted], Planner(compose_one, output=str(tmp_path)), [0])
@@ -274,7 +274,7 @@ def test_runs_of_another_config_are_not_read(tmp_path, compose_one):
     assert values[prompted.place].reason == "not run"
 
 
-def test_runs_of_other_clips_than_the_rest_do_not_count(tmp_path, compose_one):
+def test_runs_on_other_clips_than_most_do_not_count(tmp_path, compose_one):
     _, chosen = cells_of(1, "paper", "finegym", "top-1")
     planner = Planner(compose_one, output=str(tmp_path))
     for number, cell in enumerate(chosen[:4]):
@@ -287,7 +287,7 @@ def test_runs_of_other_clips_than_the_rest_do_not_count(tmp_path, compose_one):
     assert said == ["other data", "not run"]
 
 
-def test_half_done_runs_and_other_lists_are_told(tmp_path, compose_one):
+def test_half_done_runs_and_unpublished_lists_are_reported(tmp_path, compose_one):
     table, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
     planner, profile = Planner(compose_one, output=str(tmp_path)), profile_of("paper")
     run = planner.source(base, 0)
@@ -305,7 +305,7 @@ def test_half_done_runs_and_other_lists_are_told(tmp_path, compose_one):
     assert "finegym: the published list has 26,320 training clips: not these data." in below
 
 
-def test_a_table_says_what_made_it(tmp_path):
+def test_a_table_names_the_command_that_made_it(tmp_path):
     request = Request(
         table=1,
         profile="mini",
@@ -323,14 +323,14 @@ def test_a_table_says_what_made_it(tmp_path):
 
 
 @pytest.mark.parametrize("override", ["vmp.lambda=0.5", "seed=5", "tag=x", "init_from=outputs/x"])
-def test_what_tells_cells_apart_cannot_be_given_for_all(override, compose_one):
+def test_keys_that_a_table_sets_cannot_be_overridden_for_all_runs(override, compose_one):
     _, (cell, *_) = cells_of(7, "mini", "timesformer")
     with pytest.raises(ConfigError, match=f"{override.partition('=')[0]}: the table sets this itself"):
         Planner(compose_one, output="outputs", extra=[override]).source(cell, 0)
 
 
-def test_overrides_that_do_not_suit_cells_that_were_not_asked_for(tmp_path, compose_one):
-    """Memory formats are for convolutions: TimeSformer refuses one, and is not run."""
+def test_overrides_may_be_wrong_for_cells_that_were_not_chosen(tmp_path, compose_one):
+    """Memory formats are for convolutions: TimeSformer refuses channels_last, and is not run."""
     planner = Planner(compose_one, output=str(tmp_path), extra=["trainer.channels_last=true"])
     _, (convolutional, *_) = cells_of(1, "paper", "c2d", "finegym", "top-1")
     _, (other, *_) = cells_of(1, "paper", "timesformer", "finegym", "top-1")
@@ -368,7 +368,7 @@ def test_signs():
     assert [format_gain(v) for v in (0.5, -0.5, 0.01)] == [" (↑0.5)", " (↓0.5)", " (0.0)"]
 
 
-def test_verbs_and_evaluations_are_read_where_they_are(tmp_path, compose_one):
+def test_verbs_are_read_from_runs_and_from_evaluations(tmp_path, compose_one):
     table, profile = table_of(6), profile_of("mini")
     planner = Planner(compose_one, output=str(tmp_path))
     sample, total = cells(table, profile)[:2]
@@ -377,14 +377,14 @@ def test_verbs_and_evaluations_are_read_where_they_are(tmp_path, compose_one):
     (run.folder / "per_class.csv").write_text("class,name,clips,right,accuracy\n0,move_left,30,12,40.00\n")
     values = read_values([sample, total], planner, [0])
     assert values[0, 1].mean == 40
-    assert values[0, 0].mean is None  # tested on all clips, and not on the chosen ones
+    assert values[0, 0].mean is None  # tested on all clips but not on the chosen ones
     test.folder.mkdir(parents=True)
     finish_test = {"split": "test", "clips": {"expected": 15, "present": 15}, "top1": 0, "top5": 0}
     (test.folder / "result.json").write_text(json.dumps(finish_test))
     (test.folder / "per_class.csv").write_text("class,name,clips,right,accuracy\n0,move_left,15,3,20.00\n")
     assert read_values([sample], planner, [0])[0, 0].mean == 20
     old = (run.folder / "result.json").stat().st_mtime - 10
-    os.utime(test.folder / "result.json", (old, old))  # of an earlier run in that folder
+    os.utime(test.folder / "result.json", (old, old))  # older than the run: of an earlier run in that folder
     assert read_values([sample], planner, [0])[0, 0].mean is None
 
 
@@ -406,7 +406,7 @@ def request_of():
     return runpy.run_path(str(ROOT / "scripts/reproduce.py"))["read_request"]
 
 
-def test_what_the_command_understands(request_of):
+def test_the_command_reads_its_options(request_of):
     made = request_of(
         ["table=1", "seeds=3", "only=timesformer mpii", "dry=1", "launch=", "data.root=/d", "profile=mini"]
     )
@@ -424,7 +424,7 @@ def test_what_the_command_understands(request_of):
         (["table=1", "dry"], "KEY=VALUE"),
     ],
 )
-def test_what_it_does_not(request_of, words, said):
+def test_the_command_rejects_wrong_options(request_of, words, said):
     with pytest.raises(ConfigError, match=said):
         request_of(words)
 
@@ -444,7 +444,7 @@ def test_launch_is_read_and_makes_commands():
     ]
 
 
-def test_without_data_it_says_how_to_prepare_them(tmp_path):
+def test_missing_data_is_an_error_that_says_how_to_prepare_them(tmp_path):
     done = reproduce(
         "table=4", f"output={tmp_path}/out", f"results={tmp_path}/results", f"data.root={tmp_path}/data"
     )
@@ -455,12 +455,12 @@ def test_without_data_it_says_how_to_prepare_them(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_a_dry_run_runs_nothing_and_skips_what_is_finished(tmp_path, compose_one, capsys):
+def test_a_plan_estimates_the_runs_that_are_not_finished(tmp_path, compose_one, capsys):
     table, profile = table_of(1), profile_of("mini")
     planner = Planner(compose_one, output=str(tmp_path))
     chosen = [c for c in cells(table, profile) if c.run and matches(c, table, ["x3d", "finegym"])]
     runs, tests = plan_cells(chosen, planner, [0])
-    assert (len(runs), len(tests)) == (3, 0)  # with the one that both start from
+    assert (len(runs), len(tests)) == (3, 0)  # including the run that both start from
     for run in runs[:2]:
         finish(run, top1=70)
     estimates.print_plan(runs, tests, profile, tmp_path, {})
@@ -469,12 +469,12 @@ def test_a_dry_run_runs_nothing_and_skips_what_is_finished(tmp_path, compose_one
     assert "no estimate for x3d_xs" in said
     result = json.loads((runs[1].folder / "result.json").read_text())
     result["clips"]["train"] = {"present": 400}
-    sat = {"step": 0, "processes": 1, "device": "CPU", "threads": 1, "torch": "2"}
-    elsewhere = {"seconds": 3600, "sessions": [sat | {"device": "NVIDIA V100"}]}
+    session = {"step": 0, "processes": 1, "device": "CPU", "threads": 1, "torch": "2"}
+    elsewhere = {"seconds": 3600, "sessions": [session | {"device": "NVIDIA V100"}]}
     (runs[1].folder / "result.json").write_text(json.dumps(result | elsewhere))
     assert not set(estimates.measured_rates(tmp_path)) & {estimates._speed_here(run) for run in runs}
     (runs[1].folder / "result.json").write_text(
-        json.dumps(result | {"seconds": 3600, "sessions": [sat], "finished": "2026-11-02 10:00:00"})
+        json.dumps(result | {"seconds": 3600, "sessions": [session], "finished": "2026-11-02 10:00:00"})
     )
     estimates.print_plan(runs, tests, profile, tmp_path, estimates.measured_rates(tmp_path), renew="make x")
     said = capsys.readouterr().out
@@ -484,7 +484,7 @@ def test_a_dry_run_runs_nothing_and_skips_what_is_finished(tmp_path, compose_one
     assert "timing" not in said
 
 
-def test_a_plan_times_nothing_and_timing_is_a_command_of_its_own(tmp_path, compose_one, capsys, monkeypatch):
+def test_a_plan_times_nothing_and_make_timing_does(tmp_path, compose_one, capsys, monkeypatch):
     table, profile = table_of(1), profile_of("mini")
     planner = Planner(compose_one, output=str(tmp_path))
     chosen = [c for c in cells(table, profile) if c.run and matches(c, table, ["c2d", "mpii"])]
@@ -513,15 +513,15 @@ def test_a_plan_times_nothing_and_timing_is_a_command_of_its_own(tmp_path, compo
     (file,) = (tmp_path / "rates").iterdir()
     before = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in before.items() if key != "date"}))
-    assert not estimates.measured_rates(tmp_path)  # of a version that kept whatever it measured
+    assert not estimates.measured_rates(tmp_path)  # as a version that kept disturbed timings wrote them
     assert "does not say when" in capsys.readouterr().err
     file.write_text(json.dumps(before | {"date": "2001-01-01 00:00:00"}))
-    assert estimates.time_rates(runs, tmp_path)  # renews
+    assert estimates.time_rates(runs, tmp_path)  # replaces the file
     assert json.loads(file.read_text())["date"] > "2026"
 
 
-def test_disturbed_timings_are_refused_and_nothing_is_kept(tmp_path, compose_one, capsys, monkeypatch):
-    """A thread that sleeps in its forward pass has the wall's time and not the CPU's, as one that waits for a CPU."""
+def test_disturbed_timings_are_not_kept(tmp_path, compose_one, capsys, monkeypatch):
+    """A thread that sleeps in its forward pass uses wall time but no CPU time, like one that waits for a CPU."""
     table, profile = table_of(1), profile_of("mini")
     planner = Planner(compose_one, output=str(tmp_path))
     cell = next(c for c in cells(table, profile) if c.run and matches(c, table, ["c2d", "mpii"]))
@@ -540,7 +540,7 @@ def test_disturbed_timings_are_refused_and_nothing_is_kept(tmp_path, compose_one
         timing.time_models([runs[-1].config], batch=2, rounds=2, device=torch.device("cpu"), report=print)
 
 
-def test_another_run_in_the_folder_stops_it(tmp_path, compose_one):
+def test_a_folder_with_another_run_is_an_error(tmp_path, compose_one):
     cell = next(c for c in cells(table_of(1), profile_of("mini")) if c.run)
     planner = Planner(compose_one, output=str(tmp_path))
     run = planner.source(cell, 0)
@@ -554,8 +554,8 @@ def test_another_run_in_the_folder_stops_it(tmp_path, compose_one):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_cells_in_miniature(tmp_path):
-    """Run, written, run again: nothing is repeated."""
+def test_two_cells_in_miniature_run_once(tmp_path):
+    """The second time, nothing is run again."""
     words = [
         "table=2",
         "profile=mini",
