@@ -10,9 +10,9 @@ examples:
   python scripts/prepare.py verify data/hmdb51/split1/test.csv
   python scripts/prepare.py verify data/hmdb51 --reader torchcodec_cuda --workers 4
 
-The manifests are what dataset=hmdb51, finegym and mpii_cooking2 read. The videos stay as they are; --cut writes each
-clip as a small file of its own. When a file is missing or a count is not the dataset's, nothing is written and the
-exit code is 2, unless --allow-missing. The same command again continues where it was left off.
+dataset=hmdb51, finegym and mpii_cooking2 read these manifests. The videos stay as they are; --cut writes each clip as
+a small file of its own. When a file is missing or a count is not the dataset's, nothing is written and the exit code is
+2, unless --allow-missing is given. The same command again continues where it was interrupted.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Print what was found and what was written.
+    """Prepare a dataset; print what was found and what was written.
 
     Raises:
         UserError: the videos or annotations cannot be used, or a check failed and --allow-missing was not given.
@@ -51,7 +51,7 @@ def prepare(options: argparse.Namespace) -> None:
             f"--short-side {options.short_side}: must be even and at least 16, or 0 for the size of the source"
         )
     out: Path = options.out or Path("data") / options.dataset
-    outcome = prepare(
+    done = prepare(
         _plan(options, out),
         out,
         how=options.how or "in place",
@@ -63,16 +63,16 @@ def prepare(options: argparse.Namespace) -> None:
         workers=options.workers,
         timeout=options.timeout,
     )
-    print(outcome.text)
-    if outcome.failed and not options.allow_missing:
-        said = shortlist([check.name for check in outcome.failed])
+    print(done.text)
+    if done.failed and not options.allow_missing:
+        failed = shortlist([check.name for check in done.failed])
         raise DataError(
-            f"{len(outcome.failed)} check(s) failed and no manifest was written:\n{said}\nPut it right, or add "
-            "--allow-missing to go on with what is there; the counts are kept in every result."
+            f"{len(done.failed)} check(s) failed and no manifest was written:\n{failed}\nPut it right, or add "
+            "--allow-missing to continue with what is there; the counts are kept in every result."
         )
     if options.dry_run:
         print("a dry run: nothing was written")
-    for path in outcome.written:
+    for path in done.written:
         print(f"wrote {path}")
 
 
@@ -80,13 +80,13 @@ def verify(options: argparse.Namespace) -> None:
     """Check the files behind manifests.
 
     Raises:
-        DataError: something of a manifest does not hold.
+        DataError: a manifest does not fit its files.
     """
     from vmp.prepare.verify import verify
 
     faulty, untried = [], []
     for path in options.manifests:
-        for manifest in _manifests(path):
+        for manifest in _manifests_under(path):
             verified = verify(
                 manifest,
                 root=options.root,
@@ -101,8 +101,8 @@ def verify(options: argparse.Namespace) -> None:
             for name, clips in verified.exact.items():
                 print(f"  {name} is exact for {clips:,} of {verified.counts['ok']:,} usable clips")
             if verified.untried:
-                said = [f"{path}: {why}" for path, why in verified.untried.items()]
-                print(f"  {len(said)} files could not be tried on the GPU:\n{shortlist(said)}")
+                lines = [f"{path}: {why}" for path, why in verified.untried.items()]
+                print(f"  {len(lines)} files could not be tried on the GPU:\n{shortlist(lines)}")
                 untried.append(str(manifest))
             if not verified.ok:
                 faulty.append(str(manifest))
@@ -110,7 +110,7 @@ def verify(options: argparse.Namespace) -> None:
     if faulty:
         raise DataError(
             f"{len(faulty)} manifest(s) did not fit their files:\n{shortlist(faulty)}\nRows that cannot be used are "
-            "marked in them now and listed in quarantine.csv beside them. Put the files right and prepare again."
+            "now marked in them and listed in quarantine.csv beside them. Put the files right and prepare again."
         )
     if untried:
         raise DataError(
@@ -119,7 +119,7 @@ def verify(options: argparse.Namespace) -> None:
         )
 
 
-def _manifests(path: Path) -> list[Path]:
+def _manifests_under(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     return [file for name in ("train", "val", "test") for file in sorted(path.rglob(f"{name}.csv"))]
@@ -151,7 +151,7 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
 
 
 def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
-    """A folder as it is; archives, or a folder of archives without videos, unpacked."""
+    """A folder as it is; an archive, or a folder of archives without videos, unpacked."""
     from vmp.prepare.unpack import is_archive, unpack
     from vmp.prepare.videos import find_videos
 
@@ -172,19 +172,28 @@ def _parser() -> argparse.ArgumentParser:
     add = common.add_argument
     add("--videos", type=Path, required=True, help="folder with the videos, in any depth")
     add("--out", type=Path, help="folder for the manifests (default: data/DATASET)")
-    add("--allow-missing", action="store_true", help="write manifests although a check failed")
-    add("--short-side", type=int, default=320, help="of clips that are cut; 0: as it is (default: 320)")
-    add("--dry-run", action="store_true", help="say what would be done; write nothing")
+    add("--allow-missing", action="store_true", help="write manifests even if a check failed")
+    add(
+        "--short-side",
+        type=int,
+        default=320,
+        help="short side of clips that are cut; 0: of the source (default: 320)",
+    )
+    add("--dry-run", action="store_true", help="print what would be done; write nothing")
     add("--histogram", action="store_true", help="print the clips of every class")
-    workers = "processes (default: one for each CPU that may be used)"
+    workers = "processes (default: one per CPU that may be used)"
     timeout = f"seconds without progress before a process counts as hung; 0: never (default: {TIMEOUT:.0f})"
     add("--workers", type=int, help=workers)
     add("--timeout", type=float, default=TIMEOUT, help=timeout)
 
     hmdb51 = datasets.add_parser("hmdb51", parents=[common], help="HMDB-51: 51 classes, three splits")
-    hmdb51.add_argument("--splits", type=Path, help="folder of the 153 split files (default: looked for)")
-    remux = "copy clips under OUT/clips without loss, so that every reader is exact; those it cannot do are linked"
-    _how(hmdb51).add_argument("--remux", dest="how", action="store_const", const="remux", help=remux)
+    hmdb51.add_argument(
+        "--splits", type=Path, help="folder of the 153 split files (default: under or beside VIDEOS)"
+    )
+    remux = "copy clips to OUT/clips without loss, so that every reader is exact; link those where that is impossible"
+    _add_where_clips_are(hmdb51).add_argument(
+        "--remux", dest="how", action="store_const", const="remux", help=remux
+    )
     finegym = datasets.add_parser("finegym", parents=[common], help="FineGym, Gym99 v1.1")
     finegym.add_argument("--annotations", type=Path, help="folder of lists and JSON (default: VIDEOS)")
     finegym.add_argument("--times", type=Path, help="CSV id,start,end in seconds, instead of the JSON")
@@ -194,41 +203,45 @@ def _parser() -> argparse.ArgumentParser:
         default="file",
         help="what seconds count from: the file's own clock, as players show it (default), or its first frame",
     )
-    _how(finegym)
+    _add_where_clips_are(finegym)
     mpii = datasets.add_parser("mpii_cooking2", parents=[common], help="MPII Cooking 2, 67 verbs")
     mpii.add_argument("--mat", type=Path, required=True, help="attributesAnnotations_MPII-Cooking-2.mat")
     mpii.add_argument("--splits", type=Path, required=True, help="the folder experimentalSetup")
     mpii.add_argument(
-        "--frame-base", type=int, choices=(0, 1), default=1, help="0: as the authors' script, one frame late"
+        "--frame-base",
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="0: one frame late, as the authors' script reads it",
     )
-    mpii.add_argument("--train-on-val", action="store_true", help="the validation subject trains too")
+    mpii.add_argument("--train-on-val", action="store_true", help="train on the validation subject, too")
 
-    _how(mpii)
+    _add_where_clips_are(mpii)
 
     check = datasets.add_parser("verify", help="check the files behind manifests")
     check.add_argument("manifests", type=Path, nargs="+", help="manifests, or folders that hold some")
     check.add_argument(
-        "--root", type=Path, help="folder of the videos (default: as recorded beside the manifest)"
+        "--root", type=Path, help="folder of the videos (default: the one recorded beside the manifest)"
     )
     check.add_argument(
         "--reader",
         action="append",
         choices=OPTIONAL,
-        help="measure this reader too and list it where it is exact; torchcodec_cuda decodes on a GPU",
+        help="measure this reader too, and list it where it is exact; torchcodec_cuda decodes on a GPU",
     )
     check.add_argument("--workers", type=int, help=workers)
     check.add_argument("--timeout", type=float, default=TIMEOUT, help=timeout)
     return parser
 
 
-def _how(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-def]
-    """Where the clips are, one of these."""
+def _add_where_clips_are(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-def]
+    """Add the options that exclude each other."""
     group = parser.add_mutually_exclusive_group()
     for name, const, text in (
         (
             "--in-place",
             "in place",
-            "use the videos where they are, long ones too (default: refuses long ones)",
+            "use the videos where they are, long ones too (default: long ones are refused)",
         ),
         ("--cut", "cut", "write every clip as a small file under OUT/clips"),
     ):
