@@ -1,4 +1,4 @@
-"""Jobs in real processes that hang, work for long, or are as many as the CPUs that may be used."""
+"""Jobs in real processes that hang or take long, and how many processes there are."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from vmp.prepare.children import Lost, in_children, step
 
 
 def spin(seconds: float) -> None:
-    """Use so much CPU time, however busy the machine is."""
+    """Use this much CPU time, however busy the machine is."""
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
@@ -34,8 +34,8 @@ def work(job: str):
 
 
 @pytest.mark.slow
-def test_what_makes_progress_is_no_hang():
-    """A limit of 0.6 s: on sleep, and on CPU time without a step; not on jobs of twice that."""
+def test_jobs_that_make_progress_do_not_count_as_hung():
+    """A limit of 0.6 s holds for sleep and for CPU time without a step, but not for a job of twice that in steps."""
     hang, go_on = {"sleeps", "spins"}, {"long, in steps", "a long step that was announced"}
     found = dict(in_children(work, sorted(hang | go_on), timeout=0.6, workers=2))
     assert {job for job, item in found.items() if isinstance(item, Lost)} == hang

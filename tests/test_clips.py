@@ -153,7 +153,7 @@ def test_to_clip():
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_same_clips_meet_in_a_step_however_many_processes_share_it(world):
+def test_a_step_has_the_same_clips_however_many_processes_share_it(world):
     def step(i: int) -> set[int]:
         return {
             clip
@@ -187,7 +187,7 @@ SHAPE = ClipShape(frames=9, stride=2, crop=288, jitter=(288, 288), flip=0.0, tes
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Four clips: a whole file, a span, a short span, and one that is no video although the manifest says so."""
+    """Four clips: a whole file, a span, a short span, and a file that the manifest calls a video and is none."""
     home = tmp_path_factory.mktemp("clips")
     write_video(home / "a.mp4", (videos.numbered_frame(i, 288, 288) for i in range(60)))
     (home / "bad.mp4").write_bytes(b"not a video")

@@ -17,7 +17,7 @@ from vmp.explain import explain
 @pytest.mark.parametrize(
     "override", ["+_target_=os.system", "+vmp._target_=os.system", "vmp._target_=os.system"]
 )
-def test_targets_are_no_keys(override):
+def test_target_is_no_config_key(override):
     with pytest.raises((ConfigError, HydraException, OmegaConfBaseException)) as caught:
         composed(override)
     assert "_target_" in str(caught.value)
@@ -88,7 +88,7 @@ def leaves(values: dict, prefix: str = "") -> dict[str, object]:
 
 
 def asked(text: str):
-    """What a value on the command line means, by Hydra's grammar."""
+    """The value of text on the command line, by Hydra's grammar."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     value = OverridesParser.create().parse_override(f"x={text}").value()
@@ -102,7 +102,7 @@ def in_config(config, key: str):
 
 
 def same(value, given) -> bool:
-    """Whether a checked value is what was asked for, not something that it was bent into."""
+    """Whether a checked value is the one that was typed, and not one that it was converted to."""
     if isinstance(given, str) and isinstance(value, bool | int | float) and not isinstance(value, str):
         return not isinstance(value, bool) and float(given) == value
     if isinstance(value, tuple):

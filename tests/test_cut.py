@@ -180,7 +180,7 @@ def test_full_range_and_other_formats_keep_their_colours(tmp_path):
 
 @pytest.mark.slow
 def test_names_of_all_kinds(sources, tmp_path, monkeypatch):
-    """Paths relative to where one stands, names that are options, patterns, addresses or as long as names may be."""
+    """Relative paths, and names that look like options, patterns or addresses, or are as long as names may be."""
     monkeypatch.chdir(tmp_path)
     names = (
         "-dash %03d.mp4",
@@ -214,7 +214,7 @@ def test_past_the_end_is_partial(sources, tmp_path):
 
 
 def test_a_source_that_breaks_midway(sources, tmp_path):
-    """Clips before the break are whole, those across and after it are not; nothing stands for the rest."""
+    """Clips before the break are whole; those across and after it are not, and no other frames take their place."""
     source = videos.truncated(sources / "mpeg4.avi", tmp_path / "short.avi")
     there = measure(source).frames
     assert 10 < there < FRAMES - 10
@@ -240,7 +240,7 @@ def test_a_damaged_frame_ends_a_source(sources, tmp_path):
 
 
 @pytest.mark.slow
-def test_sources_that_are_none(sources, tmp_path):
+def test_sources_that_are_no_videos(sources, tmp_path):
     (tmp_path / "text.mp4").write_text("this is not a video\n" * 50)
     os.mkfifo(tmp_path / "pipe.mp4")
     videos.audio_only(tmp_path / "audio.mp4")
@@ -269,7 +269,7 @@ def test_sources_that_are_none(sources, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_disk_that_cutting_will_take_is_known_before(sources, tmp_path):
+def test_the_estimate_of_disk_space(sources, tmp_path):
     """Within a factor of three, for pictures that code well and for noise, which takes a hundred times as much."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 120, 160, 3), dtype=np.uint8)
     write_video(tmp_path / "noise.mp4", noise)
@@ -285,7 +285,7 @@ def test_the_disk_that_cutting_will_take_is_known_before(sources, tmp_path):
         assert (estimated.clips, estimated.sources, estimated.frames) == (3, 1, 60)
 
 
-def test_arguments_are_checked_before_anything_is_done(sources, tmp_path):
+def test_arguments_are_checked_first(sources, tmp_path):
     good = {"source": sources / "plain.mp4", "start": 0, "end": 5, "target": tmp_path / "new" / "a.mp4"}
     for wrong in ({"start": -1}, {"end": 0}, {"target": tmp_path / "a.avi"}, {"source": good["target"]}):
         with pytest.raises(ValueError, match=r"must|target"):
@@ -362,7 +362,7 @@ def stamps(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_finished_clips_are_kept_and_changed_ones_are_made_again(sources, tmp_path):
+def test_finished_clips_stay_and_changed_ones_are_made_again(sources, tmp_path):
     source, out = tmp_path / "s.mp4", tmp_path / "cut"
     source.write_bytes((sources / "plain.mp4").read_bytes())
     spans = [(0, 10), (5, 20)]
@@ -448,7 +448,7 @@ def wait_for(condition, seconds=20.0, says=lambda: ""):
 
 @pytest.mark.slow
 def test_killed_and_started_again(sources, tmp_path):
-    """After SIGKILL no child lives on, no name has half a file, finished clips stay, and the rest follow."""
+    """After SIGKILL no child and no unfinished file stays, finished clips do, and the next run makes the rest."""
     out = tmp_path / "cut"
     process = start(tmp_path, sources / "plain.mp4", out, 18)
     assert [process.stdout.readline() for _ in range(2)] == ["0.mp4 ok\n", "1.mp4 ok\n"]
@@ -469,7 +469,7 @@ def test_killed_and_started_again(sources, tmp_path):
 
 
 @pytest.mark.slow
-def test_interrupted_by_the_keyboard(sources, tmp_path):
+def test_interrupted_by_ctrl_c(sources, tmp_path):
     """SIGINT to the whole group, as a terminal sends it."""
     out = tmp_path / "cut"
     # so many clips that it cannot be done when it is told to stop
@@ -488,7 +488,7 @@ def test_interrupted_by_the_keyboard(sources, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_in_one_folder(sources, tmp_path):
-    """The second waits for the first, and makes only what is not there yet."""
+    """The second waits for the first, and makes only the clips that are missing."""
     out = tmp_path / "cut"
     first = start(tmp_path, sources / "plain.mp4", out, 16)
     wait_for(lambda: leftovers(out))
@@ -503,7 +503,7 @@ def test_two_processes_in_one_folder(sources, tmp_path):
 
 
 @pytest.mark.slow
-def test_children_that_die_or_hang_cost_their_source_only(sources, tmp_path, monkeypatch):
+def test_children_that_die_or_hang_lose_only_their_source(sources, tmp_path, monkeypatch):
     """Sources are told apart by name in the child: one kills it after a clip, one makes it sleep."""
     for name in ("dies.mp4", "hangs.mp4", "fine.mp4"):
         (tmp_path / name).write_bytes((sources / "plain.mp4").read_bytes())
@@ -536,7 +536,7 @@ def test_children_that_die_or_hang_cost_their_source_only(sources, tmp_path, mon
     assert set(again.values()) == {"ok"}  # failures of that kind are not remembered
 
 
-def test_the_check_after_writing_sees_a_shift(sources, tmp_path):
+def test_the_check_after_writing_notices_a_shift(sources, tmp_path):
     """Clips whose frames come one late, or of which one is repeated, against the frames that should be there."""
     wanted = Thumbs()
     for i in range(40):
@@ -548,13 +548,13 @@ def test_the_check_after_writing_sees_a_shift(sources, tmp_path):
         "other": range(80, 120),
         "short": range(39),
     }
-    said = {}
+    message = {}
     for name, order in orders.items():
         write_video(tmp_path / f"{name}.mp4", (videos.numbered_frame(i) for i in order))
-        said[name] = describe_difference(wanted, count(tmp_path / f"{name}.mp4").thumbs)
-    assert said.pop("right") == ""
-    assert all(said.values()), said
-    assert "39 frames, not 40" in said["short"]
+        message[name] = describe_difference(wanted, count(tmp_path / f"{name}.mp4").thumbs)
+    assert message.pop("right") == ""
+    assert all(message.values()), message
+    assert "39 frames, not 40" in message["short"]
 
 
 # --- measuring long videos -----------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_counting_gives_every_frame(folder, name, indices):
 
 @pytest.mark.parametrize("name", [*WHOLE, "cut.mp4", "clockwise.mp4"])
 def test_a_reader_measured_exact_gives_every_frame(folder, name):
-    """The measurement's verdict holds for patterns that it did not try; and it is not vacuous (next test)."""
+    """The measurement's verdict holds for patterns that it did not try; the next test shows that it can be negative."""
     found = measure(folder / name)
     assert found.status == "ok"
     assert found.readers[-1] == "pyav"
@@ -135,7 +135,7 @@ def test_every_reader_turns_and_mirrors(folder, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_all_kinds_are_files(folder, name, monkeypatch):
-    """Also relative to the current folder, where nothing but the name says what to open."""
+    """Also relative to the current folder, where there is only the name."""
     monkeypatch.chdir(folder)
     for path in (folder / name, name):
         assert measuring.measure(path, readers=()).status == "ok"
@@ -183,7 +183,7 @@ def bad_files(home, good):
     return sorted(p for p in home.iterdir())
 
 
-def test_bad_files_are_told_by_every_reader(folder, tmp_path):
+def test_every_reader_refuses_bad_files(folder, tmp_path):
     for path in [*bad_files(tmp_path, folder / "plain.mp4"), tmp_path / "absent.mp4"]:
         for reader in INSTALLED:
             with pytest.raises(VideoReadError) as caught:
@@ -203,8 +203,8 @@ OTHERS = {
 }
 
 
-def test_pictures_and_other_files_under_a_video_s_name_are_told(tmp_path):
-    """A decoder makes a video of one frame of any picture, at 25 or 90,000 frames a second."""
+def test_pictures_and_other_files_under_a_video_s_name_are_refused(tmp_path):
+    """A decoder makes a video of one frame of any picture, at 25 or 90,000 frames per second."""
     picture = Image.fromarray(videos.numbered_frame(3))
     for kind in PICTURES:
         picture.save(tmp_path / f"{kind}.mp4", format=kind)
@@ -218,7 +218,7 @@ def test_pictures_and_other_files_under_a_video_s_name_are_told(tmp_path):
         assert what in measure(tmp_path / f"{number}.mp4").reason
 
 
-def test_a_codec_without_a_decoder_is_told(folder, tmp_path):
+def test_a_codec_without_a_decoder_is_named(folder, tmp_path):
     file = tmp_path / "unknown.mp4"
     file.write_bytes((folder / "plain.mp4").read_bytes().replace(b"avc1", b"zzz1"))
     assert measure(file).reason == "the installed FFmpeg cannot decode its codec"
@@ -252,14 +252,14 @@ for _ in torch.utils.data.DataLoader(data, **loader_processes(data, 2, timeout=6
 
 @pytest.mark.slow
 def test_loader_processes_work_after_opencv_has_used_threads(folder):
-    """OpenCV's threads are gone in a forked process: there it hung or crashed."""
+    """A forked process has none of OpenCV's threads: using them hung or crashed it."""
     run = [sys.executable, "-c", FORKS, folder / "plain.mp4"]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("reader", INSTALLED)
-def test_a_frame_beyond_the_end_is_told(folder, reader):
+def test_a_frame_beyond_the_end_is_an_error(folder, reader):
     with pytest.raises(VideoReadError, match=r"frame \d+ asked for|Error"):
         read_frames(folder / "plain.mp4", [58, 59, 60], reader=reader)
 
@@ -317,16 +317,16 @@ def test_a_reader_that_needs_a_gpu_says_so_without_one(folder):
 
 def test_a_gpu_that_fails_is_not_an_unreadable_file(folder, monkeypatch):
     def fails(path, wanted):
-        raise RuntimeError(said)
+        raise RuntimeError(message)
         yield
 
     monkeypatch.setitem(READERS, "torchcodec_cuda", fails)
-    said = "CUDA error: out of memory"
+    message = "CUDA error: out of memory"
     with pytest.raises(RunError, match="the GPU's decoder failed"):
         read_frames(folder / "plain.mp4", [0], reader="torchcodec_cuda")
     with pytest.raises(RuntimeError, match="CUDA error"):
         measuring.measure(folder / "plain.mp4", readers=("torchcodec_cuda",))
-    said = "Invalid data found when processing input"
+    message = "Invalid data found when processing input"
     with pytest.raises(VideoReadError, match="Invalid data"):
         read_frames(folder / "plain.mp4", [0], reader="torchcodec_cuda")
     assert measuring.measure(folder / "plain.mp4", readers=("torchcodec_cuda",)).readers == ("pyav",)

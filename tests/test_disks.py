@@ -22,8 +22,8 @@ def test_a_disk_that_fills_up_under_a_run(data, finished, tmp_path, tally):
     for number, limit in enumerate((600, largest // 2, largest - 1)):
         fault.tries()
         out = tmp_path / str(number)
-        said = no_traceback(Broken(overrides_for(data, out, "trainer.epochs=1"), largest=limit).wait())
-        assert "cannot be written" in said or "could not be written" in said
+        message = no_traceback(Broken(overrides_for(data, out, "trainer.epochs=1"), largest=limit).wait())
+        assert "cannot be written" in message or "could not be written" in message
         assert not list(out.rglob("*.tmp*"))
         assert not list((folder(out) / "checkpoints").glob(".writing-*"))
         assert run(data, out, "trainer.epochs=1").returncode == 0
@@ -34,7 +34,7 @@ def test_a_disk_that_fills_up_under_a_run(data, finished, tmp_path, tally):
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_records_on_a_full_disk(data, tmp_path, tally):
-    """metrics.jsonl is what a run is for: it stops. log.txt is for people: it goes on."""
+    """A run stops without metrics.jsonl, which is its result, and continues without log.txt."""
     code = f"""
 import resource
 from pathlib import Path
@@ -68,7 +68,7 @@ metrics.close()
 
 @pytest.fixture
 def protected():
-    """Take the permission to write away from a folder and all in it."""
+    """A function that makes a folder and everything in it read-only."""
     taken: list[Path] = []
 
     def protect(home: Path) -> Path:
@@ -83,8 +83,8 @@ def protected():
 
 
 @pytest.mark.chaos
-def test_what_may_not_be_written_or_read(data, tmp_path, protected, tally):
-    """Root may do everything, so the command gives its privileges up."""
+def test_files_without_permission(data, tmp_path, protected, tally):
+    """The command gives up the privileges of root, who may read and write everything."""
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "locked").mkdir()
     protected(tmp_path / "data"), protected(tmp_path / "locked")
@@ -96,9 +96,9 @@ def test_what_may_not_be_written_or_read(data, tmp_path, protected, tally):
 
     fault = tally("outputs and data without permission")
     fault.tries()
-    said = no_traceback(command("locked"))
+    message = no_traceback(command("locked"))
     locked = tmp_path / "locked"
-    assert f"{folder(locked)} cannot be written ({locked}: permission denied)" in said
+    assert f"{folder(locked)} cannot be written ({locked}: permission denied)" in message
     assert not list((tmp_path / "locked").iterdir())
     fault.survives()
     fault.tries()
@@ -107,16 +107,16 @@ def test_what_may_not_be_written_or_read(data, tmp_path, protected, tally):
     fault.survives()
     fault.tries()
     (tmp_path / "data/train/005.mp4").chmod(0)
-    said = no_traceback(command("free", "tag=forbidden"))
-    assert "train/5: unreadable" in said
-    assert "Permission denied" in said
+    message = no_traceback(command("free", "tag=forbidden"))
+    assert "train/5: unreadable" in message
+    assert "Permission denied" in message
     (tmp_path / "data/train/005.mp4").chmod(0o444)
     assert tree(tmp_path / "data") == before  # nothing was written beside the data
     fault.survives()
 
 
 @pytest.mark.slow
-def test_a_list_over_videos_that_cannot_be_written_to(tmp_path, protected):
+def test_a_list_of_videos_in_a_read_only_folder(tmp_path, protected):
     """Measurements and manifests go to data.root, not beside the videos."""
     (tmp_path / "v").mkdir()
     for i in range(4):

@@ -108,7 +108,7 @@ def test_finegym_pre_cut_clips_are_whole_files(gym, tmp_path):
 
 
 def test_finegym_spans_in_clips_of_events(gym, tmp_path):
-    """The sources are gone, and clips of whole events are there, as mmaction2 cuts them; times count from the event."""
+    """Sources are missing, and there are clips of whole events, as mmaction2 cuts them; times count from the event."""
     element, event = f"{VIDEO}_E_000007_000009_A_0000_0001", f"{VIDEO}_E_000007_000009"
     first = shown(7.0, 9.0, RATE, 300)[0]
     (tmp_path / "events").mkdir()
@@ -147,7 +147,7 @@ def test_finegym_overlaps_of_training_and_test_are_counted(gym, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("shortid_E_000001_000006_A_0000_0002 0\n", r":1: .* is not `video_E_ssssss"),
         (f"{VIDEO}_E_000001_000006_A_0000_0002 99\n", r":1: label 99 is outside 0..98"),
@@ -156,14 +156,14 @@ def test_finegym_overlaps_of_training_and_test_are_counted(gym, tmp_path):
         ("\n", "empty"),
     ],
 )
-def test_finegym_lines_that_cannot_be_used(tmp_path, text, said):
+def test_finegym_lines_that_cannot_be_used(tmp_path, text, message):
     (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(ManifestError, match=said):
+    with pytest.raises(ManifestError, match=message):
         read_elements(tmp_path / "list.txt", 99)
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ({"timestamps": [[1.0, 2.0]], "segments": {"A_0000_0002": {}}}, "cannot be used (KeyError"),
         (
@@ -175,13 +175,13 @@ def test_finegym_lines_that_cannot_be_used(tmp_path, text, said):
         ([], "cannot be used (TypeError"),
     ],
 )
-def test_finegym_damaged_entries_are_told_one_by_one(gym, tmp_path, entry, said):
+def test_finegym_damaged_entries_are_reported_one_by_one(gym, tmp_path, entry, message):
     lists = tmp_path / "annotations"
     shutil.copytree(gym / "annotations", lists)
     changed = {**JSON, VIDEO: {**JSON[VIDEO], "E_000001_000006": entry}}
     (lists / "finegym_annotation_info_v1.1.json").write_text(json.dumps(changed))
     problem = plan_finegym(gym / "videos", lists).splits["train"][0].problem
-    assert said in problem
+    assert message in problem
     (lists / "finegym_annotation_info_v1.1.json").write_text("{")
     with pytest.raises(ManifestError, match="not JSON"):
         plan_finegym(gym / "videos", lists)

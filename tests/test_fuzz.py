@@ -1,4 +1,4 @@
-"""Hundreds of damaged videos and thousands of damaged annotation files: told, or read as they are; never a crash.
+"""Hundreds of damaged videos and thousands of damaged annotation files: refused, or read as what they say; no crash.
 
 Every trial has its own seed, in the message of what fails: np.random.default_rng([SEED, number, ...]).
 """
@@ -46,7 +46,7 @@ def test_the_sources_are_whole(sources):
 
 
 def try_videos(sources, home: Path, seeds) -> tuple[Counter, list[str], list[str]]:
-    """Verdicts; what is wrong with them; files called whole that do not show what their source does."""
+    """Counts of verdicts; wrong ones; files judged whole whose pictures are not those of their source."""
     names = list(sources)
     made: dict[Path, tuple[Path, str]] = {}
     for seed in seeds:
@@ -166,7 +166,7 @@ def read_manifest_file(path: Path):
 
 
 def make_lists(path: Path, other: str):
-    """From two lists to two manifests. The videos are not there: all measure as 100 frames at 25 a second."""
+    """From two lists to two manifests. The videos are not there: all measure as 100 frames at 25 per second."""
     train, val = (
         (path, path.with_name("other")) if path.name.startswith("train") else (path.with_name("other"), path)
     )

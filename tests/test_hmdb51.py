@@ -69,13 +69,13 @@ def test_hmdb51_in_common_layouts(hmdb, tmp_path, videos_in, splits_in):
 
 @pytest.mark.slow
 def test_hmdb51_remuxed_or_linked(hmdb, tmp_path):
-    """One root for all; a clip says whether it is the original, and the table how many are."""
+    """All clips have one root; each says whether it is the original, and the report how many are."""
     shutil.copytree(hmdb / "videos", tmp_path / "videos")
     packed = tmp_path / "videos/climb" / f"{NAMES['climb'][0]}.avi"
     videos.packed_avi(packed)
     plan = plan_hmdb51(tmp_path / "videos", hmdb / "testTrainMulti_7030_splits")
-    said = run(plan, tmp_path / "out", how="remux", dry_run=True).text
-    assert "remuxing would read 8 videos" in said
+    message = run(plan, tmp_path / "out", how="remux", dry_run=True).text
+    assert "remuxing would read 8 videos" in message
     outcome = run(plan, tmp_path / "out", how="remux", allow_missing=True)
     assert "1 of 8 clips remuxed\n  7 kept as they are: every reader is exact for it" in outcome.text
     manifest = read(tmp_path / "out", "split1/train")
@@ -124,20 +124,20 @@ def test_hmdb51_from_lists_of_mmaction2(hmdb, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a.avi 3\n", "climb_test_split1.txt:1: 'a.avi 3' is not `file 0`"),
         ("a.avi\n", "climb_test_split1.txt:1: 'a.avi'"),
         ("a.avi 1 \n\na.avi 2 \n", "a.avi was train of climb before, in split 1"),
     ],
 )
-def test_hmdb51_lines_that_cannot_be_used(tmp_path, text, said):
+def test_hmdb51_lines_that_cannot_be_used(tmp_path, text, message):
     (tmp_path / "climb_test_split1.txt").write_text(text)
-    with pytest.raises(ManifestError, match=said):
+    with pytest.raises(ManifestError, match=message):
         plan_hmdb51(tmp_path, tmp_path)
 
 
-def test_hmdb51_folders_that_are_not_it(tmp_path):
+def test_hmdb51_folders_without_its_files(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no split files; unpack test_train_splits.rar"):
         plan_hmdb51(tmp_path, tmp_path)
     with pytest.raises(ConfigError, match="no split files in testTrainMulti_7030_splits, splits"):

@@ -72,7 +72,7 @@ SPANS = [(0.0, 2.4), (1.0, 3.4), (1.0, 3.45), (0.0, 30.0), (2.36, 2.4), (2.4, 2.
 
 
 def test_spans_are_judged_as_prepare_judges_them(home, tmp_path):
-    """60 frames at 25 a second: a span may reach to 3.4 s."""
+    """60 frames at 25 per second: a span may reach to 3.4 s."""
     lines = "".join(f"b.mp4,{i % 2},{start},{end}\n" for i, (start, end) in enumerate(SPANS))
     train, _ = make(home, tmp_path, f"path,label,start,end\n{lines}", "ünï 文字.mp4 0\n")
     items = tuple(
@@ -107,15 +107,17 @@ def test_clips_that_cannot_be_used_and_short_ones_are_counted_and_named(home, tm
     hint = "0 to 30 s of a video whose frames are shown from 0.00 to 2.40 s; if 0 to 30 are frames and not seconds, "
     hint += "name the columns start_frame"
     assert train.clips[0].tags["problem"].startswith(hint)
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     table = {
-        line.split()[0]: line.split()[1:] for line in said.splitlines() if line.startswith(("train", "val"))
+        line.split()[0]: line.split()[1:]
+        for line in message.splitlines()
+        if line.startswith(("train", "val"))
     }
     # expected, found, missing, unreadable, partial, short
     assert table == {"train": ["4", "3", "1", "0", "1", "1"], "val": ["1", "1", "0", "0", "0", "0"]}
-    assert f"train.csv:2: b.mp4: partial, {hint}" in said
-    assert "train.csv:5: absent.mp4: missing, not found" in said
-    assert "train.csv:4: b.mp4: 1 frame(s)" in said
+    assert f"train.csv:2: b.mp4: partial, {hint}" in message
+    assert "train.csv:5: absent.mp4: missing, not found" in message
+    assert "train.csv:4: b.mp4: 1 frame(s)" in message
 
 
 def test_a_list_split_at_the_last_blank(home, tmp_path):
@@ -140,7 +142,7 @@ def test_labels_are_names_of_classes_or_their_numbers(home, tmp_path, classes, t
 
 
 @pytest.mark.parametrize(
-    ("classes", "train", "val", "said"),
+    ("classes", "train", "val", "message"),
     [
         (
             "1 2 3",
@@ -159,8 +161,8 @@ def test_labels_are_names_of_classes_or_their_numbers(home, tmp_path, classes, t
         ("walk run", "0 2", "0", r"train.csv:3: label 2 is outside 0..1 .*, nor a class in"),
     ],
 )
-def test_a_label_that_may_be_a_name_or_a_number_is_refused(home, tmp_path, classes, train, val, said):
-    with pytest.raises(ManifestError, match=said):
+def test_a_label_that_may_be_a_name_or_a_number_is_refused(home, tmp_path, classes, train, val, message):
+    with pytest.raises(ManifestError, match=message):
         with_classes(home, tmp_path, classes, train, val)
 
 
@@ -190,7 +192,7 @@ def test_a_lists_manifest_knows_where_its_videos_are(home, tmp_path):
     assert not list(train.path.parent.glob("*before-verify*"))
 
 
-def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):
+def test_files_are_measured_once(home, tmp_path, monkeypatch):
     make(home, tmp_path, "b.mp4 0\nünï 文字.mp4 1\n", "b.mp4 0\n")
     import vmp.prepare.measure as measuring
 
@@ -201,7 +203,7 @@ def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "said"),
+    ("train", "val", "message"),
     [
         ("b.mp4\n", "b.mp4 0\n", "train.csv:1: 'b.mp4' is not `path label`"),
         ("b.mp4 0\nc.mp4 x1\n", "b.mp4 0\n", "train.csv:2"),
@@ -227,12 +229,12 @@ def test_measuring_is_not_done_twice(home, tmp_path, monkeypatch):
         ("", "b.mp4 1\n", "no clips"),
     ],
 )
-def test_faults_are_told_with_their_line(home, tmp_path, train, val, said):
-    with pytest.raises(ManifestError, match=said):
+def test_faults_are_reported_with_their_line(home, tmp_path, train, val, message):
+    with pytest.raises(ManifestError, match=message):
         make(home, tmp_path, train, val)
 
 
-def test_folders_and_files_that_are_not_there(tmp_path):
+def test_missing_folders_and_files(tmp_path):
     with pytest.raises(ConfigError, match=r"dataset.root = .*no such folder"):
         make_list(tmp_path / "out", videos=tmp_path / "none", lists={})
     with pytest.raises(ConfigError, match=r"dataset.val = .*no such file"):
@@ -282,7 +284,7 @@ def test_any_bytes_give_rows_or_a_message(tmp_path_factory, data, header):
 
 
 @pytest.mark.slow
-def test_the_order_of_classes_is_not_that_of_lines_or_of_a_locale(tmp_path):
+def test_the_order_of_classes_depends_on_neither_lines_nor_locale(tmp_path):
     names = ["ä", "a", "Z", "z", "B b", "10", "9a", "é", "_"]
     (tmp_path / "v").mkdir()
     orders = []

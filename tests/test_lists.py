@@ -1,4 +1,4 @@
-"""Lists as people have them: forms, separators and headers of public tools, and which files they mean."""
+"""Lists of videos: formats, separators and headers of public tools, and which files they mean."""
 
 import json
 import os
@@ -41,7 +41,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms(tmp_path, form):
+def test_formats(tmp_path, form):
     (tmp_path / "list.csv").write_text(FORMS[form], encoding="utf-8")
     rows = read_list(tmp_path / "list.csv")
     assert [(row.path, row.label) for row in rows] == ROWS
@@ -85,7 +85,7 @@ def test_a_file_of_all_splits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("clip|klass\na.mp4|0\n", r"list.csv:1: 'clip\|klass' is not `path label`.*'\|' is no separator"),
         (
@@ -106,13 +106,13 @@ def test_a_file_of_all_splits(tmp_path):
         ("x.mp4,a.mp4;y\n", r"lines may be split at comma or semicolon; put the paths and labels in quotes"),
     ],
 )
-def test_what_is_not_clear_is_told_with_what_was_found(tmp_path, text, said):
+def test_ambiguous_lists_are_refused_with_what_was_found(tmp_path, text, message):
     (tmp_path / "list.csv").write_text(text)
-    with pytest.raises(ManifestError, match=said):
+    with pytest.raises(ManifestError, match=message):
         read_list(tmp_path / "list.csv")
 
 
-def test_uses_of_hmdb51_are_no_labels(tmp_path):
+def test_split_files_of_hmdb51_are_refused_as_lists(tmp_path):
     (tmp_path / "climb_test_split1.txt").write_text("a.avi 1 \nb.avi 2 \n")
     with pytest.raises(ManifestError, match=r"prepare.py hmdb51"):
         read_list(tmp_path / "climb_test_split1.txt")
@@ -200,7 +200,7 @@ def test_the_official_csv_of_kinetics(root, id, meant):
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         ("{root}/../../outside.mp4", "climbs out"),
         ("{root}x/v0.mp4", "is not in the dataset root"),
@@ -213,12 +213,12 @@ def test_the_official_csv_of_kinetics(root, id, meant):
         ("twice/x", r"may be any of 2 files: twice/x.mkv, twice/x.mp4"),
     ],
 )
-def test_paths_that_are_refused(root, written, said):
-    with pytest.raises(ValueError, match=said):
+def test_paths_that_are_refused(root, written, message):
+    with pytest.raises(ValueError, match=message):
         located(root, f"{written.format(root=root)} 0")
 
 
-def test_lists_of_several_forms_make_one_dataset(tmp_path):
+def test_lists_of_several_formats_make_one_dataset(tmp_path):
     """End to end on real files: a list of frames, and the CSV of Kinetics with videos as yt-dlp names them."""
     home = tmp_path / "v"
     home.mkdir()

@@ -64,7 +64,7 @@ def test_length_counts_the_span():
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("a,../x.mp4,0,,,9,25,64,64,ok,", "'\\.\\.'"),
         ("a,x/../../y.mp4,0,,,9,25,64,64,ok,", "'\\.\\.'"),
@@ -87,9 +87,9 @@ def test_length_counts_the_span():
         ('a,"x\ty.mp4",0,,,9,25,64,64,ok,', "control character"),
     ],
 )
-def test_faults_are_told_with_their_line(tmp_path, row, said):
+def test_faults_are_reported_with_their_line(tmp_path, row, message):
     path = write(tmp_path, "ok,x.mp4,0,,,9,25,64,64,ok,", row)
-    with pytest.raises(ManifestError, match=f"train.csv:3: .*{said}"):
+    with pytest.raises(ManifestError, match=f"train.csv:3: .*{message}"):
         read_manifest(path)
 
 
@@ -129,11 +129,11 @@ def test_other_faults(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("", "0 class"), ("a\n", "1 class"), ("a\n\nb\n", ":2: blank"), ("a\na\n", "twice")]
+    ("text", "message"), [("", "0 class"), ("a\n", "1 class"), ("a\n\nb\n", ":2: blank"), ("a\na\n", "twice")]
 )
-def test_classes(tmp_path, text, said):
+def test_classes(tmp_path, text, message):
     (tmp_path / "classes.txt").write_text(text)
-    with pytest.raises(ManifestError, match=said):
+    with pytest.raises(ManifestError, match=message):
         read_classes(tmp_path / "classes.txt")
 
 

@@ -139,7 +139,7 @@ def make_media(home: Path) -> dict[str, tuple[Path, str, int, tuple[int, int]]]:
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory):
-    """kind -> (file, expected status, frames, size), and what measuring in child processes says of all."""
+    """kind -> (file, expected status, frames, size, what measuring in a child process found)."""
     files = make_media(tmp_path_factory.mktemp("media"))
     found = dict(measure_all([entry[0] for entry in files.values()], workers=2, timeout=60))
     return {kind: (*entry, found[entry[0]]) for kind, entry in files.items()}
@@ -196,8 +196,8 @@ NAMES = (
 
 
 @pytest.mark.slow
-def test_a_run_over_everything_that_is_bad(media, tmp_path):
-    """Good videos under strange names among all bad ones: refused, or every bad one counted and not one good one."""
+def test_a_run_over_all_kinds_of_bad_files(media, tmp_path):
+    """Good videos under strange names among bad ones: the run is refused, or counts every bad one and no good one."""
     home = next(iter(media.values()))[0].parent
     videos_home = tmp_path / "v"
     videos_home.mkdir()
@@ -220,8 +220,8 @@ def test_a_run_over_everything_that_is_bad(media, tmp_path):
         write_video(videos_home / f"val{i}.mp4", (picture(k) for k in range(12)))
     (videos_home / "val.csv").write_text("path,label\nval0.mp4,0\nval1.mp4,1\n")
     overrides = list_overrides(videos_home, tmp_path)
-    said = no_traceback(Running(overrides).wait())
-    assert f"{len(bad)} of {len(bad) + len(NAMES)} clips cannot be used" in said
+    message = no_traceback(Running(overrides).wait())
+    assert f"{len(bad)} of {len(bad) + len(NAMES)} clips cannot be used" in message
     done = Running([*overrides, "data.max_bad_fraction=0.9"]).wait()
     assert done.returncode == 0, done.stderr[-3000:]
     (result,) = (tmp_path / "out").rglob("result.json")
@@ -234,8 +234,8 @@ def test_a_run_over_everything_that_is_bad(media, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["line\nbreak", "car\rriage", "escape\x1b", "nul\\0", b"not utf-8 \xff"])
-def test_names_that_no_manifest_can_hold(tmp_path, name):
-    """Found under --videos, or said by the annotations: refused in words."""
+def test_names_with_control_characters_are_refused(tmp_path, name):
+    """Whether found under --videos or named by the annotations."""
     part = os.fsdecode(name) if isinstance(name, bytes) else name.replace("\\0", "\0")
     if "\0" not in part:
         (tmp_path / "v" / part).mkdir(parents=True)

@@ -64,7 +64,7 @@ def test_mpii_training_on_the_validation_subject(mpii):
     assert {item.tags["subject"] for item in both["train"]} == {"s07", "s08", "s21"}
 
 
-def test_mpii_files_that_are_not_it(mpii, tmp_path):
+def test_mpii_files_of_another_kind(mpii, tmp_path):
     lists = mpii / "experimentalSetup"
     with pytest.raises(ConfigError, match=r"--mat .*no such file; fetch annos/attributesAnnotations"):
         plan_mpii(mpii / "videos", tmp_path / "none.mat", lists)
@@ -88,7 +88,7 @@ def test_mpii_files_that_are_not_it(mpii, tmp_path):
         plan_mpii(mpii / "videos", matlab_file(tmp_path / "c.mat", rows), lists)
 
 
-def test_mpii_lists_that_are_not_it(tmp_path):
+def test_mpii_lists_of_another_kind(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no sequencesTrainAttr.txt"):
         read_sequences(tmp_path)
     for name in ("TrainAttr", "Val", "Test"):

@@ -69,7 +69,7 @@ def test_videos_are_found_by_stem_in_any_depth(tmp_path):
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
-    """A folder with a good, a damaged and a slow long video."""
+    """A folder with a good and a damaged video."""
     folder = tmp_path_factory.mktemp("three")
     small_video(folder / "good.mp4", 12)
     (folder / "bad.mp4").write_bytes(b"no video")
@@ -103,12 +103,12 @@ def test_bad_clips_keep_their_rows_and_fail_the_checks(three, tmp_path):
     assert test.clips[1].tags["problem"] == "frames 12 to 14 of a video that has 12"
     assert (test.clips[3].start, test.clips[3].end) == (3, 9)
     assert test.clips[4].tags["problem"] == "not in the JSON"
-    said = json.loads((tmp_path / "prepare.json").read_text())
-    assert said["counts"]["train"] == {
+    message = json.loads((tmp_path / "prepare.json").read_text())
+    assert message["counts"]["train"] == {
         **{"expected": 3, "found": 2, "usable": 1, "missing": 1, "unreadable": 1, "partial": 0, "short": 0}
     }
-    assert said["missing_files"] == ["gone.mp4"]
-    assert said["usable_per_class"] == {"train": [1, 0], "test": [0, 1]}
+    assert message["missing_files"] == ["gone.mp4"]
+    assert message["usable_per_class"] == {"train": [1, 0], "test": [0, 1]}
 
 
 def test_a_dry_run_writes_nothing(three, tmp_path):
@@ -134,7 +134,7 @@ def test_links_that_leave_the_folder_are_refused(three, tmp_path):
         run(plan_of(tmp_path / "own", train=[Item(id="g", path="good.mp4", label=0)]), tmp_path)
 
 
-def test_why_nothing_is_found_is_said(three, tmp_path):
+def test_the_report_says_why_nothing_was_found(three, tmp_path):
     plan = plan_of(tmp_path, train=[Item(id="g", path="a/good.mp4", label=0)])
     (tmp_path / "img_00001.jpg").touch()
     assert "holds no file that ends in .avi" in run(plan, tmp_path / "out").text
@@ -145,7 +145,7 @@ def test_why_nothing_is_found_is_said(three, tmp_path):
     assert "links to folders are not followed: a;" in run(plan, tmp_path / "out").text
 
 
-def test_broadcasts_are_cut_or_insisted_on(tmp_path):
+def test_long_videos_are_read_in_place_only_on_request(tmp_path):
     small_video(tmp_path / "v/long.mp4", 40, fps=Fraction(1, 60))  # forty minutes
     plan = plan_of(tmp_path / "v", train=[Item(id="g", path="long.mp4", label=0, end=120, unit="seconds")])
     with pytest.raises(ConfigError, match=r"long.mp4: 40 min[\s\S]*--cut .* or --in-place"):
@@ -170,7 +170,7 @@ def test_where_the_videos_are_is_recorded(three, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         (
             "rawframes/wave/a_wave_0/img_00001.jpg",
@@ -180,12 +180,12 @@ def test_where_the_videos_are_is_recorded(three, tmp_path):
         ("MPII.h5", r"MPII.h5 is HDF5, which is not read. Name the folder of the original videos"),
     ],
 )
-def test_forms_that_are_not_read_are_told(tmp_path, name, said):
+def test_formats_that_are_not_read_are_named(tmp_path, name, message):
     (tmp_path / "videos" / name).parent.mkdir(parents=True)
     (tmp_path / "videos" / name).touch()
     plan = plan_of(tmp_path / "videos", train=[Item(id="g", path="good.mp4", label=0)])
     text = run(plan, tmp_path / "out").text
-    assert re.search(said, text)
+    assert re.search(message, text)
     assert name in text
 
 
@@ -285,18 +285,18 @@ def test_training_on_prepared_datasets(prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("dataset=hmdb51", "dataset.split=2"), "hmdb51-split2 is not there"),
         (("dataset=finegym",), "finegym is not there"),
         (("dataset=mpii_cooking2",), "mpii_cooking2 is not there"),
     ],
 )
-def test_training_without_data_names_the_command(tmp_path, words, said):
+def test_training_without_data_names_the_command(tmp_path, words, message):
     """And the command it names is one that the script takes."""
     done = train(tmp_path / "data", tmp_path, *words).wait()
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert said in done.stderr
+    assert message in done.stderr
     line = next(text for text in done.stderr.splitlines() if "scripts/prepare.py" in text).split()
     asked = [str(tmp_path) if word in ("DIR", "FILE") else word for word in line[2:]]
     tried = command(*asked)

@@ -11,14 +11,14 @@ from runs import Running, overrides_for, start
 
 @pytest.mark.slow
 @pytest.mark.chaos
-def test_a_worker_that_is_killed_names_what_it_was_reading(data, tmp_path, tally):
-    """By SIGKILL, as the kernel does when memory runs out, or a decoder that crashes."""
+def test_a_killed_loader_process_names_the_clip_that_it_was_reading(data, tmp_path, tally):
+    """SIGKILL, as from the kernel when memory runs out, stands for a decoder that crashes, too."""
     fault = tally("loader processes that die or hang")
     fault.tries()
     done = Broken(overrides_for(data, tmp_path, "trainer.workers=1"), dies="005.mp4").wait(90)
-    said = no_traceback(done)
-    assert "a data worker died" in said
-    assert f"train/5 ({data}/train/005.mp4)" in said
+    message = no_traceback(done)
+    assert "a data worker died" in message
+    assert f"train/5 ({data}/train/005.mp4)" in message
     fault.survives()
 
 
@@ -28,8 +28,8 @@ def test_a_decoder_that_hangs_is_named(data, tmp_path, tally):
     fault = tally("loader processes that die or hang")
     fault.tries()
     command = overrides_for(data, tmp_path, "trainer.workers=1", "data.timeout=3")
-    said = no_traceback(Running(command, hang="005.mp4").wait(90))
-    assert f"train/5 ({data}/train/005.mp4)" in said
+    message = no_traceback(Running(command, hang="005.mp4").wait(90))
+    assert f"train/5 ({data}/train/005.mp4)" in message
     fault.survives()
 
 
@@ -39,13 +39,13 @@ def test_a_decoder_that_hangs_is_named(data, tmp_path, tally):
     "overrides", [["trainer.batch_size=24", "backbone.crop=448"], ["backbone.width=4000"]]
 )
 def test_out_of_memory(data, tmp_path, overrides, tally):
-    """A process that may not have much more memory: torch's own error, said with what to lower."""
+    """In a process with a limit on its memory: torch's own error, and what to lower."""
     fault = tally("out of memory")
     fault.tries()
     done = Broken(overrides_for(data, tmp_path, *overrides), memory=400_000_000).wait()
-    said = no_traceback(done)
-    assert "out of memory" in said
-    assert "trainer.micro_batch" in said
+    message = no_traceback(done)
+    assert "out of memory" in message
+    assert "trainer.micro_batch" in message
     fault.survives()
 
 

@@ -196,8 +196,8 @@ def files(tmp_path_factory):
     for seconds in (0.5, 1.0, 1.9):
         path = videos.stream_copy(b_frames, home / f"cut{seconds}.mp4", skip_until=seconds)
         with av.open(str(path)) as container:
-            said = [videos.number_of(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
-        found[f"stream copy from {seconds} s"] = (path, said)
+            message = [videos.number_of(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+        found[f"stream copy from {seconds} s"] = (path, message)
     return found
 
 
@@ -215,17 +215,25 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_or_refused(files, name):
     """Against the numbers in the pictures, not against another reader, for patterns that measuring does not try."""
-    path, said = files[name]
+    path, message = files[name]
     found = measure(path)
-    assert (found.status, found.frames) == ("ok", len(said)), found.reason
+    assert (found.status, found.frames) == ("ok", len(message)), found.reason
     assert found.readers[-1] == "pyav"
-    assert said == list(range(said[0], said[0] + len(said)))  # counted order is the order of the pictures
-    patterns = [[0], [len(said) - 1], range(len(said))[1::7] or [0], range(len(said))[-5:], [40, 2, 2]]
-    patterns = [[min(max(i, 0), len(said) - 1) for i in pattern] for pattern in patterns]
+    assert message == list(
+        range(message[0], message[0] + len(message))
+    )  # counted order is the order of the pictures
+    patterns = [
+        [0],
+        [len(message) - 1],
+        range(len(message))[1::7] or [0],
+        range(len(message))[-5:],
+        [40, 2, 2],
+    ]
+    patterns = [[min(max(i, 0), len(message) - 1) for i in pattern] for pattern in patterns]
     for reader in found.readers:
         for pattern in patterns:
             got = read_frames(path, pattern, reader=reader)
-            assert [videos.number_of(f) for f in got] == [said[i] for i in pattern], (reader, pattern)
+            assert [videos.number_of(f) for f in got] == [message[i] for i in pattern], (reader, pattern)
     clip = Clip(id="train/0", path=path.name, label=0, frames=found.frames, readers=found.readers)
     manifest = Manifest(path.parent / "train.csv", path.parent, ("a", "b"), (clip,))
     assert find_clips(manifest, max_bad_fraction=0).readers == (found.readers[0],)
@@ -237,11 +245,11 @@ def test_exact_or_refused(files, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_frame_alone(files, name):
-    """Each frame by a read of its own, a seek from any place in the file to any other: what training does."""
-    path, said = files[name]
+    """Each frame read by itself: seeks from any place in the file to any other, as in training."""
+    path, message = files[name]
     for reader in measure(path).readers:
-        got = [videos.number_of(read_frames(path, [i], reader=reader)[0]) for i in range(len(said))]
-        assert got == said, reader
+        got = [videos.number_of(read_frames(path, [i], reader=reader)[0]) for i in range(len(message))]
+        assert got == message, reader
 
 
 BY_GROUPS = [name for name in NAMES if name not in ("H.264 with B-frames, AVI", "rolling refresh")]
@@ -249,12 +257,12 @@ BY_GROUPS = [name for name in NAMES if name not in ("H.264 with B-frames, AVI", 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_are_found_or_refused(files, name):
-    """pyav_seek: every frame alone to the last bit as counting gives it, or an error; never another frame."""
-    path, said = files[name]
-    counted = read_frames(path, range(len(said)))
+    """pyav_seek: every frame by itself, to the last bit the counted one, or an error; never another frame."""
+    path, message = files[name]
+    counted = read_frames(path, range(len(message)))
     assert ("pyav_seek" in measure(path).readers) == (name in BY_GROUPS)
     refused = 0
-    for i in sorted({*range(0, len(said), 5), *range(1, len(said), 7), len(said) - 1}):
+    for i in sorted({*range(0, len(message), 5), *range(1, len(message), 7), len(message) - 1}):
         try:
             np.testing.assert_array_equal(read_frames(path, [i], reader="pyav_seek")[0], counted[i])
         except VideoReadError as error:
@@ -267,11 +275,11 @@ def test_groups_are_found_or_refused(files, name):
 @given(data=st.data())
 def test_any_frames_of_any_file(files, data):
     """Any order, repeats, first and last: bit for bit those of counting."""
-    path, said = files[data.draw(st.sampled_from(BY_GROUPS))]
-    indices = data.draw(st.lists(st.integers(0, len(said) - 1), min_size=1, max_size=12))
+    path, message = files[data.draw(st.sampled_from(BY_GROUPS))]
+    indices = data.draw(st.lists(st.integers(0, len(message) - 1), min_size=1, max_size=12))
     got = read_frames(path, indices, reader="pyav_seek")
-    assert [videos.number_of(f) for f in got] == [said[i] for i in indices]
-    np.testing.assert_array_equal(got, counted_frames(path, len(said))[indices])
+    assert [videos.number_of(f) for f in got] == [message[i] for i in indices]
+    np.testing.assert_array_equal(got, counted_frames(path, len(message))[indices])
 
 
 @cache
@@ -288,7 +296,7 @@ def counted_frames(path, frames):
     ],
 )
 def test_far_frames_of_long_files(tmp_path, monkeypatch, suffix, options, seeks):
-    """Packets in between are passed over by the index of an MP4 and read elsewhere; frames are the same."""
+    """Packets in between are skipped with the index of an MP4 and read in other containers; frames are the same."""
     path = tmp_path / f"long{suffix}"
     write_video(path, (videos.numbered_frame(i, 32, 288) for i in range(800)), **options)
     went, skip_to = [], groups._Groups.skip_to
@@ -304,8 +312,8 @@ def test_far_frames_of_long_files(tmp_path, monkeypatch, suffix, options, seeks)
     assert any(went) == seeks
 
 
-def test_an_index_that_lies_is_told(tmp_path, monkeypatch):
-    """A container that goes elsewhere than its index says."""
+def test_a_wrong_index_is_noticed(tmp_path, monkeypatch):
+    """A container that seeks to another place than its index says."""
     path = tmp_path / "long.mp4"
     write_video(path, (videos.numbered_frame(i, 32, 288) for i in range(600)))
     real = groups._Groups
@@ -336,12 +344,12 @@ def test_keyframes_too_far_apart_are_refused(files, monkeypatch):
 
 
 def test_the_first_reader_follows_the_keyframes(files):
-    """Where keyframes are near, the reader that decodes by groups; else OpenCV, which needs not read all packets."""
+    """Where keyframes are close, the reader that decodes by groups; else OpenCV, which need not read all packets."""
     assert measure(files["closed groups of 16"][0]).readers[:2] == ("pyav_seek", "opencv")
     assert measure(files["one group"][0]).readers[:2] == ("opencv", "pyav_seek")
 
 
-def test_it_is_not_vacuous(files):
+def test_readers_differ_on_these_files(files):
     """Some seeking reader fails on some file here, and some succeeds."""
     names = ("open groups", "variable rate", "two streams")
     verdicts = {(name, r): r in measure(files[name][0]).readers for name in names for r in seeking()}
@@ -367,7 +375,7 @@ def test_truncated_files_are_never_ok(tmp_path, suffix, keep):
             read_frames(short, [0, FRAMES - 1], reader=reader)
 
 
-def test_hidden_and_null_frames_excuse_no_damage(tmp_path):
+def test_hidden_and_null_frames_do_not_hide_damage(tmp_path):
     """A trimmed MP4 and an AVI with null frames, cut off, and the AVI with a hole or its end filled with zeros."""
     source = videos.numbered_video(tmp_path / "a.mp4", FRAMES, keyframe_every=24)
     trimmed = videos.trimmed(
@@ -430,15 +438,15 @@ def test_a_change_of_size_is_partial(tmp_path):
     assert "size changes at frame 20" in found.reason
 
 
-def test_repeated_pictures_are_no_reason_to_refuse(tmp_path):
-    """A still video and one with every picture twice: a reader cannot be told apart where pictures are the same."""
+def test_repeated_pictures_are_accepted(tmp_path):
+    """A still video, and one with every picture twice: readers cannot be told apart where pictures are the same."""
     write_video(tmp_path / "still.mp4", (videos.numbered_frame(7) for _ in range(30)))
     write_video(tmp_path / "twice.mp4", (videos.numbered_frame(i // 2) for i in range(60)))
     for name in ("still.mp4", "twice.mp4"):
         assert set(measure(tmp_path / name).readers) >= {"pyav_seek", "opencv", "decord", "pyav"}
 
 
-def test_noise_is_no_reason_to_refuse(tmp_path):
+def test_noise_is_accepted(tmp_path):
     """Coding noise differs between readers by rounding only."""
     rng = np.random.default_rng(0)
     frames = (rng.integers(0, 255, (120, 160, 3), dtype=np.uint8) for _ in range(40))

@@ -59,8 +59,8 @@ def test_packed_pictures_are_taken_apart_without_loss(tmp_path, keyframe_every):
     assert times == [Fraction(i, 25) for i in range(FRAMES)]
 
 
-def test_a_display_matrix_goes_along(tmp_path):
-    """Packets are copied, so that the file has to go on saying how its pictures are turned and mirrored."""
+def test_a_display_matrix_is_copied(tmp_path):
+    """Packets are copied, so the new file has to say how its pictures are turned and mirrored, too."""
     plain = videos.numbered_video(tmp_path / "plain.mp4", 12, codec="mpeg4", crf=3, b_frames=2)
     for name in ("clockwise", "left-right", "top-bottom", "antidiagonal"):
         source = videos.oriented(plain, tmp_path / f"{name}.mp4", videos.ORIENTATIONS[name])
@@ -69,16 +69,16 @@ def test_a_display_matrix_goes_along(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_need_not_or_cannot_be_remuxed_stays_the_original(tmp_path):
+def test_originals_stay_where_remuxing_is_needless_or_impossible(tmp_path):
     sources = [
         videos.numbered_video(tmp_path / "plain.avi", FRAMES, codec="mpeg4", crf=3),
         videos.numbered_video(tmp_path / "h264.avi", FRAMES, b_frames=2, keyframe_every=12),
         videos.numbered_video(tmp_path / "good.mp4", FRAMES),
     ]
     found = remuxed(tmp_path / "out", *sources)
-    said = {name: measured.reason.removeprefix(KEPT) for name, (_, measured) in found.items()}
+    message = {name: measured.reason.removeprefix(KEPT) for name, (_, measured) in found.items()}
     exact = "every reader is exact for it"
-    assert said == {"plain.avi": exact, "h264.avi": "h264, not MPEG-4", "good.mp4": exact}
+    assert message == {"plain.avi": exact, "h264.avi": "h264, not MPEG-4", "good.mp4": exact}
     for source in sources:
         task, measured = found[source.name]
         assert measured.readers == measure(source).readers
@@ -88,7 +88,7 @@ def test_what_need_not_or_cannot_be_remuxed_stays_the_original(tmp_path):
     assert [name for name in names if not name.startswith(".cuts")] == sorted(s.name for s in sources)
 
 
-def test_sources_that_are_not_whole_are_told(tmp_path):
+def test_damaged_sources_are_not_remuxed(tmp_path):
     whole = videos.packed_avi(tmp_path / "whole.avi")
     videos.truncated(whole, tmp_path / "short.avi")
     (tmp_path / "text.avi").write_text("no video")
@@ -99,8 +99,8 @@ def test_sources_that_are_not_whole_are_told(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_done_is_not_done_again(tmp_path):
-    """Unless the source changed or the clip is gone; and the clip under the other suffix goes."""
+def test_finished_files_are_not_made_again(tmp_path):
+    """Unless the source has changed or the clip is missing; and the clip under the other suffix is removed."""
     packed = videos.packed_avi(tmp_path / "packed.avi")
     plain = videos.numbered_video(tmp_path / "plain.avi", FRAMES, codec="mpeg4", crf=3)
     out = tmp_path / "out"

@@ -31,7 +31,7 @@ SHAPE = ClipShape(
 def timed_video(
     path: Path, ticks: list[int], *, base: Fraction = MS, rate: int = 30, sound: bool = False
 ) -> Path:
-    """Numbered frames, each shown at its tick; rate: what the header says. With sound, that begins at 0."""
+    """Numbered frames, each shown at its tick; the header says `rate`. Sound, if any, begins at 0."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=rate, options={"bf": "2", "g": "12", "preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
@@ -132,7 +132,7 @@ def test_a_span_without_a_frame_is_the_frame_on_the_screen(measures):
 
 
 def test_clips_of_uneven_files_are_taken_at_even_times(files, measures, tmp_path):
-    """Against a player that is looked at every 4/30 s."""
+    """Compared with the screen of a player, looked at every 4/30 s."""
     write_classes(tmp_path / "classes.txt", ("a", "b"))
     rows = {"missing": MISSING, "pause": PAUSE, "thousand": THIRTIETHS}
     clips = [
@@ -194,7 +194,7 @@ def test_cut_clips_keep_the_times_of_uneven_sources(files, measures, tmp_path):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """Transport streams as recorders leave them: whole, two joined, a clock that wraps, and one that jumps ahead."""
+    """Transport streams as recorders make them: whole, two joined, a clock that wraps, and one that jumps ahead."""
     home = tmp_path_factory.mktemp("recorded")
     plain = videos.numbered_video(home / "plain.ts", 60, b_frames=2)
     (home / "joined.ts").write_bytes(plain.read_bytes() * 2)
@@ -210,7 +210,7 @@ def recorded(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["plain", "joined", "wraps", "jumps"])
-def test_a_clock_that_starts_anew_wraps_or_jumps_goes_on(recorded, tmp_path, name):
+def test_times_go_on_where_a_clock_restarts_wraps_or_jumps(recorded, tmp_path, name):
     file = recorded / f"{name}.ts"
     known = [i % 60 for i in range(120 if name == "joined" else 60)]
     found = measure(file)
@@ -229,7 +229,7 @@ def test_a_clock_that_starts_anew_wraps_or_jumps_goes_on(recorded, tmp_path, nam
 
 
 @pytest.mark.parametrize("order", [[0], [0, 3, 1, 2, 4, 7, 5, 6]])
-def test_only_a_clock_that_starts_anew_is_moved_on(order):
+def test_only_a_clock_that_restarts_is_moved_on(order):
     """Times out of order by B-frames, one wrong time, and pauses stay; 40 frames and then 40 from 0 become 80."""
     once = np.concatenate([np.array(order) + i for i in range(0, 40, len(order))]) / 25
     np.testing.assert_array_equal(continued(once.tolist()), once)
@@ -242,7 +242,7 @@ def test_only_a_clock_that_starts_anew_is_moved_on(order):
     np.testing.assert_allclose(np.sort(twice), np.arange(80) / 25, atol=0.05)
 
 
-def test_a_cut_beyond_its_source_says_how_far_that_goes(files, tmp_path):
+def test_a_cut_beyond_its_source_says_where_the_source_ends(files, tmp_path):
     cut = CutClip(source=files["late"], start=2, end=9, unit="seconds", target=tmp_path / "a.mp4")
     ((_, found),) = cut_all([cut], progress=False)
     assert (found.status, found.frames) == ("partial", 0)

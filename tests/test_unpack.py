@@ -20,14 +20,14 @@ def test_nested_archives_are_unpacked_once(tmp_path):
         for name in ("climb", "wave")
     }
     outer = zipped(tmp_path / "hmdb51_org.zip", {f.name: f.read_bytes() for f in inner.values()})
-    said: list[str] = []
-    assert unpack(outer, tmp_path / "out", say=said.append) == tmp_path / "out"
+    message: list[str] = []
+    assert unpack(outer, tmp_path / "out", say=message.append) == tmp_path / "out"
     files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.avi"))
     assert files == [f"{name}/-[HD] {i}.avi" for name in inner for i in range(2)]
-    assert len(said) == 3
+    assert len(message) == 3
     (tmp_path / "out/.unpacking-left").mkdir()  # by a kill
-    unpack(outer, tmp_path / "out", say=said.append)
-    assert len(said) == 3
+    unpack(outer, tmp_path / "out", say=message.append)
+    assert len(message) == 3
     assert not list((tmp_path / "out").glob(".unpacking-*"))
 
 
@@ -99,7 +99,7 @@ TARS = {  # what the members are; a tar stands in for a RAR: bsdtar goes by cont
 @pytest.mark.skipif(not shutil.which("bsdtar"), reason="bsdtar is not installed")
 @pytest.mark.chaos
 @pytest.mark.parametrize("kind", TARS)
-def test_archives_with_members_that_are_no_files(tmp_path, monkeypatch, kind, tally):
+def test_archives_with_links_pipes_and_devices_are_refused(tmp_path, monkeypatch, kind, tally):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/bsdtar").symlink_to(shutil.which("bsdtar"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -118,7 +118,7 @@ def test_archives_with_members_that_are_no_files(tmp_path, monkeypatch, kind, ta
 
 
 def test_archives_that_would_fill_the_disk(tmp_path):
-    """Members that are said, or turn out, to be a thousand times the archive; and more than the disk has room for."""
+    """Members that are a thousand times the size of their archive together."""
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for i in range(4):
             archive.writestr(f"{i}.avi", bytes(50_000_000))
@@ -129,7 +129,7 @@ def test_archives_that_would_fill_the_disk(tmp_path):
 
 @pytest.mark.chaos
 def test_damaged_zips(tmp_path, rounds, tally):
-    """Unpacked as it was, or DataError, and then nothing is left."""
+    """Unpacked to what was packed, or DataError, and then nothing is left."""
     from damage import damaged_bytes
 
     content = {f"wave/{i}.avi": np.random.default_rng(i).bytes(3000) for i in range(3)}

@@ -19,7 +19,7 @@ from vmp.errors import UserError
 
 
 class Calls:
-    """Pickles as a call."""
+    """Unpickling it calls the function."""
 
     def __init__(self, function, *arguments) -> None:
         self.call = function, arguments
@@ -29,7 +29,7 @@ class Calls:
 
 
 class SetState:
-    """Pickles as an object of a harmless class with state that is a call."""
+    """An object of a harmless class, unpickling whose state calls a function."""
 
     def __init__(self, inner) -> None:
         self.inner = inner
@@ -69,7 +69,7 @@ NAMES_OF_TRAPS = tuple(traps(Path("x")))
 @pytest.mark.chaos
 @pytest.mark.parametrize("name", NAMES_OF_TRAPS)
 def test_pickles_that_would_run_code(finished, tmp_path, name, tally):
-    """In a checkpoint whose sums fit, in every place of it, and in files of weights."""
+    """In every place of a checkpoint whose sums fit, and in files of weights."""
     import torch
 
     from vmp.backbones.weights import read
@@ -88,10 +88,10 @@ def test_pickles_that_would_run_code(finished, tmp_path, name, tally):
         meta = json.loads((where / "meta.json").read_text())
         meta["sha256"]["state.pt"] = hashlib.sha256((where / "state.pt").read_bytes()).hexdigest()
         (where / "meta.json").write_text(json.dumps(meta))
-        said: list[str] = []
+        message: list[str] = []
         with pytest.raises(UserError, match="damaged"):
-            checkpoint.newest(tmp_path / place, warn=said.append)
-        assert "was not loaded" in said[0]
+            checkpoint.newest(tmp_path / place, warn=message.append)
+        assert "was not loaded" in message[0]
         assert not witness.exists()
         fault.survives()
     content = {"model_state": {"blocks.0.conv.weight": torch.zeros(1)}, "x": trap}
@@ -131,7 +131,7 @@ CONFIGS = {  # what a run's config.yaml is changed to
 @pytest.mark.chaos
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_configs_of_runs_that_are_not_configs(data, finished, tmp_path, kind, tally):
-    """Testing, continuing and starting from such a run: refused in words that name it; nothing is run."""
+    """Testing, continuing and starting from such a run fail with its name, and no code runs."""
     witness = tmp_path / "it_ran"
     where = folder(tmp_path)
     shutil.copytree(finished, where)
@@ -150,15 +150,15 @@ def test_configs_of_runs_that_are_not_configs(data, finished, tmp_path, kind, ta
     fault = tally("pickles and configs that would run code")
     for command in commands:
         fault.tries()
-        said = no_traceback(command.wait())
-        assert str(where) in said, said
+        message = no_traceback(command.wait())
+        assert str(where) in message, message
         assert not witness.exists()
         fault.survives()
 
 
 @pytest.mark.chaos
 def test_damaged_checkpoints(finished, tmp_path, rounds, tally):
-    """Truncated, flipped, zeroed: every one is found out."""
+    """Truncated, flipped, zeroed: all are noticed."""
     from damage import damaged_bytes
 
     from vmp.engine import checkpoint
@@ -190,7 +190,7 @@ def test_damaged_checkpoints(finished, tmp_path, rounds, tally):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("data.json", b"{", "data.json"),
         ("data.json", b"[1]", "data.json"),
@@ -199,7 +199,7 @@ def test_damaged_checkpoints(finished, tmp_path, rounds, tally):
         ("checkpoints", None, None),
     ],
 )
-def test_damaged_records_of_a_run(data, finished, tmp_path, file, content, said):
+def test_damaged_records_of_a_run(data, finished, tmp_path, file, content, message):
     """The same command again: refused with the file's name, never a start from scratch over what is there."""
     where = folder(tmp_path)
     shutil.copytree(finished, where)
@@ -207,11 +207,11 @@ def test_damaged_records_of_a_run(data, finished, tmp_path, file, content, said)
     if content is None:
         for checkpoint in (where / "checkpoints").glob("step_*"):
             (checkpoint / "meta.json").write_bytes(b"{}")
-        said = "are damaged"
+        message = "are damaged"
     else:
         (where / file).write_bytes(content)
     before = tree(where, "log.txt", "config.yaml")  # which may say another place and speed
-    assert said in no_traceback(run(data, tmp_path, "trainer.epochs=1"))
+    assert message in no_traceback(run(data, tmp_path, "trainer.epochs=1"))
     assert tree(where, "log.txt", "config.yaml") == before
 
 
@@ -223,5 +223,5 @@ def test_classes_in_another_order_are_not_continued(data, finished, tmp_path):
     where = folder(tmp_path / "out")
     shutil.copytree(finished, where)
     (where / "result.json").unlink()
-    said = no_traceback(run(changed, tmp_path / "out", "trainer.epochs=1"))
-    assert "the clips of train and val are not those that the run began with" in said
+    message = no_traceback(run(changed, tmp_path / "out", "trainer.epochs=1"))
+    assert "the clips of train and val are not those that the run began with" in message

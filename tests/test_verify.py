@@ -1,4 +1,4 @@
-"""Manifests held against files that were lost, damaged or exchanged since."""
+"""Manifests compared with files that were lost, damaged or exchanged since."""
 
 import csv
 import re
@@ -49,10 +49,10 @@ def test_verify(tmp_path):
     found = verify(path, progress=False, workers=1)
     assert not found.ok
     assert found.counts == {"ok": 2, "missing": 1, "unreadable": 2, "partial": 1}
-    said = {p.path: p.problem for p in found.problems}
-    assert set(said) == set(names[1:6])
-    assert "frames 24 instead of 20" in said["longer.mp4"]
-    assert "decord" in said["shuffled.avi"]
+    message = {p.path: p.problem for p in found.problems}
+    assert set(message) == set(names[1:6])
+    assert "frames 24 instead of 20" in message["longer.mp4"]
+    assert "decord" in message["shuffled.avi"]
     assert (tmp_path / "val.csv.before-verify").read_text() == text
     new = {clip.path: clip for clip in read_manifest(path).clips}
     assert [new[n].status for n in names] == [
@@ -85,7 +85,7 @@ def read_manifest_text(folder: Path, text: str):
     return read_manifest(folder / "old.csv")
 
 
-def test_a_wrong_folder_is_no_fault_of_the_rows(tmp_path):
+def test_a_wrong_folder_changes_no_row(tmp_path):
     videos.numbered_video(tmp_path / "a.mp4", 20)
     path = manifest_of(tmp_path, ["a.mp4"])
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -96,7 +96,7 @@ def test_a_wrong_folder_is_no_fault_of_the_rows(tmp_path):
 
 
 @pytest.mark.parametrize("after_the_others", [False, True], ids=["at once", "as if on a GPU"])
-def test_readers_asked_for_by_name_are_listed_where_they_are_exact(tmp_path, monkeypatch, after_the_others):
+def test_named_readers_are_listed_where_they_are_exact(tmp_path, monkeypatch, after_the_others):
     videos.numbered_video(tmp_path / "good.mp4", 20)
     videos.numbered_video(tmp_path / "shuffled.avi", 40, b_frames=2, keyframe_every=12)
     path = manifest_of(tmp_path, ["good.mp4", "shuffled.avi"])
@@ -110,7 +110,7 @@ def test_readers_asked_for_by_name_are_listed_where_they_are_exact(tmp_path, mon
     assert [clip.readers for clip in read_manifest(path).clips] == [("pyav", "decord"), ("pyav",)]
 
 
-def test_a_fault_of_the_gpu_says_nothing_of_a_file(tmp_path, monkeypatch):
+def test_a_fault_of_the_gpu_is_not_held_against_a_file(tmp_path, monkeypatch):
     videos.numbered_video(tmp_path / "a.mp4", 20)
     path = manifest_of(tmp_path, ["a.mp4"])
     listed = path.read_text()
