@@ -116,7 +116,9 @@ def test_a_fault_of_the_gpu_is_not_held_against_a_file(tmp_path, monkeypatch):
     listed = path.read_text()
     assert "decord" in listed
     monkeypatch.setattr(verifying, "ON_GPU", ("decord",))
-    monkeypatch.setattr(verifying, "_measure_on_gpu", lambda *args: {"a.mp4": "CUDA error: out of memory"})
+    monkeypatch.setattr(
+        verifying, "_add_readers", lambda *args, **options: {"a.mp4": "CUDA error: out of memory"}
+    )
     found = verify(path, progress=False, workers=1, readers=("decord",))
     assert found.ok
     assert found.untried == {"a.mp4": "CUDA error: out of memory"}

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from vmp.machine import cpus
 
@@ -26,6 +26,14 @@ TIMEOUT = 300.0  # seconds without progress
 ASLEEP = 0.01  # share of time on a CPU below which a process sleeps
 OFTEN = 0.1  # seconds between reports
 Job = TypeVar("Job")
+
+
+class Work(TypedDict, total=False):
+    """How jobs are run: what functions that run them take as keywords, each with a default."""
+
+    workers: int | None  # processes; None: one per CPU that this process may use
+    timeout: float  # seconds without progress before a process counts as hung; 0: never
+    progress: bool  # show a bar
 
 
 @dataclass(frozen=True, slots=True)

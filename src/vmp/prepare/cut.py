@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from vmp.data.decode import check_regular, scaled_size
 from vmp.data.stream import orientation, upright_size
 from vmp.data.times import EVEN, Clock, Timeline
 from vmp.errors import VideoReadError
-from vmp.prepare.children import TIMEOUT
+from vmp.prepare.children import Work
 from vmp.prepare.journal import DiskError, as_disk_error, make_files, unfinished_name
 from vmp.prepare.measure import Measured, Thumbs, count, distance, exact_readers, small
 from vmp.prepare.plan import Span
@@ -58,9 +58,7 @@ def cut_all(
     cuts: Sequence[CutClip],
     *,
     short_side: int | None = 320,
-    workers: int | None = None,
-    timeout: float = TIMEOUT,
-    progress: bool = True,
+    **work: Unpack[Work],
 ) -> Iterator[tuple[CutClip, Measured]]:
     """Write clips, sources in parallel; yields what each clip's file holds as it is done, earlier finished ones first.
 
@@ -70,7 +68,6 @@ def cut_all(
 
     Args:
         short_side: even; larger sources are scaled down to it. None: as large as the source.
-        timeout: seconds without progress before a process counts as hung; 0: never.
 
     Raises:
         ValueError: an impossible span, target or size, or two clips with one target.
@@ -93,9 +90,7 @@ def cut_all(
         partial(_cut_source, short_side=short_side),
         recipe=lambda cut: ["cut", CUTTING, cut.start, cut.end, cut.unit, cut.clock, short_side],
         title="cut clips",
-        workers=workers,
-        timeout=timeout,
-        progress=progress,
+        **work,
     )
 
 

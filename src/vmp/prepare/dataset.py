@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from filelock import FileLock
 
 from vmp.data.manifest import Clip, inside, record_root, write_classes, write_manifest
 from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
 from vmp.files import write_json
-from vmp.prepare.children import TIMEOUT
+from vmp.prepare.children import Work
 from vmp.prepare.estimate import describe_estimate
 from vmp.prepare.measure import measure_cached
 from vmp.prepare.plan import Check, DatasetPlan, equal
@@ -48,9 +48,7 @@ def prepare(
     allow_missing: bool = False,
     dry_run: bool = False,
     histogram: bool = False,
-    workers: int | None = None,
-    timeout: float = TIMEOUT,
-    progress: bool = True,
+    **work: Unpack[Work],
 ) -> Preparation:
     """Write the manifests of a plan, unless a check fails.
 
@@ -88,7 +86,11 @@ def prepare(
         if unusable:
             notes.append(f"{len(unusable):,} clip(s) cannot be used:\n{shortlist(unusable)}")
         if dry_run:
-            notes.append(describe_estimate(plan, there, out, how=how, short_side=short_side, workers=workers))
+            notes.append(
+                describe_estimate(
+                    plan, there, out, how=how, short_side=short_side, workers=work.get("workers")
+                )
+            )
         return finish(unmeasured_rows(plan, there), measured=False)
     if how == "in place" and not long_in_place:
         _refuse_long(plan, present)
@@ -97,15 +99,14 @@ def prepare(
         (out / ".lock").touch()
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written to ({error.strerror})") from None
-    settings: dict[str, Any] = {"workers": workers, "timeout": timeout, "progress": progress}
     with FileLock(out / ".lock"):
         if how == "cut":
-            clips = cut_rows(plan, there, out, short_side=short_side, **settings)
+            clips = cut_rows(plan, there, out, short_side=short_side, **work)
         elif how == "remux":
-            clips, note = remux_rows(plan, there, out, **settings)
+            clips, note = remux_rows(plan, there, out, **work)
             notes.append(note)
         else:
-            known = measure_cached(out / "measured.jsonl", plan.videos, present, **settings)
+            known = measure_cached(out / "measured.jsonl", plan.videos, present, **work)
             clips = in_place_rows(plan, known)
         clips = {split: [tag_short(clip) for clip in part] for split, part in clips.items()}
         _check_clips(clips, checks, notes)

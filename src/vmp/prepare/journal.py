@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from vmp.errors import DataError
-from vmp.prepare.children import Lost, in_children
+from vmp.prepare.children import TIMEOUT, Lost, in_children
 from vmp.prepare.measure import Measured, append_record, read_records
 from vmp.prepare.videos import JOURNAL
 from vmp.progress import bar
@@ -72,9 +72,9 @@ def make_files(
     recipe: Callable[[T], list[Any]],
     title: str,
     file: Callable[[T, Measured], Path] = lambda task, found: task.target,
-    workers: int | None,
-    timeout: float,
-    progress: bool,
+    workers: int | None = None,
+    timeout: float = TIMEOUT,
+    progress: bool = True,
 ) -> Iterator[tuple[T, Measured]]:
     """Make files, sources in parallel; yields what each holds as it is done, earlier finished ones first.
 
@@ -83,7 +83,7 @@ def make_files(
         recipe: what a file is made from beside its source: a file is made again when that changes.
         title: of the progress bar.
         file: where a finished file lies, if not at its target.
-        timeout: as of in_children.
+        workers, timeout, progress: as in Work.
 
     Raises:
         DataError: a folder cannot be written to, the disk is full.

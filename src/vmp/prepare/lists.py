@@ -11,14 +11,14 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 from filelock import FileLock
 
 from vmp.data.manifest import Clip, parse_label, read_classes, spread
 from vmp.data.times import Clock
 from vmp.errors import ConfigError, ManifestError, shortlist
-from vmp.prepare.children import TIMEOUT
+from vmp.prepare.children import Work
 from vmp.prepare.dataset import count_table, write_manifests
 from vmp.prepare.list_format import Row, raise_faults, read_list
 from vmp.prepare.measure import Measured, measure_cached
@@ -37,9 +37,7 @@ def make_list(
     classes_file: Path | None = None,
     clock: Clock = "file",
     most: int | None = None,
-    progress: bool = True,
-    workers: int | None = None,
-    timeout: float = TIMEOUT,
+    **work: Unpack[Work],
 ) -> Path:
     """Write the manifests of some lists under home, print what was found, and return their folder.
 
@@ -51,7 +49,6 @@ def make_list(
         classes_file: one class name per line; None takes the classes from the labels.
         clock: what spans in seconds count from.
         most: clips of a split, spread over its list, for a quick look; None: all.
-        timeout: seconds without progress before the measuring of a video counts as hung; 0: never.
 
     Raises:
         ConfigError: the video folder or a list file is not there.
@@ -77,14 +74,8 @@ def make_list(
     folder = home / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock"):
-        found = measure_cached(
-            home / "measured.jsonl",
-            videos,
-            sorted({item.path for item in plan.items}),
-            progress=progress,
-            workers=workers,
-            timeout=timeout,
-        )
+        paths = sorted({item.path for item in plan.items})
+        found = measure_cached(home / "measured.jsonl", videos, paths, **work)
         _check_frame_counts(rows, found)
         clips = {
             split: [
@@ -94,7 +85,7 @@ def make_list(
             for split, part in in_place_rows(plan, found).items()
         }
         write_manifests(clips, classes, folder, videos, within=home)
-    if progress:
+    if work.get("progress", True):
         print(_summarize(rows, clips))
     return folder
 

@@ -19,12 +19,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from vmp.data.stream import open_video, orientation, video_stream
-from vmp.prepare.children import TIMEOUT, step
+from vmp.prepare.children import Work, step
 from vmp.prepare.journal import DiskError, as_disk_error, make_files, unfinished_name
 from vmp.prepare.measure import Counted, Measured, count, exact_readers, seeking
 from vmp.prepare.source import Source
@@ -46,20 +46,11 @@ class Remux:
         return self.target.with_suffix(self.source.suffix) if found.reason.startswith(KEPT) else self.target
 
 
-def remux_all(
-    tasks: Sequence[Remux],
-    *,
-    workers: int | None = None,
-    timeout: float = TIMEOUT,
-    progress: bool = True,
-) -> Iterator[tuple[Remux, Measured]]:
+def remux_all(tasks: Sequence[Remux], **work: Unpack[Work]) -> Iterator[tuple[Remux, Measured]]:
     """Remux files in parallel; yields what each clip's file holds as it is done, earlier finished ones first.
 
     Status "ok" with a reason that begins with KEPT: the clip is the original. A source that is not whole is "partial",
     "missing" or "unreadable", and leaves no file.
-
-    Args:
-        timeout: seconds without progress before a process counts as hung; 0: never.
 
     Raises:
         DataError: a folder cannot be written to, the disk is full.
@@ -70,9 +61,7 @@ def remux_all(
         recipe=lambda task: ["remux", REMUXING, *seeking()],
         title="remux clips",
         file=Remux.file,
-        workers=workers,
-        timeout=timeout,
-        progress=progress,
+        **work,
     )
 
 

@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from vmp.data.manifest import Clip
 from vmp.data.times import Clock
 from vmp.errors import ConfigError
+from vmp.prepare.children import Work
 from vmp.prepare.cut import CutClip, cut_all
 from vmp.prepare.measure import Measured
 from vmp.prepare.plan import DatasetPlan, Item, tolerance_in_frames
@@ -100,9 +102,7 @@ def cut_rows(
     out: Path,
     *,
     short_side: int | None,
-    workers: int | None,
-    timeout: float,
-    progress: bool,
+    **work: Unpack[Work],
 ) -> Rows:
     """Cut every clip whose source is there; rows of all clips.
 
@@ -111,7 +111,7 @@ def cut_rows(
         DataError: the disk cannot be written to.
     """
     cuts = clips_to_cut(plan, there, out)
-    done = cut_all(cuts, short_side=short_side, workers=workers, timeout=timeout, progress=progress)
+    done = cut_all(cuts, short_side=short_side, **work)
     made = {cut.target: (cut, found) for cut, found in done}
 
     def row(item: Item) -> Clip:
@@ -130,13 +130,7 @@ def cut_rows(
 
 
 def remux_rows(
-    plan: DatasetPlan,
-    there: Mapping[str, bool],
-    out: Path,
-    *,
-    workers: int | None,
-    timeout: float,
-    progress: bool,
+    plan: DatasetPlan, there: Mapping[str, bool], out: Path, **work: Unpack[Work]
 ) -> tuple[Rows, str]:
     """Remux every whole file that can be; rows of all clips, and a note: how many were remuxed, and why others not.
 
@@ -144,7 +138,7 @@ def remux_rows(
         ConfigError: a source is a clip that was made here, or clips are spans.
         DataError: the disk cannot be written to.
     """
-    done = remux_all(files_to_remux(plan, there, out), workers=workers, timeout=timeout, progress=progress)
+    done = remux_all(files_to_remux(plan, there, out), **work)
     made = {task.target: (task, found) for task, found in done}
     whole = [found for _, found in made.values() if found.status == "ok"]
     kept = Counter(found.reason.removeprefix(KEPT) for found in whole if found.reason)

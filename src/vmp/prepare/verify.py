@@ -13,9 +13,10 @@ import csv
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vmp.data.decode import ON_GPU, check_reader
 from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, write_manifest
@@ -53,9 +54,9 @@ def verify(
     manifest: Path,
     *,
     root: Path | None = None,
+    readers: Sequence[str] = (),
     workers: int | None = None,
     timeout: float = TIMEOUT,
-    readers: Sequence[str] = (),
     progress: bool = True,
 ) -> Verified:
     """Decode the files of a manifest, and record what is wrong in the manifest and in quarantine.csv.
@@ -75,8 +76,11 @@ def verify(
     _check_root(old)
     every = tuple(dict.fromkeys((*seeking(), *readers)))
     on_cpu, on_gpu = ([r for r in every if (r in ON_GPU) == wanted] for wanted in (False, True))
-    found = _measure(old, on_cpu, workers, timeout, progress)
-    untried = _measure_on_gpu(old, found, on_gpu, workers, timeout, progress)
+    paths = dict.fromkeys(clip.path for clip in old.clips)
+    options: dict[str, Any] = {"timeout": timeout, "progress": progress}
+    found = dict(_measure(old, paths, "verify videos", readers=on_cpu, workers=workers, **options))
+    on_gpu_workers = GPU_WORKERS if workers is None else workers
+    untried = _add_readers(old, found, on_gpu, workers=on_gpu_workers, **options)
     clips: list[Clip] = []
     problems: list[Problem] = []
     for clip in old.clips:
@@ -113,51 +117,37 @@ def _check_root(manifest: Manifest) -> None:
 
 
 def _measure(
-    manifest: Manifest, readers: Sequence[str], workers: int | None, timeout: float, progress: bool
-) -> dict[str, Measured]:
-    """What the file of each path in the manifest holds."""
-    found: dict[str, Measured] = {}
+    manifest: Manifest, paths: Iterable[str], title: str, *, progress: bool, **options: Any
+) -> Iterator[tuple[str, Measured]]:
+    """What the file of each path in the manifest holds; options are those of measure_all."""
     files: dict[Path, list[str]] = {}
-    for path in dict.fromkeys(clip.path for clip in manifest.clips):
+    for path in paths:
         try:
             files.setdefault(inside(manifest.root, path), []).append(path)
         except ValueError as error:
-            found[path] = Measured("unreadable", str(error))
-    with bar("verify videos", len(files), shown=progress) as shown:
-        for file, measured in measure_all(files, workers=workers, timeout=timeout, readers=readers):
-            found.update(dict.fromkeys(files[file], measured))
+            yield path, Measured("unreadable", str(error))
+    with bar(title, len(files), shown=progress and bool(files)) as shown:
+        for file, measured in measure_all(files, **options):
+            yield from ((path, measured) for path in files[file])
             shown.advance()
-    return found
 
 
-def _measure_on_gpu(
-    manifest: Manifest,
-    found: dict[str, Measured],
-    readers: Sequence[str],
-    workers: int | None,
-    timeout: float,
-    progress: bool,
+def _add_readers(
+    manifest: Manifest, found: dict[str, Measured], readers: Sequence[str], **options: Any
 ) -> dict[str, str]:
     """Add readers on the GPU to what was found of sound files.
 
     Returns:
         Path in the manifest -> why the GPU could not try it.
     """
-    files: dict[Path, list[str]] = {}
-    for path, measured in found.items() if readers else ():
-        if measured.status == "ok":
-            files.setdefault(inside(manifest.root, path), []).append(path)
+    sound = [path for path, measured in found.items() if measured.status == "ok"] if readers else []
     untried: dict[str, str] = {}
-    workers = GPU_WORKERS if workers is None else workers
-    with bar("verify on the GPU", len(files), shown=progress and bool(files)) as shown:
-        for file, m in measure_all(files, workers=workers, timeout=timeout, readers=readers):
-            for path in files[file]:
-                if m.status == "ok":
-                    exact = [name for name in m.readers if name in readers]
-                    found[path] = replace(found[path], readers=(*found[path].readers, *exact))
-                else:
-                    untried[path] = m.reason
-            shown.advance()
+    for path, m in _measure(manifest, sound, "verify on the GPU", readers=readers, **options):
+        if m.status == "ok":
+            exact = [name for name in m.readers if name in readers]
+            found[path] = replace(found[path], readers=(*found[path].readers, *exact))
+        else:
+            untried[path] = m.reason
     return untried
 
 
