@@ -29,7 +29,7 @@ from vmp.data.sampler import AUGMENT, generator
 from vmp.data.times import even_frames
 from vmp.errors import VideoReadError
 
-MOST_WORKERS = 64  # loader processes that are told apart
+MOST_WORKERS = 64  # loader processes with a place of their own in `being_read`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

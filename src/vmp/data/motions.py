@@ -91,7 +91,7 @@ class Motions:
         if self.camera not in CAMERAS:
             raise ConfigError(f"dataset.camera = {self.camera!r}: must be one of {', '.join(CAMERAS)}")
         for key, low, high in (
-            *((split, least, 1_000_000) for split in SPLITS),  # at least one clip a class
+            *((split, least, 1_000_000) for split in SPLITS),  # at least one clip per class
             ("frames", 2, 10_000),
             ("size", 32, 1024),
             ("fps", 1, 1000),

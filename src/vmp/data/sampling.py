@@ -9,7 +9,7 @@ Notable here:
                 0, 36, 72, 109, ... 255 for 8 x 32, and 0, 35, 71, ... 287 for the 9 that prompts take
 - how a short span is filled decides the results on short actions (most of FineGym and HMDB-51):
       "stretch"  spread the frames evenly over the whole span, as the paper's code does; loop it when it has fewer
-                 frames than asked for
+                 frames than the clip
       "clamp"    keep the stride and repeat the last frame (its differences are zero)
       "loop"     keep the stride and start over (one jump at each seam)
 """
@@ -65,7 +65,7 @@ def frame_indices(length: int, offsets: np.ndarray, *, start: int, short: str = 
 
 
 def random_start(length: int, offsets: np.ndarray, *, rng: np.random.Generator) -> int:
-    """A start drawn evenly from those that leave room for the clip; 0 in a short span."""
+    """A start drawn evenly from all that leave room for the clip; 0 in a short span."""
     return int(rng.integers(0, _room(length, offsets) + 1))
 
 

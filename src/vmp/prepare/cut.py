@@ -142,7 +142,7 @@ def _write_spans(
     for cut in cuts:
         in_seconds = (
             cut.unit == "seconds" and times.frames > 0
-        )  # without packets, decoding will say what is wrong
+        )  # without packets, decoding will find the fault
         if in_seconds and not times.rate:
             yield cut, Measured("unreadable", "the file does not say its frame rate")
         elif in_seconds and (problem := cut.excess(times, cut.clock)):

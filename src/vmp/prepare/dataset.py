@@ -180,7 +180,7 @@ def write_manifests(
     return [out / f"{split}.csv" for split in clips]
 
 
-# --- what is printed and recorded ----------------------------------------------------------------------------------
+# --- the report and the record -------------------------------------------------------------------------------------
 
 
 def count_clips(clips: Iterable[Clip]) -> dict[str, int]:
@@ -196,7 +196,7 @@ def count_clips(clips: Iterable[Clip]) -> dict[str, int]:
 
 
 def count_table(clips: Mapping[str, Sequence[Clip]], *, measured: bool = True) -> str:
-    """One line per split; where no file was measured, only what is known without."""
+    """One line per split; where no file was measured, columns that need it are empty."""
     names = ("expected", "found", "missing", "unreadable", "partial", "short")
     known = names if measured else names[:3]
     lines = [f"{'split':14}" + "".join(f"{name:>12}" for name in names)]

@@ -67,7 +67,7 @@ def plan_finegym(
         videos: folder with source videos by id, or with clips named like their element.
         annotations: folder with the two lists and the annotation JSON, in any depth.
         times: CSV with the columns id,start,end, in seconds from the start of the source, instead of the JSON.
-        allow_missing: go on without times and clips; every element then counts as missing.
+        allow_missing: continue without times and clips; every element then counts as missing.
 
     Raises:
         ConfigError: a folder or file is missing, or there are neither times nor pre-cut clips.
@@ -127,7 +127,7 @@ def plan_finegym(
         from_events = sum("from_event" in item.tags for part in plans.values() for item in part)
         if from_events:
             notes.append(
-                f"{from_events:,} elements are taken from clips of their event, whose sources are not there: their "
+                f"{from_events:,} elements are taken from clips of their event, whose sources are missing: their "
                 "first frame is as exact as these were cut"
             )
         if shared:
@@ -214,7 +214,7 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"{twice!r} is there twice")
+        raise ValueError(f"the key {twice!r} occurs twice")
     return found
 
 

@@ -1,8 +1,8 @@
-"""Small files made from videos, in child processes: each one whole or not there, and never made twice.
+"""Small files made from videos, in child processes: each is whole or does not exist, and is made once.
 
 Notable here:
 - a file gets its name when it is finished and checked; what a killed child left is removed by the next run;
-- `.cuts.jsonl` in each folder says what its files were made from, so that a run that was killed goes on, and a file
+- `.cuts.jsonl` in each folder says what its files were made from, so that a run that was killed continues, and a file
   whose source, span or settings have changed is made again. A lock keeps a second process out of the folder;
 - a disk that is full or cannot be written to ends everything at once, since no other file would fare better.
 """
@@ -53,7 +53,7 @@ class DiskError(Exception):
 
 
 def as_disk_error(target: Path, error: Exception) -> Exception:
-    """A DiskError for what is the disk's fault; other errors unchanged."""
+    """A DiskError where the disk is at fault; other errors unchanged."""
     if getattr(error, "errno", None) in _DISK:
         return DiskError(f"{target}: {getattr(error, 'strerror', None) or error}")
     return error
@@ -107,7 +107,7 @@ def make_files(
         left = {task for job in jobs for task in job}
         for job, item in in_children(work, jobs, timeout=timeout, workers=workers):
             if isinstance(item, DiskError):
-                raise DataError(f"{item.reason}. Clips that are finished stay; the same command goes on.")
+                raise DataError(f"{item.reason}. Clips that are finished stay; the same command continues.")
             if isinstance(item, Lost):
                 lost = Measured("unreadable", f"{GAVE_UP} {item.reason}")
                 results = [(task, lost) for task in job if task in left]

@@ -39,7 +39,7 @@ def make_list(
     most: int | None = None,
     **work: Unpack[Work],
 ) -> Path:
-    """Write the manifests of some lists under home, print what was found, and return their folder.
+    """Write the manifests of some lists under home, print a summary, and return their folder.
 
     As for every dataset, a span that reaches more than a second beyond its video makes its clip partial.
 
@@ -51,7 +51,7 @@ def make_list(
         most: clips of a split, spread over its list, for a quick look; None: all.
 
     Raises:
-        ConfigError: the video folder or a list file is not there.
+        ConfigError: the video folder or a list file is missing.
         ManifestError: lines that cannot be used, with file:line.
     """
     if not videos.is_dir():
@@ -91,7 +91,11 @@ def make_list(
 
 
 def _locate_all(root: Path, lists: Mapping[str, Path]) -> dict[str, list[Row]]:
-    """Rows of all lists with paths relative to the root; ManifestError for those that cannot be used, or repeat."""
+    """Rows of all lists, with paths relative to the root.
+
+    Raises:
+        ManifestError: rows that cannot be used, or repeat.
+    """
     locator = Locator(root)
     out: dict[str, list[Row]] = {}
     faults: list[str] = []
@@ -206,7 +210,7 @@ def _assign_labels(
 def _numbered_classes(
     rows: Sequence[tuple[str, Row]],
 ) -> tuple[tuple[str, ...], Labels, list[tuple[str, Row]], str]:
-    """Classes 0 .. n - 1, labels, rows (split, row) whose class is not in train, and what to say of these."""
+    """Classes 0 .. n - 1, labels, rows (split, row) whose class is not in train, and how the message on these ends."""
     ids = {int(row.label) for _, row in rows}
     gaps = [i for i in range(min(max(ids), len(ids)) + 1) if i not in ids]
     if gaps:

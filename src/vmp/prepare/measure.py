@@ -191,7 +191,7 @@ def measure_cached(
     workers: int | None = None,
     timeout: float = TIMEOUT,
 ) -> dict[str, Measured]:
-    """Measure those of the videos that the cache does not have, and add each to it as soon as it is measured.
+    """Measure the videos that the cache does not have, and add each to it as soon as it is measured.
 
     A file with another size or time is measured again.
 
@@ -227,7 +227,7 @@ def measure_cached(
 
 
 def _stamp(file: Path) -> tuple[str, int, int]:
-    """Name, size and time of a file; -1 where it is not there."""
+    """Name, size and time of a file; -1 where it is missing."""
     try:
         info = os.stat(file)
     except OSError:
@@ -236,7 +236,7 @@ def _stamp(file: Path) -> tuple[str, int, int]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of JSON lines, of which a kill may have cut some short; none if it is not there."""
+    """The objects in a file of JSON lines, without lines that a kill cut short; none if the file is missing."""
     records = []
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines():

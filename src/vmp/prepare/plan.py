@@ -75,10 +75,10 @@ class Item(Span):
     """A clip as annotated."""
 
     id: str  # unique in its split; a relative path without suffix once the clip is a file of its own
-    path: str  # relative to the videos' root; of a file that is not there, where it should be
+    path: str  # relative to the videos' root; of a missing file, where it should be
     label: int
     tags: dict[str, str] = field(default_factory=dict)
-    problem: str = ""  # why it cannot be used, whether or not its file is there
+    problem: str = ""  # why it cannot be used, even if its file exists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """The lines of an annotation file that are not blank, stripped, with their numbers.
 
     Raises:
-        ManifestError: not there, not UTF-8, or not text.
+        ManifestError: missing, not UTF-8, or not text.
     """
     lines = ((number, line.strip()) for number, line in enumerate(read_annotation(path).split("\n"), 1))
     return [(number, line) for number, line in lines if line]

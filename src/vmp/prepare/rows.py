@@ -28,7 +28,7 @@ Rows = dict[str, list[Clip]]  # split -> clips
 
 
 def unmeasured_rows(plan: DatasetPlan, there: Mapping[str, bool]) -> Rows:
-    """Rows that say what is known before any file is opened."""
+    """Rows with what is known before any file is opened."""
 
     def row(item: Item) -> Clip:
         status = "missing" if not there[item.path] else "unreadable" if item.problem else "ok"
@@ -41,7 +41,7 @@ def unmeasured_rows(plan: DatasetPlan, there: Mapping[str, bool]) -> Rows:
 
 
 def in_place_rows(plan: DatasetPlan, found: Mapping[str, Measured]) -> Rows:
-    """Spans of the files that were measured; a path that was not is missing."""
+    """Rows of spans of files that were measured; a path that was not measured is missing."""
     return {
         split: [in_place_row(item, found.get(item.path), clock=plan.clock) for item in items]
         for split, items in plan.splits.items()
@@ -49,7 +49,7 @@ def in_place_rows(plan: DatasetPlan, found: Mapping[str, Measured]) -> Rows:
 
 
 def in_place_row(item: Item, found: Measured | None, *, clock: Clock = "file") -> Clip:
-    """A span of a measured file; None: the file is not there."""
+    """The row of a span of a measured file; found None: the file is missing."""
     clip = Clip(id=item.id, path=item.path, label=item.label, tags=dict(item.tags))
     known = clip
     if item.unit == "frames":  # the one unit that needs no file
@@ -104,7 +104,7 @@ def cut_rows(
     short_side: int | None,
     **work: Unpack[Work],
 ) -> Rows:
-    """Cut every clip whose source is there; rows of all clips.
+    """Cut every clip that has a source; rows of all clips.
 
     Raises:
         ConfigError: a source is a clip that was made here.

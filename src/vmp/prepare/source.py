@@ -69,7 +69,7 @@ def packet_times(path: Path) -> Timeline:
 class Source:
     """The first video stream of a file, decoded in counted order by one thread.
 
-    After `frames` has run, `count`, `keyframes` and `fault` say how it went; the rest is what the header said.
+    After `frames` has run, `count`, `keyframes` and `fault` hold the result; the rest is from the header.
     """
 
     def __init__(self, path: Path) -> None:
@@ -199,7 +199,7 @@ def probe(path: str | os.PathLike[str]) -> Probe:
     """Open a video and decode one frame.
 
     Raises:
-        VideoReadError: not there, not a regular file, or not a video.
+        VideoReadError: missing, not a regular file, or not a video.
     """
     path = Path(path)
     check_regular(path)

@@ -3,7 +3,7 @@
 Notable here:
 - an archive may name members outside its folder, or hold links: members are checked before and after unpacking;
 - each archive is unpacked into a temporary folder and moved into place when it is whole; a file marks it as done, so
-  that a run that was killed goes on;
+  that a run that was killed can continue;
 - Python reads ZIP. RAR needs a program, and some builds read only some kinds of RAR: all are tried, one after another.
 """
 

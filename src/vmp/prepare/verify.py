@@ -3,7 +3,7 @@
 Notable here:
 - files are decoded in child processes, one at a time each, which may crash or hang without harm;
 - nothing is deleted or moved: rows that cannot be used get another status in the manifest, the old manifest stays as
-  `<name>.before-verify`, and `quarantine.csv` beside it lists the rows and what is wrong with them;
+  `<name>.before-verify`, and `quarantine.csv` beside it lists the rows with their problems;
 - a reader that is listed for a file, and is not exact for it, is removed from the row;
 - further readers can be named, and are listed in the rows for whose files they are exact. Those that need a GPU are
   tried last, so that a fault of the GPU is not held against a file.
@@ -59,12 +59,12 @@ def verify(
     timeout: float = TIMEOUT,
     progress: bool = True,
 ) -> Verified:
-    """Decode the files of a manifest, and record what is wrong in the manifest and in quarantine.csv.
+    """Decode the files of a manifest, and record problems in the manifest and in quarantine.csv.
 
     Args:
         root: folder of the videos; None: as recorded beside the manifest.
         timeout: seconds without progress before a process counts as hung; 0: never.
-        readers: to measure besides those that are always tried, and to list where they are exact.
+        readers: to measure besides the readers that are always tried, and to list where they are exact.
 
     Raises:
         ManifestError: the manifest cannot be read, or all of its files are missing; nothing is changed.
@@ -160,7 +160,7 @@ def _compare(clip: Clip, found: Measured, tried: Sequence[str], wanted: Sequence
     """
     if clip.status != "ok":
         if found.status == "ok" and clip.status == "missing":
-            return clip, "is there now; make the manifest again to use it"
+            return clip, "exists now; make the manifest again to use it"
         return clip, ""
     status, problem = found.status, found.reason
     if status == "ok" and found.frames < clip.frames:

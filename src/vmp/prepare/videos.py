@@ -1,8 +1,8 @@
 """Where the videos are: found by stem in a folder, in any depth, and by what a list calls them.
 
 Notable here, of the paths and ids in lists (`Locator`):
-- a path that is there as written is taken. Else backslashes are read as slashes, absolute paths are taken if they lie
-  in the root, and relative ones may count from the list's folder, the working folder or the folder above the root;
+- a path that exists as written is taken. Else backslashes are read as slashes, absolute paths are taken if they lie in
+  the root, and relative ones may count from the list's folder, the working folder or the folder above the root;
 - a name that differs only in upper and lower case, or in how accents are coded (macOS writes them as characters of
   their own), means the one file of that name in the whole root;
 - names without a suffix and ids are looked for in the whole root: `name.mp4`, `Title [id].mp4` and `Title-id.mp4` as
