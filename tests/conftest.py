@@ -71,6 +71,22 @@ def mpii(tmp_path_factory):
     return make_mpii(tmp_path_factory.mktemp("mpii"))
 
 
+@pytest.fixture(scope="session")
+def c2d_file(tmp_path_factory):
+    """A small C2D in pytorchvideo's layout."""
+    from weights_made import save_c2d
+
+    return save_c2d(tmp_path_factory.mktemp("c2d"))
+
+
+@pytest.fixture(scope="session")
+def hugging_face(tmp_path_factory):
+    """(model, folder) of a small TimeSformer that transformers wrote."""
+    from weights_made import save_hugging_face
+
+    return save_hugging_face(tmp_path_factory.mktemp("hf"))
+
+
 TITLE = ("fault", "tried", "survived", "differences")
 
 

@@ -145,18 +145,6 @@ def test_a_changed_file_is_found_out(server, tmp_path):
     assert sha256_of(path) in str(error.value)
 
 
-def test_a_known_sum_is_checked(server, tmp_path):
-    right = fetch([server.url("range")], tmp_path / "x")
-    sha256 = sha256_of(right)
-    assert fetch([server.url("range")], tmp_path / "y", sha256=sha256).read_bytes() == CONTENT
-    with pytest.raises(WeightsError, match=f"has SHA-256 {sha256}, published is 00ff"):
-        fetch([server.url("range")], tmp_path / "z", sha256="00ff")
-    assert files(tmp_path / "z") == set()
-    (tmp_path / "y" / "w.pyth").write_bytes(b"other")
-    with pytest.raises(WeightsError, match="published"):
-        fetch([server.url("range")], tmp_path / "y", sha256=sha256)
-
-
 def test_dropped_connections_are_resumed(server, tmp_path):
     path = fetch([server.url("drop")], tmp_path)
     assert path.read_bytes() == CONTENT
@@ -428,8 +416,6 @@ def test_a_body_without_a_length_is_believed_only_with_proof(script, tmp_path, k
         with pytest.raises(WeightsError, match="did not say how long the file is"):
             fetch([url], folder)
         assert files(folder) == set()
-        known = hashlib.sha256(body).hexdigest()  # a published sum is proof, too
-        assert fetch([url], folder, sha256=known).read_bytes() == body
 
 
 def test_chunks(script, tmp_path):

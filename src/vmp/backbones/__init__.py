@@ -123,7 +123,7 @@ def build_backbone(
     Args:
         name: a key of SPECS.
         weights: a name in vmp.backbones.zoo, as "k400", or a file in any layout of vmp.backbones.layouts; None: random.
-            The head is new where the number of classes differs. What was loaded is told as `.loaded`, a Report.
+            The head is new where the number of classes differs. `.loaded`, a LoadReport, says what was loaded.
         spec: another input size than the published one, from `backbone_spec(name).at(...)`.
         reverse_channels: the weights want blue first (TimeSformer on SSv2): turn their first convolution round.
         options: of the builder: `dropout`, `width`, ... (convnets.py, timesformer.py, tiny.py).

@@ -1,10 +1,10 @@
-"""Fetch a file of weights once, whole, and know it again.
+"""Fetch a file of weights once and whole, and recognise it afterwards.
 
 Notable here:
-- a file appears under its name when it is whole (transfer.py resumes dropped connections). Where the server never
-  said how long it is, a zip or safetensors file proves it by its own table of contents; anything else is refused;
-- no sums are published for these files: the SHA-256 is recorded at the first use and checked at every later one;
-- an error page in place of a file is found out by its first bytes, whatever the server calls it;
+- a file appears under its name once it is whole (transfer.py resumes dropped connections). If the server never said
+  how long it is, a zip or safetensors file proves it by its own table of contents; anything else is refused;
+- no checksums are published for these files: the SHA-256 is recorded at the first use and checked at every later one;
+- an error page in place of a file is recognised by its first bytes, whatever content type the server gives;
 - processes of one machine (torchrun) wait for the one that fetches.
 """
 
@@ -33,15 +33,13 @@ def fetch(
     urls: Sequence[str],
     folder: Path | None = None,
     *,
-    sha256: str | None = None,
     licence: str = "",
     progress: bool = True,
 ) -> Path:
-    """The file in `folder` (default: the cache folder), fetched from the first URL that gives it if it is not there.
+    """The file in `folder` (default: the cache folder), fetched from the first URL that gives it.
 
     Args:
         urls: places of the same weights; the file keeps the last part of the URL as its name.
-        sha256: what the file must have; None records what it has at first use, in <file>.sha256.
         licence: printed when something is fetched.
 
     Raises:
@@ -50,14 +48,14 @@ def fetch(
     folder = cache_folder() if folder is None else folder
     try:
         for path in (folder / _name(url) for url in urls):
-            if path.is_file() and (sha256 or _record(path).is_file()):  # nothing to write: no lock
-                _check(path, sha256)
+            if path.is_file() and _record(path).is_file():  # nothing to write: no lock
+                _check(path)
                 return path
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             for path in (folder / _name(url) for url in urls):
                 if path.is_file():
-                    _check(path, sha256)
+                    _check(path)
                     return path
             if licence:
                 limits = ": for non-commercial use only" if "NC" in licence.upper().split("-") else ""
@@ -65,11 +63,11 @@ def fetch(
             failed: list[str] = []
             for url in urls:
                 try:
-                    path = _download(url, folder / _name(url), sha256, progress)
+                    path = _download(url, folder / _name(url), progress)
                 except Failed as error:
                     failed.append(f"  {url}\n    {error}")
                 else:
-                    _check(path, sha256)
+                    _check(path)
                     return path
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -105,7 +103,7 @@ def container(head: bytes) -> str | None:
 
 
 class _locked:
-    """One process at a time; says so when it has to wait."""
+    """A lock on the folder; prints a line when it has to wait for another process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.lock = folder, FileLock(folder / ".lock")
@@ -129,29 +127,26 @@ def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _check(path: Path, sha256: str | None) -> None:
-    """Compare with the sum that is known or recorded; record it where there is none."""
-    record = _record(path)
-    found, expected = sha256_of(path), sha256
-    if not expected and record.is_file():
-        text = record.read_bytes()[:64].decode("ascii", errors="replace")
-        if not re.fullmatch("[0-9a-f]{64}", text):
-            raise WeightsError(
-                f"{record}: holds no SHA-256. Remove it to record that of {path.name} as it is now, or remove both "
-                "files to fetch the weights again."
-            )
-        expected = text
-    if not expected:
+def _check(path: Path) -> None:
+    """Compare with the SHA-256 recorded in <file>.sha256; record it where there is none."""
+    record, found = _record(path), sha256_of(path)
+    if not record.is_file():
         write_text(record, f"{found}  {path.name}\n")
-    elif found != expected:
-        origin = "published" if sha256 else f"recorded in {record.name} at the first use"
+        return
+    expected = record.read_bytes()[:64].decode("ascii", errors="replace")
+    if not re.fullmatch("[0-9a-f]{64}", expected):
         raise WeightsError(
-            f"{path}: not the file it should be:\n  SHA-256 {expected} ({origin})\n  SHA-256 {found} (found)\n"
-            f"Remove {path.name}{'' if sha256 else f' and {record.name}'} to fetch it again."
+            f"{record}: holds no SHA-256. Remove it to record that of {path.name} as it is now, or remove both "
+            "files to fetch the weights again."
+        )
+    if found != expected:
+        raise WeightsError(
+            f"{path}: not the file it should be:\n  SHA-256 {expected} (recorded in {record.name} at the first use)\n"
+            f"  SHA-256 {found} (found)\nRemove {path.name} and {record.name} to fetch it again."
         )
 
 
-def _download(url: str, path: Path, sha256: str | None, progress: bool) -> Path:
+def _download(url: str, path: Path, progress: bool) -> Path:
     part = path.with_name(f"{path.name}.part")
     length_known = bring(url, part, progress=progress)
     with open(part, "rb") as file:
@@ -160,10 +155,7 @@ def _download(url: str, path: Path, sha256: str | None, progress: bool) -> Path:
         discard(part)
         page = "a web page" if head.lstrip().startswith(b"<") else f"a file that begins with {head[:16]!r}"
         raise Failed(f"{page if head else 'an empty file'} came, not weights")
-    if sha256 and (found := sha256_of(part)) != sha256:
-        discard(part)
-        raise Failed(f"the file that came has SHA-256 {found}, published is {sha256}")
-    if not (sha256 or length_known or _has_its_end(part, head)):
+    if not (length_known or _has_its_end(part, head)):
         discard(part)
         raise Failed("the server did not say how long the file is, so it may have been cut short on its way")
     with open(part, "rb+") as file:

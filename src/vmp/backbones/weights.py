@@ -30,7 +30,7 @@ _COUNTER = "num_batches_tracked"  # of batch norm: not used for anything, and no
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """What `load_weights` did; names of parameters and buffers. `as_dict` is for JSON."""
 
     backbone: str
@@ -43,9 +43,7 @@ class Report:
     missing: list[str]  # only counters of batch norm; anything else that is missing is an error
     unexpected: list[str]
     reversed: list[str]
-    declined: list[str] = field(
-        default_factory=list
-    )  # of the head: has the right size, and is for other classes
+    declined: list[str] = field(default_factory=list)  # the head: of the right size, but for other classes
     prompts: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
@@ -99,7 +97,7 @@ def load_weights(
     reverse_channels: bool = False,
     keep_head: Callable[[Path], bool] | None = None,
     progress: bool = True,
-) -> Report:
+) -> LoadReport:
     """Load pretrained weights into a model with a `head_name`.
 
     Args:
@@ -146,7 +144,7 @@ def load_weights(
             value = fitted[name].flip(1) if name in turned else fitted[name]
             own[name].copy_(value)  # state_dict's tensors share memory with the model
     notes = [f"trained on {row.dataset}" if row else "", row.note if row else "", foreign.note]
-    return Report(
+    return LoadReport(
         backbone=backbone,
         source=str(foreign.file),
         layout=foreign.layout,
@@ -169,7 +167,7 @@ def _resolve(weights: str | Path, backbone: str, progress: bool) -> tuple[Path, 
     if isinstance(weights, str) and (text in zoo.NAMES or (bare and not Path(text).exists())):
         row = zoo.find(backbone, text)
         folder = cache_folder() / f"{row.backbone}-{row.name}"
-        path = fetch(row.urls, folder, sha256=row.sha256, licence=row.licence, progress=progress)
+        path = fetch(row.urls, folder, licence=row.licence, progress=progress)
         return path, row
     return Path(weights), None
 

@@ -21,7 +21,7 @@ _PTV = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """urls: the same weights at several places, tried in this order. classes, top1, sha256: None where unknown."""
+    """urls: the same weights at several places, tried in this order. classes, top1: None where unknown."""
 
     backbone: str
     name: str
@@ -32,7 +32,6 @@ class Weights:
     frames: int
     crop: int
     top1: float | None
-    sha256: str | None = None  # None: recorded at the first use, checked afterwards
     note: str = ""
 
     @property

@@ -15,7 +15,7 @@ from vmp.runs.run import Run
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
-    from vmp.backbones.weights import Report
+    from vmp.backbones.weights import LoadReport
     from vmp.model import PromptedClassifier
 
 
@@ -23,7 +23,7 @@ class Start(NamedTuple):
     """report: what was loaded; None: the start is random. prompts: names of the m and n that came along. given: names
     of those that the config sets. warnings: what the weights come from and this run does otherwise."""
 
-    report: "Report | None"
+    report: "LoadReport | None"
     prompts: list[str]
     given: list[str]
     warnings: list[str]
