@@ -172,12 +172,12 @@ def test_what_is_left_counts_steps_at_their_own_pace_and_what_comes_beside_them(
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     shown = progress.Bar("train", 10, 2, None, False)
-    shown.after = lambda step: 50 + step
+    shown.further = lambda step: 50 + step
     assert shown.left() is None
     for _ in range(2):
         now += 4
         shown.advance()
-    with shown.beside():
+    with shown.untimed():
         now += 1000  # a validation
     assert shown.left() == 6 * 4 + 50 + 4
     now += 8

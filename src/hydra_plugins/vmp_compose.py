@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vmp.launched import launched
+from vmp.ranks import read_rank
 
 # sections that hold the keys of one file and no others; a recipe or an experiment adds to the other ones
 WHOLE = ("dataset", "backbone", "vmp", "optim", "logger")
@@ -90,7 +90,7 @@ class Loader(ConfigLoaderImpl):
 
     def _note(self, text: str, run_mode: RunMode) -> None:
         """Print it once, in the first process of a run, and not for the jobs of a sweep."""
-        if run_mode == RunMode.RUN and text not in self._notes and launched().first:
+        if run_mode == RunMode.RUN and text not in self._notes and read_rank().first:
             self._notes.add(text)
             print(text, file=sys.stderr)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vmp.errors import UserError
-from vmp.streams import lasting
+from vmp.streams import tolerate_failing_streams
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them
 # conf/hydra/launcher has better values for two launchers than their plugins, which Hydra 1.3 then takes as schemas
@@ -32,7 +32,7 @@ def friendly(command: str = "train") -> Iterator[None]:
     Args:
         command: train or evaluate, whose keys a message may propose.
     """
-    with lasting():
+    with tolerate_failing_streams():
         yield from _friendly(command)
 
 

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 
 from vmp.config import Config
 from vmp.errors import ConfigError, RunError
-from vmp.launched import launched
+from vmp.ranks import read_rank
 from vmp.runs.folder import check_writable
 
 
 def check_machine(config: Config) -> None:
     """Raise UserError where this machine cannot run the config."""
-    clips_per_process(config, launched().world)
+    clips_per_process(config, read_rank().world)
     check_writable(config.folder)
     if config.trainer.compile:
         _check_compiler(config.trainer.device)

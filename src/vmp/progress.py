@@ -1,4 +1,4 @@
-"""A progress bar with an ETA on a terminal, a line now and then elsewhere; nothing on other processes."""
+"""A progress bar with an ETA on a terminal, and a line every half minute elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,25 +20,25 @@ EVERY = 30.0  # seconds between lines where there is no terminal
 
 
 class Bar:
-    """`advance()` it; `note` is what stands at its end.
+    """Shows how many steps are done and how long the rest takes.
 
-    after: seconds of what remains to be done beside the steps (validation, testing), from the seconds of a step. What
-    is done within `beside()` is not counted as time of the steps.
+    note: text at its end.
+    further: seconds of the work that remains beside the steps (validation, testing), from the seconds of one step.
     """
 
     def __init__(self, name: str, total: int, done: int, progress: Progress | None, shown: bool) -> None:
         self.name, self.total, self.done, self.first = name, total, done, done
         self.note = ""
-        self.after: Callable[[float], float] = lambda step: 0.0
+        self.further: Callable[[float], float] = lambda step: 0.0
         self._progress, self._shown = progress, shown
         self._task = progress.add_task(name, total=total, completed=done, note="") if progress else None
-        self._mark = self._said = time.monotonic()
-        self._worked = 0.0  # seconds of the steps
+        self._mark = self._printed = time.monotonic()
+        self._worked = 0.0  # seconds spent on steps
         if progress:
             progress.columns = (
                 *progress.columns,
                 TextColumn("eta"),
-                _Left(self),
+                _TimeLeft(self),
                 TextColumn("{task.fields[note]}"),
             )
 
@@ -47,15 +47,14 @@ class Bar:
         self._count_time()
         if self._progress and self._task is not None:
             self._progress.update(self._task, advance=count, note=self.note)
-        elif self._shown and time.monotonic() - self._said > EVERY:
-            self._said = time.monotonic()
-            print(
-                f"{self.name} {self.done}/{self.total}, {_clock(self.left())} left  {self.note}", flush=True
-            )
+        elif self._shown and time.monotonic() - self._printed > EVERY:
+            self._printed = time.monotonic()
+            left = _format_time(self.left())
+            print(f"{self.name} {self.done}/{self.total}, {left} left  {self.note}", flush=True)
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
-        """Something else than steps is done, which `after` has."""
+    def untimed(self) -> Iterator[None]:
+        """For work other than steps, which `further` estimates."""
         self._count_time()
         try:
             yield
@@ -63,11 +62,11 @@ class Bar:
             self._mark = time.monotonic()
 
     def left(self) -> float | None:
-        """Seconds to the end of it all, as seen at the newest step; None before the first."""
+        """Seconds until all is done, as estimated at the newest step; None before the first one."""
         if self.done == self.first:
             return None
         step = self._worked / (self.done - self.first)
-        return (self.total - self.done) * step + self.after(step)
+        return (self.total - self.done) * step + self.further(step)
 
     def _count_time(self) -> None:
         now = time.monotonic()
@@ -75,18 +74,18 @@ class Bar:
         self._mark = now
 
 
-class _Left(ProgressColumn):
-    def __init__(self, of: Bar) -> None:
+class _TimeLeft(ProgressColumn):
+    def __init__(self, bar: Bar) -> None:
         super().__init__()
-        self._of = of
+        self._bar = bar
 
     def render(self, task: Task) -> Text:
-        return Text(_clock(self._of.left()), style="progress.remaining")
+        return Text(_format_time(self._bar.left()), style="progress.remaining")
 
 
 @contextmanager
 def bar(name: str, total: int, *, done: int = 0, shown: bool = True) -> Iterator[Bar]:
-    """A bar from `done` to `total`; `shown` False for processes other than the first."""
+    """A bar from `done` to `total`; `shown` is False in processes other than the first."""
     console = Console()
     if not (shown and console.is_terminal):
         yield Bar(name, total, done, None, shown)
@@ -101,7 +100,7 @@ def bar(name: str, total: int, *, done: int = 0, shown: bool = True) -> Iterator
         yield Bar(name, total, done, progress, shown)
 
 
-def _clock(seconds: float | None) -> str:
+def _format_time(seconds: float | None) -> str:
     if seconds is None:
         return "-:--"
     minutes, seconds = divmod(round(seconds), 60)

@@ -1,6 +1,6 @@
-"""stdout and stderr that may go away: a pipe whose reader has left, a terminal that was closed, a full disk.
+"""stdout and stderr that may fail: a pipe whose reader has left, a terminal that was closed, a full disk.
 
-Training, testing and tables are in files; the lines on the terminal must not end them.
+Training, testing and tables go to files; what is printed to the terminal must not end them.
 """
 
 import os
@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 
-class _Lasting:
-    """A text stream; once it cannot be written to, what is written to it is dropped."""
+class _TolerantStream:
+    """A text stream that drops what it cannot write."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -20,39 +20,40 @@ class _Lasting:
         try:
             return int(self._stream.write(text))
         except OSError:
-            self._drop()
+            self._redirect_to_null()
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError:
-            self._drop()
+            self._redirect_to_null()
 
-    def _drop(self) -> None:
-        """Point its descriptor nowhere: what Python still holds for it goes there, too, when it ends."""
+    def _redirect_to_null(self) -> None:
+        """Point the descriptor to /dev/null, which also takes what Python has buffered and flushes when it exits."""
         with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 @contextmanager
-def lasting() -> Iterator[None]:
-    """Within it, sys.stdout and sys.stderr drop what they cannot write."""
+def tolerate_failing_streams() -> Iterator[None]:
+    """While entered, sys.stdout and sys.stderr drop what they cannot write."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (
-        stream if stream is None or isinstance(stream, _Lasting) else _Lasting(stream) for stream in before
+        stream if stream is None or isinstance(stream, _TolerantStream) else _TolerantStream(stream)
+        for stream in before
     )
-    mine = sys.stdout, sys.stderr
+    tolerant = sys.stdout, sys.stderr
     try:
         yield
     finally:
-        for stream in mine:
+        for stream in tolerant:
             if stream is not None:
                 stream.flush()
-        if (sys.stdout, sys.stderr) == mine:
+        if (sys.stdout, sys.stderr) == tolerant:
             sys.stdout, sys.stderr = before

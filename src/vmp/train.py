@@ -26,8 +26,8 @@ from vmp.build import (
 from vmp.config import Config, check, check_start
 from vmp.data.present import Present, digest, find_clips
 from vmp.errors import UserError
-from vmp.launched import launched
 from vmp.preflight import check_machine, clips_per_process, explain_disk_errors
+from vmp.ranks import read_rank
 from vmp.runs.folder import begun, check_same_data, check_same_run, keep_records, run_folder, what_matters
 from vmp.runs.records import METRICS_FILE, is_finished, write_result
 from vmp.runs.score import Split, loader_workers, print_result, record_scores, score, summarize
@@ -68,7 +68,7 @@ def train(cfg: DictConfig) -> None:
     if not begun(config.folder):
         check_start(config)
     if _is_finished(config):
-        if launched().first:
+        if read_rank().first:
             print(f"{config.folder} is finished:")
             print_result(config.folder)
             print(
@@ -79,7 +79,7 @@ def train(cfg: DictConfig) -> None:
     with explain_disk_errors():
         data = _find_data(config)
         check_same_data(config.folder, data.digests)
-        with run_folder(config.folder, raw, first=launched().first):
+        with run_folder(config.folder, raw, first=read_rank().first):
             from vmp.engine.faults import explain_torch_errors  # imports torch
 
             with explain_torch_errors():
@@ -89,7 +89,7 @@ def train(cfg: DictConfig) -> None:
 def _is_finished(config: Config) -> bool:
     """Whether the run has a result: as the first process sees it, on every process."""
     finished = is_finished(config.folder)
-    if launched().alone:
+    if read_rank().alone:
         return finished
     from vmp.engine import dist
     from vmp.engine.faults import explain_torch_errors
@@ -99,7 +99,7 @@ def _is_finished(config: Config) -> bool:
 
 
 def _find_data(config: Config) -> Data:
-    splits = find_splits(config, progress=launched().first)
+    splits = find_splits(config, progress=read_rank().first)
     present = {
         name: find_clips(m, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
         for name, m in splits.named()
@@ -210,7 +210,7 @@ class Session:
         at_once = max(clips_at_once(n) * n for n in (1, math.prod(self.views)))  # views of a batch
         largest = max(self.plan.micro_batch * shape.crop**2, at_once * shape.test_crop**2)
         workers = loader_workers(self.config.trainer.workers)
-        if warning := shortage(3 * shape.frames * largest, workers=workers, beside=launched().beside):
+        if warning := shortage(3 * shape.frames * largest, workers=workers, beside=read_rank().local_world):
             self.log.warn(warning)
 
     def restore(self, found: "Checkpoint | None", optimizer: Any) -> "TrainingState":

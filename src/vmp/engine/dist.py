@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from vmp.errors import ConfigError, RunError
-from vmp.launched import MPI, Launched, launched
+from vmp.ranks import MPI, Rank, read_rank
 
 TIMEOUT = timedelta(minutes=10)  # how long a process waits for another
 UNSURE = timedelta(minutes=2)  # the same at the start, where there may be no other after all
@@ -65,12 +65,12 @@ def find_device(device: str = "auto") -> torch.device:
     Raises:
         ConfigError: there is no such device.
     """
-    here = launched()
+    here = read_rank()
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device = {device!r}: must be auto, cpu, cuda or cuda:N")
-    if ":" in device and here.beside > 1:
+    if ":" in device and here.local_world > 1:
         raise ConfigError(
-            f"trainer.device={device}: names one device for {here.beside} processes; use cuda or auto"
+            f"trainer.device={device}: names one device for {here.local_world} processes; use cuda or auto"
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
@@ -97,7 +97,7 @@ def start(device: str = "auto") -> Processes:
         ConfigError: there is no such device, or two processes would share it.
         RunError: the other processes do not appear in time.
     """
-    here, chosen = launched(), find_device(device)
+    here, chosen = read_rank(), find_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if not here.alone and not dist.is_initialized():
@@ -105,22 +105,22 @@ def start(device: str = "auto") -> Processes:
     return Processes(here.rank, here.world, chosen)
 
 
-def _join(here: Launched, device: torch.device) -> None:
+def _join(here: Rank, device: torch.device) -> None:
     backend, own = ("nccl", device) if device.type == "cuda" else ("gloo", None)
     if not here.address:
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=own)
         return
-    patience = TIMEOUT if here.sure else UNSURE
+    patience = TIMEOUT if here.certain else UNSURE
     if here.first:
-        wait = "" if here.sure else f"; waiting {patience.seconds} s for the others"
-        print(f"{here.by} started {here.world} processes{wait}", flush=True)
+        wait = "" if here.certain else f"; waiting {patience.seconds} s for the others"
+        print(f"{here.starter} started {here.world} processes{wait}", flush=True)
     assert here.port
     try:
         store = dist.TCPStore(here.address, here.port, here.world, here.first, timeout=patience)
     except (dist.DistError, RuntimeError) as error:
         raise RunError(
-            f"{here.by} says that this is process {here.rank} of {here.world}; the processes did not find each other "
-            f"at {here.address}:{here.port} ({str(error).partition(chr(10))[0]}).\n{_ADVICE[here.by]}"
+            f"{here.starter} says that this is process {here.rank} of {here.world}; the processes did not find each "
+            f"other at {here.address}:{here.port} ({str(error).partition(chr(10))[0]}).\n{_ADVICE[here.starter]}"
         ) from None
     store.set_timeout(TIMEOUT)
     if device.type == "cuda":

@@ -141,7 +141,7 @@ def fit(
         stack.callback(close)
         shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
         remaining = _Remaining(plan, settings, state)
-        shown.after = remaining.seconds
+        shown.further = remaining.seconds
         if not state.rows:
             metrics.write({"kind": "start", "epoch": 0, "step": 0, **scalars()})
         while True:
@@ -151,7 +151,7 @@ def fit(
             if evaluate and state.step and state.step % per_epoch == 0 and state.evaluated < epoch:
                 processes.share(model.buffers())  # batch statistics differ by process
                 save()  # an evaluation may take long, and is abandoned when the run is asked to stop
-                with shown.beside(), remaining.validation():
+                with shown.untimed(), remaining.validation():
                     result = evaluate(epoch)
                 state.evaluated = epoch
                 if result["top1"] > state.best:

@@ -9,7 +9,7 @@ from typing import Literal
 from vmp.errors import ConfigError
 from vmp.jobs.places import find_devices, local_places
 from vmp.jobs.process import JobProcess, python_command
-from vmp.jobs.supervisor import Job, Progress, listen_for_signals, run_jobs
+from vmp.jobs.supervisor import Job, ProgressLines, listen_for_signals, run_jobs
 from vmp.machine import cpus
 
 CLUSTER_JOBS = 16  # jobs of a Hydra launcher that are submitted at the same time
@@ -76,7 +76,7 @@ def run_launched(
     show: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> bool:
     """Run the jobs in `root`, a checkout, and show a line as each ends; whether a signal stopped them."""
-    progress = Progress(jobs)
+    progress = ProgressLines(jobs)
 
     def start(job: Job, place: Mapping[str, str]) -> JobProcess:
         command, warm = launch.command(job.script, job.arguments), launch.kind == "warm"

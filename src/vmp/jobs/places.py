@@ -5,14 +5,14 @@ import subprocess
 from collections.abc import Sequence
 
 from vmp.errors import ConfigError
-from vmp.launched import RANKS
+from vmp.ranks import VARIABLES
 
 Place = dict[str, str]  # environment variables that give one job its own devices or cores
 
 
 def environment() -> dict[str, str]:
     """This process's environment without the ranks that torchrun, srun or mpirun have put there."""
-    return {k: v for k, v in os.environ.items() if k not in RANKS and not k.startswith("TORCHELASTIC_")}
+    return {k: v for k, v in os.environ.items() if k not in VARIABLES and not k.startswith("TORCHELASTIC_")}
 
 
 def find_devices() -> list[str]:

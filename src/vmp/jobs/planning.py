@@ -12,7 +12,7 @@ from typing import Any
 
 from vmp.errors import ConfigError, RunError, UserError
 from vmp.jobs.supervisor import Job
-from vmp.launched import STARTERS, launched
+from vmp.ranks import COMMANDS, read_rank
 from vmp.runs.records import is_finished
 
 MANY = 20  # jobs: for more than this, checking shows a progress bar
@@ -20,11 +20,11 @@ MANY = 20  # jobs: for more than this, checking shows a progress bar
 
 def check_started_once() -> None:
     """Raise ConfigError under torchrun, srun or mpirun with several processes: each would start the whole sweep."""
-    here = launched()
-    if "WORLD_SIZE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or (here.sure and not here.alone):
+    here = read_rank()
+    if "WORLD_SIZE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or (here.certain and not here.alone):
         raise ConfigError(
             "a sweep (-m) starts the processes of its jobs itself: run it once, with python, not with "
-            f"{STARTERS.get(here.by, 'torchrun')}. For jobs of N processes each: python train.py -m "
+            f"{COMMANDS.get(here.starter, 'torchrun')}. For jobs of N processes each: python train.py -m "
             "hydra.sweeper.processes=N ..."
         )
 

@@ -29,15 +29,14 @@ def python_command(script: str, arguments: Sequence[str], processes: int = 1) ->
 
 
 class JobProcess:
-    """Started when it is made.
+    """The process of a job; the constructor starts it.
 
     Args:
-        command: [python, script, *arguments] for a warm process, which runs in this interpreter.
+        command: as from `python_command`.
         output: the file for its stdout and stderr.
-        cwd: its working directory.
-        place: environment variables of its own.
+        place: environment variables that only this job gets.
         warm: fork it from the server that has imported what a run needs.
-        echo: leave stdout to the terminal, and copy stderr there as well as to `output`.
+        echo: leave its stdout on the terminal, and copy its stderr there as well.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class JobProcess:
                     stdout=None if echo else file,
                     stderr=file,
                     start_new_session=True,
-                    # a launcher's signal to this process may be sent to all processes of its job
+                    # Slurm sends this process's SIGUSR2 to the job as well; only SIGTERM asks the job to save
                     preexec_fn=_ignore_sigusr2 if callable(signal.getsignal(signal.SIGUSR2)) else None,
                 )
         self._errors = open(output, "rb") if echo else None  # noqa: SIM115  # open while the process runs
@@ -76,7 +75,7 @@ class JobProcess:
         return time.monotonic() - self._began
 
     def poll(self) -> int | None:
-        """The exit code, or None while it runs; copies what it has written to stderr since the last call."""
+        """The exit code, or None while it runs. With `echo`, copies what is new in stderr to the terminal."""
         process = self._process
         code = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
         if self._errors and (chunk := self._errors.read()):
@@ -87,7 +86,7 @@ class JobProcess:
         return code
 
     def stop(self, times: int) -> None:
-        """Ask it to stop for the n-th time: save and end, then end at once; the third time kills its whole group."""
+        """Ask it to stop: first to save and end, then to end at once; the third time kills its whole group."""
         assert self._process.pid
         with suppress(ProcessLookupError):
             if times < 3:
@@ -97,7 +96,7 @@ class JobProcess:
 
 
 def explain_failure(code: int, output: Path) -> str:
-    """The signal that killed a process, else its last error message, else its exit code and its last line."""
+    """The signal that killed it, or its last error message, or else its exit code and the last line of its output."""
     if code < 0:
         hint = ": out of memory, or killed by hand" if code == -signal.SIGKILL else ""
         return f"killed by {signal.Signals(-code).name}{hint}"

@@ -33,14 +33,15 @@ POLL = 0.1  # seconds between looks at processes and signals
 
 @dataclass
 class Job:
-    """One run or evaluation, and what has become of it.
+    """One run or evaluation, and its state.
 
-    label: its name for people.
+    label: how messages name it.
     arguments: of its script, as a person would type them.
-    folder: where its result goes. No two jobs share one, so that it identifies the job.
-    output: file for what its process prints.
+    folder: where its result goes. No two jobs share one, so it identifies the job.
+    output: the file for what its process prints.
+    is_done: whether the result is there.
     needs: folders of the jobs that must be done before it starts.
-    code: its exit code.
+    code: exit code of its process.
     """
 
     label: str
@@ -62,10 +63,10 @@ class Job:
 class StopRequests:
     """How often the jobs of this process have been asked to stop.
 
-    signals: that this process has received, in order.
-    file: in which the process of a sweep counts its own requests, for jobs that other processes watch over.
-    sent_to_job: the job's process has received a signal, too, so that there is nothing to pass on.
-    requeue: the launcher's own handler, to be called once the job has saved: it queues the job again.
+    signals: those that this process has received, in order.
+    file: where a sweep counts its requests, for jobs that a launcher runs in other processes.
+    sent_to_job: the job's own process has received a signal as well, so that there is nothing to pass on.
+    requeue: submitit's handler, which queues the job again; to be called once the job has saved.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -84,23 +85,21 @@ class StopRequests:
 
 @contextmanager
 def listen_for_signals(file: Path | None = None) -> Iterator[StopRequests]:
-    """Collect SIGINT, SIGTERM and SIGHUP while it is entered, but for those that nohup or a shell has switched off.
+    """Collect SIGINT, SIGTERM and SIGHUP while entered, unless nohup or a shell has made this process ignore them.
 
-    In a process that submitit made, two things differ. Slurm sends SIGTERM to every process of a job step, so that the
-    run has got it already. SIGUSR2 (the time limit is near) is passed on as a request to save, and what submitit does
-    then, queueing the job again, waits for the end of the run.
+    In a process that submitit started for a job, two things differ. Slurm sends SIGTERM to every process of a job step,
+    so the run has received it already. SIGUSR2, which says that the time limit is near, is passed on as a request to
+    save; submitit's own handler, which queues the job again, has to wait until the run has ended.
 
     Args:
-        file: of `StopRequests`.
+        file: as of `StopRequests`; None in the process that a person has started.
     """
     requests = StopRequests(file)
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # a launcher's thread: the sweep has the signals
-        yield requests
+    if threading.current_thread() is not threading.main_thread():
+        yield requests  # of a launcher's thread: the sweep in the main thread has the signals
         return
     before: dict[int, Any] = {}
-    under_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    under_slurm = file is not None and os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
     def note(number: int, frame: object) -> None:
         if number == signal.SIGTERM and under_slurm:
@@ -113,7 +112,7 @@ def listen_for_signals(file: Path | None = None) -> Iterator[StopRequests]:
     for listened in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(listened) is not signal.SIG_IGN:
             before[listened] = signal.signal(listened, note)
-    if callable(signal.getsignal(signal.SIGUSR2)):
+    if file and callable(signal.getsignal(signal.SIGUSR2)):
         before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, note)
     try:
         yield requests
@@ -123,10 +122,9 @@ def listen_for_signals(file: Path | None = None) -> Iterator[StopRequests]:
 
 
 def announce_stop(requests: StopRequests, times: int) -> None:
-    what = ("save and end, and no other starts", "end at once, without saving", "are killed")[
-        min(times, 3) - 1
-    ]
-    print(f"{signal.Signals(requests.signals[-1]).name}: the running jobs {what}", file=sys.stderr)
+    effects = ("save and end, and no other starts", "end at once, without saving", "are killed")
+    name = signal.Signals(requests.signals[-1]).name
+    print(f"{name}: the running jobs {effects[min(times, 3) - 1]}", file=sys.stderr)
 
 
 # --- running -------------------------------------------------------------------------------------------------------
@@ -214,7 +212,7 @@ def _set_outcome(job: Job, process: JobProcess, code: int, *, asked: bool) -> No
         job.state, job.message = "failed", explain_failure(code, job.output)
 
 
-class Progress:
+class ProgressLines:
     """Lines that say how far the jobs are. It begins when it is made, and estimates from what ended since."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:

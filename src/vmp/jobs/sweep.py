@@ -22,7 +22,7 @@ from vmp.engine.stopping import OUT_OF_TIME
 from vmp.errors import RunError
 from vmp.files import write_json, write_text
 from vmp.jobs.process import JobProcess, python_command
-from vmp.jobs.supervisor import Job, Progress, StopRequests, announce_stop, listen_for_signals, run_jobs
+from vmp.jobs.supervisor import Job, ProgressLines, StopRequests, announce_stop, listen_for_signals, run_jobs
 from vmp.runs.records import is_finished, read_result
 
 RECORDED = ("state", "message", "code", "seconds")  # what N/state.json has
@@ -44,7 +44,7 @@ class Sweep:
         self.settings = {"cwd": os.getcwd(), "command": shlex.join(["python", *sys.argv]), **settings}
         self._signal = 0  # the one that ended it
         self._abandoned = False  # the jobs go on without this process
-        self._progress = Progress(self.jobs)
+        self._progress = ProgressLines(self.jobs)
 
     @classmethod
     def read(cls, place: Path) -> Self:
@@ -113,7 +113,7 @@ class Sweep:
                 elif asked and job.state == "waiting":
                     job.state = "not started"
                 else:
-                    job.state, job.message = "failed", "the process that watched over it was killed"
+                    job.state, job.message = "failed", "the process that supervised it was killed"
 
     def run_one(self, number: int) -> None:
         """Run one job and record what becomes of it: what happens in the process that a launcher made for it."""

@@ -8,8 +8,8 @@ from vmp.build import clip_shape
 from vmp.config import Config
 from vmp.data.manifest import Clip, Manifest
 from vmp.data.present import Present, check_bad
-from vmp.launched import launched
 from vmp.machine import cpus
+from vmp.ranks import read_rank
 from vmp.runs.records import RESULT_FILE, read_result, write_per_class, write_predictions
 
 if TYPE_CHECKING:
@@ -155,5 +155,5 @@ def loader_workers(wanted: int | None) -> int:
     """Loader processes: as wanted, or one fewer than the CPUs that this process has, at most 8."""
     if wanted is not None:
         return wanted
-    own = cpus() // launched().beside
+    own = cpus() // read_rank().local_world
     return min(8, max(1, own - 1))

@@ -6,7 +6,7 @@ import pytest
 
 from vmp.engine import dist
 from vmp.errors import ConfigError, RunError
-from vmp.launched import MPI, first_host, launched
+from vmp.ranks import MPI, first_host, read_rank
 
 SRUN = {  # what a task of `srun -N2 --ntasks-per-node=2` has
     "SLURM_JOB_ID": "1234",
@@ -34,8 +34,8 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 
 
 def placed(env):
-    found = launched(env)
-    return found.by, found.rank, found.world, found.local, found.beside, found.address, found.sure
+    found = read_rank(env)
+    return found.starter, found.rank, found.world, found.local, found.local_world, found.address, found.certain
 
 
 def test_who_started_this_process():
@@ -65,9 +65,9 @@ def test_who_started_this_process():
         "127.0.0.1",
         True,
     )  # mpirun in the script of a job
-    assert launched(SRUN).port == launched(SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).port
-    assert launched(SRUN).port != launched(SRUN | {"SLURM_JOB_ID": "1235"}).port
-    assert launched(SRUN | {"MASTER_PORT": "29500", "MASTER_ADDR": "ib0"}).address == "ib0"
+    assert read_rank(SRUN).port == read_rank(SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).port
+    assert read_rank(SRUN).port != read_rank(SRUN | {"SLURM_JOB_ID": "1235"}).port
+    assert read_rank(SRUN | {"MASTER_PORT": "29500", "MASTER_ADDR": "ib0"}).address == "ib0"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_who_started_this_process():
 )
 def test_starters_that_contradict_themselves(env, said):
     with pytest.raises(ConfigError, match=said):
-        launched(env)
+        read_rank(env)
 
 
 @pytest.mark.parametrize(
