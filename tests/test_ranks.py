@@ -8,7 +8,7 @@ from vmp.engine import dist
 from vmp.errors import ConfigError, RunError
 from vmp.ranks import MPI, first_host, read_rank
 
-SRUN = {  # what a task of `srun -N2 --ntasks-per-node=2` has
+SRUN = {  # of a task of `srun -N2 --ntasks-per-node=2`
     "SLURM_JOB_ID": "1234",
     "SLURM_STEP_ID": "0",
     "SLURM_JOB_NODELIST": "gpu[003-004]",
@@ -21,7 +21,7 @@ SRUN = {  # what a task of `srun -N2 --ntasks-per-node=2` has
     "SLURM_NODEID": "1",
     "SLURM_LOCALID": "1",
 }
-SBATCH = {  # what the script of a job of 4 tasks has, which runs once
+SBATCH = {  # of the script of a batch job of 4 tasks, which runs once
     "SLURM_JOB_ID": "1234",
     "SLURM_JOB_NODELIST": "gpu003",
     "SLURM_NNODES": "1",
@@ -33,38 +33,31 @@ SBATCH = {  # what the script of a job of 4 tasks has, which runs once
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 
 
-def placed(env):
+def rank_of(env):
     found = read_rank(env)
     return found.starter, found.rank, found.world, found.local, found.local_world, found.address, found.certain
 
 
-def test_who_started_this_process():
-    assert placed({}) == ("", 0, 1, 0, 1, None, True)
-    assert placed(SRUN) == ("Slurm", 3, 4, 1, 2, "gpu003", True)
+def test_each_starter_gives_a_process_its_rank():
+    assert rank_of({}) == ("", 0, 1, 0, 1, None, True)
+    assert rank_of(SRUN) == ("Slurm", 3, 4, 1, 2, "gpu003", True)
     one_node = SRUN | {"SLURM_STEP_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_LOCALID": "3"}
-    assert placed(one_node) == ("Slurm", 3, 4, 3, 4, "127.0.0.1", True)
+    assert rank_of(one_node) == ("Slurm", 3, 4, 3, 4, "127.0.0.1", True)
     uneven = SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_LOCALID": "0"}
-    assert placed(uneven) == ("Slurm", 3, 4, 0, 1, "gpu003", True)
-    assert placed(SBATCH) == ("Slurm", 0, 4, 0, 4, "127.0.0.1", False)
-    assert placed(SBATCH | {"SLURM_NTASKS": "1"})[:3] == ("", 0, 1)
+    assert rank_of(uneven) == ("Slurm", 3, 4, 0, 1, "gpu003", True)
+    assert rank_of(SBATCH) == ("Slurm", 0, 4, 0, 4, "127.0.0.1", False)
+    assert rank_of(SBATCH | {"SLURM_NTASKS": "1"})[:3] == ("", 0, 1)
     interactive = SBATCH | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "4294967290"}
-    assert placed(interactive)[:3] == ("", 0, 1)  # salloc's shell, srun --pty bash
-    assert placed({k: v for k, v in SBATCH.items() if k != "SLURM_PROCID"})[:3] == ("", 0, 1)  # old salloc
-    assert placed(SRUN | TORCHRUN) == ("torchrun", 1, 2, 1, 2, None, True)  # srun torchrun
-    assert placed(SRUN | {"WORLD_SIZE": "1", "RANK": "0"})[:3] == ("", 0, 1)
+    assert rank_of(interactive)[:3] == ("", 0, 1)  # salloc's shell, srun --pty bash
+    assert rank_of({k: v for k, v in SBATCH.items() if k != "SLURM_PROCID"})[:3] == ("", 0, 1)  # old salloc
+    assert rank_of(SRUN | TORCHRUN) == ("torchrun", 1, 2, 1, 2, None, True)  # srun torchrun
+    assert rank_of(SRUN | {"WORLD_SIZE": "1", "RANK": "0"})[:3] == ("", 0, 1)
     mpi = {
         f"OMPI_COMM_WORLD_{k}": v
         for k, v in zip(("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"), "1212", strict=True)
     }
-    assert placed(SBATCH | mpi) == (
-        "Open MPI",
-        1,
-        2,
-        1,
-        2,
-        "127.0.0.1",
-        True,
-    )  # mpirun in the script of a job
+    in_script = rank_of(SBATCH | mpi)  # mpirun in the script of a batch job
+    assert in_script == ("Open MPI", 1, 2, 1, 2, "127.0.0.1", True)
     assert read_rank(SRUN).port == read_rank(SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).port
     assert read_rank(SRUN).port != read_rank(SRUN | {"SLURM_JOB_ID": "1235"}).port
     assert read_rank(SRUN | {"MASTER_PORT": "29500", "MASTER_ADDR": "ib0"}).address == "ib0"
@@ -79,7 +72,7 @@ def test_who_started_this_process():
         (dict.fromkeys(MPI["MPICH"], "1") | {"PMI_SIZE": "2", "PMI_RANK": "0"}, "MASTER_ADDR"),
     ],
 )
-def test_starters_that_contradict_themselves(env, said):
+def test_contradicting_variables_are_refused(env, said):
     with pytest.raises(ConfigError, match=said):
         read_rank(env)
 
@@ -94,7 +87,7 @@ def test_starters_that_contradict_themselves(env, said):
         ("", ""),
     ],
 )
-def test_the_first_host_of_slurms_lists(nodes, host):
+def test_the_first_host_of_a_slurm_list(nodes, host):
     assert first_host(nodes) == host
 
 

@@ -1,4 +1,4 @@
-"""Sweeps with every launcher that is installed: real processes, of a training that takes no time (quick_train.py)."""
+"""Sweeps with every installed launcher: real processes, with a training that takes no time (quick_train.py)."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def start(*overrides: str, script: str = "tests/quick_train.py", **env: str) -> subprocess.Popen[str]:
-    """A sweep in a group of processes of its own, as a terminal has it."""
+    """Start a sweep in a process group of its own, as a terminal does."""
     return subprocess.Popen(
         [sys.executable, script, "-m", *overrides],
         cwd=ROOT,
@@ -36,7 +36,7 @@ def start(*overrides: str, script: str = "tests/quick_train.py", **env: str) -> 
     )
 
 
-def over(process: subprocess.Popen[str], timeout: float = 280) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], timeout: float = 280) -> tuple[int, str, str]:
     try:
         said, wrong = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -55,7 +55,7 @@ def states(out: Path) -> list[str]:
 
 
 def times_run(out: Path) -> Counter[str]:
-    """By the last part of the folder's name, how often a process has trained there."""
+    """Last part of a folder's name -> how often a process has trained there."""
     return Counter({p.parent.name: len(p.read_text().splitlines()) for p in out.rglob("runs.txt")})
 
 
@@ -64,7 +64,7 @@ def times_run(out: Path) -> Counter[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "local", "joblib", "submitit_local"])
-def test_failed_jobs_are_named_the_others_finish_and_are_skipped_next_time(tmp_path, launcher):
+def test_failed_jobs_are_named_and_finished_ones_are_skipped_next_time(tmp_path, launcher):
     """optim.lr=9 fails with a message, optim.lr=8 is killed."""
     sweep = [
         f"output='{tmp_path}'",
@@ -72,7 +72,7 @@ def test_failed_jobs_are_named_the_others_finish_and_are_skipped_next_time(tmp_p
         "tag=lr${optim.lr}",
         f"hydra/launcher={launcher}",
     ]
-    code, said, wrong = over(start(*sweep))
+    code, said, wrong = finish(start(*sweep))
     assert code == 1, wrong
     assert "Traceback" not in wrong
     assert states(tmp_path) == ["done", "failed", "failed"]
@@ -89,7 +89,7 @@ def test_failed_jobs_are_named_the_others_finish_and_are_skipped_next_time(tmp_p
     assert times_run(tmp_path) == {f"seed0-lr{lr}": 1 for lr in (0.1, 8, 9)}
     before = {p: p.read_bytes() for p in tmp_path.rglob("result.json")}
 
-    code, said, _ = over(start(*sweep))
+    code, said, _ = finish(start(*sweep))
     assert code == 1
     assert states(tmp_path) == ["finished before", "failed", "failed"]
     assert "sweep of 3 jobs, 1 finished before" in said
@@ -106,23 +106,21 @@ def test_failed_jobs_are_named_the_others_finish_and_are_skipped_next_time(tmp_p
         pytest.param(signal.SIGTERM, "local", False, marks=pytest.mark.slow),
     ],
 )
-def test_a_sweep_that_is_asked_to_stop_lets_its_job_save_and_goes_on_later(
-    tmp_path, number, launcher, everyone
-):
-    """optim.lr=7 trains until it is asked to stop. A terminal signals all processes, others the first."""
+def test_a_stopped_sweep_lets_its_jobs_save_and_continues_later(tmp_path, number, launcher, everyone):
+    """optim.lr=7 trains until it is asked to stop. A terminal signals all processes; kill signals the first one."""
     weights = "1,2,3" if launcher != "basic" else "1,2" if everyone else "range(1,23)"
     sweep = [f"output='{tmp_path}'", "optim.lr=7", f"vmp.lambda={weights}", f"hydra/launcher={launcher}"]
     process = start(*sweep)
     began = time.monotonic()
     while not list(tmp_path.rglob("ready")):
-        assert process.poll() is None, over(process)
+        assert process.poll() is None, finish(process)
         assert time.monotonic() - began < 120
         time.sleep(0.05)
     if number == signal.SIGTERM:
-        code, _, wrong = over(start(*sweep))
+        code, _, wrong = finish(start(*sweep))
         assert (code, "this sweep is running already" in wrong) == (2, True)
     (os.killpg if everyone else os.kill)(process.pid, number)
-    code, said, wrong = over(process)
+    code, said, wrong = finish(process)
     assert code == 128 + number, wrong
     assert {p.read_text() for p in tmp_path.rglob("saved")} == {"SIGTERM"}  # asked once
     found = Counter(states(tmp_path))
@@ -132,7 +130,7 @@ def test_a_sweep_that_is_asked_to_stop_lets_its_job_save_and_goes_on_later(
     )  # another job may not have begun to train
     assert "The same command again" in said
     assert "no other starts" in wrong
-    if launcher != "joblib":  # Hydra's launcher visits each job; ours does not
+    if launcher != "joblib":  # joblib visits each job, even after a request to stop
         begun = {path.parent.name for path in tmp_path.glob("sweeps/*/*/output.txt")}
         assert begun == {str(job["number"]) for job in status(tmp_path)["jobs"] if job["state"] == "stopped"}
         visited = {path.name for path in tmp_path.glob("sweeps/*/*") if path.is_dir()}
@@ -142,18 +140,18 @@ def test_a_sweep_that_is_asked_to_stop_lets_its_job_save_and_goes_on_later(
     if launcher == "basic" and everyone:
         second = tmp_path / "motions-static/tiny/learned_lambda2/seed0"
         second.mkdir(parents=True, exist_ok=True)
-        (second / "saved").touch()  # else it would train until it is asked to stop
-        code, _, wrong = over(start(*sweep))
+        (second / "saved").touch()  # or it would train until it is asked to stop
+        code, _, wrong = finish(start(*sweep))
         assert code == 0, wrong
         assert states(tmp_path) == ["done"] * 2
 
 
 @pytest.mark.slow
-def test_jobs_have_devices_of_their_own_and_nothing_of_torchrun(tmp_path):
-    """Groups and ranges are swept, too. quick_train.py refuses to start with the variables of torchrun."""
+def test_each_job_has_its_own_device_and_no_variables_of_torchrun(tmp_path):
+    """Sweeps a group and a range. quick_train.py refuses to start with variables of torchrun."""
     sweep = ["vmp=none,learned", "seed=range(1,2)", "hydra/launcher=local", "hydra.launcher.devices=[3,5]"]
     process = start(f"output='{tmp_path}'", *sweep, RANK="1", MASTER_ADDR="elsewhere")
-    code, _, wrong = over(process)
+    code, _, wrong = finish(process)
     assert code == 0, wrong
     seen = [p.read_text().split()[1] for p in tmp_path.rglob("runs.txt")]
     assert sorted(seen) == ["3", "5"]
@@ -162,14 +160,14 @@ def test_jobs_have_devices_of_their_own_and_nothing_of_torchrun(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_way_out_of_a_shared_folder_is_a_command_that_works(tmp_path):
-    """Files of a group, with options behind the overrides, in a folder whose name Hydra's grammar does not have."""
+def test_the_tag_proposed_for_a_shared_folder_works_on_the_command_line(tmp_path):
+    """Sweeps the files of a group, in a folder whose name needs quotes in Hydra's grammar."""
     out = tmp_path / "été (1)=a"
     sweep = ["optim=sgd_cosine,sgd_steps", f"output={out}"]
-    code, _, wrong = over(start(*sweep))
+    code, _, wrong = finish(start(*sweep))
     assert code == 2, wrong
-    (way_out,) = shlex.split(wrong.strip().splitlines()[-1])
-    code, _, wrong = over(start(*sweep, way_out))
+    (proposed,) = shlex.split(wrong.strip().splitlines()[-1])
+    code, _, wrong = finish(start(*sweep, proposed))
     assert code == 0, wrong
     assert {p.parent.name for p in out.rglob("result.json")} == {
         "seed0-optimsgd_cosine",
@@ -178,8 +176,8 @@ def test_the_way_out_of_a_shared_folder_is_a_command_that_works(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_that_a_person_runs_alone_is_the_same_job(tmp_path):
-    code, _, wrong = over(start(f"output='{tmp_path}'", "seed=1,2", "tag=it"))
+def test_a_job_can_be_repeated_by_its_own_command(tmp_path):
+    code, _, wrong = finish(start(f"output='{tmp_path}'", "seed=1,2", "tag=it"))
     assert code == 0, wrong
     sweep = status(tmp_path)
     alone = [sys.executable, sweep["script"], *sweep["jobs"][1]["overrides"]]
@@ -188,13 +186,13 @@ def test_a_job_that_a_person_runs_alone_is_the_same_job(tmp_path):
 
 
 @pytest.mark.slow
-def test_real_training(data, tmp_path):
-    """One run learns, one has a loss that is not finite; both were told apart by their tag."""
+def test_a_sweep_of_real_training(data, tmp_path):
+    """One run learns and one diverges to a loss that is not finite; a tag tells them apart."""
     overrides = overrides_for(
         data, tmp_path / "out", "trainer.epochs=2", "optim.warmup=0", "tag=lr${optim.lr}"
     )
     lr = [o for o in overrides if not o.startswith("optim.lr=")]
-    code, said, wrong = over(start(*lr, "optim.lr=0.05,1e30", script="train.py"))
+    code, said, wrong = finish(start(*lr, "optim.lr=0.05,1e30", script="train.py"))
     assert code == 1, wrong
     assert states(tmp_path / "out") == ["done", "failed"]
     assert "is not finite" in status(tmp_path / "out")["jobs"][1]["message"]
@@ -216,15 +214,15 @@ def planned(*overrides: list[str]):
         )
 
 
-def test_jobs_with_one_folder_are_refused_and_the_way_out_works(tmp_path):
+def test_jobs_that_share_a_folder_are_refused_and_the_proposed_tag_works(tmp_path):
     home = f"output='{tmp_path}'"
     with pytest.raises(
         ConfigError, match=r"2 jobs would share the folder .*seed0: optim.lr=0.1; optim.lr=0.2"
     ) as e:
         planned([home, "optim.lr=0.1"], [home, "optim.lr=0.2"])
-    way_out = str(e.value).splitlines()[-1].strip().strip("'")
-    assert way_out == "tag=lr${optim.lr}"
-    jobs = planned([home, "optim.lr=0.1", way_out], [home, "optim.lr=0.2", way_out])
+    proposed = str(e.value).splitlines()[-1].strip().strip("'")
+    assert proposed == "tag=lr${optim.lr}"
+    jobs = planned([home, "optim.lr=0.1", proposed], [home, "optim.lr=0.2", proposed])
     assert [Path(job.folder).name for job in jobs] == ["seed0-lr0.1", "seed0-lr0.2"]
     with pytest.raises(ConfigError, match=r"'tag=a-momentum\$\{optim.momentum\}'"):
         planned([home, "tag=a", "optim.momentum=0.1"], [home, "tag=a", "optim.momentum=0.2"])
@@ -234,18 +232,18 @@ def test_jobs_with_one_folder_are_refused_and_the_way_out_works(tmp_path):
     for name in ("a b", "c"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.pyth").touch()
-    with pytest.raises(ConfigError) as e:  # a path is no word of a folder's name
+    with pytest.raises(ConfigError) as e:  # a path cannot be part of a folder's name
         planned(*([home, each] for each in weights))
-    way_out = str(e.value).splitlines()[-1].strip().strip("'")
-    assert way_out == "tag=weights${word:backbone.weights}"
-    folders = {job.folder for job in planned(*([home, each, way_out] for each in weights))}
+    proposed = str(e.value).splitlines()[-1].strip().strip("'")
+    assert proposed == "tag=weights${word:backbone.weights}"
+    folders = {job.folder for job in planned(*([home, each, proposed] for each in weights))}
     assert len(folders) == 2
     assert all("seed0-weightsx.pyth-" in each for each in folders)
     with pytest.raises(ConfigError, match="the same job more than once"):
         planned([home, "seed=1"], [home, "seed=1"])
 
 
-def test_every_wrong_job_is_told(tmp_path):
+def test_every_invalid_job_is_reported(tmp_path):
     home = f"output='{tmp_path}'"
     with pytest.raises(ConfigError) as caught:
         planned(*([home, f"vmp.lambda={w}", f"seed={s}"] for w in (0, -1, "nan") for s in (0, 1)))
@@ -261,7 +259,7 @@ def test_every_wrong_job_is_told(tmp_path):
         planned([home, "init_from=nowhere"], [home, "seed=1"])
 
 
-def test_a_folder_that_holds_another_run_is_told_before_the_others_start(tmp_path):
+def test_a_folder_with_another_run_fails_the_sweep_before_any_job_starts(tmp_path):
     home = f"output='{tmp_path}'"
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         kept = compose("train", [home, "seed=0"])
@@ -304,10 +302,10 @@ def test_a_folder_that_holds_another_run_is_told_before_the_others_start(tmp_pat
         (["seed=0,1", "hydra/launcher=ray"], {}, "is not installed: pip install '.[ray]'"),
     ],
 )
-def test_a_sweep_that_cannot_run_starts_nothing(tmp_path, overrides, env, said):
+def test_an_invalid_sweep_starts_nothing(tmp_path, overrides, env, said):
     if "hydra/launcher=ray" in overrides and importlib.util.find_spec("ray"):
         pytest.skip("ray is installed")
-    code, _, wrong = over(start(f"output='{tmp_path}'", *overrides, **env))
+    code, _, wrong = finish(start(f"output='{tmp_path}'", *overrides, **env))
     assert code == 2
     assert said in wrong
     assert "Traceback" not in wrong
@@ -344,7 +342,7 @@ def test_the_same_command_names_the_same_folder():
     assert name_sweep(["a", "b"], each) == name_sweep(["b", "a"], each) != name_sweep(["a"], each)
 
 
-def test_a_jobs_environment(monkeypatch):
+def test_the_environment_of_a_job_has_no_rank(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
@@ -355,8 +353,8 @@ def test_a_jobs_environment(monkeypatch):
 # --- launchers of others -------------------------------------------------------------------------------------------
 
 
-def test_slurms_config_is_the_plugins():
-    """Every key that the plugin knows is there, so that it can be set without a plus; no other is."""
+def test_the_slurm_config_has_the_keys_of_its_plugin():
+    """It has every key of the plugin, so that each can be set without a plus, and no other key."""
     from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
     ours = OmegaConf.load(ROOT / "conf/hydra/launcher/slurm.yaml")
@@ -367,7 +365,7 @@ def test_slurms_config_is_the_plugins():
     assert ours.max_num_timeout > 0
 
 
-def test_joblibs_config_is_the_plugins():
+def test_the_joblib_config_has_the_keys_of_its_plugin():
     from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 
     ours = OmegaConf.load(ROOT / "conf/hydra/launcher/joblib.yaml")
@@ -375,10 +373,10 @@ def test_joblibs_config_is_the_plugins():
 
 
 @pytest.mark.slow
-def test_near_a_time_limit_a_job_saves_and_is_queued_again(tmp_path):
-    """submitit sends its signal half a minute before the minute is over."""
+def test_a_job_near_its_time_limit_saves_and_is_queued_again(tmp_path):
+    """submitit sends its signal half a minute before the limit of one minute."""
     sweep = [f"output='{tmp_path}'", "optim.lr=7", "seed=0", "hydra/launcher=submitit_local"]
-    code, said, wrong = over(start(*sweep, "hydra.launcher.timeout_min=1"))
+    code, said, wrong = finish(start(*sweep, "hydra.launcher.timeout_min=1"))
     assert code == 0, wrong
     assert "waiting: " in said
     assert times_run(tmp_path) == {"seed0": 2}

@@ -1,4 +1,4 @@
-"""What a run imports, paid for once by the process that warm runs are forked from (launching.py)."""
+"""What a run imports, imported once by the server that warm jobs are forked from (process.py)."""
 
 import warnings
 

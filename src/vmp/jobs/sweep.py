@@ -1,9 +1,9 @@
 """A sweep: many runs from one command, `python train.py -m KEY=A,B ...`, whatever starts them.
 
 Notable here:
-- on this machine the sweep's process supervises the jobs itself; with a launcher of others (joblib, Slurm, Ray) each
-  job is supervised by a process that the launcher makes, and the sweep's process only watches;
-- the two talk through small files in OUTPUT/sweeps/NAME/ (sweep.json, stop, and for each job N/state.json and
+- on this machine the sweep's process supervises the jobs itself; a third-party launcher (joblib, Slurm, Ray) makes a
+  process for each job, which supervises it, and the sweep's process only watches;
+- they communicate through small files in OUTPUT/sweeps/NAME/ (sweep.json, stop, and for each job N/state.json and
   N/output.txt), so that the launcher may use threads, processes or other machines that share the file system.
 """
 
@@ -30,13 +30,13 @@ WATCH = 0.2  # seconds between looks at the files of jobs that run elsewhere
 
 
 class Sweep:
-    """The jobs of a sweep and its folder. Run them, `here` or `elsewhere`, then `report`.
+    """The jobs of a sweep and its folder. Run them here or elsewhere, then report.
 
     Args:
-        place: OUTPUT/sweeps/NAME. The output of job N goes to N/output.txt in it.
-        settings: what sweep.json has beside the jobs. script: train.py, which runs one job; options: of its command
-            line, before the overrides; processes: of each job; echo: whether the output of the jobs goes to this
-            terminal as well; cwd and command: of the sweep.
+        place: OUTPUT/sweeps/NAME.
+        settings: what sweep.json holds besides the jobs. script: train.py, which runs one job; options: what stands
+            before the overrides in its command; processes: of each job; echo: whether the terminal shows what the jobs
+            print; cwd and command: those of the sweep.
     """
 
     def __init__(self, place: Path, jobs: Sequence[Job], **settings: Any) -> None:
@@ -48,7 +48,7 @@ class Sweep:
 
     @classmethod
     def read(cls, place: Path) -> Self:
-        """From sweep.json, in the process that a launcher made for one of the jobs."""
+        """Read sweep.json, in the process that a launcher has made for one of the jobs."""
         settings = _read_json(place / "sweep.json")
         del settings["state"]
         jobs = []
@@ -59,7 +59,7 @@ class Sweep:
         return cls(place, jobs, **settings)
 
     def run_here(self, places: Sequence[Mapping[str, str]]) -> None:
-        """Run the jobs that are not finished in these places of this machine."""
+        """Run the unfinished jobs on this machine. places: environment variables for each that runs at a time."""
 
         def record(job: Job) -> None:
             self._record(job)
@@ -69,11 +69,11 @@ class Sweep:
             run_jobs(self.jobs, places, self._start, requests, record)
 
     def run_elsewhere(self, launch: Callable[[Sequence[int]], None], *, stoppable: bool) -> None:
-        """Run the jobs that are not finished with a launcher of others.
+        """Run the unfinished jobs with a third-party launcher.
 
         Args:
-            launch: takes the jobs' numbers, calls `run_one` for each in some process, and returns when they are over.
-            stoppable: whether a signal to this process stops the jobs; else it only ends the watching.
+            launch: takes the numbers of the jobs, has `run_one` called for each, and returns when all have ended.
+            stoppable: whether a signal to this process stops the jobs, rather than only the watching.
 
         Raises:
             RunError: the launcher failed before it had started a job.
@@ -116,7 +116,7 @@ class Sweep:
                     job.state, job.message = "failed", "the process that supervised it was killed"
 
     def run_one(self, number: int) -> None:
-        """Run one job and record what becomes of it: what happens in the process that a launcher made for it."""
+        """Run one job in this process, which a launcher has made for it, and record its state."""
         job = self.jobs[number]
 
         def record(job: Job) -> None:
@@ -194,7 +194,7 @@ class Sweep:
         write_json(job.output.with_name("state.json"), {key: getattr(job, key) for key in RECORDED})
 
     def _collect(self) -> None:
-        """Read what the processes that watch over the jobs have recorded."""
+        """Read the states that the processes of a launcher have recorded."""
         for job in self.jobs:
             kept = _read_json(job.output.with_name("state.json"))
             if kept and kept["state"] != job.state:
