@@ -35,7 +35,15 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 
 def rank_of(env):
     found = read_rank(env)
-    return found.starter, found.rank, found.world, found.local, found.local_world, found.address, found.certain
+    return (
+        found.starter,
+        found.rank,
+        found.world,
+        found.local,
+        found.local_world,
+        found.address,
+        found.certain,
+    )
 
 
 def test_each_starter_gives_a_process_its_rank():
