@@ -508,8 +508,8 @@ def test_frozen_parts_stay_as_they_are(name, what):
     assert dropout
     assert all(m.training == (what != "backbone_and_head") for m in dropout)
     model.eval().train()  # an evaluation in between wakes nothing up
-    asleep = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm3d) and m.training]
-    assert bool(asleep) == (what == "none" and name != "timesformer")
+    trained_norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm3d) and m.training]
+    assert bool(trained_norms) == (what == "none" and name != "timesformer")
 
 
 def test_freezing_everything_is_refused():

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vmp.config import check, check_evaluate, check_start
 from vmp.errors import ConfigError
 from vmp.explain import explain
-from vmp.overrides import typed
+from vmp.overrides import hydra_arguments
 from vmp.paper.planning import composer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -273,10 +273,10 @@ def test_a_run_is_named_by_what_it_is():
         (["trainer.clips=4"], "trainer.clips = 4: fewer than one update, trainer.batch_size = 32"),
         (["optim=sgd_steps", "optim.at=5"], "optim.at = 5: must be a list, as in .1,2."),
         (["trainer.epochs=2.5"], "trainer.epochs = 2.5: must be a whole number"),
-        (["vmp.slope=9"], "vmp.slope = 9: must be between 9.091 and 50, and neither of them"),
-        (["vmp.slope=50"], "vmp.slope = 50: must be between 9.091 and 50, and neither of them"),
+        (["vmp.slope=9"], "vmp.slope = 9: must be between 9.091 and 50, both excluded"),
+        (["vmp.slope=50"], "vmp.slope = 50: must be between 9.091 and 50, both excluded"),
         (["vmp.alpha=10", "vmp.slope=18"], "vmp.slope = 18: must be between 18.18 and 100"),
-        (["vmp.shift=0.6"], "vmp.shift = 0.6: must be between -0.6 and 0.6, and neither of them"),
+        (["vmp.shift=0.6"], "vmp.shift = 0.6: must be between -0.6 and 0.6, both excluded"),
         (["vmp.shift=-2"], "vmp.shift = -2: must be between -0.6 and 0.6"),
         (["vmp.slope=12", "vmp.m=1"], "vmp.m = 1 and vmp.slope = 12 both set where the slope starts"),
         (["vmp.shift=0.1", "vmp.n=1"], "vmp.n = 1 and vmp.shift = 0.1 both set where the shift starts"),
@@ -330,7 +330,7 @@ def test_wrong_values_are_told(overrides, said):
             "backbone.size=m",
             "backbone.size: the backbone that was chosen has no such key; it belongs to backbone=x3d",
         ),
-        ("+vmp.lambda=2", "+vmp.lambda: there is such a key already; leave the + out: vmp.lambda=..."),
+        ("+vmp.lambda=2", "+vmp.lambda: the key exists already; leave the + out: vmp.lambda=..."),
         ("tag=lr${optm.lr}", "${optm.lr}: no such key; did you mean optim.lr?"),
     ],
 )
@@ -358,7 +358,7 @@ def test_evaluate_proposes_its_own_keys(arguments, said):
         pytest.raises((ConfigError, HydraException, OmegaConfBaseException)) as caught,
         initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
     ):
-        check_evaluate(OmegaConf.to_container(compose("evaluate", typed(arguments, "evaluate"))))
+        check_evaluate(OmegaConf.to_container(compose("evaluate", hydra_arguments(arguments, "evaluate"))))
     assert said in explain(caught.value, "evaluate")
 
 
@@ -387,13 +387,13 @@ def test_text_is_read_as_text(text):
     """By Hydra itself: what arrives is what was typed, `~` apart, which is a home for a path."""
     if "," in text:
         with pytest.raises(ConfigError, match="is this one text or several") as caught:
-            typed([f"init_from={text}"])
+            hydra_arguments([f"init_from={text}"])
         (form,) = [part for part in shlex.split(str(caught.value).replace(";", " ")) if "init_from='" in part]
         assert check_composed([form]).init_from == text
         return
     home = str(Path(text).expanduser()) if text.startswith("~") else text
     config = check_composed(
-        typed([f"init_from={text}", "dataset=list", f"dataset.root={text}", *GIVEN["list"][1:]])
+        hydra_arguments([f"init_from={text}", "dataset=list", f"dataset.root={text}", *GIVEN["list"][1:]])
     )
     assert (config.init_from, config.dataset.root) == (home, home)
 
@@ -405,9 +405,9 @@ def check_composed(overrides: list[str]):
 
 def test_a_comma_in_a_file_that_is_there_is_no_sweep(tmp_path):
     (tmp_path / "a,b.csv").touch()
-    (word,) = typed([f"init_from={tmp_path}/a,b.csv"])
+    (word,) = hydra_arguments([f"init_from={tmp_path}/a,b.csv"])
     assert word == f"init_from='{tmp_path}/a,b.csv'"
-    assert typed(["-m", f"init_from={tmp_path}/é,x"]) == ["-m", f"init_from='{tmp_path}/é',x"]
+    assert hydra_arguments(["-m", f"init_from={tmp_path}/é,x"]) == ["-m", f"init_from='{tmp_path}/é',x"]
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_a_comma_in_a_file_that_is_there_is_no_sweep(tmp_path):
     ],
 )
 def test_options_may_stand_anywhere_and_overrides_stay(arguments, read):
-    assert typed(arguments) == read
+    assert hydra_arguments(arguments) == read
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_options_may_stand_anywhere_and_overrides_stay(arguments, read):
 )
 def test_what_is_no_override_is_told_with_the_form_that_works(arguments, said):
     with pytest.raises(ConfigError, match=said):
-        typed(arguments)
+        hydra_arguments(arguments)
 
 
 def train(*overrides: str, **options) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,6 @@
-"""From a checked config to objects. The last file that knows the config, but for run.py, which runs them.
+"""From a checked config to objects: manifests, model, prompts, optimizer, schedule, clip shape.
 
-torch is imported inside the functions, after everything that can be wrong without it has been checked.
+torch is imported inside the functions, so that everything that can be checked without it fails quickly.
 """
 
 import posixpath
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vmp.model import PromptedClassifier
 
 
-PREPARING = {  # what `scripts/prepare.py` asks for
+PREPARE_OPTIONS = {  # dataset -> the options that `scripts/prepare.py` needs
     "hmdb51": "--videos DIR --splits DIR",
     "finegym": "--annotations DIR --videos DIR --cut",
     "mpii_cooking2": "--mat FILE --splits DIR --videos DIR --cut",
@@ -62,10 +62,10 @@ class Splits(NamedTuple):
 
 
 def find_splits(config: Config, *, progress: bool = True) -> Splits:
-    """Manifests of the dataset that the config names; `motions` and `list` are made here, or found made.
+    """Manifests of the config's dataset; those of `motions` and `list` are made on first use.
 
     Raises:
-        ManifestError, ConfigError: what is wrong and how to put it right.
+        ManifestError, ConfigError: the dataset is missing or cannot be used.
     """
     folder, videos = _manifests(config, progress=progress)
 
@@ -88,7 +88,7 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
 
 
 def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
-    """The folder of the manifests, and that of the videos; None: as recorded beside the manifests."""
+    """The folders of the manifests and of the videos; None: as recorded beside the manifests."""
     dataset, home = config.dataset, Path(config.data.root)
     if isinstance(dataset, MotionsDataset):
         from vmp.data.motions import CLASSES, SPLITS, Motions, make_motions
@@ -126,27 +126,27 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
     if isinstance(dataset, PreparedDataset):
         base = dataset.name.partition("-")[0]
         raise ConfigError(
-            f"{dataset.name} is not there: {folder} does not exist. Prepare it from its videos and annotations:\n"
-            f"  python scripts/prepare.py {base} {PREPARING.get(base, '...')} --out {home / base}\n"
+            f"{dataset.name} is not prepared: {folder} does not exist. Prepare it from its videos and annotations:\n"
+            f"  python scripts/prepare.py {base} {PREPARE_OPTIONS.get(base, '...')} --out {home / base}\n"
             "or name a folder of manifests: dataset.folder=..."
         )
     raise ConfigError(
-        f"dataset.folder = {dataset.folder}: no such folder; it should hold classes.txt, train.csv and "
+        f"dataset.folder = {dataset.folder}: no such folder; it must hold classes.txt, train.csv and "
         "val.csv or test.csv, as docs/data.md says"
     )
 
 
 def check_enough(config: Config, clips: int, where: object) -> None:
-    """Raise ConfigError when there are fewer training clips than one update takes."""
+    """Raise ConfigError if there are fewer training clips than one update takes."""
     batch = config.trainer.batch_size
     if clips < batch:
         raise ConfigError(
-            f"trainer.batch_size = {batch}: {where} has {clips} usable clips, not enough for one update; lower it"
+            f"trainer.batch_size = {batch}: {where} has {clips} usable clips, too few for one update; lower it"
         )
 
 
 def _check_apart(splits: Splits) -> None:
-    """Raise ManifestError when a frame is trained on and tested on."""
+    """Raise ManifestError if a frame is both trained and tested on."""
     trained_on: dict[str, list[Clip]] = {}
     for clip in splits.train.clips:
         trained_on.setdefault(posixpath.normpath(clip.path), []).append(clip)
@@ -169,7 +169,7 @@ def _overlap(a: Clip, b: Clip) -> bool:
 
 
 def backbone_spec(config: Config) -> "Spec":
-    """Published sizes, or those that the config sets."""
+    """The published sizes, with those that the config sets."""
     from vmp import backbones
 
     b = config.backbone
@@ -177,7 +177,7 @@ def backbone_spec(config: Config) -> "Spec":
 
 
 def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifier":
-    """The model with random start weights from the seed; the backbone's are the same with and without prompts."""
+    """The model, with random weights from the seed; the backbone's are the same with and without prompts."""
     import torch
 
     from vmp.backbones import build_backbone
@@ -216,7 +216,7 @@ def join(
 
 
 def choose_kernels(config: Config) -> None:
-    """torch's switches for float32 and convolutions on a GPU; they hold for the process."""
+    """Set torch's switches for float32 and convolutions on a GPU, for the whole process."""
     import torch
 
     t = config.trainer
@@ -226,7 +226,7 @@ def choose_kernels(config: Config) -> None:
 
 
 def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
-    """Pathway -> layer; start values of m and n come from the seed."""
+    """Pathway -> layer; where the config sets no m and n, they are drawn from the seed."""
     import torch
 
     from vmp.data.sampler import WEIGHTS, generator
@@ -271,7 +271,7 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
 
 
 def build_schedule(config: Config) -> "Schedule":
-    """The factor on the learning rate at a moment in epochs."""
+    """A function from a moment, in epochs, to the factor on the learning rate."""
     from vmp.engine import schedule
 
     o, epochs = config.optim, config.trainer.epochs
@@ -284,8 +284,9 @@ def build_schedule(config: Config) -> "Schedule":
 def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier", *, crops: int = 3) -> "ClipShape":
     """What to decode: as many frames as backbone and prompts take together.
 
-    crops: of a test view. Several lie along a picture whose short side is spec.test_side; a single one is cut from the
-    middle of one as small as training has it, as PySlowFast does.
+    Args:
+        crops: spatial crops of a test view. Several are spread over a picture whose short side is spec.test_side; a
+            single one is the centre of a picture with the smallest short side of training, as in PySlowFast.
     """
     from vmp.data.dataset import ClipShape
 

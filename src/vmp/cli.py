@@ -1,4 +1,4 @@
-"""What the commands share: friendly errors, and Hydra's own made friendlier."""
+"""What the commands share: errors as one message, Hydra's own explained."""
 
 import argparse
 import os
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from vmp.errors import UserError
 from vmp.streams import tolerate_failing_streams
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them
-# conf/hydra/launcher has better values for two launchers than their plugins, which Hydra 1.3 then takes as schemas
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach us, to be explained
+# conf/hydra/launcher replaces the values of two launchers' plugins; Hydra 1.3 warns that it takes those as schemas
 warnings.filterwarnings("ignore", r"(?s).*is validated against ConfigStore schema", UserWarning)
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
-    """A parser that is described by a script's docstring: its first line, and the rest behind the options."""
+    """A parser with a script's docstring as its help: the first line above the options, the rest below them."""
     first, _, rest = (doc or "").partition("\n\n")
     return argparse.ArgumentParser(
         description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -27,10 +27,10 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 def friendly(command: str = "train") -> Iterator[None]:
     """End the process with one message and exit code 2 for a UserError or a wrong override; 128 + signal when stopped.
 
-    Anything else is a fault of ours and keeps its traceback.
+    Anything else is a bug and keeps its traceback.
 
     Args:
-        command: train or evaluate, whose keys a message may propose.
+        command: train or evaluate, whose keys a message may suggest.
     """
     with tolerate_failing_streams():
         yield from _friendly(command)
@@ -44,7 +44,7 @@ def _friendly(command: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        code = getattr(error, "code", 2)  # Stopped has another: a planned stop is no error
+        code = getattr(error, "code", 2)  # Stopped has another: a planned stop is not an error
         print(f"{'error: ' if code == 2 else ''}{error}", file=sys.stderr)
         sys.exit(code)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -54,7 +54,7 @@ def _friendly(command: str) -> Iterator[None]:
         sys.exit(2)
     except (
         RuntimeError
-    ) as error:  # torch's handler of SIGCHLD raises anywhere; where it can, the run says more
+    ) as error:  # torch's handler of SIGCHLD raises anywhere; the run explains it where it can
         if "DataLoader worker (pid" not in str(error):
             raise
         print(f"error: a data worker died ({error}). The same command continues", file=sys.stderr)
@@ -70,11 +70,11 @@ def _friendly(command: str) -> Iterator[None]:
 
 
 def arguments(command: str) -> None:
-    """Put what was typed into the form that Hydra reads.
+    """Rewrite the command line so that Hydra can read it.
 
     Raises:
-        ConfigError: it cannot be read, or in more than one way.
+        ConfigError: a word cannot be read, or has more than one reading.
     """
-    from vmp.overrides import typed
+    from vmp.overrides import hydra_arguments
 
-    sys.argv[1:] = typed(sys.argv[1:], command)
+    sys.argv[1:] = hydra_arguments(sys.argv[1:], command)

@@ -1,4 +1,4 @@
-"""Errors for people: the message says what, where, what is allowed and what to do; no traceback is shown."""
+"""Errors for people: the message says what was found where, what is allowed and what to do; no traceback is shown."""
 
 
 class UserError(Exception):
@@ -14,7 +14,7 @@ class ManifestError(UserError):
 
 
 class VideoReadError(UserError):
-    """A video that did not give the frames asked of it."""
+    """A video from which the requested frames could not be read."""
 
     def __init__(self, path: object, reason: str, *, reader: str | None = None) -> None:
         super().__init__(f"{path}: {reason}" + (f" (reader: {reader})" if reader else ""))

@@ -1,4 +1,4 @@
-"""Hydra's, OmegaConf's and YAML's messages about a command line, in one or two lines that say what to type."""
+"""Hydra's, OmegaConf's and YAML's errors about a command line, in one or two lines that say what to type."""
 
 import re
 
@@ -6,27 +6,27 @@ from vmp.config import suggest
 from vmp.config.keys import GROUPS, is_list, no_such_key
 from vmp.overrides import for_shell, quote
 
-LINES = 40  # of a message of theirs, at most
+LINES = 40  # of a message that is passed on, at most
 
 
 def explain(error: Exception | str, command: str = "train") -> str:
     """What is wrong with the command line and what to type instead.
 
     Args:
-        command: train or evaluate, whose keys are proposed.
+        command: train or evaluate, whose keys are suggested.
     """
-    message = _whole(error)
-    for pattern, say in _KNOWN:
+    message = _with_causes(error)
+    for pattern, explain_match in _KNOWN:
         if match := re.search(pattern, message, re.DOTALL):
-            return say(match, command)
+            return explain_match(match, command)
     lines = [line for line in message.partition("Config search path")[0].splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("See https://", "Set the environment variable"))]
     more = len(lines) - LINES
     return "\n".join([*lines[:LINES], *([f"... and {more} more lines"] if more > 0 else [])])
 
 
-def _whole(error: Exception | str) -> str:
-    """With the messages of what caused it: Hydra wraps OmegaConf's in an empty one of its own."""
+def _with_causes(error: Exception | str) -> str:
+    """The message with those of its causes: Hydra wraps OmegaConf's error in one without a message."""
     parts = [str(error)]
     cause = error.__cause__ if isinstance(error, Exception) else None
     while cause is not None:
@@ -37,24 +37,24 @@ def _whole(error: Exception | str) -> str:
 
 def _no_file(match: re.Match[str], command: str) -> str:
     group, _, name = match[1].rpartition("/")
-    there = match[2].split()
+    files = match[2].split()
     if not group:
         return f"--config-name={name}: no such file in conf/ or in --config-dir"
     if group not in GROUPS and command == "train" and not group.startswith("hydra"):
         return no_such_key(group, command)
-    near = suggest(name, there)
-    every = f" There are {', '.join(there)}." if "did you mean" in near else ""
+    near = suggest(name, files)
+    every = f" There are {', '.join(files)}." if "did you mean" in near else ""
     near = near.replace("did you mean ", f"did you mean {group}=")
     return f"{group}={name}: no such file in conf/{group}{near}{every}"
 
 
 def _ambiguous(match: re.Match[str], command: str) -> str:
     key, _, value = match[1].partition("=")
-    said = f"{match[1]}: several values make a sweep: add -m"
+    message = f"{match[1]}: several values make a sweep: add -m"
     return (
-        f"{said}. A list is written {for_shell(f'{key}=[{value.strip()}]')}"
+        f"{message}. A list is written {for_shell(f'{key}=[{value.strip()}]')}"
         if is_list(key, command)
-        else said
+        else message
     )
 
 
@@ -65,7 +65,7 @@ def _twice(match: re.Match[str], command: str) -> str:
 
 
 def _there_already(match: re.Match[str], command: str) -> str:
-    return f"+{match[1]}: there is such a key already; leave the + out: {match[1]}=..."
+    return f"+{match[1]}: the key exists already; leave the + out: {match[1]}=..."
 
 
 def _interpolation(match: re.Match[str], command: str) -> str:
@@ -75,16 +75,16 @@ def _interpolation(match: re.Match[str], command: str) -> str:
 
 
 def _grammar(match: re.Match[str], command: str) -> str:
-    """A parser's message; the word itself is what helps."""
+    """An override that Hydra's parser cannot read: show the word, which the parser's message does not."""
     found = re.search(r"(?:Error parsing override '(.*?)'\n|Exception: (\S+=.*?)\n)", match.string, re.DOTALL)
     word = (found[1] or found[2]) if found else ""
     key, sign, value = word.partition("=")
-    said = f"{word}: cannot be read" if word else "an override cannot be read"
+    problem = f"{word}: cannot be read" if word else "an override cannot be read"
     quoted = for_shell(f"{key}={quote(value)}")
     return (
-        f"{said}; text with such letters stands in quotes: {quoted}"
+        f"{problem}; text with such characters must be quoted: {quoted}"
         if sign
-        else f"{said}; it must be KEY=VALUE"
+        else f"{problem}; it must be KEY=VALUE"
     )
 
 

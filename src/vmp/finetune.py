@@ -27,17 +27,17 @@ def freeze(model: PromptedClassifier, what: str) -> None:
             the prompts are trained; "all_but_head": only the head is.
 
     Raises:
-        ValueError: what is not one of FREEZE, or nothing would be left to train.
+        ValueError: `what` is not one of FREEZE, or nothing would be left to train.
     """
     if what not in FREEZE:
         raise ValueError(f"freeze = {what!r}: must be one of {', '.join(FREEZE)}")
     if what == "none":
         return
     head = {id(module) for module in head_of(model.backbone)}
-    spared = set() if what == "backbone_and_head" else head
-    frozen = [module for module in model.backbone.modules() if id(module) not in spared]
+    trained_ids = set() if what == "backbone_and_head" else head
+    frozen = [module for module in model.backbone.modules() if id(module) not in trained_ids]
     frozen += list(model.prompts.modules()) if what == "all_but_head" else []
-    _fix(model, frozen)
+    _freeze_modules(model, frozen)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"freeze = {what!r}: nothing is left to train")
 
@@ -45,12 +45,14 @@ def freeze(model: PromptedClassifier, what: str) -> None:
 def check_frozen(
     model: PromptedClassifier, loaded: Container[str], prompts: Container[str], why: Sequence[str] = ()
 ) -> None:
-    """Args:
-        loaded, prompts: names of the backbone's parameters, and of m and n, that hold more than random numbers.
-        why: what was left behind of the weights to start from, for the message.
+    """Check that no parameter is frozen at a random value.
+
+    Args:
+        loaded, prompts: names of the backbone's parameters, and of m and n, that were loaded.
+        why: reasons why parts of the start weights were not loaded, for the message.
 
     Raises:
-        ConfigError: something is frozen that does not.
+        ConfigError: a frozen parameter was not loaded.
     """
     random = [n for n, p in model.backbone.named_parameters() if not p.requires_grad and n not in loaded]
     for pathway, layer in model.prompts.items():
@@ -60,24 +62,26 @@ def check_frozen(
         ]
     if random:
         raise ConfigError(
-            f"train.freeze would keep random numbers as they are: {', '.join(random[:6])}. The weights to start from "
+            f"train.freeze would freeze random numbers: {', '.join(random[:6])}. The weights to start from "
             "do not hold them (other classes, or no such prompts); freeze less, use vmp=none, or start from another run"
             + "".join(f"\n  {reason}" for reason in why)
         )
 
 
 def set_batch_norm(model: PromptedClassifier, how: str) -> PromptedClassifier:
-    """Args:
+    """Choose the statistics of batch normalisation.
+
+    Args:
         how: "train": each device's batch gives the statistics; "frozen": running statistics, scale and offset stay as
             loaded, for small batches; "sync": statistics over all devices (CUDA).
 
     Returns:
-        the model; its batch normalisation layers are new ones for "sync".
+        the model; with "sync" its batch normalisation layers are new modules.
     """
     if how not in BATCH_NORM:
         raise ValueError(f"batch_norm = {how!r}: must be one of {', '.join(BATCH_NORM)}")
     if how == "frozen":
-        _fix(model, [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)])
+        _freeze_modules(model, [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)])
     if how == "sync":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
@@ -93,7 +97,7 @@ def head_of(backbone: nn.Module) -> Iterator[nn.Module]:
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(others, those of normalisation layers), only what is trained."""
+    """The trained parameters: (those of other layers, those of normalisation layers)."""
     types = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
     norms = [p for m in model.modules() if isinstance(m, types) for p in m.parameters(recurse=False)]
     taken = {id(p) for p in norms}
@@ -101,14 +105,14 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return [p for p in others if p.requires_grad], [p for p in norms if p.requires_grad]
 
 
-def _fix(model: PromptedClassifier, modules: list[nn.Module]) -> None:
+def _freeze_modules(model: PromptedClassifier, modules: list[nn.Module]) -> None:
     for module in modules:
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
     # only leaves: a parent's eval() would reach the head inside it
-    model.asleep += [module for module in modules if not any(True for _ in module.children())]
+    model.frozen_modules += [module for module in modules if not any(True for _ in module.children())]
 
 
 def trained(model: nn.Module) -> int:
-    """Numbers that training can change."""
+    """How many numbers training can change."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

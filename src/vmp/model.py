@@ -11,17 +11,15 @@ from vmp.pathways import WHOLE, Cut, scalar_name, take
 
 class Output(NamedTuple):
     logits: Tensor  # (B, classes)
-    variations: dict[
-        str, Tensor
-    ]  # pathway -> V, a scalar (Eq. 6); of prompted pathways, where it was computed
+    variations: dict[str, Tensor]  # prompted pathway -> V, a scalar (Eq. 6), if V was computed
 
 
 class PromptedClassifier(nn.Module):
     """Args:
-    backbone: (B, 3, T, H, W), normalised -> (B, classes); a list of such clips where it has pathways.
+    backbone: (B, 3, T, H, W), normalised -> (B, classes); a list of such clips if it has several pathways.
     prompts: pathway -> layer; empty for the baseline without prompts. "video" is the whole clip.
-    cut: how a clip becomes the backbone's pathways; None: it has one.
-    mean, std: normalisation of what has no prompts; a prompt layer brings its own.
+    cut: how a clip becomes the backbone's pathways; None for a backbone with one pathway.
+    mean, std: input normalisation of pathways without prompts; a prompt layer has its own.
     variation_in_training: False skips V in training mode (lambda = 0); evaluation always measures it.
     """
 
@@ -40,25 +38,25 @@ class PromptedClassifier(nn.Module):
         self.backbone = backbone
         self.cut = cut
         self.mean, self.std, self.variation_in_training = mean, std, variation_in_training
-        self.asleep: list[nn.Module] = []  # modules that stay in evaluation mode (finetune.py)
+        self.frozen_modules: list[nn.Module] = []  # they stay in evaluation mode (finetune.py)
 
     def forward(self, clips: Tensor) -> Output:
-        """clips: (B, 3, frames, H, W), uint8 (or floating and normalised); frames: the backbone's T, one more with
-        prompts, or what the cut says."""
+        """clips: (B, 3, frames, H, W), uint8 (or floating and normalised); as many frames as the cut takes, or the
+        backbone's T without prompts and T + 1 with them."""
         variations: dict[str, Tensor] = {}
         if self.cut is None:
-            return Output(self.backbone(self._enter(WHOLE, clips, variations)), variations)
-        whole = self._enter(WHOLE, clips, variations) if self.cut.shared else clips
+            return Output(self.backbone(self._prepare_pathway(WHOLE, clips, variations)), variations)
+        whole = self._prepare_pathway(WHOLE, clips, variations) if self.cut.shared else clips
         pathways = [
             take(whole, indices)
             if pathway in self.cut.shared
-            else self._enter(pathway, take(clips, indices), variations)
+            else self._prepare_pathway(pathway, take(clips, indices), variations)
             for pathway, indices in self.cut.take.items()
         ]
         return Output(self.backbone(pathways), variations)
 
-    def _enter(self, pathway: str, clips: Tensor, variations: dict[str, Tensor]) -> Tensor:
-        """uint8 -> what the backbone sees: prompts where the pathway has a layer, normalised frames elsewhere."""
+    def _prepare_pathway(self, pathway: str, clips: Tensor, variations: dict[str, Tensor]) -> Tensor:
+        """Raw frames -> the backbone's input: prompts if the pathway has a layer, else normalised frames."""
         if pathway not in self.prompts:
             return normalize(clips, self.mean, self.std)
         wanted = self.variation_in_training or not self.training
@@ -68,7 +66,7 @@ class PromptedClassifier(nn.Module):
         return x
 
     def scalars(self) -> dict[str, Tensor]:
-        """Learned scalars by name: `slope`, `shift`, `m`, `n`; `<pathway>/slope` ... where there are pathways."""
+        """Learned scalars by name: `slope`, `shift`, `m`, `n`; `<pathway>/slope` ... with several pathways."""
         out: dict[str, Tensor] = {}
         for pathway, prompt in self.prompts.items():
             assert isinstance(prompt, MotionPrompt)
@@ -77,6 +75,6 @@ class PromptedClassifier(nn.Module):
 
     def train(self, mode: bool = True) -> "PromptedClassifier":
         super().train(mode)
-        for module in self.asleep:
+        for module in self.frozen_modules:
             module.eval()
         return self

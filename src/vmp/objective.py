@@ -8,7 +8,7 @@ from torch import Tensor
 
 class Objective:
     """Args:
-    variation_weight: λ of Eq. 7; at 0 the variation is not looked at and costs nothing.
+    variation_weight: λ of Eq. 7; at 0 the variation is ignored and costs nothing.
     label_smoothing: 0 in the paper.
     """
 
@@ -18,9 +18,9 @@ class Objective:
         self.variation_weight, self.label_smoothing = variation_weight, label_smoothing
 
     def __call__(self, logits: Tensor, labels: Tensor, variations: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """logits (B, classes), labels (B,), V by prompted pathway -> scalars: `loss`, which is the one to
-        differentiate, and its terms `cross_entropy` and, where there is one, `variation` (summed over pathways, not
-        yet times λ)."""
+        """logits (B, classes), labels (B,), V by prompted pathway -> scalars: `loss`, which is to be
+        differentiated, and its terms `cross_entropy` and, with prompts, `variation` (the sum over pathways, before
+        the factor λ)."""
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         terms = {"loss": cross_entropy, "cross_entropy": cross_entropy}
         if variations:

@@ -1,7 +1,7 @@
-"""What was typed after `train.py` or `evaluate.py`, made into what Hydra's grammar reads.
+"""Rewrites what was typed after `train.py` or `evaluate.py` so that Hydra's grammar can read it.
 
-Hydra takes KEY=VALUE, but its grammar has no letters beyond ASCII, no parentheses, `=`, `~` or `#` in a plain value,
-and takes commas for a sweep. A value is put in quotes here where it can only be meant as text; what stays unclear is
+Hydra takes KEY=VALUE, but a plain value of its grammar cannot have letters beyond ASCII, parentheses, `=`, `~` or `#`,
+and a comma starts a sweep. Here a value is put in quotes where it can only be meant as text; what remains ambiguous is
 refused with the form that works.
 """
 
@@ -12,12 +12,11 @@ from pathlib import Path
 
 from vmp.errors import ConfigError
 
-# of Hydra's options, those with a value
-_WITH_VALUE = {
+_WITH_VALUE = {  # Hydra's options that take a value
     *("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"),
     *("-cd", "--config-dir", "-er", "--experimental-rerun"),
 }
-_ALONE = {
+_WITHOUT_VALUE = {
     *("-h", "--help", "--hydra-help", "--version", "-r", "--resolve", "--run", "-m", "--multirun"),
     *("-sc", "--shell-completion", "-i", "--info"),
 }
@@ -27,7 +26,7 @@ _CALL = re.compile(r"\s*(choice|range|interval|glob|sort|shuffle|tag|extend_list
 
 
 def quote(text: str) -> str:
-    """A value for Hydra's grammar that is this text, whatever is in it."""
+    """The text as a value of Hydra's grammar, whatever is in it."""
     plain = re.fullmatch(r"([A-Za-z_/]|\.\.?/)[\w./+-]*", text, re.ASCII)
     if plain and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return text
@@ -36,89 +35,89 @@ def quote(text: str) -> str:
 
 
 def for_shell(word: str) -> str:
-    """A word as a shell takes it, with double quotes around single ones."""
+    """A word as one types it in a shell; in double quotes where it has single ones."""
     if "'" in word and not re.search(r'["$`\\!]', word):
         return f'"{word}"'
     return shlex.quote(word)
 
 
-def typed(arguments: Sequence[str], command: str = "train") -> list[str]:
-    """Hydra's arguments for what a person typed: options first, then overrides, with text in quotes.
+def hydra_arguments(arguments: Sequence[str], command: str = "train") -> list[str]:
+    """What a person typed as arguments for Hydra: options first, then overrides, with text in quotes.
 
     Args:
-        command: train or evaluate, whose keys are known.
+        command: train or evaluate; it decides which keys hold text.
 
     Raises:
-        ConfigError: a word that is neither, or a value that can be read in more than one way.
+        ConfigError: a word is neither an option nor an override, or a value has more than one reading.
     """
-    options, words = _apart(arguments)
+    options, words = _split_options(arguments)
     sweep = any(o in ("-m", "--multirun") for o in options)
     if any(o in ("--cfg", "-c") or o.startswith("--cfg=") for o in options) and not {"-r", "--resolve"} & {
         *options
     }:
         options.append("--resolve")  # values, not where they come from
-    return [*options, *(read(word, command, sweep=sweep) for word in words)]
+    return [*options, *(hydra_override(word, command, sweep=sweep) for word in words)]
 
 
-def read(word: str, command: str = "train", *, sweep: bool = False) -> str:
-    """An override of Hydra's for KEY=VALUE as a person typed it.
+def hydra_override(word: str, command: str = "train", *, sweep: bool = False) -> str:
+    """KEY=VALUE as a person typed it, as an override for Hydra.
 
     Args:
-        sweep: whether commas stand between the values of a sweep (-m).
+        sweep: whether commas separate the values of a sweep (-m).
 
     Raises:
-        ConfigError: it is no KEY=VALUE, or can be read in more than one way.
+        ConfigError: it is not KEY=VALUE, or has more than one reading.
     """
     key, sign, value = word.partition("=")
     if key.startswith("~") and not sign:
         return word
     if not sign or not _KEY.fullmatch(key):
-        raise ConfigError(_no_override(word, command))
+        raise ConfigError(_explain_word(word, command))
     from vmp.config.keys import is_list, is_number_too, is_path, is_text
 
     name = key.lstrip("+~")
     if is_text(name, command):
         if is_number_too(name, command) and all(re.fullmatch(r"\d+", part) for part in value.split(",")):
             return word
-        return f"{key}={_text(name, value, sweep=sweep, path=is_path(name, command))}"
-    if _reads(f"{key}={value}"):
+        return f"{key}={_text_value(name, value, sweep=sweep, path=is_path(name, command))}"
+    if _parses(f"{key}={value}"):
         return word
     if value.lstrip()[:1] in ("[", "{") and is_list(name, command):
         form = for_shell(f"{key}=['a b','c']")
         raise ConfigError(
-            f"{key} = {value}: not a list that can be read. Lists are written {key}=[1,2], and text in them stands in "
-            f"quotes: {form}"
+            f"{key} = {value}: not a list that can be read. Lists are written {key}=[1,2], and text in them is quoted: "
+            f"{form}"
         )
-    return f"{key}={','.join(map(quote, _parts(value))) if sweep else quote(value)}"
+    return f"{key}={','.join(map(quote, _split_at_commas(value))) if sweep else quote(value)}"
 
 
-def _text(name: str, value: str, *, sweep: bool, path: bool) -> str:
+def _text_value(name: str, value: str, *, sweep: bool, path: bool) -> str:
     """The value of a key that holds text."""
-    found = _reads(f"{name}={value}")
+    found = _parses(f"{name}={value}")
     quoted = value.strip()[:1] in ("'", '"') and found
     if quoted or value in ("", "null", "???") or "${" in value:
         return value if found else quote(value)
     if _CALL.fullmatch(value) and found:
-        return value  # a sweep's
+        return value  # a function of a sweep
     if "," in value:
         if path and Path(value).expanduser().exists():
             return quote(value)
-        parts = _parts(value)
+        parts = _split_at_commas(value)
         if sweep:
-            return ",".join(part if _is_text(f"{name}={part}") else quote(part) for part in parts)
+            return ",".join(part if _parses_as_text(f"{name}={part}") else quote(part) for part in parts)
         raise ConfigError(
-            f"{name} = {value}: is this one text or several? Text with a comma stands in quotes: "
-            f"{for_shell(f'{name}={_always(value)}')}; several values make a sweep: add -m"
+            f"{name} = {value}: is this one text or several? Text with a comma must be quoted: "
+            f"{for_shell(f'{name}={_quoted_always(value)}')}; several values make a sweep: add -m"
         )
-    return value if _is_text(f"{name}={value}") else quote(value)
+    return value if _parses_as_text(f"{name}={value}") else quote(value)
 
 
-def _always(text: str) -> str:
+def _quoted_always(text: str) -> str:
     made = quote(text)
     return made if made.startswith("'") else f"'{made}'"
 
 
-def _parts(value: str) -> list[str]:
+def _split_at_commas(value: str) -> list[str]:
     """Split at commas outside of quotes and brackets."""
     parts, depth, mark = [""], 0, ""
     for letter in value:
@@ -137,7 +136,7 @@ def _parts(value: str) -> list[str]:
     return parts
 
 
-def _reads(override: str) -> bool:
+def _parses(override: str) -> bool:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -148,18 +147,18 @@ def _reads(override: str) -> bool:
     return True
 
 
-def _is_text(override: str) -> bool:
-    """Whether Hydra reads it, and as text."""
+def _parses_as_text(override: str) -> bool:
+    """Whether Hydra can read it, and reads text."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import QuotedString
 
-    return _reads(override) and isinstance(
+    return _parses(override) and isinstance(
         OverridesParser.create().parse_override(override).value(), str | QuotedString
     )
 
 
-def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(options of Hydra with their values, the other words), wherever they stand."""
+def _split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(Hydra's options with their values, the other words), in any order."""
     options: list[str] = []
     words: list[str] = []
     rest = iter(range(len(arguments)))
@@ -169,7 +168,11 @@ def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             words.append(word)
             continue
-        known = [o for o in (*_WITH_VALUE, *_ALONE) if o == name or (name[:2] == "--" and o.startswith(name))]
+        known = [
+            o
+            for o in (*_WITH_VALUE, *_WITHOUT_VALUE)
+            if o == name or (name[:2] == "--" and o.startswith(name))
+        ]
         if name in known:
             known = [name]
         if not known or name == "--":
@@ -187,8 +190,8 @@ def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return options, words
 
 
-def _no_override(word: str, command: str) -> str:
-    """What to say of a word that is not KEY=VALUE."""
+def _explain_word(word: str, command: str) -> str:
+    """The message for a word that is not KEY=VALUE."""
     key, sign, value = word.partition("=")
     if not sign and command == "evaluate" and Path(word).expanduser().is_dir():
         return f"{word}: settings are written KEY=VALUE; a run's folder is {for_shell(f'run={word}')}"

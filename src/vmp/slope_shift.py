@@ -1,4 +1,4 @@
-"""Eq. 2 turned round: the m and n that give a slope and a shift. No torch, so that a config is checked in no time."""
+"""The inverse of Eq. 2: the m and n that give a slope and a shift. No torch, so that a config is checked quickly."""
 
 import math
 
@@ -11,8 +11,8 @@ def m_of(slope: float, *, alpha: float, beta: float, epsilon: float) -> float:
     """
     low, high = alpha / (beta + epsilon), alpha / epsilon
     tanh = (alpha / slope - epsilon) / beta if low < slope < high else 0.0
-    if not 0 < tanh < 1:  # rounding, too
-        raise ValueError(f"must be between {low:.4g} and {high:.4g}, and neither of them (Eq. 2)")
+    if not 0 < tanh < 1:  # rounding may reach either end
+        raise ValueError(f"must be between {low:.4g} and {high:.4g}, both excluded (Eq. 2)")
     return math.atanh(tanh)
 
 
@@ -23,5 +23,5 @@ def n_of(shift: float, *, gamma: float) -> float:
         ValueError: no finite n gives that shift.
     """
     if not abs(shift) < gamma:
-        raise ValueError(f"must be between {-gamma:g} and {gamma:g}, and neither of them (Eq. 2)")
+        raise ValueError(f"must be between {-gamma:g} and {gamma:g}, both excluded (Eq. 2)")
     return math.atanh(shift / gamma)

@@ -13,12 +13,12 @@ Count = Annotated[int, Field(ge=1)]
 IS_PATH = object()  # marks the keys that hold a path
 
 
-def _text(value: Any) -> Any:
-    """YAML's and Hydra's 2026 as text."""
+def _number_as_text(value: Any) -> Any:
+    """A number as text: YAML and Hydra read 2026 as one."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _word(value: str) -> str:
+def _check_word(value: str) -> str:
     if not re.fullmatch(r"\w[\w.+-]*", value):
         short = re.sub(r"[^\w.+-]+", "-", value).strip("-.+") or "word"
         raise ValueError(
@@ -27,7 +27,7 @@ def _word(value: str) -> str:
     return value
 
 
-def _device(value: str) -> str:
+def _check_device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         meant = {"gpu": "cuda", "nvidia": "cuda"}.get(value.lower(), value.lower())
         hint = f"; did you mean {meant}?" if re.fullmatch(r"auto|cpu|cuda(:\d+)?", meant) else ""
@@ -35,7 +35,7 @@ def _device(value: str) -> str:
     return value
 
 
-def _where(value: str) -> str:
+def _check_condition(value: str) -> str:
     if not re.fullmatch(r"[\w -]+[=<>].+", value):
         raise ValueError(
             "must be TAG=WORD, TAG>NUMBER or TAG<NUMBER, in quotes for the shell: 'where=speed>0.9'"
@@ -43,17 +43,19 @@ def _where(value: str) -> str:
     return value
 
 
-def _expanded(value: Any) -> Any:
-    """`~/videos` as a shell has it."""
-    text = _text(value)
+def _expand_home(value: Any) -> Any:
+    """A path with its leading ~ expanded, as in a shell."""
+    text = _number_as_text(value)
     return str(Path(text).expanduser()) if isinstance(text, str) and text.startswith("~") else text
 
 
-Word = Annotated[str, BeforeValidator(_text), AfterValidator(_word)]  # part of a folder's name
-File = Annotated[str, BeforeValidator(_expanded), IS_PATH]  # or a folder
-Device = Annotated[str, AfterValidator(_device)]
-TagCondition = Annotated[str, AfterValidator(_where)]
-Text = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=128)]
+Word = Annotated[
+    str, BeforeValidator(_number_as_text), AfterValidator(_check_word)
+]  # part of a folder's name
+File = Annotated[str, BeforeValidator(_expand_home), IS_PATH]  # or a folder
+Device = Annotated[str, AfterValidator(_check_device)]
+TagCondition = Annotated[str, AfterValidator(_check_condition)]
+Text = Annotated[str, BeforeValidator(_number_as_text), Field(min_length=1, max_length=128)]
 
 
 def parse_views(value: Any) -> Any:

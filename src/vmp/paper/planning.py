@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from vmp.config import Config, Evaluate, check, parse_views
 from vmp.errors import ConfigError, RunError
 from vmp.evaluate import folder_name
-from vmp.overrides import quote, read
+from vmp.overrides import hydra_override, quote
 from vmp.paper.tables import Cell, RunSpec
 from vmp.runs.folder import begun, check_same_run
 from vmp.runs.run import Run
@@ -39,11 +39,11 @@ def composer(conf: Path) -> Compose:
 
     def compose_with_hydra(overrides: Iterable[str]) -> DictConfig:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            return compose("train", [read(override) for override in overrides])
+            return compose("train", [hydra_override(override) for override in overrides])
 
     compose_files = cache(compose_with_hydra)
     parser = OverridesParser.create()
-    parse = cache(lambda override: parser.parse_override(read(override)))
+    parse = cache(lambda override: parser.parse_override(hydra_override(override)))
 
     def compose_quickly(overrides: Sequence[str]) -> dict[str, Any]:
         parsed = [parse(override) for override in overrides]
