@@ -1,4 +1,4 @@
-"""Write weights of any layout as safetensors in our names, or a TimeSformer's in those of Hugging Face.
+"""Converts weights of any known layout to safetensors with our names, or a TimeSformer's to those of Hugging Face.
 
 examples:
   python scripts/convert_weights.py TimeSformer_divST_8x32_224_HowTo100M.pyth howto100m.safetensors
@@ -6,8 +6,8 @@ examples:
   python scripts/convert_weights.py outputs/motions-static/tiny/none/seed0 tiny.safetensors
   python scripts/convert_weights.py howto100m.safetensors model.safetensors --to hf
 
-The result is used with backbone.weights=howto100m.safetensors. The class names of a run, or of FILE in FILE.classes.txt
-beside it, go along in OUT.classes.txt: a head is taken over only by a dataset of the same classes. Nothing in a source
+Use the result with backbone.weights=howto100m.safetensors. The class names of a run, or of FILE in FILE.classes.txt
+beside it, are copied to OUT.classes.txt: a head is loaded only for a dataset of the same classes. No code in a source
 file is run.
 """
 
@@ -25,15 +25,19 @@ def main() -> None:
         "source", type=Path, help="a file of weights, a checkpoint's folder or a run's folder"
     )
     parser.add_argument("out", type=Path, help="the .safetensors file to write")
-    parser.add_argument("--backbone", help="check that all but the head fits this backbone, such as x3d_m")
-    parser.add_argument("--to", choices=("ours", "hf"), default="ours", help="whose names (default: ours)")
+    parser.add_argument(
+        "--backbone", help="check that everything but the head fits this backbone, such as x3d_m"
+    )
+    parser.add_argument(
+        "--to", choices=("ours", "hf"), default="ours", help="names of the tensors (default: ours)"
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing OUT")
     options = parser.parse_args()
     print(convert(options.source, options.out, backbone=options.backbone, to=options.to, force=options.force))
 
 
 def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bool) -> str:
-    """Write `out`; a summary in a few lines.
+    """Write `out` and return a summary of a few lines.
 
     Raises:
         WeightsError: the source cannot be read or does not fit the backbone, or `out` exists or cannot be written.
@@ -41,7 +45,7 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
     if out.suffix != ".safetensors":
         raise WeightsError(f"{out}: must end in .safetensors")
     if out.exists() and not force:
-        raise WeightsError(f"{out}: exists. Choose another name, or --force to replace it")
+        raise WeightsError(f"{out}: exists already. Choose another name, or replace it with --force")
     from safetensors import SafetensorError
     from safetensors.torch import save_file
     from torch import Tensor
@@ -49,6 +53,7 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
     from vmp.backbones.download import sha256_of
     from vmp.backbones.layouts import read, to_huggingface
     from vmp.data.manifest import write_classes
+    from vmp.pathways import split_scalar_name
     from vmp.runs.heads import classes_of, names_beside
 
     foreign = read(source)
@@ -59,10 +64,10 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
     else:
         state = foreign.state
         for name, value in foreign.prompts.items():
-            pathway, _, letter = name.rpartition("/")
-            prompts[f"prompts.{pathway or 'video'}.power_norm.{letter}"] = value.reshape(1)
+            pathway, letter = split_scalar_name(name)
+            prompts[f"prompts.{pathway}.power_norm.{letter}"] = value.reshape(1)
     metadata = {
-        "format": "pt",  # what Hugging Face asks for
+        "format": "pt",  # required by Hugging Face
         "source": foreign.file.name,
         "source_layout": foreign.layout,
         "source_sha256": sha256_of(foreign.file),
@@ -79,7 +84,7 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
     if classes := classes_of(source):
         write_classes(names_beside(out), classes)
     else:
-        names_beside(out).unlink(missing_ok=True)  # of a file that was replaced
+        names_beside(out).unlink(missing_ok=True)  # left by a file that was replaced
     count = sum(value.numel() for value in state.values())
     lines = [f"{foreign.file} ({foreign.layout})" + (f", {foreign.note}" if foreign.note else "")]
     lines.append(f"  {len(state)} tensors, {count:,} numbers -> {out}")

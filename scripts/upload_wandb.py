@@ -30,7 +30,7 @@ def main() -> None:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{folder}: wandb did not take it ({format_error(error)})") from None
+            raise UserError(f"{folder}: wandb rejected it ({format_error(error)})") from None
 
 
 def with_wandb(folder: Path, chosen: dict[str, Any]) -> Config:

@@ -1,7 +1,7 @@
-"""The slope and shift workspace in wandb, as code: what the paper's Fig. 4 shows, and accuracy against λ.
+"""Builds a wandb workspace for slope and shift: the curves and pairs of the paper's Fig. 4, and accuracy against λ.
 
-python scripts/wandb_dashboard.py --json dashboard.json          build it and write it down; no login, no network
-python scripts/wandb_dashboard.py --entity TEAM                  put it into the project video-motion-prompts
+python scripts/wandb_dashboard.py --json dashboard.json          write it to a file; needs no login and no network
+python scripts/wandb_dashboard.py --entity TEAM                  add it to the project video-motion-prompts
 """
 
 import argparse
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 NAME = "Slope and shift"
-PATHWAYS = ("", "slow/", "fast/")  # "" is the only one of backbones without pathways
+PATHWAYS = ("", "slow/", "fast/")  # "" for backbones without pathways
 LAMBDA, DATASET, MODEL, SEED = "vmp.lambda", "about.dataset", "about.model", "seed"  # keys of a run's config
 
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def workspace(entity: str, project: str) -> "Workspace":
-    """Sections a to d of Fig. 4, then accuracies."""
+    """A workspace with sections a to d of Fig. 4, then accuracies."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -144,15 +144,15 @@ def workspace(entity: str, project: str) -> "Workspace":
 
 
 def as_json(built: "Workspace") -> dict[str, Any]:
-    """What would be sent. A workspace's model is private in wandb-workspaces, hence the extra's upper bound."""
+    """What would be sent. The model of a workspace is private in wandb-workspaces, hence the extra's upper bound."""
     return json.loads(built._to_model().model_dump_json(by_alias=True, exclude_none=True))
 
 
 def push(entity: str | None, project: str) -> str:
-    """Save the workspace; its address.
+    """Save the workspace on the server and return its address.
 
     Raises:
-        UserError: nobody is logged in, or the server does not take it.
+        UserError: there is no API key, or the server rejects the workspace.
     """
     import wandb
 
@@ -166,16 +166,16 @@ def push(entity: str | None, project: str) -> str:
         return str(workspace(entity, project).save().url)
     except Exception as error:
         raise UserError(
-            f"{settings.base_url} did not take the workspace: {type(error).__name__}: {error}"
+            f"{settings.base_url} rejected the workspace: {type(error).__name__}: {error}"
         ) from None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--json", type=Path, help="write the workspace to this file (-: print it), send nothing"
+        "--json", type=Path, help="write the workspace to this file (-: print it) and send nothing"
     )
-    parser.add_argument("--entity", help="a user or team; default: the key's own")
+    parser.add_argument("--entity", help="a user or team; default: the owner of the key")
     parser.add_argument("--project", default=PROJECT)
     return parser
 

@@ -1,10 +1,10 @@
-"""Which folders are runs, and what they say."""
+"""Finding runs below a folder, and their class names."""
 
 from vmp.data.manifest import write_classes
 from vmp.runs.run import find_runs
 
 
-def test_what_lies_inside_a_run_is_no_run(tmp_path):
+def test_configs_inside_a_run_are_not_runs(tmp_path):
     for name in ("b/seed0", "a/seed1", "a/seed0", "a/seed0/wandb/run-1/files", "a/seed0/attention"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / name / "config.yaml").write_text("seed: 0\n")
@@ -13,7 +13,7 @@ def test_what_lies_inside_a_run_is_no_run(tmp_path):
     assert [run.folder for run in find_runs(tmp_path / "a/seed0")] == [tmp_path / "a/seed0"]
 
 
-def test_class_names_may_hold_what_only_looks_like_a_line_end(tmp_path):
+def test_class_names_may_contain_unicode_line_separators(tmp_path):
     names = ["plain", "with\u2028inside", "and\x85so"]
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     write_classes(tmp_path / "classes.txt", names)

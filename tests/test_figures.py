@@ -1,4 +1,4 @@
-"""What stands behind the figures, against the maths and slow loops; the script itself."""
+"""The numbers behind the figures, compared with the maths and slow loops; the script that draws them."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def both(home: Path) -> tuple[Run, Run]:
 # --- Fig. 1 --------------------------------------------------------------------------------------------------------
 
 
-def test_time_color_reordering_takes_one_channel_of_three_frames_in_turn():
+def test_time_color_reordering_alternates_the_channels_of_three_frames():
     frames = np.random.default_rng(0).integers(0, 256, (7, 3, 4, 3), np.uint8)
     slow = np.empty_like(frames)
     for t, y, x, k in product(range(7), range(3), range(4), range(3)):
@@ -77,7 +77,7 @@ def test_time_color_reordering_takes_one_channel_of_three_frames_in_turn():
     assert all(len(set(p)) == 1 for p in motion_frames.time_color_reordering(still)[:, 0, 0].tolist())  # grey
 
 
-def test_a_taylor_frame_is_the_series_by_hand():
+def test_a_taylor_frame_equals_the_series():
     frames = np.random.default_rng(1).integers(0, 256, (6, 2, 3, 3), np.uint8)
     terms = 3
     made = motion_frames.taylor_frame(frames, terms=terms)
@@ -99,7 +99,7 @@ def test_a_taylor_frame_is_the_series_by_hand():
 # --- Fig. 3, 17, 18 ------------------------------------------------------------------------------------------------
 
 
-def test_slope_and_shift_are_those_of_the_layer():
+def test_a_layer_has_the_given_slope_and_shift():
     for slope, shift in ((9.1, -0.59), (11.04, 0.0), (50.0, 0.3)):
         layer = layer_with(slope, shift)
         assert layer.slope.item() == pytest.approx(slope, rel=1e-4)
@@ -116,7 +116,7 @@ def test_slope_and_shift_are_those_of_the_layer():
             layer_with(slope, shift)
 
 
-def test_colours_say_what_they_should():
+def test_colours_of_differences_and_attention():
     red, _, blue = color_differences(np.array([[-1.0, 0, 1.0]]), limit=1)[0].T.astype(int)
     assert blue[0] > red[0]
     assert red[2] > blue[2]
@@ -125,7 +125,7 @@ def test_colours_say_what_they_should():
     assert grey[0] > grey[1] > grey[2]
 
 
-def test_a_thinned_surface_keeps_what_stands_out():
+def test_a_thinned_surface_keeps_its_extremes():
     values = np.zeros((100, 150))
     values[37, 91], values[80, 10] = 1.0, -0.5
     thin = thinned(values)
@@ -137,7 +137,7 @@ def test_a_thinned_surface_keeps_what_stands_out():
 # --- Fig. 4 --------------------------------------------------------------------------------------------------------
 
 
-def test_the_best_pairs_hold_the_other_thing_fixed():
+def test_the_best_pairs_by_dataset_share_a_backbone_and_vice_versa():
     found = [
         LearnedPair("mpii", "x3d", 1, 0, 99),
         LearnedPair("mpii", "timesformer", 2, 0, 50),
@@ -149,7 +149,7 @@ def test_the_best_pairs_hold_the_other_thing_fixed():
     assert best_pairs([], "dataset") == {}
 
 
-def test_curves_of_a_run_with_one_row_are_seen(tmp_path):
+def test_curves_with_a_single_row_are_visible(tmp_path):
     import cv2
 
     rows = [
@@ -224,7 +224,7 @@ def test_names_and_numbers_of_the_best_pairs_do_not_overlap(names):
         assert apart > boxes[1][0][1].get_fontsize() * drawn.dpi / 72
 
 
-def test_embedded_clips_show_the_whole_object_doing_what_they_are_called():
+def test_embedded_clips_show_the_whole_object_moving_as_their_class_says():
     from vmp.data.motions import CLASSES, Motions, motion_of
 
     for camera in CAMERAS:
@@ -244,7 +244,7 @@ def test_embedded_clips_show_the_whole_object_doing_what_they_are_called():
             assert np.abs(np.diff(place, axis=0)).max() < 20
 
 
-def test_lines_and_pairs_are_those_of_the_run(home):
+def test_lines_and_learned_pairs_equal_those_of_the_run(home):
     plain, prompted = both(home)
     lines = by_lambda([plain, prompted])
     assert list(lines) == [1.0]
@@ -289,7 +289,7 @@ def test_cosine_similarity():
     assert similarity.cosine(0 * a, 0 * a) == 1
 
 
-def test_only_the_layer_that_was_changed_differs_in_weights_and_those_behind_it_in_features():
+def test_a_changed_layer_differs_in_weights_and_later_layers_in_features():
     a, b = Classifier().eval(), Classifier().eval()
     assert list(similarity.weights_by_layer(a.backbone)) == [
         "0.0",
@@ -317,7 +317,7 @@ def test_only_the_layer_that_was_changed_differs_in_weights_and_those_behind_it_
     assert not any(m._forward_hooks for m in a.modules())
 
 
-def test_a_run_is_like_itself_and_both_runs_see_the_same_frames(home):
+def test_a_run_is_similar_to_itself_and_both_runs_see_the_same_frames(home):
     plain, prompted = both(home)
     same = similarity.compare_layers(prompted, prompted, clips=3)
     assert all(v == pytest.approx(1) for kind in same.values() for v in kind.values())
@@ -344,7 +344,7 @@ def test_mcnemars_p_is_the_exact_binomial():
     assert 0 < comparison.mcnemar(4000, 4300) < 1
 
 
-def test_the_interval_is_the_bootstraps_and_covers_the_difference():
+def test_the_bootstrap_interval_covers_the_difference():
     low, high = comparison.bootstrap(30, 10, 200)
     assert low < 10 < high
     deviation = 100 * math.sqrt((40 - 20**2 / 200) / 200 / 200)  # of a mean of -1, 0 and 1
@@ -353,7 +353,7 @@ def test_the_interval_is_the_bootstraps_and_covers_the_difference():
     assert comparison.bootstrap(0, 0, 50) == (0, 0)
 
 
-def test_class_numbers_are_those_of_the_result(home):
+def test_accuracies_by_class_equal_those_of_the_result(home):
     a, b = both(home)
     pairing = comparison.pair(a, b)
     assert pairing.top1 == pytest.approx((a.result["top1"], b.result["top1"]), abs=1e-4)
@@ -389,7 +389,7 @@ def test_clips_that_cannot_be_paired_are_an_error(home, tmp_path):
 # --- the figures and the script ------------------------------------------------------------------------------------
 
 
-def test_figures_without_their_runs_say_which_to_make(tmp_path):
+def test_a_figure_without_its_runs_says_which_to_make(tmp_path):
     for number in (4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16):
         with pytest.raises(selection.MissingRuns, match=r"python train\.py") as told:
             numbered.draw(number, selection.FigureOptions(outputs=tmp_path))
@@ -416,7 +416,7 @@ def script(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
 
 
-def test_the_script_ends_with_a_message(tmp_path):
+def test_the_script_names_the_runs_to_make(tmp_path):
     done = script(6, "--outputs", tmp_path, "--out", tmp_path)
     assert done.returncode == 2
     assert "python train.py experiment=finegym_timesformer_k600 vmp.lambda=2.5" in done.stderr

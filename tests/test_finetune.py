@@ -120,7 +120,7 @@ def test_a_second_round_goes_on_with_the_prompts(data, baseline, tmp_path):
     # what the config sets is what the run starts with
     third = finished(data, tmp_path / "3", *VIT, f"init_from='{first}'", "vmp.slope=20")
     assert start_of(third)["prompts_taken"] == ["n"]
-    assert "m of the weights are left behind" in " ".join(start_of(third)["warnings"])
+    assert "m of the weights are not loaded" in " ".join(start_of(third)["warnings"])
     assert read_metrics(third)[0]["vmp/slope"] == pytest.approx(20, rel=1e-5)
     assert read_metrics(third)[0]["vmp/n"] == begun["vmp/n"]
 
@@ -201,7 +201,7 @@ def test_a_checkpoint_of_a_run_is_known_by_the_run(data, baseline, tmp_path):
         assert start_of(where)["reinitialised"] == []
     shutil.copy(newest / "model.safetensors", tmp_path / "alone.safetensors")
     alone = refused(data, tmp_path / "out", *VIT, f"init_from='{tmp_path / 'alone.safetensors'}'")
-    assert "not a run of ours" in alone
+    assert "neither a run of this project" in alone
     assert "backbone.weights=" in alone
 
 
@@ -215,8 +215,8 @@ def test_what_the_source_did_otherwise_is_told(data, baseline, tmp_path):
     assert "vmp.epsilon was 0.2 in the run it starts from, and is 0.1" in told
     assert "backbone.stride was 1" in told
     bare = finished(data, tmp_path / "3", *VIT, f"init_from='{first}'", "vmp=none", "trainer.epochs=1")
-    assert "m, n are left behind" in " ".join(start_of(bare)["warnings"])
-    assert "m, n are left behind" in (bare / "log.txt").read_text()
+    assert "m, n of the weights are not loaded" in " ".join(start_of(bare)["warnings"])
+    assert "m, n of the weights are not loaded" in (bare / "log.txt").read_text()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Looking at videos and runs: visualize, predict and compare, on real files and a tiny run."""
+"""The scripts visualize, predict and compare, on real files and a tiny run."""
 
 import csv
 import json
@@ -87,7 +87,7 @@ def test_a_video_becomes_an_mp4_and_a_png(script, tmp_path):
         read_frames(out.with_suffix(".mp4"), range(12))
 
 
-def test_no_file_is_taken_the_place_of(script, tmp_path, monkeypatch):
+def test_no_file_is_overwritten(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = video(tmp_path / "my.mp4", 6)
     before = source.read_bytes()
@@ -101,7 +101,7 @@ def test_no_file_is_taken_the_place_of(script, tmp_path, monkeypatch):
     assert source.read_bytes() == before
 
 
-def test_the_layer_of_a_run_is_looked_with(home, script, tmp_path):
+def test_a_video_is_drawn_with_the_layer_of_a_run(home, script, tmp_path):
     run = folder(home / "out")
     source = video(tmp_path / "v.mp4", 6)
     code, _, said = script("visualize", source, f"run={run}", "--out", tmp_path / "p.png", "--frames", 0)
@@ -117,7 +117,7 @@ def test_the_layer_of_a_run_is_looked_with(home, script, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "arguments", "told"),
+    ("count", "size", "arguments", "error"),
     [
         (1, (48, 64), (), "one frame is left"),
         (9, (48, 64), ("--start", 40), "no frames are left from --start 40"),
@@ -128,22 +128,22 @@ def test_the_layer_of_a_run_is_looked_with(home, script, tmp_path):
         (3, (16, 400), (), None),
     ],
 )
-def test_odd_videos_and_wrong_options(script, tmp_path, count, size, arguments, told):
+def test_unusual_videos_and_wrong_options(script, tmp_path, count, size, arguments, error):
     source = video(tmp_path / "odd.mp4", count, size)
     code, said, errors = script(
         "visualize", source, "--stride", 1, *arguments, "--columns", 2, "--out", tmp_path / "o.png"
     )
-    if told is None:
+    if error is None:
         assert (code, errors) == (0, "")
         assert "o.mp4" in said
     else:
         assert code == 2
-        assert told in errors
+        assert error in errors
         assert not (tmp_path / "o.png").exists()
         assert not (tmp_path / "o.mp4").exists()
 
 
-def test_what_is_no_video_and_what_is_cut_short(script, tmp_path):
+def test_files_that_are_no_videos_and_truncated_videos(script, tmp_path):
     (tmp_path / "text.mp4").write_text("no video\n" * 99)
     whole = video(tmp_path / "whole.mkv", 40)
     data = whole.read_bytes()
@@ -157,7 +157,7 @@ def test_what_is_no_video_and_what_is_cut_short(script, tmp_path):
     assert (tmp_path / "c.png").exists()
 
 
-def test_frames_of_a_stream_are_those_of_the_exact_reader(tmp_path):
+def test_a_stream_has_the_frames_of_the_exact_reader(tmp_path):
     source = video(tmp_path / "v.mp4", 30, b_frames=2)
     assert np.array_equal(
         np.stack(list(stream(source, start=3, stride=4))), read_frames(source, range(3, 30, 4))
@@ -170,7 +170,7 @@ def test_frames_of_a_stream_are_those_of_the_exact_reader(tmp_path):
 # --- predict -------------------------------------------------------------------------------------------------------
 
 
-def test_predictions_are_those_of_the_runs_own_test(home, script):
+def test_predictions_equal_those_of_the_runs_own_test(home, script):
     run = folder(home / "out")
     tested = {row["id"]: row for row in read_run(run).predictions}
     files = [home / "data" / "val" / f"{i:03}.mp4" for i in range(3)]
@@ -207,7 +207,7 @@ def test_a_folder_with_a_bad_video_among_good_ones(home, script, tmp_path):
     assert "12 frames" in said.partition("deep.GIF")[2]
     assert "hidden" not in said + errors
     assert "bad.mp4" in errors
-    for arguments, told in (
+    for arguments, error in (
         ((tmp_path / "good.mp4",), "name one run"),
         ((f"run={run}",), "at least one video"),
         ((tmp_path / "gone.mp4", f"run={run}"), "not found"),
@@ -216,7 +216,7 @@ def test_a_folder_with_a_bad_video_among_good_ones(home, script, tmp_path):
     ):
         code, _, errors = script("predict", *arguments)
         assert code == 2
-        assert told in errors
+        assert error in errors
 
 
 # --- compare -------------------------------------------------------------------------------------------------------
@@ -260,9 +260,9 @@ def test_two_runs_are_compared_clip_by_clip(home, script, tmp_path):
     assert "McNemar" in said
 
 
-def test_runs_that_cannot_be_compared(home, script, tmp_path):
+def test_runs_that_cannot_be_compared_are_an_error(home, script, tmp_path):
     run = folder(home / "out")
-    for other, told in ((run, "not one twice"), (tmp_path, "no run there")):
+    for other, error in ((run, "not one twice"), (tmp_path, "no run there")):
         code, _, errors = script("compare", run, other)
         assert code == 2
-        assert told in errors
+        assert error in errors

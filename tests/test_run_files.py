@@ -1,4 +1,4 @@
-"""A run's folder from a stranger: nothing is resolved, everything is bounded, and it costs one line of a report."""
+"""A damaged or hostile run's folder: nothing in it is resolved, reading is bounded, and a report gives it one line."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def config():
 
 @pytest.fixture
 def out(tmp_path, config):
-    """A good run and one that a test breaks."""
+    """A good run, and a run that the test damages."""
     write_run(tmp_path / "out" / "good", config, seed=1)
     write_run(tmp_path / "out" / "bad", config, seed=2)
     return tmp_path / "out"
@@ -83,12 +83,12 @@ DAMAGE = {
     "a config that is a pipe": (pipe("config.yaml"), "not a regular file"),
     "a number of 400 digits": (break_result(top1=10**400), "401 digits"),
     "deep JSON": (write("result.json", "[" * 100_000), "nested deeper"),
-    "levels": (write("result.json", "[" * 60 + "]" * 60), "nested deeper"),
+    "60 levels of JSON": (write("result.json", "[" * 60 + "]" * 60), "nested deeper"),
     "a scalar that is a word": (break_result(scalars={"slope": 1.0, "shift": "x"}), "scalars.shift = 'x'"),
     "a scalar that is NaN": (break_result(scalars={"slope": float("nan"), "shift": 0.0}), "scalars.slope"),
-    "a slope alone": (break_result(scalars={"slope": 1.0}), "without its shift"),
-    "no views": (break_result(views=[0, 3]), "views.0 = 0"),
-    "views that are none": (break_result(views="x"), "views = 'x'"),
+    "a slope without its shift": (break_result(scalars={"slope": 1.0}), "without its shift"),
+    "zero views": (break_result(views=[0, 3]), "views.0 = 0"),
+    "views that are text": (break_result(views="x"), "views = 'x'"),
     "NaN": (break_result(top1=float("nan")), "top1 = nan"),
     "true for a number": (break_result(top1=True), "top1 = True"),
     "clips": (break_result(clips={"val": {"present": -1}}), "clips.val"),
@@ -99,14 +99,14 @@ DAMAGE = {
     "a long cell": (cell("predictions.csv", 3, "id", "x" * 200_000), "cell|field limit"),
     "a row too long": (write("per_class.csv", "class,name,clips,right,accuracy\n0,a,1,1,100,7,8\n"), "more cells"),
     "more right than there are": (cell("per_class.csv", 1, "right", "99"), "more clips are right"),
-    "a row that is none": (write("metrics.jsonl", '{"kind": "train", "epoch": [1]}\n'), "not a row of numbers"),
-    "an endless number": (write("metrics.jsonl", '{"kind": "train", "step": 1e999}\n'), "not a row of numbers"),
+    "a row that is not one": (write("metrics.jsonl", '{"kind": "train", "epoch": [1]}\n'), "not a row of numbers"),
+    "an infinite number": (write("metrics.jsonl", '{"kind": "train", "step": 1e999}\n'), "not a row of numbers"),
     "classes that are a pipe": (pipe("classes.txt"), "not a regular file"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_bad_folder_is_one_line_in_the_report(out, tmp_path, kind):
+def test_a_damaged_folder_is_one_line_of_the_report(out, tmp_path, kind):
     damage, said = DAMAGE[kind]
     damage(out / "bad")
     written = write_report([out], out=tmp_path / "r.html", clips=0)
@@ -120,14 +120,14 @@ def test_a_bad_folder_is_one_line_in_the_report(out, tmp_path, kind):
     assert re.search(said, unescape(page))
 
 
-def test_runs_that_cannot_be_read_are_left_out_and_said(out, capsys):
+def test_runs_that_cannot_be_read_are_left_out_with_a_warning(out, capsys):
     break_result(views=[0, 3])(out / "bad")
     assert [run.folder.name for run in readable_runs(out)] == ["good"]
     assert "warning: left out" in (said := capsys.readouterr().err)
     assert "views.0 = 0" in said
 
 
-def test_nothing_is_resolved(out, tmp_path, monkeypatch, config):
+def test_interpolations_in_a_config_are_not_resolved(out, tmp_path, monkeypatch, config):
     monkeypatch.setenv("SECRET_TOKEN", SECRET)
     values = json.loads(json.dumps(config)) | {"tag": "${oc.env:SECRET_TOKEN}"}
     values["dataset"]["name"] = "${oc.env:SECRET_TOKEN}"
@@ -143,7 +143,7 @@ def test_nothing_is_resolved(out, tmp_path, monkeypatch, config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["name", "tag"])
-def test_a_secret_is_not_uploaded(out, tmp_path, monkeypatch, config, key):
+def test_a_secret_from_the_environment_is_not_uploaded(out, tmp_path, monkeypatch, config, key):
     monkeypatch.setenv("SECRET_TOKEN", SECRET)
     values = json.loads(json.dumps(config))
     (values["dataset"] if key == "name" else values)[key] = "${oc.env:SECRET_TOKEN}"
@@ -164,7 +164,7 @@ def test_a_secret_is_not_uploaded(out, tmp_path, monkeypatch, config, key):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["predict.py", "evaluate", "compare", "visualize"])
-def test_commands_that_are_given_an_alias_bomb_end_with_one_message(out, script):
+def test_an_alias_bomb_ends_each_command_with_one_message(out, script):
     bomb(out / "bad")
     command = {
         "predict.py": ["scripts/predict.py", "x.mp4", f"run={out}/bad"],
@@ -177,7 +177,7 @@ def test_commands_that_are_given_an_alias_bomb_end_with_one_message(out, script)
     assert "Traceback" not in done.stderr
 
 
-def test_a_config_is_read_as_it_was_written(tmp_path, config):
+def test_a_config_is_read_with_the_values_that_were_written(tmp_path, config):
     values = json.loads(json.dumps(config))
     values |= {
         "tag": "2026-11-28",
@@ -194,7 +194,7 @@ def test_a_config_is_read_as_it_was_written(tmp_path, config):
     assert records.read_config(tmp_path) == values
     assert parse_yaml("a: 1e-3\nb: 2026-11-28", "x") == {"a": 0.001, "b": "2026-11-28"}
     for text, said in (
-        ("a: 1\na: 2", "stands twice"),
+        ("a: 1\na: 2", "occurs twice"),
         ("a: 0x" + "f" * 40, "64 bits"),
         ("a: " + "9" * 9999, "not YAML"),
     ):
@@ -202,12 +202,12 @@ def test_a_config_is_read_as_it_was_written(tmp_path, config):
             parse_yaml(text, "x")
 
 
-def test_a_line_that_is_being_written_is_left_out(tmp_path):
+def test_a_row_that_is_still_being_written_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n{"kind": "tr')
     assert records.read_metrics(tmp_path) == [{"kind": "train", "step": 1}]
 
 
-def test_a_dataset_of_a_stranger(tmp_path):
+def test_a_damaged_dataset_json_is_an_error(tmp_path):
     from vmp.data.manifest import recorded_root
 
     assert recorded_root(tmp_path) is None

@@ -1,4 +1,4 @@
-"""The second command: test a run again, on another split, on chosen clips, with other views or degraded frames."""
+"""The second command: tests a run again, on another split, on chosen clips, with other views or degraded frames."""
 
 import re
 from dataclasses import replace

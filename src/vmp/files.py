@@ -1,11 +1,10 @@
-"""Files: written whole or not at all, and read within bounds.
+"""Writes files whole or not at all, and reads files within bounds.
 
 Notable here:
-- a file that is written stands there whole or not at all, after a kill and after a power cut;
-- a file that is read is a regular one, of a bounded size, in UTF-8; a pipe or an endless device in its place is
-  refused;
-- YAML is read as plain values: no tags, no aliases (ten lines of which can stand for a billion values), no
-  interpolations, so that `${oc.env:SECRET}` stays these characters;
+- a file that is written is there completely or not at all, also after a kill or a power cut;
+- a file that is read must be a regular file of a bounded size in UTF-8, not a pipe or an endless device;
+- YAML is read as plain values: without tags, without aliases (ten lines of which can expand to a billion values), and
+  without interpolations, so `${oc.env:SECRET}` remains text;
 - JSON and YAML are bounded in depth and in the size of numbers.
 """
 
@@ -42,9 +41,9 @@ CELL = 100_000  # characters in a cell of a CSV
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Where to write what becomes `path` at the end; an exception leaves the old file, and nothing else, behind.
+    """Context that yields a temporary path, which becomes `path` at the end; an exception leaves the old file as it was.
 
-    The name given is hidden, of this process, and ends as `path` does: some writers go by the suffix.
+    The temporary file is hidden, named after this process, and has the suffix of `path`, by which some writers choose.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     stem = path.stem if len(os.fsencode(path.name)) < 200 else f"{zlib.crc32(os.fsencode(path.name)):08x}"
@@ -72,10 +71,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_text(path: Path, *, limit: int = JSON_LIMIT) -> str:
-    """A regular file of at most `limit` bytes, in UTF-8.
+    """The text of a regular file of at most `limit` bytes in UTF-8.
 
     Raises:
-        RunError: it is something else, or cannot be read.
+        RunError: the file is of another kind, or cannot be read.
     """
     try:
         # a pipe would block until someone writes to it
@@ -85,11 +84,11 @@ def read_text(path: Path, *, limit: int = JSON_LIMIT) -> str:
                 raise RunError(f"{path}: not a regular file")
             data = file.read(limit + 1)
         if len(data) > limit:
-            raise RunError(f"{path}: larger than the {_size(limit)} that such a file may have")
+            raise RunError(f"{path}: larger than {_size(limit)}, the most that such a file may have")
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RunError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except ValueError as error:  # of the path
+    except ValueError as error:  # an impossible path
         raise RunError(f"{path}: cannot be opened ({error})") from None
     except OSError as error:
         raise RunError(
@@ -103,13 +102,13 @@ def _size(limit: int) -> str:
 
 def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
     """Raises:
-    RunError: not JSON, nested deeper than DEPTH, or with a number of more than DIGITS digits.
+    RunError: the file is not JSON, is nested deeper than DEPTH, or has a number with more than DIGITS digits.
     """
     return parse_json(read_text(path, limit=limit), str(path))
 
 
 def parse_json(text: str, where: str) -> Any:
-    """where: what a message calls the text."""
+    """Parse JSON; error messages call the text `where`."""
 
     def whole(digits: str) -> int:
         if len(digits) > DIGITS:
@@ -127,7 +126,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def _check_values(value: Any, where: str) -> None:
-    """Raise RunError for values that are nested too deep, numbers too large, and text that is not Unicode."""
+    """Raise RunError for values nested too deeply, numbers that are too large, and text that is not Unicode."""
     level = [value]
     for _ in range(DEPTH + 1):
         below: list[Any] = []
@@ -150,15 +149,15 @@ def _check_values(value: Any, where: str) -> None:
 
 
 def read_csv(path: Path, *, required: Sequence[str]) -> list[dict[str, str]]:
-    """Rows by column; a cell that is not there is "".
+    """Rows as column -> cell, with "" for missing cells.
 
     Raises:
-        RunError: not CSV, a required column is missing, or a row is longer than the header.
+        RunError: the file is not CSV, lacks a required column, or has a row that is longer than the header.
     """
     try:
         reader = csv.DictReader(io.StringIO(read_text(path, limit=ROWS_LIMIT), newline=""), restval="")
         rows = list(reader)
-    except csv.Error as error:  # a cell of more than csv.field_size_limit() characters, for one
+    except csv.Error as error:  # for example a cell longer than csv.field_size_limit()
         raise RunError(f"{path}: not CSV ({error})") from None
     if absent := [name for name in required if name not in (reader.fieldnames or ())]:
         raise RunError(f"{path}: has no column {', '.join(absent)}")
@@ -174,7 +173,7 @@ def read_csv(path: Path, *, required: Sequence[str]) -> list[dict[str, str]]:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML as OmegaConf writes and reads it: 1e-3 is a number, there are no dates, and a key stands once."""
+    """YAML as OmegaConf writes and reads it: 1e-3 is a number, there are no dates, and no key occurs twice."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in known if not tag.endswith((":timestamp", ":float"))]
@@ -184,7 +183,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         found = super().construct_mapping(node, deep=deep)
         if isinstance(node, yaml.MappingNode) and len(found) < len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a key that stands twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "a key that occurs twice", node.start_mark)
         return found
 
 
@@ -200,10 +199,10 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """where: what a message calls the text.
+    """Parse YAML to plain values; error messages call the text `where`.
 
     Raises:
-        RunError: not YAML, or with aliases, tags, repeated keys, too many values or too many levels.
+        RunError: the text is not YAML, or has aliases, tags, repeated keys, too many values or too many levels.
     """
     depth = nodes = 0
     try:
@@ -217,7 +216,7 @@ def parse_yaml(text: str, where: str) -> Any:
             nodes += 1
             if depth > DEPTH or nodes > NODES:
                 raise RunError(f"{where}: more than {DEPTH} levels or {NODES} values")
-        value = yaml.load(text, Loader=_Loader)  # a safe one
+        value = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{where}: not YAML ({' '.join(str(error).split())[:300]})") from None
     _check_values(value, where)

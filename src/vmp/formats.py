@@ -1,4 +1,4 @@
-"""Numbers and texts as the page shows them."""
+"""Numbers as text, for tables and messages."""
 
 import math
 import re
@@ -6,36 +6,33 @@ from typing import Any
 
 
 def finite(value: Any) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """The value, or the number in a text, as a float; None unless it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         number = float(value)
-    except OverflowError:  # of a whole number
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
-def short(value: float) -> float:
+def round_digits(value: float) -> float:
+    """The value to five significant digits."""
     return float(f"{value:.5g}")
 
 
-def natural(name: str) -> tuple[int, str]:
+def natural_key(name: str) -> tuple[int, str]:
+    """Sorting key that puts table2 before table10."""
     number = re.search(r"\d+", name)
     return (int(number[0]) if number else 0), name
 
 
-def formatted(value: Any, form: str) -> str:
+def format_number(value: Any, form: str) -> str:
     number = finite(value)
     return "–" if number is None else format(number, form).replace("-", "−")
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     minutes, hours = seconds / 60, seconds / 3600

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vmp.engine.stopping import OUT_OF_TIME, SIGNALS
-from vmp.formats import duration
+from vmp.formats import format_duration
 from vmp.jobs.process import JobProcess, explain_failure
 
 # stopped: it saved and can be continued. unknown: its launcher lost sight of it
@@ -229,5 +229,7 @@ class ProgressLines:
         took = ""
         if job.seconds is not None:
             each = (time.monotonic() - self._began) / max(1, ended - self._before)
-            took = f"  ({job.seconds:.0f} s" + (f", about {duration(each * left)} left)" if left else ")")
+            took = f"  ({job.seconds:.0f} s" + (
+                f", about {format_duration(each * left)} left)" if left else ")"
+            )
         return f"[{ended}/{len(self._jobs)}] {job.state}: {job.label}{note}{took}"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmp.errors import RunError, first_line
-from vmp.formats import duration, finite, formatted
+from vmp.formats import finite, format_duration, format_number
 from vmp.report.entries import Entry
 from vmp.runs.run import Run
 
@@ -65,12 +65,15 @@ def _facts_of_result(result: dict[str, Any]) -> list[tuple[str, Any]]:
         ("finished", get("finished")),
         ("seed", get("seed")),
         ("tested on", tested),
-        ("top-1, missing and unreadable clips counted as wrong", formatted(get("top1_lower_bound"), ".2f")),
+        (
+            "top-1, missing and unreadable clips counted as wrong",
+            format_number(get("top1_lower_bound"), ".2f"),
+        ),
         ("initial weights", (get("weights") or {}).get("source")),
         ("training", trained),
         ("device", get("device")),
         ("sessions", [_describe_session(one) for one in get("sessions") or ()]),
-        ("time", duration(finite(get("seconds")))),
+        ("time", format_duration(finite(get("seconds")))),
         ("clips per second", get("clips_per_second")),
         ("peak memory", f"{get('peak_memory_gb')} GB" if get("peak_memory_gb") else None),
         ("readers", ", ".join(get("readers", ()))),

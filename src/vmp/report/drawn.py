@@ -8,7 +8,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from vmp.errors import RunError, UserError, first_line
-from vmp.formats import finite, short
+from vmp.formats import finite, round_digits
 from vmp.progress import bar
 from vmp.report.entries import Entry
 
@@ -73,7 +73,11 @@ def _curves(e: Entry, points: int) -> list[dict[str, Any]]:
             elif path[0] == "vmp" and path[-1] in ("slope", "shift"):
                 lines.setdefault((path[-1], "/".join(path[1:-1])), []).append((epoch, number))
     return [
-        {"what": what, "pathway": pathway, "points": [[short(x), short(y)] for x, y in _thin(line, points)]}
+        {
+            "what": what,
+            "pathway": pathway,
+            "points": [[round_digits(x), round_digits(y)] for x, y in _thin(line, points)],
+        }
         for (what, pathway), line in sorted(lines.items())
     ]
 

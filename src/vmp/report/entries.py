@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vmp.errors import RunError, first_line
-from vmp.formats import finite, natural
+from vmp.formats import finite, natural_key
 from vmp.pathways import split_scalar_name
 from vmp.runs.run import Run
 
@@ -43,7 +43,7 @@ class Entry:
         """Sort key of the list: baselines before runs with prompts, then by lambda and seed."""
         prompted = self.weight is not None
         what = (self.dataset, self.backbone, prompted, self.placement, self.method, self.weight or 0.0)
-        return (*what, natural(self.seed), self.name)
+        return (*what, natural_key(self.seed), self.name)
 
     @property
     def short_problem(self) -> str:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from vmp.errors import UserError
 from vmp.files import replacing
-from vmp.formats import duration, finite, formatted
+from vmp.formats import finite, format_duration, format_number
 from vmp.report.details import read_details
 from vmp.report.drawn import as_json, draw_worst, drawn_data
 from vmp.report.entries import Entry, read_entry
@@ -113,7 +113,11 @@ def _render(entries: Sequence[Entry], tables: Sequence[PrintedTable], data: dict
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"finite": finite, "formatted": formatted, "duration": duration}
+    environment.filters |= {
+        "finite": finite,
+        "format_number": format_number,
+        "format_duration": format_duration,
+    }
     text = environment.get_template("page.html").render(
         runs=entries,
         finished=sum(not entry.problem for entry in entries),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmp.errors import first_line
-from vmp.formats import finite, natural
+from vmp.formats import finite, natural_key
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ class PrintedTable:
 def read_tables(folder: Path) -> list[PrintedTable]:
     """Every table<n>.csv in `folder` and `folder`/mini. One that cannot be read has its `problem` set."""
     paths = [*folder.glob("table*.csv"), *folder.glob("mini/table*.csv")]
-    return [_read_table(path) for path in sorted(paths, key=lambda p: (natural(p.stem), p.parent.as_posix()))]
+    return [
+        _read_table(path) for path in sorted(paths, key=lambda p: (natural_key(p.stem), p.parent.as_posix()))
+    ]
 
 
 def _read_table(path: Path) -> PrintedTable:

@@ -1,4 +1,4 @@
-"""A run's folder: named by what the run is, locked while it trains, and kept from runs with another config or data."""
+"""Protects a run's folder: it is locked during training and refused to runs with another config or other data."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from vmp.runs.records import (
     write_digests,
 )
 
-# settings that change how fast a run goes or what it prints, not what comes out of it
+# settings that change the speed of a run or what it prints, but not its result
 RUNTIME = {
     "dataset": {"folder", "root"},  # the data themselves are compared by digest
     "trainer": {
@@ -81,11 +81,11 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
         older = any("(absent)" in change for change in changes)
         advice = "Use tag=WORD for a run beside it, or move the folder away."
         if any(change.startswith("dataset.") for change in changes):
-            advice = f"For another dataset use {OTHER_DATA}. Else use tag=WORD, or move the folder away."
+            advice = f"For another dataset use {OTHER_DATA}. Otherwise use tag=WORD, or move the folder away."
         if any(change.startswith("trainer.epochs: ") for change in changes):
             advice += (
-                "\nThe learning rate follows trainer.epochs, so a run is never made longer or shorter. To train on "
-                f"from its weights, with a new optimizer and schedule: init_from={folder} tag=WORD, with "
+                "\nThe learning rate follows trainer.epochs, so the length of a run cannot be changed. To continue "
+                f"from its weights with a new optimizer and schedule: init_from={folder} tag=WORD, and "
                 "trainer.epochs= the number of further epochs."
             )
         raise RunError(
@@ -105,13 +105,13 @@ def check_same_data(folder: Path, digests: dict[str, str]) -> None:
     if changed:
         raise RunError(
             f"{folder}: the clips of {' and '.join(changed)} are not those that the run began with (files, labels, "
-            "spans or classes have changed since). Put them back, or use tag=WORD for a new run; for another dataset "
+            "spans or classes have changed since). Restore them, or use tag=WORD for a new run; for another dataset "
             f"use {OTHER_DATA}."
         )
 
 
 def check_writable(folder: Path) -> None:
-    """Raise RunError where no folder can be made there."""
+    """Raise RunError if the folder cannot be made or written."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "permission denied" if there.is_dir() else "not a folder"
@@ -120,10 +120,10 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def run_folder(folder: Path, raw: dict[Any, Any], *, first: bool) -> Iterator[None]:
-    """Make the run's folder and lock it; nothing on other processes than the first.
+    """Context in which the run's folder exists and is locked. Processes other than the first do nothing.
 
     Raises:
-        RunError: it cannot be written, another process has it, or it holds a run with another config.
+        RunError: the folder cannot be written, another process has locked it, or it holds a run with another config.
     """
     from filelock import FileLock, Timeout
 
@@ -157,7 +157,7 @@ def keep_records(folder: Path, raw: dict[Any, Any], digests: dict[str, str], cla
 
 
 def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
-    """`key: before -> after` for every leaf that differs."""
+    """Yield `key: before -> after` for every value that differs."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name in [*before, *(k for k in after if k not in before)]:
             inner = f"{key}.{name}" if key else str(name)
@@ -167,7 +167,7 @@ def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
 
 
 def what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
-    """The settings that decide what comes out of a run."""
+    """The settings that decide the result of a run."""
     out: dict[Any, Any] = {}
     for key, value in raw.items():
         hidden: Any = RUNTIME.get(key, set())

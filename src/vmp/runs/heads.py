@@ -1,9 +1,9 @@
-"""Whose classes a classification head is for: it is taken over only where it is known to be for the same ones.
+"""Decides whether a pretrained classification head is for the classes of a dataset. Only then is it loaded.
 
 Notable here:
-- as many classes are not the same classes, and neither are the same names in another order;
+- an equal number of classes does not make them the same, nor do equal names in another order;
 - the class names of a run are in its classes.txt, those of a file of weights FILE.pyth in FILE.classes.txt beside it;
-- names that are only numbers (0, 1, 2, ...) say nothing by themselves: then the datasets' names must agree too.
+- names that are plain numbers (0, 1, 2, ...) do not identify classes, so then the datasets' names must agree too.
 """
 
 import os
@@ -18,7 +18,7 @@ SUFFIX = ".classes.txt"
 
 
 def run_of(path: Path) -> Path | None:
-    """The folder of the run that a checkpoint belongs to, or that the path is; None: it is not of a run."""
+    """The run's folder that a path is or lies in, such as that of a checkpoint; None if there is none."""
     path = Path(os.path.abspath(path.expanduser()))
     for home in (path, *path.parents[:3]):
         if is_run(home) and Run(home).lists_classes:
@@ -27,10 +27,10 @@ def run_of(path: Path) -> Path | None:
 
 
 def classes_of(weights: Path) -> tuple[str, ...] | None:
-    """Class names of the head in a run, a checkpoint or a file of weights; None: nothing says them.
+    """Class names of the head in a run, a checkpoint or a file of weights; None if they are not known.
 
     Raises:
-        ManifestError: the file that should say them cannot be used.
+        ManifestError, RunError: the file with the names cannot be used.
     """
     if home := run_of(weights):
         return tuple(Run(home).classes)
@@ -39,31 +39,31 @@ def classes_of(weights: Path) -> tuple[str, ...] | None:
 
 
 def names_beside(weights: Path) -> Path:
-    """Where the class names of a file of weights are looked for."""
+    """The file in which the class names of a file of weights are expected."""
     return weights.with_name(weights.stem + SUFFIX)
 
 
-def why_other(weights: Path, classes: Sequence[str], dataset: str) -> str:
-    """Why the head in `weights` is not for these classes of a dataset; empty if it is for the same ones.
+def explain_other_classes(weights: Path, classes: Sequence[str], dataset: str) -> str:
+    """Why the head in `weights` is not for these classes of a dataset; empty if it is.
 
     Raises:
-        ManifestError, RunError: what the weights come with cannot be used.
+        ManifestError, RunError: the files with the names, or the run, cannot be used.
     """
     theirs, ours = classes_of(weights), tuple(classes)
     if theirs is None:
         return (
             f"nothing says which classes {weights.name} was trained on. If they are those of this dataset, in the same "
-            f"order, write their names to {names_beside(weights)}, one a line"
+            f"order, write their names to {names_beside(weights)}, one per line"
         )
     if theirs != ours:
-        return f"its classes are others: {_first_difference(theirs, ours)}"
+        return f"its classes are different: {_first_difference(theirs, ours)}"
     home = run_of(weights)
     if home and ours == tuple(str(i) for i in range(len(ours))):
         dataset_then = Run(home).config["dataset"].get("name")
         if dataset_then != dataset:
             return (
                 f"both datasets, {dataset_then} there and {dataset} here, have numbers for class names, which do not "
-                "tell whether they are the same classes. Name the classes of a list with dataset.classes=FILE"
+                "show whether the classes are the same. Name the classes of a list with dataset.classes=FILE"
             )
     return ""
 

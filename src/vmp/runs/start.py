@@ -1,4 +1,4 @@
-"""The weights that a new run starts from: random, published, from a file, or from another run.
+"""Loads the weights that a new run starts from: random, published, from a file, or from another run.
 
 torch is imported inside the functions, after everything that can be wrong without it has been checked.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vmp.config import Config, Prompts, TimeSformerConfig
 from vmp.errors import ConfigError
 from vmp.pathways import scalar_name
-from vmp.runs.heads import run_of, why_other
+from vmp.runs.heads import explain_other_classes, run_of
 from vmp.runs.run import Run
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from vmp.model import PromptedClassifier
 
 
-class Start(NamedTuple):
-    """report: what was loaded; None: the start is random. prompts: names of the m and n that came along. given: names
-    of those that the config sets. warnings: what the weights come from and this run does otherwise."""
+class StartWeights(NamedTuple):
+    """report: what was loaded; None for random weights. prompts: names of the m and n that were loaded. given: names of
+    the m and n that the config sets. warnings: what this run does differently from the source of the weights."""
 
     report: "LoadReport | None"
     prompts: list[str]
@@ -31,14 +31,14 @@ class Start(NamedTuple):
 
 def start_weights(
     config: Config, model: "PromptedClassifier", classes: tuple[str, ...], spec: "Spec"
-) -> Start:
-    """Put the pretrained weights, or those of the run to start from, into a new model.
+) -> StartWeights:
+    """Load the pretrained weights, or those of the run to start from, into a new model.
 
-    The head is taken over from weights that are known to be for the same classes (heads.py). Prompt layers take m and n
-    over where the weights come with them, for the same pathways, and the config does not set them.
+    The head is loaded only if the weights are known to be for the same classes (heads.py). Prompt layers load m and n
+    if the weights have them for the same pathways and the config does not set them.
 
     Raises:
-        ConfigError, WeightsError: they cannot be had or do not fit.
+        ConfigError, WeightsError: the weights cannot be found or do not fit.
     """
     from vmp.backbones import zoo
     from vmp.backbones.weights import load_weights
@@ -51,8 +51,8 @@ def start_weights(
         home = run_of(Path(source))
         if home is None:
             raise ConfigError(
-                f"init_from = {source}: not a run of ours, nor a checkpoint in one (no config.yaml and classes.txt); "
-                "for a file of weights use backbone.weights="
+                f"init_from = {source}: neither a run of this project nor a checkpoint in one "
+                "(no config.yaml and classes.txt); for a file of weights use backbone.weights="
             )
         warnings = list(_differences_to(home, config))
     elif b.weights:
@@ -62,35 +62,37 @@ def start_weights(
             if (row.frames, row.crop) != (spec.frames, spec.crop):
                 made = f"{row.frames} frames of {row.crop} pixels"
                 warnings.append(
-                    f"the weights were trained on {made}, and see {spec.frames} of {spec.crop} here"
+                    f"the weights were trained on {made}, and this run uses {spec.frames} of {spec.crop}"
                 )
     else:
-        return Start(None, [], given, [])
+        return StartWeights(None, [], given, [])
     flip = isinstance(b, TimeSformerConfig) and b.flip_patch_embed
     other: list[str] = []
 
     def keep_head(file: Path) -> bool:
-        other.append(why_other(file, classes, config.dataset.name))
+        other.append(explain_other_classes(file, classes, config.dataset.name))
         return not other[0]
 
     report = load_weights(model.backbone, source, backbone=b.key, reverse_channels=flip, keep_head=keep_head)
     if report.declined:
-        warnings.append(f"the head starts anew, though it has as many classes: {other[0]}")
+        warnings.append(f"the head starts from random weights, though it has as many classes: {other[0]}")
     taken = report.take_prompts(model.prompts, leave=start) if isinstance(config.vmp, Prompts) else []
     left = sorted(set(report.prompts) - set(taken) - set(given))
     if set_here := sorted(set(report.prompts) & set(given)):
-        said = ", ".join(f"{letter} = {value:.4g}" for letter, value in start.items())
+        values = ", ".join(f"{letter} = {value:.4g}" for letter, value in start.items())
         warnings.append(
-            f"the config sets {said}, so the prompts' {', '.join(set_here)} of the weights are left behind; with "
-            "vmp.m=null vmp.n=null (and no vmp.slope and vmp.shift) they are taken over"
+            f"the config sets {values}, so the prompts' {', '.join(set_here)} of the weights are not loaded; they are "
+            "with vmp.m=null vmp.n=null (and no vmp.slope and vmp.shift)"
         )
     if left:
-        warnings.append(f"the prompts' {', '.join(left)} are left behind: there is no such layer here")
-    return Start(report, taken, given, warnings)
+        warnings.append(
+            f"the prompts' {', '.join(left)} of the weights are not loaded: this model has no such layer"
+        )
+    return StartWeights(report, taken, given, warnings)
 
 
 def _differences_to(home: Path, config: Config) -> Iterator[str]:
-    """What the run that this one starts from did otherwise, where it decides what its weights mean."""
+    """Yield the settings of the run to start from that differ and affect the meaning of its weights."""
     run = Run(home)
     before = run.config
     now = config.model_dump(by_alias=True)
@@ -103,6 +105,6 @@ def _differences_to(home: Path, config: Config) -> Iterator[str]:
             continue
         for key in keys:
             if old.get(key) != new.get(key):
-                yield f"{section}.{key} was {old.get(key)} in the run it starts from, and is {new.get(key)}"
+                yield f"{section}.{key} was {old.get(key)} in the run it starts from, and is {new.get(key)} here"
     if not run.finished:
         yield f"{home} is not finished: this starts from its newest checkpoint"
