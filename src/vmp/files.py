@@ -41,7 +41,7 @@ CELL = 100_000  # characters in a cell of a CSV
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Context that yields a temporary path, which becomes `path` at the end; an exception leaves the old file as it was.
+    """Context that yields a temporary path, which becomes `path` at the end; an exception leaves the old file alone.
 
     The temporary file is hidden, named after this process, and has the suffix of `path`, by which some writers choose.
     """
