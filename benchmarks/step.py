@@ -130,7 +130,7 @@ def bench_step(
 
 
 def forward_flops(config: Any) -> float:
-    """Of one training clip through the backbone; a multiplication and an addition count as two."""
+    """Operations of one training clip through the backbone; a multiplication and an addition count as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from vmp.backbones import build_backbone

@@ -1,4 +1,4 @@
-"""The paper's claims checked against the tables' runs: who gains and how surely, and where slope and shift go.
+"""The paper's claims checked against the tables' runs: which models gain and how surely, and where slope and shift go.
 
 Notable here:
 - gains are paired: a run with prompts minus the baseline of the same data, model, start and seed;

@@ -115,7 +115,7 @@ class PlannedEvaluation:
 
     @property
     def finished(self) -> bool:
-        """Whether it is there and newer than the run's own result."""
+        """Whether it exists and is newer than the run's own result."""
         mine, of_run = Run(self.folder), Run(self.run.folder)
         return mine.finished and of_run.finished and mine.finished_at >= of_run.finished_at
 
@@ -195,7 +195,7 @@ def plan_cells(
 
 
 def add_starting_runs(wanted: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """The runs and those that they start from, each once; a run comes after the one that it starts from.
+    """The runs and the runs that they start from, each once; a run comes after the one that it starts from.
 
     Raises:
         RunError: two different runs would share a folder, or a folder holds a run with another config.

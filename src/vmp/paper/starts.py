@@ -51,8 +51,8 @@ class Point:
     gain: float
     learned_slope: float
     learned_shift: float
-    commit: str = ""
-    run: str = ""
+    commit: str
+    run: str
 
 
 def run_grid(grid: StartGrid, profile: Profile, root: Path, *, launch: str = "") -> tuple[list[Point], int]:

@@ -106,7 +106,6 @@ class ProfileModel(_Section):
 class ProfileVerb(_Section):
     """The class that stands for a verb, and the clips (`where` of evaluate.py) that stand for those with an object."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
     class_: Annotated[str, Field(alias="class")]
     where: str
 
@@ -178,7 +177,7 @@ class RunSpec:
     """A run without its seed.
 
     overrides: train.py's, all of them; own: those of the table among them. start: the run that it starts from.
-    seed: None for the seed that is asked for.
+    seed: set where the run has the same seed for every cell.
     """
 
     dataset: str

@@ -1,7 +1,7 @@
 """Times models and training steps: for Table 8, for estimates and for the benchmarks.
 
 Notable here:
-- what is compared takes turns in rounds, so that a noisy moment affects all of it;
+- alternatives run one after another in every round, so that a noisy moment affects all of them;
 - a round in which this thread had to wait for a CPU does not count and is repeated;
 - on a GPU a time includes the device's work.
 """
@@ -244,8 +244,8 @@ def measure_table(
 ) -> tuple[dict[tuple[int, int], CellValue], str]:
     """Values by row and column, and the devices they were measured on.
 
-    A baseline and the rows compared with it are timed together and kept in output/table8/; what is there already is
-    read. Only groups with a chosen cell are measured.
+    A baseline and the rows compared with it are timed together and kept in output/table8/; earlier
+    timings are reused. Only groups with a chosen cell are measured.
 
     Args:
         dry: print what is measured and what is not, and measure nothing.
@@ -344,7 +344,7 @@ def _read_or_measure(
 
 
 def _digest(runs: Sequence[PlannedRun], table: Table) -> str:
-    """Of everything that decides what is timed."""
+    """A hash of everything that affects the timing."""
     assert table.measured
     what = [
         (size_of(run.raw["backbone"]), run.raw["vmp"], [run.raw["trainer"][key] for key in SWITCHES])

@@ -114,7 +114,7 @@
   }
 
   // An SVG with axes. draw(x, y) gets the two scales and returns the elements inside.
-  function frame({ width, height, xs, ys, xLabel, label, draw, whole }) {
+  function frame({ width, height, xs, ys, xLabel, label, draw }) {
     const [left, right, top, bottom] = [46, 14, 10, 34];
     const x = (v) => left + ((v - xs[0]) / (xs[1] - xs[0])) * (width - left - right);
     const y = (v) => height - bottom - ((v - ys[0]) / (ys[1] - ys[0])) * (height - top - bottom);
@@ -124,7 +124,6 @@
       svg.append(s("text", { x: left - 8, y: y(v) + 4, "text-anchor": "end" }, text));
     }
     for (const [v, text] of ticks(...xs, Math.max(2, Math.round(width / 90)))) {
-      if (whole && v % 1) continue;
       svg.append(s("text", { x: x(v), y: height - bottom + 17, "text-anchor": "middle" }, text));
     }
     svg.append(s("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }));
