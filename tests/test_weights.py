@@ -104,7 +104,7 @@ def test_extra_names_are_reported(c2d_file, tmp_path):
     torch.save(state | {"queue": torch.zeros(2)}, tmp_path / "w.pyth")
     report = load_weights(make("c2d", 2), tmp_path / "w.pyth", backbone="c2d")
     assert report.unexpected == ["queue"]
-    assert "in the file and not in the backbone: queue" in str(report)
+    assert "in the file but not in the backbone: queue" in str(report)
     torch.save(state | {"blocks.9.extra": torch.zeros(2)}, tmp_path / "deeper.pyth")
     unchanged(make("c2d", 2), tmp_path / "deeper.pyth", "blocks.9.extra: not in the backbone", backbone="c2d")
 

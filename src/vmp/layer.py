@@ -3,9 +3,9 @@
 Notable here:
 - reads beside Eq. 1-6: grey, difference, power normalisation, product, variation;
 - T+1 frames in, T prompts out: frame t+1 is weighed by what changed since frame t (Eq. 4);
-- grey and differences are float32 (float64 for float64 clips) whatever the clip's type, also under autocast:
-  with a slope up to 50, rounding a frame to bfloat16 moves the attention logit by up to 0.1;
-- uint8 clips are normalised on the way, in the same pass.
+- grey and differences are float32 (float64 for float64 clips) for every type of clip, also under autocast:
+  with a slope of up to 50, rounding a frame to bfloat16 moves the attention logit by up to 0.1;
+- uint8 clips are normalised in the same pass.
 
 Shapes: B clips, T prompts, H x W pixels; a clip is (B, 3, T+1, H, W), RGB.
 """
@@ -20,7 +20,7 @@ from vmp.kernels import one_pass
 from vmp.kernels.constants import Constants
 from vmp.power_norm import LearnedPowerNorm
 
-LUMA = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}  # ITU-R BT.601, as the authors weigh
+LUMA = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}  # ITU-R BT.601, the authors' weights
 
 
 class Prompted(NamedTuple):
@@ -32,7 +32,7 @@ class MotionPrompt(nn.Module):
     """Motion prompts Z = f(D) * F and their temporal attention variation V (Eq. 1-6).
 
     Args:
-        alpha, beta, gamma, epsilon, m, n: see `LearnedPowerNorm`; `m`, `n` None draws the start from N(1e-5, 1).
+        alpha, beta, gamma, epsilon, m, n: see `LearnedPowerNorm`; None draws the start of `m` or `n` from N(1e-5, 1).
         mean, std: the backbone's input normalisation, one number or one per channel, on pixels in [0, 1].
         grey: "rgb" weighs the channels as BT.601 does; "bgr" exchanges red and blue, as the authors' code does.
         modulate: what the attention multiplies. "normalized": the normalised frame, as the authors' code does, so
@@ -151,7 +151,7 @@ class MotionPrompt(nn.Module):
         return self._learned().shift
 
     def scalars(self) -> dict[str, Tensor]:
-        """What is worth logging; empty for a power normalisation without parameters."""
+        """Scalars to log; empty for a power normalisation without parameters."""
         scalars = getattr(self.power_norm, "scalars", None)
         return scalars() if scalars else {}
 
@@ -194,24 +194,24 @@ def temporal_attention_variation(attention: Tensor, *, reduction: str = "mean") 
 
 
 def normalize(clip: Tensor, mean: float | tuple[float, ...], std: float | tuple[float, ...]) -> Tensor:
-    """What a backbone without prompts sees: (B, 3, T, H, W), uint8 -> floating, (x / 255 - mean) / std."""
+    """The input of a backbone without prompts: (B, 3, T, H, W), uint8 -> floating, (x / 255 - mean) / std."""
     check_clip(clip, least_frames=1)
     return as_normalized(clip, per_channel(mean, "mean"), per_channel(std, "std")).to(output_dtype(clip))
 
 
 def as_normalized(clip: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 -> normalised float32; floating clips are normalised already and only widened."""
+    """uint8 -> normalised float32; floating clips are already normalised and only widened."""
     if clip.dtype != torch.uint8:
         return clip if clip.dtype == torch.float64 else clip.float()
     x = clip.float()
     if len(set(mean)) == 1 and len(set(std)) == 1:
         return x * (1 / (255 * std[0])) - mean[0] / std[0]
-    # Python numbers by channel, so that nothing has to follow the module to its device
+    # Python numbers per channel, so that no buffer has to move with the module
     return torch.stack([x[:, c] * (1 / (255 * std[c])) - mean[c] / std[c] for c in range(3)], dim=1)
 
 
 def output_dtype(clip: Tensor) -> torch.dtype:
-    """The type of what goes to the backbone: the clip's own; for uint8 autocast's if it is on, else float32."""
+    """The type of the backbone's input: the clip's own; for uint8, autocast's if it is on, else float32."""
     if clip.dtype != torch.uint8:
         return clip.dtype
     device = clip.device.type

@@ -1,10 +1,10 @@
-"""Power normalisation: the functions that turn a signed frame difference into attention.
+"""Power normalisation: functions from a signed frame difference to attention.
 
 Notable here:
 - every function takes differences D in [-1, 1], any shape, and returns attention in [0, 1], same shape and dtype;
 - the learned one is Eq. 1-3; its two parameters m and n are free, slope and shift are bounded by tanh (Eq. 2);
 - the fixed four are the family of Fig. 3a and Appendix B (Koniusz and Zhang, TPAMI 2021). They are defined on
-  x in [0, 1], so a signed difference has to be brought there first; `entry` says how:
+  x in [0, 1], so a signed difference is mapped there first; `entry` says how:
       "magnitude"  x = |D|           motion counts, its sign does not; a still pixel gets f(0) = 0 (the default)
       "affine"     x = (D + 1) / 2   the sign counts, as in the learned function; a still pixel gets f(1/2)
 """
@@ -68,7 +68,7 @@ class LearnedPowerNorm(nn.Module):
         return torch.sigmoid(self.slope.to(d.dtype) * (d - self.shift.to(d.dtype)))
 
     def scalars(self) -> dict[str, Tensor]:
-        """What is worth logging: slope, shift, m and n, as detached 0-d tensors."""
+        """Scalars to log: slope, shift, m and n, as detached 0-d tensors."""
         named = {"slope": self.slope, "shift": self.shift, "m": self.m, "n": self.n}
         return {name: value.detach().reshape(()) for name, value in named.items()}
 
@@ -77,7 +77,7 @@ class LearnedPowerNorm(nn.Module):
 
 
 class _Fixed(nn.Module):
-    """A power normalisation without learned parameters: one exponent and the way in for signed differences."""
+    """A power normalisation without learned parameters: an exponent, and how signed differences enter."""
 
     def __init__(self, exponent: float, *, entry: str = "magnitude", lowest: float, below: str) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Backbones: normalised clips (B, 3, T, H, W) -> logits (B, classes). `build_backbone` is the one way to get any.
+"""Backbones: normalised clips (B, 3, T, H, W) -> logits (B, classes). `build_backbone` builds all of them.
 
-What a backbone was published with (frames, stride, crops, normalisation, pathways, test views) stands in its Spec; the
+A backbone's Spec says what it was published with (frames, stride, crops, normalisation, pathways, test views); the
 frames to decode, the transforms and the test protocol follow from it. Its training recipe is conf/recipe/<name>.yaml.
 Every backbone has a `head_name`, the dotted name of its last Linear.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmp.errors import ConfigError
 
-if TYPE_CHECKING:  # the specs are read before torch is paid for
+if TYPE_CHECKING:  # the specs are read without importing torch
     from torch import nn
 
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:  # the specs are read before torch is paid for
 class Spec:
     """A backbone's input and test protocol. Sizes in pixels of the short side or of a square crop.
 
-    frames, stride: as published, in frames of a video of `fps`; fps None: of the video as it is.
+    frames, stride: as published, for a video at `fps` frames per second; fps None: at the video's own rate.
     spacing: "stride", frames exactly (on average) that far apart; "span", spread evenly over frames x stride.
-    reduce: what is summed over test views, "probs" or "logits".
-    alpha: of two pathways, fast frames for each slow one.
+    reduce: what is summed over the test views, "probs" or "logits".
+    alpha: fast frames for each slow one, with two pathways.
     """
 
     frames: int
@@ -125,11 +125,11 @@ def build_backbone(
         weights: a name in vmp.backbones.zoo, as "k400", or a file in any layout of vmp.backbones.layouts; None: random.
             The head is new where the number of classes differs. `.loaded`, a LoadReport, says what was loaded.
         spec: another input size than the published one, from `backbone_spec(name).at(...)`.
-        reverse_channels: the weights want blue first (TimeSformer on SSv2): turn their first convolution round.
-        options: of the builder: `dropout`, `width`, ... (convnets.py, timesformer.py, tiny.py).
+        reverse_channels: the weights expect BGR frames (TimeSformer on SSv2): reverse their first convolution.
+        options: the builder's own: `dropout`, `width`, ... (convnets.py, timesformer.py, tiny.py).
 
     Raises:
-        ConfigError: no such backbone or weights. WeightsError: weights that cannot be had or do not fit.
+        ConfigError: no such backbone or weights. WeightsError: the weights cannot be fetched or do not fit.
     """
     spec = spec or backbone_spec(name)
     backbone_spec(name)

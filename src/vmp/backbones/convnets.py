@@ -1,17 +1,17 @@
-"""C2D, I3D, SlowFast and X3D through pytorchvideo's builders, cleaned; the only file that imports pytorchvideo.
+"""C2D, I3D, SlowFast and X3D, built by pytorchvideo and then corrected; the only file that imports pytorchvideo.
 
 Notable here:
-- importing it takes seconds (torchvision), so that happens when a model is built;
-- numpy integers in strides and pool sizes and a Swish with a hand-written backward break torch.compile into a dozen
-  graphs; plain integers and SiLU are the same numbers;
-- pytorchvideo 0.1.5 ends X3D with a Softmax, also in training: cross-entropy on that learns badly and in silence;
-- its SlowFast overwrites the list that it is given: `Blocks` hands it a copy;
-- CUDA has no repeatable backward pass for 3-D pooling; every pool here is along space or time only, so it is done by
-  2-D pooling and means, which have one (trainer.deterministic);
-- the first convolution's gradient for the prompts is our own on a CPU (kernels/stem.py);
-- `blocks` leaves out residual blocks (at most so many a stage; 1: ResNet-14), for quick experiments on small clips;
-- the last pooling window is what the training crop fills. On the larger crops of testing it has several positions
-  (2 x 2 at 256 for 224), each is classified, and their probabilities are averaged, as PySlowFast does.
+- importing pytorchvideo takes seconds (torchvision), so it is imported when a model is built;
+- numpy integers as strides and pool sizes, and a Swish with a hand-written backward, break torch.compile into a dozen
+  graphs; plain integers and SiLU compute the same numbers;
+- pytorchvideo 0.1.5 ends X3D with a Softmax, in training too: cross-entropy on top of it learns badly and silently;
+- its SlowFast overwrites the list that it receives: `Blocks` passes a copy;
+- CUDA has no deterministic backward pass for 3-D pooling; every pool here is along space or time only, so 2-D pooling
+  and means, which have one, do the same (trainer.deterministic);
+- on a CPU the first convolution has our own gradient for the prompts (kernels/stem.py);
+- `blocks` keeps only so many residual blocks per stage (1: ResNet-14), for quick experiments on small clips;
+- the last pooling window has the size of the training crop's features. On the larger crops of testing it has several
+  positions (2 x 2 at 256 for 224); each is classified, and their probabilities are averaged, as in PySlowFast.
 """
 
 import math
@@ -28,7 +28,23 @@ ALPHA = 4  # SlowFast: fast frames for each slow one
 STRIDE = 32  # spatial, of every network here
 
 
-def build_c2d(
+def build_c2d(*, temporal_pool: bool = True, **size: Any) -> nn.Module:
+    """C2D ResNet-50, without temporal convolutions; `size` as in `_build_resnet`.
+
+    Args:
+        temporal_pool: halve time after res2, as pytorchvideo's weights expect; the caffe2 weights have no such pool.
+    """
+    return _build_resnet(stem=(1, 7, 7), temporal=[(1, 1, 1)] * 4, pool=temporal_pool, **size)
+
+
+def build_i3d(**size: Any) -> nn.Module:
+    """I3D ResNet-50: 2-D convolutions inflated to three frames in all of res2 and every other block after it."""
+    one, three = (1, 1, 1), (3, 1, 1)
+    temporal = [(three,) * 3, (three, one) * 2, (three, one) * 3, (one, three, one)]
+    return _build_resnet(stem=(5, 7, 7), temporal=temporal, pool=True, **size)
+
+
+def _build_resnet(
     *,
     num_classes: int,
     frames: int,
@@ -36,46 +52,11 @@ def build_c2d(
     dropout: float,
     width: int = 64,
     blocks: int | None = None,
-    temporal_pool: bool = True,
-) -> nn.Module:
-    """C2D ResNet-50: no temporal convolution. temporal_pool: halve time after res2, as pytorchvideo's weights want;
-    the caffe2 weights have no such pool."""
-    return _resnet3d(
-        num_classes,
-        frames,
-        crop,
-        dropout,
-        width,
-        blocks,
-        stem=(1, 7, 7),
-        temporal=[(1, 1, 1)] * 4,
-        pool=temporal_pool,
-    )
-
-
-def build_i3d(
-    *, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64, blocks: int | None = None
-) -> nn.Module:
-    """I3D ResNet-50: 2-D convolutions inflated to three frames in all of res2 and every other block after it."""
-    one, three = (1, 1, 1), (3, 1, 1)
-    temporal = [(three,) * 3, (three, one) * 2, (three, one) * 3, (one, three, one)]
-    return _resnet3d(
-        num_classes, frames, crop, dropout, width, blocks, stem=(5, 7, 7), temporal=temporal, pool=True
-    )
-
-
-def _resnet3d(
-    num_classes: int,
-    frames: int,
-    crop: int,
-    dropout: float,
-    width: int,
-    blocks: int | None,
-    *,
     stem: tuple[int, int, int],
     temporal: list,
     pool: bool,
 ) -> nn.Module:
+    """width: channels of the stem. blocks: residual blocks per stage at most; None: 3, 4, 6, 3."""
     from pytorchvideo.models.resnet import create_resnet
 
     side = math.ceil(crop / STRIDE)
@@ -96,7 +77,7 @@ def build_slowfast(
     *, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64, blocks: int | None = None
 ) -> nn.Module:
     """SlowFast ResNet-50, fusion over 7 frames (8x8: frames = 32). Takes [slow (B, 3, frames / 4, H, W), fast
-    (B, 3, frames, H, W)]. width: of the slow stem, a multiple of 8; the fast one has an eighth."""
+    (B, 3, frames, H, W)]. width: channels of the slow stem, a multiple of 8; the fast one has an eighth."""
     from pytorchvideo.models.slowfast import create_slowfast
 
     side = math.ceil(crop / STRIDE)
@@ -124,12 +105,14 @@ def build_x3d(
     shortcut_norm: bool = False,
 ) -> nn.Module:
     """X3D-XS, -S, -M or -L. width: channels of the stem (24 as published). shortcut_norm: a BatchNorm on the first
-    block's shortcut, which PySlowFast's own X3D weights have and pytorchvideo's have not."""
+    block's shortcut, which PySlowFast's own X3D weights have and pytorchvideo's do not."""
     from pytorchvideo.models.x3d import create_x3d
 
     net = create_x3d(
         input_clip_length=frames,
-        input_crop_size=max(crop, STRIDE),  # it refuses smaller ones; the window is one position for both
+        input_crop_size=max(
+            crop, STRIDE
+        ),  # it refuses smaller ones; the pooling window is one position for both
         model_num_class=num_classes,
         dropout_rate=dropout,
         width_factor=2.0 * (width or 24) / 24,
@@ -143,10 +126,10 @@ def build_x3d(
 
 
 class Blocks(nn.Module):
-    """pytorchvideo's blocks in a row, with plain integers, SiLU and a head that knows its positions.
+    """pytorchvideo's blocks in a row, with plain integers, SiLU and a head that averages over positions.
 
-    The input is (B, 3, T, H, W), normalised, or for SlowFast a list of two of them, which is left as it is; the output
-    logits (B, classes). most: residual blocks that a stage keeps, from its first; None: all.
+    The input is (B, 3, T, H, W), normalised, or for SlowFast a list of two of them, which is not changed; the output
+    is logits (B, classes). most: how many residual blocks each stage keeps, from its first; None: all.
     """
 
     def __init__(self, net: nn.Module, most: int | None = None) -> None:
@@ -158,7 +141,7 @@ class Blocks(nn.Module):
         self.blocks = net.blocks
         self.head_name = f"blocks.{len(self.blocks) - 1}.proj"
         self.blocks[-1].output_pool = MeanOfPositions()
-        _clean(self)
+        _replace_layers(self)
 
     def forward(self, x: Tensor | list[Tensor]) -> Tensor:
         y: Any = list(x) if isinstance(x, list | tuple) else x
@@ -178,7 +161,7 @@ class MeanOfPositions(nn.Module):
         return torch.logsumexp(x.log_softmax(dim=1), dim=2) - math.log(x.shape[2])
 
 
-def _clean(model: nn.Module) -> None:
+def _replace_layers(model: nn.Module) -> None:
     from pytorchvideo.layers.swish import Swish
 
     for module in list(model.modules()):
@@ -202,7 +185,7 @@ class MaxPool(nn.Module):
 
     def __init__(self, pool: nn.MaxPool3d) -> None:
         super().__init__()
-        kernel, stride, padding = (_three(size) for size in (pool.kernel_size, pool.stride, pool.padding))
+        kernel, stride, padding = (_triple(size) for size in (pool.kernel_size, pool.stride, pool.padding))
         time = (kernel[0], stride[0], padding[0])
         space = (kernel[1:], stride[1:], padding[1:])
         self.over_time = space == ((1, 1), (1, 1), (0, 0))
@@ -219,7 +202,7 @@ class MaxPool(nn.Module):
         if x.is_contiguous():
             y = self.pool(x.view(b, c * t, h, w))
             return y.view(b, c, t, *y.shape[2:])
-        y = self.pool(x.movedim(2, 1).flatten(0, 1))  # channels last: no copy either
+        y = self.pool(x.movedim(2, 1).flatten(0, 1))  # channels last: still no copy
         return y.unflatten(0, (b, t)).movedim(1, 2)
 
 
@@ -228,9 +211,9 @@ class MeanPool(nn.Module):
 
     def __init__(self, pool: nn.AvgPool3d) -> None:
         super().__init__()
-        self.frames, *window = _three(pool.kernel_size)
+        self.frames, *window = _triple(pool.kernel_size)
         self.window = tuple(window)
-        if {*_three(pool.stride)} != {1} or {*_three(pool.padding)} != {0}:
+        if {*_triple(pool.stride)} != {1} or {*_triple(pool.padding)} != {0}:
             raise ValueError(f"{pool} has a stride or padding")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,6 +222,6 @@ class MeanPool(nn.Module):
         return F.avg_pool2d(x.mean(dim=2), self.window, stride=1)[:, :, None]
 
 
-def _three(size: Any) -> tuple[int, int, int]:
+def _triple(size: Any) -> tuple[int, int, int]:
     a, b, c = size if isinstance(size, list | tuple) else (size,) * 3
     return int(a), int(b), int(c)

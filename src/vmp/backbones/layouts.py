@@ -37,15 +37,15 @@ class Foreign:
     state: State
     prompts: State = field(default_factory=dict)
     note: str = ""
-    file: Path = Path()  # what was read
+    file: Path = Path()  # that was read
 
 
 def read(path: str | Path) -> Foreign:
     """Weights from a file, a checkpoint's folder or a run's folder.
 
     Raises:
-        WeightsError: there is no such file, it is damaged, would run code, has a layout that is not known, or tensors
-            that are not dense, real, floating-point and finite.
+        WeightsError: there is no such file; it is damaged, would run code or has an unknown layout; or a tensor is not
+            dense, real, floating-point and finite.
     """
     path = Path(path).expanduser()
     try:
@@ -53,7 +53,7 @@ def read(path: str | Path) -> Foreign:
         tensors, metadata = read_tensors(file)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from None
-    _refuse(file, {name: _form(value) for name, value in tensors.items()})
+    _refuse_faults(file, {name: _fault_in_form(value) for name, value in tensors.items()})
     if metadata.get("caffe2"):
         layout, prompts = "caffe2", State()
         state = from_pyslowfast(from_caffe2(tensors), pooled_c2d=False)
@@ -61,14 +61,16 @@ def read(path: str | Path) -> Foreign:
         layout, state, prompts = _translate(tensors, metadata, file)
     if odd := sorted(name for name in state if "nonlocal" in name):
         raise WeightsError(
-            f"{file}: a network with non-local blocks, which is not built here:\n{shortlist(odd, 3)}"
+            f"{file}: a network with non-local blocks, which no backbone here has:\n{shortlist(odd, 3)}"
         )
-    _refuse(file, {name: _content(name, value) for name, value in {**state, **prompts}.items()})
+    _refuse_faults(
+        file, {name: _fault_in_numbers(name, value) for name, value in {**state, **prompts}.items()}
+    )
     return Foreign(layout, state, prompts, note, file)
 
 
-def _refuse(file: Path, faults: Mapping[str, str]) -> None:
-    """Raise WeightsError if a tensor has a fault: name -> fault, or nothing."""
+def _refuse_faults(file: Path, faults: Mapping[str, str]) -> None:
+    """Raise WeightsError if any tensor has a fault (name -> fault, empty if none)."""
     if found := [f"{name}: {fault}" for name, fault in faults.items() if fault]:
         raise WeightsError(
             f"{file}: {len(found)} of its {len(faults)} tensors cannot be weights:\n{shortlist(found)}\n"
@@ -76,8 +78,8 @@ def _refuse(file: Path, faults: Mapping[str, str]) -> None:
         )
 
 
-def _form(value: Tensor) -> str:
-    """What keeps a tensor's numbers from being read at all."""
+def _fault_in_form(value: Tensor) -> str:
+    """Why a tensor's numbers cannot be read, if so."""
     if value.is_meta:
         return "a meta tensor, which has a shape and no numbers"
     if value.is_nested or value.layout is not torch.strided:
@@ -87,8 +89,8 @@ def _form(value: Tensor) -> str:
     return ""
 
 
-def _content(name: str, value: Tensor) -> str:
-    """What is wrong with the numbers of a tensor that has one of our names."""
+def _fault_in_numbers(name: str, value: Tensor) -> str:
+    """What is wrong with the numbers of a tensor with one of our names, if anything."""
     if not value.is_floating_point():
         of_floats = re.search(r"(^|[._])(weight|bias|running_mean|running_var|embed|token|[mn])$", name)
         return f"{value.dtype}, not floating-point numbers" if of_floats else ""
@@ -103,7 +105,9 @@ def _content(name: str, value: Tensor) -> str:
 
 # --- layouts -------------------------------------------------------------------------------------------------------
 
-_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|backbone)\.)+")  # of DDP, torch.compile, Lightning, us
+_WRAPPERS = re.compile(
+    r"^(?:(?:module|_orig_mod|model|backbone)\.)+"
+)  # of DDP, torch.compile, Lightning, ours
 _VMPS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)*vmps\.([mn])$")
 _PROMPTS = re.compile(r"^(?:module\.|_orig_mod\.)*prompts\.(\w+)\.")
 _HF = re.compile(r"^(?:timesformer\.)?encoder\.layer\.\d+\.attention\.attention\.qkv\.")
@@ -115,7 +119,7 @@ _PYSLOWFAST = re.compile(r"^s[1-5](?:_fuse)?\.")
 
 
 def _translate(tensors: State, metadata: Mapping[str, Any], file: Path) -> tuple[str, State, State]:
-    """Layout, state in our names, prompts."""
+    """(layout, state in our names, prompts)."""
     official = {found[1]: value for name, value in tensors.items() if (found := _VMPS.match(name))}
     prompts, rest = _take_prompts({name: v for name, v in tensors.items() if not _VMPS.match(name)})
     ours = (
@@ -144,13 +148,13 @@ def _translate(tensors: State, metadata: Mapping[str, Any], file: Path) -> tuple
         return "pyslowfast-pytorchvideo" if wrapped else "pytorchvideo", state, {}
     known = "\n".join(f"  {name}: {text}" for name, text in LAYOUTS.items())
     raise WeightsError(
-        f"{file}: a layout that is not known. It has {len(tensors)} tensors, such as:\n"
+        f"{file}: an unknown layout. It has {len(tensors)} tensors, such as:\n"
         f"{shortlist(sorted(tensors), 6)}\nKnown layouts:\n{known}"
     )
 
 
 def _take_prompts(tensors: State) -> tuple[State, State]:
-    """(prompts, the rest) of a state of ours; of a prompt's tensors only the learned m and n."""
+    """(prompts, the rest) of a state in our names; of a prompt layer only the learned m and n are kept."""
     found: dict[str, State] = {}
     rest: State = {}
     for name, value in tensors.items():
@@ -163,7 +167,7 @@ def _take_prompts(tensors: State) -> tuple[State, State]:
     }, rest
 
 
-# TimeSformer: ours <-> Hugging Face. One to one; a name is translated by its longest matching beginning.
+# TimeSformer: ours <-> Hugging Face. One to one.
 _TOP = {
     "cls_token": "embeddings.cls_token",
     "pos_embed": "embeddings.position_embeddings",
@@ -188,7 +192,7 @@ _BLOCK_BACK = {theirs: ours for ours, theirs in _BLOCK.items()}
 
 
 def from_huggingface(state: Mapping[str, Tensor]) -> State:
-    """TimeSformer's Hugging Face names to ours; a name that is none of theirs stays."""
+    """TimeSformer's Hugging Face names to ours; other names stay as they are."""
     out: State = {}
     for name, value in state.items():
         plain = name.removeprefix("timesformer.")
@@ -260,7 +264,7 @@ _HEAD_X3D = (
 
 
 def from_pyslowfast(state: Mapping[str, Tensor], *, pooled_c2d: bool) -> State:
-    """PySlowFast's names to ours; a name that is none of theirs stays.
+    """PySlowFast's names to ours; other names stay as they are.
 
     Args:
         pooled_c2d: whether a C2D has the temporal pool after res2, which has no weights but counts as a block.
@@ -341,7 +345,7 @@ _NOT_WEIGHTS = re.compile(r"momentum|^lr$|model_iter")
 
 
 def from_caffe2(blobs: Mapping[str, Tensor]) -> State:
-    """Blobs of a caffe2 pickle to PySlowFast's names; a blob that is none of a network's stays as it is named."""
+    """Blobs of a caffe2 pickle to PySlowFast's names; other blobs keep their names."""
     out: State = {}
     for blob, value in blobs.items():
         if _NOT_WEIGHTS.search(blob):
@@ -355,6 +359,6 @@ def from_caffe2(blobs: Mapping[str, Tensor]) -> State:
                 new = f"{name(found, int(plain != blob))}.{kind}"
                 break
         if new == "head.projection.weight":
-            value = value.flatten(1)  # (classes, features), which caffe2 may have with 1s behind
+            value = value.flatten(1)  # (classes, features); caffe2 may append dimensions of 1
         out[new] = value
     return out

@@ -79,7 +79,9 @@ def read_tensors(file: Path) -> tuple[State, dict[str, Any]]:
     if kind in ("zip", "torch"):
         return _named(_torch_load(file), file), {}
     if head.lstrip().startswith(b"<"):
-        raise WeightsError(f"{file}: a web page, not weights. Fetch the file again, in a browser perhaps")
+        raise WeightsError(
+            f"{file}: a web page, not weights. Fetch the file again, for instance in a browser"
+        )
     content = _restricted_load(file)
     if isinstance(content, dict) and isinstance(content.get("blobs"), dict):
         return {str(name): _tensor(v) for name, v in content["blobs"].items() if _is_numeric(v)}, {
@@ -90,7 +92,9 @@ def read_tensors(file: Path) -> tuple[State, dict[str, Any]]:
 
 def _torch_load(file: Path) -> Any:
     with torch.serialization.safe_globals(_NUMPY_FOR_TORCH), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)  # they are refused anyway
+        warnings.filterwarnings(
+            "ignore", "Validating sparse tensor", UserWarning
+        )  # sparse tensors are refused anyway
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -115,16 +119,16 @@ def _restricted_load(file: Path) -> Any:
         raise WeightsError(f"{file}: damaged, it asks for more memory than there is") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise WeightsError(
-            f"{file}: not weights, or damaged ({type(error).__name__}: {first_line(error)}). Read are safetensors, "
-            "files of torch.save and the .pkl of caffe2"
+            f"{file}: not weights, or damaged ({type(error).__name__}: {first_line(error)}). Safetensors, files "
+            "of torch.save and the .pkl of caffe2 can be read"
         ) from None
 
 
 def _refused(file: Path, name: str) -> WeightsError:
     return WeightsError(
         f"{file}: refused, the file asks for {name}, which is not needed for tensors; nothing in it was run. "
-        "If you trust who made it, save its tensors alone where that program lives "
-        "(safetensors.torch.save_file) and pass that file"
+        "If you trust its author, save only its tensors (safetensors.torch.save_file) where it can be loaded, and "
+        "pass that file"
     )
 
 
@@ -133,14 +137,14 @@ class _RefusedGlobal(Exception):
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """The one use that numpy's pickles have for _codecs.encode."""
+    """What numpy's pickles use _codecs.encode for."""
     if encoding not in ("latin1", "latin-1"):
         raise _RefusedGlobal(f"_codecs.encode to {encoding}")
     return text.encode("latin1")
 
 
 def _dtype(code: str, *_: object) -> np.dtype:
-    """Numbers only: an array of objects, made of bytes, would be an array of forged addresses."""
+    """Numeric types only: an array of objects made from bytes would hold forged addresses."""
     dtype = np.dtype(code) if isinstance(code, str) else None
     if dtype is None or dtype.kind not in "biuf":
         raise _RefusedGlobal(f"numpy.dtype({code!r})")
@@ -168,7 +172,7 @@ _ALLOWED: dict[str, Any] = {  # pickled name, before and after numpy 2 -> what s
 for _core in ("numpy.core", "numpy._core"):
     _ALLOWED[f"{_core}.multiarray._reconstruct"] = _reconstruct
     _ALLOWED[f"{_core}.numeric._frombuffer"] = _frombuffer
-# numpy's numbers, which torch does not know by itself: learning rates in the state of an optimizer
+# numpy's scalars, which torch does not allow by itself: learning rates in the state of an optimizer
 _NUMPY_FOR_TORCH: list[Any] = [(value, name) for name, value in _SCALAR.items()]
 _NUMPY_FOR_TORCH += [(_dtype, "numpy.dtype"), *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd")]
 

@@ -1,10 +1,10 @@
-"""Put pretrained weights into a backbone, all of them or none, and say what was done.
+"""Load pretrained weights into a backbone, completely or not at all, and report what was loaded.
 
 Notable here:
-- everything but the head has to be in the file with the right shape, and no more blocks than that; a head of another
-  size, or one that the caller declines as being of other classes, stays as it was built;
-- TimeSformer's embeddings of another clip length or size are resized, as its authors do;
-- the model is changed only when all is known to fit.
+- everything but the head must be in the file with the right shape, and the file may have no further blocks; a head of
+  another size, or one that the caller declines because its classes are others, stays as it was built;
+- TimeSformer's embeddings for another clip length or size are resized, as its authors do;
+- the model is changed only once everything is known to fit.
 """
 
 import re
@@ -26,7 +26,7 @@ _FIRST_CONV = re.compile(
     r"(patch_embed\.proj|blocks\.0\.(multipathway_blocks\.\d\.)?conv(\.conv_t)?|stages\.0\.0)\.weight"
 )
 _SHORTCUT_NORM = "blocks.1.res_blocks.0.branch1_norm."
-_COUNTER = "num_batches_tracked"  # of batch norm: not used for anything, and not in every file
+_COUNTER = "num_batches_tracked"  # batch norm's counter: unused, and not in every file
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LoadReport:
     matched: list[str]
     reinitialised: list[str]
     resized: list[str]
-    missing: list[str]  # only counters of batch norm; anything else that is missing is an error
+    missing: list[str]  # only counters of batch norm; everything else that is missing is an error
     unexpected: list[str]
     reversed: list[str]
     declined: list[str] = field(default_factory=list)  # the head: of the right size, but for other classes
@@ -48,10 +48,10 @@ class LoadReport:
     note: str = ""
 
     def take_prompts(self, prompts: nn.ModuleDict, *, leave: Container[str] = ()) -> list[str]:
-        """Copy m and n into the layers (pathway -> MotionPrompt) that the weights have them for; gives their names.
+        """Copy the loaded m and n into the layers (pathway -> MotionPrompt) and return their names.
 
         Args:
-            leave: of m and n, those that stay as they are.
+            leave: m or n, where they are not to be changed.
         """
         taken = []
         for pathway, layer in prompts.items():
@@ -70,10 +70,10 @@ class LoadReport:
         lines = [f"weights of {self.backbone}: {self.source} ({self.layout})"]
         lines.append(f"  {len(self.matched)} tensors loaded")
         for names, text in (
-            (self.reinitialised, "new, as built: none in the file, or of other classes"),
+            (self.reinitialised, "new, as built: not in the file, or for other classes"),
             (self.resized, "resized to the nearest"),
             (self.reversed, "input channels reversed"),
-            (self.unexpected, "in the file and not in the backbone"),
+            (self.unexpected, "in the file but not in the backbone"),
         ):
             if names:
                 shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
@@ -101,16 +101,16 @@ def load_weights(
     """Load pretrained weights into a model with a `head_name`.
 
     Args:
-        weights: a name of the zoo (k400, k600, ssv2, howto100m), which is fetched if need be, or a path: a file, a
+        weights: a name of the zoo (k400, k600, ssv2, howto100m), fetched if necessary, or a path: a file, a
             checkpoint's folder, a run's folder.
         backbone: the key of the model, such as x3d_m.
-        reverse_channels: weights made for BGR frames, as OpenCV reads them, are turned for RGB.
-        keep_head: asked with the path that is read whether its head is for the model's classes; if not, the head stays
-            as built. None: it is taken over wherever the sizes agree.
+        reverse_channels: adapt weights made for BGR frames, as OpenCV reads them, to RGB.
+        keep_head: path -> whether the head in it is for the model's classes; if not, the head stays as built. None:
+            the head is loaded whenever the sizes agree.
 
     Raises:
         ConfigError: weights of that name are not public.
-        WeightsError: they cannot be fetched or read, or do not fit. The model is as before.
+        WeightsError: they cannot be fetched or read, or do not fit; the model is unchanged.
     """
     path, row = _resolve(weights, backbone, progress)
     foreign = read(path)
@@ -130,18 +130,22 @@ def load_weights(
         for name, value in fitted.items()
         if name in own and value.shape != own[name].shape
     ]
-    deeper = [name for name in unexpected if name.startswith("blocks.")]  # part of the network, not beside it
+    deeper = [
+        name for name in unexpected if name.startswith("blocks.")
+    ]  # a deeper network, not something beside it
     if wrong or deeper or 2 * len(unexpected) > len(foreign.state):
-        raise WeightsError(_why(model, backbone, foreign, own, head, wrong, unexpected))
-    turned: list[str] = []
+        raise WeightsError(_explain_misfit(backbone, foreign, own, head, wrong, unexpected))
+    reversed_names: list[str] = []
     if reverse_channels:
-        turned = [n for n, v in fitted.items() if n in own and _FIRST_CONV.fullmatch(n) and v.shape[1] == 3]
-        if not turned:
+        reversed_names = [
+            n for n, v in fitted.items() if n in own and _FIRST_CONV.fullmatch(n) and v.shape[1] == 3
+        ]
+        if not reversed_names:
             raise WeightsError(f"reverse_channels: {backbone} has no first convolution of 3 channels")
     matched = [name for name in own if name in fitted]
     with torch.no_grad():
         for name in matched:
-            value = fitted[name].flip(1) if name in turned else fitted[name]
+            value = fitted[name].flip(1) if name in reversed_names else fitted[name]
             own[name].copy_(value)  # state_dict's tensors share memory with the model
     notes = [f"trained on {row.dataset}" if row else "", row.note if row else "", foreign.note]
     return LoadReport(
@@ -154,7 +158,7 @@ def load_weights(
         resized=resized,
         missing=counters,
         unexpected=unexpected,
-        reversed=turned,
+        reversed=reversed_names,
         declined=declined,
         prompts={name: value.item() for name, value in foreign.prompts.items()},
         note="; ".join(note for note in notes if note),
@@ -173,7 +177,7 @@ def _resolve(weights: str | Path, backbone: str, progress: bool) -> tuple[Path, 
 
 
 def _resize(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[State, list[str]]:
-    """The state with TimeSformer's embeddings in the sizes of `own`, and which were changed."""
+    """The state with TimeSformer's embeddings in the sizes of `own`, and the names of those that were resized."""
     from vmp.backbones.timesformer import resize_positions, resize_time
 
     out, resized = dict(state), []
@@ -188,7 +192,7 @@ def _resize(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[Sta
         else:
             side = round((want[1] - 1) ** 0.5)
             if round((have[1] - 1) ** 0.5) ** 2 != have[1] - 1:
-                continue  # not a square: the shapes disagree, and the error says so
+                continue  # not a square: the shapes disagree, and loading fails with both
             out[name] = resize_positions(state[name], (side, side))
         resized.append(name)
     return out, resized
@@ -198,8 +202,7 @@ def _is_shortcut_norm(names: list[str]) -> bool:
     return bool(names) and all(name.startswith(_SHORTCUT_NORM) for name in names)
 
 
-def _why(
-    model: nn.Module,
+def _explain_misfit(
     backbone: str,
     foreign: Foreign,
     own: Mapping[str, Tensor],
@@ -207,12 +210,12 @@ def _why(
     wrong: list[str],
     unexpected: list[str],
 ) -> str:
-    """The message for weights that do not fit; the model is as before."""
+    """The message for weights that do not fit."""
     what = f"{foreign.file} ({foreign.layout})"
     unchanged = "The model was not changed."
     if _is_shortcut_norm(unexpected) and backbone.startswith("x3d"):
         return (
-            f"{what}: this X3D has a BatchNorm on the shortcut of its first block, as PySlowFast's own has: "
+            f"{what}: this X3D has a BatchNorm on the shortcut of its first block, as PySlowFast's own X3D: "
             f"build with backbone.shortcut_norm=true. {unchanged}"
         )
     absent = [name for name in own if name not in foreign.state and not name.endswith(_COUNTER)]
@@ -223,7 +226,7 @@ def _why(
         )
     if backbone == "c2d":
         for shift, built, text in ((1, "false", "has no temporal pool"), (-1, "true", "has a temporal pool")):
-            if _fits({_shifted(name, shift): v for name, v in foreign.state.items()}, own, head):
+            if _fits({_renumber(name, shift): v for name, v in foreign.state.items()}, own, head):
                 return f"{what}: this C2D {text} after res2: build with backbone.temporal_pool={built}. {unchanged}"
     if 2 * len(unexpected) > len(foreign.state):
         return (
@@ -237,8 +240,8 @@ def _why(
     )
 
 
-def _shifted(name: str, shift: int) -> str:
-    """Block numbers after the place of the temporal pool, counted with it (+1) or without it (-1)."""
+def _renumber(name: str, shift: int) -> str:
+    """Block numbers after the temporal pool, counting it as a block (+1) or no longer (-1)."""
     found = re.match(r"blocks\.(\d+)\.", name)
     if not found or int(found[1]) < (2 if shift > 0 else 3):
         return name

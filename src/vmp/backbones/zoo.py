@@ -1,7 +1,7 @@
 """Which pretrained weights are public: one row per backbone and dataset.
 
 Sources: the model zoos of pytorchvideo and of facebookresearch/TimeSformer, top-1 as printed there. The Hugging Face
-files are the same TimeSformer weights under other names; Dropbox links do not always last, so they come second.
+files are the same TimeSformer weights under other names; Dropbox links may stop working, so they come second.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Weights:
     backbone: str
     name: str
     urls: tuple[str, ...]
-    layout: str  # of the first URL; a file is read by what is in it
+    layout: str  # of the first URL's file; `layouts.read` finds it from the keys
     licence: str
     classes: int | None
     frames: int
@@ -36,7 +36,7 @@ class Weights:
 
     @property
     def dataset(self) -> str:
-        """Whose classes the head is for."""
+        """The dataset whose classes the head has."""
         return NAMES[self.name] + (f" ({self.classes} classes)" if self.classes else "")
 
 
@@ -130,7 +130,7 @@ def find(backbone: str, name: str) -> Weights:
     """The row of these weights.
 
     Raises:
-        ConfigError: none are public; the message says which are.
+        ConfigError: there are none; the message lists what is public.
     """
     rows = {row.name: row for row in WEIGHTS if row.backbone == backbone}
     if name in rows:

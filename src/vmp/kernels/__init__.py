@@ -1,1 +1,1 @@
-"""Fast ways through the layer's maths: the same numbers, held to the same tests."""
+"""Fast implementations of the layer's maths and of the stem's gradient, held to the same tests as the plain ones."""

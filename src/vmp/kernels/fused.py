@@ -1,10 +1,10 @@
-"""One pass on CUDA, in Triton: a block of pixels walks through time.
+"""One pass on CUDA, in Triton: each program walks through time with its block of pixels.
 
 Notable here:
 - the previous frame's grey value and the previous attention stay in registers: each frame is read once, each prompt
-  written once, V and the gradients of slope and shift come along as one number a block;
+  written once; V and the gradients of slope and shift are one number per block;
 - backward is the same walk; V's gradient at t needs attention at t-1, t and t+1, so t is finished at t+1;
-- sums are float32 within a block and float64 over blocks, in a fixed order: the same bits every time.
+- sums are float32 within a block and float64 over blocks, in a fixed order, so results are the same to the bit.
 
 Shapes: B clips, T prompts; the H x W pixels of a frame are one line of them, cut into blocks.
 """
@@ -23,7 +23,7 @@ LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}
 def forward(
     clip: Tensor, slope: Tensor, shift: Tensor, constants: Constants, variation: bool
 ) -> tuple[Tensor, Tensor]:
-    clip = _lines(clip)
+    clip = _with_contiguous_frames(clip)
     b, _, frames, h, w = clip.shape
     prompts = clip.new_empty((b, 3, frames - 1, h, w), dtype=constants.dtype)
     blocks = triton.cdiv(h * w, BLOCK)
@@ -51,7 +51,7 @@ def backward(
     wants_clip: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     grad_clip = torch.empty(clip.shape, dtype=clip.dtype, device=clip.device) if wants_clip else None
-    clip, grad = _lines(clip), _lines(grad_prompts)
+    clip, grad = _with_contiguous_frames(clip), _with_contiguous_frames(grad_prompts)
     b, _, frames, h, w = clip.shape
     blocks = triton.cdiv(h * w, BLOCK)
     sums = clip.new_empty((2, b * blocks), dtype=torch.float32)
@@ -71,8 +71,8 @@ def backward(
     return grad_clip, sum_dz, sum_dzz
 
 
-def _lines(x: Tensor) -> Tensor:
-    """With each frame's pixels one behind the other; a copy only where they are not (channels-last)."""
+def _with_contiguous_frames(x: Tensor) -> Tensor:
+    """The frames with contiguous pixels; a copy only if they are not (channels-last)."""
     h, w = x.shape[-2:]
     return x if (x.stride(-1) == 1 or w == 1) and (x.stride(-2) == w or h == 1) else x.contiguous()
 
@@ -88,7 +88,7 @@ def _channels(constants: Constants, dtype: torch.dtype) -> tuple[float, ...]:
 
 @triton.jit
 def _frame(at, channel, inside):
-    """The three channels of a frame's block as they are, in float32."""
+    """The three channels of a frame's block, in float32."""
     r = tl.load(at, mask=inside, other=0).to(tl.float32)
     g = tl.load(at + channel, mask=inside, other=0).to(tl.float32)
     b = tl.load(at + 2 * channel, mask=inside, other=0).to(tl.float32)

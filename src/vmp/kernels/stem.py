@@ -1,10 +1,10 @@
-"""The first convolution of a network, with a quick gradient of its input on a CPU.
+"""The first convolution of a network, with a fast gradient of its input on a CPU.
 
-A network that sees frames never asks for that gradient. With prompts in front it is the way to slope and shift, and
-torch's CPU kernels are slow at it for a stem of stride 2 over three channels: with a 7 x 7 kernel it takes two to five
-times as long as the convolution itself. Here each of the four places of a pixel in a 2 x 2 cell is an output channel of
-one convolution of stride 1 over the gradient. On a GPU, under torch.compile and torch.func, for other strides and for
-small kernels (X3D's 3 x 3 gains nothing), torch's own serves.
+A network that sees frames never needs that gradient. With prompts in front, slope and shift are trained through it, and
+torch's CPU kernels are slow for a stem of stride 2 over three channels: with a 7 x 7 kernel it takes two to five times
+as long as the convolution itself. Here one convolution of stride 1 over the gradient has an output channel for each of
+the four places of a pixel in a 2 x 2 cell. On a GPU, under torch.compile and torch.func, for other strides and for
+small kernels (X3D's 3 x 3 gains nothing), torch's own gradient is used.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SMALLEST = 5  # pixels a side of a kernel for which it is worth it
+SMALLEST = 5  # pixels: the smallest side of a kernel that gains
 
 
 class Stem(nn.Conv3d):
@@ -51,7 +51,7 @@ class _Stem(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        own = not torch.is_grad_enabled()  # else somebody differentiates the derivative
+        own = not torch.is_grad_enabled()  # else the derivative itself is being differentiated
         wanted = [ctx.needs_input_grad[0] and not own, ctx.needs_input_grad[1], False]
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad,
@@ -76,19 +76,19 @@ class _Stem(torch.autograd.Function):
 
 
 def input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, padding: tuple[int, int, int]) -> Tensor:
-    """Of a convolution with stride (1, 2, 2), for its input of the given shape (B, C, T, H, W).
+    """The gradient of the input, of the given shape (B, C, T, H, W), of a convolution with stride (1, 2, 2).
 
     Args:
-        grad: of the result, (B, O, T', H', W').
+        grad: the gradient of the output, (B, O, T', H', W').
         weight: (O, C, kt, kh, kw).
     """
     o, c, kt, kh, kw = weight.shape
     b, _, t, h, w = shape
-    tops = [p % 2 for p in padding[1:]]  # zeros before the kernel, so that it starts at a cell
+    tops = [p % 2 for p in padding[1:]]  # zeros before the kernel, so that it starts at a cell's edge
     sides = [(k + top + 1) // 2 for k, top in zip((kh, kw), tops, strict=True)]  # of the kernel, in cells
     fill = [2 * side - k - top for side, k, top in zip(sides, (kh, kw), tops, strict=True)]
     cells = F.pad(weight, (tops[1], fill[1], tops[0], fill[0])).reshape(o, c, kt, sides[0], 2, sides[1], 2)
-    # out of the gradient's O channels into (C, row in the cell, column in the cell); turned round
+    # from the gradient's O channels to (C, row in the cell, column in the cell); reversed
     kernel = cells.permute(1, 4, 6, 0, 2, 3, 5).reshape(c * 4, o, kt, *sides).flip(2, 3, 4)
 
     margins = []

@@ -1,7 +1,10 @@
-"""One pass with PyTorch's own operations, one cache-sized tile of pixels at a time.
+"""One pass with PyTorch's own operations, one cache-sized tile of pixels at a time: eager mode on a CPU.
 
 Written out op by op, Eq. 1-6 cross memory about a dozen times; here a tile (some clips, all frames, a strip of rows)
-stays in the cache from the first read of the clip to the last write of the prompts.
+stays in the cache from the first read of the clip to the last write of the prompts. torch.compile of the plain formulas
+is faster still (docs/performance.md), but takes a compiler and time to compile, so it is the caller's choice
+(trainer.compile); these kernels are for everyone else, and for CUDA where Triton cannot start and for float64. Like
+`fused`, they keep nothing but the clip for backward.
 
 Shapes: B clips, T prompts, H x W pixels; b clips and h rows in a tile.
 """
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from vmp.kernels.constants import Constants
 
-TILE_BYTES = 1 << 22  # of clips in float32: fits the cache, and feeds all threads
+TILE_BYTES = 1 << 22  # of a tile in float32: fits the cache and keeps all threads busy
 
 
 def forward(
@@ -68,8 +71,8 @@ def backward(
 
 
 def _tiles(clip: Tensor) -> Iterator[tuple[slice, slice, slice, slice]]:
-    """Indexes of (B, 3, T+1, H, W): several clips where they are small, strips of rows of one where it is large; an
-    accelerator takes the batch whole."""
+    """Indices into (B, 3, T+1, H, W): several small clips at once, or strips of rows of a large one; on an accelerator
+    the whole batch is one tile."""
     b, c, t, h, w = clip.shape
     row = 4 * c * t * w  # bytes in float32
     if clip.device.type != "cpu":
@@ -85,7 +88,7 @@ def _tiles(clip: Tensor) -> Iterator[tuple[slice, slice, slice, slice]]:
 
 
 def _logits(x: Tensor, slope: Tensor, shift: Tensor, constants: Constants) -> tuple[Tensor, Tensor]:
-    """A tile (b, 3, T+1, h, W) -> a (D - b), (b, T, h, W), and the normalised frames it weighs, (b, 3, T, h, W)."""
+    """A tile (b, 3, T+1, h, W) -> a (D - b), (b, T, h, W), and the normalised frames to be weighed, (b, 3, T, h, W)."""
     w = constants.grey
     raw = x.dtype == torch.uint8
     x = x if x.dtype == torch.float64 else x.float()  # a copy for uint8 and half types, none for the rest
