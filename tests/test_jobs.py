@@ -10,7 +10,7 @@ import pytest
 
 from vmp.jobs.launch import Launch, run_launched
 from vmp.jobs.process import explain_failure
-from vmp.jobs.supervisor import Job
+from vmp.jobs.supervisor import Job, listen_for_signals
 
 # train.py FILE [WORDS]: writes FILE, unless a word says otherwise
 SCRIPT = """
@@ -128,6 +128,19 @@ def test_the_first_signal_lets_a_job_save_and_the_third_kills_it(tmp_path, job, 
     assert out.splitlines()[-1] == f"True [('stopped', {code}), ('not started', None)]"
     assert noted.read_text().split() == ["SIGTERM"] * signals
     assert err.count("SIGINT: the running jobs") == times
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ignored_interrupts_still_stop_jobs_and_ignored_hangups_do_not(number):
+    """A shell script's background commands ignore SIGINT, and those under nohup SIGHUP."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with listen_for_signals() as requests:
+            os.kill(os.getpid(), number)
+        assert requests.signals == ([signal.SIGINT] if number == signal.SIGINT else [])
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def wait_for(condition) -> None:
