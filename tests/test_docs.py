@@ -11,12 +11,15 @@ from vmp.backbones.zoo import WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKBONES = (ROOT / "docs/backbones.md").read_text(encoding="utf-8")
-PAGE = ROOT / "docs/plug_and_play.md"
-BLOCKS = re.findall(r"^## (.+?)$.*?^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+PAGE = ROOT / "docs/extend.md"
+BLOCKS = re.findall(
+    r"^## ([^\n]+)$(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S
+)
 
 
 def test_the_page_has_its_examples():
-    assert [title for title, _ in BLOCKS] == ["torchvision", "Hugging Face", "Our backbones, from Python"]
+    titles = ["torchvision", "Hugging Face", "Our backbones, from Python", "Your own power normalisation"]
+    assert [title for title, _ in BLOCKS] == titles
 
 
 @pytest.mark.slow
@@ -25,7 +28,7 @@ def test_examples_run(title, code, capsys):
     values = {"__name__": "example"}
     exec(compile(code, f"{PAGE.name}: {title}", "exec"), values)
     assert capsys.readouterr().out
-    prompt = values.get("prompt") or getattr(values["model"], "prompt", None)
+    prompt = values.get("prompt") or getattr(values.get("model"), "prompt", None)
     if prompt is not None:  # the two training examples: the loss reached the layer
         assert prompt.m.grad.abs().item() > 0
 
