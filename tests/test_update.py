@@ -9,7 +9,7 @@ import torch.distributed
 from runs import CONTEXT
 
 from vmp.engine.dist import Processes
-from vmp.engine.update import RunningAccuracy, UpdateSums, mean_terms, participate
+from vmp.engine.update import RunningAccuracy, UpdateSums, decide_participation, mean_terms
 
 CPU = torch.device("cpu")
 CASES = list(
@@ -20,7 +20,7 @@ CASES = list(
 def test_a_single_process_runs_what_it_could_read():
     alone = Processes(0, 1, CPU)
     for readable, last in itertools.product(range(3), (False, True)):
-        part = participate(readable, micro_batch=2, last=last, synced=False, processes=alone)
+        part = decide_participation(readable, micro_batch=2, last=last, synced=False, processes=alone)
         assert part == (readable / 2, readable > 0, readable > 0)
 
 
@@ -31,7 +31,13 @@ def decide(rank: int, store: str, out) -> None:
     )
     here = Processes(rank, 2, CPU)
     out.put(
-        (rank, [participate(c[rank], micro_batch=2, last=c[2], synced=c[3], processes=here) for c in CASES])
+        (
+            rank,
+            [
+                decide_participation(c[rank], micro_batch=2, last=c[2], synced=c[3], processes=here)
+                for c in CASES
+            ],
+        )
     )
     torch.distributed.destroy_process_group()
 

@@ -1,8 +1,8 @@
-"""The first command: a run in a folder, from a composed config to a result.
+"""train.py's command: trains, tests and records one run.
 
 Notable here:
 - the same command again continues the run in its folder (runs/folder.py) or says that it is finished;
-- whatever can be wrong with config or data fails with an error before torch is imported.
+- config and data are checked before torch is imported, as far as possible.
 """
 
 import math
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    """A run's splits, and by split's name the clips of each that can be used, and their digests."""
+    """A run's splits, with the usable clips and the digest of each by the split's name."""
 
     splits: Splits
     present: dict[str, Present]
@@ -72,7 +72,7 @@ def train(cfg: DictConfig) -> None:
             print(f"{config.folder} is finished:")
             print_result(config.folder)
             print(
-                "For another run change a setting, the seed or tag=WORD; to repeat it, move the folder away."
+                "For another run change a setting, the seed or tag=WORD; to run it again, move the folder away."
             )
         return
     check_machine(config)
@@ -83,7 +83,7 @@ def train(cfg: DictConfig) -> None:
             from vmp.engine.faults import explain_torch_errors  # imports torch
 
             with explain_torch_errors():
-                _train(config, raw, data, began)
+                _train_in_folder(config, raw, data, began)
 
 
 def _is_finished(config: Config) -> bool:
@@ -108,8 +108,8 @@ def _find_data(config: Config) -> Data:
     return Data(splits, present, {name: digest(m, present[name]) for name, m in splits.named()})
 
 
-def _train(config: Config, raw: dict[Any, Any], data: Data, began: float) -> None:
-    """Agree with the other processes, fit, test, and write the result."""
+def _train_in_folder(config: Config, raw: dict[Any, Any], data: Data, began: float) -> None:
+    """Agree with the other processes on a checkpoint, train, test, and write the result."""
     import torch
 
     from vmp.engine import dist
@@ -124,21 +124,22 @@ def _train(config: Config, raw: dict[Any, Any], data: Data, began: float) -> Non
         torch.use_deterministic_algorithms(True)
     processes = dist.start(t.device)
     log = Log(folder / "log.txt" if processes.first else None)
-    found = _agree(config, raw, data, processes, log)
-    tracker, code = start_tracker(config, folder, first=processes.first, log=log), 1
+    tracker, code = Tracker(), 1  # a real one once the processes agree
     stopping = Stopping(None if t.max_minutes is None else t.max_minutes - (time.monotonic() - began) / 60)
     try:
-        plan = _plan(config, processes.world, clips=len(data.present["train"].clips), log=log)
+        found = _agree_on_checkpoint(config, raw, data, processes, log)
+        tracker = start_tracker(config, folder, first=processes.first, log=log)
+        plan = _make_plan(config, processes.world, clips=len(data.present["train"].clips), log=log)
         spec = backbone_spec(config)
-        model = _model(config, data.splits, spec, processes, log, new=found is None).to(processes.device)
+        model = _make_model(config, data.splits, spec, processes, log, new=found is None).to(processes.device)
         session = Session(config, data, processes, log, tracker, stopping, plan, spec, model)
-        session.introduce()
+        session.log_setup()
         with stopping:
             optimizer = build_optimizer(config, model)
             state = session.restore(found, optimizer)
-            del found  # its memory
-            state, throughput = session.fit(state, optimizer)
-            epoch = session.take_selected_weights(state)
+            del found  # free its memory
+            throughput = session.fit(state, optimizer)
+            epoch = session.load_selected_weights(state)
             scores = session.test()
         if processes.first:
             session.write_result(scores, state, throughput, epoch=epoch)
@@ -155,7 +156,7 @@ def _train(config: Config, raw: dict[Any, Any], data: Data, began: float) -> Non
 
 @dataclass(frozen=True)
 class Session:
-    """One start of the command on one process, once everything that it needs is there."""
+    """The training of one process in one call of the command, after all checks."""
 
     config: Config
     data: Data
@@ -177,7 +178,7 @@ class Session:
         """The split of the final test."""
         return self.data.splits.tested[0]
 
-    def introduce(self) -> None:
+    def log_setup(self) -> None:
         """Log what is about to be trained on what."""
         import torch
 
@@ -196,8 +197,8 @@ class Session:
         )
         shape = clip_shape(config, self.spec, self.model)
         self.log(
-            f"{config.backbone.key}, {_parameters(self.model)}, sees {self.spec.frames} frames of {self.spec.crop} "
-            f"pixels; {shape.frames} are decoded at stride {shape.stride}"
+            f"{config.backbone.key}, {_describe_parameters(self.model)}, sees {self.spec.frames} frames of "
+            f"{self.spec.crop} pixels; {shape.frames} are decoded at stride {shape.stride}"
         )
         self._check_shared_memory()
 
@@ -214,7 +215,7 @@ class Session:
             self.log.warn(warning)
 
     def restore(self, found: "Checkpoint | None", optimizer: Any) -> "TrainingState":
-        """Put the checkpoint into model and optimizer; a new state where there is none."""
+        """Load the checkpoint into model and optimizer; returns its state, or a new one without a checkpoint."""
         from vmp.runs import resume
 
         self.log(f"lr {optimizer.param_groups[0]['lr']:g}")
@@ -224,7 +225,7 @@ class Session:
         resume.record_session(state, self.processes, self.log)
         return state
 
-    def fit(self, state: "TrainingState", optimizer: Any) -> "tuple[TrainingState, Throughput]":
+    def fit(self, state: "TrainingState", optimizer: Any) -> "Throughput":
         """Train to the plan's end."""
         from vmp.data.dataset import TrainClips
         from vmp.engine import trainer
@@ -233,7 +234,7 @@ class Session:
 
         config, data = self.config, self.data
         rows = config.folder / METRICS_FILE if self.processes.first else None
-        state, throughput = trainer.fit(
+        throughput = trainer.fit(
             self.model,
             objective=Objective(
                 variation_weight=config.vmp.lambda_, label_smoothing=config.optim.label_smoothing
@@ -250,19 +251,19 @@ class Session:
             ),
             evaluate=self.validate if data.splits.val else None,
             scalars=self._scalars,
-            describe=_describe,
+            describe=_describe_validation,
             plan=self.plan,
             settings=self._settings(),
             processes=self.processes,
             folder=config.folder,
-            metrics=Metrics(rows, rows=state.rows, also=self._pass_on),
+            metrics=Metrics(rows, rows=state.rows, also=self._send_to_tracker),
             log=self.log,
             stopping=self.stopping,
         )
         last = self.plan.epochs
         if not data.splits.val and self.tracker.wants_panels(last, last=last):
             self.show_attention(last)
-        return state, throughput
+        return throughput
 
     def _settings(self) -> "LoopSettings":
         import torch
@@ -288,14 +289,14 @@ class Session:
         """Columns of metrics.jsonl for what the prompts have learned."""
         return {f"vmp/{name}": float(value) for name, value in self.model.scalars().items()}
 
-    def _pass_on(self, row: dict[str, Any]) -> None:
-        """Give the tracker a row of metrics.jsonl."""
+    def _send_to_tracker(self, row: dict[str, Any]) -> None:
+        """Send a row of metrics.jsonl to the tracker."""
         self.tracker.log_row(row)
         if row["kind"] == "start" and self.tracker.wants_panels(0, last=self.plan.epochs):
             self.show_attention(0)
 
     def validate(self, epoch: int) -> dict[str, float]:
-        """Score the validation split with one view: a curve to look at, not the result."""
+        """Score the validation split with one view, for the learning curve; the result comes from `test`."""
         split = self.data.split("val")
         found = summarize(self._score(split, (1, 1)), split)
         found["loss"] = found["cross_entropy"] + self.config.vmp.lambda_ * found.get("variation", 0.0)
@@ -303,8 +304,8 @@ class Session:
             self.show_attention(epoch)
         return found
 
-    def take_selected_weights(self, state: "TrainingState") -> int:
-        """Put the weights to test into the model, on every process; the epoch that they are of."""
+    def load_selected_weights(self, state: "TrainingState") -> int:
+        """Load the weights to test, last or best, on every process; returns their epoch."""
         from vmp.engine import checkpoint
 
         epoch = self.plan.epochs
@@ -332,7 +333,7 @@ class Session:
         )
 
     def show_attention(self, epoch: int) -> None:
-        """Give the tracker pictures of what the prompts make of a few clips, spread over the split."""
+        """Send attention pictures of a few evenly spaced clips to the tracker."""
         import torch
 
         from vmp.figures.panels import attention_panels
@@ -355,7 +356,7 @@ class Session:
         self, scores: "Scores", state: "TrainingState", throughput: "Throughput", *, epoch: int
     ) -> None:
         """Write result.json and the files beside it. epoch: of the weights that were tested."""
-        from vmp.runs.result import made_how
+        from vmp.runs.result import describe_training
 
         config, split, present = self.config, self.tested, self.data.present
         measured = record_scores(scores, self.data.split(split), config.folder)
@@ -374,7 +375,7 @@ class Session:
             "unreadable_in_training": dict(sorted(state.bad.items())),
             "readers": sorted({reader for one in present.values() for reader in one.readers}),
             "classes": len(self.data.splits.classes),
-            **made_how(config, self.model, self.plan, state, throughput, self.processes),
+            **describe_training(config, self.model, self.plan, state, throughput, self.processes),
         }
         write_result(config.folder, result)
         if config.trainer.keep_finished == "weights":
@@ -388,7 +389,7 @@ class Session:
 
         try:
             checkpoint.keep_weights(self.config.folder / "checkpoints")
-        except (OSError, UserError) as error:  # the result is written: what is left over costs space only
+        except (OSError, UserError) as error:  # the result is written already; failing here only wastes space
             self.log.warn(f"the checkpoints could not be reduced to weights: {error}")
 
     def _draw_curves(self) -> None:
@@ -401,54 +402,47 @@ class Session:
             self.log.warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
 
 
-def _agree(
+def _agree_on_checkpoint(
     config: Config, raw: dict[Any, Any], data: Data, processes: "Processes", log: "Log"
 ) -> "Checkpoint | None":
-    """The checkpoint that all processes continue from. Writes the run's records once they agree on it."""
-    from vmp.engine import checkpoint, dist
+    """The checkpoint that all processes continue from. Once they agree, the run's config and digests are written."""
+    from vmp.engine import checkpoint
     from vmp.runs import resume
 
-    try:
-        resume.check_alike(processes, what_matters(raw), data.digests, log)
-        found = resume.one_for_all(
-            config.folder / "checkpoints",
-            lambda folder: checkpoint.newest(folder, warn=log.warn),
-            processes,
-        )
-        if processes.first:
-            keep_records(config.folder, raw, data.digests, data.splits.classes)
-    except BaseException as error:
-        if isinstance(error, UserError):
-            log.to_file(f"stopped: {error}")
-        log.close()
-        dist.stop()
-        raise
+    resume.check_alike(processes, what_matters(raw), data.digests, log)
+    found = resume.one_for_all(
+        config.folder / "checkpoints",
+        lambda folder: checkpoint.newest(folder, warn=log.warn),
+        processes,
+    )
+    if processes.first:
+        keep_records(config.folder, raw, data.digests, data.splits.classes)
     return found
 
 
-def _plan(config: Config, world: int, *, clips: int, log: "Log") -> "TrainingPlan":
+def _make_plan(config: Config, world: int, *, clips: int, log: "Log") -> "TrainingPlan":
     from vmp.engine.plan import TrainingPlan
 
     t = config.trainer
     each = clips_per_process(config, world)
     if config.train.batch_norm == "sync" and world == 1:
-        log.warn("train.batch_norm = 'sync' shares statistics between processes, and this is a single one")
+        log.warn("train.batch_norm = 'sync' has no effect with a single process")
     wanted = min(each, t.micro_batch or each)
     micro = max(n for n in range(1, wanted + 1) if each % n == 0)
     if micro < wanted / 2 and config.train.batch_norm == "train":
         log.warn(
             f"{each} clips per device are divided into micro-batches of {micro}, and batch normalisation sees no more "
-            f"at a time; a trainer.batch_size that {t.micro_batch} x {world} divides avoids that"
+            f"at a time; choose a trainer.batch_size that {t.micro_batch} (trainer.micro_batch) x {world} divides"
         )
     return TrainingPlan(
         epochs=t.epochs, batch=t.batch_size, micro_batch=micro, world=world, clips=clips, seed=config.seed
     )
 
 
-def _model(
+def _make_model(
     config: Config, splits: Splits, spec: "Spec", processes: "Processes", log: "Log", *, new: bool
 ) -> "PromptedClassifier":
-    """The model as a new run starts with it; one that continues takes its weights from a checkpoint."""
+    """Build the model. For a new run, load the weights that it starts from and record them."""
     from vmp.finetune import check_frozen, freeze
     from vmp.runs.records import write_weights
 
@@ -460,7 +454,7 @@ def _model(
     kept: dict[str, Any] = {"source": "random"}
     if start.report:
         kept = {**start.report.as_dict(), "prompts_taken": start.prompts, "warnings": start.warnings}
-        log(f"{start.report}\n  taken over by the prompt layers: {', '.join(start.prompts) or 'nothing'}")
+        log(f"{start.report}\n  m and n loaded into the prompt layers: {', '.join(start.prompts) or 'none'}")
         for warning in start.warnings:
             log.warn(warning)
     freeze(model, config.train.freeze)
@@ -468,12 +462,12 @@ def _model(
     check_frozen(model, start.report.matched if start.report else (), known, start.warnings)
     if processes.first:
         write_weights(config.folder, kept)
-    _check_prompts(model, log)
+    _log_start_attention(model, log)
     return model
 
 
-def _check_prompts(model: Any, log: "Log") -> None:
-    """Log the attention on a still pixel, and warn where the model would start on an almost blank clip."""
+def _log_start_attention(model: Any, log: "Log") -> None:
+    """Log the attention where nothing moves, and warn if it is so low that the model starts on almost blank clips."""
     import torch
 
     for pathway, layer in model.prompts.items():
@@ -481,18 +475,18 @@ def _check_prompts(model: Any, log: "Log") -> None:
         log(f"prompts ({pathway}): the attention on a still pixel is {still:.3f}")
         if still < 0.1 and layer.scalars():
             log.warn(
-                "the clips are nearly blank at the start, which costs training; the authors' start is vmp.m=1.541 "
-                "vmp.n=-0.2934, and other seeds draw others"
+                "attention starts near 0, so the backbone sees nearly blank clips and trains slowly; try the authors' "
+                "start, vmp.m=1.541 vmp.n=-0.2934, or another seed"
             )
 
 
-def _parameters(model: "PromptedClassifier") -> str:
+def _describe_parameters(model: "PromptedClassifier") -> str:
     from vmp.finetune import trained
 
     return f"{sum(p.numel() for p in model.parameters()):,} parameters ({trained(model):,} trained)"
 
 
-def _describe(row: dict[str, float]) -> str:
+def _describe_validation(row: dict[str, float]) -> str:
     """A validation's accuracies, with slope and shift, for the log."""
     text = f"top1 {row['val/top1']:.2f}  top5 {row['val/top5']:.2f}"
     text += f"  cross-entropy {row['val/cross_entropy']:.3f}"

@@ -1,16 +1,17 @@
 """The training loop, top to bottom.
 
 Notable here:
-- everything that varies from step to step (order, augmentation, dropout, learning rate) is a function of the seed and
-  the step, so the loop can start at any step, and a run that was killed and continued ends with the same bits;
-- it knows nothing of motion prompts: a module that returns logits and variations, an objective that returns named
-  terms, and scalars to log;
-- it stops rather than train on nonsense: on a loss that is not finite, and on more unreadable clips than allowed.
+- order, augmentation and learning rate are functions of (seed, epoch, step, clip), and dropout of (seed, step, rank);
+  so the loop can start at any step, and a run that was killed and continued is bit-identical to one that was not;
+- it knows nothing of motion prompts: it takes a module that returns logits and variations, an objective that returns
+  named terms, and a function that returns further scalars to log;
+- it stops on a loss or gradient that is not finite, and on more unreadable clips than allowed.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,16 @@ from vmp.engine.stopping import Stopped, Stopping, spared
 from vmp.engine.update import (
     RunningAccuracy,
     UpdateSums,
+    decide_participation,
     has_synced_statistics,
     mean_terms,
-    participate,
-    stop_on_nonsense,
+    raise_not_finite,
 )
 from vmp.errors import RunError
 from vmp.machine import cpus
 from vmp.progress import bar
 
-SLOW_DATA = 0.1  # of an epoch's time: when training waits longer than this for data, the log says so
+SLOW_DATA = 0.1  # of an epoch's time; a longer wait for data is worth a warning
 
 
 def fit(
@@ -64,22 +65,23 @@ def fit(
     metrics: Metrics,
     log: Log,
     stopping: Stopping,
-) -> tuple[TrainingState, Throughput]:
-    """Train from where the state is to the plan's end; checkpoints go to folder/checkpoints.
+) -> Throughput:
+    """Train from the state's step to the plan's end, and update the state. Checkpoints go to folder/checkpoints.
 
     Args:
         model: on its device; called with uint8 clips.
-        state: that of the checkpoint which model and optimizer hold, or a new one.
+        objective: logits, labels and the model's variations -> named terms; `loss` is minimised.
         optimizer: its groups' `lr` at entry are the base learning rates.
-        evaluate: epoch -> metrics, after each epoch; None: no evaluation. It may raise Stopped.
-        scalars: further columns of every row of metrics.jsonl.
-        describe: a row's metrics and scalars, for the log.
-        metrics: cut back to the state's rows; `fit` closes it.
+        state: of the checkpoint that model and optimizer hold, or a new one.
+        evaluate: epoch -> metrics, after each epoch; None: no validation. It may raise Stopped.
+        scalars: returns further columns of every row of metrics.jsonl.
+        describe: turns the row of a validation into a line of the log.
+        metrics: already cut back to the state's rows; `fit` closes it.
 
     Raises:
-        RunError: the loss is not finite, or a record cannot be written.
-        DataError: too many clips cannot be read.
-        Stopped: when asked to, with everything saved.
+        RunError: a loss or gradient is not finite, no clip of a step can be read, or a record cannot be written.
+        DataError: more clips than allowed cannot be read.
+        Stopped: the run was asked to stop; everything is saved.
     """
     device, per_epoch = processes.device, plan.steps_per_epoch
     base_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -95,7 +97,7 @@ def fit(
     unsynced = wrapped.no_sync if isinstance(wrapped, DistributedDataParallel) else nullcontext
     synced = has_synced_statistics(model, processes)
     forward: Callable[..., Any] = torch.compile(wrapped, dynamic=False) if settings.compiled else wrapped
-    compiling = spared if settings.compiled else nullcontext
+    signals_blocked = spared if settings.compiled else nullcontext
     autocast: dict[str, Any] = {"dtype": settings.autocast, "enabled": settings.autocast is not None}
 
     batches = TrainBatches(
@@ -124,24 +126,27 @@ def fit(
         state.rows, state.seconds = metrics.rows, seconds_before + time.monotonic() - began
         metrics.sync()
         if processes.first:
-            _save(folder / "checkpoints", model, optimizer, state, keep=settings.keep)
+            name = f"step_{state.step:08}_{state.evaluated:04}"
+            payload = {"optimizer": optimizer.state_dict(), "progress": asdict(state)}
+            checkpoint.save(folder / "checkpoints", name, model=model.state_dict(), state=payload)
+            checkpoint.prune(folder / "checkpoints", keep=settings.keep, best=state.best_epoch)
         processes.wait()
         saved_at = time.monotonic()
 
     def close() -> None:
         nonlocal loader, stream
-        # the last references: this ends the loader's processes, also while an error is on its way
+        # the last references: this ends the loader's processes, even while an exception propagates
         stream = loader = None
         end_workers()
         metrics.close()
 
-    total, of_epoch, warned = Throughput(), Throughput(), False
+    total, epoch_total, warned = Throughput(), Throughput(), False
     with ExitStack() as stack:
         stack.enter_context(explain_torch_errors(data.being_read, stopping.check))
         stack.callback(close)
         shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
-        remaining = _Remaining(plan, settings, state)
-        shown.further = remaining.seconds
+        remaining = _EvaluationTime(plan, settings, state)
+        shown.further = remaining.estimate
         if not state.rows:
             metrics.write({"kind": "start", "epoch": 0, "step": 0, **scalars()})
         while True:
@@ -151,7 +156,7 @@ def fit(
             if evaluate and state.step and state.step % per_epoch == 0 and state.evaluated < epoch:
                 processes.share(model.buffers())  # batch statistics differ by process
                 save()  # an evaluation may take long, and is abandoned when the run is asked to stop
-                with shown.untimed(), remaining.validation():
+                with shown.untimed(), remaining.timed():
                     result = evaluate(epoch)
                 state.evaluated = epoch
                 if result["top1"] > state.best:
@@ -162,7 +167,7 @@ def fit(
                         checkpoint.save(folder / "checkpoints", name, model=model.state_dict(), state=best)
                 row = {f"val/{name}": value for name, value in result.items()} | scalars()
                 metrics.write({"kind": "val", "epoch": epoch, "step": state.step, **row})
-                pace = str(of_epoch) if of_epoch.clips else ""
+                pace = str(epoch_total) if epoch_total.clips else ""
                 log(f"epoch {epoch}/{plan.epochs}  {describe(row)}  {pace}".rstrip())
                 save()
             if state.step >= plan.steps:
@@ -185,7 +190,7 @@ def fit(
                         state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
                         bad = data.present.bad | state.bad
                         check_bad(bad, data.present.total, settings.max_bad_fraction, where="training")
-                    part = participate(
+                    part = decide_participation(
                         len(batch.clips),
                         micro_batch=plan.micro_batch,
                         last=last,
@@ -195,31 +200,31 @@ def fit(
                     if not part.runs:
                         continue
                     mine.clips += len(batch.clips)
-                    sums.clips += [data.present.clips[index].id for index in batch.indices.tolist()]
+                    sums.clip_ids += [data.present.clips[index].id for index in batch.indices.tolist()]
                     clips, labels = (batch.clips, batch.labels) if part.weight else data.blank()
                     model.train(part.batch_statistics)  # each time: frozen modules go back to evaluation mode
-                    with nullcontext() if last else unsynced(), compiling():
+                    with nullcontext() if last else unsynced(), signals_blocked():
                         with torch.autocast(device.type, **autocast):
                             out = forward(clips.to(device, non_blocking=True))
                         labels = labels.to(device, non_blocking=True)
                         terms = objective(out.logits, labels, out.variations)
                         (terms["loss"] * part.weight / plan.accumulate).backward()
-                    if not stopping.code:  # else nobody will use it
+                    if not stopping.code:  # a run that stops takes no further batch
                         stream.fetch()
                     if part.weight:
                         sums.add(terms, part.weight)
                         accuracy.add(out.logits, labels)
 
                 # --- the processes compare what they found, and step or stop together
-                finite = sums.is_finite(optimizer)  # the one place of a step that waits for the device
+                finite = sums.is_finite(optimizer)  # waits for the device, once per step
                 due = time.monotonic() - saved_at > 60 * settings.save_minutes
                 broken, stop, due_anywhere, any_read = processes.greatest(
                     (not finite, stopping.code, due, sums.weight > 0)
                 )
                 if not any_read:
-                    raise RunError(f"none of the {plan.batch} clips of step {state.step} could be read")
+                    raise RunError(f"none of the {plan.batch} clips of step {state.step + 1} could be read")
                 if broken:
-                    stop_on_nonsense(folder, state.step, sums, scalars, processes)
+                    raise_not_finite(folder, state.step, sums, scalars, processes)
                 optimizer.step()
                 state.step += 1
                 mine.trained += time.monotonic() - step_began
@@ -245,44 +250,34 @@ def fit(
             # --- how fast the epoch was ----------------------------------------------------------------------------
             mine.waited = stream.waited
             each = processes.gather(mine)
-            total, of_epoch = total.add(each), Throughput().add(each)
-            slow = of_epoch.share_waiting > SLOW_DATA and of_epoch.waited > 5
+            total, epoch_total = total.add(each), Throughput().add(each)
+            slow = epoch_total.share_waiting > SLOW_DATA and epoch_total.waited > 5
             if processes.first and slow and not warned:
-                log.warn(f"epoch {epoch + 1}: {of_epoch}. {_faster_data(settings.workers)}")
+                log.warn(f"epoch {epoch + 1}: {epoch_total}. {_advice_on_slow_data(settings.workers)}")
                 warned = True
             if not evaluate:
-                log(f"epoch {epoch + 1}/{plan.epochs}  {of_epoch}")
+                log(f"epoch {epoch + 1}/{plan.epochs}  {epoch_total}")
                 save()
     state.seconds = seconds_before + time.monotonic() - began
-    return state, total
+    return total
 
 
-def _save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState, *, keep: int
-) -> None:
-    name = f"step_{state.step:08}_{state.evaluated:04}"
-    progress = {name: getattr(state, name) for name in TrainingState.__dataclass_fields__}
-    payload = {"optimizer": optimizer.state_dict(), "progress": progress}
-    checkpoint.save(folder, name, model=model.state_dict(), state=payload)
-    checkpoint.prune(folder, keep=keep, best=state.best_epoch)
-
-
-class _Remaining:
-    """Estimates how long the validations and the test to come will take."""
+class _EvaluationTime:
+    """Estimates the time of the validations and the final test that remain, for the ETA."""
 
     def __init__(self, plan: TrainingPlan, settings: LoopSettings, state: TrainingState) -> None:
         self._plan, self._settings, self._state = plan, settings, state
         self._validations, self._validating = 0, 0.0  # in this session: how many, and their seconds
 
     @contextmanager
-    def validation(self) -> Iterator[None]:
+    def timed(self) -> Iterator[None]:
         """Time one validation."""
         began = time.monotonic()
         yield
         self._validating += time.monotonic() - began
         self._validations += 1
 
-    def seconds(self, step: float) -> float:
+    def estimate(self, step: float) -> float:
         """step: seconds of one update. Until a validation was timed, a forward pass counts as a third of a step."""
         views = self._settings.val_views
         timed = self._validations * views
@@ -290,11 +285,11 @@ class _Remaining:
         return view * ((self._plan.epochs - self._state.evaluated) * views + self._settings.test_views)
 
 
-def _faster_data(workers: int) -> str:
+def _advice_on_slow_data(workers: int) -> str:
     return (
-        f"Reading holds training back: more trainer.workers (now {workers}; this machine has {cpus()} cores), small "
-        "exact clips (scripts/prepare.py ... --cut) or, for small sets, data.keep help; make bench BENCH=clips "
-        "measures"
+        f"Reading holds training back. Try more trainer.workers (now {workers}; {cpus()} CPUs are available), small "
+        "exact clips (scripts/prepare.py ... --cut) or, for small datasets, data.keep. `make bench BENCH=clips` "
+        "measures the readers."
     )
 
 

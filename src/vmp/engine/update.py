@@ -4,7 +4,7 @@ Notable here:
 - clips that cannot be read have no part in an update. A process that could read none of a micro-batch still takes part
   in it where the others would wait for it forever: in the last micro-batch, where DDP averages gradients, and in every
   one where batch normalisation is synchronised. It then runs a blank clip whose gradient is multiplied by 0;
-- sums stay on the device until a row or a checkpoint is written, so that a step does not wait for the device.
+- sums stay on the device until a row or a checkpoint is written; a step waits for the device once, in `is_finite`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,16 +32,15 @@ class Participation(NamedTuple):
     batch_statistics: bool
 
 
-def participate(
+def decide_participation(
     readable: int, *, micro_batch: int, last: bool, synced: bool, processes: Processes
 ) -> Participation:
-    """Decide it for a process that could read `readable` of the micro-batch's clips.
+    """What a process does in a micro-batch of which it could read `readable` clips.
 
     Args:
-        last: the update's last micro-batch, in which DDP averages gradients. (It shares buffers in the first one that a
-            process runs.)
-        synced: batch statistics are synchronised between processes, which therefore agree on them here: where one of
-            them has no clip, all use running statistics.
+        last: whether it is the update's last micro-batch, in which DDP averages gradients.
+        synced: whether batch statistics are synchronised. The processes then agree here: if one of them has no clip,
+            all use running statistics.
     """
     weight = readable / micro_batch
     everyone_has_clips = not synced or not processes.greatest([not weight])[0]
@@ -50,12 +49,12 @@ def participate(
 
 
 class UpdateSums:
-    """Terms of the objective in one update on this process, weighted by how much of each micro-batch was readable."""
+    """Terms of the objective in one update on this process, weighted by the readable share of each micro-batch."""
 
     def __init__(self) -> None:
         self.terms: dict[str, Tensor] = {}
         self.weight = 0.0
-        self.clips: list[str] = []  # ids
+        self.clip_ids: list[str] = []
 
     def add(self, terms: Mapping[str, Tensor], weight: float) -> None:
         for name, value in terms.items():
@@ -63,22 +62,23 @@ class UpdateSums:
         self.weight += weight
 
     def is_finite(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the loss and every gradient are finite. Waits for the device."""
+        """Whether the loss and all gradients are finite. Waits for the device."""
         return bool(torch.isfinite(self.terms.get("loss", 0) + _squared_gradient_norm(optimizer)))
 
     def values(self) -> dict[str, float]:
+        """The sums as floats. Waits for the device."""
         return {name: float(value) for name, value in self.terms.items()}
 
 
 def mean_terms(parts: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
-    """Means over processes of their `UpdateSums.values()` and weights; some process has a weight."""
+    """Means over processes of their `UpdateSums.values()` and weights, one of which is positive."""
     total = sum(weight for _, weight in parts)
     names = next(terms for terms, weight in parts if weight)
     return {name: sum(terms.get(name, 0.0) for terms, _ in parts) / total for name in names}
 
 
 class RunningAccuracy:
-    """Clips classified correctly by the passes that trained on them, since the newest row of training."""
+    """Counts correct predictions of the training passes since the last row that was logged."""
 
     def __init__(self, correct: int, counted: int, device: torch.device) -> None:
         self._correct, self.counted = torch.tensor(correct, device=device), counted
@@ -90,19 +90,19 @@ class RunningAccuracy:
 
     @property
     def correct(self) -> int:
-        """Waits for the device."""
+        """Correct predictions so far. Waits for the device."""
         return int(self._correct)
 
     def reset(self) -> None:
         self._correct, self.counted = torch.zeros_like(self._correct), 0
 
 
-def stop_on_nonsense(
+def raise_not_finite(
     folder: Path, step: int, sums: UpdateSums, scalars: Callable[[], dict[str, float]], processes: Processes
 ) -> NoReturn:
     """Write the update's clips and terms to not_finite_step<N>.json, and raise RunError on every process."""
     terms = {name: value / (sums.weight or 1) for name, value in sums.values().items()} | scalars()
-    parts = processes.gather((sums.clips, terms))
+    parts = processes.gather((sums.clip_ids, terms))
     where = folder / f"not_finite_step{step}.json"
     if processes.first:
         reported = [
@@ -111,13 +111,13 @@ def stop_on_nonsense(
         write_json(where, {"step": step, "processes": reported})
     listed = "; ".join(", ".join(f"{k} {v}" for k, v in terms.items()) for _, terms in parts)
     raise RunError(
-        f"the loss or a gradient of step {step} is not finite ({listed}). The ids of its clips are in {where}. Nothing "
-        "was saved after the last checkpoint. Lower optim.lr, or use trainer.amp=none."
+        f"the loss or a gradient of step {step} is not finite ({listed}). The ids of its clips are in {where}. The "
+        "last checkpoint is intact. Lower optim.lr, or use trainer.amp=none."
     )
 
 
 def _squared_gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Of all gradients together: it is not finite where one of them is not."""
+    """Not finite if any gradient is not."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:
         return torch.zeros(())
@@ -125,4 +125,5 @@ def _squared_gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
 
 
 def has_synced_statistics(model: nn.Module, processes: Processes) -> bool:
+    """Whether batch normalisation is synchronised between several processes."""
     return processes.world > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())

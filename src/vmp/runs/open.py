@@ -1,4 +1,4 @@
-"""Opens a trained model. Nothing else builds the model of a run and loads its weights."""
+"""Opens a trained model: the only way to load a run's weights outside training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ def open_run(
 
     Args:
         checkpoint: "best" or "last"; None takes the one that the run was tested with (trainer.select).
-        processes: of a command with several: all of them open the same checkpoint.
+        processes: if given, all of them load the checkpoint that the first one chooses.
 
     Raises:
         RunError: there is no run or no such checkpoint, the checkpoint is damaged, another version of the project made
@@ -76,7 +76,7 @@ def open_run(
 
 
 def open_prompts(folder: Path) -> OpenedRun:
-    """The prompt layers of a finished run in front of an empty backbone, which returns what it is given.
+    """The prompt layers of a finished run with nn.Identity as the backbone.
 
     Slope and shift come from the run's result, so this needs no checkpoint.
 

@@ -1,4 +1,4 @@
-"""Reads and writes the files of a run's folder. No other module names them.
+"""Reads and writes the files of a run's folder. No other module reads or writes them.
 
 The folder may be somebody else's, so what its files hold is checked before it is used: every reader returns values of
 the types that its callers count on, and anything else raises a `RunError` that names the file and the key. A folder of

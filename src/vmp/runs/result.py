@@ -17,7 +17,7 @@ from vmp.provenance import provenance
 from vmp.runs.records import read_weights
 
 
-def made_how(
+def describe_training(
     config: Config,
     model: PromptedClassifier,
     plan: TrainingPlan,
