@@ -287,9 +287,9 @@ def test_training_on_prepared_datasets(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("dataset=hmdb51", "dataset.split=2"), "hmdb51-split2 is not there"),
-        (("dataset=finegym",), "finegym is not there"),
-        (("dataset=mpii_cooking2",), "mpii_cooking2 is not there"),
+        (("dataset=hmdb51", "dataset.split=2"), "hmdb51-split2 is not prepared"),
+        (("dataset=finegym",), "finegym is not prepared"),
+        (("dataset=mpii_cooking2",), "mpii_cooking2 is not prepared"),
     ],
 )
 def test_training_without_data_names_the_command(tmp_path, words, message):

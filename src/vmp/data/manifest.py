@@ -113,13 +113,18 @@ def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] 
             clips.append(clip)
         except ValueError as error:
             faults.append(f"{path}:{line}: {error}")
-    if faults:
-        raise ManifestError(f"{len(faults)} row(s) cannot be used:\n{shortlist(faults, 20)}")
+    raise_faults(faults, "row(s)")
     if not clips:
         raise ManifestError(
             f"{path}: no clips; the file has a header and no rows. Make it again with its dataset."
         )
     return Manifest(path, root, classes, tuple(clips))
+
+
+def raise_faults(faults: list[str], what: str = "line(s)") -> None:
+    """Raise ManifestError with the first twenty faults, if there are any."""
+    if faults:
+        raise ManifestError(f"{len(faults)} {what} cannot be used:\n{shortlist(faults, 20)}")
 
 
 def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:

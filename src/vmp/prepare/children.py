@@ -43,22 +43,12 @@ class Lost:
     reason: str
 
 
-class _Reporter:
-    """A child's end of a pipe that never blocks: where the pipe is full, a further report would say nothing new."""
+class _Reports:
+    """What a child reports to its parent."""
 
-    def __init__(self, pipe: Connection | None = None) -> None:
-        self.pipe, self.needs, self.last = pipe, 0.0, 0.0
-        if pipe is not None:
-            os.set_blocking(pipe.fileno(), False)
-
-    def report(self) -> None:
-        self.last = time.monotonic()
-        if self.pipe is not None:
-            with contextlib.suppress(OSError):
-                os.write(self.pipe.fileno(), struct.pack("d", self.needs))
-
-
-_reporter = _Reporter()
+    pipe: Connection | None = None  # outside a child there is none
+    needs = 0.0  # CPU seconds that a step of this job may take, where that is more than the timeout
+    last = 0.0  # when the last report was sent
 
 
 def step(needs: float | None = None) -> None:
@@ -68,9 +58,13 @@ def step(needs: float | None = None) -> None:
         needs: CPU seconds that each later step of this job may take, where that is more than the timeout.
     """
     if needs is not None:
-        _reporter.needs = needs
-    if needs is not None or time.monotonic() - _reporter.last > OFTEN:
-        _reporter.report()
+        _Reports.needs = needs
+    elif time.monotonic() - _Reports.last <= OFTEN:
+        return
+    _Reports.last = time.monotonic()
+    if _Reports.pipe is not None:
+        with contextlib.suppress(OSError):  # the pipe is full: a further report would say nothing new
+            os.write(_Reports.pipe.fileno(), struct.pack("d", _Reports.needs))
 
 
 class _End:
@@ -87,28 +81,23 @@ def in_children(
     """Run a generator function over jobs in parallel; yields (job, item) as items come.
 
     A job that raises, or whose process dies or hangs, ends with a `Lost`, and a new process takes over. All processes
-    are killed when the caller stops, and end when their parent is killed.
+    are killed when the caller stops, and end when their parent is killed. `timeout` and `workers` are those of Work.
 
     Args:
         work: a function of a module, or a partial of one: it is sent to the children by name.
-        timeout: seconds without progress before a process counts as hung; 0: never.
-        workers: None: one per CPU that this process may use.
     """
-    context = mp.get_context("spawn")
     queue = list(jobs)[::-1]
-    number = max(1, min(workers or cpus(), len(queue)))
     children: list[_Child] = []
-    busy: dict[Connection, _Child] = {}
     try:
-        for _ in range(number if queue else 0):
-            children.append(_Child(context, work))
+        for _ in range(min(max(1, workers or cpus()), len(queue))):
+            children.append(_Child(work))
             children[-1].give(queue.pop())
-            busy[children[-1].pipe] = children[-1]
+        busy = list(children)
         while busy:
-            ready = wait(list(busy), timeout=0.5)
-            for pipe, child in list(busy.items()):
+            ready = wait([child.pipe for child in busy], timeout=0.5)
+            for child in list(busy):
                 job, message = child.job, None
-                if pipe in ready:
+                if child.pipe in ready:
                     try:
                         message = child.pipe.recv()
                     except (EOFError, OSError):
@@ -126,10 +115,10 @@ def in_children(
                 else:
                     continue
                 if isinstance(message, Lost | _End):
-                    del busy[pipe]
                     if queue:
                         child.give(queue.pop())
-                        busy[child.pipe] = child
+                    else:
+                        busy.remove(child)
                 if not isinstance(message, _End):
                     yield job, message
     finally:
@@ -140,15 +129,16 @@ def in_children(
 class _Child:
     """One process and the pipe to it."""
 
-    def __init__(self, context: mp.context.SpawnContext, work: Callable[[Any], Iterator[Any]]) -> None:
-        self.context, self.work = context, work
+    def __init__(self, work: Callable[[Any], Iterator[Any]]) -> None:
+        self.work = work
         self._start()
 
     def _start(self) -> None:
-        self.pipe, far = self.context.Pipe()
-        self.reports, report = self.context.Pipe(duplex=False)
+        context = mp.get_context("spawn")
+        self.pipe, far = context.Pipe()
+        self.reports, report = context.Pipe(duplex=False)
         os.set_blocking(self.reports.fileno(), False)
-        self.process = self.context.Process(target=_serve, args=(far, report, self.work), daemon=True)
+        self.process = context.Process(target=_serve, args=(far, report, self.work), daemon=True)
         self.process.start()
         far.close()
         report.close()
@@ -206,8 +196,8 @@ class _Child:
 
 
 def _serve(pipe: Connection, reports: Connection, work: Callable[[Any], Iterator[Any]]) -> None:
-    global _reporter
-    _reporter = _Reporter(reports)
+    _Reports.pipe = reports
+    os.set_blocking(reports.fileno(), False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its children
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OPENCV_LOG_LEVEL"] = os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
@@ -220,7 +210,7 @@ def _serve(pipe: Connection, reports: Connection, work: Callable[[Any], Iterator
     try:
         while True:
             job = pipe.recv()
-            _reporter.needs = 0.0
+            _Reports.needs = 0.0
             try:
                 for item in work(job):
                     pipe.send(item)

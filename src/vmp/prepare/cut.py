@@ -24,13 +24,12 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from vmp.data.decode import check_regular, scaled_size
+from vmp.data.decode import scaled_size
 from vmp.data.stream import orientation, upright_size
 from vmp.data.times import EVEN, Clock, Timeline
-from vmp.errors import VideoReadError
 from vmp.prepare.children import Work
 from vmp.prepare.journal import DiskError, as_disk_error, make_files, unfinished_name
-from vmp.prepare.measure import Measured, Thumbs, count, distance, exact_readers, small
+from vmp.prepare.measure import Measured, Thumbs, count, distance, exact_readers, refusal, small
 from vmp.prepare.plan import Span
 from vmp.prepare.source import Source, packet_times
 
@@ -53,12 +52,12 @@ class CutClip(Span):
     target: Path  # .mp4
     clock: Clock = "file"  # what seconds count from
 
+    def file(self, found: Measured) -> Path:
+        return self.target
+
 
 def cut_all(
-    cuts: Sequence[CutClip],
-    *,
-    short_side: int | None = 320,
-    **work: Unpack[Work],
+    cuts: Sequence[CutClip], *, short_side: int | None = 320, **work: Unpack[Work]
 ) -> Iterator[tuple[CutClip, Measured]]:
     """Write clips, sources in parallel; yields what each clip's file holds as it is done, earlier finished ones first.
 
@@ -100,27 +99,20 @@ def cut_all(
 def _cut_source(
     cuts: tuple[CutClip, ...], *, short_side: int | None
 ) -> Iterator[tuple[CutClip, Measured] | DiskError]:
-    try:
-        yield from _cut_spans(cuts, short_side)
-    except DiskError as error:
-        yield error
-
-
-def _cut_spans(cuts: tuple[CutClip, ...], short_side: int | None) -> Iterator[tuple[CutClip, Measured]]:
     path = cuts[0].source
-    try:
-        check_regular(path)
-    except VideoReadError as error:
-        status = "missing" if error.reason == "not found" else "unreadable"
-        yield from ((cut, Measured(status, error.reason)) for cut in cuts)
+    if refused := refusal(path):
+        yield from ((cut, refused) for cut in cuts)
         return
     times, source = packet_times(path), Source(path)
-    yield from _write_spans(cuts, source, times, short_side)
-    if not _agree(times, source.times()):
-        if not source.fault:  # else all that there is was decoded
-            source = Source(path)
-            deque(source.frames(), maxlen=0)
-        yield from _write_spans(cuts, Source(path), source.times(), short_side)
+    try:
+        yield from _write_spans(cuts, source, times, short_side)
+        if not _agree(times, source.times()):
+            if not source.fault:  # else all that there is was decoded
+                source = Source(path)
+                deque(source.frames(), maxlen=0)
+            yield from _write_spans(cuts, Source(path), source.times(), short_side)
+    except DiskError as error:
+        yield error
 
 
 def _agree(expected: Timeline, decoded: Timeline) -> bool:
@@ -140,9 +132,8 @@ def _write_spans(
     """
     spans: dict[CutClip, tuple[int, int | None]] = {}
     for cut in cuts:
-        in_seconds = (
-            cut.unit == "seconds" and times.frames > 0
-        )  # without packets, decoding will find the fault
+        # without packets, decoding will find the fault
+        in_seconds = cut.unit == "seconds" and times.frames > 0
         if in_seconds and not times.rate:
             yield cut, Measured("unreadable", "the file does not say its frame rate")
         elif in_seconds and (problem := cut.excess(times, cut.clock)):

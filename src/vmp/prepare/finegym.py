@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vmp.data.manifest import NUMBER, read_annotation, read_csv
-from vmp.errors import ConfigError, ManifestError, shortlist
+from vmp.data.manifest import NUMBER, raise_faults, read_annotation, read_csv
+from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.plan import Check, DatasetPlan, Item, equal, read_lines, shipped_classes
 from vmp.prepare.videos import find_videos, pick
 
@@ -170,8 +170,7 @@ def read_elements(path: Path, classes: int) -> dict[str, int]:
             faults.append(f"{path}:{number}: {element} is listed before")
         else:
             labels[element] = int(label)
-    if faults:
-        raise ManifestError(f"{len(faults)} line(s) cannot be used:\n{shortlist(faults, 20)}")
+    raise_faults(faults)
     if not labels:
         raise ManifestError(f"{path}: empty; a line is `element label`. Fetch it again from {PAGE}")
     return labels

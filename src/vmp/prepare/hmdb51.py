@@ -14,7 +14,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from vmp.errors import ConfigError, ManifestError, shortlist
+from vmp.data.manifest import raise_faults
+from vmp.errors import ConfigError
 from vmp.prepare.plan import Check, DatasetPlan, Item, equal, read_lines, shipped_classes
 from vmp.prepare.videos import find_videos, pick
 
@@ -46,15 +47,24 @@ def plan_hmdb51(videos: Path, splits: Path | None = None) -> DatasetPlan:
     classes = shipped_classes("hmdb51")
     found = find_videos(videos)
     folds, checks = read_splits(_splits_folder(videos, splits), classes)
-    listed = {name: entry[0] for fold in folds.values() for name, entry in fold.items()}
+    listed = {name: category for fold in folds.values() for name, (category, _) in fold.items()}
+
+    def item(name: str, category: str) -> Item:
+        stem = Path(name).stem
+        match = _TAGS.search(stem)
+        return Item(
+            id=f"{category}/{stem}",
+            path=pick(found, stem, f"{category}/{name}", folder=category),
+            label=classes.index(category),
+            tags=match.groupdict() if match else {},
+        )
+
     plans: dict[str, tuple[Item, ...]] = {}
     per_class = 0
     for number, fold in folds.items():
         for split in ("train", "test"):
             names = sorted(name for name, (_, use) in fold.items() if use == split)
-            plans[f"split{number}/{split}"] = tuple(
-                _item(found, name, fold[name][0], classes) for name in names
-            )
+            plans[f"split{number}/{split}"] = tuple(item(name, fold[name][0]) for name in names)
         pairs = Counter(fold.values())
         per_class += sum((pairs[c, "train"], pairs[c, "test"]) == PER_CLASS for c in classes)
     full = any(use == "unused" for fold in folds.values() for _, use in fold.values())
@@ -122,8 +132,7 @@ def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold]
                     add(f"{file}:{line}", number, match[2], match[1], use)
                 else:
                     faults.append(f"{file}:{line}: {text[:80]!r} is not `class/file label`")
-    if faults:
-        raise ManifestError(f"{len(faults)} line(s) cannot be used:\n{shortlist(faults, 20)}")
+    raise_faults(faults)
     if not official and not lists:
         raise ConfigError(f"--splits {folder}: holds no split files; {_FETCH_SPLITS}")
     if not official:
@@ -142,17 +151,6 @@ def digest(split_files: list[Path]) -> str:
     for file in sorted(split_files, key=lambda file: file.name):
         h.update(f"{file.name}\0{chr(10).join(text for _, text in read_lines(file))}\n".encode())
     return h.hexdigest()
-
-
-def _item(found: dict[str, list[str]], name: str, category: str, classes: tuple[str, ...]) -> Item:
-    stem = Path(name).stem
-    match = _TAGS.search(stem)
-    return Item(
-        id=f"{category}/{stem}",
-        path=pick(found, stem, f"{category}/{name}", folder=category),
-        label=classes.index(category),
-        tags=match.groupdict() if match else {},
-    )
 
 
 _FETCH_SPLITS = f"unpack test_train_splits.rar from {PAGE} and name its folder of 153 files with --splits"

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from vmp.errors import DataError
 from vmp.prepare.children import TIMEOUT, Lost, in_children
-from vmp.prepare.measure import Measured, append_record, read_records
+from vmp.prepare.measure import Measured, append_record, read_records, stamp
 from vmp.prepare.videos import JOURNAL
 from vmp.progress import bar
 
@@ -40,16 +40,15 @@ class FileToMake(Protocol):
     @property
     def target(self) -> Path: ...
 
+    def file(self, found: Measured) -> Path:
+        """Where the finished file lies."""
+
 
 T = TypeVar("T", bound=FileToMake)
 
 
 class DiskError(Exception):
     """Trouble with the target's disk, which any other source would meet as well."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 def as_disk_error(target: Path, error: Exception) -> Exception:
@@ -71,7 +70,6 @@ def make_files(
     *,
     recipe: Callable[[T], list[Any]],
     title: str,
-    file: Callable[[T, Measured], Path] = lambda task, found: task.target,
     workers: int | None = None,
     timeout: float = TIMEOUT,
     progress: bool = True,
@@ -82,15 +80,13 @@ def make_files(
         work: makes all files of a source, in a child; yields (task, Measured) for each, or a DiskError.
         recipe: what a file is made from beside its source: a file is made again when that changes.
         title: of the progress bar.
-        file: where a finished file lies, if not at its target.
-        workers, timeout, progress: as in Work.
 
     Raises:
         DataError: a folder cannot be written to, the disk is full.
     """
     with ExitStack() as stack:
         journals = {  # opened in one order, so that no two processes wait for each other
-            folder: stack.enter_context(_Journal(folder, file))
+            folder: stack.enter_context(_Journal(folder))
             for folder in sorted({task.target.parent for task in tasks})
         }
         todo: dict[Path, list[T]] = defaultdict(list)
@@ -107,7 +103,7 @@ def make_files(
         left = {task for job in jobs for task in job}
         for job, item in in_children(work, jobs, timeout=timeout, workers=workers):
             if isinstance(item, DiskError):
-                raise DataError(f"{item.reason}. Clips that are finished stay; the same command continues.")
+                raise DataError(f"{item}. Clips that are finished stay; the same command continues.")
             if isinstance(item, Lost):
                 lost = Measured("unreadable", f"{GAVE_UP} {item.reason}")
                 results = [(task, lost) for task in job if task in left]
@@ -125,9 +121,8 @@ def make_files(
 class _Journal:
     """`.cuts.jsonl` of a folder, held by one process at a time; the last line about a file counts."""
 
-    def __init__(self, folder: Path, file: Callable[[Any, Measured], Path]) -> None:
-        self.folder, self.file = folder, file
-        self.known: dict[str, dict[str, Any]] = {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __enter__(self) -> "_Journal":
         try:
@@ -140,7 +135,7 @@ class _Journal:
                 self._lock.acquire()
             self._remove_unfinished()
             entries = read_records(self.folder / JOURNAL)
-            self.known = {e["target"]: e for e in entries if isinstance(e.get("target"), str)}
+            self.known = {entry["target"]: entry for entry in entries if isinstance(entry.get("target"), str)}
             open(self.folder / JOURNAL, "a").close()  # fails here if it cannot be written to
         except OSError as error:
             raise DataError(f"{self.folder}: cannot be written to ({error.strerror or error})") from None
@@ -164,27 +159,23 @@ class _Journal:
             found = Measured.from_json(entry["measured"])
         except (KeyError, TypeError):
             return None
-        same = entry.get("made") == _origin(task, recipe) and entry.get("bytes") == self._bytes(task, found)
+        same = entry.get("made") == _origin(task, recipe) and entry.get("bytes") == _bytes(task, found)
         return found if same else None
 
     def add(self, task: FileToMake, recipe: list[Any], found: Measured) -> None:
         if found.status in ("ok", "partial"):
             entry: dict[str, Any] = {"target": task.target.name, "made": _origin(task, recipe)}
-            entry |= {"bytes": self._bytes(task, found), "measured": asdict(found)}
+            entry |= {"bytes": _bytes(task, found), "measured": asdict(found)}
             append_record(self.folder / JOURNAL, entry)
 
-    def _bytes(self, task: FileToMake, found: Measured) -> int:
-        try:
-            return os.stat(self.file(task, found)).st_size
-        except OSError as error:
-            return 0 if error.errno == errno.ENOENT else -1
+
+def _bytes(task: FileToMake, found: Measured) -> int:
+    try:
+        return os.stat(task.file(found)).st_size
+    except OSError as error:
+        return 0 if error.errno == errno.ENOENT else -1
 
 
 def _origin(task: FileToMake, recipe: list[Any]) -> list[Any]:
     """What a file is made from: name, size and time of its source, and the recipe."""
-    try:
-        info = os.stat(task.source)
-        stamp = [info.st_size, info.st_mtime_ns]
-    except OSError:
-        stamp = [-1, -1]
-    return [task.source.name, *stamp, *recipe]
+    return [task.source.name, *stamp(task.source), *recipe]

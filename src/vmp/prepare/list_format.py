@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vmp.data.manifest import NUMBER, read_annotation, read_csv
-from vmp.errors import ManifestError, shortlist
+from vmp.data.manifest import NUMBER, raise_faults, read_annotation, read_csv
+from vmp.errors import ManifestError
 from vmp.prepare.videos import VIDEO
 
 # names of columns, lower case, with _ for blanks; the first one found is taken
@@ -97,12 +97,6 @@ def read_list(path: Path, split: str = "") -> list[Row]:
     if not rows:
         raise ManifestError(f"{path}: no clips; wanted is {WANTED}")
     return rows
-
-
-def raise_faults(faults: Sequence[str]) -> None:
-    """Raise ManifestError if there are any."""
-    if faults:
-        raise ManifestError(f"{len(faults)} line(s) cannot be used:\n{shortlist(list(faults), 20)}")
 
 
 # --- with a header -------------------------------------------------------------------------------------------------

@@ -15,12 +15,12 @@ from typing import Literal, Unpack
 
 from filelock import FileLock
 
-from vmp.data.manifest import Clip, parse_label, read_classes, spread
+from vmp.data.manifest import Clip, parse_label, raise_faults, read_classes, spread
 from vmp.data.times import Clock
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
 from vmp.prepare.dataset import count_table, write_manifests
-from vmp.prepare.list_format import Row, raise_faults, read_list
+from vmp.prepare.list_format import Row, read_list
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan, Item
 from vmp.prepare.rows import SHORT, in_place_rows, tag_short, unusable
@@ -185,8 +185,11 @@ def _assign_labels(
     every = [(split, row) for split, part in rows.items() for row in part]
     known = {row.label for _, row in every}
     numbers = {label for label in known if _NUMERIC.fullmatch(label)}
+    hint = ""
     if numbers == known:
-        classes, labels, strange, hint = _numbered_classes(every)
+        classes = _numbered_classes([row for _, row in every])
+        labels = {label: int(label) for label in known}
+        hint = ", so that no model could learn it; if that is right, name the classes: dataset.classes=FILE"
     elif numbers:  # one typing error would turn numbers into names, in another order
         numbers_are_few = 2 * len(numbers) <= len(known)
         odd = [row for _, row in every if (row.label in numbers) == numbers_are_few]
@@ -197,34 +200,31 @@ def _assign_labels(
     else:
         classes = tuple(sorted({row.label for row in rows["train"]}))
         labels = {name: i for i, name in enumerate(classes)}
-        strange, hint = [(split, row) for split, row in every if row.label not in labels], ""
-    _raise_label_faults(
-        [f"{r.where}: class {r.label!r} is in {split} but not in train{hint}" for split, r in strange]
-    )
+    trained = {labels[row.label] for row in rows["train"]}
+    faults = [
+        f"{row.where}: class {row.label!r} is in {split} but not in train{hint}"
+        for split, row in every
+        if labels.get(row.label) not in trained
+    ]
+    raise_faults(faults, "label(s)")
     if len(classes) < 2:
         files = ", ".join(part[0].where.rpartition(":")[0] for part in rows.values())
         raise ManifestError(f"{files}: {len(classes)} class(es); a classifier needs at least 2")
     return classes, dict.fromkeys(rows, labels)
 
 
-def _numbered_classes(
-    rows: Sequence[tuple[str, Row]],
-) -> tuple[tuple[str, ...], Labels, list[tuple[str, Row]], str]:
-    """Classes 0 .. n - 1, labels, rows (split, row) whose class is not in train, and how the message on these ends."""
-    ids = {int(row.label) for _, row in rows}
+def _numbered_classes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The classes 0 .. n - 1. Raises ManifestError where a number between them never occurs."""
+    ids = {int(row.label) for row in rows}
     gaps = [i for i in range(min(max(ids), len(ids)) + 1) if i not in ids]
     if gaps:
-        top = next(row.where for _, row in rows if int(row.label) == max(ids))
+        top = next(row.where for row in rows if int(row.label) == max(ids))
         raise ManifestError(
             f"{top}: labels run from {min(ids)} to {max(ids)} but {', '.join(map(str, gaps[:10]))} never occur(s) "
             "in the lists; labels count from 0. If that is right, name the classes: dataset.classes=FILE, one name "
             "a line."
         )
-    trained = {int(row.label) for split, row in rows if split == "train"}
-    strange = [(split, row) for split, row in rows if int(row.label) not in trained]
-    hint = ", so that no model could learn it; if that is right, name the classes: dataset.classes=FILE"
-    classes = tuple(str(i) for i in range(max(ids) + 1))
-    return classes, {row.label: int(row.label) for _, row in rows}, strange, hint
+    return tuple(str(i) for i in range(max(ids) + 1))
 
 
 def _by_name_or_number(rows: Sequence[Row], classes: Sequence[str], file: Path) -> Labels:
@@ -258,10 +258,5 @@ def _by_name_or_number(rows: Sequence[Row], classes: Sequence[str], file: Path) 
                 f"{row.where}: label {label!r} is the name of class {by_name[label]} in {file}, and the number of "
                 f"class {classes[by_number[label]]!r}; use names that are not numbers"
             )
-    _raise_label_faults(faults)
+    raise_faults(faults, "label(s)")
     return by_number
-
-
-def _raise_label_faults(faults: list[str]) -> None:
-    if faults:
-        raise ManifestError(f"{len(faults)} label(s) cannot be used:\n{shortlist(faults, 20)}")

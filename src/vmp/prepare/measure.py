@@ -41,10 +41,9 @@ SEEK = 4  # one seek may take this many times the CPU time of reading the whole 
 READ_THROUGH = 4e9  # pixels that a reader has to return at most, so that measuring large videos ends
 REACH = 2000  # frames: the packets of so many are read through in a few ms
 BY_TIME = ("opencv",)  # readers that seek to a frame by its time at the nominal rate
-IN_ORDER = ("decord",)  # readers whose frames change from reading to reading where times are not in order
-PLAIN = (
-    "decord",
-)  # readers that take samples hidden by an edit list for frames when they look for a keyframe
+# readers whose frames change from reading to reading where times are not in order, and that take samples hidden by an
+# edit list for frames when they look for a keyframe
+PLAIN = ("decord",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,43 +94,55 @@ def measure(path: str | os.PathLike[str], *, readers: Sequence[str] | None = Non
     return replace(counted.found, readers=exact_readers(Path(path), counted, readers))
 
 
+def _measure_one(path: Path, *, readers: Sequence[str] | None) -> Iterator[Measured]:
+    yield measure(path, readers=readers)
+
+
 @dataclass(frozen=True, slots=True)
 class Counted:
     """What decoding a whole file gave."""
 
     found: Measured  # without readers
     thumbs: "Thumbs"
-    steady: bool = False  # frames are evenly spaced in time
-    ordered: bool = False  # times rise from frame to frame
-    keyframes: int = 0
-    hidden: bool = False  # an edit list leaves frames out
+    source: Source
 
 
 def count(path: str | os.PathLike[str]) -> Counted:
     """Decode the whole file with PyAV. Never raises for a bad file."""
-    path, thumbs = Path(path), Thumbs()
-    try:
-        check_regular(path)
-    except VideoReadError as error:
-        status = "missing" if error.reason == "not found" else "unreadable"
-        return Counted(Measured(status, error.reason), thumbs)
-    source, began = Source(path), time.process_time()
+    thumbs, source = Thumbs(), Source(Path(path))
+    if refused := refusal(source.path):
+        return Counted(refused, thumbs, source)
+    began = time.process_time()
     picture = np.empty((0, 0, 3), np.uint8)
     for frame in source.frames():
         picture = upright(frame.to_ndarray(format="rgb24"), frame)
         thumbs.add(small(picture))
     step(needs=SEEK * (time.process_time() - began))
     if not source.count:
-        return Counted(Measured("unreadable", source.fault or "no frame could be decoded"), thumbs)
+        found = Measured("unreadable", source.fault or "no frame could be decoded")
+        return Counted(found, thumbs, source)
     height, width = picture.shape[:2]
-    status = "partial" if source.fault else "ok"
     shown = source.times()
     found = Measured(
-        *(status, source.fault, source.count, shown.rate, width, height),
+        "partial" if source.fault else "ok",
+        source.fault,
+        frames=source.count,
+        fps=shown.rate,
+        width=width,
+        height=height,
         first=shown.first,
         steps=shown.steps,
     )
-    return Counted(found, thumbs, source.is_steady(), source.is_ordered(), source.keyframes, source.hidden)
+    return Counted(found, thumbs, source)
+
+
+def refusal(path: Path) -> Measured | None:
+    """What is wrong with a file that cannot be a video, without decoding it."""
+    try:
+        check_regular(path)
+    except VideoReadError as error:
+        return Measured("missing" if error.reason == "not found" else "unreadable", error.reason)
+    return None
 
 
 def exact_readers(path: Path, counted: Counted, readers: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -154,7 +165,7 @@ def _by_speed(readers: Sequence[str], counted: Counted) -> list[str]:
     keyframes closer than that pyav_seek is 1.2 to 3 times faster; with longer groups they are about equal, and in long
     files opencv comes first, since pyav_seek may have to read all packets.
     """
-    near = counted.found.frames <= REACH and counted.found.frames <= STEP * counted.keyframes
+    near = counted.found.frames <= REACH and counted.found.frames <= STEP * counted.source.keyframes
     order = ("pyav_seek", "opencv") if near else ("opencv", "pyav_seek")
     return [r for r in order if r in readers] + [r for r in readers if r not in order]
 
@@ -173,10 +184,6 @@ def measure_all(
     work = partial(_measure_one, readers=readers)
     for path, found in in_children(work, paths, timeout=timeout, workers=workers):
         yield path, Measured("unreadable", f"{GAVE_UP} {found.reason}") if isinstance(found, Lost) else found
-
-
-def _measure_one(path: Path, *, readers: Sequence[str] | None) -> Iterator[Measured]:
-    yield measure(path, readers=readers)
 
 
 # --- what was measured before ----------------------------------------------------------------------------------------
@@ -212,27 +219,28 @@ def measure_cached(
         files = {path: inside(root, path) for path in paths}
     except ValueError as error:
         raise ManifestError(str(error)) from None
-    found = {file: known[_stamp(file)] for file in files.values() if _stamp(file) in known}
-    todo = [file for file in dict.fromkeys(files.values()) if file not in found]
+    stamps = {file: (str(file), *stamp(file)) for file in files.values()}
+    found = {file: known[stamps[file]] for file in stamps if stamps[file] in known}
+    todo = [file for file in stamps if file not in found]
     if todo:
         with bar("measure videos", len(todo), shown=progress) as shown:
             for file, result in measure_all(todo, workers=workers, timeout=timeout):
                 found[file] = result
                 if result.status != "missing" and not result.reason.startswith(GAVE_UP):
-                    name, size, changed = _stamp(file)
-                    entry = {"version": MEASURING, "file": name, "size": size, "time": changed}
+                    size, changed = stamp(file)
+                    entry = {"version": MEASURING, "file": str(file), "size": size, "time": changed}
                     append_record(cache, entry | {"measured": asdict(result)})
                 shown.advance()
     return {path: found[file] for path, file in files.items()}
 
 
-def _stamp(file: Path) -> tuple[str, int, int]:
-    """Name, size and time of a file; -1 where it is missing."""
+def stamp(file: Path) -> tuple[int, int]:
+    """Size and time of a file; -1 where it is missing."""
     try:
         info = os.stat(file)
     except OSError:
-        return str(file), -1, -1
-    return str(file), info.st_size, info.st_mtime_ns
+        return -1, -1
+    return info.st_size, info.st_mtime_ns
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -304,9 +312,9 @@ def _is_exact(path: Path, reader: str, counted: Counted) -> bool:
     """Whether a reader returns the counted frames, read through and after seeks."""
     n, kept = counted.thumbs.count, counted.thumbs.kept()
     pixels = counted.found.width * counted.found.height
-    if reader in BY_TIME and n > STEP and not counted.steady:
+    if reader in BY_TIME and n > STEP and not counted.source.is_steady():
         return False
-    if (reader in IN_ORDER and not counted.ordered) or (reader in PLAIN and counted.hidden):
+    if reader in PLAIN and (counted.source.hidden or not counted.source.is_ordered()):
         return False
     around = {i: range(max(0, i - NEAR), min(n, i + NEAR + 1)) for i in kept}
     known = np.array(sorted(i for i, near in around.items() if all(j in kept for j in near)))

@@ -60,7 +60,6 @@ def remux_all(tasks: Sequence[Remux], **work: Unpack[Work]) -> Iterator[tuple[Re
         _remux_one,
         recipe=lambda task: ["remux", REMUXING, *seeking()],
         title="remux clips",
-        file=Remux.file,
         **work,
     )
 
@@ -170,9 +169,7 @@ def _clip(task: Remux, half: Path) -> Measured:
         return found
     found = replace(found, readers=exact_readers(task.source, counted))
     everyone = {*seeking(), "pyav"}
-    if set(found.readers) == everyone and not is_packed(
-        task.source
-    ):  # where packed, readers may be exact by luck
+    if set(found.readers) == everyone and not is_packed(task.source):  # if packed, they may be exact by luck
         fault = "every reader is exact for it"
     else:
         fault, readers = _write(task, half, counted)
@@ -213,9 +210,7 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
         return f"{type(error).__name__} when remuxed", ()
     except (ValueError, IndexError) as error:  # such as another number of pictures
         return f"cannot be remuxed ({error})", ()
-    return "", exact_readers(
-        half, replace(counted, steady=b.is_steady(), ordered=b.is_ordered(), hidden=b.hidden)
-    )
+    return "", exact_readers(half, replace(counted, source=b))
 
 
 def _link(source: Path, target: Path) -> None:

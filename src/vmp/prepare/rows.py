@@ -9,7 +9,7 @@ Notable here:
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -27,6 +27,10 @@ SHORT = 9  # frames: models of the paper take at least 8, and the prompts need o
 Rows = dict[str, list[Clip]]  # split -> clips
 
 
+def _rows(plan: DatasetPlan, row: Callable[[Item], Clip]) -> Rows:
+    return {split: [row(item) for item in items] for split, items in plan.splits.items()}
+
+
 def unmeasured_rows(plan: DatasetPlan, there: Mapping[str, bool]) -> Rows:
     """Rows with what is known before any file is opened."""
 
@@ -34,7 +38,7 @@ def unmeasured_rows(plan: DatasetPlan, there: Mapping[str, bool]) -> Rows:
         status = "missing" if not there[item.path] else "unreadable" if item.problem else "ok"
         return Clip(id=item.id, path=item.path, label=item.label, status=status)
 
-    return {split: [row(item) for item in items] for split, items in plan.splits.items()}
+    return _rows(plan, row)
 
 
 # --- spans of the original videos ----------------------------------------------------------------------------------
@@ -42,10 +46,7 @@ def unmeasured_rows(plan: DatasetPlan, there: Mapping[str, bool]) -> Rows:
 
 def in_place_rows(plan: DatasetPlan, found: Mapping[str, Measured]) -> Rows:
     """Rows of spans of files that were measured; a path that was not measured is missing."""
-    return {
-        split: [in_place_row(item, found.get(item.path), clock=plan.clock) for item in items]
-        for split, items in plan.splits.items()
-    }
+    return _rows(plan, lambda item: in_place_row(item, found.get(item.path), clock=plan.clock))
 
 
 def in_place_row(item: Item, found: Measured | None, *, clock: Clock = "file") -> Clip:
@@ -97,12 +98,7 @@ def tag_short(clip: Clip) -> Clip:
 
 
 def cut_rows(
-    plan: DatasetPlan,
-    there: Mapping[str, bool],
-    out: Path,
-    *,
-    short_side: int | None,
-    **work: Unpack[Work],
+    plan: DatasetPlan, there: Mapping[str, bool], out: Path, *, short_side: int | None, **work: Unpack[Work]
 ) -> Rows:
     """Cut every clip that has a source; rows of all clips.
 
@@ -110,23 +106,22 @@ def cut_rows(
         ConfigError: a source is a clip that was made here.
         DataError: the disk cannot be written to.
     """
-    cuts = clips_to_cut(plan, there, out)
-    done = cut_all(cuts, short_side=short_side, **work)
+    done = cut_all(clips_to_cut(plan, there, out), short_side=short_side, **work)
     made = {cut.target: (cut, found) for cut, found in done}
 
     def row(item: Item) -> Clip:
-        if out / _target(item) not in made:
-            return _row_without_file(item, there[item.path])
-        cut, found = made[out / _target(item)]
-        clip = with_measured(_row(item, _target(item)), found)
+        clip = _row(item)
+        if out / clip.path not in made:
+            return _without_file(clip, item, there)
+        cut, found = made[out / clip.path]
+        clip = with_measured(clip, found)
         if cut.end is not None:
-            span = f"{cut.start:.10g}-{cut.end:.10g}"
-            clip = replace(clip, tags=clip.tags | {f"source_{cut.unit}": span})
+            clip.tags[f"source_{cut.unit}"] = f"{cut.start:.10g}-{cut.end:.10g}"
         if found.status == "ok" or _ends_with_source(cut, found):
             return clip
         return unusable(clip, found.status, found.reason)
 
-    return {split: [row(item) for item in items] for split, items in plan.splits.items()}
+    return _rows(plan, row)
 
 
 def remux_rows(
@@ -138,71 +133,61 @@ def remux_rows(
         ConfigError: a source is a clip that was made here, or clips are spans.
         DataError: the disk cannot be written to.
     """
-    done = remux_all(files_to_remux(plan, there, out), **work)
-    made = {task.target: (task, found) for task, found in done}
+    made = {task.target: (task, found) for task, found in remux_all(files_to_remux(plan, there, out), **work)}
     whole = [found for _, found in made.values() if found.status == "ok"]
     kept = Counter(found.reason.removeprefix(KEPT) for found in whole if found.reason)
     lines = [f"\n  {count:,} kept as they are: {reason}" for reason, count in kept.most_common()]
     note = f"{len(whole) - kept.total():,} of {len(whole):,} clips remuxed{''.join(lines)}"
 
     def row(item: Item) -> Clip:
-        if out / _target(item) not in made:
-            return _row_without_file(item, there[item.path])
-        task, found = made[out / _target(item)]
-        clip = with_measured(_row(item, task.file(found).relative_to(out).as_posix()), found)
+        clip = _row(item)
+        if out / clip.path not in made:
+            return _without_file(clip, item, there)
+        task, found = made[out / clip.path]
+        clip = with_measured(replace(clip, path=task.file(found).relative_to(out).as_posix()), found)
         if found.status != "ok":
             return unusable(clip, found.status, found.reason)
         return replace(clip, tags=clip.tags | {"remuxed": "no" if found.reason else "yes"})
 
-    return {split: [row(item) for item in items] for split, items in plan.splits.items()}, note
+    return _rows(plan, row), note
 
 
 def clips_to_cut(plan: DatasetPlan, there: Mapping[str, bool], out: Path) -> list[CutClip]:
+    """A clip for each item that has a source. ConfigError if one of these is a clip that was made here."""
     cuts: dict[Path, CutClip] = {}  # by target: splits may share clips
-    for item in _usable_items(plan, there, out):
-        source, target = plan.videos / item.path, out / _target(item)
-        cuts[target] = CutClip(source=source, target=target)
-        if item.unit != "file":
-            cuts[target] = replace(
-                cuts[target], start=item.start, end=item.end, unit=item.unit, clock=plan.clock
+    for item in plan.items:
+        if not there[item.path] or item.problem:
+            continue
+        cut = CutClip(source=plan.videos / item.path, target=out / _target(item))
+        if (out / "clips").resolve() in cut.source.resolve().parents:
+            raise ConfigError(
+                f"--videos {plan.videos}: {cut.source} was cut before; name the folder of the sources"
             )
+        if item.unit != "file":
+            cut = replace(cut, start=item.start, end=item.end, unit=item.unit, clock=plan.clock)
+        cuts[cut.target] = cut
     return list(cuts.values())
 
 
 def files_to_remux(plan: DatasetPlan, there: Mapping[str, bool], out: Path) -> list[Remux]:
     if any(item.unit != "file" for item in plan.items):
         raise ConfigError("--remux: clips of this dataset are parts of longer videos; --cut writes them")
-    items = _usable_items(plan, there, out)
-    tasks = {_target(i): Remux(source=plan.videos / i.path, target=out / _target(i)) for i in items}
-    return list(tasks.values())
-
-
-def _usable_items(plan: DatasetPlan, there: Mapping[str, bool], out: Path) -> list[Item]:
-    """Items that have a source. ConfigError if one of these is a clip that was made here."""
-    items = [item for item in plan.items if there[item.path] and not item.problem]
-    for item in items:
-        source = plan.videos / item.path
-        if (out / "clips").resolve() in source.resolve().parents:
-            raise ConfigError(
-                f"--videos {plan.videos}: {source} was cut before; name the folder of the sources"
-            )
-    return items
+    return [Remux(source=cut.source, target=cut.target) for cut in clips_to_cut(plan, there, out)]
 
 
 def _target(item: Item) -> str:
     return f"clips/{item.id}.mp4"
 
 
-def _row(item: Item, path: str) -> Clip:
-    return Clip(id=item.id, path=path, label=item.label, tags=item.tags | {"source": item.path})
+def _row(item: Item) -> Clip:
+    return Clip(id=item.id, path=_target(item), label=item.label, tags=item.tags | {"source": item.path})
 
 
-def _row_without_file(item: Item, there: bool) -> Clip:
-    """A row for a clip that was not made."""
-    status, problem = (
-        ("unreadable", item.problem) if there else ("missing", item.problem or "source not found")
-    )
-    return unusable(_row(item, _target(item)), status, problem)
+def _without_file(clip: Clip, item: Item, there: Mapping[str, bool]) -> Clip:
+    """The row of a clip that was not made."""
+    if there[item.path]:
+        return unusable(clip, "unreadable", item.problem)
+    return unusable(clip, "missing", item.problem or "source not found")
 
 
 def _ends_with_source(cut: CutClip, found: Measured) -> bool:
