@@ -87,17 +87,10 @@ def verify(options: argparse.Namespace) -> None:
     faulty, untried = [], []
     for path in options.manifests:
         for manifest in _manifests_under(path):
-            verified = verify(
-                manifest,
-                root=options.root,
-                workers=options.workers,
-                timeout=options.timeout,
-                readers=options.reader or (),
-            )
-            print(
-                f"{manifest}: "
-                + ", ".join(f"{count:,} {status}" for status, count in verified.counts.items())
-            )
+            work = {"workers": options.workers, "timeout": options.timeout}
+            verified = verify(manifest, root=options.root, readers=options.reader or (), **work)
+            counts = ", ".join(f"{count:,} {status}" for status, count in verified.counts.items())
+            print(f"{manifest}: {counts}")
             for name, clips in verified.exact.items():
                 print(f"  {name} is exact for {clips:,} of {verified.counts['ok']:,} usable clips")
             if verified.untried:
@@ -134,20 +127,13 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
     if options.dataset == "finegym":
         from vmp.prepare.finegym import plan_finegym
 
-        annotations = options.annotations or options.videos
-        plan = plan_finegym(
-            options.videos, annotations, times=options.times, allow_missing=options.allow_missing
-        )
+        annotations, allow_missing = options.annotations or options.videos, options.allow_missing
+        plan = plan_finegym(options.videos, annotations, times=options.times, allow_missing=allow_missing)
         return dataclasses.replace(plan, clock=options.clock)
     from vmp.prepare.mpii import plan_mpii
 
-    return plan_mpii(
-        options.videos,
-        options.mat,
-        options.splits,
-        frame_base=options.frame_base,
-        train_on_val=options.train_on_val,
-    )
+    choices = {"frame_base": options.frame_base, "train_on_val": options.train_on_val}
+    return plan_mpii(options.videos, options.mat, options.splits, **choices)
 
 
 def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
@@ -173,12 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--videos", type=Path, required=True, help="folder with the videos, in any depth")
     add("--out", type=Path, help="folder for the manifests (default: data/DATASET)")
     add("--allow-missing", action="store_true", help="write manifests even if a check failed")
-    add(
-        "--short-side",
-        type=int,
-        default=320,
-        help="short side of clips that are cut; 0: of the source (default: 320)",
-    )
+    side = "short side of clips that are cut; 0: of the source (default: 320)"
+    add("--short-side", type=int, default=320, help=side)
     add("--dry-run", action="store_true", help="print what would be done; write nothing")
     add("--histogram", action="store_true", help="print the clips of every class")
     workers = "processes (default: one per CPU that may be used)"
@@ -187,65 +169,46 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout", type=float, default=TIMEOUT, help=timeout)
 
     hmdb51 = datasets.add_parser("hmdb51", parents=[common], help="HMDB-51: 51 classes, three splits")
-    hmdb51.add_argument(
-        "--splits", type=Path, help="folder of the 153 split files (default: under or beside VIDEOS)"
-    )
+    splits = "folder of the 153 split files (default: under or beside VIDEOS)"
+    hmdb51.add_argument("--splits", type=Path, help=splits)
     remux = "copy clips to OUT/clips without loss, so that every reader is exact; link those where that is impossible"
-    _add_where_clips_are(hmdb51).add_argument(
-        "--remux", dest="how", action="store_const", const="remux", help=remux
-    )
+    add = _add_where_clips_are(hmdb51).add_argument
+    add("--remux", dest="how", action="store_const", const="remux", help=remux)
     finegym = datasets.add_parser("finegym", parents=[common], help="FineGym, Gym99 v1.1")
     finegym.add_argument("--annotations", type=Path, help="folder of lists and JSON (default: VIDEOS)")
     finegym.add_argument("--times", type=Path, help="CSV id,start,end in seconds, instead of the JSON")
-    finegym.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default="file",
-        help="what seconds count from: the file's own clock, as players show it (default), or its first frame",
-    )
+    clock = "what seconds count from: the file's own clock, as players show it (default), or its first frame"
+    finegym.add_argument("--clock", choices=CLOCKS, default="file", help=clock)
     _add_where_clips_are(finegym)
     mpii = datasets.add_parser("mpii_cooking2", parents=[common], help="MPII Cooking 2, 67 verbs")
     mpii.add_argument("--mat", type=Path, required=True, help="attributesAnnotations_MPII-Cooking-2.mat")
     mpii.add_argument("--splits", type=Path, required=True, help="the folder experimentalSetup")
-    mpii.add_argument(
-        "--frame-base",
-        type=int,
-        choices=(0, 1),
-        default=1,
-        help="0: one frame late, as the authors' script reads it",
-    )
+    base = "0: one frame late, as the authors' script reads it"
+    mpii.add_argument("--frame-base", type=int, choices=(0, 1), default=1, help=base)
     mpii.add_argument("--train-on-val", action="store_true", help="train on the validation subject, too")
 
     _add_where_clips_are(mpii)
 
     check = datasets.add_parser("verify", help="check the files behind manifests")
-    check.add_argument("manifests", type=Path, nargs="+", help="manifests, or folders that hold some")
-    check.add_argument(
-        "--root", type=Path, help="folder of the videos (default: the one recorded beside the manifest)"
-    )
-    check.add_argument(
-        "--reader",
-        action="append",
-        choices=OPTIONAL,
-        help="measure this reader too, and list it where it is exact; torchcodec_cuda decodes on a GPU",
-    )
-    check.add_argument("--workers", type=int, help=workers)
-    check.add_argument("--timeout", type=float, default=TIMEOUT, help=timeout)
+    add = check.add_argument
+    add("manifests", type=Path, nargs="+", help="manifests, or folders that hold some")
+    root = "folder of the videos (default: the one recorded beside the manifest)"
+    add("--root", type=Path, help=root)
+    reader = "measure this reader too, and list it where it is exact; torchcodec_cuda decodes on a GPU"
+    add("--reader", action="append", choices=OPTIONAL, help=reader)
+    add("--workers", type=int, help=workers)
+    add("--timeout", type=float, default=TIMEOUT, help=timeout)
     return parser
 
 
 def _add_where_clips_are(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-def]
     """Add the options that exclude each other."""
     group = parser.add_mutually_exclusive_group()
-    for name, const, text in (
-        (
-            "--in-place",
-            "in place",
-            "use the videos where they are, long ones too (default: long ones are refused)",
-        ),
-        ("--cut", "cut", "write every clip as a small file under OUT/clips"),
-    ):
-        group.add_argument(name, dest="how", action="store_const", const=const, help=text)
+    add = group.add_argument
+    in_place = "use the videos where they are, long ones too (default: long ones are refused)"
+    add("--in-place", dest="how", action="store_const", const="in place", help=in_place)
+    cut = "write every clip as a small file under OUT/clips"
+    add("--cut", dest="how", action="store_const", const="cut", help=cut)
     return group
 
 

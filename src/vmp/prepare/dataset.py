@@ -8,9 +8,10 @@ Notable here:
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 from filelock import FileLock
 
@@ -66,6 +67,8 @@ def prepare(
         ConfigError: sources too long to be read in place, or that `how` cannot be applied to.
         DataError: out cannot be written to.
     """
+    import av
+
     there = {path: _is_there(plan.videos, path) for path in sorted({item.path for item in plan.items})}
     present, lost = [p for p in there if there[p]], [p for p in there if not there[p]]
     checks = [*plan.checks, equal("video files", len(there), len(present))]
@@ -75,7 +78,7 @@ def prepare(
         notes.append(f"{len(lost):,} file(s) not found under {plan.videos}:\n{listed}")
 
     def finish(clips: Rows, *, measured: bool, written: Sequence[Path] = ()) -> Preparation:
-        text = report(plan, clips, checks, notes, measured=measured, histogram=histogram)
+        text = report(plan, clips, checks, notes, measured, histogram)
         return Preparation(text, tuple(check for check in checks if not check.ok), tuple(written))
 
     def must_stop() -> bool:
@@ -86,11 +89,8 @@ def prepare(
         if unusable:
             notes.append(f"{len(unusable):,} clip(s) cannot be used:\n{shortlist(unusable)}")
         if dry_run:
-            notes.append(
-                describe_estimate(
-                    plan, there, out, how=how, short_side=short_side, workers=work.get("workers")
-                )
-            )
+            workers = work.get("workers")
+            notes.append(describe_estimate(plan, there, out, how=how, short_side=short_side, workers=workers))
         return finish(unmeasured_rows(plan, there), measured=False)
     if how == "in place" and not long_in_place:
         _refuse_long(plan, present)
@@ -112,12 +112,22 @@ def prepare(
         _check_clips(clips, checks, notes)
         if must_stop():
             return finish(clips, measured=True)
-        written = write_manifests(
-            clips, plan.classes, out, plan.videos if how == "in place" else out, within=out
-        )
+        root = plan.videos if how == "in place" else out
+        written = write_manifests(clips, plan.classes, out, root, within=out)
         side = short_side if how == "cut" else None
-        options = plan.options | {"how": how, "short_side": side, "allow_missing": allow_missing}
-        write_json(out / "prepare.json", _record(plan, clips, checks, notes, lost, options))
+        record = {
+            "dataset": plan.name,
+            "videos": str(plan.videos.resolve()),
+            "options": plan.options | {"how": how, "short_side": side, "allow_missing": allow_missing},
+            "counts": {split: count_clips(part) for split, part in clips.items()},
+            "usable_per_class": {split: _per_class(plan, part, "ok") for split, part in clips.items()},
+            "expected_per_class": {split: _per_class(plan, part) for split, part in clips.items()},
+            "checks": [check._asdict() for check in checks],
+            "notes": notes,
+            "missing_files": lost,
+            "pyav": av.__version__,
+        }
+        write_json(out / "prepare.json", record)
     return finish(clips, measured=True, written=written)
 
 
@@ -134,12 +144,10 @@ def _refuse_long(plan: DatasetPlan, paths: Sequence[str]) -> None:
         return
     long = []
     for path in paths:
-        try:
+        with suppress(VideoReadError):  # measuring will say what is wrong with it
             seconds = probe(plan.videos / path).seconds
-        except VideoReadError:  # measuring will say what is wrong with it
-            continue
-        if seconds and seconds > LONG:
-            long.append(f"{path}: {seconds / 60:.0f} min")
+            if seconds > LONG:
+                long.append(f"{path}: {seconds / 60:.0f} min")
     if long:
         raise ConfigError(
             f"{len(long)} video(s) last more than {LONG / 60:.0f} minutes:\n{shortlist(long)}\n"
@@ -163,12 +171,7 @@ def _check_clips(clips: Rows, checks: list[Check], notes: list[str]) -> None:
 def write_manifests(
     clips: Rows, classes: Sequence[str], out: Path, root: Path, *, within: Path
 ) -> list[Path]:
-    """Write the manifest of each split as out/SPLIT.csv, and before them, in their folders, what they need.
-
-    Args:
-        root: folder of the videos.
-        within: folder that may be moved as a whole; a root in it is recorded relative to the manifests.
-    """
+    """Write each split's manifest as out/SPLIT.csv, after what they need; root and within as in `record_root`."""
     for folder in {(out / split).parent for split in clips}:
         write_classes(folder / "classes.txt", classes)
         record_root(folder, root, within=within)
@@ -180,7 +183,7 @@ def write_manifests(
     return [out / f"{split}.csv" for split in clips]
 
 
-# --- the report and the record -------------------------------------------------------------------------------------
+# --- the report ----------------------------------------------------------------------------------------------------
 
 
 def count_clips(clips: Iterable[Clip]) -> dict[str, int]:
@@ -208,13 +211,7 @@ def count_table(clips: Mapping[str, Sequence[Clip]], *, measured: bool = True) -
 
 
 def report(
-    plan: DatasetPlan,
-    clips: Rows,
-    checks: Sequence[Check],
-    notes: Sequence[str],
-    *,
-    measured: bool,
-    histogram: bool,
+    plan: DatasetPlan, clips: Rows, checks: Sequence[Check], notes: list[str], measured: bool, histogram: bool
 ) -> str:
     """The table of counts, the clips per class, their lengths, the checks and the notes."""
     lines = [f"{plan.name}: {len(plan.classes)} classes, videos in {plan.videos}"]
@@ -229,18 +226,13 @@ def report(
     else:
         for split, pair in tables.items():
             usable, total = (f"{min(c)} / {sorted(c)[len(c) // 2]} / {max(c)}" for c in pair)
-            empty = sum(count == 0 for count in pair[0])
-            lines.append(
-                f"{split:14}min / median / max {usable} ({total})"
-                + (f", {empty} classes without any" if empty else "")
-            )
+            empty = f", {pair[0].count(0)} classes without any" if 0 in pair[0] else ""
+            lines.append(f"{split:14}min / median / max {usable} ({total}){empty}")
     for split, part in clips.items():
         lengths = sorted(clip.length for clip in part if clip.status == "ok" and clip.frames)
         if lengths:
-            at = [lengths[round(q * (len(lengths) - 1))] for q in (0, 0.05, 0.5, 0.95, 1)]
-            lines.append(
-                f"{split:14}frames per clip, min / 5 % / median / 95 % / max " + " / ".join(map(str, at))
-            )
+            at = " / ".join(str(lengths[round(q * (len(lengths) - 1))]) for q in (0, 0.05, 0.5, 0.95, 1))
+            lines.append(f"{split:14}frames per clip, min / 5 % / median / 95 % / max {at}")
     lines += ["", *map(str, checks), *(f"note    {note}" for note in notes)]
     return "\n".join(lines)
 
@@ -248,28 +240,3 @@ def report(
 def _per_class(plan: DatasetPlan, clips: Iterable[Clip], status: str | None = None) -> list[int]:
     counts = Counter(clip.label for clip in clips if status in (None, clip.status))
     return [counts[label] for label in range(len(plan.classes))]
-
-
-def _record(
-    plan: DatasetPlan,
-    clips: Rows,
-    checks: Sequence[Check],
-    notes: Sequence[str],
-    lost: Sequence[str],
-    options: dict[str, Any],
-) -> dict[str, Any]:
-    """prepare.json: all that was printed, and the options."""
-    import av
-
-    return {
-        "dataset": plan.name,
-        "videos": str(plan.videos.resolve()),
-        "options": options,
-        "counts": {split: count_clips(part) for split, part in clips.items()},
-        "usable_per_class": {split: _per_class(plan, part, "ok") for split, part in clips.items()},
-        "expected_per_class": {split: _per_class(plan, part) for split, part in clips.items()},
-        "checks": [check._asdict() for check in checks],
-        "notes": list(notes),
-        "missing_files": list(lost),
-        "pyav": av.__version__,
-    }

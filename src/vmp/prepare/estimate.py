@@ -9,12 +9,16 @@ Notable here:
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
+
+from rich.filesize import decimal
 
 from vmp.data.stream import open_video, video_stream
 from vmp.errors import VideoReadError
@@ -42,8 +46,7 @@ class Estimate:
     seconds: float  # with the given number of processes
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
+class _Sample(NamedTuple):
     """What one clip took: seconds per pixel to decode, seconds per pixel to write and check, bytes per pixel."""
 
     decoding: float
@@ -71,7 +74,7 @@ def describe_estimate(
         sources = sorted({task.source for task in files_to_remux(plan, there, out)})
         e = estimate_measuring(sources, times=2.0, workers=workers)
         does = (
-            f"remuxing would read {e.sources:,} videos, {e.frames:,} frames, and write as many, or link them"
+            f"remuxing would read {e.sources:,} videos, {e.frames:,} frames, and write as many or link them"
         )
     else:
         sources = sorted({plan.videos / item.path for item in plan.items if there[item.path]})
@@ -79,7 +82,7 @@ def describe_estimate(
         does = f"measuring would read {e.sources:,} videos, {e.frames:,} frames"
     if not e.sources:
         return "no video can be read, so there is nothing to do"
-    disk = "no disk" if how == "in place" else f"about {_format_size(e.bytes)} of disk"
+    disk = "no disk" if how == "in place" else f"about {decimal(e.bytes)} of disk"
     return f"{does}: {disk}, and about {_format_time(e.seconds)}"
 
 
@@ -90,7 +93,7 @@ def estimate_cutting(
     parts: dict[Path, list[CutClip]] = defaultdict(list)
     for cut in cuts:
         parts[cut.source].append(cut)
-    probes = _probe_all(list(parts))
+    probes = _probe_all(parts)
     usable = [cut for cut in cuts if cut.source in probes]
     sample = _mean_sample(usable, short_side, workers)
     frames = 0
@@ -122,22 +125,19 @@ def estimate_measuring(paths: Sequence[Path], *, times: float = 1.0, workers: in
     seconds = []
     for p in probes.values():
         pixels = p.frames_promised * p.width * p.height
-        seconds.append(
-            times * sample.decoding * (pixels + READS * len(seeking()) * min(pixels, READ_THROUGH))
-        )
+        read = pixels + READS * len(seeking()) * min(pixels, READ_THROUGH)
+        seconds.append(times * sample.decoding * read)
     size = sum(path.stat().st_size for path in probes)
     frames = sum(p.frames_promised for p in probes.values())
     return Estimate(len(probes), len(probes), frames, size, _spread_over(seconds, workers))
 
 
-def _probe_all(paths: Sequence[Path]) -> dict[Path, Probe]:
+def _probe_all(paths: Iterable[Path]) -> dict[Path, Probe]:
     """The files that can be probed, with what their headers say."""
     probes: dict[Path, Probe] = {}
     for path in paths:
-        try:
+        with suppress(VideoReadError):
             probes[path] = probe(path)
-        except VideoReadError:
-            continue
     return probes
 
 
@@ -155,9 +155,7 @@ def _mean_sample(cuts: Sequence[CutClip], short_side: int | None, workers: int |
         work = partial(_make_sample, short_side=short_side, folder=Path(folder))
         found = [item for _, item in in_children(work, some, timeout=60.0, workers=workers)]
     made = [item for item in found if not isinstance(item, Lost)] or [COMMON_SAMPLE]
-    return _Sample(
-        fmean(s.decoding for s in made), fmean(s.writing for s in made), fmean(s.bytes for s in made)
-    )
+    return _Sample(*map(fmean, zip(*made, strict=True)))
 
 
 def _make_sample(cut: CutClip, *, short_side: int | None, folder: Path) -> Iterator[_Sample]:
@@ -171,9 +169,9 @@ def _make_sample(cut: CutClip, *, short_side: int | None, folder: Path) -> Itera
         stream = video_stream(container, cut.source)
         rate = float(stream.average_rate or FALLBACK)
         unit = 1.0 if cut.unit == "seconds" else 1 / rate
-        length = (
-            SAMPLE if cut.end is None else min(SAMPLE, max(1, round((cut.end - cut.start) * unit * rate)))
-        )
+        length = SAMPLE
+        if cut.end is not None:
+            length = min(length, max(1, round((cut.end - cut.start) * unit * rate)))
         if cut.start:
             container.seek(int(cut.start * unit * av.time_base))
         for frame in islice(container.decode(stream), length):
@@ -189,14 +187,6 @@ def _make_sample(cut: CutClip, *, short_side: int | None, folder: Path) -> Itera
     written = found.frames * found.width * found.height
     if read and written:
         yield _Sample(decoding / read, writing / written, writer.target.stat().st_size / written)
-
-
-def _format_size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.1f} GB"
 
 
 def _format_time(seconds: float) -> str:

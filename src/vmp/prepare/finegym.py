@@ -36,9 +36,7 @@ LISTS = {  # the first one found is taken; mmaction2's names come last
     "test": ("gym99_val_element.txt", "gym99_val_element_v1.1.txt", "gym99_val_org.txt", "gym99_val.txt"),
 }
 JSONS = ("finegym_annotation_info_v1.1.json", "finegym_annotation_info_v1.0.json", "annotation.json")
-_ELEMENT = re.compile(
-    r"(?P<video>[A-Za-z0-9_-]{11})_(?P<event>E_(?P<from>\d{6})_\d{6})_(?P<element>A_(?P<after>\d{4})_\d{4})"
-)
+_ELEMENT = re.compile(r"[A-Za-z0-9_-]{11}_E_\d{6}_\d{6}_A_\d{4}_\d{4}")
 _SETS = (  # how many classes in a row belong to each set
     *((6, "vault"), (11, "FX_leap_jump_hop"), (7, "FX_turns"), (7, "FX_front_salto"), (10, "FX_back_salto")),
     *((12, "BB_leap_jump_hop"), (4, "BB_turns"), (8, "BB_flight_salto"), (4, "BB_flight_handspring")),
@@ -94,35 +92,38 @@ def plan_finegym(
     if file and (sources or not cut):
         known = read_times(file, elements)
         events = read_events(file, {e[:27] for e in elements if e[:11] not in found and e[:27] in found})
-        notes.append(
-            f"spans of source videos, from {file}" + (f"; {len(cut):,} pre-cut clips not used" * bool(cut))
-        )
+        unused = f"; {len(cut):,} pre-cut clips not used" if cut else ""
+        notes.append(f"spans of source videos, from {file}{unused}")
     elif cut or not file:
         notes.append(
             "pre-cut clips, as whole files; some in circulation are cut at whole seconds and hold neighbours too"
             if cut
             else f"no annotation JSON: no span is known. Fetch {JSONS[0]} from {PAGE}"
         )
-    plans: dict[str, tuple[Item, ...]] = {}
+
+    def item(element: str, label: int) -> Item:
+        video, event = element[:11], element[:27]
+        tags = {"video": video, "event": classes[label][1:3], "set": SETS[label]}
+        if known is None:  # whole files that were cut before
+            return Item(id=element, path=cut.get(element, f"{element}.mp4"), label=label, tags=tags)
+        path, span = pick(found, video, f"{video}.mp4"), known[element]
+        if isinstance(span, str):
+            return Item(id=element, path=path, label=label, tags=tags, problem=span)
+        start, end = span
+        tags |= {"start_seconds": f"{start:.3f}", "end_seconds": f"{end:.3f}"}
+        if event in events:
+            path = pick(found, event, "")
+            start, end = start - events[event], end - events[event]
+            tags["from_event"] = "yes"
+        return Item(id=element, path=path, label=label, start=start, end=end, unit="seconds", tags=tags)
+
+    plans = {split: tuple(item(*entry) for entry in part.items()) for split, part in lists.items()}
     checks = _checks(lists, len(classes))
-    for split, part in lists.items():
-        plans[split] = tuple(
-            _span_item(element, label, found, known, events, classes)
-            if known is not None
-            else Item(
-                id=element,
-                path=cut.get(element, f"{element}.mp4"),
-                label=label,
-                tags=_tags(element, label, classes),
-            )
-            for element, label in part.items()
-        )
     if known is not None:
         usable = {element: span for element, span in known.items() if isinstance(span, Seconds)}
+        agree = sum(_agrees(element, span) for element, span in usable.items())
         checks.append(equal("elements with times", len(elements), len(usable)))
-        checks.append(
-            equal("times that agree with the id", len(usable), sum(_agrees(e, s) for e, s in usable.items()))
-        )
+        checks.append(equal("times that agree with the id", len(usable), agree))
         shared = _count_overlaps(plans["train"], plans["test"])
         from_events = sum("from_event" in item.tags for part in plans.values() for item in part)
         if from_events:
@@ -131,9 +132,8 @@ def plan_finegym(
                 "first frame is as exact as these were cut"
             )
         if shared:
-            notes.append(
-                f"{shared:,} test elements overlap in time with a training element of the same video"
-            )
+            what = "overlap in time with a training element of the same video"
+            notes.append(f"{shared:,} test elements {what}")
     if len(lists["train"]) == TRAIN_V10:
         notes.append(
             f"these are the lists of version 1.0; the paper uses 1.1: fetch {LISTS['train'][0]} from {PAGE}"
@@ -163,9 +163,8 @@ def read_elements(path: Path, classes: int) -> dict[str, int]:
         if not _ELEMENT.fullmatch(element) or not re.fullmatch(r"[0-9]{1,3}", label):
             faults.append(f"{path}:{number}: {line[:80]!r} is not `video_E_ssssss_eeeeee_A_ssss_eeee label`")
         elif int(label) >= classes:
-            faults.append(
-                f"{path}:{number}: label {label} is outside 0..{classes - 1}; Gym288 lists are not read"
-            )
+            what = f"label {label} is outside 0..{classes - 1}; Gym288 lists are not read"
+            faults.append(f"{path}:{number}: {what}")
         elif element in labels:
             faults.append(f"{path}:{number}: {element} is listed before")
         else:
@@ -227,10 +226,7 @@ def _times_of_row(row: Mapping[str, str] | None, path: Path) -> Seconds | str:
 
 
 def _times_in(annotations: Mapping[str, Any], element: str) -> Seconds | str:
-    match = _ELEMENT.fullmatch(element)
-    if not match:
-        return "not an element's id"
-    video, event, part = match["video"], match["event"], match["element"]
+    video, event, part = _split(element)
     if video not in annotations:
         return f"the JSON has no video {video}"
     try:
@@ -247,6 +243,11 @@ def _times_in(annotations: Mapping[str, Any], element: str) -> Seconds | str:
         return f"the JSON's entry for {event} of {video} cannot be used ({type(error).__name__}: {error})"
 
 
+def _split(element: str) -> tuple[str, str, str]:
+    """The parts of an element's id: video, event and element."""
+    return element[:11], element[12:27], element[28:]
+
+
 def _number(value: Any) -> float:
     if type(value) not in (int, float) or not abs(value) < 1e9:
         raise ValueError(f"{str(value)[:40]!r} is no time in seconds")
@@ -261,42 +262,14 @@ def _ordered(span: Seconds) -> Seconds:
 
 def _agrees(element: str, span: Seconds) -> bool:
     """Whether a start lies within the two seconds that the rounded-down times of the id leave."""
-    match = _ELEMENT.fullmatch(element)
-    return match is not None and -1e-3 <= span.start - int(match["from"]) - int(match["after"]) < 2 + 1e-3
-
-
-def _span_item(
-    element: str,
-    label: int,
-    found: dict[str, list[str]],
-    known: Times,
-    events: dict[str, float],
-    classes: tuple[str, ...],
-) -> Item:
-    span = known[element]
-    video, event = element[:11], element[:27]
-    tags = _tags(element, label, classes)
-    path = pick(found, video, f"{video}.mp4")
-    if isinstance(span, str):
-        return Item(id=element, path=path, label=label, tags=tags, problem=span)
-    start, end = span.start, span.end
-    tags |= {"start_seconds": f"{start:.3f}", "end_seconds": f"{end:.3f}"}
-    if event in events:
-        path = pick(found, event, "")
-        start, end = start - events[event], end - events[event]
-        tags["from_event"] = "yes"
-    return Item(id=element, path=path, label=label, start=start, end=end, unit="seconds", tags=tags)
-
-
-def _tags(element: str, label: int, classes: tuple[str, ...]) -> dict[str, str]:
-    return {"video": element[:11], "event": classes[label][1:3], "set": SETS[label]}
+    return -1e-3 <= span.start - int(element[14:20]) - int(element[30:34]) < 2 + 1e-3
 
 
 def _cut_clip(found: dict[str, list[str]], element: str) -> str | None:
     """A pre-cut clip: `element.mp4` in any folder, or video/E_.../A_....mp4."""
     if element in found:
         return found[element][0]
-    video, event, part = element[:11], element[12:27], element[28:]
+    video, event, part = _split(element)
     nested = (p for p in found.get(part, ()) if p.split("/")[-3:-1] == [video, event])
     return next(nested, None)
 
@@ -327,13 +300,12 @@ def _count_overlaps(train: tuple[Item, ...], test: tuple[Item, ...]) -> int:
 
 
 def _list_file(annotations: Path, split: str) -> Path:
+    where = f"--annotations {annotations}"
     if not annotations.is_dir():
-        raise ConfigError(
-            f"--annotations {annotations}: no such folder; it should hold the lists from {PAGE}"
-        )
+        raise ConfigError(f"{where}: no such folder; it should hold the lists from {PAGE}")
     file = _first(annotations, LISTS[split])
     if not file:
-        raise ConfigError(f"--annotations {annotations}: holds no {LISTS[split][0]}; fetch it from {PAGE}")
+        raise ConfigError(f"{where}: holds no {LISTS[split][0]}; fetch it from {PAGE}")
     return file
 
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vmp.data.manifest import NUMBER, raise_faults, read_annotation, read_csv
 from vmp.errors import ManifestError
@@ -125,15 +125,14 @@ KNOWN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """Names of the columns, as written in the file; None: there is no such column."""
+class _Columns(NamedTuple):
+    """Names of the columns, as written in the file; empty: there is no such column."""
 
     path: str
     label: str
-    start: str | None
-    end: str | None
-    split: str | None
+    start: str
+    end: str
+    split: str
     is_id: bool
     in_frames: bool
 
@@ -148,18 +147,15 @@ def _with_header(path: Path, separator: str, split: str) -> list[Row]:
     for line, cells in _of_split(path, table, columns.split, split):
         where = f"{path}:{line}"
         try:
-            start, end = (
-                _moment(cells[name] if name else "", what, columns.in_frames)
-                for name, what in ((columns.start, "start"), (columns.end, "end"))
-            )
+            start = _moment(cells[columns.start] if columns.start else "", "start", columns.in_frames)
+            end = _moment(cells[columns.end] if columns.end else "", "end", columns.in_frames)
             if end is not None and end <= (start or 0):
                 raise ValueError(f"end {end:g} must be after start {start or 0:g}")
-            if not cells[columns.path]:
+            name = cells[columns.path]
+            if not name:
                 raise ValueError(f"{columns.path} is empty")
             label = _checked_label(cells[columns.label])
-            rows.append(
-                Row(where, cells[columns.path], label, start, end, columns.in_frames, id=columns.is_id)
-            )
+            rows.append(Row(where, name, label, start, end, columns.in_frames, id=columns.is_id))
         except ValueError as error:
             faults.append(f"{where}: {error}")
     raise_faults(faults)
@@ -182,36 +178,30 @@ def _columns(path: Path, header: Sequence[str]) -> _Columns:
     labels = [by_key[key] for key in LABELS if key in by_key]
     if len(labels) > 1:
         raise ManifestError(f"{path}: {len(labels)} columns of labels, {', '.join(labels)}; keep one of them")
-    spans = [
-        (pair, unit)
-        for unit, pairs in (("s", SECONDS), ("f", FRAMES))
-        for pair in pairs
-        if by_key.keys() & {*pair}
-    ]
+    spans = [pair for pair in (*SECONDS, *FRAMES) if not by_key.keys().isdisjoint(pair)]
     if len(spans) > 1:
-        found = ", ".join(name for key, name in by_key.items() if any(key in pair for pair, _ in spans))
+        found = ", ".join(name for key, name in by_key.items() if any(key in pair for pair in spans))
         raise ManifestError(
             f"{path}: spans are in seconds (start, end) or in frames (start_frame, end_frame), once; found {found}"
         )
-    (start, end), unit = spans[0] if spans else (("", ""), "")
-    named = [by_key[key] for key in (*PATHS, *IDS) if key in by_key]
+    start, end = spans[0] if spans else ("", "")
     return _Columns(
-        path=named[0],
+        path=next(by_key[key] for key in (*PATHS, *IDS) if key in by_key),
         label=labels[0],
-        start=by_key.get(start) if start else None,
-        end=by_key.get(end) if end else None,
-        split=next((by_key[key] for key in SPLIT if key in by_key), None),
-        is_id=not by_key.keys() & {*PATHS},
-        in_frames=unit == "f",
+        start=by_key.get(start, ""),
+        end=by_key.get(end, ""),
+        split=next((by_key[key] for key in SPLIT if key in by_key), ""),
+        is_id=by_key.keys().isdisjoint(PATHS),
+        in_frames=(start, end) in FRAMES,
     )
 
 
 def _of_split(
-    path: Path, table: list[tuple[int, dict[str, str]]], column: str | None, split: str
+    path: Path, table: list[tuple[int, dict[str, str]]], column: str, split: str
 ) -> list[tuple[int, dict[str, str]]]:
     """The rows of one split, where the file holds several; else all rows."""
     values = {cells[column].lower() for _, cells in table} if column else set()
-    if len(values) < 2 or not split or not column:
+    if len(values) < 2 or not split:
         return table
     own = [(line, cells) for line, cells in table if cells[column].lower() in SPLITS[split]]
     if not own:
@@ -227,9 +217,8 @@ def _moment(text: str, name: str, frames: bool) -> float | None:
         return None
     value = float(text) if NUMBER.fullmatch(text) else math.nan
     if not value < 1e9 or (frames and value != int(value)):
-        raise ValueError(
-            f"{name} {text[:80]!r} is not a {'frame number' if frames else 'time in seconds'} from 0 up"
-        )
+        kind = "frame number" if frames else "time in seconds"
+        raise ValueError(f"{name} {text[:80]!r} is not a {kind} from 0 up")
     return value
 
 
@@ -256,19 +245,18 @@ def _without_header(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
             pairs = [(number, _cells(line, separator)) for number, line in lines]
             return _each(path, pairs, lambda cells: (cells[0], _checked_label(cells[1]), None))
     rows = _each(path, lines, _path_and_number)
-    folders = [_LINE.fullmatch(row.path) for row in rows]
-    if all(match and not VIDEO.fullmatch(row.path) for row, match in zip(rows, folders, strict=True)):
-        return [  # lists of frame folders, whose names have no suffix
+    folders = [
+        match for row in rows if not VIDEO.fullmatch(row.path) and (match := _LINE.fullmatch(row.path))
+    ]
+    if len(folders) == len(rows):  # a list of frame folders, whose names have no suffix
+        return [
             replace(row, path=_unquoted(match["path"]), counted=int(match["label"]))
             for row, match in zip(rows, folders, strict=True)
-            if match
         ]
-    two = [row for row in rows if row.counted is not None]
-    if two and len(two) < len(rows):
-        few, found = (
-            (two, "two numbers") if 2 * len(two) <= len(rows) else ([r for r in rows if r not in two], "one")
-        )
-        raise_faults([f"{row.where}: {found} behind the path, unlike other lines of the list" for row in few])
+    few, found = [row for row in rows if row.counted is not None], "two numbers"
+    if 2 * len(few) > len(rows):
+        few, found = [row for row in rows if row.counted is None], "one"
+    raise_faults([f"{row.where}: {found} behind the path, unlike other lines of the list" for row in few])
     return rows
 
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmp.errors import ConfigError, ManifestError, shortlist
+from vmp.data.manifest import raise_faults
+from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.plan import Check, DatasetPlan, Item, equal, read_lines, shipped_classes
 from vmp.prepare.videos import find_videos, pick
 
@@ -48,12 +49,7 @@ class Annotations:
 
 
 def plan_mpii(
-    videos: Path,
-    mat: Path,
-    splits: Path,
-    *,
-    frame_base: int = 1,
-    train_on_val: bool = False,
+    videos: Path, mat: Path, splits: Path, *, frame_base: int = 1, train_on_val: bool = False
 ) -> DatasetPlan:
     """Training, validation and test intervals of the 67 verbs.
 
@@ -67,10 +63,7 @@ def plan_mpii(
         ConfigError: a file or folder is missing, or h5py is.
         ManifestError: a file cannot be used.
     """
-    if frame_base not in (0, 1):
-        raise ConfigError(
-            f"--frame-base {frame_base}: must be 1 (as annotated) or 0 (as the authors' script)"
-        )
+
     classes = shipped_classes("mpii_cooking2")
     found = find_videos(videos)
     lists = read_sequences(splits)
@@ -100,7 +93,7 @@ def plan_mpii(
             continue
         name = f"{file}/{a.starts[i]:06}-{a.ends[i]:06}-{verb}"
         seen[name] += 1
-        subject, dish = _subject_dish(sequence)
+        subject, dish = sequence.split("-")
         set_here = " ".join(name.replace(" ", "-") for row, name in objects if a.set_in[row, i])
         items[split].append(
             Item(
@@ -113,8 +106,7 @@ def plan_mpii(
                 tags={"objects": set_here, "subject": subject, "dish": dish, "sequence": sequence},
             )
         )
-    if faults:
-        raise ManifestError(f"{mat}: {len(faults)} interval(s) cannot be used:\n{shortlist(faults, 20)}")
+    raise_faults(faults, f"interval(s) of {mat}")
     marked = sum(bool(a.set_in[verb_row[verb], i]) for i, verb in enumerate(a.verbs) if verb in verb_row)
     starts = Counter(zip(a.files, a.verbs, a.starts, strict=True))
     again = sum(count - 1 for count in starts.values())
@@ -173,9 +165,8 @@ def read_sequences(folder: Path) -> dict[str, tuple[str, ...]]:
                 continue
             match = re.fullmatch(r"(s[0-9]+-d[0-9]+)(-cam-[0-9]+)?", word)
             if not match:
-                raise ManifestError(
-                    f"{there[name]}:{number}: {word[:60]!r} is not a sequence such as s07-d72"
-                )
+                where = f"{there[name]}:{number}"
+                raise ManifestError(f"{where}: {word[:60]!r} is not a sequence such as s07-d72")
             sequences.append(match[1])
         lists[split] = tuple(dict.fromkeys(sequences))
     return lists
@@ -215,9 +206,8 @@ def read_mat(path: Path) -> Annotations:
     except ManifestError:
         raise
     except Exception as error:  # h5py raises every kind of exception
-        raise ManifestError(
-            f"{path}: cannot be read as a MATLAB 7.3 file ({error}); fetch it again"
-        ) from None
+        why = f"cannot be read as a MATLAB 7.3 file ({error})"
+        raise ManifestError(f"{path}: {why}; fetch it again") from None
     count = len(a.files)
     lengths = {"activity": len(a.verbs), "startFrame": len(a.starts), "endFrame": len(a.ends)}
     wrong = [f"{name} has {length} rows" for name, length in lengths.items() if length != count]
@@ -230,14 +220,13 @@ def read_mat(path: Path) -> Annotations:
 
 def _strings(file: Any, cells: Any) -> tuple[str, ...]:
     """A cell array of strings: references to arrays of UTF-16 code units."""
-    return tuple(_string(file[reference]) for reference in cells[()].ravel())
 
+    def text(value: Any) -> str:
+        if value.attrs.get("MATLAB_empty", 0) or not value.size:  # an empty string is stored as its size
+            return ""
+        return value[()].ravel().astype("<u2").tobytes().decode("utf-16-le").strip()
 
-def _string(value: Any) -> str:
-    """MATLAB stores an empty string as its size, with a mark."""
-    if value.attrs.get("MATLAB_empty", 0) or not value.size:
-        return ""
-    return value[()].ravel().astype("<u2").tobytes().decode("utf-16-le").strip()
+    return tuple(text(file[reference]) for reference in cells[()].ravel())
 
 
 def _whole(numbers: Any) -> tuple[int, ...]:
@@ -247,24 +236,16 @@ def _whole(numbers: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
-def _subject_dish(sequence: str) -> tuple[str, str]:
-    subject, _, dish = sequence.partition("-")
-    return subject, dish
-
-
 def _difference(known: list[str], classes: tuple[str, ...]) -> str:
-    if tuple(known) == classes:
-        return f"{len(known)}"
     other = sorted(set(classes) ^ set(known))
+    if not other:
+        return f"{len(known)}"
     return f"{len(known)}, with {len(other)} that differ: {', '.join(other[:5])}{', ...' if len(other) > 5 else ''}"
 
 
 def _check_lists(lists: dict[str, tuple[str, ...]]) -> list[Check]:
     checks = [equal(f"sequences in {split}", IN_LIST[split], len(part)) for split, part in lists.items()]
-    subjects = {split: {_subject_dish(sequence)[0] for sequence in part} for split, part in lists.items()}
-    both = (
-        (subjects["train"] & subjects["val"])
-        | (subjects["train"] & subjects["test"])
-        | (subjects["val"] & subjects["test"])
-    )
-    return [*checks, Check("subjects in two splits", "none", ", ".join(sorted(both)) or "none", not both)]
+    subjects = {split: {sequence.split("-")[0] for sequence in part} for split, part in lists.items()}
+    times = Counter(subject for part in subjects.values() for subject in part)
+    both = sorted(subject for subject, count in times.items() if count > 1)
+    return [*checks, Check("subjects in two splits", "none", ", ".join(both) or "none", not both)]

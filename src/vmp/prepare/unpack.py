@@ -46,8 +46,7 @@ def _unpack(source: Path, target: Path, say: Callable[[str], None]) -> None:
         say(f"unpack {archive}")
         with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as held:
             _unpack_one(archive, Path(held))
-            inner = [p for p in sorted(Path(held).rglob("*")) if is_archive(p)]
-            for nested in inner:
+            for nested in [path for path in sorted(Path(held).rglob("*")) if is_archive(path)]:
                 _unpack(nested, target, say)
                 nested.unlink()
             for entry in sorted(Path(held).iterdir()):
@@ -95,9 +94,8 @@ def _check_members(archive: Path, names: list[str]) -> None:
         try:
             check_relative(name.replace("\\", "/"))
         except ValueError as error:
-            raise DataError(
-                f"{archive}: a member would leave its folder ({error}); nothing was unpacked"
-            ) from None
+            why = f"a member would leave its folder ({error}); nothing was unpacked"
+            raise DataError(f"{archive}: {why}") from None
 
 
 def _check_room(archive: Path, size: int, target: Path) -> None:

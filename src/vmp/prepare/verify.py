@@ -10,13 +10,15 @@ Notable here:
 """
 
 import csv
+import itertools
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vmp.data.decode import ON_GPU, check_reader
 from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, write_manifest
@@ -31,8 +33,7 @@ GPU_WORKERS = 4  # each holds a CUDA context
 BEFORE = ".before-verify"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     id: str
     path: str
     problem: str
@@ -95,7 +96,9 @@ def verify(
     quarantine = old.path.with_name(QUARANTINE)
     others = _rows_of_other_manifests(quarantine, {(clip.id, clip.path) for clip in clips})
     if rows or others or quarantine.exists():
-        _write_quarantine(quarantine, [*others, *rows])
+        with replacing(quarantine) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([Problem._fields, *others, *rows])
     if tuple(clips) != old.clips:
         _keep_copy(old.path)
         write_manifest(old.path, clips)
@@ -135,11 +138,7 @@ def _measure(
 def _add_readers(
     manifest: Manifest, found: dict[str, Measured], readers: Sequence[str], **options: Any
 ) -> dict[str, str]:
-    """Add readers on the GPU to what was found of sound files.
-
-    Returns:
-        Path in the manifest -> why the GPU could not try it.
-    """
+    """Add readers on the GPU to what was found of sound files; returns path -> why the GPU could not try it."""
     sound = [path for path, measured in found.items() if measured.status == "ok"] if readers else []
     untried: dict[str, str] = {}
     for path, m in _measure(manifest, sound, "verify on the GPU", readers=readers, **options):
@@ -154,14 +153,11 @@ def _add_readers(
 def _compare(clip: Clip, found: Measured, tried: Sequence[str], wanted: Sequence[str]) -> tuple[Clip, str]:
     """The row as it should be, and what was wrong with it, or nothing.
 
-    Args:
-        tried: the readers that were measured.
-        wanted: the readers to add to the row where they are exact.
+    Readers that were tried and are not exact are removed from it; exact ones that are wanted are added.
     """
     if clip.status != "ok":
-        if found.status == "ok" and clip.status == "missing":
-            return clip, "exists now; make the manifest again to use it"
-        return clip, ""
+        exists = found.status == "ok" and clip.status == "missing"
+        return clip, "exists now; make the manifest again to use it" if exists else ""
     status, problem = found.status, found.reason
     if status == "ok" and found.frames < clip.frames:
         status, problem = "partial", f"has {found.frames} frames, the manifest says {clip.frames}"
@@ -187,27 +183,14 @@ def _rows_of_other_manifests(quarantine: Path, own: set[tuple[str, str]]) -> lis
     if not quarantine.exists():
         return []
     with open(quarantine, newline="", encoding="utf-8") as file:
-        rows = [
-            Problem(r.get("id", ""), r.get("path", ""), r.get("problem", "")) for r in csv.DictReader(file)
-        ]
+        rows = [Problem(*(row.get(name, "") for name in Problem._fields)) for row in csv.DictReader(file)]
     return [row for row in rows if (row.id, row.path) not in own]
-
-
-def _write_quarantine(path: Path, problems: list[Problem]) -> None:
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "path", "problem"])
-        writer.writerows([p.id, p.path, p.problem] for p in problems)
 
 
 def _keep_copy(path: Path) -> None:
     """Copy a manifest to the first free name of <name>.before-verify, <name>.before-verify-2, ..."""
-    number = 1
-    while True:
+    for number in itertools.count(1):
         kept = path.with_name(path.name + BEFORE + (f"-{number}" if number > 1 else ""))
-        try:
-            with open(path, "rb") as source, open(kept, "xb") as target:
-                shutil.copyfileobj(source, target)
+        with suppress(FileExistsError), open(path, "rb") as source, open(kept, "xb") as target:
+            shutil.copyfileobj(source, target)
             return
-        except FileExistsError:
-            number += 1

@@ -15,6 +15,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -61,9 +62,8 @@ def find_videos(root: Path) -> dict[str, list[str]]:
 def pick(found: dict[str, list[str]], stem: str, otherwise: str, *, folder: str = "") -> str:
     """The video of a stem, in a folder of that name if one is there; `otherwise` where there is no such video."""
     paths = found.get(stem, [])
-    return next(
-        (p for p in paths if folder and folder in p.split("/")[:-1]), paths[0] if paths else otherwise
-    )
+    inside = [path for path in paths if folder and folder in path.split("/")[:-1]]
+    return next(iter(inside + paths), otherwise)
 
 
 def why_not_found(root: Path) -> str:
@@ -95,8 +95,7 @@ def why_not_found(root: Path) -> str:
 
 
 class Locator:
-    """Finds the files that rows of lists mean under a root. One serves all lists of a dataset: it walks the root at
-    most once."""
+    """Finds the files that rows of lists mean under a root, which it walks at most once."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
@@ -130,10 +129,8 @@ class Locator:
             return text
         for base in (Path(os.path.abspath(file)).parent, Path.cwd(), self.root.parent):
             if _is_file(base / text):
-                try:
+                with suppress(ValueError):
                     return self._inside(str(base / text))
-                except ValueError:
-                    continue
         return _only(self._folded.get(_fold(text), []), text) or text
 
     def _is_there(self, text: str) -> bool:
@@ -180,11 +177,8 @@ class Locator:
     def _by_stem(self, path: str) -> str:
         """The video of a name without suffix, as that of a frame folder or of a FineGym element."""
         folder, _, stem = path.rpartition("/")
-        fits = [
-            p
-            for p in self._stems.get(stem, [])
-            if not folder or f"/{p}".rpartition("/")[0].endswith(f"/{folder}")
-        ]
+        paths = self._stems.get(stem, [])
+        fits = [p for p in paths if not folder or f"/{p}".rpartition("/")[0].endswith(f"/{folder}")]
         return _only(fits, path) or path
 
     def _by_id(self, row: "Row") -> "Row":
@@ -212,7 +206,6 @@ def _fold(path: str) -> str:
 def _only(fits: Sequence[str], text: str) -> str:
     """The one file that fits, or ''; ValueError where several do."""
     if len(fits) > 1:
-        raise ValueError(
-            f"{text[:80]!r} may be any of {len(fits)} files: {', '.join(sorted(fits)[:3])[:300]}"
-        )
+        some = ", ".join(sorted(fits)[:3])[:300]
+        raise ValueError(f"{text[:80]!r} may be any of {len(fits)} files: {some}")
     return fits[0] if fits else ""
