@@ -107,9 +107,7 @@ def list_gains(table: Table, profile: Profile, planner: Planner, seeds: Iterable
         paper = None
         if isinstance(cell.printed, float) and isinstance(base.printed, float):
             paper = cell.printed - base.printed
-        row, column = table.rows[cell.row].full_name, table.columns[cell.column].full_name
-        if base.row != cell.row and row.startswith("+"):
-            row = f"{table.rows[base.row].full_name} {row}"
+        row, column = table.row_name(cell.row), table.columns[cell.column].full_name
         with_prompts, without = values[cell.place].by_seed, values[cell.baseline].by_seed
         gains += [
             Gain(row, column, cell.run.dataset, seed, with_prompts[seed] - without[seed], paper)

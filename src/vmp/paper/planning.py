@@ -6,7 +6,7 @@ Notable here:
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -70,7 +70,7 @@ class PlannedRun:
     overrides: tuple[str, ...]
     label: str
     dataset: str
-    raw: Mapping[str, Any] = field(repr=False)
+    raw: dict[str, Any] = field(repr=False)
     config: Config = field(repr=False)
     start: "PlannedRun | None"
 
@@ -165,10 +165,9 @@ class Planner:
             self._planned[spec, seed] = PlannedRun(tuple(overrides), label, spec.dataset, raw, config, start)
         return self._planned[spec, seed]
 
-    def source(self, cell: Cell, seed: int) -> PlannedRun | PlannedEvaluation | None:
-        """What a cell's number is read from; None for a cell without a run."""
-        if cell.run is None:
-            return None
+    def source(self, cell: Cell, seed: int) -> PlannedRun | PlannedEvaluation:
+        """What the number of a cell with a run is read from."""
+        assert cell.run
         run = self.run(cell.run, seed)
         return PlannedEvaluation(run, cell.degrade, cell.where) if cell.degrade or cell.where else run
 
@@ -189,8 +188,7 @@ def plan_cells(
             if isinstance(source, PlannedEvaluation):
                 evaluations.setdefault(source.folder, source)
                 source = source.run
-            if source:
-                runs.append(source)
+            runs.append(source)
     return add_starting_runs(runs), list(evaluations.values())
 
 
@@ -214,5 +212,5 @@ def add_starting_runs(wanted: Iterable[PlannedRun]) -> list[PlannedRun]:
     for run in wanted:
         add(run)
     for run in runs.values():
-        check_same_run(run.folder, dict(run.raw))
+        check_same_run(run.folder, run.raw)
     return list(runs.values())

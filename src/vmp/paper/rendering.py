@@ -6,26 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from vmp.paper.tables import Cell, Profile, Table
 from vmp.paper.values import CellValue, CellValues
 
-CSV_COLUMNS = (
-    *(
-        "table",
-        "row",
-        "column",
-        "number",
-        "paper",
-        "ours",
-        "lowest",
-        "highest",
-        "seeds",
-        "spread",
-        "difference",
-    ),
-    *("paper_gain", "gain", "clips", "clips_expected", "commit", "runs"),
-)
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "~": r"\textasciitilde{}",
@@ -80,7 +65,7 @@ class FilledTable:
             return "{:.3f}±{:.3f}".format(*cell.printed) + (
                 f" ({format_signed(extra[cell.column], 3)})" if extra else ""
             )
-        base = self.table.printed(*cell.baseline) if cell.baseline else None
+        base = self.table.rows[cell.baseline[0]].paper[cell.baseline[1]] if cell.baseline else None
         return f"{cell.printed:.1f}" + (format_gain(cell.printed - base) if isinstance(base, float) else "")
 
     def our_text(self, cell: Cell) -> str:
@@ -259,9 +244,7 @@ def escape_latex(text: str) -> str:
 
 def to_csv(filled: FilledTable) -> str:
     """One row per cell that has a number in the paper."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    rows: list[dict[str, Any]] = []
     table, by_place = filled.table, {cell.place: cell for cell in filled.cells}
     for cell in filled.wanted:
         value = filled.value(cell)
@@ -270,10 +253,10 @@ def to_csv(filled: FilledTable) -> str:
         paper = cell.printed_mean
         paper_gain = None if paper is None or baseline is None else paper - baseline
         clips, expected = value.clips or ("", "")
-        writer.writerow(
+        rows.append(
             {
                 "table": table.number,
-                "row": _row_name(table, cell.row),
+                "row": table.row_name(cell.row),
                 "column": table.columns[cell.column].full_name,
                 "number": "mean" if cell.mean_of else cell.number,
                 "paper": paper,
@@ -291,14 +274,11 @@ def to_csv(filled: FilledTable) -> str:
                 "runs": " ".join(str(number.folder) for number in value.numbers),
             }
         )
+    file = io.StringIO()
+    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return file.getvalue()
-
-
-def _row_name(table: Table, index: int) -> str:
-    """The row's name, with its baseline's where several rows have the same label."""
-    row = table.rows[index]
-    baseline = None if row.group else table.baseline_of(index)
-    return f"{baseline.label} {row.label}" if baseline else row.full_name
 
 
 def _shorten(value: float | None) -> str:

@@ -17,9 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vmp.config import suggest
 from vmp.errors import ConfigError
 
-Printed = (
-    float | tuple[float, float] | None
-)  # the paper's: a number, mean and standard deviation, or an empty cell
+# the paper's: a number, mean and standard deviation, or an empty cell
+Printed = float | tuple[float, float] | None
 
 
 class _Section(BaseModel):
@@ -52,7 +51,7 @@ class Header(_Section):
     baseline: bool = False
     gain: bool = False  # compared with the last baseline before it
     mean_of: Annotated[int, Field(ge=2)] | None = None  # how many columns before this one it is the mean of
-    paper: tuple[float | tuple[float, float] | None, ...] | None = None
+    paper: tuple[Printed, ...] = ()
     extra: tuple[float, ...] | None = None
 
     @property
@@ -82,13 +81,12 @@ class Table(_Section):
     def grouped(self) -> bool:
         return any(row.group for row in self.rows)
 
-    def printed(self, row: int, column: int) -> Printed:
-        return (self.rows[row].paper or ())[column]
-
-    def baseline_of(self, row: int) -> Header | None:
-        """The last baseline row before a row with `gain`."""
-        index = _find_baseline(self.rows, row)
-        return None if index is None else self.rows[index]
+    def row_name(self, index: int) -> str:
+        """The row's name, with its baseline's where several rows have the same label."""
+        row, baseline = self.rows[index], _find_baseline(self.rows, index)
+        if row.group or baseline is None:
+            return row.full_name
+        return f"{self.rows[baseline].label} {row.label}"
 
 
 class ProfileDataset(_Section):
@@ -138,12 +136,12 @@ def load_table(path: Path) -> Table:
     ConfigError: the file is missing or wrong; names the file and the key.
     """
     table: Table = _load(path, Table)
-    if not table.measured and any(isinstance(p, tuple) for row in table.rows for p in row.paper or ()):
+    if not table.measured and any(isinstance(p, tuple) for row in table.rows for p in row.paper):
         raise ConfigError(f"{path}: mean and standard deviation are allowed in a measured table only")
     for row in table.rows:
-        if row.paper is None or len(row.paper) != len(table.columns):
+        if len(row.paper) != len(table.columns):
             raise ConfigError(
-                f"{path}: row {row.label!r} has {len(row.paper or ())} printed numbers for {len(table.columns)} columns"
+                f"{path}: row {row.label!r} has {len(row.paper)} printed numbers for {len(table.columns)} columns"
             )
     return table
 
@@ -231,7 +229,7 @@ def cells(table: Table, profile: Profile) -> list[Cell]:
                 baseline = base_row, c
             elif (base_column := _find_baseline(table.columns, c)) is not None:
                 baseline = r, base_column
-            cell = Cell(r, c, table.printed(r, c), baseline=baseline)
+            cell = Cell(r, c, row.paper[c], baseline=baseline)
             if column.mean_of:
                 cell = replace(cell, mean_of=tuple(range(c - column.mean_of, c)))
             elif cell.printed is not None:

@@ -1,8 +1,9 @@
 """The numbers in cells, read from the folders of finished runs. The paper's own numbers are never read here."""
 
 import itertools
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmp.errors import ConfigError, RunError
@@ -88,21 +89,19 @@ def read_values(
     seeds = list(seeds)
     numbers: dict[tuple[int, int, int], Number | Missing] = {}
     for cell, seed in itertools.product(cells, seeds):
-        if cell.run and not cell.mean_of:
+        if cell.run:
             try:
                 source = planner.source(cell, seed)
             except ConfigError:  # the user's overrides do not fit a cell that was not chosen
-                source = None
-            numbers[*cell.place, seed] = read_number(cell, source) if source else Missing("not run")
+                continue
+            numbers[*cell.place, seed] = _read_number(cell, source)
     _leave_out_other_data(cells, numbers)
     values = {}
     for cell in cells:
         found, missing = {}, {}
         for seed in seeds:
-            parts = [
-                numbers.get((cell.row, column, seed), Missing("not run"))
-                for column in cell.mean_of or (cell.column,)
-            ]
+            columns = cell.mean_of or (cell.column,)
+            parts = [numbers.get((cell.row, column, seed), Missing("not run")) for column in columns]
             if reasons := [part for part in parts if isinstance(part, Missing)]:
                 missing[seed] = reasons[0]
             else:
@@ -111,13 +110,13 @@ def read_values(
     return values
 
 
-def read_number(cell: Cell, source: PlannedRun | PlannedEvaluation) -> Number | Missing:
+def _read_number(cell: Cell, source: PlannedRun | PlannedEvaluation) -> Number | Missing:
     """The number in a run's folder, if it holds the run that the cell asks for."""
     run = source.run if isinstance(source, PlannedEvaluation) else source
     if run.state != "finished":
         return Missing(run.state)
     try:
-        check_same_run(run.folder, dict(run.raw))
+        check_same_run(run.folder, run.raw)
     except RunError:
         return Missing("another config")
     if isinstance(source, PlannedEvaluation) and not source.finished:
@@ -131,22 +130,26 @@ def read_number(cell: Cell, source: PlannedRun | PlannedEvaluation) -> Number | 
 def _extract_number(cell: Cell, trained: Run, tested: Run) -> Number | Missing:
     result = tested.result
     clips = result["clips"].get(result["split"], result["clips"])
+    tested_on = clips["present"], clips["expected"]
     of_training = trained.result["clips"].get("train")
-    number = Number(
-        value=0.0,
+    if cell.number == "verb":
+        row = next((r for r in tested.per_class if r["name"] == cell.class_name), None)
+        if row is None:
+            known = ", ".join(r["name"] for r in tested.per_class[:8])
+            raise ConfigError(f"{tested.folder}: no class {cell.class_name!r}; there are {known}, ...")
+        n = int(row["clips"])
+        if not n:
+            return Missing("no clips")
+        value, tested_on = 100 * int(row["right"]) / n, (n, n)
+    else:
+        value = float(result[cell.number])
+    return Number(
+        value=value,
         folder=tested.folder,
         commits=tuple(dict.fromkeys(r.get("commit") or "unknown" for r in (trained.result, result))),
-        clips=(clips["present"], clips["expected"]),
+        clips=tested_on,
         trained=(of_training["present"], of_training["expected"]) if of_training else None,
     )
-    if cell.number != "verb":
-        return replace(number, value=float(result[cell.number]))
-    row = next((r for r in tested.per_class if r["name"] == cell.class_name), None)
-    if row is None:
-        known = ", ".join(r["name"] for r in tested.per_class[:8])
-        raise ConfigError(f"{tested.folder}: no class {cell.class_name!r}; there are {known}, ...")
-    n = int(row["clips"])
-    return replace(number, value=100 * int(row["right"]) / n, clips=(n, n)) if n else Missing("no clips")
 
 
 def _leave_out_other_data(
@@ -154,15 +157,16 @@ def _leave_out_other_data(
 ) -> None:
     """Replace the numbers of runs whose clips differ from those of most runs of the same dataset."""
     datasets = {cell.place: cell.run.dataset for cell in cells if cell.run}
-    by_dataset: dict[str, dict[str, list[tuple[int, int, int]]]] = {}
+    found: list[tuple[tuple[int, int, int], str, str]] = []
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for place, number in numbers.items():
         if isinstance(number, Number) and (digests := _read_digests(number.folder)):
-            by_dataset.setdefault(datasets[place[:2]], {}).setdefault(digests, []).append(place)
-    for places_by_digests in by_dataset.values():
-        most = max(places_by_digests, key=lambda digests: len(places_by_digests[digests]))
-        for digests, places in places_by_digests.items():
-            if digests != most:
-                numbers.update(dict.fromkeys(places, Missing("other data")))
+            dataset = datasets[place[:2]]
+            found.append((place, dataset, digests))
+            counts[dataset][digests] += 1
+    for place, dataset, digests in found:
+        if digests != counts[dataset].most_common(1)[0][0]:
+            numbers[place] = Missing("other data")
 
 
 def _read_digests(folder: Path) -> str | None:
