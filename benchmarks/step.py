@@ -79,13 +79,7 @@ def list_variants(backbone: str) -> dict[str, Variant]:
 
 
 def bench_step(
-    backbone: str,
-    compose: Compose,
-    *,
-    batch: int,
-    rounds: int,
-    steps: int,
-    overrides: Sequence[str],
+    backbone: str, compose: Compose, *, batch: int, rounds: int, steps: int, overrides: Sequence[str]
 ) -> StepResult:
     """Milliseconds of each variant, clips per second, memory and the share of the device's peak in matrix products.
 

@@ -121,12 +121,7 @@ def _by_class(e: Entry) -> dict[str, Any]:
 
 
 def draw_worst(
-    entries: Sequence[Entry],
-    runs: list[dict[str, Any]],
-    *,
-    clips: int,
-    room: int,
-    progress: bool,
+    entries: Sequence[Entry], runs: list[dict[str, Any]], *, clips: int, room: int, progress: bool
 ) -> int:
     """Add to `runs` the clips that each got wrong with the highest score, with pictures while there is room.
 
