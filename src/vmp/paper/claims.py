@@ -11,7 +11,7 @@ import csv
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,9 +164,7 @@ def table_of_gains(
     gains: Sequence[Gain], head: str, key: Callable[[Gain], str], *, total: bool = True
 ) -> str:
     """One row per group, in the order of the paper's table, and one for all if there are several."""
-    groups: dict[str, list[Gain]] = {}
-    for gain in gains:
-        groups.setdefault(key(gain), []).append(gain)
+    groups = _group(gains, key)
     if total and len(groups) > 1:
         groups["All"] = list(gains)
     rows = []
@@ -182,10 +180,10 @@ def table_of_gains(
 def tables_by_lambda(learned: Sequence[Learned]) -> list[str]:
     """One table per dataset: a and b by lambda, and in how many of the steps to the next lambda each falls."""
     tables = []
-    for dataset, runs in _group(learned, lambda one: one.dataset):
+    for dataset, runs in _group(learned, lambda one: one.dataset).items():
         weights = sorted({one.weight for one in runs})
         rows = []
-        for model, of_model in _group(runs, lambda one: one.model):
+        for model, of_model in _group(runs, lambda one: one.model).items():
             texts, means = [], []
             for weight in weights:
                 at = [one for one in of_model if one.weight == weight]
@@ -205,7 +203,7 @@ def tables_by_lambda(learned: Sequence[Learned]) -> list[str]:
 
 def table_of_turns(learned: Sequence[Learned]) -> str:
     rows = []
-    for dataset, runs in _group(learned, lambda one: one.dataset):
+    for dataset, runs in _group(learned, lambda one: one.dataset).items():
         for weight in sorted({one.weight for one in runs}):
             turns = [one.turns for one in runs if one.weight == weight]
             rows.append([dataset, f"{weight:g}", f"{statistics.fmean(turns):.1f}", max(turns), len(turns)])
@@ -215,7 +213,7 @@ def table_of_turns(learned: Sequence[Learned]) -> str:
 def table_of_cameras(learned: Sequence[Learned]) -> str:
     """Static minus moving camera at λ = 0, over the seeds that have both."""
     rows = []
-    for model, runs in _group([one for one in learned if one.weight == 0], lambda one: one.model):
+    for model, runs in _group([one for one in learned if one.weight == 0], lambda one: one.model).items():
         by_seed = {(one.dataset, one.seed): one for one in runs}
         pairs = [
             (static, by_seed["finegym", seed])
@@ -243,7 +241,7 @@ def table_of_costs(path: Path) -> str:
 
     columns = list(dict.fromkeys(row["column"] for row in measured))
     rows = []
-    for label, of_row in _group(measured, lambda row: row["row"]):
+    for label, of_row in _group(measured, lambda row: row["row"]).items():
         costs = {
             row["column"]: f"{percent(row['gain'], row['ours'])} ({percent(row['paper_gain'], row['paper'])})"
             for row in of_row
@@ -252,12 +250,12 @@ def table_of_costs(path: Path) -> str:
     return _to_markdown(["Ours (paper's)", *columns], rows)
 
 
-def _group(items: Iterable[Any], key: Callable[[Any], str]) -> Iterator[tuple[str, list[Any]]]:
+def _group(items: Iterable[Any], key: Callable[[Any], str]) -> dict[str, list[Any]]:
     """Items by key, in the order in which the keys first occur."""
     groups: dict[str, list[Any]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
-    return iter(groups.items())
+    return groups
 
 
 def _format_mean(values: Sequence[float], digits: int = 1) -> str:

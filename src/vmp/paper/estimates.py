@@ -37,9 +37,6 @@ class Rate:
     date: str
     source: str
 
-    def __str__(self) -> str:
-        return f"on {self.device}, {self.date[:10]}, {self.source}"
-
 
 def time_rates(runs: Sequence[PlannedRun], output: Path) -> bool:
     """Time a few steps of each backbone of these runs and keep the result in output/rates/, replacing earlier ones.
@@ -124,9 +121,7 @@ def measured_rates(output: Path) -> dict[str, Rate]:
 
 def _rate_of(numbers: Mapping[str, Any], timing: Mapping[str, Any], path: Path) -> Rate:
     batch = timing["batch"]
-    disk = (
-        8 * numbers["parameters"] * 3
-    )  # weights and momentum in two checkpoints and one that is being written
+    disk = 8 * numbers["parameters"] * 3  # weights and momentum in two checkpoints and one being written
     train, test = (numbers["forward"][0] + numbers["backward"][0]) / batch, numbers["test_forward"][0] / batch
     return Rate(train, test, disk, timing["device"], timing["date"], f"a few steps ({path})")
 
@@ -145,34 +140,6 @@ def _speed_here(run: PlannedRun) -> str:
     return speed_key(run.raw, describe_own_device(run.config))
 
 
-@dataclass
-class _Estimate:
-    """Device-hours of each unfinished run, by backbone, and what they come from."""
-
-    hours: dict[str, list[float]]
-    sources: dict[str, str]
-    devices: set[str]
-    unknown: set[str]  # backbones without a rate, or whose clips are not known
-    disk: int = 0
-
-    def add(self, run: PlannedRun, rate: Rate | None, clips: Mapping[str, int]) -> str:
-        """Text for the run's line."""
-        from vmp.backbones import backbone_spec
-
-        config, name = run.config, run.config.backbone.key
-        if not (rate and clips):
-            self.unknown.add(name)
-            return ""
-        views = config.trainer.views or backbone_spec(name).views
-        seconds = rate.train * clips["train"] * config.trainer.epochs
-        seconds += rate.test * clips.get("test", 0) * views[0] * views[1]
-        self.hours.setdefault(name, []).append(seconds / 3600)
-        self.sources[name] = str(rate)
-        self.devices.add(rate.device)
-        self.disk += rate.disk
-        return f"  about {seconds / 3600:.2f} device-hours, {rate.disk / 2**20:.0f} MiB"
-
-
 def print_plan(
     runs: Sequence[PlannedRun],
     evaluations: Sequence[PlannedEvaluation],
@@ -187,39 +154,63 @@ def print_plan(
     Args:
         renew: the command that measures the rates anew.
     """
-    estimate = _Estimate({}, {}, set(), set())
+    hours: dict[str, list[float]] = {}  # by backbone
+    sources: dict[str, Rate] = {}
+    used: list[Rate] = []
+    unknown: set[str] = set()  # backbones without a rate, or whose clips are not known
     for run in runs:
-        text = ""
-        if run.state != "finished":
-            text = estimate.add(run, rates.get(_speed_here(run)), count_clips(run, profile))
-        command = shlex.join(["python", "train.py", *run.overrides])
-        print(f"{run.state}: {run.label}{text}\n  {command}\n  -> {run.folder}")
+        text, name = "", run.config.backbone.key
+        if not run.finished:
+            rate, clips = rates.get(_speed_here(run)), count_clips(run, profile)
+            if rate and clips:
+                sources[name] = rate
+                used.append(rate)
+                hours.setdefault(name, []).append(_estimate_hours(run.config, rate, clips))
+                text = f"  about {hours[name][-1]:.2f} device-hours, {rate.disk / 2**20:.0f} MiB"
+            else:
+                unknown.add(name)
+        print(f"{run.state}: {run.label}{text}\n  {_command(run)}\n  -> {run.folder}")
     for evaluation in evaluations:
-        state = "finished" if evaluation.finished else "not run"
-        print(f"{state}: {shlex.join(['python', 'evaluate.py', *evaluation.arguments])}")
+        print(f"{evaluation.state}: {_command(evaluation)}")
     states = [run.state for run in runs]
     print(
         f"{len(runs)} runs: {states.count('finished')} finished, {states.count('half done')} half done, "
         f"{states.count('not run')} not run; {len(evaluations)} evaluations, "
         f"{sum(evaluation.finished for evaluation in evaluations)} finished"
     )
-    if estimate.hours:
-        for name, hours in estimate.hours.items():
-            source = estimate.sources[name]
-            print(f"  {name}: {len(hours)} runs, about {sum(hours):.1f} device-hours (measured {source})")
+    if used:
+        for name, each in hours.items():
+            rate = sources[name]
+            source = f"on {rate.device}, {rate.date[:10]}, {rate.source}"
+            print(f"  {name}: {len(each)} runs, about {sum(each):.1f} device-hours (measured {source})")
         existing = next(p for p in (output, *output.absolute().parents) if p.exists())
-        total = sum(sum(hours) for hours in estimate.hours.values())
         print(
-            f"to do: about {total:.1f} device-hours on {' or '.join(sorted(estimate.devices))}, "
-            f"{estimate.disk / 2**30:.1f} GiB of disk ({shutil.disk_usage(existing).free / 2**30:.0f} GiB are free)"
+            f"to do: about {sum(map(sum, hours.values())):.1f} device-hours on "
+            f"{' or '.join(sorted({rate.device for rate in used}))}, "
+            f"{sum(rate.disk for rate in used) / 2**30:.1f} GiB of disk "
+            f"({shutil.disk_usage(existing).free / 2**30:.0f} GiB are free)"
         )
         print(f"  {renew} measures this anew (a few steps, without decoding: a slow loader adds to it)")
-    if estimate.unknown:
+    if unknown:
         here = " or ".join(sorted({describe_own_device(run.config) for run in runs}))
         print(
-            f"no estimate for {', '.join(sorted(estimate.unknown))}: nothing was measured with them on {here}, or "
+            f"no estimate for {', '.join(sorted(unknown))}: nothing was measured with them on {here}, or "
             f"their numbers of clips are unknown; {renew} measures"
         )
+
+
+def _command(planned: PlannedRun | PlannedEvaluation) -> str:
+    return shlex.join(["python", planned.script, *planned.arguments])
+
+
+def _estimate_hours(config: Config, rate: Rate, clips: Mapping[str, int]) -> float:
+    """Device-hours of a run."""
+    from vmp.backbones import backbone_spec
+
+    views = config.trainer.views or backbone_spec(config.backbone.key).views
+    seconds = rate.train * clips["train"] * config.trainer.epochs
+    seconds += rate.test * clips.get("test", 0) * views[0] * views[1]
+    return seconds / 3600
 
 
 def count_clips(run: PlannedRun, profile: Profile) -> dict[str, int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
@@ -67,6 +67,7 @@ def composer(conf: Path) -> Compose:
 class PlannedRun:
     """A run with its seed. overrides: as one would type them after train.py. start: the run that it starts from."""
 
+    script: ClassVar = "train.py"
     overrides: tuple[str, ...]
     label: str
     dataset: str
@@ -79,8 +80,21 @@ class PlannedRun:
         return self.config.folder
 
     @property
+    def arguments(self) -> tuple[str, ...]:
+        return self.overrides
+
+    @property
+    def needs(self) -> "PlannedRun | None":
+        """The run that has to finish first."""
+        return self.start
+
+    @property
+    def finished(self) -> bool:
+        return Run(self.folder).finished
+
+    @property
     def state(self) -> str:
-        if Run(self.folder).finished:
+        if self.finished:
             return "finished"
         return "half done" if begun(self.folder) or any(self.folder.glob("checkpoints/step_*")) else "not run"
 
@@ -89,16 +103,24 @@ class PlannedRun:
 class PlannedEvaluation:
     """A finished run tested again by evaluate.py, on degraded videos or on chosen clips."""
 
+    script: ClassVar = "evaluate.py"
     run: PlannedRun
     degrade: str | None
     where: str | None
 
     @property
-    def arguments(self) -> list[str]:
-        """Command-line arguments of evaluate.py."""
+    def arguments(self) -> tuple[str, ...]:
         chosen = [f"degrade={self.degrade}"] if self.degrade else []
         chosen += [f"where={quote(self.where)}"] if self.where else []
-        return [f"run={quote(str(self.run.folder))}", *chosen, f"device={self.run.config.trainer.device}"]
+        return f"run={quote(str(self.run.folder))}", *chosen, f"device={self.run.config.trainer.device}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.run.label} tested with {' '.join(filter(None, (self.degrade, self.where)))}"
+
+    @property
+    def needs(self) -> PlannedRun:
+        return self.run
 
     @property
     def folder(self) -> Path:
@@ -118,6 +140,10 @@ class PlannedEvaluation:
         """Whether it exists and is newer than the run's own result."""
         mine, of_run = Run(self.folder), Run(self.run.folder)
         return mine.finished and of_run.finished and mine.finished_at >= of_run.finished_at
+
+    @property
+    def state(self) -> str:
+        return "finished" if self.finished else "not run"
 
 
 class Planner:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmp.config import MotionsDataset, PreparedDataset, check_start
+from vmp.config import Config, MotionsDataset, PreparedDataset, check_start
 from vmp.errors import ConfigError, UserError
 from vmp.files import write_text
 from vmp.jobs.launch import Launch, name_output, parse_launch, run_launched
@@ -129,36 +129,25 @@ def run_missing(
         UserError: data are missing.
         Interrupted: a signal stopped it; the same command continues.
     """
-    todo = [run for run in runs if run.state != "finished"]
+    todo = [run for run in runs if not run.finished]
     check_data(todo)
     for run in todo:
         if not run.start:
             check_start(run.config)
     waiting = {str(run.folder) for run in todo}
+    planned: list[PlannedRun | PlannedEvaluation] = [*todo]
+    planned += [test for test in evaluations if str(test.run.folder) in waiting or not test.finished]
     jobs = [
         Job(
-            folder=str(run.folder),
-            output=name_output(output / "logs", run.folder),
-            label=run.label + (" (continued)" if run.state == "half done" else ""),
-            script="train.py",
-            arguments=run.overrides,
-            is_done=lambda run=run: run.state == "finished",  # type: ignore[misc]
-            needs=tuple({str(run.start.folder)} & waiting) if run.start else (),
+            folder=str(one.folder),
+            output=name_output(output / "logs", one.folder),
+            label=one.label + (" (continued)" if one.state == "half done" else ""),
+            script=one.script,
+            arguments=one.arguments,
+            is_done=lambda one=one: one.finished,  # type: ignore[misc]
+            needs=tuple({str(one.needs.folder)} & waiting) if one.needs else (),
         )
-        for run in todo
-    ]
-    jobs += [
-        Job(
-            folder=str(test.folder),
-            output=name_output(output / "logs", test.folder),
-            label=f"{test.run.label} tested with {' '.join(filter(None, (test.degrade, test.where)))}",
-            script="evaluate.py",
-            arguments=tuple(test.arguments),
-            is_done=lambda test=test: test.finished,  # type: ignore[misc]
-            needs=tuple({str(test.run.folder)} & waiting),
-        )
-        for test in evaluations
-        if str(test.run.folder) in waiting or not test.finished
+        for one in planned
     ]
     finished = len(runs) + len(evaluations) - len(jobs)
     print(
@@ -185,16 +174,15 @@ def check_data(runs: Sequence[PlannedRun]) -> None:
     from vmp.build import find_splits
 
     faults: list[str] = []
-    seen: set[str] = set()
+    configs: dict[str, Config] = {}  # one per dataset
     for run in runs:
-        key = repr((run.config.dataset, run.config.data.root))
-        if key in seen or not isinstance(run.config.dataset, MotionsDataset | PreparedDataset):
-            continue
-        seen.add(key)
-        try:
-            find_splits(run.config)
-        except UserError as error:
-            faults.append(str(error))
+        configs.setdefault(repr((run.config.dataset, run.config.data.root)), run.config)
+    for config in configs.values():
+        if isinstance(config.dataset, MotionsDataset | PreparedDataset):
+            try:
+                find_splits(config)
+            except UserError as error:
+                faults.append(str(error))
     if faults:
         raise ConfigError(
             "the table needs data that are missing.\n"

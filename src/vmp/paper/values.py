@@ -113,7 +113,7 @@ def read_values(
 def _read_number(cell: Cell, source: PlannedRun | PlannedEvaluation) -> Number | Missing:
     """The number in a run's folder, if it holds the run that the cell asks for."""
     run = source.run if isinstance(source, PlannedEvaluation) else source
-    if run.state != "finished":
+    if not run.finished:
         return Missing(run.state)
     try:
         check_same_run(run.folder, run.raw)
