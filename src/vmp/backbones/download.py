@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from vmp.backbones.transfer import Failed, bring, discard
+from vmp.backbones.transfer import Failed, download, remove_part
 from vmp.errors import WeightsError
 from vmp.files import write_text
 
@@ -52,7 +52,7 @@ def fetch(
                 _check(path)
                 return path
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with _Locked(folder):
             for path in (folder / _name(url) for url in urls):
                 if path.is_file():
                     _check(path)
@@ -63,7 +63,7 @@ def fetch(
             failed: list[str] = []
             for url in urls:
                 try:
-                    path = _download(url, folder / _name(url), progress)
+                    path = _fetch_from(url, folder / _name(url), progress)
                 except Failed as error:
                     failed.append(f"  {url}\n    {error}")
                 else:
@@ -102,7 +102,7 @@ def container(head: bytes) -> str | None:
     return None
 
 
-class _locked:
+class _Locked:
     """A lock on the folder; prints a line when it has to wait for another process."""
 
     def __init__(self, folder: Path) -> None:
@@ -146,27 +146,27 @@ def _check(path: Path) -> None:
         )
 
 
-def _download(url: str, path: Path, progress: bool) -> Path:
+def _fetch_from(url: str, path: Path, progress: bool) -> Path:
     part = path.with_name(f"{path.name}.part")
-    length_known = bring(url, part, progress=progress)
+    length_known = download(url, part, progress=progress)
     with open(part, "rb") as file:
         head = file.read(64)
     if container(head) is None:
-        discard(part)
+        remove_part(part)
         page = "a web page" if head.lstrip().startswith(b"<") else f"a file that begins with {head[:16]!r}"
         raise Failed(f"{page if head else 'an empty file'} came, not weights")
     if not (length_known or _has_its_end(part, head)):
-        discard(part)
+        remove_part(part)
         raise Failed("the server did not say how long the file is, so it may have been cut short on its way")
     with open(part, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
-    discard(part)
+    remove_part(part)
     return path
 
 
 def _has_its_end(path: Path, head: bytes) -> bool:
-    """Whether the file proves by itself that nothing is missing at its end."""
+    """Whether the file itself proves that its end is not missing."""
     kind = container(head)
     if kind == "zip":
         try:

@@ -1,12 +1,12 @@
-"""Bring one file over HTTP, whole, into <file>.part; continue an earlier attempt only where the version is the same.
+"""Download one file over HTTP, completely, into <file>.part; resume an earlier attempt only of the same version.
 
 Notable here:
 - a dropped connection is resumed (HTTP Range) with If-Range, and the answer's ETag, Last-Modified and length are
-  compared with those of the first part as well, because some servers ignore If-Range; any change starts the file over;
-- without a strong ETag or Last-Modified there is nothing to compare, so the file starts over;
-- a body that ends when the connection closes proves nothing: the caller learns that the length was never known;
-- a connection slower than SPEED for WINDOW seconds is dropped, and a server that stays slow is given up;
-- network faults become `Failed` or `Dropped`; an OSError that leaves this module is the disk's.
+  compared with those of the first part as well, because some servers ignore If-Range; any change starts it again;
+- without a strong ETag or Last-Modified there is nothing to compare, so the download starts again;
+- a body that ends when the connection closes may be cut short: the caller learns that the length was never known;
+- a connection slower than SPEED for WINDOW seconds is dropped, and a server that stays slow is abandoned;
+- network faults become `Failed` or `Dropped`; any OSError that leaves this module comes from the disk.
 """
 
 import http.client
@@ -27,33 +27,33 @@ from vmp.progress import bar
 
 TIMEOUT = 30.0  # seconds without a byte
 SPEED, WINDOW = 1024.0, 30.0  # at least so many bytes per second, measured over so many seconds
-WAITS = (1.0, 3.0, 9.0)  # seconds before another try; the count starts anew when bytes came at SPEED
+WAITS = (1.0, 3.0, 9.0)  # seconds before another try; starts again after bytes have come at SPEED
 _CHUNK = 1 << 20
-_LATER = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers worth another try
+_RETRY = {408, 425, 429, 500, 502, 503, 504}  # HTTP status codes worth another try
 
 
 class Failed(Exception):
-    """This URL does not give the file."""
+    """The file cannot be fetched from this URL."""
 
 
 class Dropped(Exception):
     """The connection broke or the server is busy: worth another try."""
 
 
-def bring(url: str, part: Path, *, progress: bool) -> bool:
+def download(url: str, part: Path, *, progress: bool) -> bool:
     """Fill `part` with the whole file behind `url`, in as many requests as it takes.
 
     Returns:
         Whether the server said how long the file is. False: it may have been cut short without a trace.
 
     Raises:
-        Failed: the URL does not give the file, or the connection broke too often.
+        Failed: the file cannot be fetched from the URL, or the connection broke too often.
         OSError: `part` cannot be written.
     """
     waits, most, began = list(WAITS), _size(part), time.monotonic()
     while True:
         try:
-            return _get(url, part, progress)
+            return _request(url, part, progress)
         except Dropped as error:
             gained, most = _size(part) - most, max(most, _size(part))
             if gained > 0 and gained >= SPEED * (time.monotonic() - began):
@@ -65,15 +65,15 @@ def bring(url: str, part: Path, *, progress: bool) -> bool:
             time.sleep(wait)
 
 
-def discard(part: Path) -> None:
-    """Remove a part and what is known about its version."""
-    _notes(part).unlink(missing_ok=True)
+def remove_part(part: Path) -> None:
+    """Remove a partial file and the record of its version."""
+    _version_file(part).unlink(missing_ok=True)
     part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """What a server says about a file: enough to tell that a later answer is about the same one."""
+    """What a server says about a file: enough to recognise that a later answer is about the same one."""
 
     url: str
     etag: str = ""  # strong only
@@ -93,7 +93,7 @@ class _Version:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """No redirect gives up encryption: nothing else vouches for a file at its first use."""
+    """Refuses redirects from https to http: at the first use nothing else vouches for a file."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
@@ -101,25 +101,27 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _get(url: str, part: Path, progress: bool) -> bool:
-    """One request: append to `part`, or start it over. Returns whether its length is known, once the file is whole."""
-    kept = _kept(part, url)
+def _request(url: str, part: Path, progress: bool) -> bool:
+    """One request: append to `part`, or start it again. Returns whether its length is known, once the file is whole."""
+    kept = _recorded_version(part, url)
     if kept is None:
-        discard(part)
+        remove_part(part)
     have = _size(part)
-    if kept and have and have == kept.length:  # stopped between the last byte and the rename
+    if (
+        kept and have and have == kept.length
+    ):  # an earlier process stopped between the last byte and the rename
         return True
     headers = {"User-Agent": "video-motion-prompts", "Accept-Encoding": "identity"}
     if kept and have:
         headers |= {"Range": f"bytes={have}-", "If-Range": kept.validator}
-    with _open(url, headers, part) as answer:
+    with _connect(url, headers, part) as answer:
         kind = answer.headers.get_content_type()
         if kind in ("text/html", "application/xhtml+xml"):
             raise Failed(f"a web page came ({kind}), not weights")
         found, first = _version(url, answer)
         if answer.status == 206:
             if first != have or (kept and have and not kept.continued_by(found)):
-                discard(part)
+                remove_part(part)
                 raise Dropped("the server has another version of the file")
         elif answer.status != 200:
             raise Failed(f"HTTP {answer.status} {answer.reason}")
@@ -130,18 +132,18 @@ def _get(url: str, part: Path, progress: bool) -> bool:
             raise Failed(
                 f"{(total - have) / 1e6:,.0f} MB are still to come and {part.parent} has {free / 1e6:,.0f} MB free"
             )
-        if not have:  # in this order: a kill in between must not leave the old bytes under the new version
-            discard(part)
+        if not have:  # in this order, so that a kill in between cannot leave old bytes under the new version
+            remove_part(part)
             part.touch()
             if found.validator:
-                write_text(_notes(part), json.dumps(asdict(found)))
-        _copy(answer, part, have, total, progress)
+                write_text(_version_file(part), json.dumps(asdict(found)))
+        _append(answer, part, have, total, progress)
         if total is not None and _size(part) != total:
             raise Dropped(f"the connection ended after {_size(part):,} of {total:,} bytes")
         return total is not None or answer.chunked
 
 
-def _open(url: str, headers: dict[str, str], part: Path) -> Any:
+def _connect(url: str, headers: dict[str, str], part: Path) -> Any:
     begun = "Range" in headers
     try:
         request = urllib.request.Request(url, headers=headers)
@@ -149,10 +151,10 @@ def _open(url: str, headers: dict[str, str], part: Path) -> Any:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and begun:
-            discard(part)
+            remove_part(part)
             raise Dropped("the server has another version of the file") from None
         what = f"HTTP {error.code} {' '.join(str(error.reason).split())}"
-        raise (Dropped(what) if error.code in _LATER else Failed(what)) from None
+        raise (Dropped(what) if error.code in _RETRY else Failed(what)) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -165,11 +167,11 @@ def _open(url: str, headers: dict[str, str], part: Path) -> Any:
         if isinstance(cause, ValueError | http.client.InvalidURL):
             raise Failed(f"the server redirects to something that is no address ({cause})") from None
         if isinstance(cause, http.client.HTTPException | ConnectionResetError):
-            raise Dropped(f"the connection broke ({_words(cause)})") from None
-        raise (Dropped if begun else Failed)(f"no connection ({_words(cause)})") from None
+            raise Dropped(f"the connection broke ({_describe_error(cause)})") from None
+        raise (Dropped if begun else Failed)(f"no connection ({_describe_error(cause)})") from None
 
 
-def _copy(answer: Any, part: Path, have: int, total: int | None, progress: bool) -> None:
+def _append(answer: Any, part: Path, have: int, total: int | None, progress: bool) -> None:
     mib = 1 << 20
     with (
         open(part, "ab") as file,
@@ -184,7 +186,7 @@ def _copy(answer: Any, part: Path, have: int, total: int | None, progress: bool)
             except TimeoutError:
                 raise Dropped(f"no byte came for {TIMEOUT:g} s") from None
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise Dropped(f"the connection broke ({_words(error)})") from None
+                raise Dropped(f"the connection broke ({_describe_error(error)})") from None
             if not chunk:
                 return
             file.write(chunk)
@@ -197,10 +199,10 @@ def _copy(answer: Any, part: Path, have: int, total: int | None, progress: bool)
 
 
 def _version(url: str, answer: Any) -> tuple[_Version, int | None]:
-    """What an answer says of its file, and the number of its first byte (None where it is not told).
+    """What an answer says about its file, and the position of its first byte (None if unknown).
 
     Raises:
-        Failed: the headers contradict each other or are no numbers.
+        Failed: the headers contradict each other or are not numbers.
     """
     headers: Message = answer.headers
     lengths = {text.strip() for value in headers.get_all("Content-Length") or [] for text in value.split(",")}
@@ -224,16 +226,16 @@ def _version(url: str, answer: Any) -> tuple[_Version, int | None]:
     return _Version(url, etag, modified, length), first
 
 
-def _kept(part: Path, url: str) -> _Version | None:
-    """The version that `part` holds the beginning of; None where that is not known."""
+def _recorded_version(part: Path, url: str) -> _Version | None:
+    """The version of the file that `part` is the beginning of; None if unknown."""
     try:
-        kept = _Version(**json.loads(_notes(part).read_text(encoding="utf-8")))
+        kept = _Version(**json.loads(_version_file(part).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
     return kept if kept.url == url and kept.validator else None
 
 
-def _notes(part: Path) -> Path:
+def _version_file(part: Path) -> Path:
     return part.with_name(f"{part.name}.version")
 
 
@@ -241,6 +243,6 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
 
 
-def _words(error: object) -> str:
+def _describe_error(error: object) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -6,12 +6,10 @@ Notable here:
 - sizes left null in `backbone` are the published ones (vmp.backbones.SPECS).
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BeforeValidator, Field
 
 from vmp.backbones import SPECS, zoo
 from vmp.choices import (
@@ -36,37 +34,13 @@ from vmp.config.types import (
     Fraction,
     NotNegative,
     Positive,
+    Section,
     TagCondition,
     Text,
     Views,
     Word,
 )
 from vmp.slope_shift import m_of, n_of
-
-ABSENT = PydanticCustomError("absent", "must be given")
-NOT_BOOLEAN = PydanticCustomError("boolean", "must not be true or false")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_placeholders_and_booleans(cls, values: Any) -> Any:
-        """Hydra's ??? stands for a value that must be given; pydantic would take true and false for 1 and 0."""
-        if not isinstance(values, Mapping):
-            return values
-        faults: list[InitErrorDetails] = []
-        for name, field in cls.model_fields.items():
-            value = values.get(key := field.alias or name)
-            if value == "???":
-                faults.append({"type": ABSENT, "loc": (key,), "input": value})
-            elif isinstance(value, bool) and bool not in (field.annotation, *get_args(field.annotation)):
-                faults.append({"type": NOT_BOOLEAN, "loc": (key,), "input": value})
-        if faults:
-            raise ValidationError.from_exception_data(cls.__name__, faults)
-        return values
-
 
 # --- data and models -----------------------------------------------------------------------------------------------
 

@@ -1,10 +1,20 @@
-"""Types of config values: numbers in a range, words, paths, devices, test views."""
+"""Types of config values (numbers in a range, words, paths, devices, test views), and the base of every section."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -68,3 +78,27 @@ def parse_views(value: Any) -> Any:
 
 
 Views = Annotated[tuple[Count, Count], BeforeValidator(parse_views)]  # temporal, spatial
+
+ABSENT = PydanticCustomError("absent", "must be given")
+NOT_BOOLEAN = PydanticCustomError("boolean", "must not be true or false")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_placeholders_and_booleans(cls, values: Any) -> Any:
+        """Hydra's ??? stands for a value that must be given; pydantic would take true and false for 1 and 0."""
+        if not isinstance(values, Mapping):
+            return values
+        faults: list[InitErrorDetails] = []
+        for name, field in cls.model_fields.items():
+            value = values.get(key := field.alias or name)
+            if value == "???":
+                faults.append({"type": ABSENT, "loc": (key,), "input": value})
+            elif isinstance(value, bool) and bool not in (field.annotation, *get_args(field.annotation)):
+                faults.append({"type": NOT_BOOLEAN, "loc": (key,), "input": value})
+        if faults:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return values
