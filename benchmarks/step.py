@@ -148,7 +148,7 @@ def _make_update(
     config: Any, spec: Any, variant: Variant, batch: int, losses: list[Tensor]
 ) -> Callable[[], None]:
     """One update on clips that are on the device; its loss is appended to `losses`."""
-    from vmp.build import build_optimizer, choose_kernels
+    from vmp.build import build_optimizer, set_precision_switches
     from vmp.objective import Objective
 
     device = device_type()
@@ -159,7 +159,7 @@ def _make_update(
     forward = torch.compile(model, dynamic=False) if config.trainer.compile else model
 
     def update() -> None:
-        choose_kernels(config)  # another model may have set its own
+        set_precision_switches(config)  # another model may have set its own
         optimizer.zero_grad(set_to_none=True)
         with ExitStack() as modes:
             if variant.direct and variant.net == "ours":

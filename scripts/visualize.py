@@ -111,7 +111,7 @@ def find_layer(options: argparse.Namespace) -> "MotionPrompt":
 def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     """Write out.png and out.mp4."""
     from vmp.data.encode import write_video
-    from vmp.figures.clips import check_enough, embedded_clip, stream, to_clip
+    from vmp.figures.clips import check_enough_clips, embedded_clip, stream, to_clip
     from vmp.figures.layers import describe
     from vmp.figures.panels import draw_grid, nothing_is, panel_rows
 
@@ -146,7 +146,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     path = out.parent / f"{out.name}.mp4"
     pictures = shown()
     first = next(pictures, None)
-    check_enough(Path(name), len(kept), start=options.start, stride=options.stride)
+    check_enough_clips(Path(name), len(kept), start=options.start, stride=options.stride)
     assert first is not None
     out.parent.mkdir(parents=True, exist_ok=True)
     if options.frames:

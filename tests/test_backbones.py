@@ -11,7 +11,7 @@ from torch import nn
 from vmp.backbones import SPECS, backbone_spec, build_backbone
 from vmp.backbones import timesformer as ts
 from vmp.backbones.convnets import MaxPool, MeanPool
-from vmp.build import choose_kernels
+from vmp.build import set_precision_switches
 from vmp.config import check
 from vmp.errors import ConfigError
 from vmp.finetune import FREEZE, freeze, head_of, parameter_groups, set_batch_norm
@@ -571,7 +571,7 @@ def test_kernels_of_a_gpu_are_those_of_the_config(tf32, convolutions, products):
     )
     try:
         config = check(composer(ROOT / "conf")([f"trainer.tf32={tf32}", "trainer.cudnn_benchmark=true"]))
-        choose_kernels(config)
+        set_precision_switches(config)
         now = (
             torch.backends.cudnn.benchmark,
             torch.backends.cudnn.allow_tf32,

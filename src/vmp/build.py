@@ -48,7 +48,7 @@ class Splits(NamedTuple):
 
     @property
     def tested(self) -> tuple[str, Manifest]:
-        """Name and manifest of the split that the result is for: test, or val where there is none."""
+        """Name and manifest of the split that a finished run is tested on: test, or val if there is no test split."""
         manifest = self.test or self.val
         assert manifest
         return "test" if self.test else "val", manifest
@@ -75,27 +75,27 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
 
     val, test = (read(split) if (folder / f"{split}.csv").exists() else None for split in ("val", "test"))
     splits = Splits(read("train"), val, test)
-    check_enough(config, len(splits.train.clips), splits.train.path)
+    check_enough_clips(config, len(splits.train.clips), splits.train.path)
     if not val and not test:
         raise ConfigError(f"{folder}: holds neither val.csv nor test.csv, so there is nothing to test on")
     if not val and config.trainer.select == "best":
         raise ConfigError("trainer.select = 'best': the dataset has no validation split; use last")
-    if not isinstance(
-        config.dataset, PreparedDataset
-    ):  # published splits: FineGym's neighbours may share a frame
-        _check_apart(splits)
+    # published splits are taken as they are: FineGym's neighbouring clips may share a frame
+    if not isinstance(config.dataset, PreparedDataset):
+        _check_disjoint(splits)
     return splits
 
 
 def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
-    """The folders of the manifests and of the videos; None: as recorded beside the manifests."""
+    """The folders of the manifests and of the videos; None for the videos: as recorded beside the manifests."""
     dataset, home = config.dataset, Path(config.data.root)
     if isinstance(dataset, MotionsDataset):
         from vmp.data.motions import CLASSES, SPLITS, Motions, make_motions
 
         spec = Motions(**dataset.model_dump(exclude={"kind", "name", "flip"}))
-        check_enough(config, spec.train, "dataset.train")
-        if (few := config.trainer.clips) is not None:  # and at least one of each class
+        check_enough_clips(config, spec.train, "dataset.train")
+        if (few := config.trainer.clips) is not None:
+            # at least one clip of each class
             sizes = {split: min(getattr(spec, split), max(few, len(CLASSES))) for split in SPLITS}
             spec = replace(spec, **sizes)
         return make_motions(home / "motions", spec, progress=progress), None
@@ -108,7 +108,7 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
         lists |= {"test": Path(dataset.test)} if dataset.test else {}
         names = Path(dataset.classes) if dataset.classes else None
         if lists["train"].is_file():
-            check_enough(config, len(read_list(lists["train"], "train")), lists["train"])
+            check_enough_clips(config, len(read_list(lists["train"], "train")), lists["train"])
         folder = make_list(
             home / dataset.name,
             videos=videos,
@@ -136,16 +136,17 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
     )
 
 
-def check_enough(config: Config, clips: int, where: object) -> None:
+def check_enough_clips(config: Config, clips: int, where: object) -> None:
     """Raise ConfigError if there are fewer training clips than one update takes."""
     batch = config.trainer.batch_size
     if clips < batch:
         raise ConfigError(
-            f"trainer.batch_size = {batch}: {where} has {clips} usable clips, too few for one update; lower it"
+            f"trainer.batch_size = {batch}: {where} has {clips} usable clips, too few for one update; lower "
+            "trainer.batch_size"
         )
 
 
-def _check_apart(splits: Splits) -> None:
+def _check_disjoint(splits: Splits) -> None:
     """Raise ManifestError if a frame is both trained and tested on."""
     trained_on: dict[str, list[Clip]] = {}
     for clip in splits.train.clips:
@@ -184,18 +185,18 @@ def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifi
     from vmp.data.sampler import WEIGHTS, generator
     from vmp.finetune import set_batch_norm
 
-    choose_kernels(config)
+    set_precision_switches(config)
     prompts = build_prompts(config, spec)
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 1).integers(2**62)))
     b = config.backbone
     backbone = build_backbone(b.key, num_classes=classes, spec=spec, **b.options())
-    model = join(config, spec, backbone, prompts)
+    model = attach_prompts(config, spec, backbone, prompts)
     if config.trainer.channels_last:
         model = model.to(memory_format=torch.channels_last_3d)
     return set_batch_norm(model, config.train.batch_norm)
 
 
-def join(
+def attach_prompts(
     config: Config, spec: "Spec", backbone: "nn.Module", prompts: dict[str, Any]
 ) -> "PromptedClassifier":
     """Put prompt layers (pathway -> layer) in front of a backbone."""
@@ -215,7 +216,7 @@ def join(
     )
 
 
-def choose_kernels(config: Config) -> None:
+def set_precision_switches(config: Config) -> None:
     """Set torch's switches for float32 and convolutions on a GPU, for the whole process."""
     import torch
 
@@ -242,8 +243,8 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
     else:
         return {}
     keys = (WHOLE,) if config.vmp.split == "shared" else config.prompted
-    look: dict[str, Any] = {"grey": v.grey, "modulate": v.modulate, "variation": v.variation}
-    return {key: MotionPrompt(mean=spec.mean, std=spec.std, **look, **constants) for key in keys}
+    options: dict[str, Any] = {"grey": v.grey, "modulate": v.modulate, "variation": v.variation}
+    return {key: MotionPrompt(mean=spec.mean, std=spec.std, **options, **constants) for key in keys}
 
 
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
@@ -264,14 +265,14 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
         decay = o.weight_decay if v.weight_decay is None else v.weight_decay
         groups.append({"params": prompts, "lr": lr * v.lr_mult, "weight_decay": decay})
     groups = [group for group in groups if group["params"]]
-    fused = config.trainer.fused or None  # False would rule out torch's own choice, which is good on a GPU
+    fused = config.trainer.fused or None  # None leaves the choice to torch, False would not
     if o.kind == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(o.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=o.momentum, nesterov=o.nesterov, fused=fused)
 
 
 def build_schedule(config: Config) -> "Schedule":
-    """A function from a moment, in epochs, to the factor on the learning rate."""
+    """Epoch, a real number -> factor on the learning rate."""
     from vmp.engine import schedule
 
     o, epochs = config.optim, config.trainer.epochs
@@ -285,8 +286,8 @@ def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier", *, cro
     """What to decode: as many frames as backbone and prompts take together.
 
     Args:
-        crops: spatial crops of a test view. Several are spread over a picture whose short side is spec.test_side; a
-            single one is the centre of a picture with the smallest short side of training, as in PySlowFast.
+        crops: spatial crops of a test view. Several are spread over a frame whose short side is spec.test_side; a
+            single one is the centre of a frame with the smallest short side of training, as in PySlowFast.
     """
     from vmp.data.dataset import ClipShape
 

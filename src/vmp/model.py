@@ -15,7 +15,9 @@ class Output(NamedTuple):
 
 
 class PromptedClassifier(nn.Module):
-    """Args:
+    """Motion prompts in front of a backbone.
+
+    Args:
     backbone: (B, 3, T, H, W), normalised -> (B, classes); a list of such clips if it has several pathways.
     prompts: pathway -> layer; empty for the baseline without prompts. "video" is the whole clip.
     cut: how a clip becomes the backbone's pathways; None for a backbone with one pathway.
@@ -38,7 +40,7 @@ class PromptedClassifier(nn.Module):
         self.backbone = backbone
         self.cut = cut
         self.mean, self.std, self.variation_in_training = mean, std, variation_in_training
-        self.frozen_modules: list[nn.Module] = []  # they stay in evaluation mode (finetune.py)
+        self.frozen_modules: list[nn.Module] = []  # kept in evaluation mode; set by finetune.freeze
 
     def forward(self, clips: Tensor) -> Output:
         """clips: (B, 3, frames, H, W), uint8 (or floating and normalised); as many frames as the cut takes, or the

@@ -19,7 +19,7 @@ from vmp.build import (
     build_model,
     build_optimizer,
     build_schedule,
-    check_enough,
+    check_enough_clips,
     clip_shape,
     find_splits,
 )
@@ -104,7 +104,7 @@ def _find_data(config: Config) -> Data:
         name: find_clips(m, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
         for name, m in splits.named()
     }
-    check_enough(config, len(present["train"].clips), splits.train.path)
+    check_enough_clips(config, len(present["train"].clips), splits.train.path)
     return Data(splits, present, {name: digest(m, present[name]) for name, m in splits.named()})
 
 

@@ -50,11 +50,11 @@ def read_clip(path: Path, *, start: int, stride: int, count: int, short_side: in
         VideoReadError: fewer than two frames are left; a difference takes two.
     """
     frames = list(stream(path, start=start, stride=stride, most=count, short_side=short_side))
-    check_enough(path, len(frames), start=start, stride=stride)
+    check_enough_clips(path, len(frames), start=start, stride=stride)
     return np.stack(frames)
 
 
-def check_enough(path: Path, frames: int, *, start: int, stride: int) -> None:
+def check_enough_clips(path: Path, frames: int, *, start: int, stride: int) -> None:
     if frames < 2:
         found = "one frame is" if frames else "no frames are"
         raise VideoReadError(

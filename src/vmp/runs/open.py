@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmp.build import backbone_spec, build_model, build_prompts, clip_shape, join
+from vmp.build import attach_prompts, backbone_spec, build_model, build_prompts, clip_shape
 from vmp.config import Config
 from vmp.errors import RunError
 from vmp.pathways import scalar_name
@@ -97,5 +97,5 @@ def open_prompts(folder: Path) -> OpenedRun:
                 raise RunError(f"{folder}: its result has no learned {key}")
             with torch.no_grad():
                 parameter.fill_(run.result["scalars"][key])
-    model = join(config, spec, torch.nn.Identity(), layers)
+    model = attach_prompts(config, spec, torch.nn.Identity(), layers)
     return OpenedRun(run=run, config=config, spec=spec, model=model.eval(), checkpoint="")
