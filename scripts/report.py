@@ -4,7 +4,6 @@ python scripts/report.py outputs                              every run below ou
 python scripts/report.py outputs/finegym --out finegym.html --clips 0
 """
 
-import argparse
 from pathlib import Path
 
 from vmp.cli import friendly, parser_of
@@ -13,26 +12,6 @@ from vmp.report.page import CLIPS, write_report
 
 
 def main() -> None:
-    options = _parser().parse_args()
-    if options.clips < 0:
-        raise UserError(f"--clips {options.clips}: must be at least 0")
-    out = options.out or options.folders[0] / "report.html"
-    written = write_report(
-        options.folders,
-        out=out,
-        tables=[folder / "results" for folder in options.folders]
-        if options.tables is None
-        else options.tables,
-        clips=options.clips,
-        progress=True,
-    )
-    print(
-        f"{written.path}: {written.finished} finished of {written.runs} runs, {written.tables} tables, "
-        f"{written.pictures} pictures, {written.bytes / 1e6:.1f} MB"
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="runs, or folders with runs below them")
     parser.add_argument("--out", type=Path, help="file of the page; default: report.html in the first folder")
@@ -46,7 +25,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clips", type=int, default=CLIPS, help="worst clips to draw per run; 0 reads no video"
     )
-    return parser
+    options = parser.parse_args()
+    if options.clips < 0:
+        raise UserError(f"--clips {options.clips}: must be at least 0")
+    out, tables = options.out or options.folders[0] / "report.html", options.tables
+    if tables is None:
+        tables = [folder / "results" for folder in options.folders]
+    written = write_report(options.folders, out=out, tables=tables, clips=options.clips, progress=True)
+    print(
+        f"{written.path}: {written.finished} finished of {written.runs} runs, {written.tables} tables, "
+        f"{written.pictures} pictures, {written.bytes / 1e6:.1f} MB"
+    )
 
 
 if __name__ == "__main__":

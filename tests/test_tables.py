@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vmp.errors import ConfigError, RunError
+from vmp.formats import format_signed
 from vmp.jobs.launch import parse_launch
 from vmp.paper import estimates, timing
 from vmp.paper.planning import PlannedEvaluation, Planner, composer, plan_cells
@@ -26,7 +27,6 @@ from vmp.paper.rendering import (
     describe_provenance,
     escape_latex,
     format_gain,
-    format_signed,
     to_csv,
     to_latex,
     to_markdown,

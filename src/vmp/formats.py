@@ -32,6 +32,14 @@ def format_number(value: Any, form: str) -> str:
     return "–" if number is None else format(number, form).replace("-", "−")
 
 
+def format_signed(value: float, digits: int = 1) -> str:
+    """With a sign unless it rounds to zero."""
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        return f"{0:.{digits}f}"
+    return f"+{text}" if value > 0 else f"−{text[1:]}"
+
+
 def format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "–"

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmp.formats import format_signed
 from vmp.paper.planning import Planner, composer
-from vmp.paper.rendering import format_signed
 from vmp.paper.tables import Profile, Table, cells, load_profile, load_table, results_of
 from vmp.paper.values import read_values
 from vmp.pathways import display_name, scalar_name, split_scalar_name
@@ -57,14 +57,7 @@ class Learned:
 
 
 def claims(profile_name: str, root: Path, *, seeds: int, results: Path | None = None) -> str:
-    """Markdown about the runs that there are; runs nothing.
-
-    Args:
-        results: folder of table8.csv; None for the profile's.
-
-    Raises:
-        ConfigError: no such profile.
-    """
+    """Markdown about the runs that there are; runs nothing. results: folder of table8.csv; None: the profile's."""
     conf = root / "conf"
     profile = load_profile(conf / "table" / "profile" / f"{profile_name}.yaml")
     tables = {n: load_table(conf / "table" / f"table{n}.yaml") for n in (1, 5, 7)}

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vmp.config import Config, MotionsDataset, PreparedDataset
 from vmp.errors import UserError
@@ -39,12 +38,9 @@ class Rate:
 
 
 def time_rates(runs: Sequence[PlannedRun], output: Path) -> bool:
-    """Time a few steps of each backbone of these runs and keep the result in output/rates/, replacing earlier ones.
+    """Time a few steps of each backbone of these runs into output/rates/, replacing earlier timings; whether all were.
 
     A backbone that cannot be timed, or whose timing was disturbed, is reported and keeps its earlier timing.
-
-    Returns:
-        whether all of them were timed.
     """
     distinct = {_speed_here(run): run for run in runs}  # the last run of each: one with prompts
     complete = True
@@ -71,9 +67,7 @@ def _time_rate(run: PlannedRun, speed: str, output: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(config.trainer.threads or threads)
     try:
-        (numbers,) = time_models(
-            [config], batch=batch, rounds=2, warmup=1, device=device, report=lambda text: None
-        )
+        (numbers,) = time_models([config], batch=batch, rounds=2, warmup=1, device=device)
     finally:
         torch.set_num_threads(threads)
     spec = backbone_spec(config)
@@ -108,22 +102,19 @@ def measured_rates(output: Path) -> dict[str, Rate]:
         seconds = result["seconds"] * processes / (clips * max(epochs, 1))
         rate = Rate(seconds, 0.0, disk, device, result.get("finished") or "date unknown", str(run.folder))
         add(speed_key(run.config, device), rate)
-    for path in sorted((output / "table8").glob("*.json")):
-        if timing := read_timing(path):
-            for row in timing["rows"]:
-                if "speed" in row:
-                    add(row["speed"], _rate_of(row, timing, path))
-    for path in sorted((output / "rates").glob("*.json")):
-        if timing := read_timing(path):
-            add(timing["speed"], _rate_of(timing, timing, path))
+    for path in [*sorted((output / "table8").glob("*.json")), *sorted((output / "rates").glob("*.json"))]:
+        if not (timing := read_timing(path)):
+            continue
+        batch = timing["batch"]
+        for numbers in timing.get("rows", [timing]):
+            if "speed" not in numbers:
+                continue
+            train = (numbers["forward"][0] + numbers["backward"][0]) / batch
+            disk = 8 * numbers["parameters"] * 3  # weights and momentum: two checkpoints, one being written
+            source = f"a few steps ({path})"
+            test = numbers["test_forward"][0] / batch
+            add(numbers["speed"], Rate(train, test, disk, timing["device"], timing["date"], source))
     return rates
-
-
-def _rate_of(numbers: Mapping[str, Any], timing: Mapping[str, Any], path: Path) -> Rate:
-    batch = timing["batch"]
-    disk = 8 * numbers["parameters"] * 3  # weights and momentum in two checkpoints and one being written
-    train, test = (numbers["forward"][0] + numbers["backward"][0]) / batch, numbers["test_forward"][0] / batch
-    return Rate(train, test, disk, timing["device"], timing["date"], f"a few steps ({path})")
 
 
 def describe_own_device(config: Config) -> str:
@@ -149,11 +140,8 @@ def print_plan(
     *,
     renew: str = "make timing",
 ) -> None:
-    """Print each run with its command, and an estimate as far as rates are known.
-
-    Args:
-        renew: the command that measures the rates anew.
-    """
+    """Print each run with its command, and an estimate as far as rates are known. renew: the command that measures
+    them anew."""
     hours: dict[str, list[float]] = {}  # by backbone
     sources: dict[str, Rate] = {}
     used: list[Rate] = []

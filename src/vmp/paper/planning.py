@@ -147,11 +147,7 @@ class PlannedEvaluation:
 
 
 class Planner:
-    """Makes runs of cells; each run is composed and checked once.
-
-    Args:
-        extra: the user's overrides for every run.
-    """
+    """Makes runs of cells; each run is composed and checked once. extra: the user's overrides for every run."""
 
     def __init__(self, compose: Compose, *, output: str, extra: Sequence[str] = ()) -> None:
         self._compose, self._output, self._extra = compose, f"output={quote(output)}", extra
@@ -201,11 +197,7 @@ class Planner:
 def plan_cells(
     chosen: Sequence[Cell], planner: Planner, seeds: Iterable[int]
 ) -> tuple[list[PlannedRun], list[PlannedEvaluation]]:
-    """The runs of the cells, each once and after the run that it starts from, and the evaluations, each once.
-
-    Raises:
-        RunError: two different runs would share a folder, or a folder holds a run with another config.
-    """
+    """The runs of the cells, as `add_starting_runs` returns them, and the evaluations, each once."""
     runs: list[PlannedRun] = []
     evaluations: dict[Path, PlannedEvaluation] = {}
     for seed in seeds:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from vmp.formats import format_signed
 from vmp.paper.tables import Cell, Profile, Table
 from vmp.paper.values import CellValue, CellValues
 
@@ -86,14 +87,6 @@ class FilledTable:
         if value.missing:
             text += f" {{{len(each)} of {len(each) + len(value.missing)} seeds}}"
         return text + ("" if gain is None else format_gain(gain))
-
-
-def format_signed(value: float, digits: int = 1) -> str:
-    """With a sign unless it rounds to zero."""
-    text = f"{value:.{digits}f}"
-    if float(text) == 0:
-        return f"{0:.{digits}f}"
-    return f"+{text}" if value > 0 else f"−{text[1:]}"
 
 
 def format_gain(gain: float) -> str:

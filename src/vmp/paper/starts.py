@@ -56,14 +56,10 @@ class Point:
 
 
 def run_grid(grid: StartGrid, profile: Profile, root: Path, *, launch: str = "") -> tuple[list[Point], int]:
-    """Run what is not finished.
-
-    Returns:
-        the points of the finished runs, and how many runs are still not finished.
+    """Run what is not finished; the points of the finished runs, and how many runs are still not finished.
 
     Raises:
-        UserError: a start lies outside the range of a(m) and b(n), the model has pathways, a folder holds another run,
-            data are missing, or a signal stopped it.
+        UserError: a start lies outside the range of a(m) and b(n), the model has pathways, or as of `run_missing`.
     """
     if grid.model.startswith("slowfast"):
         single = ", ".join(name for name in profile.models if not name.startswith("slowfast"))

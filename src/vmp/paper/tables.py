@@ -132,9 +132,7 @@ def results_of(output: str | Path) -> Path:
 
 
 def load_table(path: Path) -> Table:
-    """Raises:
-    ConfigError: the file is missing or wrong; names the file and the key.
-    """
+    """Raises ConfigError, naming the file and the key, where it is missing or wrong."""
     table: Table = _load(path, Table)
     if not table.measured and any(isinstance(p, tuple) for row in table.rows for p in row.paper):
         raise ConfigError(f"{path}: mean and standard deviation are allowed in a measured table only")
@@ -147,9 +145,7 @@ def load_table(path: Path) -> Table:
 
 
 def load_profile(path: Path) -> Profile:
-    """Raises:
-    ConfigError: there is no such profile, or it is wrong; names the file and the key.
-    """
+    """Raises ConfigError where there is no such profile, or it is wrong; names the file and the key."""
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
         raise ConfigError(f"profile={path.stem}: no such profile; there are {known}")
@@ -277,9 +273,7 @@ def run_spec(
     start: StartingRun | None = None,
     seed: int | None = None,
 ) -> RunSpec:
-    """Raises:
-    ConfigError: the profile has no such dataset or model.
-    """
+    """Raises ConfigError where the profile has no such dataset or model."""
     for name, known in ((dataset, profile.datasets), (model, profile.models)):
         if name not in known:
             raise ConfigError(f"profile {profile.name}: no {name!r}{suggest(name, list(known))}")

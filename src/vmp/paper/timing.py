@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -72,7 +73,6 @@ def time_rounds(
     """Call everything once per round; seconds of each part that a call times with its stopwatch, by round.
 
     Args:
-        warmup: rounds that do not count.
         min_cpu_share: rounds in which this thread was on a CPU for less of the time are repeated.
         report: called with a line about each round.
 
@@ -114,7 +114,7 @@ def time_models(
     rounds: int,
     device: "torch.device",
     warmup: int = 2,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """Time several models side by side: "forward" is the model with its prompts and the loss, "backward" its gradients,
     "test_forward" the model in evaluation. No optimizer steps.
@@ -223,11 +223,12 @@ def read_timing(path: Path) -> dict[str, Any] | None:
     """A timing that was kept; None with a warning where it is damaged or does not say when and on what it was made."""
     try:
         timing = read_json(path)
+        if not isinstance(timing, dict) or not all(
+            isinstance(timing.get(k), str) for k in ("date", "device")
+        ):
+            raise RunError(f"{path} does not say when or on what it was measured")
     except RunError as error:
         print(f"passed over: {error}", file=sys.stderr)
-        return None
-    if not isinstance(timing, dict) or not all(isinstance(timing.get(k), str) for k in ("date", "device")):
-        print(f"passed over: {path} does not say when or on what it was measured", file=sys.stderr)
         return None
     return timing
 
@@ -272,10 +273,9 @@ def _rows_by_baseline(table: Table) -> list[list[int]]:
     """Each baseline with the rows that are compared with it."""
     groups: list[list[int]] = []
     for r, row in enumerate(table.rows):
-        if row.gain and groups:
-            groups[-1].append(r)
-        else:
-            groups.append([r])
+        if not row.gain or not groups:
+            groups.append([])
+        groups[-1].append(r)
     return groups
 
 
@@ -320,7 +320,7 @@ def _read_or_measure(
             batch=table.measured.batch,
             rounds=table.measured.repeats,
             device=device,
-            report=lambda text: print(text, flush=True),
+            report=partial(print, flush=True),
         )
         timing = {
             "device": name,

@@ -6,7 +6,6 @@ from typing import Any
 from vmp.errors import RunError, first_line
 from vmp.formats import finite, format_duration, format_number
 from vmp.report.entries import Entry
-from vmp.runs.run import Run
 
 UNREADABLE = 20  # clips listed at most
 DATASETS = {
@@ -43,7 +42,13 @@ def read_details(entry: Entry) -> Details:
     if result:
         facts += _facts_of_result(result)
     shown = [(name, value) for name, value in facts if value not in (None, "", [])]
-    return Details(shown, clips, unreadable, _read_evaluations(entry.run), config)
+    evaluations: list[tuple[str, dict[str, Any], str]] = []
+    for evaluation in entry.run.evaluations():
+        try:
+            evaluations.append((evaluation.folder.name, evaluation.result, ""))
+        except RunError as error:
+            evaluations.append((evaluation.folder.name, {}, first_line(error)))
+    return Details(shown, clips, unreadable, evaluations, config)
 
 
 def _facts_of_result(result: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -58,17 +63,14 @@ def _facts_of_result(result: dict[str, Any]) -> list[tuple[str, Any]]:
     commit = get("commit") or "unknown: not run from a checkout"
     if commit.endswith("-dirty"):
         commit = f"{commit.removesuffix('-dirty')}, with uncommitted changes"
-    versions = get("versions") or {}
+    versions, bound = get("versions") or {}, format_number(get("top1_lower_bound"), ".2f")
     return [
         ("command", get("command", "–")),
         ("commit", commit),
         ("finished", get("finished")),
         ("seed", get("seed")),
         ("tested on", tested),
-        (
-            "top-1, missing and unreadable clips counted as wrong",
-            format_number(get("top1_lower_bound"), ".2f"),
-        ),
+        ("top-1, missing and unreadable clips counted as wrong", bound),
         ("initial weights", (get("weights") or {}).get("source")),
         ("training", trained),
         ("device", get("device")),
@@ -86,14 +88,3 @@ def _describe_session(session: dict[str, Any]) -> str:
     rest = [f"{key} {value}" for key, value in session.items() if key not in ("step", "processes", "device")]
     devices = f"{session.get('processes', '?')} × {session.get('device', '?')}"
     return f"from update {session.get('step', '?')}: {', '.join([devices, *rest])}"
-
-
-def _read_evaluations(run: Run) -> list[tuple[str, dict[str, Any], str]]:
-    """Results that evaluate.py added to the run later."""
-    found: list[tuple[str, dict[str, Any], str]] = []
-    for evaluation in run.evaluations():
-        try:
-            found.append((evaluation.folder.name, evaluation.result, ""))
-        except RunError as error:
-            found.append((evaluation.folder.name, {}, first_line(error)))
-    return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmp.errors import first_line
-from vmp.formats import finite, natural_key
+from vmp.formats import finite, format_signed, natural_key
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PrintedTable:
     def show(self, row: str, column: str, run_numbers: Mapping[Path, int]) -> PrintedCell:
         """run_numbers: absolute folder of each run on the page -> its number there."""
         cell = self.cells[row, column]
-        known = finite(cell.get("ours", "")) is not None
+        known, difference = finite(cell.get("ours", "")) is not None, finite(cell.get("difference", ""))
         low, high = (self._number(cell, key) or self._number(cell, f"{key}est") for key in ("low", "high"))
         spread = f"[{low}–{high}]" if known and low and high and low != high else ""
         if cell.get("spread"):
@@ -63,7 +63,7 @@ class PrintedTable:
             range=spread,
             paper=self._number(cell, "paper") or "–",
             paper_gain=self._arrow(cell, "paper_gain"),
-            difference=self._difference(cell) if known else "",
+            difference=format_signed(difference, self.digits) if known and difference is not None else "",
             lacking=f"{clips} of {expected} clips" if known and expected and clips != expected else "",
             tooltip=f"{clips}{f' of {expected}' if expected else ''} clips" if known and clips else None,
             run=next(runs, None),
@@ -79,13 +79,6 @@ class PrintedTable:
             return ""
         size = f"{abs(gain):.{self.digits}f}"
         return ("" if not float(size) else "↑" if gain > 0 else "↓") + size
-
-    def _difference(self, cell: Mapping[str, str]) -> str:
-        difference = finite(cell.get("difference", ""))
-        if difference is None:
-            return ""
-        rounded = round(difference, self.digits) or 0.0  # no sign before zero
-        return f"{rounded:{'+' if rounded else ''}.{self.digits}f}".replace("-", "−")
 
 
 def read_tables(folder: Path) -> list[PrintedTable]:
