@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -25,25 +26,22 @@ def test_files_that_are_named_exist():
 
 
 def test_the_tree_is_true():
+    """Every file and folder in it exists, and every package of src/vmp is in it."""
     tree = README.partition("## The tree")[2].partition("```")[2].partition("```")[0]
-    under = ""
+    parent, named = ROOT, set()
     for line in tree.strip().splitlines():
-        head = line[2:] if line.startswith("  ") else line
-        names = re.match(r"(?:[\w./]+\s)+", head + " ")
-        assert names, line
-        inside = line.startswith("  ")
-        words = [w for w in names[0].split() if "." in w or w.endswith("/")]
-        assert words, line
-        for word in words:
-            assert (ROOT / (under if inside else "") / word).exists(), (line, word)
-        if not inside:
-            under = words[0]
-    for module in (ROOT / "src/vmp").glob("*.py"):
-        assert (
-            module.name == "__init__.py"
-            or module.name in tree
-            or module.stem in ("cli", "errors", "progress")
-        )
+        if not line.startswith("  "):
+            parent = ROOT
+        paths = [parent / word for word in takewhile(lambda word: "." in word or "/" in word, line.split())]
+        assert paths, line
+        for path in paths:
+            assert path.exists(), (line, path)
+        named |= set(paths)
+        if not line.startswith("  "):
+            parent = paths[0]
+    packages = {path.parent for path in (ROOT / "src/vmp").glob("*/__init__.py")}
+    assert packages
+    assert packages <= named, sorted(str(path) for path in packages - named)
 
 
 COMMANDS = [
