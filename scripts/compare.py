@@ -43,15 +43,9 @@ def main() -> None:
         from vmp.figures.comparison import draw_comparison
 
         labels = "/".join(a.folder.parts[-2:]), "/".join(b.folder.parts[-2:])
+        p, interval = found["top1"]["mcnemar_p"], found["top1"]["interval"]
         with style():
-            drawn = draw_comparison(
-                paired,
-                changes,
-                labels=labels,
-                p=found["top1"]["mcnemar_p"],
-                interval=found["top1"]["interval"],
-                layers=layers,
-            )
+            drawn = draw_comparison(paired, changes, labels=labels, p=p, interval=interval, layers=layers)
         pictures = save(drawn, options.picture.with_suffix(""))
     if options.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
@@ -95,9 +89,7 @@ def compare(
             "broken": paired.broken,
             "mcnemar_p": mcnemar(paired.fixed, paired.broken),
         },
-        "classes": [
-            {"name": c.name, "clips": c.clips, "a": c.a, "b": c.b, "change": c.change} for c in changes
-        ],
+        "classes": [vars(c) | {"change": c.change} for c in changes],
         "scalars": {key: [s.get(key) for s in scalars] for key in dict.fromkeys([*scalars[0], *scalars[1]])},
     }
     return found | ({"layers": layers} if layers is not None else {})

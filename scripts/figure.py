@@ -7,7 +7,6 @@ python scripts/figure.py all                                      all that can b
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from vmp.cli import friendly, parser_of
@@ -17,28 +16,17 @@ from vmp.figures.selection import FigureOptions, MissingRuns, named_runs
 
 
 def main() -> None:
-    options = _parser().parse_intermixed_args()
-    numbers, runs, every = read(options.what)
-    if min(options.start, options.stride - 1, options.frames - 1, options.clips) < 0:
-        raise UserError("--start and --clips must be at least 0, --stride and --frames at least 1")
-    chosen, found = named_runs(runs)
-    wanted = FigureOptions(
-        runs=chosen,
-        found=found,
-        outputs=options.outputs,
-        videos=tuple(options.video),
-        start=options.start,
-        stride=options.stride,
-        frames=options.frames,
-        slope=options.slope,
-        shift=options.shift,
-        classes=tuple(name for name in options.classes.split(",") if name),
-        clips=options.clips,
-    )
     from vmp.figures.canvas import save
     from vmp.paper.tables import results_of
 
-    out = options.out or results_of(options.outputs) / "figures"
+    options = vars(_parser().parse_intermixed_args())
+    numbers, runs, every = read(options.pop("what"))
+    if min(options["start"], options["stride"] - 1, options["frames"] - 1, options["clips"]) < 0:
+        raise UserError("--start and --clips must be at least 0, --stride and --frames at least 1")
+    out = options.pop("out") or results_of(options["outputs"]) / "figures"
+    options["classes"] = tuple(name for name in options["classes"].split(",") if name)
+    options["runs"], options["found"] = named_runs(runs)
+    wanted = FigureOptions(**options)
     seen: dict[bytes, int] = {}
     for number in numbers:
         try:
@@ -46,16 +34,14 @@ def main() -> None:
         except MissingRuns as error:
             if not every:
                 raise
-            print(
-                f"figure {number} is left out: it {str(error).partition(' ')[2].partition(' ')[2].splitlines()[0]}"
-            )
+            why = str(error).removeprefix(f"figure {number} ").splitlines()[0]
+            print(f"figure {number} is left out: it {why}")
             continue
         paths = save(drawn, out / f"figure{number}")
         same = seen.setdefault(paths[0].read_bytes(), number)
         if every and same != number:
-            print(
-                f"figure {number} is left out: without runs of the paper's dataset and backbone it is figure {same}"
-            )
+            why = f"without runs of the paper's dataset and backbone it is figure {same}"
+            print(f"figure {number} is left out: {why}")
             for path in paths:
                 path.unlink()
             continue
@@ -71,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--video",
+        dest="videos",
+        metavar="VIDEO",
         type=Path,
         action="append",
         default=[],
@@ -114,4 +102,3 @@ def read(what: list[str]) -> tuple[list[int], list[str], bool]:
 if __name__ == "__main__":
     with friendly():
         main()
-    sys.exit(0)

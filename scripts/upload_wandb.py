@@ -4,7 +4,6 @@ python scripts/upload_wandb.py outputs/motions-static/tiny/learned_lambda1/seed0
 python scripts/upload_wandb.py outputs/motions-static/tiny/learned_lambda1/seed0 --offline  to files, for wandb sync
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,12 @@ from vmp.tracking.summary import format_error
 
 
 def main() -> None:
-    options = _parser().parse_args()
+    parser = parser_of(__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
+    parser.add_argument("--offline", action="store_true", help="only write wandb's files")
+    for name in ("--project", "--entity", "--group"):
+        parser.add_argument(name)
+    options = parser.parse_args()
     from vmp.tracking.wandb_run import rebuild
 
     for folder in options.runs:
@@ -41,14 +45,6 @@ def with_wandb(folder: Path, chosen: dict[str, Any]) -> Config:
     kept = raw.get("logger", {})
     kept = kept if kept.get("kind") == "wandb" else {}
     return load_config(folder, {**raw, "logger": {**kept, "kind": "wandb", **chosen}})
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = parser_of(__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
-    parser.add_argument("--offline", action="store_true", help="only write wandb's files")
-    parser.add_argument("--project"), parser.add_argument("--entity"), parser.add_argument("--group")
-    return parser
 
 
 if __name__ == "__main__":

@@ -35,8 +35,7 @@ def main() -> None:
             options.video = Path(word)
         else:
             raise UserError(f"{word}: one video at a time, and {options.video} is the first")
-    least = {"start": 0, "stride": 1, "columns": 1, "frames": 0, "side": 16}
-    for name, low in least.items():
+    for name, low in {"start": 0, "stride": 1, "columns": 1, "frames": 0, "side": 16}.items():
         if getattr(options, name) < low:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least {low}")
     layer = find_layer(options)
@@ -62,10 +61,10 @@ def choose_output(options: argparse.Namespace) -> Path:
         return out
     stem = f"{options.video.stem if options.video else 'motions'}-prompts"
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-    home = Path("outputs")
-    return next(
-        home / n for n in names if not any((home / f"{n}.{kind}").exists() for kind in ("png", "mp4"))
+    free = (
+        name for name in names if not any(Path(f"outputs/{name}.{kind}").exists() for kind in ("png", "mp4"))
     )
+    return Path("outputs", next(free))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,12 +93,12 @@ def find_layer(options: argparse.Namespace) -> "MotionPrompt":
     from vmp.figures.layers import layer_with, layers_of
     from vmp.runs.run import read_run
 
-    given = [f"--{name}" for name in ("slope", "shift") if getattr(options, name) is not None]
+    given = {name: value for name in ("slope", "shift") if (value := getattr(options, name)) is not None}
     if not options.run:
-        slope = 11.0 if options.slope is None else options.slope
-        return layer_with(slope, 0.1 if options.shift is None else options.shift)
+        return layer_with(**({"slope": 11.0, "shift": 0.1} | given))
     if given:
-        raise UserError(f"{' and '.join(given)} and a run contradict each other: leave one of them out")
+        names = " and ".join(f"--{name}" for name in given)
+        raise UserError(f"{names} and a run contradict each other: leave one of them out")
     layers = layers_of(read_run(options.run))
     if options.pathway is None:
         return next(iter(layers.values()))
@@ -143,13 +142,13 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
                 raise
             fault.append(f"{error}: stopped before frame {number}")
 
-    path = out.parent / f"{out.name}.mp4"
     pictures = shown()
     first = next(pictures, None)
     check_enough_clips(Path(name), len(kept), start=options.start, stride=options.stride)
     assert first is not None
     out.parent.mkdir(parents=True, exist_ok=True)
     if options.frames:
+        path = out.with_name(f"{out.name}.mp4")
         written = write_video(path, islice(chain([first], pictures), options.frames), fps=fps, crf=20)
         print(f"{path}  ({written} frames at {float(fps):.3g}/s)")
     while len(kept) <= options.columns and next(pictures, None) is not None:
@@ -159,13 +158,8 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     with style():
         rows = [list(row) for row in panel_rows(to_clip(np.stack(kept)), layer)]
         learned = describe(layer).replace(", ", "\n")
-        nothing = nothing_is(layer)
-        names = (
-            "frame",
-            "difference\nD",
-            f"attention f(D)\n{learned}",
-            f"motion prompt\n({nothing} where\nf(D) = 0)",
-        )
+        prompt = f"motion prompt\n({nothing_is(layer)} where\nf(D) = 0)"
+        names = ("frame", "difference\nD", f"attention f(D)\n{learned}", prompt)
         drawn = draw_grid(rows, rows=names, title=options.title or name, width=2.0)
     print(*save(drawn, out, kinds=("png",)))
     for text in fault:
@@ -185,14 +179,10 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
     clip = to_clip(pair)
     frame, _, attention, prompt = (row[0] for row in panel_rows(clip, layer))
     difference = color_differences(layer.differences(clip[None])[0, 0].numpy(), limit=FULL)
-    factor = -(-SMALLEST // min(frame.shape[:2])) if min(frame.shape[:2]) < SMALLEST else 1
+    factor = -(-SMALLEST // min(frame.shape[:2]))
+    names = (f"frame {number}", "difference", "attention", f"prompt ({nothing_is(layer)}: 0)")
     tiles = []
-    for name, picture in (
-        (f"frame {number}", frame),
-        ("difference", difference),
-        ("attention", attention),
-        (f"prompt ({nothing_is(layer)}: 0)", prompt),
-    ):
+    for name, picture in zip(names, (frame, difference, attention, prompt), strict=True):
         large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
         band = np.full((BAND, large.shape[1], 3), 255, np.uint8)
         cv2.putText(band, name, (3, BAND - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)

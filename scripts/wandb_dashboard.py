@@ -4,7 +4,6 @@ python scripts/wandb_dashboard.py --json dashboard.json          write it to a f
 python scripts/wandb_dashboard.py --entity TEAM                  add it to the project video-motion-prompts
 """
 
-import argparse
 import json
 import sys
 from importlib.util import find_spec
@@ -25,7 +24,13 @@ LAMBDA, DATASET, MODEL, SEED = "vmp.lambda", "about.dataset", "about.model", "se
 
 
 def main() -> None:
-    options = _parser().parse_args()
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--json", type=Path, help="write the workspace to this file (-: print it) and send nothing"
+    )
+    parser.add_argument("--entity", help="a user or team; default: the owner of the key")
+    parser.add_argument("--project", default=PROJECT)
+    options = parser.parse_args()
     if find_spec("wandb_workspaces") is None:
         raise UserError(
             "this needs the package wandb-workspaces: run pip install '.[wandb-workspaces]' in the repository's folder"
@@ -168,16 +173,6 @@ def push(entity: str | None, project: str) -> str:
         raise UserError(
             f"{settings.base_url} rejected the workspace: {type(error).__name__}: {error}"
         ) from None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = parser_of(__doc__)
-    parser.add_argument(
-        "--json", type=Path, help="write the workspace to this file (-: print it) and send nothing"
-    )
-    parser.add_argument("--entity", help="a user or team; default: the owner of the key")
-    parser.add_argument("--project", default=PROJECT)
-    return parser
 
 
 if __name__ == "__main__":

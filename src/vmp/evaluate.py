@@ -9,13 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from vmp.build import find_splits
 from vmp.config import Config, Evaluate, check_evaluate
 from vmp.data.manifest import Manifest
-from vmp.data.present import Present, digest, find_clips
+from vmp.data.present import Present, digest
 from vmp.errors import ConfigError
 from vmp.machine import device_name
 from vmp.provenance import provenance
 from vmp.runs.folder import check_same_data, load_config
 from vmp.runs.records import write_result
-from vmp.runs.score import Split, print_result, record_scores, score
+from vmp.runs.score import find_split, print_result, record_scores, score
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -28,11 +28,10 @@ def evaluate(cfg: DictConfig) -> None:
     if name not in manifests:
         name = "val" if splits.val else "test"
         print(f"{config.name} has no {options.split} split; taking {name}")
-    manifest = manifests[name]
-    present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
-    check_same_data(folder, {name: digest(manifest, present)})
+    split = find_split(config, name, manifests[name])
+    check_same_data(folder, {name: digest(split.manifest, split.present)})
     if options.where:
-        present = only(manifest, present, options.where)
+        split = split._replace(present=only(split.manifest, split.present, options.where))
 
     from vmp.engine import dist
     from vmp.runs.open import open_run
@@ -42,7 +41,6 @@ def evaluate(cfg: DictConfig) -> None:
         opened = open_run(folder, checkpoint=options.checkpoint, device=processes.device, processes=processes)
         spec = replace(opened.spec, reduce=options.reduce or opened.spec.reduce)
         views = options.views or config.trainer.views or spec.views
-        split = Split(name, manifest, present)
         scores = score(
             opened.model,
             split,
@@ -63,7 +61,7 @@ def evaluate(cfg: DictConfig) -> None:
                 "views": list(views),
                 "reduce": spec.reduce,
                 "degrade": config.data.degrade,
-                "readers": sorted(set(present.readers)),
+                "readers": sorted(set(split.present.readers)),
                 "where": options.where,
                 **record_scores(scores, split, where),
                 **provenance(),

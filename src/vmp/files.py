@@ -84,20 +84,16 @@ def read_text(path: Path, *, limit: int = JSON_LIMIT) -> str:
                 raise RunError(f"{path}: not a regular file")
             data = file.read(limit + 1)
         if len(data) > limit:
-            raise RunError(f"{path}: larger than {_size(limit)}, the most that such a file may have")
+            size = f"{limit // MB} MB" if limit >= MB else f"{limit // 1000} kB"
+            raise RunError(f"{path}: larger than {size}, the most that such a file may have")
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RunError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except ValueError as error:  # an impossible path
         raise RunError(f"{path}: cannot be opened ({error})") from None
     except OSError as error:
-        raise RunError(
-            f"{path}: {'not found' if isinstance(error, FileNotFoundError) else error.strerror}"
-        ) from None
-
-
-def _size(limit: int) -> str:
-    return f"{limit // MB} MB" if limit >= MB else f"{limit // 1000} kB"
+        why = "not found" if isinstance(error, FileNotFoundError) else error.strerror
+        raise RunError(f"{path}: {why}") from None
 
 
 def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from vmp.build import (
-    Splits,
     backbone_spec,
     build_model,
     build_optimizer,
@@ -24,13 +23,22 @@ from vmp.build import (
     find_splits,
 )
 from vmp.config import Config, check, check_start
-from vmp.data.present import Present, digest, find_clips
+from vmp.data.present import digest
 from vmp.errors import UserError
 from vmp.preflight import check_machine, clips_per_process, explain_disk_errors
 from vmp.ranks import read_rank
-from vmp.runs.folder import begun, check_same_data, check_same_run, keep_records, run_folder, what_matters
-from vmp.runs.records import METRICS_FILE, is_finished, write_result
-from vmp.runs.score import Split, loader_workers, print_result, record_scores, score, summarize
+from vmp.runs.folder import begun, check_same_data, check_same_run, checkpoints_of, run_folder, what_matters
+from vmp.runs.records import METRICS_FILE, is_finished, write_records, write_result, write_weights
+from vmp.runs.score import (
+    Split,
+    find_split,
+    loader_workers,
+    print_result,
+    record_scores,
+    score,
+    spread_clips,
+    summarize,
+)
 from vmp.runs.start import start_weights
 from vmp.tracking import Tracker, check_tracker, start_tracker
 
@@ -40,21 +48,9 @@ if TYPE_CHECKING:
     from vmp.engine.dist import Processes
     from vmp.engine.evaluator import Scores
     from vmp.engine.loggers import Log
-    from vmp.engine.plan import LoopSettings, Throughput, TrainingPlan, TrainingState
+    from vmp.engine.plan import Throughput, TrainingPlan, TrainingState
     from vmp.engine.stopping import Stopping
     from vmp.model import PromptedClassifier
-
-
-@dataclass(frozen=True)
-class Data:
-    """A run's splits, with the usable clips and the digest of each by the split's name."""
-
-    splits: Splits
-    present: dict[str, Present]
-    digests: dict[str, str]
-
-    def split(self, name: str) -> Split:
-        return Split(name, dict(self.splits.named())[name], self.present[name])
 
 
 def train(cfg: DictConfig) -> None:
@@ -77,13 +73,14 @@ def train(cfg: DictConfig) -> None:
         return
     check_machine(config)
     with explain_disk_errors():
-        data = _find_data(config)
-        check_same_data(config.folder, data.digests)
+        splits = _find_splits(config)
+        digests = {name: digest(split.manifest, split.present) for name, split in splits.items()}
+        check_same_data(config.folder, digests)
         with run_folder(config.folder, raw, first=read_rank().first):
             from vmp.engine.faults import explain_torch_errors  # imports torch
 
             with explain_torch_errors():
-                _train_in_folder(config, raw, data, began)
+                _train_in_folder(config, raw, splits, digests, began)
 
 
 def _is_finished(config: Config) -> bool:
@@ -98,23 +95,24 @@ def _is_finished(config: Config) -> bool:
         return dist.start(config.trainer.device).gather(finished)[0]
 
 
-def _find_data(config: Config) -> Data:
-    splits = find_splits(config, progress=read_rank().first)
-    present = {
-        name: find_clips(m, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
-        for name, m in splits.named()
-    }
-    check_enough_clips(config, len(present["train"].clips), splits.train.path)
-    return Data(splits, present, {name: digest(m, present[name]) for name, m in splits.named()})
+def _find_splits(config: Config) -> dict[str, Split]:
+    manifests = find_splits(config, progress=read_rank().first).named()
+    splits = {name: find_split(config, name, manifest) for name, manifest in manifests}
+    train = splits["train"]
+    check_enough_clips(config, len(train.present.clips), train.manifest.path)
+    return splits
 
 
-def _train_in_folder(config: Config, raw: dict[Any, Any], data: Data, began: float) -> None:
+def _train_in_folder(
+    config: Config, raw: dict[Any, Any], splits: dict[str, Split], digests: dict[str, str], began: float
+) -> None:
     """Agree with the other processes on a checkpoint, train, test, and write the result."""
     import torch
 
-    from vmp.engine import dist
+    from vmp.engine import checkpoint, dist
     from vmp.engine.loggers import Log
     from vmp.engine.stopping import Stopped, Stopping
+    from vmp.runs import resume
 
     folder, t = config.folder, config.trainer
     if t.threads:
@@ -127,12 +125,18 @@ def _train_in_folder(config: Config, raw: dict[Any, Any], data: Data, began: flo
     tracker, code = Tracker(), 1  # a real one once the processes agree
     stopping = Stopping(None if t.max_minutes is None else t.max_minutes - (time.monotonic() - began) / 60)
     try:
-        found = _agree_on_checkpoint(config, raw, data, processes, log)
+        resume.check_alike(processes, what_matters(raw), digests, log)
+        found = resume.one_for_all(
+            checkpoints_of(folder), lambda kept: checkpoint.newest(kept, warn=log.warn), processes
+        )
+        classes = splits["train"].manifest.classes
+        if processes.first:
+            write_records(folder, raw, digests, classes)
         tracker = start_tracker(config, folder, first=processes.first, log=log)
-        plan = _make_plan(config, processes.world, clips=len(data.present["train"].clips), log=log)
+        plan = _make_plan(config, processes.world, clips=len(splits["train"].present.clips), log=log)
         spec = backbone_spec(config)
-        model = _make_model(config, data.splits, spec, processes, log, new=found is None).to(processes.device)
-        session = Session(config, data, processes, log, tracker, stopping, plan, spec, model)
+        model = _make_model(config, classes, spec, processes, log, new=found is None).to(processes.device)
+        session = Session(config, splits, processes, log, tracker, stopping, plan, spec, model)
         session.log_setup()
         with stopping:
             optimizer = build_optimizer(config, model)
@@ -140,7 +144,7 @@ def _train_in_folder(config: Config, raw: dict[Any, Any], data: Data, began: flo
             del found  # free its memory
             throughput = session.fit(state, optimizer)
             epoch = session.load_selected_weights(state)
-            scores = session.test()
+            scores = session.score(session.tested, session.views)
         if processes.first:
             session.write_result(scores, state, throughput, epoch=epoch)
         code = 0
@@ -159,7 +163,7 @@ class Session:
     """The training of one process in one call of the command, after all checks."""
 
     config: Config
-    data: Data
+    splits: dict[str, Split]
     processes: "Processes"
     log: "Log"
     tracker: Tracker
@@ -176,41 +180,40 @@ class Session:
     @property
     def tested(self) -> str:
         """The split of the final test."""
-        return self.data.splits.tested[0]
+        return "test" if "test" in self.splits else "val"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.splits["train"].manifest.classes
 
     def log_setup(self) -> None:
-        """Log what is about to be trained on what."""
+        """Log what is about to be trained on what; warn where shared memory is too small for its batches."""
         import torch
 
+        from vmp.data.shared import shortage
+        from vmp.engine.evaluator import clips_at_once
+        from vmp.finetune import trained
         from vmp.runs.result import describe_devices
 
         config, plan = self.config, self.plan
         self.log(f"run {config.folder} on {describe_devices(self.processes)}, torch {torch.__version__}")
-        for name, present in self.data.present.items():
-            c = present.counts()
-            gone = f" ({c['missing']} missing, {c['unreadable']} unreadable)" if present.bad else ""
-            classes = len(self.data.splits.classes)
-            self.log(f"{name}: {c['present']} of {c['expected']} clips{gone}, {classes} classes")
+        for name, split in self.splits.items():
+            c = split.present.counts()
+            gone = f" ({c['missing']} missing, {c['unreadable']} unreadable)" if split.present.bad else ""
+            self.log(f"{name}: {c['present']} of {c['expected']} clips{gone}, {len(self.classes)} classes")
         self.log(
             f"{plan.steps} updates of {plan.batch} clips ({plan.accumulate} x {plan.micro_batch} on {plan.world} "
             "device(s))"
         )
         shape = clip_shape(config, self.spec, self.model)
+        parameters = sum(p.numel() for p in self.model.parameters())
         self.log(
-            f"{config.backbone.key}, {_describe_parameters(self.model)}, sees {self.spec.frames} frames of "
-            f"{self.spec.crop} pixels; {shape.frames} are decoded at stride {shape.stride}"
+            f"{config.backbone.key}, {parameters:,} parameters ({trained(self.model):,} trained), sees "
+            f"{self.spec.frames} frames of {self.spec.crop} pixels; {shape.frames} are decoded at stride {shape.stride}"
         )
-        self._check_shared_memory()
-
-    def _check_shared_memory(self) -> None:
-        """Warn where the batches of training and testing are larger than what loader processes hand over at once."""
-        from vmp.data.shared import shortage
-        from vmp.engine.evaluator import clips_at_once
-
-        shape = clip_shape(self.config, self.spec, self.model)
         at_once = max(clips_at_once(n) * n for n in (1, math.prod(self.views)))  # views of a batch
-        largest = max(self.plan.micro_batch * shape.crop**2, at_once * shape.test_crop**2)
-        workers = loader_workers(self.config.trainer.workers)
+        largest = max(plan.micro_batch * shape.crop**2, at_once * shape.test_crop**2)
+        workers = loader_workers(config.trainer.workers)
         if warning := shortage(3 * shape.frames * largest, workers=workers, beside=read_rank().local_world):
             self.log.warn(warning)
 
@@ -227,12 +230,16 @@ class Session:
 
     def fit(self, state: "TrainingState", optimizer: Any) -> "Throughput":
         """Train to the plan's end."""
+        import torch
+
         from vmp.data.dataset import TrainClips
         from vmp.engine import trainer
         from vmp.engine.loggers import Metrics
+        from vmp.engine.plan import LoopSettings
         from vmp.objective import Objective
 
-        config, data = self.config, self.data
+        config, t = self.config, self.config.trainer
+        train, val, tested = self.splits["train"], self.splits.get("val"), self.splits[self.tested]
         rows = config.folder / METRICS_FILE if self.processes.first else None
         throughput = trainer.fit(
             self.model,
@@ -243,47 +250,38 @@ class Session:
             state=state,
             schedule=build_schedule(config),
             data=TrainClips(
-                data.splits.train,
-                data.present["train"],
+                train.manifest,
+                train.present,
                 clip_shape(config, self.spec, self.model),
                 seed=config.seed,
                 keep=config.data.keep * 10**6,
             ),
-            evaluate=self.validate if data.splits.val else None,
+            evaluate=self.validate if val else None,
             scalars=self._scalars,
             describe=_describe_validation,
             plan=self.plan,
-            settings=self._settings(),
+            settings=LoopSettings(
+                workers=loader_workers(t.workers),
+                timeout=config.data.timeout,
+                autocast=torch.bfloat16 if t.amp == "bf16" else None,
+                compiled=t.compile,
+                log_every=t.log_every,
+                save_minutes=t.save_minutes,
+                save_steps=t.save_steps,
+                keep=t.keep,
+                max_bad_fraction=config.data.max_bad_fraction,
+                val_views=len(val.present.clips) if val else 0,
+                test_views=len(tested.present.clips) * math.prod(self.views),
+            ),
             processes=self.processes,
             folder=config.folder,
             metrics=Metrics(rows, rows=state.rows, also=self._send_to_tracker),
             log=self.log,
             stopping=self.stopping,
         )
-        last = self.plan.epochs
-        if not data.splits.val and self.tracker.wants_panels(last, last=last):
-            self.show_attention(last)
+        if not val:
+            self.show_attention(self.plan.epochs)
         return throughput
-
-    def _settings(self) -> "LoopSettings":
-        import torch
-
-        from vmp.engine.plan import LoopSettings
-
-        config, t, present = self.config, self.config.trainer, self.data.present
-        return LoopSettings(
-            workers=loader_workers(t.workers),
-            timeout=config.data.timeout,
-            autocast=torch.bfloat16 if t.amp == "bf16" else None,
-            compiled=t.compile,
-            log_every=t.log_every,
-            save_minutes=t.save_minutes,
-            save_steps=t.save_steps,
-            keep=t.keep,
-            max_bad_fraction=config.data.max_bad_fraction,
-            val_views=len(present["val"].clips) if "val" in present else 0,
-            test_views=len(present[self.tested].clips) * math.prod(self.views),
-        )
 
     def _scalars(self) -> dict[str, float]:
         """Columns of metrics.jsonl for what the prompts have learned."""
@@ -292,16 +290,14 @@ class Session:
     def _send_to_tracker(self, row: dict[str, Any]) -> None:
         """Send a row of metrics.jsonl to the tracker."""
         self.tracker.log_row(row)
-        if row["kind"] == "start" and self.tracker.wants_panels(0, last=self.plan.epochs):
+        if row["kind"] == "start":
             self.show_attention(0)
 
     def validate(self, epoch: int) -> dict[str, float]:
-        """Score the validation split with one view, for the learning curve; the result comes from `test`."""
-        split = self.data.split("val")
-        found = summarize(self._score(split, (1, 1)), split)
+        """Score the validation split with one view, for the learning curve; the result comes from the final test."""
+        found = summarize(self.score("val", (1, 1)), self.splits["val"])
         found["loss"] = found["cross_entropy"] + self.config.vmp.lambda_ * found.get("variation", 0.0)
-        if self.tracker.wants_panels(epoch, last=self.plan.epochs):
-            self.show_attention(epoch)
+        self.show_attention(epoch)
         return found
 
     def load_selected_weights(self, state: "TrainingState") -> int:
@@ -312,19 +308,16 @@ class Session:
         if self.config.trainer.select == "best":
             epoch = state.best_epoch
             if self.processes.first:
-                best = checkpoint.load(self.config.folder / "checkpoints" / checkpoint.best_name(epoch))
+                best = checkpoint.load(checkpoints_of(self.config.folder) / checkpoint.best_name(epoch))
                 self.model.load_state_dict(best.model)
             self.processes.share(self.model.state_dict().values())
         self.processes.share(self.model.buffers())
         return epoch
 
-    def test(self) -> "Scores":
-        return self._score(self.data.split(self.tested), self.views)
-
-    def _score(self, split: Split, views: tuple[int, int]) -> "Scores":
+    def score(self, split: str, views: tuple[int, int]) -> "Scores":
         return score(
             self.model,
-            split,
+            self.splits[split],
             config=self.config,
             spec=self.spec,
             views=views,
@@ -333,20 +326,16 @@ class Session:
         )
 
     def show_attention(self, epoch: int) -> None:
-        """Send attention pictures of a few evenly spaced clips to the tracker."""
-        import torch
-
+        """Send attention pictures of a few evenly spaced clips to the tracker, if it wants them after this epoch."""
         from vmp.figures.panels import attention_panels
 
-        split = self.data.split("val" if self.data.splits.val else "test")
+        if not self.tracker.wants_panels(epoch, last=self.plan.epochs):
+            return
+        split = self.splits["val" if "val" in self.splits else "test"]
         try:
             dataset = split.test_clips(self.config, self.spec, self.model)
-            count = min(self.config.logger.max_panels, len(dataset))
-            clips = {}
-            for index in torch.linspace(0, len(dataset) - 1, count).long().tolist():
-                views = dataset[index][1]
-                if isinstance(views, torch.Tensor):
-                    clips[split.present.clips[index].id] = views[0]
+            few = spread_clips(dataset, self.config.logger.max_panels)
+            clips = {split.present.clips[index].id: clip for index, clip in few}
             step = epoch * self.plan.steps_per_epoch
             self.tracker.log_panels(epoch, step, attention_panels(self.model, clips))
         except Exception as error:  # a picture must not cost a run
@@ -356,16 +345,17 @@ class Session:
         self, scores: "Scores", state: "TrainingState", throughput: "Throughput", *, epoch: int
     ) -> None:
         """Write result.json and the files beside it. epoch: of the weights that were tested."""
+        from vmp.engine import checkpoint
         from vmp.runs.result import describe_training
 
-        config, split, present = self.config, self.tested, self.data.present
-        measured = record_scores(scores, self.data.split(split), config.folder)
-        clips = {name: one.counts() for name, one in present.items()}
+        config, presents = self.config, {name: split.present for name, split in self.splits.items()}
+        measured = record_scores(scores, self.splits[self.tested], config.folder)
+        clips = {name: present.counts() for name, present in presents.items()}
         clips["train"]["unreadable"] += len(state.bad)
         clips["train"]["present"] -= len(state.bad)
-        clips[split] = measured.pop("clips")
+        clips[self.tested] = measured.pop("clips")
         result = {
-            "split": split,
+            "split": self.tested,
             "epoch": epoch,
             "views": list(self.views),
             "reduce": self.spec.reduce,
@@ -373,51 +363,27 @@ class Session:
             **measured,
             "clips": clips,
             "unreadable_in_training": dict(sorted(state.bad.items())),
-            "readers": sorted({reader for one in present.values() for reader in one.readers}),
-            "classes": len(self.data.splits.classes),
+            "readers": sorted({reader for present in presents.values() for reader in present.readers}),
+            "classes": len(self.classes),
             **describe_training(config, self.model, self.plan, state, throughput, self.processes),
         }
         write_result(config.folder, result)
         if config.trainer.keep_finished == "weights":
-            self._keep_weights()
-        self._draw_curves()
-        self.tracker.log_result(config.folder)
-        print_result(config.folder)
-
-    def _keep_weights(self) -> None:
-        from vmp.engine import checkpoint
-
-        try:
-            checkpoint.keep_weights(self.config.folder / "checkpoints")
-        except (OSError, UserError) as error:  # the result is written already; failing here only wastes space
-            self.log.warn(f"the checkpoints could not be reduced to weights: {error}")
-
-    def _draw_curves(self) -> None:
-        folder = self.config.folder
+            try:
+                checkpoint.keep_weights(checkpoints_of(config.folder))
+            except (
+                OSError,
+                UserError,
+            ) as error:  # the result is written already; failing here only wastes space
+                self.log.warn(f"the checkpoints could not be reduced to weights: {error}")
         try:
             from vmp.figures.curves import draw_curves
 
-            draw_curves({folder.parent.name: folder}, folder / "curves.png")
+            draw_curves({config.folder.parent.name: config.folder}, config.folder / "curves.png")
         except Exception as error:  # a picture must not cost a run
             self.log.warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
-
-
-def _agree_on_checkpoint(
-    config: Config, raw: dict[Any, Any], data: Data, processes: "Processes", log: "Log"
-) -> "Checkpoint | None":
-    """The checkpoint that all processes continue from. Once they agree, the run's config and digests are written."""
-    from vmp.engine import checkpoint
-    from vmp.runs import resume
-
-    resume.check_alike(processes, what_matters(raw), data.digests, log)
-    found = resume.one_for_all(
-        config.folder / "checkpoints",
-        lambda folder: checkpoint.newest(folder, warn=log.warn),
-        processes,
-    )
-    if processes.first:
-        keep_records(config.folder, raw, data.digests, data.splits.classes)
-    return found
+        self.tracker.log_result(config.folder)
+        print_result(config.folder)
 
 
 def _make_plan(config: Config, world: int, *, clips: int, log: "Log") -> "TrainingPlan":
@@ -440,17 +406,18 @@ def _make_plan(config: Config, world: int, *, clips: int, log: "Log") -> "Traini
 
 
 def _make_model(
-    config: Config, splits: Splits, spec: "Spec", processes: "Processes", log: "Log", *, new: bool
+    config: Config, classes: tuple[str, ...], spec: "Spec", processes: "Processes", log: "Log", *, new: bool
 ) -> "PromptedClassifier":
     """Build the model. For a new run, load the weights that it starts from and record them."""
-    from vmp.finetune import check_frozen, freeze
-    from vmp.runs.records import write_weights
+    import torch
 
-    model = build_model(config, len(splits.classes), spec)
+    from vmp.finetune import check_frozen, freeze
+
+    model = build_model(config, len(classes), spec)
     if not new:
         freeze(model, config.train.freeze)
         return model
-    start = start_weights(config, model, splits.classes, spec)
+    start = start_weights(config, model, classes, spec)
     kept: dict[str, Any] = {"source": "random"}
     if start.report:
         kept = {**start.report.as_dict(), "prompts_taken": start.prompts, "warnings": start.warnings}
@@ -462,15 +429,8 @@ def _make_model(
     check_frozen(model, start.report.matched if start.report else (), known, start.warnings)
     if processes.first:
         write_weights(config.folder, kept)
-    _log_start_attention(model, log)
-    return model
-
-
-def _log_start_attention(model: Any, log: "Log") -> None:
-    """Log the attention where nothing moves, and warn if it is so low that the model starts on almost blank clips."""
-    import torch
-
-    for pathway, layer in model.prompts.items():
+    layers: dict[str, Any] = dict(model.prompts.items())
+    for pathway, layer in layers.items():
         still = float(layer.power_norm(torch.zeros(1)).detach())
         log(f"prompts ({pathway}): the attention on a still pixel is {still:.3f}")
         if still < 0.1 and layer.scalars():
@@ -478,12 +438,7 @@ def _log_start_attention(model: Any, log: "Log") -> None:
                 "attention starts near 0, so the backbone sees nearly blank clips and trains slowly; try the authors' "
                 "start, vmp.m=1.541 vmp.n=-0.2934, or another seed"
             )
-
-
-def _describe_parameters(model: "PromptedClassifier") -> str:
-    from vmp.finetune import trained
-
-    return f"{sum(p.numel() for p in model.parameters()):,} parameters ({trained(model):,} trained)"
+    return model
 
 
 def _describe_validation(row: dict[str, float]) -> str:

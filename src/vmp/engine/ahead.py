@@ -33,10 +33,7 @@ class Ahead:
 
     def take(self) -> Batch:
         """The next batch; StopIteration after the last."""
-        batch = self._next
-        self._next = None
-        if batch is None:
-            batch = self._wait()
+        batch, self._next = self._next or self._wait(), None
         if batch is None:
             raise StopIteration
         if self._aside is not None:
@@ -64,7 +61,5 @@ class Ahead:
         if self._aside is None:
             return batch
         with torch.cuda.stream(self._aside):
-            return batch._replace(
-                clips=batch.clips.to(self.device, non_blocking=True),
-                labels=batch.labels.to(self.device, non_blocking=True),
-            )
+            clips, labels = (t.to(self.device, non_blocking=True) for t in (batch.clips, batch.labels))
+            return batch._replace(clips=clips, labels=labels)

@@ -13,7 +13,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,18 +36,13 @@ class Checkpoint(NamedTuple):
     digest: str
 
 
-def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor], state: dict[str, Any]) -> Path:
-    """Write folder/name, which appears once it is whole. An undamaged checkpoint of that name is left as it is."""
-    from safetensors.torch import save_file
+def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor] | Path, state: dict[str, Any]) -> Path:
+    """Write folder/name, which appears once it is whole. An undamaged checkpoint of that name is left as it is.
 
-    def put(path: Path) -> None:
-        save_file({k: v.detach().contiguous().cpu() for k, v in model.items()}, path)
-
-    return _write(folder, name, put, state)
-
-
-def _write(folder: Path, name: str, put_model: Callable[[Path], None], state: dict[str, Any]) -> Path:
+    model: the weights, or a file of them.
+    """
     from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     temporary, final = folder / f"{_TEMPORARY}{name}", folder / name
     if final.exists() and _faults(final) is None:
@@ -56,13 +51,16 @@ def _write(folder: Path, name: str, put_model: Callable[[Path], None], state: di
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        put_model(temporary / _FILES[0])
+        if isinstance(model, Path):
+            _link(model, temporary / _FILES[0])
+        else:
+            whole = {k: v.detach().contiguous().cpu() for k, v in model.items()}
+            save_file(whole, temporary / _FILES[0])
         with open(temporary / _FILES[1], "wb") as file:
             torch.save(state, file)
         sums = {file: _sha256(temporary / file) for file in _FILES}
-        (temporary / "meta.json").write_text(
-            json.dumps({"sha256": sums, "torch": torch.__version__}, indent=1)
-        )
+        meta = {"sha256": sums, "torch": torch.__version__}
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
         shutil.rmtree(final, ignore_errors=True)
@@ -72,7 +70,7 @@ def _write(folder: Path, name: str, put_model: Callable[[Path], None], state: di
         OSError,
         SafetensorError,
         RuntimeError,
-    ) as error:  # torch's zip writer says RuntimeError for a full disk
+    ) as error:  # RuntimeError: torch's zip writer on a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(
             f"{final}: the checkpoint could not be written ({error}); "
@@ -131,7 +129,7 @@ def keep_weights(folder: Path) -> None:
     whole = steps_in(folder)[-1]
     if not whole.name.endswith(_WEIGHTS_ONLY):
         state = {key: value for key, value in load(whole).state.items() if key != "optimizer"}
-        _write(folder, whole.name + _WEIGHTS_ONLY, lambda path: _link(whole / _FILES[0], path), state)
+        save(folder, whole.name + _WEIGHTS_ONLY, model=whole / _FILES[0], state=state)
     prune(folder, keep=1)
     last = steps_in(folder)[-1] / _FILES[0]
     for other in folder.glob(f"best_*/{_FILES[0]}"):
@@ -142,11 +140,7 @@ def keep_weights(folder: Path) -> None:
 
 
 def best(folder: Path) -> Checkpoint | None:
-    """The checkpoint of the best epoch so far; None before the first validation.
-
-    Raises:
-        RunError: it is damaged.
-    """
+    """The checkpoint of the best epoch so far; None before the first validation."""
     last = newest(folder)
     epoch = last.state["progress"]["best_epoch"] if last else 0
     return load(folder / best_name(epoch)) if epoch else None

@@ -57,16 +57,13 @@ class Processes:
 
 
 def find_device(device: str = "auto") -> torch.device:
-    """This process's device.
-
-    Args:
-        device: "auto" takes CUDA where there is one; "cpu", "cuda" or "cuda:N" require it.
+    """This process's device: "auto" takes CUDA where there is one; "cpu", "cuda" or "cuda:N" require it.
 
     Raises:
         ConfigError: there is no such device.
     """
     here = read_rank()
-    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device = {device!r}: must be auto, cpu, cuda or cuda:N")
     if ":" in device and here.local_world > 1:
         raise ConfigError(
@@ -89,9 +86,6 @@ def find_device(device: str = "auto") -> torch.device:
 
 def start(device: str = "auto") -> Processes:
     """Join the processes that torchrun, srun or mpirun started; alone without them. It may be called again.
-
-    Args:
-        device: as for find_device.
 
     Raises:
         ConfigError: there is no such device, or two processes would share it.

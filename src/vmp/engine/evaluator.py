@@ -74,12 +74,12 @@ def score(
         **loader_processes(dataset, workers, timeout=timeout),
     )
     model.eval()
-    found: list[tuple[int, Tensor, float]] = []
+    found: dict[int, tuple[np.ndarray, float]] = {}  # index -> scores, loss
     bad: dict[int, str] = {}
     variation: list[float] = []
     with (
         explain_torch_errors(dataset.being_read, between),
-        _ended(),
+        _ending_workers_on_errors(),
         bar(name, len(mine), shown=processes.first) as shown,
     ):
         for items in loader:
@@ -102,23 +102,22 @@ def score(
                     own = each[at : at + len(x)]
                     loss = _cross_entropy(own, weights, dataset.present.clips[index].label, reduce=reduce)
                     own = own.softmax(dim=1) if reduce == "probs" else own
-                    found.append((index, (own * weights[:, None]).sum(dim=0), loss))
+                    found[index] = (own * weights[:, None]).sum(dim=0).numpy(), loss
                     at += len(x)
             shown.advance(len(items))
             between()
         parts = processes.gather((found, bad, variation))
-    everything = sorted(
-        ((i, s.numpy(), loss) for part, _, _ in parts for i, s, loss in part), key=lambda f: f[0]
-    )
-    indices = np.array([i for i, _, _ in everything], dtype=np.int64)
-    assert len(set(indices.tolist())) == len(indices), "a clip was scored twice"
-    all_bad = {i: reason for _, part, _ in parts for i, reason in part.items()}
-    values = [v for _, _, part in parts for v in part]
-    scores = np.stack([s for _, s, _ in everything]) if everything else np.zeros((0, 0), np.float32)
-    losses = np.array([loss for _, _, loss in everything])
+    merged = {index: pair for part, _, _ in parts for index, pair in part.items()}
+    assert len(merged) == sum(len(part) for part, _, _ in parts), "a clip was scored twice"
+    indices = sorted(merged)
+    scores = np.stack([merged[i][0] for i in indices]) if merged else np.zeros((0, 0), np.float32)
     if not np.isfinite(scores).all():
         raise RunError(f"{name}: the model gives scores that are not finite; the run has diverged")
-    return Scores(indices, scores, losses, all_bad, float(np.mean(values)) if values else None)
+    losses = np.array([merged[i][1] for i in indices])
+    all_bad = {i: reason for _, part, _ in parts for i, reason in part.items()}
+    values = [v for _, _, part in parts for v in part]
+    mean = float(np.mean(values)) if values else None
+    return Scores(np.array(indices, dtype=np.int64), scores, losses, all_bad, mean)
 
 
 def _cross_entropy(logits: Tensor, weights: Tensor, label: int, *, reduce: str) -> float:
@@ -189,19 +188,15 @@ def reported(scores: Scores, labels: Sequence[int]) -> dict[str, float]:
 
     target = torch.tensor([labels[i] for i in scores.indices])
     clips, classes = scores.scores.shape
-    counts = {
-        k: torch.zeros(classes, 5, dtype=torch.long) for k in (1, 5)
-    }  # tp, fp, tn, fn, clips of each class
+    # by k, for each class: tp, fp, tn, fn, clips
+    counts = {k: torch.zeros(classes, 5, dtype=torch.long) for k in (1, 5)}
     for at in range(0, clips, ROWS_AT_ONCE):
         rows = slice(at, at + ROWS_AT_ONCE)
-        places = np.argsort(
-            best_classes(scores.scores[rows], classes), axis=1
-        )  # (N, classes), 0 for the best
+        places = best_classes(scores.scores[rows], classes).argsort(axis=1)  # (N, classes), 0 for the best
         values = torch.from_numpy(-places.astype(np.float32))
         for k, count in counts.items():
-            count += tm.multiclass_stat_scores(
-                values, target[rows], num_classes=classes, average=None, top_k=min(k, classes)
-            )
+            best = {"num_classes": classes, "average": None, "top_k": min(k, classes)}
+            count += tm.multiclass_stat_scores(values, target[rows], **best)
     right, of = counts[1][:, 0].double(), counts[1][:, 4].double()
     top1, top5 = (100 * int(counts[k][:, 0].sum()) / clips for k in (1, 5))
     return {"top1": top1, "top5": top5, "mean_class": float((100 * right / of)[of > 0].mean())}
@@ -210,13 +205,13 @@ def reported(scores: Scores, labels: Sequence[int]) -> dict[str, float]:
 def class_accuracies(scores: Scores, labels: Sequence[int], *, classes: int) -> list[tuple[int, int]]:
     """(clips, correctly classified ones) of each class."""
     target = np.array([labels[i] for i in scores.indices], dtype=np.int64)
-    right = target[ranks(scores, labels) == 0] if len(target) else target
-    counts = np.bincount(target, minlength=classes), np.bincount(right, minlength=classes)
-    return list(zip(counts[0].tolist(), counts[1].tolist(), strict=True))
+    right = target[ranks(scores, labels) == 0]
+    clips, correct = (np.bincount(found, minlength=classes).tolist() for found in (target, right))
+    return list(zip(clips, correct, strict=True))
 
 
 @contextmanager
-def _ended() -> Iterator[None]:
+def _ending_workers_on_errors() -> Iterator[None]:
     try:
         yield
     except BaseException:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from vmp.data.shared import ADVICE, WHERE
-from vmp.errors import RunError, shortlist
+from vmp.errors import RunError, first_line, shortlist
 
 
 @contextmanager
@@ -45,9 +45,9 @@ def _explain(
     Raises:
         Stopped: a worker is gone because the run was asked to stop.
     """
-    text = str(error)
+    text, first = str(error), first_line(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return RunError(f"out of GPU memory ({_first_line(error)}). {_LESS}")
+        return RunError(f"out of GPU memory ({first}). {_LESS}")
     if isinstance(error, MemoryError):
         return RunError(f"out of memory. {_LESS}")
     if re.search(
@@ -55,7 +55,7 @@ def _explain(
         r"|CUDA.*out of memory|CUBLAS_STATUS_ALLOC_FAILED",
         text,
     ):
-        return RunError(f"out of memory ({_first_line(error)}). {_LESS}")
+        return RunError(f"out of memory ({first}). {_LESS}")
     if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
         check_stop()  # the signal may have killed the compiler
         lines = [line for line in text.partition("\nSet TORCHDYNAMO_VERBOSE")[0].splitlines() if line.strip()]
@@ -66,21 +66,21 @@ def _explain(
         )
     if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
         return RunError(
-            f"another process of this run died or stopped answering ({_first_line(error)}). Its own message says "
-            "why; the same command continues from the last checkpoint."
+            f"another process of this run died or stopped answering ({first}). Its own message says why; the same "
+            "command continues from the last checkpoint."
         )
     if being_read is None or (isinstance(error, RuntimeError) and "DataLoader" not in text):
         return error
     if re.search(r"[Bb]us error|shared memory", text):
         return RunError(
-            f"a data worker could not hand over its clips: {WHERE} (shared memory) is full ({_first_line(error)}). "
-            f"{ADVICE}. The same command continues."
+            f"a data worker could not hand over its clips: {WHERE} (shared memory) is full ({first}). {ADVICE}. The "
+            "same command continues."
         )
     check_stop()  # a worker may also go while it hands over its batch: a lost connection
     clips = being_read()
     at = f"It was reading one of:\n{shortlist(clips)}\n" if clips else ""
     return RunError(
-        f"a data worker died or stopped answering ({_first_line(error)}). A video may have crashed or hung its "
+        f"a data worker died or stopped answering ({first}). A video may have crashed or hung its "
         f"decoder, or memory ran out. {at}The same command continues; with trainer.workers=0 the decoder's own "
         "messages are shown, fewer trainer.workers need less memory, and `python scripts/prepare.py verify MANIFEST` "
         "tries every file in a process that may crash."
@@ -92,7 +92,3 @@ _LESS = (
     "batch norm sees fewer clips at a time), or trainer.amp=bf16. Less memory for data: fewer trainer.workers, in the "
     "same run."
 )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -32,7 +32,7 @@ class Metrics:
     """
 
     def __init__(
-        self, path: Path | None, *, rows: int = 0, also: Callable[[dict[str, Any]], None] | None = None
+        self, path: Path | None, *, rows: int = 0, also: Callable[[dict[str, Any]], None] = lambda row: None
     ) -> None:
         self.rows, self._also = rows, also
         self._file: TextIO | None = None
@@ -53,8 +53,7 @@ class Metrics:
             with self._writing():
                 self._file.write(json.dumps(row, allow_nan=False) + "\n")
                 self._file.flush()
-            if self._also:
-                self._also(row)
+            self._also(row)
 
     def sync(self) -> None:
         """Put the rows on the disk, before a checkpoint that counts them."""

@@ -31,8 +31,6 @@ def steps(
 
 
 def _warmed(schedule: Schedule, warmup_epochs: float, warmup_start: float) -> Schedule:
-    if warmup_epochs <= 0:
-        return schedule
     top = schedule(warmup_epochs)
 
     def warmed(epoch: float) -> float:

@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Self
 
 from vmp.errors import RunError
@@ -33,11 +32,8 @@ class Stopped(RunError):
 
 
 class Stopping:
-    """A context in which the first signal is only noted; a second one has its usual effect.
-
-    Args:
-        minutes: until the run stops by itself; None: no limit.
-    """
+    """A context in which the first signal is only noted; a second one has its usual effect. minutes: until the run
+    stops by itself; None: no limit."""
 
     def __init__(self, minutes: float | None = None) -> None:
         self._signal = 0
@@ -70,9 +66,7 @@ class Stopping:
             self._before.clear()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def _note(self, number: int, frame: object) -> None:

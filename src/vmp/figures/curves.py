@@ -1,6 +1,7 @@
 """Curves of runs: cross-entropy and accuracies; slope and shift against epochs and by run (Fig. 4)."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +22,7 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
     """Write a picture of cross-entropy, accuracy, slope and shift against epochs, each run in its own colour.
 
     Cross-entropy leaves out λV, so runs with and without prompts, or with different λ, can be compared.
-
-    Args:
-        runs: label -> folder.
+    runs: label -> folder.
     """
     from matplotlib.lines import Line2D
 
@@ -31,10 +30,9 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
     axes = drawn.subplots(1, 4)
     drawn.subplots_adjust(left=0.035, right=0.99, bottom=0.14, top=0.91, wspace=0.24)  # quicker than a layout
     titles = ("cross-entropy", "top-1 and top-5 (%)", "slope a(m)", "shift b(n)")
-    any_slope = False
-    for number, (label, folder) in enumerate(runs.items()):
-        color = COLORS[number % len(COLORS)]
-        rows = Run(folder).rows
+    colors = dict(zip(runs, cycle(COLORS), strict=False))
+    for label, folder in runs.items():
+        color, rows = colors[label], Run(folder).rows
         for axis, key, look in (
             (axes[0], "train/cross_entropy", TRAINING),
             (axes[0], "val/cross_entropy", VAL),
@@ -46,28 +44,21 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
         for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
             for key, style in zip(_keys(rows, name), ("-", "--", ":"), strict=False):
                 pathway = key.split("/")[1:-1]
-                any_slope = True
                 _plot(axis, _line(rows, key), linestyle=style, label=" ".join([label, *pathway]), color=color)
-    if not any_slope:
+    if not any(axis.lines for axis in axes[2:]):
         for axis in axes[2:]:
             axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
     for axis, looks in ((axes[0], (TRAINING, VAL)), (axes[1], (TRAINING, VAL, TOP5))):
         alone = axis.lines and all(len(line.get_xdata()) < TOO_FEW for line in axis.lines)
         handles = [Line2D([], [], color=GREY, **(POINTS | look if alone else look)) for look in looks]
         if len(runs) > 1:
-            handles += [
-                Line2D([], [], color=COLORS[number % len(COLORS)], label=label)
-                for number, label in enumerate(runs)
-            ]
+            handles += [Line2D([], [], color=color, label=label) for label, color in colors.items()]
         axis.legend(handles=handles, fontsize=8, frameon=False)
     for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
         plain_numbers(axis, least=THIN[name])
         if len(axis.lines) > 1:
             axis.legend(fontsize=8, frameon=False)
-    last = max(
-        (max(line.get_xdata()) for axis in axes for line in axis.lines if len(line.get_xdata())), default=0
-    )
-    last = last or 1
+    last = max((x for axis in axes for line in axis.lines for x in line.get_xdata()), default=0) or 1
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch", fontsize=9)
@@ -120,19 +111,16 @@ class LearnedPair(NamedTuple):
 def by_lambda(runs: Sequence[Run]) -> dict[float, dict[str, tuple[list[float], list[float]]]]:
     """λ -> {"slope", "shift" or, with pathways, "fast/slope" ...: (epochs, values)}; the first run for each λ."""
     found: dict[float, dict[str, tuple[list[float], list[float]]]] = {}
-    for run in sorted(runs, key=lambda r: (float(r.config["vmp"]["lambda"]), str(r.folder))):
-        keys = [key for name in ("slope", "shift") for key in _keys(run.rows, name)]
-        if keys:
+    for run in sorted(runs, key=lambda run: (run.weight, str(run.folder))):
+        if keys := [key for name in ("slope", "shift") for key in _keys(run.rows, name)]:
             lines = {key.removeprefix("vmp/"): _line(run.rows, key) for key in keys}
-            found.setdefault(float(run.config["vmp"]["lambda"]), lines)
+            found.setdefault(run.weight, lines)
     return found
 
 
 def learned_pairs(runs: Sequence[Run]) -> list[LearnedPair]:
     found = []
-    for run in runs:
-        if not run.finished:
-            continue
+    for run in (run for run in runs if run.finished):
         scalars, config = run.result.get("scalars", {}), run.config
         for key in sorted(k for k in scalars if k.endswith("slope")):
             pathway, _ = split_scalar_name(key)
@@ -143,14 +131,8 @@ def learned_pairs(runs: Sequence[Run]) -> list[LearnedPair]:
 
 
 def best_pairs(found: Sequence[LearnedPair], by: str) -> dict[str, LearnedPair]:
-    """The pair with the best top-1 for each dataset or each backbone, by name.
-
-    The other of the two is held fixed, at the value that covers the most: one backbone for all datasets, or one dataset
-    for all backbones.
-
-    Args:
-        by: "dataset" or "backbone".
-    """
+    """The pair with the best top-1 for each dataset or backbone (`by`), by name. The other of the two is held fixed, at
+    the value that covers the most: one backbone for all datasets, or one dataset for all backbones."""
     other = "backbone" if by == "dataset" else "dataset"
     covered: dict[str, set[str]] = {}
     for pair in found:
@@ -173,19 +155,12 @@ def draw_slopes_and_shifts(runs: Sequence[Run]) -> Any:
     group = max(same_but_lambda(runs), key=lambda group: len(by_lambda(group)), default=[])
     lines = by_lambda(group)
     for axis, name, letter in ((axes[0], "slope", "a"), (axes[1], "shift", "b")):
-        for number, (weight, keys) in enumerate(lines.items()):
+        for (weight, keys), color in zip(lines.items(), cycle(COLORS), strict=False):
             for key, line in keys.items():
                 if key.endswith(name):
-                    dashes = "--" if key.startswith("slow/") else "-"
                     pathway = key.rpartition("/")[0]
-                    _plot(
-                        axis,
-                        line,
-                        linestyle=dashes,
-                        color=COLORS[number % len(COLORS)],
-                        linewidth=1.3,
-                        label=f"λ = {weight:g} {pathway}".rstrip(),
-                    )
+                    look = {"linestyle": "--" if pathway == "slow" else "-", "linewidth": 1.3, "color": color}
+                    _plot(axis, line, label=f"λ = {weight:g} {pathway}".rstrip(), **look)
         for bound in SLOPES if name == "slope" else SHIFTS:
             low, high = axis.get_ylim()
             if low - (high - low) / 2 <= bound <= high + (high - low) / 2:
@@ -200,10 +175,8 @@ def draw_slopes_and_shifts(runs: Sequence[Run]) -> Any:
     for axis, by, letter in ((axes[2], "dataset", "c"), (axes[3], "backbone", "d")):
         best = best_pairs(learned_pairs(runs), by)
         held = next(iter(best.values()), None)
-        axis.set_title(
-            f"({letter}) best run by {by}"
-            + (f", {held.backbone if by == 'dataset' else held.dataset}" if held else "")
-        )
+        other = f", {held.backbone if by == 'dataset' else held.dataset}" if held else ""
+        axis.set_title(f"({letter}) best run by {by}{other}")
         _draw_pairs(axis, best)
     return drawn
 
@@ -212,13 +185,11 @@ def same_but_lambda(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs with learned prompts, in groups that differ in λ only."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        config = {
-            key: run.config.get(key) for key in ("name", "backbone", "optim", "seed", "tag", "init_from")
-        }
-        config |= {key: run.config["trainer"].get(key) for key in ("epochs", "batch_size")}
+        same = [run.config.get(key) for key in ("name", "backbone", "optim", "seed", "tag", "init_from")]
+        same += [run.config["trainer"].get(key) for key in ("epochs", "batch_size")]
         vmp = {key: value for key, value in run.config["vmp"].items() if key != "lambda"}
         if vmp.get("kind") == "learned":
-            groups.setdefault(repr((config, vmp)), []).append(run)
+            groups.setdefault(repr((same, vmp)), []).append(run)
     return list(groups.values())
 
 
@@ -233,16 +204,11 @@ def _draw_pairs(axis: Any, best: Mapping[str, LearnedPair]) -> None:
     right.spines["right"].set_visible(True)
     for i, pair in enumerate(best.values()):
         slope, shift = f"{pair.slope:.2f}", f"{pair.shift:+.2f}"
-        _stem(axis, i - apart, pair.slope, slope, "-", "o", COLORS[0], side=0 if crowded else -1)
-        _stem(right, i + apart, pair.shift, shift, "--", "s", COLORS[1], side=0 if crowded else 1)
+        _stem(axis, i - apart, pair.slope, slope, "-o", COLORS[0], side=0 if crowded else -1)
+        _stem(right, i + apart, pair.shift, shift, "--s", COLORS[1], side=0 if crowded else 1)
     slanted = sum(map(len, best)) > 40
-    axis.set_xticks(
-        range(len(best)),
-        list(best),
-        rotation=25 if slanted else 0,
-        ha="right" if slanted else "center",
-        rotation_mode="anchor" if slanted else "default",
-    )
+    look = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    axis.set_xticks(range(len(best)), list(best), **look)
     axis.set_xlim(-0.7, len(best) - 0.1)
     axis.set_ylim(-70, 70)  # so that both zeros are at one height
     axis.set_yticks([0, 10, 20, 30, 40, 50])
@@ -254,18 +220,16 @@ def _draw_pairs(axis: Any, best: Mapping[str, LearnedPair]) -> None:
     right.set_ylabel("shift b (dashed)", color=COLORS[1])
 
 
-def _stem(
-    axis: Any, x: float, value: float, text: str, line: str, marker: str, color: str, *, side: int
-) -> None:
+def _stem(axis: Any, x: float, value: float, text: str, look: str, color: str, *, side: int) -> None:
     """A stem from 0 to `value` with its number: left (-1) or right (1) of its end, or upright beyond it (0)."""
-    axis.plot([x, x], [0, value], line, color=color, linewidth=2)
-    axis.plot(x, value, marker, color=color)
-    look: dict[str, Any] = {"ha": "right" if side < 0 else "left", "va": "center"}
-    beyond = 5 if value >= 0 else -5
-    if not side:
-        look = {"ha": "center", "va": "bottom" if value >= 0 else "top", "rotation": 90}
-    offset = (6 * side, 0) if side else (0, beyond)
-    axis.annotate(text, (x, value), offset, textcoords="offset points", **look)
+    axis.plot([x, x], [0, value], look, color=color, linewidth=2, markevery=[1])
+    up = value >= 0
+    if side:
+        place: dict[str, Any] = {"ha": "right" if side < 0 else "left", "va": "center"}
+    else:
+        place = {"ha": "center", "va": "bottom" if up else "top", "rotation": 90}
+    offset = (6 * side, 0) if side else (0, 5 if up else -5)
+    axis.annotate(text, (x, value), offset, textcoords="offset points", **place)
 
 
 def _line(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:

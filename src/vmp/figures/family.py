@@ -88,12 +88,8 @@ def draw_surface(axis: Any, values: np.ndarray, *, signed: bool) -> None:
     axis.plot_surface(
         x, y, thin, cmap=cmap, vmin=limits[0], vmax=limits[1], rstride=1, cstride=1, linewidth=0, rasterized=True
     )  # fmt: skip
-    axis.set_zlim(*zlim)
-    axis.set_xlim(0, w - 1)
-    axis.set_ylim(h - 1, 0)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.set_zticks([-1, 0, 1] if signed else [0, 1])
+    axis.set(xlim=(0, w - 1), ylim=(h - 1, 0), zlim=zlim)
+    axis.set(xticks=[], yticks=[], zticks=[-1, 0, 1] if signed else [0, 1])
     axis.tick_params(axis="z", labelsize=6, pad=-2)
     axis.set_box_aspect((1, h / w, 0.6))
     axis.view_init(elev=38, azim=-72)

@@ -58,9 +58,14 @@ def layers_of(run: Run) -> "dict[str, MotionPrompt]":
     return layers
 
 
+def slope_and_shift(layer: "MotionPrompt") -> dict[str, float]:
+    """Empty for a fixed function."""
+    scalars = layer.scalars()
+    return {key: float(scalars[key]) for key in ("slope", "shift") if key in scalars}
+
+
 def describe(layer: "MotionPrompt") -> str:
     """`a = 11.0, b = 0.10`, or the fixed function's name."""
-    scalars = layer.scalars()
-    if "slope" not in scalars:
+    if not (learned := slope_and_shift(layer)):
         return type(layer.power_norm).__name__
-    return f"a = {float(scalars['slope']):.2f}, b = {float(scalars['shift']):.2f}"
+    return f"a = {learned['slope']:.2f}, b = {learned['shift']:.2f}"

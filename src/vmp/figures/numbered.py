@@ -1,12 +1,12 @@
 """Draws the paper's figures by number."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vmp.errors import UserError
-from vmp.figures.layers import describe, layers_of
+from vmp.figures.layers import describe, layers_of, slope_and_shift
 from vmp.figures.selection import (
     OBJECT_CENTRIC,
     PAPER,
@@ -20,7 +20,6 @@ from vmp.figures.selection import (
     missing_runs,
     plain_name,
     regularised_pair,
-    weight_of,
 )
 
 if TYPE_CHECKING:
@@ -67,10 +66,9 @@ def _family(number: int, options: FigureOptions) -> Any:
     slope, shift = options.slope, options.shift
     if options.runs:
         layer = choose_layer(options)
-        scalars = layer.scalars()
-        if "slope" not in scalars:
+        if not (learned := slope_and_shift(layer)):
             raise UserError(f"{options.runs[0].folder}: {describe(layer)} has no slope and shift")
-        slope, shift = (round(float(scalars[name]), 2) for name in ("slope", "shift"))
+        slope, shift = (round(value, 2) for value in learned.values())
     clips = list(choose_clips(options, count=4).values())
     return draw_family(clips[0] if options.videos else clips[-2], slope=slope, shift=shift)
 
@@ -79,16 +77,11 @@ def _curves(number: int, options: FigureOptions) -> Any:
     """4: slope and shift against epochs by λ; learned pairs."""
     from vmp.figures.curves import by_lambda, draw_slopes_and_shifts
 
-    paper = PAPER[number]
-    runs = candidates(options, paper)
+    runs = candidates(options, PAPER[number])
     if not by_lambda(runs):
-        weights = (0, 0.5, 2.5, 5, 10)
-        raise missing_runs(
-            number,
-            "runs with learned prompts that differ in λ",
-            [f"{paper.experiment} vmp.lambda={weight:g}" for weight in weights],
-            [f"dataset.camera=moving vmp.lambda={weight:g}" for weight in weights],
-        )
+        weights = [f"vmp.lambda={weight:g}" for weight in (0, 0.5, 2.5, 5, 10)]
+        small = [f"dataset.camera=moving {weight}" for weight in weights]
+        raise missing_runs(number, "runs with learned prompts that differ in λ", weights, small)
     return draw_slopes_and_shifts(runs)
 
 
@@ -106,11 +99,8 @@ def _draw_clips(
     count: int,
     width: float,
 ) -> Any:
-    """A grid with one row per clip.
-
-    Args:
-        pictures: (name, `count` frames, [difference, attention, prompt] of the first two) -> the row's pictures.
-    """
+    """A grid with one row per clip, made of its name, `count` frames, and the [difference, attention, prompt] of the
+    first two."""
     from vmp.figures.clips import to_clip
     from vmp.figures.panels import draw_grid, panel_rows, wrap
 
@@ -140,7 +130,7 @@ def _regularisation(number: int, options: FigureOptions) -> Any:
             rows, names = [list(frame), list(difference)], ["frame", "difference D"]
         rows += [list(prompt), list(attention)]
         learned = describe(layer).replace(", ", "\n")
-        names += [f"prompt, λ = {weight_of(run):g}", f"attention\n{learned}"]
+        names += [f"prompt, λ = {run.weight:g}", f"attention\n{learned}"]
     title = f"{pair[1].title}: {name}. {color_key(layer)}"
     return draw_grid(rows, rows=names, title=title, width=1.05)
 
@@ -150,9 +140,7 @@ def _layers(number: int, options: FigureOptions) -> Any:
     from vmp.figures.similarity import compare_layers, draw_layers
 
     pairs = baseline_pairs(number, options)
-    found: dict[str, Mapping[str, Mapping[str, float]]] = {}
-    for a, b in pairs:
-        found[f"{label(a)} vs. {label(b)}"] = compare_layers(a, b, clips=options.clips)
+    found = {f"{label(a)} vs. {label(b)}": compare_layers(a, b, clips=options.clips) for a, b in pairs}
     return draw_layers(found, title=f"{pairs[0][0].title}; features over {options.clips} test clips")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vmp.figures.canvas import bare, figure
+from vmp.figures.layers import slope_and_shift
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,23 +93,26 @@ def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"])
 
     clips: name -> (3, frames, H, W) uint8, as the model takes them.
     """
-    from vmp.layer import MotionPrompt
-    from vmp.pathways import display_name, take
+    from vmp.pathways import display_name
 
+    layers: dict[str, MotionPrompt] = dict(model.prompts.items())  # type: ignore[arg-type]
     pictures = {}
     for name, clip in clips.items():
-        for pathway, layer in model.prompts.items():
-            assert isinstance(layer, MotionPrompt)
-            own = clip
-            if model.cut and pathway in model.cut.take:
-                own = take(clip.unsqueeze(0), model.cut.take[pathway])[0]
-            learned = [
-                f"{key} {float(v):.3f}" for key, v in layer.scalars().items() if key in ("slope", "shift")
-            ]
+        for pathway, layer in layers.items():
+            learned = ", ".join(f"{key} {value:.3f}" for key, value in slope_and_shift(layer).items())
             title = ", ".join(part for part in (name, display_name(pathway)) if part)
-            caption = ": ".join(part for part in (title, ", ".join(learned)) if part)
-            pictures[caption] = panel(own, layer)
+            caption = ": ".join(part for part in (title, learned) if part)
+            pictures[caption] = panel(frames_of_pathway(model, clip, pathway), layer)
     return pictures
+
+
+def frames_of_pathway(model: "PromptedClassifier", clip: "Tensor", pathway: str) -> "Tensor":
+    """The frames of a clip, (3, frames, H, W), that the pathway's prompt layer takes."""
+    from vmp.pathways import take
+
+    if not model.cut or pathway not in model.cut.take:
+        return clip
+    return take(clip.unsqueeze(0), model.cut.take[pathway])[0]
 
 
 def to_bytes(picture: np.ndarray) -> np.ndarray:
@@ -124,12 +128,8 @@ def draw_grid(
     title: str = "",
     width: float = 1.5,
 ) -> Any:
-    """Draw pictures (H, W, 3) uint8 in a grid with named rows and columns.
-
-    Args:
-        pictures: those in a row have the same shape.
-        width: of a picture, in inches.
-    """
+    """Draw pictures (H, W, 3) uint8, `width` inches wide, in a grid with named rows and columns. The pictures of a row
+    have the same shape."""
     firsts = [next(p for p in row if p is not None) for row in pictures]
     heights = [width * p.shape[0] / p.shape[1] for p in firsts]  # inches
     label = 0.3 + 0.062 * max((len(line) for text in rows for line in text.split("\n")), default=0)

@@ -38,7 +38,7 @@ class FigureOptions:
     runs: tuple[Run, ...] = ()
     found: bool = False
     outputs: Path = Path("outputs")
-    videos: tuple[Path, ...] = ()
+    videos: Sequence[Path] = ()
     start: int = 0
     stride: int = 2
     frames: int = 6
@@ -95,10 +95,8 @@ def choose_clips(options: FigureOptions, *, count: int) -> dict[str, np.ndarray]
 
     stride = options.stride
     if options.videos:
-        return {
-            video.name: read_clip(video, start=options.start, stride=stride, count=count)
-            for video in options.videos
-        }
+        chosen = {"start": options.start, "stride": stride, "count": count}
+        return {video.name: read_clip(video, **chosen) for video in options.videos}
     clips = {}
     if natural := natural_clip():
         clips["street (moving camera)"] = read_clip(natural, start=200, stride=stride, count=count)
@@ -179,18 +177,15 @@ def regularised_pair(number: int, options: FigureOptions) -> tuple[Run, Run]:
 
     paper = PAPER[number]
     if len(options.runs) == 2 and not options.found:
-        a, b = sorted(options.runs, key=weight_of)
+        a, b = sorted(options.runs, key=lambda run: run.weight)
         return a, b
     for group in same_but_lambda([run for run in candidates(options, paper) if run.finished]):
-        plain, *others = sorted(group, key=weight_of)
-        if others and weight_of(plain) == 0 < weight_of(others[-1]):
-            return plain, min(others, key=lambda run: abs(weight_of(run) - paper.weight))
-    raise missing_runs(
-        number,
-        "two finished runs that differ in λ only, one with λ = 0",
-        [f"{paper.experiment} vmp.lambda={weight:g}" for weight in (0, paper.weight)],
-        [f"dataset.camera=moving vmp.lambda={weight:g}" for weight in (0, 2.5)],
-    )
+        plain, *others = sorted(group, key=lambda run: run.weight)
+        if others and plain.weight == 0 < others[-1].weight:
+            return plain, min(others, key=lambda run: abs(run.weight - paper.weight))
+    weights = [f"vmp.lambda={weight:g}" for weight in (0, paper.weight)]
+    small = [f"dataset.camera=moving vmp.lambda={weight:g}" for weight in (0, 2.5)]
+    raise missing_runs(number, "two finished runs that differ in λ only, one with λ = 0", weights, small)
 
 
 def baseline_pairs(number: int, options: FigureOptions) -> list[tuple[Run, Run]]:
@@ -215,21 +210,18 @@ def baseline_pairs(number: int, options: FigureOptions) -> list[tuple[Run, Run]]
                     best[placement] = run
         if plain and best:
             return [(plain[0], run) for run in best.values()]
-    raise missing_runs(
-        number,
-        "a finished run without prompts and one with them, alike otherwise",
-        [f"{paper.experiment} {method}" for method in ("vmp=none", "vmp=learned")],
-        ["vmp=none", "vmp=learned"],
-    )
+    methods = ["vmp=none", "vmp=learned"]
+    what = "a finished run without prompts and one with them, alike otherwise"
+    raise missing_runs(number, what, methods, methods)
 
 
-def missing_runs(number: int, what: str, commands: Sequence[str], small: Sequence[str]) -> MissingRuns:
+def missing_runs(number: int, what: str, paper: Sequence[str], small: Sequence[str]) -> MissingRuns:
+    """paper: what is to be added to the command of the paper's experiment; small: to a run in miniature."""
+    full = shortlist([f"python train.py {PAPER[number].experiment} {words}" for words in paper])
+    quick = shortlist([f"python train.py {words}" for words in small])
     return MissingRuns(
-        f"figure {number} needs {what}. The paper's:\n"
-        + shortlist([f"python train.py {command}" for command in commands])
-        + "\nThe same in miniature, on the embedded dataset, in minutes:\n"
-        + shortlist([f"python train.py {command}" for command in small])
-        + "\nOr name runs that are elsewhere: runs=FOLDER,FOLDER"
+        f"figure {number} needs {what}. The paper's:\n{full}\nThe same in miniature, on the embedded dataset, in "
+        f"minutes:\n{quick}\nOr name runs that are elsewhere: runs=FOLDER,FOLDER"
     )
 
 
@@ -245,7 +237,3 @@ def candidates(options: FigureOptions, paper: PaperFigure) -> list[Run]:
         return not known, config["backbone"]["name"] != paper.backbone
 
     return sorted(runs, key=distance)
-
-
-def weight_of(run: Run) -> float:
-    return float(run.config["vmp"]["lambda"])

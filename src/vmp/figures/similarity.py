@@ -9,17 +9,21 @@ Notable here:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vmp.build import find_splits
 from vmp.errors import RunError
 from vmp.figures.canvas import COLORS, figure
 from vmp.runs.open import OpenedRun, open_run
 from vmp.runs.run import Run
+from vmp.runs.score import find_split, spread_clips
 
 if TYPE_CHECKING:
     from vmp.data.dataset import TestClips
@@ -67,19 +71,14 @@ def features_of(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
         if name and not list(module.children()) and any(True for _ in module.parameters())
     ]
 
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                caught.setdefault(name, []).append(output.detach().float().cpu())
+    def keep(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            caught.setdefault(name, []).append(output.detach().float().cpu())
 
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in layers[:-1]]
-    try:
+    with ExitStack() as stack:
+        for name, module in layers[:-1]:
+            stack.enter_context(module.register_forward_hook(partial(keep, name)))
         yield caught
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.inference_mode()
@@ -111,14 +110,9 @@ def feature_similarity(
 
 def tested_clips(opened: OpenedRun) -> "TestClips":
     """The split that the run was tested on, one view for each clip."""
-    from vmp.build import find_splits
-    from vmp.data.present import find_clips
-    from vmp.runs.score import Split
-
     config = opened.config
-    name, manifest = find_splits(config, progress=False).tested
-    present = find_clips(manifest, reader=config.data.reader, max_bad_fraction=config.data.max_bad_fraction)
-    return Split(name, manifest, present).test_clips(config, opened.spec, opened.model)
+    split = find_split(config, *find_splits(config, progress=False).tested)
+    return split.test_clips(config, opened.spec, opened.model)
 
 
 def paired_clips(a: OpenedRun, b: OpenedRun, count: int) -> list[tuple[Tensor, Tensor]]:
@@ -136,12 +130,9 @@ def paired_clips(a: OpenedRun, b: OpenedRun, count: int) -> list[tuple[Tensor, T
     wanted = [tested_clips(o) for o in (a, b)]
     longer = max(wanted, key=lambda clips: clips.shape.frames)
     found = []
-    for index in torch.linspace(0, len(longer) - 1, min(count, len(longer))).long().tolist():
-        views = longer[index][1]
-        if isinstance(views, Tensor):
-            clip = views[0]  # (3, frames, H, W)
-            mine, other = (clip[:, clip.shape[1] - w.shape.frames :] for w in wanted)
-            found.append((mine, other))
+    for _, clip in spread_clips(longer, count):
+        mine, other = (clip[:, clip.shape[1] - w.shape.frames :] for w in wanted)
+        found.append((mine, other))
     if not found:
         raise RunError(f"{longer.root}: none of the chosen clips could be read")
     return found
@@ -153,10 +144,10 @@ def compare_layers(a: Run, b: Run, *, clips: int) -> dict[str, dict[str, float]]
     Raises:
         RunError: the backbones differ, a checkpoint is missing, or the clips cannot be paired.
     """
-    names = [run.checked_config.backbone.key for run in (a, b)]
-    if names[0] != names[1]:
+    mine_is, other_is = (run.checked_config.backbone.key for run in (a, b))
+    if mine_is != other_is:
         raise RunError(
-            f"{a.folder} is a {names[0]} and {b.folder} a {names[1]}: their layers cannot be paired"
+            f"{a.folder} is a {mine_is} and {b.folder} a {other_is}: their layers cannot be paired"
         )
     mine, other = (open_run(run.folder) for run in (a, b))
     found = {"weights": weight_similarity(mine.model.backbone, other.model.backbone)}
@@ -181,29 +172,19 @@ def draw_layers(pairs: Mapping[str, Mapping[str, Mapping[str, float]]], *, title
     legend = 0.2 * -(-len(pairs) // 2)
     drawn = figure(min(15.0, max(7.0, 0.22 * longest + 2)), 3.2 * len(kinds) + legend + 0.4)
     axes = drawn.subplots(len(kinds), 1, squeeze=False)[:, 0]
+    looks = [{"color": color, "marker": mark} for color, mark in zip(COLORS, "os^DvPX", strict=True)]
     for axis, kind in zip(axes, kinds, strict=True):
-        order: dict[str, int] = {}
-        for found in pairs.values():
-            for name in found.get(kind, {}):
-                order.setdefault(name, len(order))
-        marks = ("o", "s", "^", "D", "v", "P", "X")
-        for number, (label, found) in enumerate(pairs.items()):
-            values = found.get(kind, {})
-            axis.plot(
-                [order[name] for name in values],
-                list(values.values()),
-                color=COLORS[number % len(COLORS)],
-                marker=marks[number % len(marks)],
-                markersize=3.5,
-                linewidth=1.1,
-                label=label,
-            )
-        step = -(-len(order) // LABELS)
+        similar = {label: found.get(kind, {}) for label, found in pairs.items()}
+        names = list(dict.fromkeys(name for values in similar.values() for name in values))
+        for (label, values), look in zip(similar.items(), cycle(looks), strict=False):
+            at = [names.index(name) for name in values]
+            axis.plot(at, list(values.values()), markersize=3.5, linewidth=1.1, label=label, **look)
+        step = -(-len(names) // LABELS)
         axis.set_xticks(
-            list(range(0, len(order), step)), [_shortened(name) for name in order][::step],
+            list(range(0, len(names), step)), [_shortened(name) for name in names[::step]],
             rotation=60, ha="right", rotation_mode="anchor",
         )  # fmt: skip
-        low = min((v for found in pairs.values() for v in found.get(kind, {}).values()), default=0)
+        low = min((value for values in similar.values() for value in values.values()), default=0)
         axis.set_ylim(min(0.0, low - 0.05), 1.05)
         axis.set_ylabel(f"cosine similarity\nof {kind}")
         if step > 1:

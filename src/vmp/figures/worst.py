@@ -5,7 +5,7 @@ Pictures need the run's videos, config and result, which has the learned scalars
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from vmp.runs.open import open_prompts
 from vmp.runs.run import Run
 from vmp.runs.score import Split
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 COLUMNS, WIDTH, GAP = 6, 96, 4  # prompts in a strip, the width of each, the gap between two; pixels
 QUALITY = 72  # of WebP
 ROWS = ("frames", "differences", "attention", "prompts")
@@ -31,9 +28,6 @@ def worst_clips(run: Run, result: dict[str, Any], *, count: int) -> list[dict[st
 
     path, start and end are the file below the dataset's root and its frames [start, end), or None where older runs do
     not say. probability is the score as a mean over views in [0, 1], or None where logits were summed.
-
-    Raises:
-        RunError: predictions.csv cannot be read.
     """
     views = math.prod(result.get("views", ()))
     wrong = [row for row in run.predictions if row["predicted"] and row["label"] != row["predicted"]]
@@ -77,40 +71,38 @@ class ClipDrawer:
         self.index = {clip.id: number for number, clip in enumerate(present.clips)}
 
     def draw(self, clip: str) -> list[tuple[dict[str, Any], bytes]]:
-        """One strip per pathway: what it shows (pathway, slope, shift, rows, width, height) and a WebP.
-
-        The only strip of a run without prompts has frames and differences.
+        """One strip per pathway: what it shows (pathway, slope, shift, rows, width, height) and a WebP. The only strip
+        of a run without prompts has frames and differences.
 
         Raises:
             UserError: the clip is missing or cannot be read.
         """
         import torch
 
-        from vmp.figures.panels import panel_rows
+        from vmp.figures.layers import slope_and_shift
+        from vmp.figures.panels import frames_of_pathway, panel_rows
         from vmp.layer import MotionPrompt
-        from vmp.pathways import display_name, take
+        from vmp.pathways import display_name
 
         if clip not in self.index:
             raise DataError(f"the video of {clip} is missing.")
         views = self.dataset[self.index[clip]][1]
         if not isinstance(views, torch.Tensor):
             raise DataError(f"{clip} cannot be read.")
-        whole: Tensor = views[0]  # (3, frames, H, W) uint8
         prompted = len(self.model.prompts) > 0
         layers: dict[str, Any] = dict(self.model.prompts.items()) or {"": MotionPrompt(m=0.0, n=0.0)}
         strips = []
         for pathway, layer in layers.items():
-            own = whole
-            if self.model.cut and pathway in self.model.cut.take:
-                own = take(whole.unsqueeze(0), self.model.cut.take[pathway])[0]
-            rows = panel_rows(own, layer, columns=COLUMNS)
-            rows = rows if prompted else rows[:2]
+            own = frames_of_pathway(self.model, views[0], pathway)
+            rows = panel_rows(own, layer, columns=COLUMNS)[: 4 if prompted else 2]
             picture = _strip(rows)
-            about: dict[str, Any] = {"pathway": display_name(pathway)}
-            about |= {"rows": ROWS[: len(rows)], "width": picture.shape[1], "height": picture.shape[0]}
-            if prompted:
-                scalars = {k: float(v) for k, v in layer.scalars().items() if k in ("slope", "shift")}
-                about |= scalars
+            about = {
+                "pathway": display_name(pathway),
+                "rows": ROWS[: len(rows)],
+                "width": picture.shape[1],
+                "height": picture.shape[0],
+                **(slope_and_shift(layer) if prompted else {}),
+            }
             strips.append((about, _webp(picture)))
         return strips
 
@@ -118,17 +110,18 @@ class ClipDrawer:
 def _check_there(config: Config) -> None:
     """Raise DataError if the dataset would have to be made first, which a report does not do."""
     home = Path(config.data.root)
+    where, there = home, True
     if isinstance(config.dataset, MotionsDataset):
         from vmp.data.motions import Motions, folder_name
 
         spec = Motions(**config.dataset.model_dump(exclude={"kind", "name", "flip"}))
         where = home / "motions" / folder_name(spec)
-        if not (where / "train.csv").is_file():
-            raise DataError(f"the videos are not at {where}.")
-    if isinstance(config.dataset, ListDataset) and not (
-        (home / config.dataset.name / "measured.jsonl").is_file() and Path(config.dataset.root).is_dir()
-    ):
-        raise DataError(f"the videos are not at {config.dataset.root}.")
+        there = (where / "train.csv").is_file()
+    elif isinstance(config.dataset, ListDataset):
+        where = Path(config.dataset.root)
+        there = where.is_dir() and (home / config.dataset.name / "measured.jsonl").is_file()
+    if not there:
+        raise DataError(f"the videos are not at {where}.")
 
 
 def _strip(rows: list[np.ndarray]) -> np.ndarray:
@@ -141,7 +134,7 @@ def _strip(rows: list[np.ndarray]) -> np.ndarray:
     lines = []
     for row in rows:
         pictures = [cv2.resize(x, size, interpolation=way) for x in row]
-        solid = [np.dstack([x, np.full(x.shape[:2], 255, np.uint8)]) for x in pictures]
+        solid = [cv2.cvtColor(x, cv2.COLOR_RGB2RGBA) for x in pictures]
         padded = [np.pad(x, ((0, GAP), (0, GAP), (0, 0))) for x in solid]
         lines.append(np.concatenate(padded, axis=1))
     return np.concatenate(lines)[:-GAP, :-GAP]
@@ -151,9 +144,8 @@ def _webp(picture: np.ndarray) -> bytes:
     """(H, W, 4) RGBA uint8 -> WebP."""
     import cv2
 
-    done, data = cv2.imencode(
-        ".webp", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
-    )
+    bgra = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA)
+    done, data = cv2.imencode(".webp", bgra, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
     if not done:
         raise UserError("this OpenCV cannot write WebP.")
     return data.tobytes()

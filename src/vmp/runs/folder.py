@@ -1,7 +1,7 @@
 """Protects a run's folder: it is locked during training and refused to runs with another config or other data."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,30 +15,19 @@ from vmp.runs.records import (
     is_run,
     read_config,
     read_digests,
-    write_class_names,
-    write_config,
-    write_digests,
 )
 
 # settings that change the speed of a run or what it prints, but not its result
 RUNTIME = {
     "dataset": {"folder", "root"},  # the data themselves are compared by digest
     "trainer": {
-        "device",
-        "workers",
-        "threads",
-        "save_minutes",
-        "save_steps",
-        "max_minutes",
-        "keep",
-        "keep_finished",
+        *("device", "workers", "threads", "save_minutes", "save_steps", "max_minutes"),
+        *("keep", "keep_finished"),
     },
     "data": {"root", "keep", "timeout", "max_bad_fraction"},
     "output": ...,
     "logger": ...,
 }
-
-
 OTHER_DATA = "dataset.name=WORD, which gives its runs a folder of their own"
 
 
@@ -53,10 +42,7 @@ def checkpoints_of(folder: Path) -> Path:
 
 
 def load_config(folder: Path, raw: dict[str, Any] | None = None) -> Config:
-    """A run's checked config.
-
-    Args:
-        raw: values to check instead of those in its config.yaml, such as these with some changed.
+    """A run's checked config. raw: values to check instead of those in its config.yaml.
 
     Raises:
         RunError: there is no run, or another version of the project made it.
@@ -77,23 +63,20 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     if not begun(folder):
         return
     changes = list(differences(what_matters(read_config(folder)), what_matters(raw)))
-    if changes:
-        older = any("(absent)" in change for change in changes)
-        advice = "Use tag=WORD for a run beside it, or move the folder away."
-        if any(change.startswith("dataset.") for change in changes):
-            advice = f"For another dataset use {OTHER_DATA}. Otherwise use tag=WORD, or move the folder away."
-        if any(change.startswith("trainer.epochs: ") for change in changes):
-            advice += (
-                "\nThe learning rate follows trainer.epochs, so the length of a run cannot be changed. To continue "
-                f"from its weights with a new optimizer and schedule: init_from={folder} tag=WORD, and "
-                "trainer.epochs= the number of further epochs."
-            )
-        raise RunError(
-            f"{folder} holds a run with another config"
-            f"{', made by another version of the project' if older else ''}:\n  "
-            + "\n  ".join(changes)
-            + f"\n{advice}"
+    if not changes:
+        return
+    version = ", made by another version of the project" if any("(absent)" in c for c in changes) else ""
+    advice = "Use tag=WORD for a run beside it, or move the folder away."
+    if any(change.startswith("dataset.") for change in changes):
+        advice = f"For another dataset use {OTHER_DATA}. Otherwise use tag=WORD, or move the folder away."
+    if any(change.startswith("trainer.epochs: ") for change in changes):
+        advice += (
+            "\nThe learning rate follows trainer.epochs, so the length of a run cannot be changed. To continue from "
+            f"its weights with a new optimizer and schedule: init_from={folder} tag=WORD, and trainer.epochs= the "
+            "number of further epochs."
         )
+    listed = "".join(f"  {change}\n" for change in changes)
+    raise RunError(f"{folder} holds a run with another config{version}:\n{listed}{advice}")
 
 
 def check_same_data(folder: Path, digests: dict[str, str]) -> None:
@@ -149,13 +132,6 @@ def run_folder(folder: Path, raw: dict[Any, Any], *, first: bool) -> Iterator[No
         lock.release()
 
 
-def keep_records(folder: Path, raw: dict[Any, Any], digests: dict[str, str], classes: Sequence[str]) -> None:
-    """Write the config, the data's digests and the classes into the run's folder."""
-    write_config(folder, raw)
-    write_digests(folder, digests)
-    write_class_names(folder, classes)
-
-
 def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
     """Yield `key: before -> after` for every value that differs."""
     if isinstance(before, dict) and isinstance(after, dict):
@@ -168,11 +144,11 @@ def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
 
 def what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
     """The settings that decide the result of a run."""
-    out: dict[Any, Any] = {}
-    for key, value in raw.items():
-        hidden: Any = RUNTIME.get(key, set())
-        if hidden is not ...:
-            out[key] = (
-                {k: v for k, v in value.items() if k not in hidden} if isinstance(value, dict) else value
-            )
+    out = dict(raw)
+    hidden: Any
+    for section, hidden in RUNTIME.items():
+        if hidden is ...:
+            out.pop(section, None)
+        elif isinstance(out.get(section), dict):
+            out[section] = {key: value for key, value in out[section].items() if key not in hidden}
     return out

@@ -71,8 +71,6 @@ def explain_other_classes(weights: Path, classes: Sequence[str], dataset: str) -
 def _first_difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
     if len(theirs) != len(ours):
         return f"{len(theirs)} there, {len(ours)} here"
-    label, pair = next(
-        (i, pair) for i, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1]
-    )
+    label = next(i for i in range(len(ours)) if theirs[i] != ours[i])
     order = " (the same names in another order)" if set(theirs) == set(ours) else ""
-    return f"class {label} is {pair[0]!r} there and {pair[1]!r} here{order}"
+    return f"class {label} is {theirs[label]!r} there and {ours[label]!r} here{order}"

@@ -92,10 +92,9 @@ def open_prompts(folder: Path) -> OpenedRun:
     layers = build_prompts(config, spec)
     for pathway, layer in layers.items():
         for name, parameter in layer.power_norm.named_parameters():
-            key = scalar_name(pathway, name)
-            if key not in run.result.get("scalars", {}):
+            key, scalars = scalar_name(pathway, name), run.result.get("scalars", {})
+            if key not in scalars:
                 raise RunError(f"{folder}: its result has no learned {key}")
-            with torch.no_grad():
-                parameter.fill_(run.result["scalars"][key])
+            torch.nn.init.constant_(parameter, scalars[key])
     model = attach_prompts(config, spec, torch.nn.Identity(), layers)
     return OpenedRun(run=run, config=config, spec=spec, model=model.eval(), checkpoint="")

@@ -6,7 +6,6 @@ an evaluation has the same result.json, predictions.csv and per_class.csv.
 """
 
 import csv
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +27,7 @@ from vmp.files import (
     write_json,
     write_text,
 )
+from vmp.formats import finite
 
 CONFIG_FILE = "config.yaml"
 CLASSES_FILE = "classes.txt"
@@ -128,16 +128,12 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config as plain values. Interpolations stay text, and nothing that the file names is imported or composed.
-
-    Raises:
-        RunError: the file is damaged, or is not a config of this project.
-    """
-    path = folder / CONFIG_FILE
-    values = parse_yaml(read_config_text(folder), str(path))
+    """The config as plain values. Interpolations stay text, and nothing that the file names is imported or composed."""
+    where = f"{folder / CONFIG_FILE}: not a run's config"
+    values = parse_yaml(read_config_text(folder), str(folder / CONFIG_FILE))
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise RunError(f"{path}: not a run's config")
-    _check(_Config, values, f"{path}: not a run's config")
+        raise RunError(where)
+    _check(_Config, values, where)
     return values
 
 
@@ -146,11 +142,7 @@ def read_config_text(folder: Path) -> str:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """result.json of a run or of an evaluation.
-
-    Raises:
-        RunError: the file is damaged, lacks top1, split or clips, or has a value of the wrong type, NaN included.
-    """
+    """result.json of a run or of an evaluation: finite numbers only, and top1, split and clips are in it."""
     path = folder / RESULT_FILE
     value = read_json(path)
     _check(_Result, value, str(path))
@@ -163,11 +155,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl; empty where nothing was logged. A last line without a line end is left out: it is being
-    written, or was cut short by a kill.
-
-    Raises:
-        RunError: a line is not a row of numbers.
-    """
+    written, or was cut short by a kill."""
     path = folder / METRICS_FILE
     if not path.exists():
         return []
@@ -176,7 +164,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         row = parse_json(line, f"{path}, line {number}")
         if not isinstance(row, dict) or not all(
-            isinstance(value, str) if key == "kind" else _is_finite(value) for key, value in row.items()
+            isinstance(value, str)
+            if key == "kind"
+            else not isinstance(value, str) and finite(value) is not None
+            for key, value in row.items()
         ):
             raise RunError(f"{path}, line {number}: not a row of numbers")
         rows.append(row)
@@ -184,11 +175,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_classes(folder: Path) -> list[str]:
-    """Class names by label.
-
-    Raises:
-        RunError: the file is missing, is not text, or has more than MOST_CLASSES lines.
-    """
+    """Class names by label, at most MOST_CLASSES."""
     path = folder / CLASSES_FILE
     text = read_text(path).removesuffix("\n")
     names = text.split("\n") if text else []
@@ -202,9 +189,6 @@ def read_predictions(folder: Path, *, classes: int) -> list[dict[str, str]]:
 
     `label` and `predicted` are classes below `classes` or "", and `score` is finite or "". Older files lack the columns
     for path, span and class names.
-
-    Raises:
-        RunError: the file is damaged.
     """
     path = folder / PREDICTIONS_FILE
     if not path.exists():
@@ -223,11 +207,7 @@ def read_predictions(folder: Path, *, classes: int) -> list[dict[str, str]]:
 
 def read_per_class(folder: Path) -> list[dict[str, str]]:
     """Rows of per_class.csv; empty where there is no such file. class, clips and right are whole numbers, accuracy is
-    finite or "".
-
-    Raises:
-        RunError: the file is damaged.
-    """
+    finite or ""."""
     path = folder / PER_CLASS_FILE
     if not path.exists():
         return []
@@ -241,11 +221,7 @@ def read_per_class(folder: Path) -> list[dict[str, str]]:
 
 
 def read_digests(folder: Path) -> dict[str, str]:
-    """data.json: split -> digest of its clips; empty where there is no such file.
-
-    Raises:
-        RunError: the file is damaged.
-    """
+    """data.json: split -> digest of its clips; empty where there is no such file."""
     path = folder / DATA_FILE
     if not path.exists():
         return {}
@@ -301,15 +277,7 @@ def _whole_number(most: int | None = None) -> Callable[[str], str]:
 
 
 def _finite_number(cell: str) -> str:
-    try:
-        finite = len(cell) <= DIGITS and math.isfinite(float(cell))
-    except ValueError:
-        finite = False
-    return "" if finite else "must be a finite number"
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return "" if len(cell) <= DIGITS and finite(cell) is not None else "must be a finite number"
 
 
 def _shortened(value: Any) -> str:
@@ -320,17 +288,14 @@ def _shortened(value: Any) -> str:
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
-def write_config(folder: Path, config: dict[Any, Any]) -> None:
+def write_records(
+    folder: Path, config: dict[Any, Any], digests: dict[str, str], classes: Sequence[str]
+) -> None:
+    """Write the files that a run starts with: its config, the digests of its data and its class names."""
     kept = {key: value for key, value in config.items() if key != "hydra"}
     write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(kept)))
-
-
-def write_class_names(folder: Path, names: Sequence[str]) -> None:
-    write_classes(folder / CLASSES_FILE, names)
-
-
-def write_digests(folder: Path, digests: dict[str, str]) -> None:
     write_json(folder / DATA_FILE, digests)
+    write_classes(folder / CLASSES_FILE, classes)
 
 
 def write_weights(folder: Path, loaded: dict[str, Any]) -> None:
@@ -341,16 +306,11 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     write_json(folder / RESULT_FILE, result)
 
 
-def write_predictions(folder: Path, rows: Iterable[Sequence[Any]]) -> None:
-    _write_csv(folder / PREDICTIONS_FILE, PREDICTION_COLUMNS, rows)
-
-
-def write_per_class(folder: Path, rows: Iterable[Sequence[Any]]) -> None:
-    _write_csv(folder / PER_CLASS_FILE, CLASS_COLUMNS, rows)
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+def write_scores(folder: Path, clips: Sequence[Sequence[Any]], classes: Sequence[Sequence[Any]]) -> None:
+    """Write predictions.csv, one row per clip, and per_class.csv, one row per class."""
+    for name, rows in (
+        (PREDICTIONS_FILE, [PREDICTION_COLUMNS, *clips]),
+        (PER_CLASS_FILE, [CLASS_COLUMNS, *classes]),
+    ):
+        with open(folder / name, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)

@@ -25,17 +25,14 @@ def describe_training(
     throughput: Throughput,
     processes: Processes,
 ) -> dict[str, Any]:
-    """Weights, sizes, pace, command, machine, sessions and versions."""
-    weights = read_weights(config.folder)
-    validated = state.best_epoch > 0
-    timed = throughput.trained > 0
+    validated, timed = state.best_epoch > 0, throughput.trained > 0
     return {
         "best_val_top1": state.best if validated else None,
         "best_val_epoch": state.best_epoch if validated else None,
         "scalars": {name: float(value) for name, value in model.scalars().items()},
         "parameters": sum(p.numel() for p in model.parameters()),
         "parameters_trained": trained(model),
-        "weights": {key: len(value) if key == "matched" else value for key, value in weights.items()},
+        "weights": {k: len(v) if k == "matched" else v for k, v in read_weights(config.folder).items()},
         "steps": plan.steps,
         "batch": {"clips": plan.batch, "micro": plan.micro_batch, "accumulate": plan.accumulate},
         "seed": config.seed,

@@ -31,11 +31,7 @@ TRIES, PAUSE = 5, 1.0  # seconds; a network disk may show a new folder to other 
 
 
 def check_alike(processes: Processes, config: dict[str, Any], data: dict[str, str], log: Log) -> None:
-    """Compare the config and data that each process has read by itself; all processes raise together.
-
-    Args:
-        config: the settings that decide the result, as nested dictionaries.
-        data: split -> digest of its clips.
+    """Compare the settings and the digests of the splits that each process has read; all processes raise together.
 
     Raises:
         RunError: a process has other settings, or other videos on its disk.
@@ -46,15 +42,10 @@ def check_alike(processes: Processes, config: dict[str, Any], data: dict[str, st
     parts = processes.gather((socket.gethostname(), config, data, code))
     (_, config0, data0, code0), faults = parts[0], list[str]()
     for rank, (host, settings, digests, _) in enumerate(parts):
-        faults += [
-            f"process {rank} ({host}): {change} (process 0 -> process {rank})"
-            for change in differences(config0, settings)
-        ]
-        faults += [
-            f"process {rank} ({host}): the clips of {split} are not those of process 0"
-            for split in data0
-            if digests.get(split) != data0[split]
-        ]
+        here = [f"{change} (process 0 -> process {rank})" for change in differences(config0, settings)]
+        other_data = (split for split in data0 if digests.get(split) != data0[split])
+        here += [f"the clips of {split} are not those of process 0" for split in other_data]
+        faults += [f"process {rank} ({host}): {fault}" for fault in here]
     if faults:
         raise RunError(
             "the processes of this run would train on different data or settings; nothing was written:\n"
@@ -62,19 +53,15 @@ def check_alike(processes: Processes, config: dict[str, Any], data: dict[str, st
             "Start every process with the same command. Files that are missing on one machine, labels or spans "
             "that differ there show as other clips: compare the data folders of the machines."
         )
-    for rank, (host, _, _, here) in enumerate(parts):
-        if here != code0:
-            log.warn(f"process {rank} ({host}) runs other code than process 0: {_changes(code0, here, here)}")
+    for rank, (host, _, _, code) in enumerate(parts):
+        if code != code0:
+            log.warn(f"process {rank} ({host}) runs other code than process 0: {_changes(code0, code, code)}")
 
 
 def one_for_all(
     folder: Path, choose: Callable[[Path], Checkpoint | None], processes: Processes
 ) -> Checkpoint | None:
-    """The checkpoint that the first process chooses, read by every process; None: it found none.
-
-    Args:
-        folder: of the run's checkpoints, as this process sees it.
-        choose: reads one of them; called by the first process only.
+    """The checkpoint that the first process chooses from the folder, read by every process; None: it found none.
 
     Raises:
         RunError: on all processes together: one of them cannot read it, reads other bytes, or sees a newer one.
@@ -123,15 +110,13 @@ def _identity(found: Checkpoint | None) -> tuple[str, int, str] | None:
 
 def _patiently(path: Path) -> tuple[Checkpoint | None, str]:
     """The checkpoint, or why it cannot be read."""
-    problem = ""
     for left in reversed(range(TRIES)):
         try:
             os.listdir(path.parent)  # makes a network disk look again
             return checkpoint.load(path), ""
         except (RunError, OSError) as error:
             problem = str(error)
-        if left:
-            time.sleep(PAUSE)
+        time.sleep(PAUSE if left else 0)
     return None, problem
 
 
@@ -140,9 +125,6 @@ def restore(
 ) -> TrainingState:
     """Put a checkpoint into the model and the optimizer, whose base learning rates stay as they are.
 
-    Args:
-        steps: where training ends.
-
     Raises:
         RunError: there are steps left, and the checkpoint is that of a finished run, without the optimizer's state.
     """
@@ -150,10 +132,8 @@ def restore(
         return TrainingState()
     progress = found.state["progress"]
     if set(progress) != set(TrainingState.__dataclass_fields__):
-        sessions: list[dict[str, Any]] = next(
-            (value for value in progress.values() if isinstance(value, list) and value), [{}]
-        )
-        commit_then = sessions[-1].get("commit") or "unknown"
+        lists = [value for value in progress.values() if isinstance(value, list) and value]
+        commit_then = (lists and lists[0][-1].get("commit")) or "unknown"
         raise RunError(
             f"{found.path}: another version of the project wrote it (commit {commit_then}), and training cannot "
             "continue from it. Use that version, or start a new run from its weights: "

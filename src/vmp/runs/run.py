@@ -38,6 +38,11 @@ class Run:
         return f"{self.config['name']}, {self.config['backbone']['name']}"
 
     @property
+    def weight(self) -> float:
+        """λ, the weight of the regulariser."""
+        return float(self.config["vmp"]["lambda"])
+
+    @property
     def config_text(self) -> str:
         return records.read_config_text(self.folder)
 
@@ -120,9 +125,7 @@ def readable_runs(outputs: Path) -> Iterator[Run]:
     """Runs whose config and, if they are finished, result can be read; warns on stderr about each other run."""
     for run in find_runs(outputs):
         try:
-            run.config  # noqa: B018
-            if run.finished:
-                run.result  # noqa: B018
+            _ = run.config, run.finished and run.result
         except RunError as error:
             print(f"warning: left out: {first_line(error)}", file=sys.stderr)
         else:

@@ -1,18 +1,21 @@
 """Tests a model with a run's settings: for the curve while training, for the result, and again later."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmp.build import clip_shape
 from vmp.config import Config
 from vmp.data.manifest import Clip, Manifest
-from vmp.data.present import Present, check_bad
+from vmp.data.present import Present, check_bad, find_clips
 from vmp.machine import cpus
 from vmp.ranks import read_rank
-from vmp.runs.records import RESULT_FILE, read_result, write_per_class, write_predictions
+from vmp.runs import records
+from vmp.runs.records import RESULT_FILE, read_result
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vmp.backbones import Spec
     from vmp.data.dataset import TestClips
     from vmp.engine.dist import Processes
@@ -32,19 +35,37 @@ class Split(NamedTuple):
         """The label of each usable clip."""
         return [clip.label for clip in self.present.clips]
 
+    def unscored(self, scores: "Scores") -> dict[str, str]:
+        """Clip id -> why it has no score."""
+        return {self.present.clips[i].id: why for i, why in scores.bad.items()} | self.present.bad
+
     def test_clips(
-        self,
-        config: Config,
-        spec: "Spec",
-        model: "PromptedClassifier",
-        *,
-        views: tuple[int, int] = (1, 1),
+        self, config: Config, spec: "Spec", model: "PromptedClassifier", *, views: tuple[int, int] = (1, 1)
     ) -> "TestClips":
         """The usable clips, as the model is tested on them. views: temporal x spatial."""
         from vmp.data.dataset import TestClips
 
         shape = clip_shape(config, spec, model, crops=views[1])
         return TestClips(self.manifest, self.present, shape, temporal=views[0], spatial=views[1])
+
+
+def find_split(config: Config, name: str, manifest: Manifest) -> Split:
+    """Raises:
+    DataError: more clips are missing than data.max_bad_fraction allows.
+    """
+    data = config.data
+    present = find_clips(manifest, reader=data.reader, max_bad_fraction=data.max_bad_fraction)
+    return Split(name, manifest, present)
+
+
+def spread_clips(dataset: "TestClips", count: int) -> "Iterator[tuple[int, Tensor]]":
+    """Yield index and first view, (3, frames, H, W) uint8, of at most `count` clips spread over the dataset."""
+    import torch
+
+    for index in torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist():
+        views = dataset[index][1]
+        if isinstance(views, torch.Tensor):
+            yield index, views[0]
 
 
 def score(
@@ -83,9 +104,8 @@ def score(
         name=split.name,
         between=between,
     )
-    present = split.present
-    bad = {present.clips[i].id: reason for i, reason in scores.bad.items()} | present.bad
-    check_bad(bad, present.total, config.data.max_bad_fraction, where=str(split.manifest.path))
+    share = config.data.max_bad_fraction
+    check_bad(split.unscored(scores), split.present.total, share, where=str(split.manifest.path))
     return scores
 
 
@@ -119,7 +139,6 @@ def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
 
     clips, names = split.present.clips, split.manifest.classes
     by_id = {clip.id: clip for clip in split.manifest.clips}
-    bad = {clips[i].id: reason for i, reason in scores.bad.items()} | split.present.bad
 
     def describe(clip: Clip) -> list[Any]:
         end = clip.start + clip.length if clip.frames else clip.end
@@ -130,14 +149,13 @@ def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
         top = best_classes(row[None], 5)[0].tolist()
         predicted = [top[0], names[top[0]], f"{row[top[0]]:.6g}"]
         rows.append([*describe(clips[index]), *predicted, " ".join(map(str, top)), ""])
-    rows += [[*describe(by_id[name]), "", "", "", "", reason] for name, reason in sorted(bad.items())]
-    write_predictions(folder, rows)
+    rows += [[*describe(by_id[i]), "", "", "", "", why] for i, why in sorted(split.unscored(scores).items())]
     counts = class_accuracies(scores, split.labels, classes=len(names))
     by_class = [
         [label, names[label], n, right, f"{100 * right / n:.2f}" if n else ""]
         for label, (n, right) in enumerate(counts)
     ]
-    write_per_class(folder, by_class)
+    records.write_scores(folder, rows, by_class)
 
 
 def print_result(folder: Path) -> None:
@@ -153,7 +171,4 @@ def print_result(folder: Path) -> None:
 
 def loader_workers(wanted: int | None) -> int:
     """Loader processes: as wanted, or one fewer than the CPUs that this process has, at most 8."""
-    if wanted is not None:
-        return wanted
-    own = cpus() // read_rank().local_world
-    return min(8, max(1, own - 1))
+    return min(8, max(1, cpus() // read_rank().local_world - 1)) if wanted is None else wanted

@@ -60,9 +60,9 @@ def start_weights(
         if b.weights in zoo.NAMES:
             row = zoo.find(b.key, b.weights)
             if (row.frames, row.crop) != (spec.frames, spec.crop):
-                made = f"{row.frames} frames of {row.crop} pixels"
                 warnings.append(
-                    f"the weights were trained on {made}, and this run uses {spec.frames} of {spec.crop}"
+                    f"the weights were trained on {row.frames} frames of {row.crop} pixels, and this run uses "
+                    f"{spec.frames} of {spec.crop}"
                 )
     else:
         return StartWeights(None, [], given, [])
@@ -77,17 +77,14 @@ def start_weights(
     if report.declined:
         warnings.append(f"the head starts from random weights, though it has as many classes: {other[0]}")
     taken = report.take_prompts(model.prompts, leave=start) if isinstance(config.vmp, Prompts) else []
-    left = sorted(set(report.prompts) - set(taken) - set(given))
     if set_here := sorted(set(report.prompts) & set(given)):
         values = ", ".join(f"{letter} = {value:.4g}" for letter, value in start.items())
         warnings.append(
             f"the config sets {values}, so the prompts' {', '.join(set_here)} of the weights are not loaded; they are "
             "with vmp.m=null vmp.n=null (and no vmp.slope and vmp.shift)"
         )
-    if left:
-        warnings.append(
-            f"the prompts' {', '.join(left)} of the weights are not loaded: this model has no such layer"
-        )
+    if left := ", ".join(sorted(set(report.prompts) - set(taken) - set(given))):
+        warnings.append(f"the prompts' {left} of the weights are not loaded: this model has no such layer")
     return StartWeights(report, taken, given, warnings)
 
 

@@ -121,20 +121,9 @@ def method_of(config: Config) -> str:
     return str(getattr(config.vmp, "name", config.vmp.kind))
 
 
-def tags_of(config: Config) -> list[str]:
-    """Dataset, backbone, placement, start weights and method, then the user's own tags."""
-    tags = [config.name, config.backbone.key, config.placement, f"weights-{start_weights_of(config)}"]
-    tags += [f"vmp-{method_of(config)}", *config.logger.tags]
-    return list(dict.fromkeys(tag[:64] for tag in tags if tag))
-
-
 def group_of(config: Config) -> str:
     """Runs that differ only in the prompts and the seed are one group."""
     return "/".join(config.folder.parts[-4:-2])
-
-
-def name_of(config: Config) -> str:
-    return " ".join(config.folder.parts[-2:])
 
 
 def hide_secrets(value: Any) -> Any:

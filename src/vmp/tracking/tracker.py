@@ -159,10 +159,6 @@ def check_tracker(options: Logger) -> None:
 def start_tracker(config: Config, folder: Path, *, first: bool, log: Callable[[str], None]) -> Tracker:
     """The tracker that the config asks for. It does nothing on other processes than the first, or if starting it fails.
 
-    Args:
-        folder: of the run; it exists.
-        log: takes a line for people.
-
     Raises:
         ConfigError: on every process, if the tracker's package is not installed.
     """

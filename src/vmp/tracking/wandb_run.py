@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from vmp.config import Config
 from vmp.errors import RunError, UserError
 from vmp.files import read_json, write_json
-from vmp.runs.folder import RUNTIME
+from vmp.runs.folder import what_matters
 from vmp.runs.records import is_finished, read_metrics
 from vmp.tracking.summary import (
     Row,
@@ -31,9 +31,9 @@ from vmp.tracking.summary import (
     describe_run,
     format_error,
     group_of,
-    name_of,
+    method_of,
     read_summary,
-    tags_of,
+    start_weights_of,
 )
 from vmp.tracking.wandb_files import is_whole, rows_held, session_files
 
@@ -124,14 +124,8 @@ def has_key(settings: Any) -> bool:
 def run_id_of(config: Config, folder: Path) -> str:
     """The run's id in wandb, made at its first start and kept in wandb.json. Another config gets another id."""
     kept = folder / "wandb.json"
-    shown = config.model_dump(mode="json", by_alias=True)
-    hidden: Any
-    for section, hidden in RUNTIME.items():  # settings that may change between sessions
-        if hidden is ...:
-            shown.pop(section, None)
-        else:
-            shown[section] = {key: v for key, v in shown[section].items() if key not in hidden}
-    digest = _digest(json.dumps(shown, sort_keys=True))
+    lasting = what_matters(config.model_dump(mode="json", by_alias=True))  # the same in every session
+    digest = _digest(json.dumps(lasting, sort_keys=True))
     try:
         before = read_json(kept)
         if before["config"] == digest:
@@ -178,14 +172,13 @@ def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
 
 
 def init_wandb(config: Config, folder: Path, *, run_id: str, mode: str, patient: bool = False) -> Any:
-    """Start a wandb run with its settings, config, group, tags and axes.
-
-    Args:
-        patient: at the end, wait without a limit until everything is sent.
-    """
+    """Start a wandb run with its settings, config, group, tags and axes. patient: at the end, wait without a limit
+    until everything is sent."""
     import wandb
 
     options = config.logger
+    tags = [config.name, config.backbone.key, config.placement, f"weights-{start_weights_of(config)}"]
+    tags += [f"vmp-{method_of(config)}", *options.tags]
     wanted: dict[str, Any] = {
         "mode": mode,
         "init_timeout": options.init_timeout,
@@ -202,8 +195,8 @@ def init_wandb(config: Config, folder: Path, *, run_id: str, mode: str, patient:
         entity=options.entity,
         group=options.group or os.environ.get("WANDB_RUN_GROUP") or group_of(config),
         job_type=options.job_type,
-        tags=tags_of(config),
-        name=name_of(config),
+        tags=list(dict.fromkeys(tag[:64] for tag in tags if tag)),
+        name=" ".join(config.folder.parts[-2:]),
         id=run_id,
         resume="allow",
         dir=str(folder),
