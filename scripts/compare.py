@@ -41,8 +41,9 @@ def main() -> None:
     if options.picture:
         from vmp.figures.canvas import save, style
         from vmp.figures.comparison import draw_comparison
+        from vmp.figures.selection import label
 
-        labels = "/".join(a.folder.parts[-2:]), "/".join(b.folder.parts[-2:])
+        labels = label(a), label(b)
         p, interval = found["top1"]["mcnemar_p"], found["top1"]["interval"]
         with style():
             drawn = draw_comparison(paired, changes, labels=labels, p=p, interval=interval, layers=layers)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAME = "Slope and shift"
 PATHWAYS = ("", "slow/", "fast/")  # "" for backbones without pathways
 LAMBDA, DATASET, MODEL, SEED = "vmp.lambda", "about.dataset", "about.model", "seed"  # keys of a run's config
+MEAN_AND_RANGE: Any = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}  # of the runs in a group
 
 
 def main() -> None:
@@ -60,9 +61,8 @@ def workspace(entity: str, project: str) -> "Workspace":
             y=y,
             title_x="epoch",
             groupby=wr.Config(by),
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
             max_runs_to_show=100,
+            **MEAN_AND_RANGE,
         )
 
     def pairs(title: str, pathway: str, *, by: str) -> Any:
@@ -89,55 +89,33 @@ def workspace(entity: str, project: str) -> "Workspace":
         )
 
     def by_backbone(title: str, metric: str) -> Any:
-        return wr.BarPlot(
-            title=title,
-            metrics=[metric],
-            groupby=wr.Config(MODEL),
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-        )
+        return wr.BarPlot(title=title, metrics=[metric], groupby=wr.Config(MODEL), **MEAN_AND_RANGE)
 
-    sections = [
-        ws.Section(
-            name="Slope and shift by λ (Fig. 4a, 4b)",
-            panels=[
-                curves("slope a by λ", slopes, by=LAMBDA),
-                curves("shift b by λ", shifts, by=LAMBDA),
-                curves("variation V on val by λ", ["val/variation"], by=LAMBDA),
-            ],
-            is_open=True,
-        ),
-        ws.Section(
-            name="Learned pairs by dataset (Fig. 4c)", panels=learned(DATASET, "dataset"), is_open=True
-        ),
-        ws.Section(
-            name="Learned pairs by backbone (Fig. 4d)", panels=learned(MODEL, "backbone"), is_open=True
-        ),
-        ws.Section(
-            name="Accuracy against λ",
-            panels=[
-                against("top-1 against λ", "result/top1"),
-                against("top-5 against λ", "result/top5"),
-                against("mean class accuracy against λ", "result/mean_class"),
-            ],
-            is_open=True,
-        ),
-        ws.Section(
-            name="Top-1 and top-5",
-            panels=[
-                curves("top-1 on val by λ", ["val/top1"], by=LAMBDA),
-                curves("top-5 on val by λ", ["val/top5"], by=LAMBDA),
-                by_backbone("top-1 by backbone", "result/top1"),
-                by_backbone("top-5 by backbone", "result/top5"),
-            ],
-            is_open=True,
-        ),
-    ]
+    sections = {
+        "Slope and shift by λ (Fig. 4a, 4b)": [
+            curves("slope a by λ", slopes, by=LAMBDA),
+            curves("shift b by λ", shifts, by=LAMBDA),
+            curves("variation V on val by λ", ["val/variation"], by=LAMBDA),
+        ],
+        "Learned pairs by dataset (Fig. 4c)": learned(DATASET, "dataset"),
+        "Learned pairs by backbone (Fig. 4d)": learned(MODEL, "backbone"),
+        "Accuracy against λ": [
+            against("top-1 against λ", "result/top1"),
+            against("top-5 against λ", "result/top5"),
+            against("mean class accuracy against λ", "result/mean_class"),
+        ],
+        "Top-1 and top-5": [
+            curves("top-1 on val by λ", ["val/top1"], by=LAMBDA),
+            curves("top-5 on val by λ", ["val/top5"], by=LAMBDA),
+            by_backbone("top-1 by backbone", "result/top1"),
+            by_backbone("top-5 by backbone", "result/top5"),
+        ],
+    }
     return ws.Workspace(
         entity=entity,
         project=project,
         name=NAME,
-        sections=sections,
+        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections.items()],
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=100),
         runset_settings=ws.RunsetSettings(
             pinned_columns=[

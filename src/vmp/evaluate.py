@@ -1,6 +1,7 @@
 """The second command: tests a run again, on another split, on chosen clips, with other views or degraded frames."""
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,9 +76,8 @@ def evaluate(cfg: DictConfig) -> None:
 
 def folder_name(options: Evaluate, split: str, select: str, views: tuple[int, int]) -> str:
     """Name of an evaluation's folder, in the run's `evaluations`."""
-    chosen = options.where and re.sub(
-        r"[^\w.+-]+", "-", options.where.replace(">", "-above-").replace("<", "-below-")
-    )
+    chosen = (options.where or "").replace(">", "-above-").replace("<", "-below-")
+    chosen = re.sub(r"[^\w.+-]+", "-", chosen)
     parts = [split, select, f"{views[0]}x{views[1]}", options.degrade, options.reduce, options.reader, chosen]
     return "_".join(part for part in parts if part)
 
@@ -94,18 +94,15 @@ def only(manifest: Manifest, present: Present, where: str) -> Present:
     tag, sign, wanted = (part.strip() for part in re.split(r"([=<>])", where, maxsplit=1))
     tags = {name for clip in manifest.clips for name in clip.tags}
     if tag not in tags:
-        raise ConfigError(
-            f"where = {where!r}: no clip of {manifest.path} has {tag!r}; "
-            f"there are {', '.join(sorted(tags)) or 'no tags'}"
-        )
+        known = ", ".join(sorted(tags)) or "no tags"
+        raise ConfigError(f"where = {where!r}: no clip of {manifest.path} has {tag!r}; there are {known}")
 
     def matches(value: str) -> bool:
         if sign == "=":
             return wanted in value.split()
-        try:
+        with suppress(ValueError):
             return float(value) > float(wanted) if sign == ">" else float(value) < float(wanted)
-        except ValueError:
-            return False
+        return False
 
     ids = {clip.id for clip in manifest.clips if matches(clip.tags.get(tag, ""))}
     kept = [(c, r) for c, r in zip(present.clips, present.readers, strict=True) if c.id in ids]
@@ -126,9 +123,8 @@ def _changed(config: Config, options: Evaluate) -> Config:
             f"{', '.join(moved)}: dataset {config.name} has no such key; it is made where data.root is"
         )
     data = {key: value for key in ("degrade", "reader") if (value := getattr(options, key))}
-    return config.model_copy(
-        update={
-            "dataset": config.dataset.model_copy(update=moved),
-            "data": config.data.model_copy(update=data),
-        }
-    )
+    changed = {
+        "dataset": config.dataset.model_copy(update=moved),
+        "data": config.data.model_copy(update=data),
+    }
+    return config.model_copy(update=changed)

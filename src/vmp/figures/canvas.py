@@ -51,16 +51,16 @@ def style() -> Any:
 def save(drawn: Any, stem: Path, *, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Write `stem`.png and .svg without date or version, so that the same figure has the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    written = []
-    for kind in kinds:
-        path = stem.parent / f"{stem.name}.{kind}"
-        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    paths = [stem.parent / f"{stem.name}.{kind}" for kind in kinds]
+    for path in paths:
+        svg = path.suffix == ".svg"
         with style():
-            drawn.savefig(path, dpi=110, metadata=metadata)
-        if kind == "svg":
+            drawn.savefig(
+                path, dpi=110, metadata={"Date": None, "Creator": None} if svg else {"Software": None}
+            )
+        if svg:
             write_text(path, _renumbered(path.read_text(encoding="utf-8")))
-        written.append(path)
-    return written
+    return paths
 
 
 def _renumbered(svg: str) -> str:
@@ -72,7 +72,6 @@ def _renumbered(svg: str) -> str:
 
 def bare(axis: Any) -> None:
     """Remove ticks, frame and grid, for a picture."""
-    axis.set_xticks([])
-    axis.set_yticks([])
+    axis.set(xticks=[], yticks=[])
     axis.grid(False)
     axis.spines[:].set_visible(False)

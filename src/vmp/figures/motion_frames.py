@@ -46,13 +46,11 @@ def taylor_frame(frames: np.ndarray, *, terms: int = TERMS) -> np.ndarray:
     """
     length = terms + 3
     if terms < 1 or len(frames) < length:
-        raise ValueError(
-            f"{len(frames)} frames: {terms} terms take {length} frames, and at least one term is needed"
-        )
+        what = f"{terms} terms take {length} frames, and at least one term is needed"
+        raise ValueError(f"{len(frames)} frames: {what}")
     grey = frames[:length].astype(np.float64) @ LUMA / 255  # (L, H, W)
-    orders = [
-        np.diff(grey, n=order, axis=0)[0] for order in range(1, length)
-    ]  # delta^1 ... delta^(K+2), at g_0
+    # delta^1 ... delta^(K+2), at g_0
+    orders = [np.diff(grey, n=order, axis=0)[0] for order in range(1, length)]
     away = grey - grey[0]
     powers = [(away**k).sum(axis=0) / math.factorial(k) for k in range(terms)]  # K of (H, W)
     return np.stack([sum(powers[k] * orders[k + c] for k in range(terms)) for c in range(3)], axis=-1)

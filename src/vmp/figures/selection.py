@@ -77,11 +77,8 @@ PAPER: dict[int, PaperFigure] = {
     15: PaperFigure("hmdb51", action="pour", weight=0.001),
     16: PaperFigure("hmdb51", action="pushup", weight=0.001),
 }
-MINIATURE = {
-    "finegym": "moving",
-    "mpii_cooking2": "static",
-    "hmdb51": "noisy",
-}  # as in conf/table/profile/mini.yaml
+# as in conf/table/profile/mini.yaml
+MINIATURE = {"finegym": "moving", "mpii_cooking2": "static", "hmdb51": "noisy"}
 OBJECT_CENTRIC = ("cut dice", "gather", "slice", "wash")  # the classes of Fig. 10
 
 
@@ -123,14 +120,11 @@ def choose_clip_of(run: Run, options: FigureOptions, action: str) -> tuple[str, 
     _, manifest = find_splits(config, progress=False).tested
     names = [plain_name(name) for name in manifest.classes]
     usable = [clip for clip in manifest.clips if clip.status == "ok" and clip.length > 1]
-    chosen = usable
-    for wanted in (*options.classes, action):
-        if of_class := [clip for clip in usable if names[clip.label] == plain_name(wanted)]:
-            chosen = of_class
-            break
-    if not chosen:
+    if not usable:
         raise UserError(f"{manifest.path}: no clip to draw")
-    clip = chosen[0]
+    wanted = [plain_name(name) for name in (*options.classes, action)]
+    preferred = (clip for name in wanted for clip in usable if names[clip.label] == name)
+    clip = next(preferred, usable[0])
     stride = max(1, min(options.stride, (clip.length - 1) // options.frames))
     at = clip.start + stride * np.arange(min(count, clip.length))
     return f"{names[clip.label]}, {clip.id}", read_frames(manifest.file(clip), at, short_side=160)
@@ -158,8 +152,7 @@ def named_runs(names: Iterable[str]) -> tuple[tuple[Run, ...], bool]:
     """
     runs: list[Run] = []
     found = False
-    for name in names:
-        folder = Path(name)
+    for folder in map(Path, names):
         below = [] if is_run(folder) else list(readable_runs(folder))
         found = found or bool(below)
         runs += below or [read_run(folder)]

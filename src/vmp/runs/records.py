@@ -6,7 +6,7 @@ an evaluation has the same result.json, predictions.csv and per_class.csv.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -196,7 +196,7 @@ def read_predictions(folder: Path, *, classes: int) -> list[dict[str, str]]:
     rows = read_csv(path, required=("id", "label", "predicted", "score", "problem"))
     label = _whole_number(most=classes - 1)
     kinds = {"label": label, "predicted": label, "start": _whole_number(), "end": _whole_number()}
-    _check_cells(path, rows, {**kinds, "score": _finite_number}, optional={"start", "end"})
+    _check_cells(path, rows, {**kinds, "score": _finite_number})
     for line, row in enumerate(rows, 2):
         if row["predicted"] and not (row["label"] and row["score"]):
             raise RunError(f"{path}, row {line}: a prediction without label or score")
@@ -235,9 +235,7 @@ def read_digests(folder: Path) -> dict[str, str]:
 
 def read_weights(folder: Path) -> dict[str, Any]:
     """weights.json: which weights the run started from."""
-    value = read_json(folder / WEIGHTS_FILE)
-    assert isinstance(value, dict)
-    return value
+    return read_json(folder / WEIGHTS_FILE)
 
 
 def _check(kind: type[BaseModel], value: Any, where: str) -> None:
@@ -252,17 +250,11 @@ def _check(kind: type[BaseModel], value: Any, where: str) -> None:
         raise RunError(f"{where}: {key} = {_shortened(first['input'])}: {message}") from None
 
 
-def _check_cells(
-    path: Path,
-    rows: Sequence[dict[str, str]],
-    checks: dict[str, Callable[[str], str]],
-    *,
-    optional: Iterable[str] = (),
-) -> None:
+def _check_cells(path: Path, rows: Sequence[dict[str, str]], checks: dict[str, Callable[[str], str]]) -> None:
     """Raise RunError for the first cell with a fault; checks: column -> what says the fault of a cell, "" for none."""
     for line, row in enumerate(rows, 2):
         for column, fault_of in checks.items():
-            cell = row.get(column, "") if column in optional else row[column]
+            cell = row.get(column, "")
             if cell and (fault := fault_of(cell)):
                 raise RunError(f"{path}, row {line}: {column} = {_shortened(cell)}: {fault}")
 

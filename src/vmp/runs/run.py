@@ -48,9 +48,6 @@ class Run:
 
     @cached_property
     def checked_config(self) -> Config:
-        """Raises:
-        RunError: also where another version of the project made the run.
-        """
         return load_config(self.folder)
 
     @cached_property
@@ -105,9 +102,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Raises:
-    RunError: there is no run in the folder.
-    """
+    """The run in a folder; a RunError where there is none."""
     if not records.is_run(folder):
         raise RunError(f"{folder}: no run there (no {records.CONFIG_FILE})")
     return Run(folder)

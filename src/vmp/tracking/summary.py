@@ -74,18 +74,16 @@ def read_summary(folder: Path) -> RunSummary:
     if not rows:
         raise RunError(f"{folder / PER_CLASS_FILE}: not found, or empty")
     scored = [row for row in read_predictions(folder, classes=len(rows)) if row["predicted"]]
+    per_class = []
+    for row in rows:
+        accuracy = float(row["accuracy"]) if row["accuracy"] else None
+        per_class.append((int(row["class"]), row["name"], int(row["clips"]), int(row["right"]), accuracy))
     return RunSummary(
         split=result["split"],
         epoch=result["epoch"],
         step=result["steps"],
         numbers={key: value for key, value in numbers.items() if value is not None},
-        per_class=[
-            (
-                *(int(row["class"]), row["name"], int(row["clips"]), int(row["right"])),
-                float(row["accuracy"]) if row["accuracy"] else None,
-            )
-            for row in rows
-        ],
+        per_class=per_class,
         labels=[int(row["label"]) for row in scored],
         predicted=[int(row["predicted"]) for row in scored],
     )

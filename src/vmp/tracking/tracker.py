@@ -82,9 +82,8 @@ class Mirror(Tracker):
         self._try("logging", self._send_row, row)
 
     def wants_panels(self, epoch: int, *, last: int) -> bool:
-        every = self.options.panels_every
-        due = every and self.options.max_panels and (epoch == last or epoch % every == 0)
-        return bool(not self.failed and due)
+        every = 0 if self.failed or not self.options.max_panels else self.options.panels_every
+        return every > 0 and (epoch == last or epoch % every == 0)
 
     def log_panels(self, epoch: int, step: int, pictures: "Mapping[str, np.ndarray]") -> None:
         few = dict(list(pictures.items())[: self.options.max_panels])

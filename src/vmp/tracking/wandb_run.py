@@ -15,6 +15,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
 
 PROJECT = "video-motion-prompts"
 MODES = {  # value of WANDB_MODE -> mode
-    **{"online": "online", "run": "online", "shared": "online"},
-    **{"offline": "offline", "dryrun": "offline", "disabled": "disabled"},
+    **dict.fromkeys(("online", "run", "shared"), "online"),
+    **dict.fromkeys(("offline", "dryrun"), "offline"),
+    "disabled": "disabled",
 }
 MOST_CLASSES = 100  # of wandb's own confusion matrix, a table with classes x classes rows
 
@@ -104,20 +106,16 @@ def find_mode(wanted: str, *, settings: Any, log: Callable[[str], None]) -> Mode
 
 def has_key(settings: Any) -> bool:
     """Whether the environment, wandb's settings or a netrc file has a key for the server."""
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
-    if settings.api_key or settings.identity_token_file:
+    variables = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    if settings.api_key or settings.identity_token_file or any(os.environ.get(name) for name in variables):
         return True
     named = os.environ.get("NETRC")
-    places = [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
     host = urlsplit(settings.base_url).hostname or ""
-    for path in places:
-        try:
-            found = netrc(str(path.expanduser())).hosts.get(host)
-        except (OSError, NetrcParseError, UnicodeDecodeError):
-            continue
-        if found and found[2]:
-            return True
+    for path in [named] if named else ["~/.netrc", "~/_netrc"]:
+        with suppress(OSError, NetrcParseError, UnicodeDecodeError):
+            found = netrc(os.path.expanduser(path)).hosts.get(host)
+            if found and found[2]:
+                return True
     return False
 
 
@@ -159,16 +157,15 @@ def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
         for piece in session_files(folder, run_id):
             shutil.rmtree(piece.parent)
     run = init_wandb(config, folder, run_id=run_id, mode="offline" if offline else "online", patient=True)
-    where = (
-        f"{Path(run.dir).parent} (to send it: wandb sync '{Path(run.dir).parent}')" if offline else run.url
-    )
+    kept = Path(run.dir).parent
+    where = f"{kept} (to send it: wandb sync '{kept}')" if offline else str(run.url)
     backend, rows = WandbRun(run, folder), read_metrics(folder)
     for number in range(int(run.starting_step), len(rows)):
         backend.log_row(number, rows[number])
     if is_finished(folder):
         backend.log_result(len(rows), read_summary(folder))
     backend.finish(0)
-    return str(where)
+    return where
 
 
 def init_wandb(config: Config, folder: Path, *, run_id: str, mode: str, patient: bool = False) -> Any:
@@ -189,7 +186,7 @@ def init_wandb(config: Config, folder: Path, *, run_id: str, mode: str, patient:
         "disable_code": True,
         "disable_git": True,  # the commit is in the config
     }
-    known = wandb.Settings.model_fields
+    settings = {key: value for key, value in wanted.items() if key in wandb.Settings.model_fields}
     run = wandb.init(
         project=options.project or os.environ.get("WANDB_PROJECT") or PROJECT,
         entity=options.entity,
@@ -201,7 +198,7 @@ def init_wandb(config: Config, folder: Path, *, run_id: str, mode: str, patient:
         resume="allow",
         dir=str(folder),
         config=describe_run(config, folder),
-        settings=wandb.Settings(**{key: value for key, value in wanted.items() if key in known}),
+        settings=wandb.Settings(**settings),
     )
     run.define_metric("step", hidden=True)
     run.define_metric("epoch", hidden=True)
