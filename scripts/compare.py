@@ -60,9 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="two finished runs on the same clips")
     parser.add_argument("--most", type=int, default=8, help="classes to list, of gains and of losses")
-    parser.add_argument(
-        "--layers", type=int, metavar="N", help="add the cosine similarity of layers, over N test clips"
-    )
+    layers = "add the cosine similarity of layers, over N test clips"
+    parser.add_argument("--layers", type=int, metavar="N", help=layers)
     parser.add_argument("--clips", type=Path, help="write the clips on which the runs differ, as CSV")
     parser.add_argument("--picture", type=Path, help="draw the comparison as PNG and SVG")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")

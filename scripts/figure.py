@@ -24,6 +24,7 @@ def main() -> None:
     if min(options["start"], options["stride"] - 1, options["frames"] - 1, options["clips"]) < 0:
         raise UserError("--start and --clips must be at least 0, --stride and --frames at least 1")
     out = options.pop("out") or results_of(options["outputs"]) / "figures"
+    options["videos"] = options.pop("video")
     options["classes"] = tuple(name for name in options["classes"].split(",") if name)
     options["runs"], options["found"] = named_runs(runs)
     wanted = FigureOptions(**options)
@@ -50,30 +51,18 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    parser.add_argument(
-        "what",
-        nargs="+",
-        help="numbers of figures, or all; run=FOLDER or runs=FOLDER,FOLDER: runs, or folders with runs below them",
+    what = (
+        "numbers of figures, or all; run=FOLDER or runs=FOLDER,FOLDER: runs, or folders with runs below them"
     )
-    parser.add_argument(
-        "--video",
-        dest="videos",
-        metavar="VIDEO",
-        type=Path,
-        action="append",
-        default=[],
-        help="repeat it for several",
-    )
+    parser.add_argument("what", nargs="+", help=what)
+    parser.add_argument("--video", type=Path, action="append", default=[], help="repeat it for several")
     parser.add_argument("--start", type=int, default=0, help="first frame")
     parser.add_argument("--stride", type=int, default=2, help="step from one frame to the next")
     parser.add_argument("--frames", type=int, default=6, help="prompts in a row")
     parser.add_argument("--slope", type=float, default=11.0, help="where no run is named")
     parser.add_argument("--shift", type=float, default=0.1, help="where no run is named")
-    parser.add_argument(
-        "--classes",
-        default="",
-        help="a,b,c: classes to draw in 10 and 11, or to take a clip of in 6 and 12-16",
-    )
+    classes = "a,b,c: classes to draw in 10 and 11, or to take a clip of in 6 and 12-16"
+    parser.add_argument("--classes", default="", help=classes)
     parser.add_argument("--clips", type=int, default=8, help="test clips for the features of 7-9")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are looked for")
     parser.add_argument("--out", type=Path, help="default: results/figures below --outputs")

@@ -70,8 +70,7 @@ def choose_output(options: argparse.Namespace) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument("what", nargs="*", help="a video file; run=FOLDER takes the prompts of a run")
-    parser.add_argument("--video", type=Path, help="the video, by name")
-    parser.add_argument("--run", type=Path, help="the run, by name")
+    parser.set_defaults(video=None, run=None)
     parser.add_argument("--pathway", help="slow or fast, for a run with several pathways")
     parser.add_argument("--start", type=int, default=0, help="first frame")
     parser.add_argument("--stride", type=int, default=2, help="step from one frame to the next")
@@ -81,11 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slope", type=float, help="default: 11; not with a run")
     parser.add_argument("--shift", type=float, help="default: 0.1; not with a run")
     parser.add_argument("--title", help="above the PNG; default: the video's name")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="the PNG; the MP4 goes beside it (default: a new outputs/NAME-prompts[-2].png)",
-    )
+    out = "the PNG; the MP4 goes beside it (default: a new outputs/NAME-prompts[-2].png)"
+    parser.add_argument("--out", type=Path, help=out)
     return parser
 
 

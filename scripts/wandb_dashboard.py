@@ -26,9 +26,8 @@ MEAN_AND_RANGE: Any = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument(
-        "--json", type=Path, help="write the workspace to this file (-: print it) and send nothing"
-    )
+    to_file = "write the workspace to this file (-: print it) and send nothing"
+    parser.add_argument("--json", type=Path, help=to_file)
     parser.add_argument("--entity", help="a user or team; default: the owner of the key")
     parser.add_argument("--project", default=PROJECT)
     options = parser.parse_args()

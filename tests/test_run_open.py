@@ -7,6 +7,7 @@ import pytest
 import torch
 from runs import ROOT
 
+from vmp.build import clip_shape
 from vmp.errors import RunError
 from vmp.runs import records
 from vmp.runs.open import open_prompts, open_run
@@ -42,7 +43,7 @@ def test_an_opened_run_has_the_model_that_was_tested(straight):
     assert scalars == Run(straight).result["scalars"]
     assert not opened.model.training
     assert opened.classes == ("brighter", "darker")
-    assert opened.clip_shape().frames == opened.spec.frames + 1
+    assert clip_shape(opened.config, opened.spec, opened.model).frames == opened.spec.frames + 1
     assert (straight / "checkpoints" / opened.checkpoint).is_dir()
     prompts = open_prompts(straight).prompts
     assert prompts.keys() == opened.prompts.keys() == {"video"}

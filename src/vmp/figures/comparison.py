@@ -15,6 +15,7 @@ import numpy as np
 
 from vmp.errors import RunError
 from vmp.figures.canvas import COLORS, GREY, figure
+from vmp.runs.records import PER_CLASS_FILE, PREDICTIONS_FILE
 from vmp.runs.run import Run
 
 GAIN, LOSS = COLORS[0], COLORS[1]
@@ -77,7 +78,7 @@ def pair(a: Run, b: Run) -> Pairing:
 
 def _scored(run: Run) -> dict[str, tuple[int, int]]:
     """Clip -> (label, predicted), for the clips that have a score."""
-    rows = _require(run, run.predictions, "predictions.csv")
+    rows = _require(run, run.predictions, PREDICTIONS_FILE)
     return {row["id"]: (int(row["label"]), int(row["predicted"])) for row in rows if not row["problem"]}
 
 
@@ -138,7 +139,7 @@ def class_changes(paired: Pairing, classes: Sequence[str]) -> list[ClassChange]:
 
 def class_accuracies(run: Run) -> dict[str, float]:
     """Class -> accuracy in percent, for the classes that were tested."""
-    rows = _require(run, run.per_class, "per_class.csv")
+    rows = _require(run, run.per_class, PER_CLASS_FILE)
     return {row["name"]: float(row["accuracy"]) for row in rows if row["accuracy"]}
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmp.build import attach_prompts, backbone_spec, build_model, build_prompts, clip_shape
+from vmp.build import attach_prompts, backbone_spec, build_model, build_prompts
 from vmp.config import Config
 from vmp.errors import RunError
 from vmp.pathways import scalar_name
@@ -13,7 +13,6 @@ from vmp.runs.run import Run, read_run
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
-    from vmp.data.dataset import ClipShape
     from vmp.engine.dist import Processes
     from vmp.model import PromptedClassifier
 
@@ -36,10 +35,6 @@ class OpenedRun:
     def prompts(self) -> dict[str, Any]:
         """Pathway -> MotionPrompt; empty for a run without prompts."""
         return dict(self.model.prompts.items())
-
-    def clip_shape(self, *, crops: int = 1) -> "ClipShape":
-        """What to decode for a test view with this many crops."""
-        return clip_shape(self.config, self.spec, self.model, crops=crops)
 
 
 def open_run(
