@@ -42,11 +42,8 @@ def write_video(
         for frame in frames:
             if count == 0:
                 stream.height, stream.width = frame.shape[:2]
-            for packet in stream.encode(
-                av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            ):
-                container.mux(packet)
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
             count += 1
-        for packet in stream.encode():
-            container.mux(packet)
+        container.mux(stream.encode())
     return count

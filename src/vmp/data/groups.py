@@ -16,9 +16,7 @@ from vmp.errors import VideoReadError
 
 LONGEST = 1000  # packets in a group: two groups are held at a time
 FAR = 256  # packets: reading on costs less than a seek up to here
-SPARE = (
-    64  # a seek aims this many packets early: more than any codec puts between coding order and order of time
-)
+SPARE = 64  # a seek aims this many packets early: more than codecs put between coding order and order of time
 
 
 def decode_groups(path: Path, wanted: np.ndarray) -> Iterator[np.ndarray]:
@@ -133,11 +131,8 @@ def _times(path: Path, group: list[Any], following: list[Any]) -> tuple[list[int
     late = [p.pts for p in following if not p.is_discard and p.pts < end]
     times = sorted([pts for pts in own if pts >= key] + late)
     early = len(own) + len(late) - len(times)
-    if (
-        len(set(times)) < len(times)
-        or (late and min(late) < key)
-        or (end is not None and times[-1:] >= [end])
-    ):
+    over = (late and min(late) < key) or (end is not None and times[-1:] >= [end])
+    if over or len(set(times)) < len(times):
         raise VideoReadError(path, f"times repeat or run over a keyframe: frames {_ELSE}", reader="pyav_seek")
     return times, early
 
@@ -158,11 +153,10 @@ def _decode_group(
             if frame.pts is not None and frame.pts < packets[0].pts:
                 continue  # needs the group before
             if rank == len(times) or frame.pts != times[rank] or frame.is_corrupt:
-                raise VideoReadError(
-                    path,
-                    f"a frame with time {frame.pts} came out where that of packet {times[rank:][:1]} was due; {_ELSE}",
-                    reader="pyav_seek",
+                what = (
+                    f"a frame with time {frame.pts} came out where that of packet {times[rank:][:1]} was due;"
                 )
+                raise VideoReadError(path, f"{what} {_ELSE}", reader="pyav_seek")
             if rank == wanted:
                 yield frame
                 wanted = next(target, -1)

@@ -141,9 +141,8 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
             end = "" if c.end is None else c.end
             measured = [c.frames, f"{c.fps:.6g}", c.width, c.height, c.status, " ".join(c.readers)]
             measured += [c.times] if times else []
-            writer.writerow(
-                [c.id, c.path, c.label, start, end, *measured, *(c.tags.get(t, "") for t in tags)]
-            )
+            own = [c.tags.get(tag, "") for tag in tags]
+            writer.writerow([c.id, c.path, c.label, start, end, *measured, *own])
 
 
 def record_root(folder: Path, root: Path, *, within: Path) -> None:
@@ -153,10 +152,9 @@ def record_root(folder: Path, root: Path, *, within: Path) -> None:
         within: folder that may be moved as a whole; a root in it is recorded relative to the manifests.
     """
     real, real_within = Path(os.path.realpath(root)), Path(os.path.realpath(within))
-    inner = real == real_within or real_within in real.parents
-    write_json(
-        folder / RECORD, {"root": os.path.relpath(real, os.path.realpath(folder)) if inner else str(real)}
-    )
+    inner = real.is_relative_to(real_within)
+    recorded = os.path.relpath(real, os.path.realpath(folder)) if inner else str(real)
+    write_json(folder / RECORD, {"root": recorded})
 
 
 def recorded_root(folder: Path) -> Path | None:
@@ -274,9 +272,8 @@ def _header_fault(header: Sequence[str], required: Sequence[str]) -> str:
         return f"column(s) {', '.join(missing)} missing"
     if len(set(header)) < len(header):
         return "a column is named twice"
-    return (
-        "" if all(name and name.isprintable() for name in header) else "a column has no name that can be read"
-    )
+    readable = all(name and name.isprintable() for name in header)
+    return "" if readable else "a column has no name that can be read"
 
 
 def check_relative(path: str) -> str:

@@ -36,6 +36,7 @@ from vmp.data.manifest import Clip, write_classes, write_manifest
 from vmp.errors import ConfigError
 from vmp.machine import cpus
 
+
 CLASSES: tuple[str, ...] = (
     *("move_left", "move_right", "move_up", "move_down"),
     *("rotate_clockwise", "rotate_counterclockwise"),
@@ -110,7 +111,7 @@ class Motions:
 
 
 def folder_name(spec: Motions) -> str:
-    """A name that is unique to the spec and the version of the generator, so that a folder holds clips of one kind."""
+    """A name that is unique to the spec and the version of the generator."""
     values = {f.name: getattr(spec, f.name) for f in fields(spec)} | {"noise": float(spec.noise)}  # 8 is 8.0
     text = repr([_VERSION, *values.items()])
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -158,9 +159,7 @@ def motion_of(spec: Motions, split: str, index: int) -> Motion:
 
     place = np.tile(start, (spec.frames, 1))  # (T, 2)
     angle, circle = np.full(spec.frames, turn), np.full(spec.frames, scale)
-    rim = np.exp(
-        low + 0.5 * span
-    )  # of a medium radius; with the object's own, size would depend on the class
+    rim = np.exp(low + 0.5 * span)  # a medium radius; with the object's own, size would depend on the class
     match name.split("_"):
         case ["move", way]:
             x, y = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[way]
@@ -330,12 +329,10 @@ def make_motions(root: Path, spec: Motions, *, workers: int | None = None, progr
 def _complete(folder: Path, spec: Motions) -> bool:
     """Whether all manifests, and a file for each of their rows, are there; takes milliseconds."""
     for split in SPLITS:
-        if not (folder / f"{split}.csv").is_file():
-            return False
-        there = set(os.listdir(folder / "videos" / split)) if (folder / "videos" / split).is_dir() else set()
+        there = {path.name for path in (folder / "videos" / split).glob("*.mp4")}
         if not all(f"{i:06d}.mp4" in there for i in range(getattr(spec, split))):
             return False
-    return (folder / "classes.txt").is_file()
+    return all((folder / name).is_file() for name in ("classes.txt", *(f"{split}.csv" for split in SPLITS)))
 
 
 def _make_all(folder: Path, spec: Motions, workers: int | None, progress: bool) -> None:
@@ -360,8 +357,7 @@ def _make_all(folder: Path, spec: Motions, workers: int | None, progress: bool) 
 def _make_chunks(folder: Path, spec: Motions, chunks: list[tuple[str, range]], workers: int) -> Iterator[int]:
     """Make the chunks; yields the number of clips after each."""
     if workers <= 1:
-        for split, indices in chunks:
-            yield _make_chunk(folder, spec, split, indices)
+        yield from (_make_chunk(folder, spec, *chunk) for chunk in chunks)
         return
     # spawn: the caller may hold torch's threads or a CUDA context, which a fork would break
     spawn = multiprocessing.get_context("spawn")
@@ -394,7 +390,6 @@ def _make_chunk(folder: Path, spec: Motions, split: str, indices: range) -> int:
         if path.exists() and _count(path) == spec.frames:
             continue  # an earlier making got this far
         frames, _ = render_clip(spec, split, index)
-        # every frame a keyframe: see the module's notes
         write_video(path, frames, fps=spec.fps, crf=spec.crf, keyframe_every=1)
         if (found := _count(path)) != spec.frames:
             raise RuntimeError(f"{path}: {found} frames can be decoded of {spec.frames} written")

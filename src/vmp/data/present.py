@@ -14,12 +14,6 @@ from vmp.data.manifest import Clip, Manifest, inside
 from vmp.errors import DataError, shortlist
 
 
-def _measuring_command(manifest: Manifest, reader: str) -> str:
-    """The command that measures for which files a reader is exact."""
-    where = ["verify", str(manifest.path), "--root", str(manifest.root), "--reader", reader]
-    return shlex.join(["python", "scripts/prepare.py", *where])
-
-
 @dataclass(frozen=True, slots=True)
 class Present:
     """The usable clips of a split, and why the others are not."""
@@ -70,18 +64,22 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
             bad[clip.id] = f"missing: {clip.path}"
             continue
         exact = clip.readers or ("pyav",)  # counting is exact for every file
-        if reader != "auto" and reader != "pyav" and reader not in exact:
+        if reader not in ("auto", "pyav", *exact):
             inexact.append(f"{clip.path}: exact are {', '.join(exact)}")
             continue
         usable.append(clip)
         first = next((name for name in exact if name not in ON_GPU), "pyav")
         readers.append(first if reader == "auto" else reader)
     if inexact:
+        measuring = ""
+        if reader in OPTIONAL:
+            where = ["verify", str(manifest.path), "--root", str(manifest.root), "--reader", reader]
+            measuring = f"\nTo measure: {shlex.join(['python', 'scripts/prepare.py', *where])}"
         raise DataError(
             f"data.reader={reader} was not measured to give the exact frames of {len(inexact)} of "
             f"{len(manifest.clips)} clips in {manifest.path}:\n{shortlist(inexact)}\n"
             "Use data.reader=auto (the fastest exact reader for each file) or data.reader=pyav (always exact)."
-            + (f"\nTo measure: {_measuring_command(manifest, reader)}" if reader in OPTIONAL else "")
+            f"{measuring}"
         )
     present = Present(tuple(usable), tuple(readers), len(manifest.clips), bad)
     check_bad(bad, present.total, max_bad_fraction, where=str(manifest.path))

@@ -6,6 +6,7 @@ into the loader's pipe instead, at the price of two more copies.
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,15 +17,11 @@ AHEAD = 2  # batches that a loader process prepares, torch's default
 ADVICE = "In Docker, --shm-size=8g or --ipc=host gives a container more; fewer trainer.workers need less"
 
 
+@dataclass(frozen=True, slots=True)
 class Sending:
-    """A loader's `collate_fn` whose tensors reach the other process however full /dev/shm is.
+    """A loader's `collate_fn` whose tensors reach the other process however full /dev/shm is."""
 
-    Args:
-        collate: items -> tensors, in tuples and lists.
-    """
-
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
+    collate: Callable[[list[Any]], Any]  # items -> tensors, in tuples and lists
 
     def __call__(self, items: list[Any]) -> Any:
         batch = self.collate(items)
@@ -45,11 +42,11 @@ def _share(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True, slots=True)
 class _ByPipe:
     """Pickles a tensor as bytes and unpickles it as a tensor."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+    tensor: Tensor
 
     def __reduce__(self) -> tuple[Any, ...]:
         return torch.from_numpy, (self.tensor.numpy(),)
@@ -58,9 +55,7 @@ class _ByPipe:
 def shortage(batch: int, *, workers: int, beside: int) -> str | None:
     """A warning where /dev/shm cannot hold all batches that are on their way; None where it can.
 
-    Args:
-        batch: bytes per batch.
-        workers: loader processes of each of the `beside` training processes on this machine.
+    `batch` is in bytes; each of `beside` training processes on this machine has `workers` loader processes.
     """
     try:
         found = os.statvfs(WHERE)

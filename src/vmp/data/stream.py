@@ -78,13 +78,6 @@ def video_stream(container: Any, path: str | os.PathLike[str], *, reader: str | 
     raise VideoReadError(path, why, reader=reader)
 
 
-def may_leap(container: Any) -> bool:
-    """Whether the clock of a file's format may jump, as in MPEG transport and program streams."""
-    from av.format import Flags
-
-    return bool(container.format.flags & Flags.ts_discont.value)
-
-
 def shown_frames(container: Any, stream: Any) -> int:
     """How many frames the header promises; 0: it does not say.
 

@@ -58,8 +58,6 @@ def prepare(
             writes whole files there with their packets rearranged, where that makes every reader exact.
         long_in_place: read sources of more than half an hour in place.
         short_side: of the clips that are cut; None: as in the source.
-        allow_missing: write in spite of failed checks.
-        dry_run: write nothing.
         histogram: list the clips of every class in the text.
 
     Raises:

@@ -16,6 +16,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -60,9 +61,7 @@ class Measured:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> "Measured":
-        """Raises:
-        KeyError, TypeError: not what `asdict` makes of one.
-        """
+        """KeyError or TypeError: the entry is not what `asdict` makes of one."""
         return cls(**entry | {"readers": tuple(entry["readers"])})
 
     @property
@@ -84,10 +83,7 @@ def seeking() -> tuple[str, ...]:
 
 
 def measure(path: str | os.PathLike[str], *, readers: Sequence[str] | None = None) -> Measured:
-    """Decode the whole file with PyAV, count, and try the seeking readers against it. Never raises for a bad file.
-
-    readers: None: those of `seeking`.
-    """
+    """Decode the whole file with PyAV, count, and try these readers against it. Never raises for a bad file."""
     counted = count(path)
     if counted.found.status != "ok":
         return counted.found
@@ -146,12 +142,9 @@ def refusal(path: Path) -> Measured | None:
 
 
 def exact_readers(path: Path, counted: Counted, readers: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The readers that return exactly the counted frames of a file: the fastest first, then pyav.
+    """The readers, of these or `seeking()`, that return exactly the counted frames: the fastest first, then pyav.
 
     Readers that need a GPU come last, since other machines read the manifest too.
-
-    Args:
-        readers: None: those of `seeking`.
     """
     exact = [r for r in (seeking() if readers is None else readers) if _is_exact(path, r, counted)]
     on_gpu = [r for r in exact if r in ON_GPU]
@@ -200,21 +193,16 @@ def measure_cached(
 ) -> dict[str, Measured]:
     """Measure the videos that the cache does not have, and add each to it as soon as it is measured.
 
-    A file with another size or time is measured again.
-
-    Args:
-        paths: relative to the root.
+    Paths are relative to the root. A file with another size or time is measured again.
 
     Raises:
         ManifestError: a path is a link that leaves the root.
     """
     known: dict[tuple[str, int, int], Measured] = {}
     for entry in read_records(cache):
-        try:
+        with suppress(KeyError, TypeError):
             if entry["version"] == MEASURING:
                 known[entry["file"], entry["size"], entry["time"]] = Measured.from_json(entry["measured"])
-        except (KeyError, TypeError):
-            continue
     try:
         files = {path: inside(root, path) for path in paths}
     except ValueError as error:
@@ -248,13 +236,9 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     records = []
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            records.append(entry)
-    return records
+        with suppress(ValueError):
+            records.append(json.loads(line))
+    return [entry for entry in records if isinstance(entry, dict)]
 
 
 def append_record(path: Path, entry: dict[str, Any]) -> None:

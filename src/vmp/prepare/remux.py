@@ -174,16 +174,21 @@ def _clip(task: Remux, half: Path) -> Measured:
     else:
         fault, readers = _write(task, half, counted)
         if not fault and set(readers) == everyone:
-            _place(half, task.target, instead_of=task.target.with_suffix(task.source.suffix))
-            return replace(found, readers=readers)
+            found = replace(found, readers=readers)
+            _place(half, task, found)
+            return found
         fault = fault or f"not exact for {', '.join(sorted(everyone - set(readers)))} when remuxed either"
     half.unlink(missing_ok=True)
+    found = replace(found, reason=KEPT + fault)
     try:
-        _link(task.source, half)
-    except OSError as error:
-        raise as_disk_error(task.target, error) from error
-    _place(half, task.target.with_suffix(task.source.suffix), instead_of=task.target)
-    return replace(found, reason=KEPT + fault)
+        os.link(os.path.realpath(task.source), half)
+    except OSError:  # another disk, or one without links
+        try:
+            shutil.copyfile(task.source, half)
+        except OSError as error:
+            raise as_disk_error(task.target, error) from error
+    _place(half, task, found)
+    return found
 
 
 def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, ...]]:
@@ -213,15 +218,8 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
     return "", exact_readers(half, replace(counted, source=b))
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
-
-
-def _place(half: Path, target: Path, *, instead_of: Path) -> None:
+def _place(half: Path, task: Remux, found: Measured) -> None:
     """Give a finished file its name, and remove what an earlier run left under the other suffix."""
-    os.replace(half, target)
-    if instead_of != target:
-        instead_of.unlink(missing_ok=True)
+    os.replace(half, task.file(found))
+    for other in {task.target, task.target.with_suffix(task.source.suffix)} - {task.file(found)}:
+        other.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import re
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vmp.data.decode import check_regular
-from vmp.data.stream import (
-    may_leap,
-    null_frames,
-    open_video,
-    orientation,
-    shown_frames,
-    upright_size,
-    video_stream,
-)
+from vmp.data.stream import null_frames, open_video, orientation, shown_frames, upright_size, video_stream
 from vmp.data.times import Timeline, timeline
 from vmp.errors import VideoReadError
 from vmp.prepare.children import step
@@ -38,14 +29,16 @@ class Header(NamedTuple):
 
     rates: tuple[Fraction, ...] = ()  # frames per second: average, guessed; 0: not given
     zero: float = 0.0  # the file's clock at its start, in seconds
-    leaps: bool = False  # the clock may jump ahead
+    leaps: bool = False  # the clock may jump ahead, as in MPEG transport and program streams
 
 
 def read_header(container: Any, stream: Any) -> Header:
     import av
+    from av.format import Flags
 
     rates = tuple(Fraction(rate or 0) for rate in (stream.average_rate, stream.guessed_rate))
-    return Header(rates, (container.start_time or 0) / av.time_base, may_leap(container))
+    leaps = bool(container.format.flags & Flags.ts_discont.value)
+    return Header(rates, (container.start_time or 0) / av.time_base, leaps)
 
 
 def packet_times(path: Path) -> Timeline:
@@ -132,14 +125,11 @@ class Source:
                     self.fault = f"{self.count} frames decoded where the header promises {shown}"
                 elif self.hidden or (not shown and (own or len(container.streams) == 1)):
                     # an edit list must account for what it hides; the sound may last longer than the pictures
-                    end -= min(
-                        0.0, self._header.zero
-                    )  # a transport stream's clock that wraps begins below zero
+                    end -= min(0.0, self._header.zero)  # a clock that wraps begins below zero
                     rest = max(4 / self._rate if self._rate else 0.0, 0.02 * self.seconds)
                     if self._times and end < self.seconds - rest:
-                        self.fault = (
-                            f"frames end at {end:.2f} s where the header promises {self.seconds:.2f} s"
-                        )
+                        promised = f"the header promises {self.seconds:.2f} s"
+                        self.fault = f"frames end at {end:.2f} s where {promised}"
         except VideoReadError as error:
             self.fault = error.reason
         except Exception as error:  # decoders raise every kind of exception
@@ -184,8 +174,7 @@ def _duration(stream: Any) -> float:
     return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3]) if match else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(NamedTuple):
     """What a file's header and first frame say; the number of frames is a promise, often broken."""
 
     fps: Fraction  # 0: the file does not say

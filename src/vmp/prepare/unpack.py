@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vmp.data.manifest import check_relative
 from vmp.errors import ConfigError, DataError, shortlist
@@ -127,8 +128,9 @@ def _unpack_rar(archive: Path, target: Path) -> None:
             if any(path.is_file() for path in target.rglob("*")):
                 return
             faults.append(f"{unpacking[0]}: unpacked nothing")
-        except _ToolError as error:
-            faults.append(str(error))
+        except subprocess.CalledProcessError as error:
+            output = " ".join((error.stderr or error.stdout).split())
+            faults.append(f"{error.cmd[0]} ended with {error.returncode}: {output[-200:]}")
         for path in list(target.iterdir()):  # what a failed attempt left
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     if faults:
@@ -142,17 +144,10 @@ def _unpack_rar(archive: Path, target: Path) -> None:
     )
 
 
-class _ToolError(Exception):
-    """A tool failed; the message is what it printed."""
-
-
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    text = done.stdout.decode(errors="replace")
-    if done.returncode:
-        output = done.stderr.decode(errors="replace") or text
-        raise _ToolError(f"{command[0]} ended with {done.returncode}: {' '.join(output.split())[-200:]}")
-    return text
+    """What a tool prints. Raises CalledProcessError where it fails."""
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "check": True}
+    return subprocess.run(command, encoding="utf-8", errors="replace", **options).stdout
 
 
 def _names(listing: str, tool: str) -> list[str]:
