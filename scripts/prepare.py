@@ -37,11 +37,7 @@ def main() -> None:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Prepare a dataset; print what was found and what was written.
-
-    Raises:
-        UserError: the videos or annotations cannot be used, or a check failed and --allow-missing was not given.
-    """
+    """Prepare a dataset; print what was found and what was written. Raises UserError."""
     from vmp.prepare.dataset import prepare
 
     if options.workers is not None and options.workers < 1:
@@ -77,11 +73,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def verify(options: argparse.Namespace) -> None:
-    """Check the files behind manifests.
-
-    Raises:
-        DataError: a manifest does not fit its files.
-    """
+    """Check the files behind manifests; DataError where one does not fit its files."""
     from vmp.prepare.verify import verify
 
     faulty, untried = [], []

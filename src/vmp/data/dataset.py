@@ -121,11 +121,7 @@ class _Clips(torch.utils.data.Dataset):
 
 
 class TrainClips(_Clips):
-    """Random views. An item's index is (clip index, epoch).
-
-    Args:
-        keep: bytes of decoded clips that each process may keep, so that they are decoded once.
-    """
+    """Random views. An item's index is (clip index, epoch). Each process may keep `keep` bytes of decoded clips."""
 
     def __init__(
         self, manifest: Manifest, present: Present, shape: ClipShape, *, seed: int, keep: int = 0
@@ -211,12 +207,9 @@ def end_workers() -> None:
 
 
 def loader_processes(data: _Clips, workers: int, *, timeout: float = 0.0) -> dict[str, Any]:
-    """Arguments of `DataLoader` about its processes.
+    """Arguments of `DataLoader` about its processes; `timeout`: seconds that it waits for a batch, 0 for ever.
 
     They are forked, or spawned where a reader needs the GPU, which a forked process cannot share with its parent.
-
-    Args:
-        timeout: seconds that the loader waits for a batch; 0: no limit.
     """
     if not workers:
         return {"num_workers": 0}

@@ -153,9 +153,7 @@ def _decode_group(
             if frame.pts is not None and frame.pts < packets[0].pts:
                 continue  # needs the group before
             if rank == len(times) or frame.pts != times[rank] or frame.is_corrupt:
-                what = (
-                    f"a frame with time {frame.pts} came out where that of packet {times[rank:][:1]} was due;"
-                )
+                what = f"a frame with time {frame.pts} came out where packet {times[rank:][:1]} was due;"
                 raise VideoReadError(path, f"{what} {_ELSE}", reader="pyav_seek")
             if rank == wanted:
                 yield frame

@@ -83,13 +83,10 @@ def spread(items: Sequence[T], most: int | None) -> Sequence[T]:
 
 
 def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Manifest:
-    """Read and check a manifest and the `classes.txt` beside it.
+    """Read and check a manifest and the `classes.txt` beside it; ManifestError names file:line of twenty faults.
 
     Args:
         root: folder of the videos; None: as dataset.json beside the manifest says, or else the manifest's own folder.
-
-    Raises:
-        ManifestError: with file:line of the first twenty faults.
     """
     path = Path(path)
     root = Path(root) if root is not None else recorded_root(path.parent) or path.parent
@@ -115,9 +112,7 @@ def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] 
             faults.append(f"{path}:{line}: {error}")
     raise_faults(faults, "row(s)")
     if not clips:
-        raise ManifestError(
-            f"{path}: no clips; the file has a header and no rows. Make it again with its dataset."
-        )
+        raise ManifestError(f"{path}: no clips; it has a header and no rows. Make it again with its dataset.")
     return Manifest(path, root, classes, tuple(clips))
 
 
@@ -148,8 +143,7 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
 def record_root(folder: Path, root: Path, *, within: Path) -> None:
     """Write dataset.json: where the videos of a folder's manifests are.
 
-    Args:
-        within: folder that may be moved as a whole; a root in it is recorded relative to the manifests.
+    `within` is a folder that may be moved as a whole: a root in it is recorded relative to the manifests.
     """
     real, real_within = Path(os.path.realpath(root)), Path(os.path.realpath(within))
     inner = real.is_relative_to(real_within)
@@ -158,11 +152,7 @@ def record_root(folder: Path, root: Path, *, within: Path) -> None:
 
 
 def recorded_root(folder: Path) -> Path | None:
-    """Where the videos of a folder's manifests are, by its dataset.json; None: there is no such file.
-
-    Raises:
-        ManifestError: dataset.json cannot be used.
-    """
+    """Where the videos of a folder's manifests are, by its dataset.json; None: there is no such file."""
     file = folder / RECORD
     if not file.exists():
         return None
@@ -178,11 +168,7 @@ def recorded_root(folder: Path) -> Path | None:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """The class names in a file, one per line; blank lines at the end are ignored.
-
-    Raises:
-        ManifestError: no such file, none or one class, a blank or repeated name, a control character.
-    """
+    """The class names in a file, one per line; blank lines at the end are ignored. Raises ManifestError."""
     if not path.exists():
         raise ManifestError(f"{path}: not found; it lists the class names, one per line")
     text = read_annotation(path).rstrip()
@@ -206,13 +192,9 @@ def write_classes(path: Path, names: Sequence[str]) -> None:
 
 
 def read_annotation(path: Path) -> str:
-    r"""The text of an annotation file, which people write with every kind of editor.
+    r"""The text of an annotation file, which people write with every kind of editor. Raises ManifestError.
 
-    Lines end at "\n" ("\r\n" and "\r" are turned into it) and at nothing else: U+2028 and the like may be part of a
-    name.
-
-    Raises:
-        ManifestError: missing, unreadable, not UTF-8, or not text.
+    Lines end at "\n" ("\r\n" and "\r" are turned into it) and at nothing else: U+2028 may be part of a name.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -231,11 +213,7 @@ def read_csv(
 ) -> list[tuple[int, dict[str, str]]]:
     """Rows of a CSV with a header, each with its line number; cells are stripped, blank lines skipped.
 
-    Args:
-        index: the first column may have no name, as pandas writes its index.
-
-    Raises:
-        ManifestError: missing, not UTF-8, broken quoting, a column missing or repeated, a row too long or short.
+    With `index` the first column may have no name, as pandas writes its index. Faults raise ManifestError.
     """
     reader = csv.reader(io.StringIO(read_annotation(path)), delimiter=delimiter, strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
@@ -277,11 +255,7 @@ def _header_fault(header: Sequence[str], required: Sequence[str]) -> str:
 
 
 def check_relative(path: str) -> str:
-    """The path itself, if it stays inside the dataset root.
-
-    Raises:
-        ValueError: empty, absolute, climbing out with `..`, starting in a home folder, or with control characters.
-    """
+    """The path itself; ValueError unless it is relative, stays inside the dataset root and is plain text."""
     if not path:
         raise ValueError("path is empty")
     if any(ord(c) < 32 for c in path):
@@ -297,11 +271,7 @@ def check_relative(path: str) -> str:
 
 
 def inside(root: Path, path: str) -> Path:
-    """The real file behind a relative path, with links followed.
-
-    Raises:
-        ValueError: it lies outside the root.
-    """
+    """The real file behind a relative path, with links followed; ValueError where it lies outside the root."""
     real_root = os.path.realpath(root)
     real = os.path.realpath(os.path.join(real_root, check_relative(path)))
     if os.path.commonpath([real_root, real]) != real_root:

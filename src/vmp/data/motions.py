@@ -36,7 +36,6 @@ from vmp.data.manifest import Clip, write_classes, write_manifest
 from vmp.errors import ConfigError
 from vmp.machine import cpus
 
-
 CLASSES: tuple[str, ...] = (
     *("move_left", "move_right", "move_up", "move_down"),
     *("rotate_clockwise", "rotate_counterclockwise"),
@@ -300,9 +299,6 @@ def make_motions(root: Path, spec: Motions, *, workers: int | None = None, progr
 
     Args:
         workers: processes; None: one per core, fewer for few clips; 1: this process.
-
-    Raises:
-        RuntimeError: a clip just written does not hold spec.frames frames.
     """
     from filelock import FileLock
 

@@ -101,7 +101,5 @@ def check_bad(bad: dict[str, str], total: int, max_bad_fraction: float, *, where
 
 def digest(manifest: Manifest, present: Present) -> str:
     """SHA-256 of a split's classes and usable clips with their labels and spans, in order."""
-    rows = [
-        (c.id, c.path, c.label, c.start, c.length, *([c.times] if c.times else ())) for c in present.clips
-    ]
+    rows = [(c.id, c.path, c.label, c.start, c.length, *filter(None, [c.times])) for c in present.clips]
     return hashlib.sha256(repr((manifest.classes, rows)).encode()).hexdigest()

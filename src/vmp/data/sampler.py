@@ -7,6 +7,7 @@ Notable here:
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,21 +25,23 @@ def epoch_order(clips: int, *, seed: int, epoch: int) -> np.ndarray:
     return generator(ORDER, seed, epoch).permutation(clips)
 
 
+@dataclass(kw_only=True, eq=False)
 class TrainBatches:
     """Batches of (clip index, epoch) for one rank, for `DataLoader(batch_sampler=...)`.
 
     Args:
-        clips: in the training split.
         batch: clips per forward pass of one rank.
         batches: per rank and epoch, a multiple of the accumulation steps.
     """
 
-    def __init__(
-        self, *, clips: int, batch: int, batches: int, seed: int, rank: int = 0, world: int = 1
-    ) -> None:
-        self.clips, self.batch, self.batches = clips, batch, batches
-        self.seed, self.rank, self.world = seed, rank, world
-        self.epoch, self.first = 0, 0
+    clips: int  # in the training split
+    batch: int  # clips per forward pass of one rank
+    batches: int  # per rank and epoch, a multiple of the accumulation steps
+    seed: int
+    rank: int = 0
+    world: int = 1
+    epoch: int = field(default=0, init=False)
+    first: int = field(default=0, init=False)  # batch of the epoch
 
     def start_at(self, epoch: int, batch: int) -> None:
         """Begin the next pass at this batch of this epoch."""

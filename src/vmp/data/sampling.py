@@ -26,8 +26,7 @@ SHORT, ANCHORS, SPACINGS = get_args(Short), get_args(Anchor), get_args(Spacing)
 def offsets(frames: int, stride: int, *, spacing: str = "stride", rate: float = 1.0) -> np.ndarray:
     """Distinct positions of a clip's frames from its first one, (frames,) of int64.
 
-    Args:
-        rate: the video's frames per second over those that the stride is meant for.
+    `rate` is the video's frames per second over those that the stride is meant for.
     """
     if spacing not in SPACINGS:
         raise ValueError(f"spacing = {spacing!r}: must be one of {', '.join(SPACINGS)}")
@@ -39,13 +38,9 @@ def offsets(frames: int, stride: int, *, spacing: str = "stride", rate: float = 
 
 
 def frame_indices(length: int, offsets: np.ndarray, *, start: int, short: str = "stretch") -> np.ndarray:
-    """Positions of a clip's frames in a span, (frames,) of int64 in 0..length-1.
+    """Positions of a clip's frames in a span of `length` >= 1 frames, (frames,) of int64 in 0..length-1.
 
-    Args:
-        length: frames in the span, at least 1.
-        offsets: from `offsets`.
-        start: first position; must leave room for the clip, and be 0 in a span too short for it.
-        short: one of SHORT.
+    `start` is the first position: it must leave room for the clip, and be 0 in a span too short for it.
     """
     if length < 1:
         raise ValueError("the span is empty")

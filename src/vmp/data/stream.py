@@ -20,11 +20,7 @@ from vmp.errors import VideoReadError
 
 
 def open_video(path: str | os.PathLike[str]) -> Any:
-    """An av.container.InputContainer; close it.
-
-    Raises:
-        av.FFmpegError, OSError: it cannot be opened.
-    """
+    """An av.container.InputContainer; close it. Raises av.FFmpegError or OSError."""
     import av
 
     end = _padded_from(path)
@@ -59,8 +55,7 @@ def _padded_from(path: str | os.PathLike[str]) -> int:
 def video_stream(container: Any, path: str | os.PathLike[str], *, reader: str | None = None) -> Any:
     """The first video stream, to be decoded by one thread.
 
-    Raises:
-        VideoReadError: there is no such stream, it cannot be decoded, or the file is a picture.
+    Raises VideoReadError where there is none, it cannot be decoded, or the file is a picture.
     """
     from av.stream import Disposition
 
@@ -152,8 +147,7 @@ def upright_size(frame: Any) -> tuple[int, int]:
 def mirror_axis(path: Path) -> int | None:
     """The axis of (H, W, 3) along which to flip the pictures of a reader that turns but cannot mirror; None: none.
 
-    Raises:
-        VideoReadError: the file has no video stream.
+    Raises VideoReadError where the file has no video stream.
     """
     info = os.stat(path)
     return _mirror_axis(os.path.abspath(path), info.st_size, info.st_mtime_ns)

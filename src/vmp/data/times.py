@@ -161,15 +161,12 @@ def typical_step(seconds: np.ndarray, rate: float = 0.0) -> float:
 
 
 def even_frames(steps: str, count: int) -> tuple[np.ndarray, float]:
-    """Pictures at uneven times as a video of an even rate, that of their typical step.
+    """Pictures at uneven times as a video of an even rate, that of their typical step; ValueError unless `count`.
 
     Returns:
         The picture, from 0, that is on the screen at each frame of the even video, (n,) of int64, ascending from the
         first to the last; and the even video's frames per second. A picture up to half a step late still counts for
         its frame, so that jitter neither repeats nor skips one.
-
-    Raises:
-        ValueError: steps is not of `count` pictures.
     """
     at = read_steps(steps)
     if len(at) != count:
@@ -189,11 +186,7 @@ def write_steps(seconds: np.ndarray) -> str:
 
 
 def read_steps(text: str) -> np.ndarray:
-    """Seconds from the first picture, (steps + 1,) of float64.
-
-    Raises:
-        ValueError: not in the format of `write_steps`, or more than 100 million frames.
-    """
+    """Seconds from the first picture, (steps + 1,) of float64; ValueError: not in the format of `write_steps`."""
     if not _STEPS.fullmatch(text):
         raise ValueError(
             f"times {text[:80]!r}: must be microseconds between frames, such as 33333*12 66667 33333"

@@ -19,12 +19,7 @@ class TrainView:
 
 
 def draw_train_view(rng: np.random.Generator, *, jitter: tuple[int, int], flip: float) -> TrainView:
-    """Draw scale, crop and flip.
-
-    Args:
-        jitter: range of the short side, both ends included.
-        flip: probability; 0 where left and right are classes.
-    """
+    """Draw a short side in `jitter`, both ends included, a place for the crop, and a flip with probability `flip`."""
     low, high = jitter
     side = low + rng.random() * (high - low)
     return TrainView(int(side + 0.5), rng.random(), rng.random(), bool(rng.random() < flip))

@@ -54,8 +54,7 @@ class _Reports:
 def step(needs: float | None = None) -> None:
     """Report that a job makes progress; outside a child this does nothing.
 
-    Args:
-        needs: CPU seconds that each later step of this job may take, where that is more than the timeout.
+    `needs`: CPU seconds that each later step of this job may take, where that is more than the timeout.
     """
     if needs is not None:
         _Reports.needs = needs
@@ -81,10 +80,8 @@ def in_children(
     """Run a generator function over jobs in parallel; yields (job, item) as items come.
 
     A job that raises, or whose process dies or hangs, ends with a `Lost`, and a new process takes over. All processes
-    are killed when the caller stops, and end when their parent is killed. `timeout` and `workers` are those of Work.
-
-    Args:
-        work: a function of a module, or a partial of one: it is sent to the children by name.
+    are killed when the caller stops, and end when their parent is killed. `work` is a function of a module, or a
+    partial of one, since it is sent to the children by name; `timeout` and `workers` are those of Work.
     """
     queue = list(jobs)[::-1]
     children: list[_Child] = []

@@ -69,13 +69,10 @@ def cut_all(
         short_side: even; larger sources are scaled down to it. None: as large as the source.
 
     Raises:
-        ValueError: an impossible span, target or size, or two clips with one target.
         DataError: a folder cannot be written to, the disk is full.
     """
     if short_side is not None and (short_side < 16 or short_side % 2):
-        raise ValueError(
-            f"short_side = {short_side}: must be even, at least 16, or None for the source's size"
-        )
+        raise ValueError(f"short_side = {short_side}: must be even and at least 16, or None (as the source)")
     seen: dict[Path, CutClip] = {}
     for cut in cuts:
         if cut.start < 0 or (cut.end is not None and cut.end <= cut.start):
@@ -189,11 +186,7 @@ def _too_short(span: tuple[int, int | None], frames: int) -> str:
 
 
 class ClipWriter:
-    """Writes one clip.
-
-    Args:
-        seconds: when each frame is shown, ascending; None: evenly, at fps.
-    """
+    """Writes one clip, whose frames are shown at `seconds`, ascending, or evenly at `fps`."""
 
     def __init__(self, target: Path, fps: Fraction, *, seconds: np.ndarray | None = None) -> None:
         self.target, self.fps, self.thumbs = target, fps, Thumbs()

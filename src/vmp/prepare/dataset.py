@@ -166,9 +166,7 @@ def _check_clips(clips: Rows, checks: list[Check], notes: list[str]) -> None:
         notes.append(f"clips by frames per second: {listed}")
 
 
-def write_manifests(
-    clips: Rows, classes: Sequence[str], out: Path, root: Path, *, within: Path
-) -> list[Path]:
+def write_manifests(clips: Rows, classes: Sequence[str], out: Path, root: Path, within: Path) -> list[Path]:
     """Write each split's manifest as out/SPLIT.csv, after what they need; root and within as in `record_root`."""
     for folder in {(out / split).parent for split in clips}:
         write_classes(folder / "classes.txt", classes)

@@ -73,9 +73,7 @@ def describe_estimate(
     elif how == "remux":
         sources = sorted({task.source for task in files_to_remux(plan, there, out)})
         e = estimate_measuring(sources, times=2.0, workers=workers)
-        does = (
-            f"remuxing would read {e.sources:,} videos, {e.frames:,} frames, and write as many or link them"
-        )
+        does = f"remuxing would read {e.sources:,} videos, {e.frames:,} frames, and write or link as many"
     else:
         sources = sorted({plan.videos / item.path for item in plan.items if there[item.path]})
         e = estimate_measuring(sources, workers=workers)

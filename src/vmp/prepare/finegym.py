@@ -66,10 +66,6 @@ def plan_finegym(
         annotations: folder with the two lists and the annotation JSON, in any depth.
         times: CSV with the columns id,start,end, in seconds from the start of the source, instead of the JSON.
         allow_missing: continue without times and clips; every element then counts as missing.
-
-    Raises:
-        ConfigError: a folder or file is missing, or there are neither times nor pre-cut clips.
-        ManifestError: lines that cannot be used, with file:line.
     """
     classes = shipped_classes("gym99")
     found = find_videos(videos)
@@ -135,9 +131,7 @@ def plan_finegym(
             what = "overlap in time with a training element of the same video"
             notes.append(f"{shared:,} test elements {what}")
     if len(lists["train"]) == TRAIN_V10:
-        notes.append(
-            f"these are the lists of version 1.0; the paper uses 1.1: fetch {LISTS['train'][0]} from {PAGE}"
-        )
+        notes.append(f"lists of version 1.0; the paper uses 1.1: fetch {LISTS['train'][0]} from {PAGE}")
     return DatasetPlan(
         name="finegym",
         classes=classes,
@@ -150,11 +144,7 @@ def plan_finegym(
 
 
 def read_elements(path: Path, classes: int) -> dict[str, int]:
-    """The label of each element of a list file, in the order of the file.
-
-    Raises:
-        ManifestError: lines that cannot be used, with file:line.
-    """
+    """The label of each element of a list file, in the order of the file. ManifestError has file:line of each fault."""
     labels: dict[str, int] = {}
     faults: list[str] = []
     for number, line in read_lines(path):
@@ -176,10 +166,9 @@ def read_elements(path: Path, classes: int) -> dict[str, int]:
 
 
 def read_times(path: Path, elements: list[str]) -> Times:
-    """When elements begin and end, from the annotation JSON or a CSV with the columns id,start,end.
+    """When elements begin and end, from the annotation JSON or a CSV with the columns id,start,end, or why not.
 
-    Raises:
-        ManifestError: the file cannot be used at all. Elements that it has no times for are returned with the reason.
+    Raises ManifestError where the file cannot be used at all.
     """
     if path.suffix.lower() == ".csv":
         rows: dict[str, dict[str, str]] = {}

@@ -36,13 +36,7 @@ Fold = dict[str, tuple[str, str]]  # file name -> class, "train" | "test" | "unu
 def plan_hmdb51(videos: Path, splits: Path | None = None) -> DatasetPlan:
     """Three folds from the official split files, or from mmaction2's lists.
 
-    Args:
-        videos: folder that holds the videos in any depth.
-        splits: folder with the split files; None: looked for under and beside the videos.
-
-    Raises:
-        ConfigError: a folder is missing, or all split files are.
-        ManifestError: lines that cannot be used, with file:line.
+    Where `splits` is None, these are looked for under and beside the videos.
     """
     classes = shipped_classes("hmdb51")
     found = find_videos(videos)
@@ -88,12 +82,7 @@ def plan_hmdb51(videos: Path, splits: Path | None = None) -> DatasetPlan:
 
 
 def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold], list[Check]]:
-    """What each of the three splits does with each file.
-
-    Raises:
-        ConfigError: no split files there.
-        ManifestError: lines that cannot be used, with file:line.
-    """
+    """What each of the three splits does with each file. ManifestError has file:line of each fault."""
     official = {
         (match[1], int(match[2])): file
         for file in sorted(folder.iterdir())
@@ -118,9 +107,7 @@ def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold]
         for line, text in read_lines(file):
             name, _, use = text.rpartition(" ")
             if not _NAME.fullmatch(name.strip()) or use not in _USES:
-                faults.append(
-                    f"{file}:{line}: {text[:80]!r} is not `file 0`, `file 1` or `file 2` with an .avi"
-                )
+                faults.append(f"{file}:{line}: {text[:80]!r} is not `file.avi` and 0, 1 or 2")
             else:
                 add(f"{file}:{line}", number, name.strip(), category, _USES[use])
     if not official:

@@ -76,13 +76,11 @@ def make_files(
 ) -> Iterator[tuple[T, Measured]]:
     """Make files, sources in parallel; yields what each holds as it is done, earlier finished ones first.
 
+    DataError: a folder cannot be written to, or the disk is full.
+
     Args:
         work: makes all files of a source, in a child; yields (task, Measured) for each, or a DiskError.
         recipe: what a file is made from beside its source: a file is made again when that changes.
-        title: of the progress bar.
-
-    Raises:
-        DataError: a folder cannot be written to, the disk is full.
     """
     with ExitStack() as stack:
         journals = {  # opened in one order, so that no two processes wait for each other

@@ -72,13 +72,9 @@ class Row:
 
 
 def read_list(path: Path, split: str = "") -> list[Row]:
-    """The rows of a list file.
+    """The rows of a list file; ManifestError has file:line of the first twenty faults.
 
-    Args:
-        split: train, val or test: the rows to take of a file whose column `split` names several.
-
-    Raises:
-        ManifestError: with file:line of the first twenty faults.
+    `split` is train, val or test: the rows to take of a file whose column `split` names several.
     """
     text = read_annotation(path)
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -119,10 +115,7 @@ def _is_header(cells: Sequence[str], *, all_known: bool) -> bool:
     return fits and (not all_known or keys <= KNOWN)
 
 
-KNOWN = {
-    *(*PATHS, *IDS, *LABELS, *SPLIT, *IGNORED),
-    *(name for pair in (*SECONDS, *FRAMES) for name in pair),
-}
+KNOWN = {*PATHS, *IDS, *LABELS, *SPLIT, *IGNORED, *(name for pair in (*SECONDS, *FRAMES) for name in pair)}
 
 
 class _Columns(NamedTuple):
@@ -245,18 +238,16 @@ def _without_header(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
             pairs = [(number, _cells(line, separator)) for number, line in lines]
             return _each(path, pairs, lambda cells: (cells[0], _checked_label(cells[1]), None))
     rows = _each(path, lines, _path_and_number)
-    folders = [
-        match for row in rows if not VIDEO.fullmatch(row.path) and (match := _LINE.fullmatch(row.path))
-    ]
-    if len(folders) == len(rows):  # a list of frame folders, whose names have no suffix
+    found = [match for row in rows if not VIDEO.fullmatch(row.path) and (match := _LINE.fullmatch(row.path))]
+    if len(found) == len(rows):  # a list of frame folders, whose names have no suffix
         return [
             replace(row, path=_unquoted(match["path"]), counted=int(match["label"]))
-            for row, match in zip(rows, folders, strict=True)
+            for row, match in zip(rows, found, strict=True)
         ]
-    few, found = [row for row in rows if row.counted is not None], "two numbers"
+    few, numbers = [row for row in rows if row.counted is not None], "two numbers"
     if 2 * len(few) > len(rows):
-        few, found = [row for row in rows if row.counted is None], "one"
-    raise_faults([f"{row.where}: {found} behind the path, unlike other lines of the list" for row in few])
+        few, numbers = [row for row in rows if row.counted is None], "one"
+    raise_faults([f"{row.where}: {numbers} behind the path, unlike other lines of the list" for row in few])
     return rows
 
 

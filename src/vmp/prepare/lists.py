@@ -47,17 +47,10 @@ def make_list(
         videos: folder that the paths in the lists are relative to.
         lists: split -> list file; train and val at least.
         classes_file: one class name per line; None takes the classes from the labels.
-        clock: what spans in seconds count from.
         most: clips of a split, spread over its list, for a quick look; None: all.
-
-    Raises:
-        ConfigError: the video folder or a list file is missing.
-        ManifestError: lines that cannot be used, with file:line.
     """
     if not videos.is_dir():
-        raise ConfigError(
-            f"dataset.root = {videos}: no such folder; the paths in the lists are relative to it"
-        )
+        raise ConfigError(f"dataset.root = {videos}: no such folder; paths in the lists are relative to it")
     for split, file in lists.items():
         if not file.is_file():
             raise ConfigError(f"dataset.{split} = {file}: no such file")
@@ -91,11 +84,7 @@ def make_list(
 
 
 def _locate_all(root: Path, lists: Mapping[str, Path]) -> dict[str, list[Row]]:
-    """Rows of all lists, with paths relative to the root.
-
-    Raises:
-        ManifestError: rows that cannot be used, or repeat.
-    """
+    """Rows of all lists, with paths relative to the root; ManifestError for those that cannot be used, or repeat."""
     locator = Locator(root)
     out: dict[str, list[Row]] = {}
     faults: list[str] = []
@@ -110,9 +99,8 @@ def _locate_all(root: Path, lists: Mapping[str, Path]) -> dict[str, list[Row]]:
                 continue
             other = seen.setdefault((posixpath.normpath(row.path), row.start or 0, row.end), row)
             if other is not row:
-                faults.append(
-                    f"{row.where}: the same video and span as line {other.where.rpartition(':')[2]}"
-                )
+                line = other.where.rpartition(":")[2]
+                faults.append(f"{row.where}: the same video and span as line {line}")
             out[split].append(row)
     raise_faults(faults)
     return out
@@ -250,9 +238,7 @@ def _by_name_or_number(rows: Sequence[Row], classes: Sequence[str], file: Path) 
         if label in not_number and label not in by_name:
             faults.append(f"{row.where}: {not_number[label]}, nor a class in {file}")
         elif not_number and names and label not in by_name:
-            faults.append(
-                f"{row.where}: label {label} is a number, and other labels of the list are names of classes"
-            )
+            faults.append(f"{row.where}: label {label} is a number, other labels of the list are class names")
         elif not not_number and by_name.get(label, by_number[label]) != by_number[label]:
             faults.append(
                 f"{row.where}: label {label!r} is the name of class {by_name[label]} in {file}, and the number of "

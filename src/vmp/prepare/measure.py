@@ -193,10 +193,8 @@ def measure_cached(
 ) -> dict[str, Measured]:
     """Measure the videos that the cache does not have, and add each to it as soon as it is measured.
 
-    Paths are relative to the root. A file with another size or time is measured again.
-
-    Raises:
-        ManifestError: a path is a link that leaves the root.
+    Paths are relative to the root; ManifestError if one is a link that leaves it. A file with another size or time is
+    measured again.
     """
     known: dict[tuple[str, int, int], Measured] = {}
     for entry in read_records(cache):
@@ -284,9 +282,8 @@ class Thumbs:
 
     def kept(self) -> dict[int, np.ndarray]:
         tail = range(max(0, self.count - RUN), self.count)
-        return {i: self._store[place] for i, place in self._places.items()} | {
-            i: self._store[self._end_place(i)] for i in tail
-        }
+        places = self._places | {i: self._end_place(i) for i in tail}
+        return {i: self._store[place] for i, place in places.items()}
 
     def _end_place(self, number: int) -> int:
         return RUN * RUNS + number % RUN
@@ -311,21 +308,17 @@ def _is_exact(path: Path, reader: str, counted: Counted) -> bool:
     late = np.arange(max(0, n - 9), n)  # the end, where a wrong index shows first
     every = int(np.ceil(len(known) * pixels / READ_THROUGH))
     through = known[known // RUN % every == 0]
-    for indices in (scattered, *alone, *strided, late, through):
-        try:
-            at = 0
-            for picture in READERS[reader](path, indices):
+    try:
+        for indices in (scattered, *alone, *strided, late, through):
+            for index, picture in zip(indices.tolist(), READERS[reader](path, indices), strict=True):
                 step()
-                index = int(indices[at])
-                if not _is_frame(small(picture), [kept[i] for i in around[index]], index - around[index][0]):
+                beside = around[index]
+                if not _is_frame(small(picture), [kept[i] for i in beside], index - beside[0]):
                     return False
-                at += 1
-        except Exception as error:  # the reader cannot read this file, whatever the reason
-            if is_gpu_fault(reader, error):
-                raise
-            return False
-        if at < len(indices):
-            return False
+    except Exception as error:  # the reader cannot read this file, or gives another number of frames
+        if is_gpu_fault(reader, error):
+            raise
+        return False
     return True
 
 

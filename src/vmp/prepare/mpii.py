@@ -58,10 +58,6 @@ def plan_mpii(
         splits: folder that holds the sequence lists, in any depth.
         frame_base: 1, as annotated; 0, as the authors' script reads the numbers.
         train_on_val: the validation subject trains too, and there is no validation split.
-
-    Raises:
-        ConfigError: a file or folder is missing, or h5py is.
-        ManifestError: a file cannot be used.
     """
 
     classes = shipped_classes("mpii_cooking2")
@@ -145,12 +141,7 @@ def plan_mpii(
 
 
 def read_sequences(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The sequences of each split, from the lists of experimentalSetup.
-
-    Raises:
-        ConfigError: no such folder, or a list is missing in it.
-        ManifestError: a line is no sequence.
-    """
+    """The sequences of each split, from the lists of experimentalSetup."""
     if not folder.is_dir():
         raise ConfigError(f"--splits {folder}: no such folder; it is the experimentalSetup of {PAGE}")
     there = {name: Path(inner) / name for inner, _, names in os.walk(folder) for name in names}
@@ -173,12 +164,7 @@ def read_sequences(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def read_mat(path: Path) -> Annotations:
-    """The fields of the annotation file that are used.
-
-    Raises:
-        ConfigError: no such file, or h5py is not installed.
-        ManifestError: not a MATLAB 7.3 file, or a field is missing.
-    """
+    """The fields of the annotation file that are used; ConfigError if it or h5py is missing, else ManifestError."""
     if not path.is_file():
         raise ConfigError(f"--mat {path}: no such file; fetch annos/{MAT} from {PAGE}")
     try:

@@ -106,10 +106,6 @@ def shipped_classes(name: str) -> tuple[str, ...]:
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of an annotation file that are not blank, stripped, with their numbers.
-
-    Raises:
-        ManifestError: missing, not UTF-8, or not text.
-    """
+    """The lines of an annotation file that are not blank, stripped, with their numbers."""
     lines = ((number, line.strip()) for number, line in enumerate(read_annotation(path).split("\n"), 1))
     return [(number, line) for number, line in lines if line]

@@ -50,10 +50,7 @@ def remux_all(tasks: Sequence[Remux], **work: Unpack[Work]) -> Iterator[tuple[Re
     """Remux files in parallel; yields what each clip's file holds as it is done, earlier finished ones first.
 
     Status "ok" with a reason that begins with KEPT: the clip is the original. A source that is not whole is "partial",
-    "missing" or "unreadable", and leaves no file.
-
-    Raises:
-        DataError: a folder cannot be written to, the disk is full.
+    "missing" or "unreadable", and leaves no file. DataError: a folder cannot be written to, the disk is full.
     """
     return make_files(
         tasks,
@@ -67,11 +64,7 @@ def remux_all(tasks: Sequence[Remux], **work: Unpack[Work]) -> Iterator[tuple[Re
 def remux(source: Path, target: Path) -> str:
     """Write a video's packets to an .mp4, packed B-frames unpacked, in true order of time.
 
-    Returns:
-        Why it cannot be done, or nothing.
-
-    Raises:
-        OSError, av.FFmpegError: the source cannot be read, the target not be written.
+    Returns why it cannot be done, or nothing. OSError, av.FFmpegError: a file cannot be read or written.
     """
     import av
 
@@ -104,11 +97,7 @@ def remux(source: Path, target: Path) -> str:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a packet of an MPEG-4 video holds two pictures.
-
-    Raises:
-        av.FFmpegError: it cannot be read.
-    """
+    """Whether a packet of an MPEG-4 video holds two pictures."""
     with open_video(path) as container:
         stream = video_stream(container, path)
         return stream.codec_context.name == "mpeg4" and any(

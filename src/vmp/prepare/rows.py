@@ -100,12 +100,7 @@ def tag_short(clip: Clip) -> Clip:
 def cut_rows(
     plan: DatasetPlan, there: Mapping[str, bool], out: Path, *, short_side: int | None, **work: Unpack[Work]
 ) -> Rows:
-    """Cut every clip that has a source; rows of all clips.
-
-    Raises:
-        ConfigError: a source is a clip that was made here.
-        DataError: the disk cannot be written to.
-    """
+    """Cut every clip that has a source; rows of all clips."""
     done = cut_all(clips_to_cut(plan, there, out), short_side=short_side, **work)
     made = {cut.target: (cut, found) for cut, found in done}
 
@@ -127,12 +122,7 @@ def cut_rows(
 def remux_rows(
     plan: DatasetPlan, there: Mapping[str, bool], out: Path, **work: Unpack[Work]
 ) -> tuple[Rows, str]:
-    """Remux every whole file that can be; rows of all clips, and a note: how many were remuxed, and why others not.
-
-    Raises:
-        ConfigError: a source is a clip that was made here, or clips are spans.
-        DataError: the disk cannot be written to.
-    """
+    """Remux every whole file that can be; rows of all clips, and a note: how many were remuxed, and why others not."""
     made = {task.target: (task, found) for task, found in remux_all(files_to_remux(plan, there, out), **work)}
     whole = [found for _, found in made.values() if found.status == "ok"]
     kept = Counter(found.reason.removeprefix(KEPT) for found in whole if found.reason)

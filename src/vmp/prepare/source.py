@@ -185,11 +185,7 @@ class Probe(NamedTuple):
 
 
 def probe(path: str | os.PathLike[str]) -> Probe:
-    """Open a video and decode one frame.
-
-    Raises:
-        VideoReadError: missing, not a regular file, or not a video.
-    """
+    """Open a video and decode one frame. Raises VideoReadError."""
     path = Path(path)
     check_regular(path)
     source = Source(path)

@@ -62,14 +62,11 @@ def verify(
 ) -> Verified:
     """Decode the files of a manifest, and record problems in the manifest and in quarantine.csv.
 
+    ManifestError: the manifest cannot be read, or all of its files are missing; nothing is changed.
+
     Args:
         root: folder of the videos; None: as recorded beside the manifest.
-        timeout: seconds without progress before a process counts as hung; 0: never.
         readers: to measure besides the readers that are always tried, and to list where they are exact.
-
-    Raises:
-        ManifestError: the manifest cannot be read, or all of its files are missing; nothing is changed.
-        ConfigError: one of the readers cannot work on this machine.
     """
     for name in readers:
         check_reader(name)

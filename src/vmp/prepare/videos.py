@@ -41,9 +41,6 @@ def find_videos(root: Path) -> dict[str, list[str]]:
     """Stem -> paths relative to root of the video files under it, in the order of SUFFIXES.
 
     Clips that were made here from other videos come last: --videos may be a folder that --out is in.
-
-    Raises:
-        ConfigError: no such folder.
     """
     if not root.is_dir():
         raise ConfigError(f"--videos {root}: no such folder; it should hold the videos, in any depth")
@@ -102,13 +99,9 @@ class Locator:
         self._roots = (self.root, Path(os.path.realpath(root)))
 
     def locate(self, row: "Row", file: Path) -> "Row":
-        """The row with a path relative to the root; where no file fits, the path where it should be.
+        """The row of the list `file` with a path relative to the root; where no file fits, the path where it should be.
 
-        Args:
-            file: the list that the row is in.
-
-        Raises:
-            ValueError: the path leaves the root, cannot be a path, or fits several files.
+        Raises ValueError where the path leaves the root, cannot be a path, or fits several files.
         """
         if row.id and not VIDEO.fullmatch(row.path):
             return self._by_id(row)
