@@ -292,7 +292,7 @@ def parse_label(text: str, classes: int) -> int:
 def _parse(row: dict[str, str], classes: int) -> Clip:
     if not row["id"]:
         raise ValueError("id is empty")
-    start, end = _whole(row, "start"), _whole(row, "end", none=True)
+    start, end = _whole(row, "start"), _whole(row, "end") if row.get("end") else None
     if end is not None and end <= start:
         raise ValueError(f"end {end} must be after start {start} (frames, half-open)")
     status = row.get("status") or "ok"
@@ -317,21 +317,21 @@ def _parse(row: dict[str, str], classes: int) -> Clip:
         times=row.get("times") or "",
         tags={name: cell for name, cell in row.items() if name not in (*COLUMNS, TIMES) and cell},
     )
-    if status == "ok" and clip.frames < 1:
+    if status != "ok":
+        return clip
+    if clip.frames < 1:
         raise ValueError("frames is not measured; make the manifest with its dataset command")
-    if status == "ok" and clip.length < 1:
+    if clip.length < 1:
         raise ValueError(f"start {start} is not before the end of the file, which has {clip.frames} frames")
-    if status == "ok" and end is not None and end > clip.frames:
+    if end is not None and end > clip.frames:
         raise ValueError(f"end {end} lies beyond the end of the file, which has {clip.frames} frames")
-    if status == "ok" and clip.times and len(read_steps(clip.times)) != clip.length:
-        raise ValueError(f"times has {len(read_steps(clip.times))} frames, the clip has {clip.length}")
+    if clip.times and (timed := len(read_steps(clip.times))) != clip.length:
+        raise ValueError(f"times has {timed} frames, the clip has {clip.length}")
     return clip
 
 
-def _whole(row: dict[str, str], name: str, *, none: bool = False):  # type: ignore[no-untyped-def]
-    text = row.get(name) or ""
-    if not text:
-        return None if none else 0
+def _whole(row: dict[str, str], name: str) -> int:
+    text = row.get(name) or "0"
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError(f"{name} {text[:80]!r} is not a whole number of frames or pixels")
     return int(text)

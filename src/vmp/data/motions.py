@@ -67,23 +67,19 @@ _LOBES, _LOBE = 4, 0.12
 
 @dataclass(frozen=True)
 class Motions:
-    """Args:
-    camera: "static", or "moving" for pan and hand jitter.
-    train, val, test: clips per split, balanced over the classes.
-    frames, size, fps: of each clip; size is both height and width, in pixels.
-    noise: standard deviation of the sensor's noise, in grey levels of 255, drawn for each frame.
-    crf: of H.264; 0 is lossless, 51 the worst.
-    """
+    """What the clips are like."""
 
-    camera: str = "static"
-    train: int = 800
+    camera: str = "static"  # or "moving", for pan and hand jitter
+    train: int = 800  # clips per split, balanced over the classes
     val: int = 200
     test: int = 300
-    frames: int = 16
-    size: int = 64
+    frames: int = 16  # of each clip
+    size: int = 64  # both height and width, in pixels
     fps: int = 25
-    noise: float = 6.0
-    crf: int = 23
+    noise: float = (
+        6.0  # standard deviation of the sensor's noise, in grey levels of 255, drawn for each frame
+    )
+    crf: int = 23  # of H.264; 0 is lossless, 51 the worst
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -40,8 +40,7 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
         reader: "auto" takes the first that the manifest lists as exact for the file; a name requires that one.
 
     Raises:
-        DataError: too many clips are bad or none is left, a link leaves the root, or the reader is not exact for
-            some file.
+        DataError: too many clips are bad, none is left, a link leaves the root, or a file's frames are not exact.
         ConfigError: the reader cannot work on this machine.
     """
     check_reader(reader)

@@ -161,7 +161,9 @@ def typical_step(seconds: np.ndarray, rate: float = 0.0) -> float:
 
 
 def even_frames(steps: str, count: int) -> tuple[np.ndarray, float]:
-    """Pictures at uneven times as a video of an even rate, that of their typical step; ValueError unless `count`.
+    """Pictures at uneven times as a video of an even rate, that of their typical step.
+
+    ValueError: `steps` is not of `count` pictures.
 
     Returns:
         The picture, from 0, that is on the screen at each frame of the even video, (n,) of int64, ascending from the

@@ -16,6 +16,7 @@ Notable here:
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -28,7 +29,7 @@ from vmp.data.decode import scaled_size
 from vmp.data.stream import orientation, upright_size
 from vmp.data.times import EVEN, Clock, Timeline
 from vmp.prepare.children import Work
-from vmp.prepare.journal import DiskError, as_disk_error, make_files, unfinished_name
+from vmp.prepare.journal import DiskError, disk_errors, make_files, unfinished_name
 from vmp.prepare.measure import Measured, Thumbs, count, distance, exact_readers, refusal, small
 from vmp.prepare.plan import Span
 from vmp.prepare.source import Source, packet_times
@@ -203,7 +204,7 @@ class ClipWriter:
         """Write a frame (av.VideoFrame, yuv420p), and keep its small picture."""
         import av
 
-        try:
+        with disk_errors(self.target):
             if self._container is None:
                 self._container = av.open(str(self.half), "w")
                 options = {"g": str(GROUP), "bf": "0", "crf": str(CRF), "threads": "1"}
@@ -219,35 +220,28 @@ class ClipWriter:
             number = self.thumbs.count
             picture.pts, picture.time_base = self._ticks[number] if self._ticks else number, self._unit
             self._container.mux(self._stream.encode(picture))
-        except (OSError, av.FFmpegError) as error:
-            raise as_disk_error(self.target, error) from error
         self.thumbs.add(thumb)
 
     def finish(self) -> Measured:
         """Close the file, check it, and give it its name."""
-        import av
-
         try:
-            self._container.mux(self._stream.encode())
-            self._container.close()
-            counted = count(self.half)
-            fault = counted.found.reason or describe_difference(self.thumbs, counted.thumbs)
-            if fault:
-                return Measured("unreadable", f"the clip that was written is not its source: {fault}")
-            found = replace(counted.found, readers=exact_readers(self.half, counted))
-            os.replace(self.half, self.target)
-            return found
-        except (OSError, av.FFmpegError) as error:
-            raise as_disk_error(self.target, error) from error
+            with disk_errors(self.target):
+                self._container.mux(self._stream.encode())
+                self._container.close()
+                counted = count(self.half)
+                fault = counted.found.reason or describe_difference(self.thumbs, counted.thumbs)
+                if fault:
+                    return Measured("unreadable", f"the clip that was written is not its source: {fault}")
+                found = replace(counted.found, readers=exact_readers(self.half, counted))
+                os.replace(self.half, self.target)
+                return found
         finally:
             self.drop()
 
     def drop(self) -> None:
-        try:
+        with suppress(Exception):  # closing what could not be written fails as well
             if self._container is not None:
                 self._container.close()
-        except Exception:  # closing what could not be written fails as well
-            pass
         self.half.unlink(missing_ok=True)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -51,11 +51,15 @@ class DiskError(Exception):
     """Trouble with the target's disk, which any other source would meet as well."""
 
 
-def as_disk_error(target: Path, error: Exception) -> Exception:
-    """A DiskError where the disk is at fault; other errors unchanged."""
-    if getattr(error, "errno", None) in _DISK:
-        return DiskError(f"{target}: {getattr(error, 'strerror', None) or error}")
-    return error
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Raise a DiskError in place of an error for which the target's disk is at fault."""
+    try:
+        yield
+    except Exception as error:  # OSError or av.FFmpegError
+        if getattr(error, "errno", None) in _DISK:
+            raise DiskError(f"{target}: {getattr(error, 'strerror', None) or error}") from error
+        raise
 
 
 def unfinished_name(target: Path) -> Path:

@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vmp.data.manifest import NUMBER, raise_faults, read_annotation, read_csv
+from vmp.data.manifest import NUMBER, raise_faults, read_csv
 from vmp.errors import ManifestError
+from vmp.prepare.plan import read_lines
 from vmp.prepare.videos import VIDEO
 
 # names of columns, lower case, with _ for blanks; the first one found is taken
@@ -76,8 +77,7 @@ def read_list(path: Path, split: str = "") -> list[Row]:
 
     `split` is train, val or test: the rows to take of a file whose column `split` names several.
     """
-    text = read_annotation(path)
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = read_lines(path)
     if not lines:
         raise ManifestError(f"{path}: no clips; wanted is {WANTED}")
     if _OFFICIAL_HMDB.fullmatch(path.name):
@@ -85,9 +85,9 @@ def read_list(path: Path, split: str = "") -> list[Row]:
             f"{path}: an official split file of HMDB-51, whose numbers say how a clip is used and are no labels; make "
             "manifests with scripts/prepare.py hmdb51 and train with dataset=hmdb51"
         )
-    if text.lstrip().startswith(("{", "[")):
-        raise ManifestError(f"{path}: looks like JSON, which is not read as a list; wanted is {WANTED}")
     first = lines[0][1]
+    if first.startswith(("{", "[")):
+        raise ManifestError(f"{path}: looks like JSON, which is not read as a list; wanted is {WANTED}")
     separator = next((s for s in (*SEPARATORS, " ") if _is_header(_cells(first, s), all_known=s == " ")), "")
     rows = _with_header(path, separator, split) if separator else _without_header(path, lines)
     if not rows:
@@ -135,20 +135,29 @@ def _with_header(path: Path, separator: str, split: str) -> list[Row]:
     if not table:
         return []
     columns = _columns(path, list(table[0][1]))
+
+    def read(where: str, cells: dict[str, str]) -> Row:
+        start = _moment(cells[columns.start] if columns.start else "", "start", columns.in_frames)
+        end = _moment(cells[columns.end] if columns.end else "", "end", columns.in_frames)
+        if end is not None and end <= (start or 0):
+            raise ValueError(f"end {end:g} must be after start {start or 0:g}")
+        name = cells[columns.path]
+        if not name:
+            raise ValueError(f"{columns.path} is empty")
+        label = _checked_label(cells[columns.label])
+        return Row(where, name, label, start, end, columns.in_frames, id=columns.is_id)
+
+    return _each(path, _of_split(path, table, columns.split, split), read)
+
+
+def _each(path: Path, lines: Sequence[tuple[int, Any]], read: Callable[[str, Any], Row]) -> list[Row]:
+    """A row of each numbered line. Raises ManifestError with the lines for which `read` raises ValueError."""
     rows: list[Row] = []
     faults: list[str] = []
-    for line, cells in _of_split(path, table, columns.split, split):
-        where = f"{path}:{line}"
+    for number, line in lines:
+        where = f"{path}:{number}"
         try:
-            start = _moment(cells[columns.start] if columns.start else "", "start", columns.in_frames)
-            end = _moment(cells[columns.end] if columns.end else "", "end", columns.in_frames)
-            if end is not None and end <= (start or 0):
-                raise ValueError(f"end {end:g} must be after start {start or 0:g}")
-            name = cells[columns.path]
-            if not name:
-                raise ValueError(f"{columns.path} is empty")
-            label = _checked_label(cells[columns.label])
-            rows.append(Row(where, name, label, start, end, columns.in_frames, id=columns.is_id))
+            rows.append(read(where, line))
         except ValueError as error:
             faults.append(f"{where}: {error}")
     raise_faults(faults)
@@ -236,7 +245,7 @@ def _without_header(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
             )
         if separator := _separator_of_names(path, lines):
             pairs = [(number, _cells(line, separator)) for number, line in lines]
-            return _each(path, pairs, lambda cells: (cells[0], _checked_label(cells[1]), None))
+            return _each(path, pairs, lambda where, cells: Row(where, cells[0], _checked_label(cells[1])))
     rows = _each(path, lines, _path_and_number)
     found = [match for row in rows if not VIDEO.fullmatch(row.path) and (match := _LINE.fullmatch(row.path))]
     if len(found) == len(rows):  # a list of frame folders, whose names have no suffix
@@ -251,23 +260,8 @@ def _without_header(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
     return rows
 
 
-def _each(
-    path: Path, lines: Sequence[tuple[int, Any]], read: Callable[[Any], tuple[str, str, int | None]]
-) -> list[Row]:
-    rows: list[Row] = []
-    faults: list[str] = []
-    for number, line in lines:
-        try:
-            name, label, counted = read(line)
-            rows.append(Row(f"{path}:{number}", name, label, counted=counted))
-        except ValueError as error:
-            faults.append(f"{path}:{number}: {error}")
-    raise_faults(faults)
-    return rows
-
-
-def _path_and_number(line: str) -> tuple[str, str, int | None]:
-    """(path, label, frames) of `path label` or `path frames label`, split at the last separators."""
+def _path_and_number(where: str, line: str) -> Row:
+    """The row of `path label` or `path frames label`, split at the last separators."""
     match = _LINE.fullmatch(line)
     if not match:
         hint = "; '|' is no separator of lists" if "|" in line else ""
@@ -279,10 +273,10 @@ def _path_and_number(line: str) -> tuple[str, str, int | None]:
     if inner and not path.endswith('"') and VIDEO.fullmatch(_unquoted(inner["path"])):
         if not _NUMERIC.fullmatch(inner["label"]):
             raise ValueError(f"frames {inner['label'][:80]} is not a number from 0 up")
-        return _unquoted(inner["path"]), label, int(inner["label"])
+        return Row(where, _unquoted(inner["path"]), label, counted=int(inner["label"]))
     if inner and (more := _LINE.fullmatch(inner["path"])) and VIDEO.fullmatch(_unquoted(more["path"])):
         raise ValueError(f"{line[:80]!r} has several numbers; wanted is one label, or frames and a label")
-    return _unquoted(path), label, None
+    return Row(where, _unquoted(path), label)
 
 
 def _unquoted(path: str) -> str:

@@ -28,10 +28,8 @@ class Check(NamedTuple):
 
 
 def equal(name: str, expected: int | str, found: int | str) -> Check:
-    def text(value: int | str) -> str:
-        return f"{value:,}" if isinstance(value, int) else value
-
-    return Check(name, text(expected), text(found), expected == found)
+    wanted, there = (f"{value:,}" if isinstance(value, int) else value for value in (expected, found))
+    return Check(name, wanted, there, expected == found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

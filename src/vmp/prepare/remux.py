@@ -25,7 +25,7 @@ import numpy as np
 
 from vmp.data.stream import open_video, orientation, video_stream
 from vmp.prepare.children import Work, step
-from vmp.prepare.journal import DiskError, as_disk_error, make_files, unfinished_name
+from vmp.prepare.journal import DiskError, disk_errors, make_files, unfinished_name
 from vmp.prepare.measure import Counted, Measured, count, exact_readers, seeking
 from vmp.prepare.source import Source
 
@@ -172,10 +172,8 @@ def _clip(task: Remux, half: Path) -> Measured:
     try:
         os.link(os.path.realpath(task.source), half)
     except OSError:  # another disk, or one without links
-        try:
+        with disk_errors(task.target):
             shutil.copyfile(task.source, half)
-        except OSError as error:
-            raise as_disk_error(task.target, error) from error
     _place(half, task, found)
     return found
 
@@ -187,7 +185,8 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
     if not counted.found.times.even:
         return "its frames are not evenly spaced in time", ()
     try:
-        fault = remux(task.source, half)
+        with disk_errors(task.target):
+            fault = remux(task.source, half)
         if fault:
             return fault, ()
         a, b = Source(task.source), Source(half)
@@ -199,8 +198,6 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
         if b.fault or not b.count or abs(b.times().rate - counted.found.fps) > 1e-4 * counted.found.fps:
             return b.fault or "another frame rate when remuxed", ()
     except (OSError, av.FFmpegError) as error:
-        if isinstance(as_disk_error(task.target, error), DiskError):
-            raise as_disk_error(task.target, error) from error
         return f"{type(error).__name__} when remuxed", ()
     except (ValueError, IndexError) as error:  # such as another number of pictures
         return f"cannot be remuxed ({error})", ()
