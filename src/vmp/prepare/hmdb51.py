@@ -107,7 +107,8 @@ def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold]
         for line, text in read_lines(file):
             name, _, use = text.rpartition(" ")
             if not _NAME.fullmatch(name.strip()) or use not in _USES:
-                faults.append(f"{file}:{line}: {text[:80]!r} is not `file.avi` and 0, 1 or 2")
+                what = "is not `file 0`, `file 1` or `file 2` with an .avi"
+                faults.append(f"{file}:{line}: {text[:80]!r} {what}")
             else:
                 add(f"{file}:{line}", number, name.strip(), category, _USES[use])
     if not official:

@@ -238,7 +238,8 @@ def _by_name_or_number(rows: Sequence[Row], classes: Sequence[str], file: Path) 
         if label in not_number and label not in by_name:
             faults.append(f"{row.where}: {not_number[label]}, nor a class in {file}")
         elif not_number and names and label not in by_name:
-            faults.append(f"{row.where}: label {label} is a number, other labels of the list are class names")
+            why = f"label {label} is a number, and other labels of the list are names of classes"
+            faults.append(f"{row.where}: {why}")
         elif not not_number and by_name.get(label, by_number[label]) != by_number[label]:
             faults.append(
                 f"{row.where}: label {label!r} is the name of class {by_name[label]} in {file}, and the number of "
