@@ -77,8 +77,9 @@ def why_not_found(root: Path) -> str:
         for name in sorted(names):
             if re.fullmatch(r"(img|image|frame)?_?\d{3,}\.jpe?g", name):
                 return (
-                    f"{why}. It holds frames, such as {Path(folder, name)}, and frame folders are not read. Name the "
-                    "folder of the videos that they were taken from (mmaction2 keeps it beside, as `videos`)."
+                    f"{why}. It holds frames, such as {Path(folder, name)}, and frame folders are not read: they were "
+                    "compressed and scaled once more, and how many are missing cannot be told. Name the folder of the "
+                    "videos that they were taken from (mmaction2 keeps it beside, as `videos`)."
                 )
         for name in sorted(names):
             if name.endswith((".h5", ".hdf5")):
