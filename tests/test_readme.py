@@ -1,8 +1,10 @@
 """The README says what is there: its files, its commands, its Python."""
 
+import argparse
 import re
 import runpy
 import shlex
+import sys
 from itertools import takewhile
 from pathlib import Path
 
@@ -51,15 +53,32 @@ COMMANDS = [
 ]
 
 
+class Parsed(Exception):
+    """The script has accepted its arguments."""
+
+
+def parse_only(script: str, arguments: list[str], monkeypatch):
+    """Run a script until it has parsed its arguments."""
+    for name in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, name)
+
+        def parse_and_stop(*args, parse=parse, **kwargs):
+            parse(*args, **kwargs)  # exits if it does not understand them
+            raise Parsed
+
+        monkeypatch.setattr(argparse.ArgumentParser, name, parse_and_stop)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(Parsed):
+        runpy.run_path(str(ROOT / script))["main"]()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_its_commands_compose(command):
+def test_its_commands_compose(command, monkeypatch):
     words = shlex.split(command)
     script = next(word for word in words if word.endswith(".py"))
     overrides = [word for word in words[words.index(script) + 1 :] if word != "-m"]
     if script.startswith("scripts/"):
-        runpy.run_path(str(ROOT / script))["_parser"]().parse_args(
-            overrides
-        )  # exits where it does not understand
+        parse_only(script, overrides, monkeypatch)
         return
     if "-m" in words:
         overrides = [re.sub(r"=([^=,\[]+),.*", r"=\1", word) for word in overrides]
