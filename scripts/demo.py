@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vmp.cli import parser_of
+from vmp.config import check
 from vmp.figures.curves import draw_curves
+from vmp.paper.planning import composer
 from vmp.runs.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +37,8 @@ def main() -> None:
         done = subprocess.run(command, cwd=ROOT)
         if done.returncode:
             sys.exit(done.returncode)
-        runs[label] = folder_of([method, "tag=demo", *overrides])
+        config = check(composer(ROOT / "conf")([method, "tag=demo", *overrides]))
+        runs[label] = ROOT / config.folder
 
     table = Table(title="top-1, top-5 and mean class accuracy in % on the test split")
     for column in ("", "top-1", "top-5", "mean class", "slope", "shift", "clips", "wall time"):
@@ -56,14 +59,6 @@ def main() -> None:
     console.print(
         f"{time.monotonic() - began:.0f} s in all. One seed says little: try seed=1, dataset.camera=moving."
     )
-
-
-def folder_of(overrides: list[str]) -> Path:
-    """The folder of the run with this config."""
-    from vmp.config import check
-    from vmp.paper.planning import composer
-
-    return ROOT / check(composer(ROOT / "conf")(overrides)).folder
 
 
 if __name__ == "__main__":

@@ -42,11 +42,8 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = ()) -> list[Pat
         old = target / path.relative_to(source)
         if old.is_file():
             lost += [f"{old}: {what}" for what in lost_numbers(old, path)]
-        if (
-            path.suffix in (".md", ".tex")
-            and path.stem.startswith("table")
-            and not path.with_suffix(".csv").is_file()
-        ):
+        written_out = path.stem.startswith("table") and path.suffix in (".md", ".tex")
+        if written_out and not path.with_suffix(".csv").is_file():
             lost.append(f"{path}: without its .csv, its numbers cannot be compared")
         if not path.stat().st_size:
             lost.append(f"{path}: empty")
@@ -55,12 +52,10 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = ()) -> list[Pat
             f"nothing was published: {len(lost)} published numbers would be lost:\n{shortlist(lost)}\n"
             "Run what is missing, or publish only what is complete, as in make publish ONLY='table1 claims'."
         )
-    written = []
-    for path in found:
-        new = target / path.relative_to(source)
+    written = [target / path.relative_to(source) for path in found]
+    for path, new in zip(found, written, strict=True):
         with replacing(new) as temporary:
             shutil.copyfile(path, temporary)
-        written.append(new)
     return written
 
 

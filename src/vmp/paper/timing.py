@@ -129,7 +129,7 @@ def time_models(
     """
     models = [_TimedModel(config, batch, device) for config in configs]
     seconds = time_rounds(
-        {number: model.step for number, model in enumerate(models)},
+        {model: model.step for model in models},
         device,
         rounds=rounds,
         warmup=warmup,
@@ -138,13 +138,11 @@ def time_models(
     )
     return [
         {
-            **{
-                part: [f(one[part] for one in seconds[number]) for f in (statistics.mean, statistics.stdev)]
-                for part in PARTS
-            },
-            "parameters": sum(p.numel() for p in model.model.parameters()),
+            part: [f(one[part] for one in seconds[model]) for f in (statistics.mean, statistics.stdev)]
+            for part in PARTS
         }
-        for number, model in enumerate(models)
+        | {"parameters": sum(p.numel() for p in model.model.parameters())}
+        for model in models
     ]
 
 
