@@ -190,10 +190,10 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
 
 def rate(path: Path, stride: int) -> Fraction:
     """Frames per second of the MP4, in 1..60; 25 over the stride if the video does not say its rate."""
-    from vmp.data.decode import check_regular
+    from vmp.data.decode import check_is_video_file
     from vmp.prepare.source import packet_times
 
-    check_regular(path)
+    check_is_video_file(path)
     own = Fraction(packet_times(path).rate or 25)
     return min(max(own / stride, Fraction(1)), Fraction(60)).limit_denominator(1001)
 

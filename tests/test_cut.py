@@ -20,7 +20,7 @@ from vmp.data.encode import write_video
 from vmp.errors import DataError, VideoReadError
 from vmp.prepare.cut import CutClip, cut_all, describe_difference
 from vmp.prepare.estimate import estimate_cutting
-from vmp.prepare.measure import RUN, RUNS, Thumbs, count, measure, small
+from vmp.prepare.measure import BLOCK, BLOCKS, Thumbs, count, measure, small
 from vmp.prepare.source import packet_times, probe
 
 FRAMES = 90
@@ -571,14 +571,14 @@ def test_small_pictures_are_bounded():
     kept = thumbs.kept()
     assert sum(t.nbytes for t in kept.values()) < 100e6
     assert all(int(t[0, 0, 0]) << 16 | int(t[0, 0, 1]) << 8 | int(t[0, 0, 2]) == i for i, t in kept.items())
-    assert set(range(n - RUN, n)) <= set(kept)
-    assert set(range(RUN)) <= set(kept)
+    assert set(range(n - BLOCK, n)) <= set(kept)
+    assert set(range(BLOCK)) <= set(kept)
     numbers = np.array(sorted(kept))
-    assert np.diff(numbers).max() <= n / RUNS * 4
+    assert np.diff(numbers).max() <= n / BLOCKS * 4
     few = Thumbs()
-    for _ in range(RUN * RUNS):
+    for _ in range(BLOCK * BLOCKS):
         few.add(base)
-    assert len(few.kept()) == RUN * RUNS
+    assert len(few.kept()) == BLOCK * BLOCKS
 
 
 @pytest.mark.slow

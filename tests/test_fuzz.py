@@ -25,11 +25,11 @@ from vmp.prepare.children import Lost, in_children
 from vmp.prepare.finegym import read_elements, read_times
 from vmp.prepare.hmdb51 import read_splits
 from vmp.prepare.lists import make_list
-from vmp.prepare.measure import Measured, measure_all, seeking
+from vmp.prepare.measure import Measured, installed_seeking_readers, measure_all
 from vmp.prepare.mpii import read_sequences
 
 SEED = 7
-INSTALLED = (*seeking(), "pyav")
+INSTALLED = (*installed_seeking_readers(), "pyav")
 
 # --- videos --------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from vmp.data.present import find_clips
 from vmp.data.stream import null_frames
 from vmp.errors import DataError, VideoReadError
 from vmp.prepare import measure as measuring
-from vmp.prepare.measure import seeking
+from vmp.prepare.measure import installed_seeking_readers
 
 FRAMES = 72
 measure = cache(measuring.measure)  # the files stay as they are, and several tests ask
@@ -237,7 +237,7 @@ def test_exact_or_refused(files, name):
     clip = Clip(id="train/0", path=path.name, label=0, frames=found.frames, readers=found.readers)
     manifest = Manifest(path.parent / "train.csv", path.parent, ("a", "b"), (clip,))
     assert find_clips(manifest, max_bad_fraction=0).readers == (found.readers[0],)
-    for reader in set(seeking()) - set(found.readers):
+    for reader in set(installed_seeking_readers()) - set(found.readers):
         with pytest.raises(DataError, match=f"reader={reader} was not measured"):
             find_clips(manifest, reader=reader, max_bad_fraction=0)
 
@@ -352,7 +352,9 @@ def test_the_first_reader_follows_the_keyframes(files):
 def test_readers_differ_on_these_files(files):
     """Some seeking reader fails on some file here, and some succeeds."""
     names = ("open groups", "variable rate", "two streams")
-    verdicts = {(name, r): r in measure(files[name][0]).readers for name in names for r in seeking()}
+    verdicts = {
+        (name, r): r in measure(files[name][0]).readers for name in names for r in installed_seeking_readers()
+    }
     assert set(verdicts.values()) == {True, False}
 
 
@@ -370,7 +372,7 @@ def test_truncated_files_are_never_ok(tmp_path, suffix, keep):
     if found.frames:
         got = read_frames(short, range(found.frames - 1))
         assert [videos.number_of(f) for f in got] == list(range(found.frames - 1))
-    for reader in seeking():
+    for reader in installed_seeking_readers():
         with pytest.raises(VideoReadError):
             read_frames(short, [0, FRAMES - 1], reader=reader)
 

@@ -11,11 +11,11 @@ import pytest
 import videos
 
 from vmp.data.decode import read_frames
-from vmp.prepare.measure import measure, seeking
+from vmp.prepare.measure import installed_seeking_readers, measure
 from vmp.prepare.remux import KEPT, Remux, remux, remux_all
 
 FRAMES = 60
-EVERYONE = {*seeking(), "pyav"}
+EVERYONE = {*installed_seeking_readers(), "pyav"}
 
 
 def showing(path: Path, **options) -> list[int]:

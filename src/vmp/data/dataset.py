@@ -3,7 +3,7 @@
 Notable here:
 - a sample is a function of (seed, epoch, clip), never of workers or batches;
 - a clip that cannot be read is returned as an error and counted; it is never replaced by another one;
-- each process may keep a small training set decoded: that changes the time that an epoch takes, and no bit.
+- each process may keep a small training set decoded: that changes how long an epoch takes, and no sample.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ from vmp.data.sampler import AUGMENT, generator
 from vmp.data.times import even_frames
 from vmp.errors import VideoReadError
 
-MOST_WORKERS = 64  # loader processes with a place of their own in `being_read`
+MOST_WORKERS = 64  # slots of `being_read`; further loader processes share them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +51,13 @@ class ClipShape:
     degrade_in: str = "test"  # "test" or "both"
 
     def grid(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
-        """Where the frames of a sample lie in a clip of the manifest.
+        """Where the frames of a sample may lie in a clip of the manifest.
 
         Returns:
-            The frame of the clip, from 0, that is shown at each place, (length,): the frame itself, or, where the
-            stride is meant for a rate and the clip's frames are not evenly spaced in time, the one on the screen at
-            even times. And the places of a sample's frames from its first, (frames,).
+            shown: (length,), the clip's frame at each position of its timeline, from 0. Position i is frame i, unless
+                the stride is meant for a rate and the clip's frames are not evenly spaced: then the timeline is
+                resampled to even times.
+            offsets: (frames,), positions of a sample's frames relative to its first.
         """
         shown, fps = np.arange(clip.length), clip.fps
         if self.fps and clip.times:
@@ -80,11 +81,11 @@ class Batch(NamedTuple):
 
 
 class _Clips(torch.utils.data.Dataset):
-    """A split's usable clips, and which of them are being read, to be named when a decoder kills or hangs a worker."""
+    """A split's usable clips. It tracks which of them are being read, for the error message if a worker dies."""
 
     def __init__(self, manifest: Manifest, present: Present, shape: ClipShape, *, keep: int = 0) -> None:
         self.root, self.present, self.shape = manifest.root, present, shape
-        self._kept, self._room = dict[int, np.ndarray](), keep
+        self._cache, self._cache_left = dict[int, np.ndarray](), keep
         self._reading = multiprocessing.RawArray("q", [-1] * (1 + MOST_WORKERS))
 
     def __len__(self) -> int:
@@ -105,15 +106,17 @@ class _Clips(torch.utils.data.Dataset):
         self._reading[slot] = index
         try:
             size = clip.length * clip.height * clip.width * 3  # bytes
-            if index not in self._kept and 0 < size <= self._room:
-                with suppress(VideoReadError):  # frames that this sample does not need may be damaged
-                    self._kept[index] = read_frames(
+            if index not in self._cache and 0 < size <= self._cache_left:
+                with suppress(
+                    VideoReadError
+                ):  # the clip may be damaged in frames that this sample does not need
+                    self._cache[index] = read_frames(
                         path, np.arange(clip.start, clip.start + clip.length), reader=reader
                     )
-                    self._room -= size
-            if index in self._kept:
+                    self._cache_left -= size
+            if index in self._cache:
                 frames, back = np.unique(frames, return_inverse=True)
-                found = zip(self._kept[index][frames], clip.start + frames, strict=True)
+                found = zip(self._cache[index][frames], clip.start + frames, strict=True)
                 return np.stack([finish(f, int(n), change, short_side) for f, n in found])[back]
             return read_frames(path, clip.start + frames, reader=reader, short_side=short_side, change=change)
         finally:
@@ -201,13 +204,13 @@ def collate_train(items: list[tuple[int, Tensor | VideoReadError, int]]) -> Batc
 
 
 def end_workers() -> None:
-    """Kill the loader processes that are left: one that hangs in a decoder would keep this process from ending."""
+    """Kill this process's remaining children: a loader process that hangs in a decoder would keep it from ending."""
     for child in multiprocessing.active_children():
         child.kill()
 
 
 def loader_processes(data: _Clips, workers: int, *, timeout: float = 0.0) -> dict[str, Any]:
-    """Arguments of `DataLoader` about its processes; `timeout`: seconds that it waits for a batch, 0 for ever.
+    """DataLoader's arguments about its worker processes. timeout: seconds that it waits for a batch; 0: no limit.
 
     They are forked, or spawned where a reader needs the GPU, which a forked process cannot share with its parent.
     """
@@ -224,7 +227,7 @@ def loader_processes(data: _Clips, workers: int, *, timeout: float = 0.0) -> dic
 
 
 def start_worker(_: int, *, gpu: int | None = None) -> None:
-    """Set up a loader process: one thread, and no reaction to signals, which Slurm sends to every process of a job."""
+    """Set up a loader process: one thread; it ignores stop signals, which Slurm sends to all processes of a job."""
     opencv()
     if gpu is not None:
         torch.cuda.set_device(gpu)

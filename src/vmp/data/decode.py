@@ -1,14 +1,14 @@
-"""Exact frames from video files: one contract, several readers.
+"""Exact frames from video files, by several readers with one interface.
 
 Notable here:
-- frame i is the i-th frame that the decoder returns, counted from 0 and turned upright; timestamps are never used,
-  since in AVI files with B-frames they are out of order and sorting by them shuffles the video;
+- frame i is the i-th frame that the decoder returns, counted from 0 and turned upright. Frames are never
+  numbered by timestamp: in AVI files with B-frames timestamps are out of order, and sorting by them shuffles the video;
 - `pyav` decodes from the start and counts: exact for every file, and the reference for the others;
 - `pyav_seek` counts packets and decodes only the groups of pictures that hold a wanted frame (groups.py);
 - `opencv`, `decord`, `torchcodec` and `torchcodec_cuda` (a GPU's decoder) seek, and do so wrongly on some files. Which
   readers are exact for a file, `pyav_seek` included, is measured when its manifest is made (prepare/measure.py); the
   dataset refuses the others (present.py);
-- each clip is opened, read and closed by one decoding thread: nothing leaks, and a forked worker shares no decoder.
+- each read opens and closes its own decoder with one thread, so nothing leaks or is shared over a fork.
 
 Shapes: T frames, H x W pixels after turning upright; frames are RGB uint8.
 """
@@ -46,18 +46,19 @@ def read_frames(
     Args:
         indices: frame numbers from 0, any order.
         reader: one of READERS.
-        short_side: resize every frame as soon as it is decoded (bilinear), so that a 4K video costs no memory.
+        short_side: resize every frame as soon as it is decoded (bilinear), so that a 4K video costs little memory.
         change: (frame, its number) -> frame, before resizing.
 
     Raises:
         VideoReadError: the file is missing, not a regular file, not a video, or has too few frames.
         RunError: the GPU that decodes it fails.
+        ValueError: indices are empty or negative.
     """
     path = Path(path)
     wanted = np.asarray(indices, dtype=np.int64)
     if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0:
-        raise ValueError(f"indices {indices!r}: must be a non-empty row of frame numbers from 0")
-    check_regular(path)
+        raise ValueError(f"indices {indices!r}: must be a non-empty 1-D array of frame numbers from 0")
+    check_is_video_file(path)
     distinct, back = np.unique(wanted, return_inverse=True)
     out: np.ndarray | None = None
     got = 0
@@ -67,7 +68,9 @@ def read_frames(
             if out is None:
                 out = np.empty((len(distinct), *frame.shape), dtype=np.uint8)
             elif frame.shape != out.shape[1:]:
-                raise VideoReadError(path, f"the frame size changes at frame {distinct[got]}", reader=reader)
+                raise VideoReadError(
+                    path, f"frame {distinct[got]} has another size than those before it", reader=reader
+                )
             out[got] = frame
             got += 1
     except VideoReadError:
@@ -76,7 +79,7 @@ def read_frames(
         raise VideoReadError(path, f"the reader cannot be imported: {error}", reader=reader) from error
     except Exception as error:  # decoders raise every kind of exception
         if is_gpu_fault(reader, error):
-            raise RunError(f"{path}: the GPU's decoder failed, whatever the file is like: {error}") from error
+            raise RunError(f"{path}: the GPU decoder failed (not the file's fault): {error}") from error
         raise VideoReadError(path, f"{type(error).__name__}: {error}", reader=reader) from error
     if out is None or got < len(distinct):
         raise VideoReadError(
@@ -91,7 +94,7 @@ def finish(
     change: Callable[[np.ndarray, int], np.ndarray] | None,
     short_side: int | None,
 ) -> np.ndarray:
-    """Change a decoded frame, then resize it, as `read_frames` does."""
+    """Degrade a decoded frame, if asked to, then resize it."""
     frame = frame if change is None else change(frame, number)
     return frame if short_side is None else resize_short_side(frame, short_side)
 
@@ -121,10 +124,11 @@ def scaled_size(h: int, w: int, short_side: int) -> tuple[int, int]:
     return (short_side, max(1, w * short_side // h)) if h <= w else (max(1, h * short_side // w), short_side)
 
 
-def check_regular(path: Path) -> None:
-    """Raise VideoReadError for what would block or is no video, whatever its name: folders, pipes, devices, dangling
-    links, empty files, pictures (decoders make a video of one frame of them) and playlists (decoders read the files
-    that they name).
+def check_is_video_file(path: Path) -> None:
+    """Raise VideoReadError for anything that is not a video file by its type and first bytes, whatever its name.
+
+    Pipes and devices would block, decoders turn an image into a video of one frame, and they follow playlists to the
+    files that these name.
     """
     try:
         info = os.stat(path)
@@ -285,20 +289,20 @@ def check_reader(name: str) -> None:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"reader {name}: cannot be imported here ({reason}). Install it (docs/data.md, Readers), or "
-            "take reader auto"
+            "use data.reader=auto"
         ) from None
     if name in ON_GPU:
         import torch
 
         if not torch.cuda.device_count():
-            raise ConfigError(f"reader {name}: there is no CUDA device here; take reader auto")
+            raise ConfigError(f"reader {name}: there is no CUDA device here; use data.reader=auto")
         if sys.platform == "linux":
             try:
                 ctypes.CDLL("libnvcuvid.so.1")
             except OSError:
                 raise ConfigError(
                     f"reader {name}: the driver's video decoder, libnvcuvid.so.1, is not here. A container needs "
-                    "NVIDIA_DRIVER_CAPABILITIES with video; or take reader auto"
+                    "NVIDIA_DRIVER_CAPABILITIES with video; or use data.reader=auto"
                 ) from None
 
 

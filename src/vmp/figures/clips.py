@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmp.data.decode import READERS, check_regular, resize_short_side
+from vmp.data.decode import READERS, check_is_video_file, resize_short_side
 from vmp.errors import VideoReadError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def stream(
     Raises:
         VideoReadError: the file is not a video, is damaged, or changes its frame size.
     """
-    check_regular(path)
+    check_is_video_file(path)
     shape = None
     try:
         for frame in READERS["pyav"](path, start + stride * np.arange(most)):

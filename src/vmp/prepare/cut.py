@@ -1,11 +1,10 @@
-"""Spans of long videos, written once as small files that every reader reads exactly and fast.
+"""Writes spans of long videos as small files that are quick to decode.
 
 Notable here:
 - a source is decoded once, from its first frame, and frames are counted; all its spans, overlapping or not, are
   written on the way. Nothing seeks;
-- a span in seconds holds the frames whose times lie in it. All packets bear their times, so one pass over them, without
-  decoding, says which frames these are. Where the decoder then returns other times or more frames, the clips are
-  written again by the decoded times;
+- a span in seconds holds the frames whose times lie in it. Packet timestamps tell which frames these are without
+  decoding; if the decoder then returns other times or more frames, the clips are written again by the decoded times;
 - a clip is H.264 (crf 18, no B-frames, closed groups of 16, tune=fastdecode: half the decoding time for a tenth more
   bytes) in MP4 without sound, upright, the short side scaled down by area averaging (never up), with the source's
   colour tags, at its rate kept as a fraction, or each frame at its own time where the source's are not evenly spaced;
@@ -34,12 +33,13 @@ from vmp.prepare.measure import Measured, Thumbs, count, distance, exact_readers
 from vmp.prepare.plan import Span
 from vmp.prepare.source import Source, packet_times
 
-CUTTING = 5  # raise when other clips come out of the same source
-FALLBACK = Fraction(25)  # frames per second where the source does not say
+CUT_VERSION = 5  # increment when the same source would give other clips
+FALLBACK_RATE = Fraction(25)  # frames per second if the source names no rate
 OUT_OF_ORDER = 32  # frames: more than any codec puts between coding order and order of time
 CRF, GROUP = 18, 16
 TICK = Fraction(1, 90_000)  # seconds: time base of clips whose frames keep their own times
-WINDOW, CLOSE = 16, 2.0  # frames compared together; grey levels that coding may change them by
+WINDOW = 16  # frames compared together
+MAX_CODING_ERROR = 2.0  # grey levels
 _TAGS = ("colorspace", "color_primaries", "color_trc", "color_range")
 _LIMITED, _FULL = 1, 2  # color_range: luma from 16 to 235, from 0 to 255
 
@@ -60,11 +60,11 @@ class CutClip(Span):
 def cut_all(
     cuts: Sequence[CutClip], *, short_side: int | None = 320, **work: Unpack[Work]
 ) -> Iterator[tuple[CutClip, Measured]]:
-    """Write clips, sources in parallel; yields what each clip's file holds as it is done, earlier finished ones first.
+    """Write clips, sources in parallel; yields (clip, measurement) as clips finish, those of earlier calls first.
 
     A clip that its source holds only a part of is "partial", with the frames there were (and no file if none). A clip
-    that could not be written is "missing" or "unreadable", with the reason. The last result for a clip counts: it is
-    written and yielded again where its first times turned out wrong.
+    that could not be written is "missing" or "unreadable", with the reason. A clip may be yielded twice,
+    if its packet times were wrong and it was written again; the last result counts.
 
     Args:
         short_side: even; larger sources are scaled down to it. None: as large as the source.
@@ -85,7 +85,7 @@ def cut_all(
     return make_files(
         cuts,
         partial(_cut_source, short_side=short_side),
-        recipe=lambda cut: ["cut", CUTTING, cut.start, cut.end, cut.unit, cut.clock, short_side],
+        recipe=lambda cut: ["cut", CUT_VERSION, cut.start, cut.end, cut.unit, cut.clock, short_side],
         title="cut clips",
         **work,
     )
@@ -104,7 +104,7 @@ def _cut_source(
     times, source = packet_times(path), Source(path)
     try:
         yield from _write_spans(cuts, source, times, short_side)
-        if not _agree(times, source.times()):
+        if not _times_match(times, source.times()):
             if not source.fault:  # else all that there is was decoded
                 source = Source(path)
                 deque(source.frames(), maxlen=0)
@@ -113,7 +113,7 @@ def _cut_source(
         yield error
 
 
-def _agree(expected: Timeline, decoded: Timeline) -> bool:
+def _times_match(expected: Timeline, decoded: Timeline) -> bool:
     """Whether the frames decoded so far have the times of the packets; the last few may be out of order."""
     if decoded.frames > expected.frames:
         return False
@@ -138,7 +138,7 @@ def _write_spans(
             yield cut, Measured("partial", problem)
         else:
             spans[cut] = cut.frames_in(times, cut.clock)
-    rate = Fraction(times.rate).limit_denominator(1001) or FALLBACK
+    rate = Fraction(times.rate).limit_denominator(1001) or FALLBACK_RATE
     seconds = None if times.even else times.seconds()
     waiting = sorted(spans, key=lambda cut: spans[cut][0], reverse=True)  # the next one is last
     ends = [end for _, end in spans.values()]
@@ -295,9 +295,9 @@ def describe_difference(source: Thumbs, written: Thumbs) -> str:
             continue
         pictures = np.stack([b[i] for i in inner])
         own = distance(np.stack([a[i] for i in inner]), pictures)  # (frames,)
-        if own.mean() <= CLOSE:
+        if own.mean() <= MAX_CODING_ERROR:
             continue
-        if own.mean() > 4 * CLOSE:
+        if own.mean() > 4 * MAX_CODING_ERROR:
             return f"frames {begin} to {inner[-1]} differ by {own.mean():.1f} grey levels"
         for shift in (-2, -1, 1, 2):
             has = [k for k, i in enumerate(inner) if i + shift in a]

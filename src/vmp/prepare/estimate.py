@@ -24,8 +24,8 @@ from vmp.data.stream import open_video, video_stream
 from vmp.errors import VideoReadError
 from vmp.machine import cpus
 from vmp.prepare.children import Lost, in_children
-from vmp.prepare.cut import FALLBACK, ClipWriter, CutClip, shrink, target_size
-from vmp.prepare.measure import READ_THROUGH, seeking, small
+from vmp.prepare.cut import FALLBACK_RATE, ClipWriter, CutClip, shrink, target_size
+from vmp.prepare.measure import READ_THROUGH, installed_seeking_readers, small
 from vmp.prepare.plan import DatasetPlan
 from vmp.prepare.rows import clips_to_cut, files_to_remux
 from vmp.prepare.source import Probe, probe
@@ -111,7 +111,7 @@ def estimate_cutting(
 
 def _nominal_frames(cut: CutClip, source: Probe) -> tuple[int, int]:
     """The frames that a cut takes by the header's rate, roughly."""
-    rate = float(source.fps or FALLBACK) if cut.unit == "seconds" else 1.0
+    rate = float(source.fps or FALLBACK_RATE) if cut.unit == "seconds" else 1.0
     return round(cut.start * rate), source.frames_promised if cut.end is None else round(cut.end * rate)
 
 
@@ -123,7 +123,7 @@ def estimate_measuring(paths: Sequence[Path], *, times: float = 1.0, workers: in
     seconds = []
     for p in probes.values():
         pixels = p.frames_promised * p.width * p.height
-        read = pixels + READS * len(seeking()) * min(pixels, READ_THROUGH)
+        read = pixels + READS * len(installed_seeking_readers()) * min(pixels, READ_THROUGH)
         seconds.append(times * sample.decoding * read)
     size = sum(path.stat().st_size for path in probes)
     frames = sum(p.frames_promised for p in probes.values())
@@ -160,12 +160,12 @@ def _make_sample(cut: CutClip, *, short_side: int | None, folder: Path) -> Itera
     """Make the beginning of a clip, or of what lies near it."""
     import av
 
-    writer = ClipWriter(folder / cut.target.with_suffix(".mp4").name, FALLBACK)
+    writer = ClipWriter(folder / cut.target.with_suffix(".mp4").name, FALLBACK_RATE)
     read = writing = 0.0
     began = time.perf_counter()
     with open_video(cut.source) as container:
         stream = video_stream(container, cut.source)
-        rate = float(stream.average_rate or FALLBACK)
+        rate = float(stream.average_rate or FALLBACK_RATE)
         unit = 1.0 if cut.unit == "seconds" else 1 / rate
         length = SAMPLE
         if cut.end is not None:

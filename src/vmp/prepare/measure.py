@@ -1,12 +1,13 @@
-"""What a video file really holds: counted frames, size, rate, and which readers return exactly those frames.
+"""Measures a video file: its counted frames, size and rate, and which readers return exactly those frames.
 
 Notable here:
 - the file is decoded once and its frames are counted (source.py);
-- a seeking reader counts as exact for a file when frames fetched from all over it, forwards and after seeks, are
-  those that counting gives; pictures are compared with their neighbours in time, so that a shift by one frame shows;
-- pictures of all frames are kept up to RUN x RUNS of them (85 MB); of a longer video, runs spread over all of it;
+- a seeking reader is exact for a file if frames sampled from all over it, read sequentially and after seeks, match the
+  counted ones; each is compared with its neighbours in time, too, so that a shift by one frame is noticed;
+- thumbnails of all frames are kept up to BLOCK x BLOCKS of them (85 MB); of a longer video, blocks spread over all of
+  it, and of more than READ_THROUGH pixels only some blocks are compared;
 - the exact reader that decodes least for a training clip comes first. That is a rule and not a measurement of time, so
-  that a file has the same reader, and so the same colours, whenever and wherever it is measured (`_by_speed`);
+  that a file has the same reader, and so the same colours, whenever and wherever it is measured (`_fastest_first`);
 - measuring happens in child processes (children.py), since a damaged file may crash or hang a decoder, and what was
   measured is kept in a file of JSON lines that survives a kill.
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from vmp.data.decode import ON_GPU, READERS, STEP, check_regular, is_gpu_fault
+from vmp.data.decode import ON_GPU, READERS, STEP, check_is_video_file, is_gpu_fault
 from vmp.data.manifest import inside
 from vmp.data.stream import upright
 from vmp.data.times import Timeline
@@ -33,22 +34,20 @@ from vmp.prepare.children import TIMEOUT, Lost, in_children, step
 from vmp.prepare.source import Source
 from vmp.progress import bar
 
-MEASURING = 7  # raise when measuring finds other things in the same file
-GAVE_UP = "measuring was given up:"
-THUMB = 48  # frames are compared as pictures of this many pixels a side
-NEAR = 4  # ... with this many neighbours in time on either side
-RUN, RUNS = 64, 192  # frames in a run of kept pictures, and how many runs are kept
+MEASURE_VERSION = 7  # increment when results for an unchanged file would differ
+GAVE_UP = "measuring failed:"
+THUMB = 48  # pixels on each side of a thumbnail
+NEAR = 4  # neighbours in time, on either side, that a frame is compared with
+BLOCK, BLOCKS = 64, 192  # frames in a block of kept thumbnails, and how many blocks are kept
 SEEK = 4  # one seek may take this many times the CPU time of reading the whole file
-READ_THROUGH = 4e9  # pixels that a reader has to return at most, so that measuring large videos ends
-REACH = 2000  # frames: the packets of so many are read through in a few ms
-BY_TIME = ("opencv",)  # readers that seek to a frame by its time at the nominal rate
-# readers whose frames change from reading to reading where times are not in order, and that take samples hidden by an
-# edit list for frames when they look for a keyframe
-PLAIN = ("decord",)
+READ_THROUGH = 4e9  # pixels compared per reader at most; longer videos are sampled
+SMALL_FILE = 2000  # frames; all packets of such a file are read in a few ms
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
+    """What measuring a file found."""
+
     status: str  # of manifest.STATUSES
     reason: str = ""
     frames: int = 0
@@ -56,12 +55,12 @@ class Measured:
     width: int = 0
     height: int = 0
     readers: tuple[str, ...] = ()
-    first: float = 0.0  # seconds on the file's clock at which the first picture is shown
-    steps: str = ""  # between pictures that are not evenly spaced (times.py)
+    first: float = 0.0  # seconds on the file's clock at which the first frame is shown
+    steps: str = ""  # between frames that are not evenly spaced (times.py)
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> "Measured":
-        """KeyError or TypeError: the entry is not what `asdict` makes of one."""
+        """From the JSON of `asdict`; KeyError or TypeError if it is something else."""
         return cls(**entry | {"readers": tuple(entry["readers"])})
 
     @property
@@ -70,7 +69,7 @@ class Measured:
 
 
 @cache
-def seeking() -> tuple[str, ...]:
+def installed_seeking_readers() -> tuple[str, ...]:
     """The seeking readers that are installed; pyav is always exact and comes after them."""
     if importlib.util.find_spec("torchcodec"):
         try:
@@ -135,31 +134,35 @@ def count(path: str | os.PathLike[str]) -> Counted:
 def refusal(path: Path) -> Measured | None:
     """What is wrong with a file that cannot be a video, without decoding it."""
     try:
-        check_regular(path)
+        check_is_video_file(path)
     except VideoReadError as error:
         return Measured("missing" if error.reason == "not found" else "unreadable", error.reason)
     return None
 
 
 def exact_readers(path: Path, counted: Counted, readers: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The readers, of these or `seeking()`, that return exactly the counted frames: the fastest first, then pyav.
+    """The readers that return exactly the counted frames, the fastest first, then pyav. None: the installed ones.
 
     Readers that need a GPU come last, since other machines read the manifest too.
     """
-    exact = [r for r in (seeking() if readers is None else readers) if _is_exact(path, r, counted)]
+    exact = [
+        r
+        for r in (installed_seeking_readers() if readers is None else readers)
+        if _is_exact(path, r, counted)
+    ]
     on_gpu = [r for r in exact if r in ON_GPU]
-    return (*_by_speed([r for r in exact if r not in ON_GPU], counted), "pyav", *on_gpu)
+    return (*_fastest_first([r for r in exact if r not in ON_GPU], counted), "pyav", *on_gpu)
 
 
-def _by_speed(readers: Sequence[str], counted: Counted) -> list[str]:
-    """Readers in the order of their speed on training clips (9 frames at stride 32, 33 at stride 2).
+def _fastest_first(readers: Sequence[str], counted: Counted) -> list[str]:
+    """Order readers by a fixed rule, the fastest on training clips (9 frames at stride 32, 33 at stride 2) first.
 
-    pyav_seek decodes only the groups of pictures that it needs, opencv everything less than STEP frames ahead. With
-    keyframes closer than that pyav_seek is 1.2 to 3 times faster; with longer groups they are about equal, and in long
-    files opencv comes first, since pyav_seek may have to read all packets.
+    pyav_seek decodes only the groups of pictures that it needs; opencv decodes forwards up to STEP frames before it
+    seeks. With keyframes closer than that pyav_seek is 1.2 to 3 times faster; with longer groups they are about equal,
+    and in long files opencv comes first, since pyav_seek may have to read all packets.
     """
-    near = counted.found.frames <= REACH and counted.found.frames <= STEP * counted.source.keyframes
-    order = ("pyav_seek", "opencv") if near else ("opencv", "pyav_seek")
+    close = counted.found.frames <= SMALL_FILE and counted.found.frames <= STEP * counted.source.keyframes
+    order = ("pyav_seek", "opencv") if close else ("opencv", "pyav_seek")
     return [r for r in order if r in readers] + [r for r in readers if r not in order]
 
 
@@ -179,7 +182,7 @@ def measure_all(
         yield path, Measured("unreadable", f"{GAVE_UP} {found.reason}") if isinstance(found, Lost) else found
 
 
-# --- what was measured before ----------------------------------------------------------------------------------------
+# --- the cache of measurements ----------------------------------------------------------------------------------------
 
 
 def measure_cached(
@@ -193,13 +196,13 @@ def measure_cached(
 ) -> dict[str, Measured]:
     """Measure the videos that the cache does not have, and add each to it as soon as it is measured.
 
-    Paths are relative to the root; ManifestError if one is a link that leaves it. A file with another size or time is
-    measured again.
+    Paths are relative to the root; ManifestError if one is a link that leaves it. A file whose size or modification
+    time has changed is measured again.
     """
     known: dict[tuple[str, int, int], Measured] = {}
     for entry in read_records(cache):
         with suppress(KeyError, TypeError):
-            if entry["version"] == MEASURING:
+            if entry["version"] == MEASURE_VERSION:
                 known[entry["file"], entry["size"], entry["time"]] = Measured.from_json(entry["measured"])
     try:
         files = {path: inside(root, path) for path in paths}
@@ -214,14 +217,14 @@ def measure_cached(
                 found[file] = result
                 if result.status != "missing" and not result.reason.startswith(GAVE_UP):
                     size, changed = stamp(file)
-                    entry = {"version": MEASURING, "file": str(file), "size": size, "time": changed}
+                    entry = {"version": MEASURE_VERSION, "file": str(file), "size": size, "time": changed}
                     append_record(cache, entry | {"measured": asdict(result)})
                 shown.advance()
     return {path: found[file] for path, file in files.items()}
 
 
 def stamp(file: Path) -> tuple[int, int]:
-    """Size and time of a file; -1 where it is missing."""
+    """Size and modification time of a file; -1, -1 if it is missing."""
     try:
         info = os.stat(file)
     except OSError:
@@ -240,7 +243,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def append_record(path: Path, entry: dict[str, Any]) -> None:
-    """Add a line to a file of JSON lines, behind a line that a kill cut short."""
+    """Append a JSON line; if a kill cut the last line short, start a new one first."""
     with open(path, "a+b") as file:
         if end := file.seek(0, os.SEEK_END):
             file.seek(end - 1)
@@ -249,71 +252,74 @@ def append_record(path: Path, entry: dict[str, Any]) -> None:
         file.write(json.dumps(entry).encode() + b"\n")
 
 
-# --- frames as small pictures --------------------------------------------------------------------------------------
+# --- frames as thumbnails ------------------------------------------------------------------------------------------
 
 
 class Thumbs:
-    """Small pictures (THUMB, THUMB, 3) of a video's frames by number, in bounded memory.
+    """Thumbnails (THUMB, THUMB, 3) of a video's frames, in bounded memory.
 
-    All frames up to RUN x RUNS; of more, every second run of RUN frames, then every fourth, and so on, and the end.
+    It keeps all frames of a short video; of a longer one every second, fourth, ... block of BLOCK frames, and always
+    the last BLOCK frames.
     """
 
     def __init__(self) -> None:
         self.count = 0
         # one block, whose memory is taken as it is written: small arrays between decoded frames would fragment the
-        # heap (measured: 555 MB for 85 MB of pictures)
-        self._store = np.empty((RUN * RUNS + RUN, THUMB, THUMB, 3), np.uint8)  # the last RUN places: the end
+        # heap (measured: 555 MB for 85 MB of thumbnails); its last BLOCK places hold the end
+        self._store = np.empty((BLOCK * BLOCKS + BLOCK, THUMB, THUMB, 3), np.uint8)
         self._places: dict[int, int] = {}  # frame number -> place in the store
-        self._free = list(range(RUN * RUNS))[::-1]
+        self._free = list(range(BLOCK * BLOCKS))[::-1]
         self._every = 1
 
     def add(self, thumb: np.ndarray) -> None:
-        """Take the small picture (`small`) of the next frame."""
-        if self.count // RUN % self._every == 0:
+        """Add the thumbnail of the next frame."""
+        if self.count // BLOCK % self._every == 0:
             if not self._free:
                 self._every *= 2
-                dropped = [i for i in self._places if i // RUN % self._every]
+                dropped = [i for i in self._places if i // BLOCK % self._every]
                 self._free += [self._places.pop(i) for i in dropped]
-            if self.count // RUN % self._every == 0:
+            if self.count // BLOCK % self._every == 0:
                 self._places[self.count] = self._free.pop()
                 self._store[self._places[self.count]] = thumb
         self._store[self._end_place(self.count)] = thumb
         self.count += 1
 
     def kept(self) -> dict[int, np.ndarray]:
-        tail = range(max(0, self.count - RUN), self.count)
+        """Frame number -> thumbnail."""
+        tail = range(max(0, self.count - BLOCK), self.count)
         places = self._places | {i: self._end_place(i) for i in tail}
         return {i: self._store[place] for i, place in places.items()}
 
     def _end_place(self, number: int) -> int:
-        return RUN * RUNS + number % RUN
+        return BLOCK * BLOCKS + number % BLOCK
 
 
 def _is_exact(path: Path, reader: str, counted: Counted) -> bool:
     """Whether a reader returns the counted frames, read through and after seeks."""
     n, kept = counted.thumbs.count, counted.thumbs.kept()
     pixels = counted.found.width * counted.found.height
-    if reader in BY_TIME and n > STEP and not counted.source.is_steady():
-        return False
-    if reader in PLAIN and (counted.source.hidden or not counted.source.is_ordered()):
+    if reader == "opencv" and n > STEP and not counted.source.is_steady():
+        return False  # it seeks by time at the nominal rate
+    # it is not repeatable if times are not in order, and counts frames hidden by an edit list when it seeks
+    if reader == "decord" and (counted.source.hidden or not counted.source.is_ordered()):
         return False
     around = {i: range(max(0, i - NEAR), min(n, i + NEAR + 1)) for i in kept}
     known = np.array(sorted(i for i, near in around.items() if all(j in kept for j in near)))
     scattered = known[np.unique(np.linspace(0, len(known) - 1, 12).round().astype(int))]
-    near = STEP if reader in BY_TIME else 0  # reached without a seek
-    alone = scattered[scattered > near, None][1::2]  # each read by itself, behind a seek
+    unsought = STEP if reader == "opencv" else 0  # frames reached without a seek
+    alone = scattered[scattered > unsought, None][1::2]  # each read by itself, after a seek
     begins = [known[np.searchsorted(known, n * third // 3)] for third in (1, 2)]
-    strided = [np.arange(begin, n, step)[:16] for begin in begins for step in (1, 3)]
+    strided = [np.arange(begin, n, stride)[:16] for begin in begins for stride in (1, 3)]
     strided = [np.intersect1d(indices, known) for indices in strided]
     late = np.arange(max(0, n - 9), n)  # the end, where a wrong index shows first
     every = int(np.ceil(len(known) * pixels / READ_THROUGH))
-    through = known[known // RUN % every == 0]
+    through = known[known // BLOCK % every == 0]
     try:
         for indices in (scattered, *alone, *strided, late, through):
             for index, picture in zip(indices.tolist(), READERS[reader](path, indices), strict=True):
                 step()
                 beside = around[index]
-                if not _is_frame(small(picture), [kept[i] for i in beside], index - beside[0]):
+                if not _matches_frame(small(picture), [kept[i] for i in beside], index - beside[0]):
                     return False
     except Exception as error:  # the reader cannot read this file, or gives another number of frames
         if is_gpu_fault(reader, error):
@@ -322,7 +328,7 @@ def _is_exact(path: Path, reader: str, counted: Counted) -> bool:
     return True
 
 
-def _is_frame(picture: np.ndarray, near: Sequence[np.ndarray], at: int) -> bool:
+def _matches_frame(picture: np.ndarray, near: Sequence[np.ndarray], at: int) -> bool:
     """Whether a picture is near[at]: close to it, and no neighbour in time is closer.
 
     Readers round colours differently (by up to 2 grey levels on common files), hence "close".

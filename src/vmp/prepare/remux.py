@@ -26,7 +26,7 @@ import numpy as np
 from vmp.data.stream import open_video, orientation, video_stream
 from vmp.prepare.children import Work, step
 from vmp.prepare.journal import DiskError, disk_errors, make_files, unfinished_name
-from vmp.prepare.measure import Counted, Measured, count, exact_readers, seeking
+from vmp.prepare.measure import Counted, Measured, count, exact_readers, installed_seeking_readers
 from vmp.prepare.source import Source
 
 REMUXING = 2  # raise when other files come out of the same source
@@ -55,7 +55,7 @@ def remux_all(tasks: Sequence[Remux], **work: Unpack[Work]) -> Iterator[tuple[Re
     return make_files(
         tasks,
         _remux_one,
-        recipe=lambda task: ["remux", REMUXING, *seeking()],
+        recipe=lambda task: ["remux", REMUXING, *installed_seeking_readers()],
         title="remux clips",
         **work,
     )
@@ -157,7 +157,7 @@ def _clip(task: Remux, half: Path) -> Measured:
     if found.status != "ok":
         return found
     found = replace(found, readers=exact_readers(task.source, counted))
-    everyone = {*seeking(), "pyav"}
+    everyone = {*installed_seeking_readers(), "pyav"}
     if set(found.readers) == everyone and not is_packed(task.source):  # if packed, they may be exact by luck
         fault = "every reader is exact for it"
     else:

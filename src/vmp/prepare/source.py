@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vmp.data.decode import check_regular
+from vmp.data.decode import check_is_video_file
 from vmp.data.stream import null_frames, open_video, orientation, shown_frames, upright_size, video_stream
 from vmp.data.times import Timeline, timeline
 from vmp.errors import VideoReadError
@@ -187,7 +187,7 @@ class Probe(NamedTuple):
 def probe(path: str | os.PathLike[str]) -> Probe:
     """Open a video and decode one frame. Raises VideoReadError."""
     path = Path(path)
-    check_regular(path)
+    check_is_video_file(path)
     source = Source(path)
     first = next(source.frames(), None)
     if first is None:

@@ -25,7 +25,7 @@ from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, w
 from vmp.errors import ManifestError
 from vmp.files import replacing
 from vmp.prepare.children import TIMEOUT
-from vmp.prepare.measure import Measured, measure_all, seeking
+from vmp.prepare.measure import Measured, installed_seeking_readers, measure_all
 from vmp.progress import bar
 
 QUARANTINE = "quarantine.csv"
@@ -72,7 +72,7 @@ def verify(
         check_reader(name)
     old = read_manifest(manifest, root=root)
     _check_root(old)
-    every = tuple(dict.fromkeys((*seeking(), *readers)))
+    every = tuple(dict.fromkeys((*installed_seeking_readers(), *readers)))
     on_cpu, on_gpu = ([r for r in every if (r in ON_GPU) == wanted] for wanted in (False, True))
     paths = dict.fromkeys(clip.path for clip in old.clips)
     options: dict[str, Any] = {"timeout": timeout, "progress": progress}
