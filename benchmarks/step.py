@@ -182,7 +182,7 @@ def _build_model(config: Any, spec: Any, variant: Variant) -> Any:
 
     model: Any = build_model(config, CLASSES, spec)
     if variant.net == "stock":
-        with patch.object(convnets, "_clean", lambda net: None):
+        with patch.object(convnets, "_replace_layers", lambda net: None):
             stock = build_model(config, CLASSES, spec)
         stock.load_state_dict(model.state_dict())
         model = stock
