@@ -61,6 +61,7 @@ def placements():
 # --- every backbone ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["c2d", "i3d", "slowfast", "x3d_xs"])
 def test_crops_smaller_than_the_stride(name):
     """Every one of the five halvings rounds up, so they end in one position, as the pooling window expects."""
@@ -235,6 +236,7 @@ def stock(name):
     ).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["c2d", "x3d_s"])
 def test_convolutional_backbones_are_pytorchvideos(name):
     check_stock(name)

@@ -103,6 +103,7 @@ def test_rows_have_means_errors_and_counts(table1):
     assert table_of_gains([], "Model", lambda g: g.row) == "Not run."
 
 
+@pytest.mark.slow
 def test_slope_and_shift_by_lambda_and_camera(tmp_path, one):
     table, profile = (
         load_table(ROOT / "conf/table/table7.yaml"),

@@ -60,6 +60,7 @@ def leftovers(folder: Path) -> list[str]:
 SPANS = [(0, 20), (10, 33), (10, 11), (33, 34), (33, 90), (89, 90), (70, None), (0, None)]
 
 
+@pytest.mark.slow
 def test_clips_hold_exactly_their_frames(sources, tmp_path):
     """Overlapping, nested, single, first, last and open spans; by every reader that was found exact."""
     spans = dict.fromkeys(("plain.mp4", "mpeg4.avi", "variable.mp4"), SPANS[1:6:2]) | {"h264.avi": SPANS}

@@ -272,6 +272,7 @@ def test_a_truncated_file_is_partial(folder, tmp_path):
     assert found.readers == ()
 
 
+@pytest.mark.slow
 def test_measuring_survives_a_child_that_dies_or_hangs(folder, tmp_path, monkeypatch):
     """Files are told apart by name in the child: one kills it, one makes it sleep."""
     for name in ("dies.mp4", "hangs.mp4", "fine.mp4"):

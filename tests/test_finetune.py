@@ -229,6 +229,7 @@ def test_a_start_on_blank_clips_is_told(data, tmp_path):
     assert "nearly blank" not in text
 
 
+@pytest.mark.slow
 def test_slowfast_learns_a_slope_for_each_pathway(data, tmp_path):
     small = ("backbone=slowfast", "backbone.weights=none", "backbone.width=8", "backbone.frames=8")
     where = finished(data, tmp_path, *small, "backbone.stride=1", "trainer.epochs=1", "vmp.m=0.5")

@@ -39,6 +39,7 @@ def sources(tmp_path_factory):
     return fuzz_videos.sources(tmp_path_factory.mktemp("sources"))
 
 
+@pytest.mark.slow
 def test_the_sources_are_whole(sources):
     for path, found in measure_all(sources.values(), workers=2):
         assert (found.status, found.frames) == ("ok", FRAMES), path

@@ -181,6 +181,7 @@ def test_bad_files_keep_their_row_and_their_reason(home, tmp_path):
     assert train.clips[1].tags["problem"] == "not found"
 
 
+@pytest.mark.slow
 def test_a_lists_manifest_knows_where_its_videos_are(home, tmp_path):
     train, _ = make(home, tmp_path, "b.mp4 0\nmy videos/a clip.mp4 1\n", "ünï 文字.mp4 1\n")
     text = train.path.read_text()

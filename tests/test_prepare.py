@@ -194,6 +194,7 @@ def command(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_2_unless_missing_is_allowed(mpii, tmp_path):
     paths = ("--videos", mpii / "videos", "--mat", mpii / "annos.mat", "--splits", mpii / "experimentalSetup")
     done = command("mpii_cooking2", *paths, "--out", tmp_path, "--workers", 1)

@@ -214,6 +214,7 @@ def planned(*overrides: list[str]):
         )
 
 
+@pytest.mark.slow
 def test_jobs_that_share_a_folder_are_refused_and_the_proposed_tag_works(tmp_path):
     home = f"output='{tmp_path}'"
     with pytest.raises(

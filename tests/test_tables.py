@@ -520,6 +520,7 @@ def test_a_plan_times_nothing_and_make_timing_does(tmp_path, compose_one, capsys
     assert json.loads(file.read_text())["date"] > "2026"
 
 
+@pytest.mark.slow
 def test_disturbed_timings_are_not_kept(tmp_path, compose_one, capsys, monkeypatch):
     """A thread that sleeps in its forward pass uses wall time but no CPU time, like one that waits for a CPU."""
     table, profile = table_of(1), profile_of("mini")

@@ -236,6 +236,7 @@ def test_a_leak_in_another_spelling_is_found(data, tmp_path):
     assert "must not be tested on what it was trained on" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_ends_the_run_with_a_message(data, tmp_path):
     """The decoder sleeps for ever on one file; the run says so and leaves no process behind."""
     started = time.monotonic()

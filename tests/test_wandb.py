@@ -28,6 +28,7 @@ from vmp.tracking.wandb_run import PROJECT
 pytestmark = pytest.mark.usefixtures("no_account")
 
 
+@pytest.mark.slow
 def test_wandb_holds_the_rows_their_axes_and_what_the_run_is(tmp_path):
     options = ["logger.tags=[mine]", "vmp.lambda=2.5", "init_from='https://me:hunter2@host/run'"]
     config, said = (
