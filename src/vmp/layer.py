@@ -151,7 +151,7 @@ class MotionPrompt(nn.Module):
         return self._learned().shift
 
     def scalars(self) -> dict[str, Tensor]:
-        """Scalars to log; empty for a power normalisation without parameters."""
+        """Scalars to log: `power_norm.scalars()`, or none if it has no such method."""
         scalars = getattr(self.power_norm, "scalars", None)
         return scalars() if scalars else {}
 

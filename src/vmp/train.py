@@ -122,7 +122,7 @@ def _train_in_folder(
         torch.use_deterministic_algorithms(True)
     processes = dist.start(t.device)
     log = Log(folder / "log.txt" if processes.first else None)
-    tracker, code = Tracker(), 1  # a real one once the processes agree
+    tracker, code = Tracker(), 1  # replaced once the processes agree; 1 until the run ends well
     stopping = Stopping(None if t.max_minutes is None else t.max_minutes - (time.monotonic() - began) / 60)
     try:
         resume.check_alike(processes, what_matters(raw), digests, log)
@@ -160,7 +160,7 @@ def _train_in_folder(
 
 @dataclass(frozen=True)
 class Session:
-    """The training of one process in one call of the command, after all checks."""
+    """One process's share of one call of the command, made once all checks have passed."""
 
     config: Config
     splits: dict[str, Split]
@@ -203,7 +203,7 @@ class Session:
             self.log(f"{name}: {c['present']} of {c['expected']} clips{gone}, {len(self.classes)} classes")
         self.log(
             f"{plan.steps} updates of {plan.batch} clips ({plan.accumulate} x {plan.micro_batch} on {plan.world} "
-            "device(s))"
+            "process(es))"
         )
         shape = clip_shape(config, self.spec, self.model)
         parameters = sum(p.numel() for p in self.model.parameters())

@@ -85,7 +85,7 @@ class ListDataset(Section):
 
 
 class ManifestDataset(Section):
-    """A folder that holds train.csv, val.csv (and test.csv) and classes.txt already."""
+    """A folder that already holds classes.txt, train.csv, and val.csv or test.csv (or both)."""
 
     kind: Literal["manifest"]
     name: Word

@@ -81,7 +81,7 @@ def fit(
     Raises:
         RunError: a loss or gradient is not finite, no clip of a step can be read, or a record cannot be written.
         DataError: more clips than allowed cannot be read.
-        Stopped: the run was asked to stop; everything is saved.
+        Stopped: the run was asked to stop; saved, unless a loader process died of the same signal first.
     """
     device, per_epoch, checkpoints = processes.device, plan.steps_per_epoch, folder / "checkpoints"
     base_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -221,7 +221,7 @@ def fit(
                 if not any_read:
                     raise RunError(f"none of the {plan.batch} clips of step {state.step + 1} could be read")
                 if broken:
-                    raise_not_finite(folder, state.step, sums, scalars, processes)
+                    raise_not_finite(folder, state.step + 1, sums, scalars, processes)
                 optimizer.step()
                 state.step += 1
                 mine.trained += time.monotonic() - step_began

@@ -117,7 +117,7 @@ def raise_not_finite(
 
 
 def _squared_gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Not finite if any gradient is not."""
+    """Of all gradients; not finite if any gradient is not, or if the sum overflows."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:
         return torch.zeros(())

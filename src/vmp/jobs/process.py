@@ -96,7 +96,7 @@ class JobProcess:
 
 
 def explain_failure(code: int, output: Path) -> str:
-    """The signal that killed it, or its last error message, or else its exit code and the last line of its output."""
+    """Why a job failed: the signal that killed it, else its last `error:` message, else its exit code and last line."""
     if code < 0:
         hint = ": out of memory, or killed by hand" if code == -signal.SIGKILL else ""
         return f"killed by {signal.Signals(-code).name}{hint}"
@@ -137,6 +137,5 @@ def _run_forked(words: list[str], output: str, cwd: str, variables: dict[str, st
     try:
         runpy.run_path(str(Path(cwd) / words[0]), run_name="__main__")
     finally:
-        print(f"{time.process_time():.1f} s of CPU time")
         sys.stdout.flush()
         sys.stderr.flush()

@@ -142,7 +142,7 @@ def run_jobs(
     Args:
         places: environment variables for each job that runs at the same time.
         start: starts the process of a job in a place.
-        on_change: called when a job has started and when it has ended.
+        on_change: called before a job starts and after it has ended.
     """
     by_folder = {job.folder: job for job in jobs}
     followers = _count_followers(jobs)
@@ -162,11 +162,16 @@ def run_jobs(
                 waiting.clear()
             for job in list(waiting):
                 if any(
-                    by_folder[needed].state in ("failed", "stopped", "not started") for needed in job.needs
+                    by_folder[needed].state in ("failed", "stopped", "not started", "unknown")
+                    for needed in job.needs
                 ):
                     waiting.remove(job)
-                    job.state, job.message = "not started", "a run that it starts from has no result"
-            ready = [job for job in waiting if all(by_folder[needed].state == "done" for needed in job.needs)]
+                    job.state, job.message = "not started", "a run that it needs did not finish"
+            ready = [
+                job
+                for job in waiting
+                if all(by_folder[n].state in ("done", "finished before") for n in job.needs)
+            ]
             free = (place for place in range(len(places)) if place not in running)
             for job, place in list(zip(ready, free, strict=False)):
                 waiting.remove(job)
@@ -202,7 +207,7 @@ def _count_followers(jobs: Sequence[Job]) -> dict[str, int]:
 
 
 def _set_outcome(job: Job, process: JobProcess, code: int, *, asked: bool) -> None:
-    """asked: whether the job was asked to stop."""
+    """asked: whether a stop was requested while it ran."""
     job.code, job.seconds = code, round(process.seconds, 1)
     if code == 0 and job.is_done():
         job.state = "done"

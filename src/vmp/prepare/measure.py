@@ -6,7 +6,7 @@ Notable here:
   counted ones; each is compared with its neighbours in time, too, so that a shift by one frame is noticed;
 - thumbnails of all frames are kept up to BLOCK x BLOCKS of them (85 MB); of a longer video, blocks spread over all of
   it, and of more than READ_THROUGH pixels only some blocks are compared;
-- the exact reader that decodes least for a training clip comes first. That is a rule and not a measurement of time, so
+- exact readers come in a fixed order, usually the fastest for training clips first. It is not a measurement of time, so
   that a file has the same reader, and so the same colours, whenever and wherever it is measured (`_fastest_first`);
 - measuring happens in child processes (children.py), since a damaged file may crash or hang a decoder, and what was
   measured is kept in a file of JSON lines that survives a kill.

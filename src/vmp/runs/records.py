@@ -1,4 +1,4 @@
-"""Reads and writes the files of a run's folder. No other module reads or writes them.
+"""Reads and writes the config, classes, digests, weights, result and scores of a run's folder, and reads its metrics.
 
 The folder may be somebody else's, so what its files hold is checked before it is used: every reader returns values of
 the types that its callers count on, and anything else raises a `RunError` that names the file and the key. A folder of
@@ -228,14 +228,21 @@ def read_digests(folder: Path) -> dict[str, str]:
     value = read_json(path)
     if not isinstance(value, dict) or not all(isinstance(digest, str) for digest in value.values()):
         raise RunError(
-            f"{path}: damaged, so there is no telling whether the data are still those of the run. Put it back."
+            f"{path}: damaged, so it is impossible to tell whether the data are still those of the run. Restore the file."
         )
     return value
 
 
 def read_weights(folder: Path) -> dict[str, Any]:
-    """weights.json: which weights the run started from."""
-    return read_json(folder / WEIGHTS_FILE)
+    """weights.json: which weights the run started from.
+
+    Raises:
+        RunError: damaged.
+    """
+    value = read_json(folder / WEIGHTS_FILE)
+    if not isinstance(value, dict):
+        raise RunError(f"{folder / WEIGHTS_FILE}: must be an object, and is {type(value).__name__}")
+    return value
 
 
 def _check(kind: type[BaseModel], value: Any, where: str) -> None:
