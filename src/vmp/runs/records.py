@@ -228,7 +228,7 @@ def read_digests(folder: Path) -> dict[str, str]:
     value = read_json(path)
     if not isinstance(value, dict) or not all(isinstance(digest, str) for digest in value.values()):
         raise RunError(
-            f"{path}: damaged, so it is impossible to tell whether the data are still those of the run. Restore the file."
+            f"{path}: damaged, so it is impossible to tell whether the data are still those of the run. Restore it."
         )
     return value
 
