@@ -76,7 +76,8 @@ def try_videos(sources, home: Path, seeds) -> tuple[Counter, list[str], list[str
     return verdicts, wrong, unseen
 
 
-@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [0, 1])
 def test_some_damaged_videos(sources, tmp_path, part):
     check_videos(try_videos(sources, tmp_path, range(part * 20, part * 20 + 20)))
 

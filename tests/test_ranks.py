@@ -99,6 +99,7 @@ def test_the_first_host_of_a_slurm_list(nodes, host):
     assert first_host(nodes) == host
 
 
+@pytest.mark.slow
 def test_a_job_of_several_tasks_without_srun_says_what_to_do(monkeypatch):
     for name, value in SBATCH.items():
         monkeypatch.setenv(name, value)

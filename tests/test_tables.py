@@ -117,6 +117,7 @@ def test_table_1_is_70_runs(profile, compose_one):
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
 def test_cells_compose_and_only_equal_runs_share_a_folder(profile, compose_one):
     runs = runs_of((2, 3, 4, 5, 6), profile, compose_one, seeds=(0, 1))
