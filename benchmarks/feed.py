@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.measure import Row, describe_machine, device_type, print_rows
 from benchmarks.step import Compose
-from vmp.engine.ahead import Ahead
+from vmp.engine.prefetch import Prefetcher
 from vmp.errors import ConfigError, VideoReadError
 from vmp.machine import cpus
 
@@ -68,7 +68,7 @@ def bench_loader(compose: Compose, root: Path) -> list[Row]:
         for epoch in range(2):  # the first one warms up
             batches.start_at(epoch, 0)
             began = time.perf_counter()
-            stream = Ahead(iter(loader), torch.device(device))
+            stream = Prefetcher(iter(loader), torch.device(device))
             for _ in range(batches.batches):
                 batch = stream.take()
                 optimizer.zero_grad()

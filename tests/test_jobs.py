@@ -150,6 +150,15 @@ def wait_for(condition) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
+def test_torchrun_passes_on_what_its_processes_ended_with(tmp_path, job):
+    """torchrun exits with 1, whatever they exit with."""
+    jobs = [job("late", "late"), job("bad", "bad")]
+    run(tmp_path, jobs, Launch("torchrun", processes=2))
+    assert [(j.state, j.code) for j in jobs] == [("stopped", 75), ("failed", 1)]
+    assert jobs[1].message.startswith("it is bad")
+
+
 def test_a_failure_is_explained_by_its_last_error(tmp_path):
     output = tmp_path / "output.txt"
     output.write_text("error: first\nepoch 1\nerror: second\n  its details\n")

@@ -475,11 +475,11 @@ def test_a_compiler_that_fails_is_one_message(data, tmp_path):
 def _spare_a_child() -> None:
     import subprocess
 
-    from vmp.engine.stopping import Stopping, spared
+    from vmp.engine.stopping import Stopping, block_stop_signals
 
     os.setsid()
     with Stopping() as stopping:
-        with spared():
+        with block_stop_signals():
             child = subprocess.Popen(["sleep", "60"])
             os.killpg(0, signal.SIGTERM)
         noted, lives = stopping.code, child.poll() is None

@@ -9,7 +9,13 @@ import torch.distributed
 from runs import CONTEXT
 
 from vmp.engine.dist import Processes
-from vmp.engine.update import RunningAccuracy, UpdateSums, decide_participation, mean_terms
+from vmp.engine.update import (
+    RunningAccuracy,
+    UpdateSums,
+    decide_participation,
+    mean_terms,
+    use_running_statistics,
+)
 
 CPU = torch.device("cpu")
 CASES = list(
@@ -92,6 +98,24 @@ def test_what_is_not_finite_is_seen_in_the_loss_and_in_any_gradient():
     assert sums.is_finite(optimizer)
     sums.add({"loss": torch.tensor(float("inf"))}, 1.0)
     assert not sums.is_finite(optimizer)
+
+
+def test_large_gradients_are_finite():
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.full((2,), 1e25)  # its square is not a float32
+    assert UpdateSums().is_finite(torch.optim.SGD([weight], lr=1))
+
+
+def test_running_statistics_leave_dropout_on():
+    """In evaluation mode a batch does not change the statistics; nothing else of the model goes there."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Dropout(0.5)).train()
+    use_running_statistics(model)
+    out = model(torch.full((64, 3), 5.0))
+    assert torch.equal(model[0].running_mean, torch.zeros(3))
+    assert 0 < (out == 0).float().mean() < 1
+    model.train()
+    model(torch.full((64, 3), 5.0))
+    assert model[0].running_mean.min() > 0
 
 
 def test_the_accuracy_counts_on_from_a_checkpoint():

@@ -96,11 +96,11 @@ def read_text(path: Path, *, limit: int = JSON_LIMIT) -> str:
         raise RunError(f"{path}: {why}") from None
 
 
-def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
+def read_json(path: Path) -> Any:
     """Raises:
     RunError: the file is not JSON, is nested deeper than DEPTH, or has a number with more than DIGITS digits.
     """
-    return parse_json(read_text(path, limit=limit), str(path))
+    return parse_json(read_text(path), str(path))
 
 
 def parse_json(text: str, where: str) -> Any:

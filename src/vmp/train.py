@@ -126,7 +126,7 @@ def _train_in_folder(
     stopping = Stopping(None if t.max_minutes is None else t.max_minutes - (time.monotonic() - began) / 60)
     try:
         resume.check_alike(processes, what_matters(raw), digests, log)
-        found = resume.one_for_all(
+        found = resume.agree_on_checkpoint(
             checkpoints_of(folder), lambda kept: checkpoint.newest(kept, warn=log.warn), processes
         )
         classes = splits["train"].manifest.classes

@@ -109,10 +109,10 @@ def no_such_key(wrong: str, command: str = "train") -> str:
     return f"{where}; {f'in {section} ' if own and section else ''}there are {', '.join(listed)}"
 
 
-def suggest(wrong: str, known: list[str], prefix: str = "") -> str:
+def suggest(wrong: str, known: list[str]) -> str:
     """`; did you mean x?`, or the names that exist."""
     close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
 
 
 def _close(own: dict[str, str], last: str, cutoff: float) -> str:

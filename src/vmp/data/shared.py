@@ -18,7 +18,7 @@ ADVICE = "In Docker, --shm-size=8g or --ipc=host gives a container more; fewer t
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class SharedMemoryCollate:
     """A loader's `collate_fn` whose tensors reach the other process however full /dev/shm is."""
 
     collate: Callable[[list[Any]], Any]  # items -> tensors, in tuples and lists

@@ -36,7 +36,7 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def greatest(self, values: Sequence[int]) -> list[int]:
+    def maximum(self, values: Sequence[int]) -> list[int]:
         """Elementwise maximum over processes of equally many whole numbers."""
         numbers = [int(value) for value in values]
         if self.world == 1:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vmp.data.dataset import TestClips, end_workers, loader_processes
-from vmp.data.shared import Sending
+from vmp.data.shared import SharedMemoryCollate
 from vmp.engine.dist import Processes
 from vmp.engine.faults import explain_torch_errors
 from vmp.errors import RunError, VideoReadError
@@ -69,7 +69,7 @@ def score(
         dataset,
         sampler=mine,
         batch_size=clips_at_once(dataset.temporal * dataset.spatial),
-        collate_fn=Sending(_keep),
+        collate_fn=SharedMemoryCollate(_keep),
         pin_memory=processes.device.type == "cuda",
         **loader_processes(dataset, workers, timeout=timeout),
     )

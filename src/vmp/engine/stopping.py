@@ -13,7 +13,7 @@ OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 @contextmanager
-def spared() -> Iterator[None]:
+def block_stop_signals() -> Iterator[None]:
     """Start child processes that ignore the signals which ask a run to stop: a compiler killed by one would end the
     run. This process receives such a signal as soon as the block is left."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -23,15 +23,15 @@ from torch.utils.data import DataLoader
 from vmp.data.dataset import TrainClips, collate_train, end_workers, loader_processes
 from vmp.data.present import check_bad
 from vmp.data.sampler import DROPOUT, TrainBatches, generator
-from vmp.data.shared import Sending
+from vmp.data.shared import SharedMemoryCollate
 from vmp.engine import checkpoint
-from vmp.engine.ahead import Ahead
 from vmp.engine.dist import Processes
 from vmp.engine.faults import explain_torch_errors
 from vmp.engine.loggers import Log, Metrics
 from vmp.engine.plan import LoopSettings, Throughput, TrainingPlan, TrainingState
+from vmp.engine.prefetch import Prefetcher
 from vmp.engine.schedule import Schedule
-from vmp.engine.stopping import Stopped, Stopping, spared
+from vmp.engine.stopping import Stopped, Stopping, block_stop_signals
 from vmp.engine.update import (
     RunningAccuracy,
     UpdateSums,
@@ -39,6 +39,7 @@ from vmp.engine.update import (
     has_synced_statistics,
     mean_terms,
     raise_not_finite,
+    use_running_statistics,
 )
 from vmp.errors import RunError
 from vmp.machine import cpus
@@ -96,7 +97,7 @@ def fit(
     unsynced = wrapped.no_sync if isinstance(wrapped, DistributedDataParallel) else nullcontext
     synced = has_synced_statistics(model, processes)
     forward: Callable[..., Any] = torch.compile(wrapped, dynamic=False) if settings.compiled else wrapped
-    signals_blocked = spared if settings.compiled else nullcontext
+    signals_blocked = block_stop_signals if settings.compiled else nullcontext
     autocast: dict[str, Any] = {"dtype": settings.autocast, "enabled": settings.autocast is not None}
 
     batches = TrainBatches(
@@ -110,12 +111,12 @@ def fit(
     loader: DataLoader[Any] | None = DataLoader(
         data,
         batch_sampler=batches,
-        collate_fn=Sending(collate_train),
+        collate_fn=SharedMemoryCollate(collate_train),
         persistent_workers=settings.workers > 0,
         pin_memory=device.type == "cuda",
         **loader_processes(data, settings.workers, timeout=settings.timeout),
     )
-    stream: Ahead | None = None
+    stream: Prefetcher | None = None
 
     def save() -> None:
         nonlocal saved_at
@@ -174,7 +175,7 @@ def fit(
 
             # --- train to the end of the epoch -------------------------------------------------------------------
             batches.start_at(epoch, state.step % per_epoch * plan.accumulate)
-            stream = Ahead(iter(loader), device)  # type: ignore[arg-type]
+            stream = Prefetcher(iter(loader), device)  # type: ignore[arg-type]
             mine = Throughput()  # of this epoch, on this process
             while state.step < (epoch + 1) * per_epoch:
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
@@ -199,7 +200,9 @@ def fit(
                     mine.clips += readable
                     sums.clip_ids += [data.present.clips[index].id for index in batch.indices.tolist()]
                     clips, labels = (batch.clips, batch.labels) if part.weight else data.blank()
-                    model.train(part.batch_statistics)  # each time: frozen modules go back to evaluation mode
+                    model.train()  # each time: frozen modules go back to evaluation mode
+                    if not part.batch_statistics:
+                        use_running_statistics(model)
                     with nullcontext() if last else unsynced(), signals_blocked():
                         with torch.autocast(device.type, **autocast):
                             out = forward(clips.to(device, non_blocking=True))
@@ -215,7 +218,7 @@ def fit(
                 # --- the processes compare what they found, and step or stop together
                 finite = sums.is_finite(optimizer)  # waits for the device, once per step
                 due = time.monotonic() - saved_at > 60 * settings.save_minutes
-                broken, stop, due_anywhere, any_read = processes.greatest(
+                broken, stop, due_anywhere, any_read = processes.maximum(
                     (not finite, stopping.code, due, sums.weight > 0)
                 )
                 if not any_read:

@@ -43,7 +43,7 @@ def decide_participation(
             all use running statistics.
     """
     weight = readable / micro_batch
-    everyone_has_clips = not synced or not processes.greatest([not weight])[0]
+    everyone_has_clips = not synced or not processes.maximum([not weight])[0]
     runs = weight > 0 or (processes.world > 1 and (last or synced))
     return Participation(weight, runs, batch_statistics=weight > 0 and everyone_has_clips)
 
@@ -63,7 +63,7 @@ class UpdateSums:
 
     def is_finite(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether the loss and all gradients are finite. Waits for the device."""
-        return bool(torch.isfinite(self.terms.get("loss", 0) + _squared_gradient_norm(optimizer)))
+        return bool(torch.isfinite(self.terms.get("loss", 0) + _largest_gradient(optimizer)))
 
     def values(self) -> dict[str, float]:
         """The sums as floats. Waits for the device."""
@@ -112,16 +112,23 @@ def raise_not_finite(
     listed = "; ".join(", ".join(f"{k} {v}" for k, v in terms.items()) for _, terms in parts)
     raise RunError(
         f"the loss or a gradient of step {step} is not finite ({listed}). The ids of its clips are in {where}. The "
-        "last checkpoint is intact. Lower optim.lr, or use trainer.amp=none."
+        "last checkpoint is intact. Lower optim.lr, or use trainer.amp=none if it is bf16."
     )
 
 
-def _squared_gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Of all gradients; not finite if any gradient is not, or if the sum overflows."""
+def _largest_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
+    """The largest absolute value: not finite if any gradient is not. A sum of squares could overflow by itself."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:
         return torch.zeros(())
-    return torch.stack(torch._foreach_norm(gradients)).square().sum()
+    return torch.stack(torch._foreach_norm(gradients, float("inf"))).max()
+
+
+def use_running_statistics(model: nn.Module) -> None:
+    """Let batch normalisation use running statistics, and leave them as they are, until the next `model.train()`."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def has_synced_statistics(model: nn.Module, processes: Processes) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from PIL import Image
 
 from vmp.files import write_text
 
@@ -58,6 +59,9 @@ def save(drawn: Any, stem: Path, *, kinds: Sequence[str] = ("png", "svg")) -> li
             drawn.savefig(
                 path, dpi=110, metadata={"Date": None, "Creator": None} if svg else {"Software": None}
             )
+        if path.suffix == ".png":  # matplotlib writes a transparency that no figure has
+            with Image.open(path) as picture:
+                picture.convert("RGB").save(path, optimize=True)
         if svg:
             write_text(path, _renumbered(path.read_text(encoding="utf-8")))
     return paths

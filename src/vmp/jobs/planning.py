@@ -117,9 +117,9 @@ def _name_jobs(message: str, labels: list[str], count: int) -> str:
     return f"{message}\n  in {len(labels)} of {count} jobs: {_shorten(labels)}"
 
 
-def _shorten(labels: Sequence[str], limit: int = 5) -> str:
-    more = len(labels) - limit
-    return "; ".join(labels[:limit]) + (f"; and {more} more" if more > 0 else "")
+def _shorten(labels: Sequence[str]) -> str:
+    more = len(labels) - 5
+    return "; ".join(labels[:5]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _explain_shared_folder(jobs: list[Job], raw: dict[str, Any], separates: Callable[[str], bool]) -> str:

@@ -8,6 +8,7 @@ Notable here:
 
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -68,6 +69,7 @@ class JobProcess:
                     # Slurm sends this process's SIGUSR2 to the job as well; only SIGTERM asks the job to save
                     preexec_fn=_ignore_sigusr2 if callable(signal.getsignal(signal.SIGUSR2)) else None,
                 )
+        self._output, self._under_torchrun = output, "torch.distributed.run" in command
         self._errors = open(output, "rb") if echo else None  # noqa: SIM115  # open while the process runs
 
     @property
@@ -75,7 +77,10 @@ class JobProcess:
         return time.monotonic() - self._began
 
     def poll(self) -> int | None:
-        """The exit code, or None while it runs. With `echo`, copies what is new in stderr to the terminal."""
+        """The exit code, or None while it runs; under torchrun, that of the process that failed first.
+
+        With `echo`, copies what is new in stderr to the terminal.
+        """
         process = self._process
         code = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
         if self._errors and (chunk := self._errors.read()):
@@ -83,7 +88,7 @@ class JobProcess:
                 os.write(2, chunk)
         if self._errors and code is not None:
             self._errors.close()
-        return code
+        return _code_under_torchrun(self._output) or code if code == 1 and self._under_torchrun else code
 
     def stop(self, times: int) -> None:
         """Ask it to stop: first to save and end, then to end at once; the third time kills its whole group."""
@@ -93,6 +98,12 @@ class JobProcess:
                 os.kill(self._process.pid, signal.SIGTERM)
             else:
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _code_under_torchrun(output: Path) -> int:
+    """torchrun itself exits with 1, and its summary names the codes of the processes, the root cause last; 0: none."""
+    codes = re.findall(r"^ *exitcode *: (-?\d+) ", output.read_text(errors="replace"), re.M)
+    return int(codes[-1]) if codes else 0
 
 
 def explain_failure(code: int, output: Path) -> str:

@@ -45,6 +45,7 @@ class Sweep:
         self._signal = 0  # the one that ended it
         self._abandoned = False  # the jobs go on without this process
         self._progress = ProgressLines(self.jobs)
+        self._accuracies: dict[str, dict[str, Any]] = {}  # by folder, of jobs that are done
 
     @classmethod
     def read(cls, place: Path) -> Self:
@@ -131,7 +132,7 @@ class Sweep:
 
     def report(self) -> int:
         """Print the table, what failed and how to go on. Returns the exit code, 1 when a job failed."""
-        _print_table(self.jobs)
+        self._print_table()
         for job in self.jobs:
             if job.state == "failed":
                 message = job.message.replace("\n", "\n  ")
@@ -203,7 +204,7 @@ class Sweep:
                 self._show(job)
 
     def _show(self, job: Job) -> None:
-        accuracies = _read_accuracies(job)
+        accuracies = self._read_accuracies(job)
         note = f"  top-1 {accuracies['top1']:.2f}" if accuracies else ""
         print(self._progress.line(job, note), flush=True)
         self._write("running")
@@ -212,10 +213,42 @@ class Sweep:
         jobs = [
             {"number": number, "overrides": job.arguments, "label": job.label, "folder": job.folder}
             | {key: getattr(job, key) for key in RECORDED}
-            | _read_accuracies(job)
+            | self._read_accuracies(job)
             for number, job in enumerate(self.jobs)
         ]
         write_json(self.place / "sweep.json", {"state": state, **self.settings, "jobs": jobs})
+
+    def _read_accuracies(self, job: Job) -> dict[str, Any]:
+        """Accuracies and learned scalars of a job that is done; sweep.json is written often, and each read once."""
+        folder = Path(job.folder)
+        if job.state not in ("done", "finished before") or not is_finished(folder):
+            return {}
+        if job.folder not in self._accuracies:
+            try:
+                result = read_result(folder)
+            except RunError:  # the run is done all the same
+                result = {}
+            keys = ("top1", "top5", "mean_class", "scalars") if result else ()
+            self._accuracies[job.folder] = {key: result.get(key) for key in keys}
+        return self._accuracies[job.folder]
+
+    def _print_table(self) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=250)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for title in ("job", "state", "top-1", "top-5", "slope, shift", "folder"):
+            table.add_column(title, overflow="fold", justify="right" if title.startswith("top") else "left")
+        for job in self.jobs:
+            result = self._read_accuracies(job)
+            scalars = result.get("scalars") or {}
+            learned = [f"{k} {value:.3f}" for k, value in scalars.items() if k.endswith(("slope", "shift"))]
+            accuracies = [f"{result[key]:.2f}" if result else "" for key in ("top1", "top5")]
+            table.add_row(job.label, job.state, *accuracies, " ".join(learned), job.folder)
+        console.print(table)
 
 
 def _read_json(path: Path) -> Any:
@@ -223,34 +256,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-
-
-def _read_accuracies(job: Job) -> dict[str, Any]:
-    """Accuracies and learned scalars of a job that is done."""
-    folder = Path(job.folder)
-    if job.state not in ("done", "finished before") or not is_finished(folder):
-        return {}
-    try:
-        result = read_result(folder)
-    except RunError:  # the run is done all the same
-        return {}
-    return {key: result.get(key) for key in ("top1", "top5", "mean_class", "scalars")}
-
-
-def _print_table(jobs: Sequence[Job]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=250)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("job", "state", "top-1", "top-5", "slope, shift", "folder"):
-        table.add_column(title, overflow="fold", justify="right" if title.startswith("top") else "left")
-    for job in jobs:
-        result = _read_accuracies(job)
-        scalars = result.get("scalars") or {}
-        learned = [f"{key} {value:.3f}" for key, value in scalars.items() if key.endswith(("slope", "shift"))]
-        accuracies = [f"{result[key]:.2f}" if result else "" for key in ("top1", "top5")]
-        table.add_row(job.label, job.state, *accuracies, " ".join(learned), job.folder)
-    console.print(table)

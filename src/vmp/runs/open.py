@@ -55,7 +55,7 @@ def open_run(
             the run, or the processes see different files.
     """
     from vmp.engine import checkpoint as checkpoints
-    from vmp.runs.resume import one_for_all
+    from vmp.runs.resume import agree_on_checkpoint
 
     run = read_run(folder)
     config, kept = run.checked_config, checkpoints_of(folder)
@@ -63,7 +63,7 @@ def open_run(
     select = checkpoint or config.trainer.select
     choose = checkpoints.best if select == "best" else checkpoints.newest
     model = build_model(config, len(run.classes), spec).to(device)
-    found = one_for_all(kept, choose, processes) if processes else choose(kept)
+    found = agree_on_checkpoint(kept, choose, processes) if processes else choose(kept)
     if found is None:
         raise RunError(f"{folder}: no such checkpoint in it yet ({select})")
     model.load_state_dict(found.model)

@@ -58,7 +58,7 @@ def check_alike(processes: Processes, config: dict[str, Any], data: dict[str, st
             log.warn(f"process {rank} ({host}) runs other code than process 0: {_changes(code0, code, code)}")
 
 
-def one_for_all(
+def agree_on_checkpoint(
     folder: Path, choose: Callable[[Path], Checkpoint | None], processes: Processes
 ) -> Checkpoint | None:
     """The checkpoint that the first process chooses from the folder, read by every process; None: it found none.

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vmp.data.dataset import Batch
-from vmp.engine.ahead import Ahead
+from vmp.engine.prefetch import Prefetcher
 
 
 def batches(count, *, size=4, pinned=False):
@@ -30,16 +30,16 @@ def test_on_a_cpu_nothing_is_read_early_and_waiting_is_measured():
             time.sleep(0.05)
             yield batch
 
-    ahead = Ahead(slow(), torch.device("cpu"))
+    prefetcher = Prefetcher(slow(), torch.device("cpu"))
     for i in range(3):
-        batch = ahead.take()
+        batch = prefetcher.take()
         assert batch.clips.unique().tolist() == [i]
         assert batch.bad == ({7: "unreadable"} if i == 1 else {})
-        ahead.fetch()
+        prefetcher.fetch()
         assert len(asked) == i + 1
-    assert 0.15 <= ahead.waited < 5
+    assert 0.15 <= prefetcher.waited < 5
     with pytest.raises(StopIteration):
-        ahead.take()
+        prefetcher.take()
 
 
 def test_waiting_behind_queued_work_is_not_counted(monkeypatch):
@@ -59,38 +59,38 @@ def test_waiting_behind_queued_work_is_not_counted(monkeypatch):
             time.sleep(0.05)
             yield batch
 
-    ahead = Ahead(slow(), torch.device("cpu"))
-    ahead._aside = object()
+    prefetcher = Prefetcher(slow(), torch.device("cpu"))
+    prefetcher._aside = object()
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    monkeypatch.setattr(ahead, "_copied", lambda batch: batch)
-    ahead.fetch()
-    assert ahead.waited == 0
-    ahead.fetch()  # there is one already
+    monkeypatch.setattr(prefetcher, "_copied", lambda batch: batch)
+    prefetcher.fetch()
+    assert prefetcher.waited == 0
+    prefetcher.fetch()  # there is one already
     Event.dry = True
-    ahead._next = None
-    ahead.fetch()
-    assert 0.05 <= ahead.waited < 1
-    assert ahead._next.labels[0] == 1
+    prefetcher._next = None
+    prefetcher.fetch()
+    assert 0.05 <= prefetcher.waited < 1
+    assert prefetcher._next.labels[0] == 1
 
 
 @pytest.mark.gpu
 def test_clips_arrive_whole_beside_long_work():
     device = torch.device("cuda")
-    ahead = Ahead(batches(20, size=64, pinned=True), device)
+    prefetcher = Prefetcher(batches(20, size=64, pinned=True), device)
     matrix = torch.randn(4096, 4096, device=device)
     sums = []
     for _ in range(20):
-        batch = ahead.take()
+        batch = prefetcher.take()
         assert batch.clips.is_cuda
         for _ in range(4):
             matrix = torch.nn.functional.normalize(matrix @ matrix)
         sums.append((batch.clips.float().mean(), batch.labels.float().mean()))
         del batch
-        ahead.fetch()
+        prefetcher.fetch()
     assert [(float(a), float(b)) for a, b in sums] == [(i, i) for i in range(20)]
     with pytest.raises(StopIteration):
-        ahead.take()
+        prefetcher.take()
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ def _aside(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-class Ahead:
+class Prefetcher:
     """A loader's batches in order, on the device.
 
     On a GPU, call `fetch` once the work on a batch is queued: it waits for the next batch and copies it from pinned
