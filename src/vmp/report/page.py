@@ -19,7 +19,7 @@ from markupsafe import Markup
 from vmp.errors import UserError
 from vmp.files import replacing
 from vmp.formats import finite, format_duration, format_number
-from vmp.report.details import read_details
+from vmp.report.details import Details, read_details
 from vmp.report.drawn import as_json, draw_worst, drawn_data
 from vmp.report.entries import Entry, read_entry
 from vmp.report.tables import PrintedTable, read_tables
@@ -65,7 +65,8 @@ def write_report(
     entries = sorted((read_entry(run, name) for run, name in _find_runs(folders)), key=lambda e: e.order)
     printed = [table for folder in tables for table in read_tables(folder)]
     data = drawn_data(entries)
-    room = limit - len(_render(entries, printed, {}))
+    details = [read_details(entry) for entry in entries]
+    room = limit - len(_render(entries, details, printed, {}))
     if room < len(as_json(data)):  # confusions grow with classes x runs
         data["left_out"] = "Confusion matrices are left out to keep the page small: name fewer folders."
         for one in data["runs"]:
@@ -78,7 +79,7 @@ def write_report(
     pictures = draw_worst(
         entries, data["runs"], clips=clips, room=room - 200 * len(entries), progress=progress
     )
-    page = _render(entries, printed, data)
+    page = _render(entries, details, printed, data)
     try:
         with replacing(out) as temporary:
             temporary.write_bytes(page)
@@ -104,7 +105,9 @@ def _find_runs(folders: Sequence[Path]) -> Iterator[tuple[Run, str]]:
             raise UserError(f"{folder}: no run there (no config.yaml below it); python train.py makes one")
 
 
-def _render(entries: Sequence[Entry], tables: Sequence[PrintedTable], data: dict[str, Any]) -> bytes:
+def _render(
+    entries: Sequence[Entry], details: Sequence[Details], tables: Sequence[PrintedTable], data: dict[str, Any]
+) -> bytes:
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -122,7 +125,7 @@ def _render(entries: Sequence[Entry], tables: Sequence[PrintedTable], data: dict
         runs=entries,
         finished=sum(not entry.problem for entry in entries),
         notes=_notes(entries, tables),
-        provenance=[read_details(entry) for entry in entries],
+        provenance=details,
         tables=tables,
         run_numbers={entry.run.folder.absolute(): number for number, entry in enumerate(entries)},
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
