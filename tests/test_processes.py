@@ -1,12 +1,31 @@
 """Loader processes that die or hang, memory that runs out, and two runs in one folder."""
 
+import multiprocessing
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from broken import Broken
 from faults import no_traceback
 from runs import Running, overrides_for, start
+from torch.utils.data import DataLoader
+
+from vmp.data.dataset import end_workers
+
+
+def test_ended_loader_processes_are_not_reported_as_dead():
+    """Torch's handler of SIGCHLD raises in any line, in place of the error that ended training."""
+    batches = iter(DataLoader(range(1000), num_workers=2, multiprocessing_context="fork"))  # type: ignore[arg-type]
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    end_workers()
+    for _ in range(100_000):  # time for a signal
+        pass
+    assert not any(Path(f"/proc/{worker.pid}").exists() for worker in workers)
+    assert not multiprocessing.active_children()
+    assert callable(signal.getsignal(signal.SIGCHLD))  # a later loader's processes are watched
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ Notable here:
 
 import multiprocessing
 import signal
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from vmp.data.times import even_frames
 from vmp.errors import VideoReadError
 
 MOST_WORKERS = 64  # slots of `being_read`; further loader processes share them
+SECONDS_TO_END = 10  # of a killed process that the system cannot end at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,9 +206,21 @@ def collate_train(items: list[tuple[int, Tensor | VideoReadError, int]]) -> Batc
 
 
 def end_workers() -> None:
-    """Kill this process's remaining children: a loader process that hangs in a decoder would keep it from ending."""
-    for child in multiprocessing.active_children():
-        child.kill()
+    """Kill this process's remaining children and wait for their end: one that hangs in a decoder would keep it from
+    ending. Torch, which reports a killed loader process from a signal handler, stays silent about these."""
+    children = multiprocessing.active_children()
+    if not children:
+        return
+    main = threading.current_thread() is threading.main_thread()  # only there may a handler be changed
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
+    try:
+        for child in children:
+            child.kill()
+        for child in children:
+            child.join(SECONDS_TO_END)
+    finally:
+        if main:
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def loader_processes(data: _Clips, workers: int, *, timeout: float = 0.0) -> dict[str, Any]:
