@@ -73,6 +73,7 @@ def test_crops_smaller_than_the_stride(name):
         assert out.shape == (2, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["c2d", "i3d", "slowfast", "x3d_m"])
 def test_blocks_leaves_out_all_but_the_first_of_each_stage(name):
     with torch.device("meta"):

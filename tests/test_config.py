@@ -33,6 +33,7 @@ def test_every_file_in_conf_composes(group, name):
     composed(f"{group}={name}", *GIVEN.get(name, []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "vmp"), product(GROUPS["backbone"], ["learned", "none", "official", "gamma"])
 )

@@ -27,6 +27,7 @@ from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.finegym import plan_finegym, read_elements
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["in place", pytest.param("cut", marks=pytest.mark.slow)])
 def test_finegym_spans_come_from_the_json(gym, tmp_path, how):
     plan = plan_finegym(gym / "videos", gym / "annotations")

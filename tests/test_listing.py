@@ -126,6 +126,7 @@ def test_a_list_split_at_the_last_blank(home, tmp_path):
     assert val.classes == ("0", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "train", "val", "ids"),
     [

@@ -285,6 +285,7 @@ def test_training_on_prepared_datasets(prepared, tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -212,6 +212,7 @@ NAMES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_or_refused(files, name):
     """Against the numbers in the pictures, not against another reader, for patterns that measuring does not try."""

@@ -278,6 +278,7 @@ def test_a_folder_with_another_run_fails_the_sweep_before_any_job_starts(tmp_pat
         planned([home, "optim.lr=0.5", "seed=0"], [home, "optim.lr=0.5", "seed=1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "env", "said"),
     [

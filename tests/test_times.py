@@ -209,6 +209,7 @@ def recorded(tmp_path_factory):
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "joined", "wraps", "jumps"])
 def test_times_go_on_where_a_clock_restarts_wraps_or_jumps(recorded, tmp_path, name):
     file = recorded / f"{name}.ts"

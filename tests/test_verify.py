@@ -95,6 +95,7 @@ def test_a_wrong_folder_changes_no_row(tmp_path):
     assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_the_others", [False, True], ids=["at once", "as if on a GPU"])
 def test_named_readers_are_listed_where_they_are_exact(tmp_path, monkeypatch, after_the_others):
     videos.numbered_video(tmp_path / "good.mp4", 20)
