@@ -6,21 +6,25 @@ from torch import nn
 
 from vmp.kernels.stem import Stem, input_gradient
 
-# of C2D and the slow pathway, of I3D and the fast pathway, of X3D, and some that nobody uses
+# of C2D and the slow pathway, of I3D and the fast pathway, of X3D, of the original I3D, and some that nobody uses
 STEMS = [
-    ((1, 7, 7), (0, 3, 3)),
-    ((5, 7, 7), (2, 3, 3)),
-    ((1, 3, 3), (0, 1, 1)),
-    ((3, 5, 5), (1, 2, 2)),
-    ((3, 4, 6), (0, 1, 2)),
-    ((2, 3, 7), (1, 0, 0)),
+    ((1, 7, 7), (1, 2, 2), (0, 3, 3)),
+    ((5, 7, 7), (1, 2, 2), (2, 3, 3)),
+    ((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+    ((7, 7, 7), (2, 2, 2), (0, 0, 0)),
+    ((3, 5, 5), (1, 2, 2), (1, 2, 2)),
+    ((3, 4, 6), (1, 2, 2), (0, 1, 2)),
+    ((2, 3, 7), (1, 2, 2), (1, 0, 0)),
+    ((4, 5, 5), (2, 2, 2), (1, 2, 2)),
 ]
 
 
-def both(kernel, padding, shape, *, dtype=torch.float64, bias=False, memory_format=torch.contiguous_format):
+def both(
+    kernel, stride, padding, shape, *, dtype=torch.float64, bias=False, memory_format=torch.contiguous_format
+):
     """Result, gradients of clip and weight: torch's and ours."""
     torch.manual_seed(0)
-    conv = nn.Conv3d(3, 5, kernel, stride=(1, 2, 2), padding=padding, bias=bias, dtype=dtype)
+    conv = nn.Conv3d(3, 5, kernel, stride=stride, padding=padding, bias=bias, dtype=dtype)
     clip = torch.randn(shape, dtype=dtype).to(memory_format=memory_format)
     outcomes = []
     for layer in (conv, Stem.of(conv)):
@@ -33,31 +37,31 @@ def both(kernel, padding, shape, *, dtype=torch.float64, bias=False, memory_form
     return outcomes
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 6, 14, 14), (1, 3, 9, 17, 24), (2, 3, 5, 8, 9), (1, 3, 5, 7, 7)])
-@pytest.mark.parametrize(("kernel", "padding"), STEMS)
-def test_gradients_are_those_of_torch(kernel, padding, shape):
-    theirs, ours = both(kernel, padding, shape)
+@pytest.mark.parametrize("shape", [(2, 3, 8, 14, 14), (1, 3, 9, 17, 24), (2, 3, 7, 8, 9), (1, 3, 7, 7, 7)])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), STEMS)
+def test_gradients_are_those_of_torch(kernel, stride, padding, shape):
+    theirs, ours = both(kernel, stride, padding, shape)
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 6, 14, 14), (1, 3, 9, 17, 24)])
-@pytest.mark.parametrize(("kernel", "padding"), STEMS)
-def test_the_gradient_for_kernels_of_any_size(kernel, padding, shape):
+@pytest.mark.parametrize("shape", [(2, 3, 8, 14, 14), (1, 3, 9, 17, 24)])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), STEMS)
+def test_the_gradient_for_kernels_of_any_size(kernel, stride, padding, shape):
     weight = torch.randn(5, 3, *kernel, dtype=torch.float64)
     clip = torch.zeros(shape, dtype=torch.float64)
-    grad = torch.randn_like(torch.nn.functional.conv3d(clip, weight, None, (1, 2, 2), padding))
-    theirs = torch.nn.grad.conv3d_input(clip.shape, weight, grad, (1, 2, 2), padding)
+    grad = torch.randn_like(torch.nn.functional.conv3d(clip, weight, None, stride, padding))
+    theirs = torch.nn.grad.conv3d_input(clip.shape, weight, grad, stride, padding)
     torch.testing.assert_close(
-        input_gradient(grad, weight, clip.shape, padding), theirs, rtol=1e-12, atol=1e-12
+        input_gradient(grad, weight, clip.shape, stride, padding), theirs, rtol=1e-12, atol=1e-12
     )
 
 
 def test_channels_last_and_bias():
     last = torch.channels_last_3d
     for options in ({"memory_format": last}, {"bias": True}):
-        theirs, ours = both((5, 7, 7), (2, 3, 3), (2, 3, 6, 20, 20), **options)
+        theirs, ours = both((5, 7, 7), (1, 2, 2), (2, 3, 3), (2, 3, 6, 20, 20), **options)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
@@ -108,7 +112,7 @@ def test_torch_func_goes_torchs_way():
 def test_other_convolutions_go_torchs_way():
     odd = [
         nn.Conv3d(3, 4, 3, stride=(1, 2, 2), padding=1),
-        nn.Conv3d(3, 4, 5, stride=(2, 2, 2), padding=2),
+        nn.Conv3d(3, 4, 5, stride=(3, 2, 2), padding=2),
         nn.Conv3d(3, 4, 5, stride=(1, 2, 2), padding=2, dilation=2),
         nn.Conv3d(3, 3, 5, stride=(1, 2, 2), padding=2, groups=3),
         nn.Conv3d(3, 4, 5, stride=(1, 2, 2), padding=2, padding_mode="circular"),

@@ -1,0 +1,138 @@
+"""The original I3D: Inception-v1 inflated to video (Carreira and Zisserman 2017, Fig. 3), the RGB stream.
+
+Notable here:
+- "SAME" padding as TensorFlow pads: the output has ceil(size / stride) positions, and where the padding is odd, the
+  further zero comes last; so any size works, and the published weights give the published numbers;
+- pooling takes its maximum over space, then over time: the same numbers as in three dimensions, by 2-D pooling, which
+  has a deterministic backward pass on CUDA;
+- the head pools all of space, and pairs of time steps as published, and averages the logits over time;
+- names are those of the published weights (Conv3d_1a_7x7 ... Mixed_5c); a block's branches are b0 ... b3b, as in
+  PyTorch ports.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vmp.kernels.stem import Stem
+
+# Inception-v1 (Szegedy et al. 2015, Table 1): channels of 1x1; 3x3 reduced, 3x3; 5x5 reduced, "5x5" (here 3x3); pool
+MIXED: dict[str, tuple[int, int, int, int, int, int]] = {
+    "3b": (64, 96, 128, 16, 32, 32),
+    "3c": (128, 128, 192, 32, 96, 64),
+    "4b": (192, 96, 208, 16, 48, 64),
+    "4c": (160, 112, 224, 24, 64, 64),
+    "4d": (128, 128, 256, 24, 64, 64),
+    "4e": (112, 144, 288, 32, 64, 64),
+    "4f": (256, 160, 320, 32, 128, 128),
+    "5b": (256, 160, 320, 32, 128, 128),
+    "5c": (384, 192, 384, 48, 128, 128),
+}
+SMALLEST = 8  # frames and pixels a side
+
+
+class InceptionI3D(nn.Module):
+    """Args:
+    width: channels of the stem; 64 as published. All others keep their ratio to it.
+    dropout: before the logits; 0.5 as published.
+    """
+
+    head_name = "logits"
+
+    def __init__(self, *, num_classes: int, width: int = 64, dropout: float = 0.5) -> None:
+        super().__init__()
+
+        def scaled(channels: int) -> int:
+            return max(1, channels * width // 64)
+
+        self.Conv3d_1a_7x7 = Unit(3, width, kernel=7, stride=2)
+        self.Conv3d_2b_1x1 = Unit(width, width)
+        self.Conv3d_2c_3x3 = Unit(width, scaled(192), kernel=3)
+        channels = scaled(192)
+        for name, published in MIXED.items():
+            block = Mixed(channels, *(scaled(out) for out in published))
+            self.add_module(f"Mixed_{name}", block)
+            channels = block.channels
+        self.dropout = nn.Dropout(dropout)
+        self.logits = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, T, H, W), normalised, T >= 8 -> logits (B, classes)."""
+        if min(x.shape[2:]) < SMALLEST:
+            raise ValueError(
+                f"clip of {tuple(x.shape[2:])} frames and pixels: I3D needs at least {SMALLEST} of each"
+            )
+        x = self.Conv3d_1a_7x7(x)  # (B, 64, T/2, H/2, W/2); sizes are rounded up
+        x = max_pool(x, kernel=(1, 3), stride=(1, 2))
+        x = self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x))  # (B, 192, T/2, H/4, W/4)
+        x = max_pool(x, kernel=(1, 3), stride=(1, 2))
+        x = self.Mixed_3c(self.Mixed_3b(x))  # (B, 480, T/2, H/8, W/8)
+        x = max_pool(x, kernel=(3, 3), stride=(2, 2))
+        for name in ("4b", "4c", "4d", "4e", "4f"):
+            x = self.get_submodule(f"Mixed_{name}")(x)  # (B, 832, T/4, H/16, W/16)
+        x = max_pool(x, kernel=(2, 2), stride=(2, 2))
+        x = self.Mixed_5c(self.Mixed_5b(x))  # (B, 1024, T/8, H/32, W/32)
+        x = x.mean(dim=(3, 4)).transpose(1, 2)  # (B, T/8, 1024)
+        if x.shape[1] > 1:
+            x = (x[:, 1:] + x[:, :-1]) / 2  # the published pool of 2 x 7 x 7 with stride 1
+        return self.logits(self.dropout(x)).mean(dim=1)
+
+
+class Unit(nn.Module):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, inside: int, outside: int, *, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        conv = nn.Conv3d(inside, outside, kernel, stride=stride, bias=False)
+        self.conv3d = Stem.of(conv) if inside == 3 else conv
+        self.bn = nn.BatchNorm3d(outside, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv3d(pad_same(x, (self.kernel,) * 3, (self.stride,) * 3))), inplace=True)
+
+
+class Mixed(nn.Module):
+    """Four branches, concatenated."""
+
+    def __init__(self, inside: int, one: int, few: int, three: int, fewer: int, five: int, pool: int) -> None:
+        super().__init__()
+        self.b0 = Unit(inside, one)
+        self.b1a, self.b1b = Unit(inside, few), Unit(few, three, kernel=3)
+        self.b2a, self.b2b = Unit(inside, fewer), Unit(fewer, five, kernel=3)
+        self.b3b = Unit(inside, pool)
+        self.channels = one + three + five + pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = max_pool(x, kernel=(3, 3), stride=(1, 1))
+        branches = self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)
+        return torch.cat(branches, dim=1)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after an axis, so that ceil(size / stride) windows fit."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """Pad the last len(kernel) axes."""
+    sizes = x.shape[-len(kernel) :]
+    pads = [same_padding(*axis) for axis in zip(sizes, kernel, stride, strict=True)]
+    flat = [n for pair in reversed(pads) for n in pair]
+    return F.pad(x, flat) if any(flat) else x
+
+
+def max_pool(x: Tensor, *, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """(B, C, T, H, W) -> (B, C, T', H', W') with (time, space) kernel and stride; every x is at least 0, as after a
+    ReLU, so that padding with zeros changes no maximum."""
+    b, c, t, h, w = x.shape
+    k, s = (kernel[1],) * 2, (stride[1],) * 2
+    y = F.max_pool2d(pad_same(x.reshape(b, c * t, h, w), k, s), k, s)
+    y = y.view(b, c, t, *y.shape[2:])
+    if kernel[0] == 1:
+        return y
+    h, w = y.shape[3:]
+    flat, k, s = y.view(b, c, t, h * w), (kernel[0], 1), (stride[0], 1)
+    y = F.max_pool2d(pad_same(flat, k, s), k, s)
+    return y.view(b, c, y.shape[2], h, w)
