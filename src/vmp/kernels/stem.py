@@ -3,8 +3,9 @@
 A network that sees frames never needs that gradient. With prompts in front, slope and shift are trained through it, and
 torch's CPU kernels are slow for a stem of stride 2 over three channels: with a 7 x 7 kernel it takes two to five times
 as long as the convolution itself. Here one convolution of stride 1 over the gradient has an output channel for each
-place of a pixel in a cell of the stride's size (1 x 2 x 2, or 2 x 2 x 2 for the original I3D). On a GPU, under torch.compile and torch.func, for other strides and for
-small kernels (X3D's 3 x 3 gains nothing), torch's own gradient is used.
+place of a pixel in a cell of the stride's size (1 x 2 x 2, or 2 x 2 x 2 for the original I3D). On a GPU, under
+torch.compile and torch.func, for other strides and for small kernels (X3D's 3 x 3 gains nothing), torch's own gradient
+is used.
 """
 
 from typing import Any
@@ -100,7 +101,7 @@ def input_gradient(
     sides = [
         -(-(k + top) // s) for k, top, s in zip(kernel, tops, stride, strict=True)
     ]  # of the kernel, in cells
-    pads, margins = [], []  # last axis first, as F.pad takes them
+    pads, margins = list[int](), list[int]()  # last axis first, as F.pad takes them
     for k, s, p, top, side, size, out in zip(
         kernel, stride, padding, tops, sides, sizes, grad.shape[2:], strict=True
     ):
