@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GIVEN = {
     "list": ["dataset.root=.", "dataset.train=a", "dataset.val=b"],
     "manifest": ["dataset.folder=."],
+    "folders": ["dataset.root=."],
 }
 GROUPS = {
     group.name: sorted(f.stem for f in group.glob("*.yaml"))

@@ -21,6 +21,7 @@ GROUPS = {
 GIVEN = {
     "list": ["dataset.root=.", "dataset.train=a", "dataset.val=b"],
     "manifest": ["dataset.folder=."],
+    "folders": ["dataset.root=."],
 }
 
 

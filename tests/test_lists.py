@@ -112,6 +112,13 @@ def test_ambiguous_lists_are_refused_with_what_was_found(tmp_path, text, message
         read_list(tmp_path / "list.csv")
 
 
+def test_a_group_in_two_lists_is_refused(tmp_path):
+    (tmp_path / "all.csv").write_text("path,label,group,split\na.mp4,x,p,train\nb.mp4,y,p,val\n")
+    lists = dict.fromkeys(("train", "val"), tmp_path / "all.csv")
+    with pytest.raises(ManifestError, match=r"group 'p': a.mp4 in train, b.mp4 in val"):
+        make_list(tmp_path / "out", videos=tmp_path, lists=lists)
+
+
 def test_split_files_of_hmdb51_are_refused_as_lists(tmp_path):
     (tmp_path / "climb_test_split1.txt").write_text("a.avi 1 \nb.avi 2 \n")
     with pytest.raises(ManifestError, match=r"prepare.py hmdb51"):

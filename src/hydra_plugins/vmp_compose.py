@@ -131,6 +131,11 @@ def _unless(given: Any, otherwise: Any) -> Any:
     return otherwise if given is None else None
 
 
+def _if_set(given: Any, then: Any, otherwise: Any = "") -> Any:
+    """${if_set:A,B,C}: C where A is null, else B."""
+    return otherwise if given is None else then
+
+
 def _word(key: str, *, _root_: DictConfig) -> str:
     """${word:KEY}: the value of KEY as a word for a folder's name, different for different values."""
     text = str(OmegaConf.select(_root_, key))
@@ -147,6 +152,7 @@ def _groups() -> str:
 
 
 OmegaConf.register_new_resolver("unless", _unless, replace=True)
+OmegaConf.register_new_resolver("if_set", _if_set, replace=True)
 OmegaConf.register_new_resolver("word", _word, replace=True)
 OmegaConf.register_new_resolver("groups", _groups, replace=True)
 hydra._internal.hydra.ConfigLoaderImpl = Loader  # type: ignore[misc]

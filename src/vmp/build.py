@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vmp.config import (
     Config,
     FixedPrompts,
+    FoldersDataset,
     ListDataset,
     MotionsDataset,
     PreparedDataset,
@@ -62,7 +63,7 @@ class Splits(NamedTuple):
 
 
 def find_splits(config: Config, *, progress: bool = True) -> Splits:
-    """Manifests of the config's dataset; those of `motions` and `list` are made on first use.
+    """Manifests of the config's dataset; those of `motions`, `list` and `folders` are made on first use.
 
     Raises:
         ManifestError, ConfigError: the dataset is missing or cannot be used.
@@ -120,6 +121,25 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
             timeout=config.data.timeout,
         )
         return folder, videos
+    if isinstance(dataset, FoldersDataset):
+        from vmp.prepare.dataset import prepare
+        from vmp.prepare.folders import plan_folders
+
+        plan, made = plan_folders(
+            Path(dataset.root),
+            Path(dataset.csv) if dataset.csv else None,
+            ratio=dataset.ratio,
+            folds=dataset.folds,
+            fold=dataset.fold,
+            seed=dataset.seed,
+            most=config.trainer.clips,
+        )
+        check_enough_clips(config, len(plan.splits[f"{made}/train"]), dataset.root)
+        out = home / "folders"
+        done = prepare(plan, out, allow_missing=True, progress=progress, timeout=config.data.timeout)
+        if progress:
+            print(f"{done.text}\nthe split is listed in {out / made / 'split.csv'}")
+        return out / made, plan.videos
     folder = Path(dataset.folder)
     if folder.is_dir():
         return folder, Path(dataset.root) if dataset.root else None

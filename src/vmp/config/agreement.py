@@ -3,7 +3,14 @@
 from collections.abc import Iterator
 
 from vmp.backbones import SPECS, zoo
-from vmp.config.sections import Config, FixedPrompts, PreparedDataset, Prompts, TimeSformerConfig
+from vmp.config.sections import (
+    Config,
+    FixedPrompts,
+    FoldersDataset,
+    PreparedDataset,
+    Prompts,
+    TimeSformerConfig,
+)
 from vmp.slope_shift import m_of, n_of
 
 
@@ -15,6 +22,26 @@ def disagreements(c: Config) -> Iterator[str]:
     yield from _training(c)
     if isinstance(c.dataset, PreparedDataset) and c.dataset.split and not c.dataset.name.startswith("hmdb51"):
         yield f"dataset.split = {c.dataset.split}: only hmdb51 has splits to choose from; leave it out"
+    if isinstance(c.dataset, FoldersDataset):
+        yield from _folders(c.dataset)
+
+
+def _folders(d: FoldersDataset) -> Iterator[str]:
+    if d.ratio:
+        shown = f"dataset.ratio = [{', '.join(f'{share:g}' for share in d.ratio)}]"
+        if d.folds:
+            yield f"{shown} and dataset.folds = {d.folds} are two splits; drop one"
+        if abs(sum(d.ratio) - 1) > 1e-6:
+            yield f"{shown}: the shares of train, val and test must sum to 1, as in [0.8,0,0.2]"
+        elif not d.ratio[0] or d.ratio[0] == 1:
+            yield f"{shown}: train, and val or test, must have a share above 0"
+    if bool(d.folds) != bool(d.fold):
+        yield (
+            f"dataset.folds = {d.folds or 'null'}, dataset.fold = {d.fold or 'null'}: give both, as in dataset.folds=5 "
+            "dataset.fold=1, or neither"
+        )
+    elif d.folds and d.fold and d.fold > d.folds:
+        yield f"dataset.fold = {d.fold}: folds count from 1 to dataset.folds = {d.folds}"
 
 
 def _prompts(c: Config) -> Iterator[str]:

@@ -46,13 +46,15 @@ from vmp.slope_shift import m_of, n_of
 
 
 class PreparedDataset(Section):
-    """One of the paper's datasets, prepared: a folder with manifests."""
+    """A dataset that scripts/prepare.py made: a folder with manifests."""
 
     kind: Literal["prepared"]
     name: Word
     folder: File
     root: File | None
-    split: Annotated[int, Field(ge=1, le=3)] | None
+    split: Annotated[int, Field(ge=1, le=3)] | None = None  # of HMDB-51
+    set: Annotated[int, Field(ge=1, le=2)] | None = None  # of UT-Interaction
+    fold: Count | None = None
     flip: Fraction
 
 
@@ -81,6 +83,20 @@ class ListDataset(Section):
     test: File | None
     classes: File | None
     clock: Clock
+    flip: Fraction
+
+
+class FoldersDataset(Section):
+    """One folder per class, or a CSV with the columns path,label[,group][,split]."""
+
+    kind: Literal["folders"]
+    name: Word
+    root: File
+    csv: File | None
+    ratio: tuple[Fraction, Fraction, Fraction] | None  # shares of train, val and test
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Count | None  # the one that is tested
+    seed: Annotated[int, Field(ge=0)]
     flip: Fraction
 
 
@@ -337,7 +353,8 @@ class Config(Section):
     """A run of train.py."""
 
     dataset: Annotated[
-        MotionsDataset | ListDataset | ManifestDataset | PreparedDataset, Field(discriminator="kind")
+        MotionsDataset | ListDataset | FoldersDataset | ManifestDataset | PreparedDataset,
+        Field(discriminator="kind"),
     ]
     backbone: Annotated[
         TinyConfig | ResNetConfig | C2DConfig | InceptionConfig | X3DConfig | TimeSformerConfig,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vmp.build import find_splits
-from vmp.config import Config, ListDataset, MotionsDataset
+from vmp.config import Config, FoldersDataset, ListDataset, MotionsDataset
 from vmp.data.present import digest, find_clips
 from vmp.errors import DataError, UserError
 from vmp.runs.folder import check_same_data
@@ -117,9 +117,10 @@ def _check_there(config: Config) -> None:
         spec = Motions(**config.dataset.model_dump(exclude={"kind", "name", "flip"}))
         where = home / "motions" / folder_name(spec)
         there = (where / "train.csv").is_file()
-    elif isinstance(config.dataset, ListDataset):
+    elif isinstance(config.dataset, ListDataset | FoldersDataset):
         where = Path(config.dataset.root)
-        there = where.is_dir() and (home / config.dataset.name / "measured.jsonl").is_file()
+        made = "folders" if isinstance(config.dataset, FoldersDataset) else config.dataset.name
+        there = where.is_dir() and (home / made / "measured.jsonl").is_file()
     if not there:
         raise DataError(f"the videos are not at {where}.")
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from vmp.data.manifest import Clip, inside, record_root, write_classes, write_manifest
 from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
-from vmp.files import write_json
+from vmp.files import write_json, write_text
 from vmp.prepare.children import Work
 from vmp.prepare.estimate import describe_estimate
 from vmp.prepare.measure import measure_cached
@@ -112,6 +112,8 @@ def prepare(
             return finish(clips, measured=True)
         root = plan.videos if how == "in place" else out
         written = write_manifests(clips, plan.classes, out, root, within=out)
+        for path, text in plan.tables.items():
+            write_text(out / path, text)
         side = short_side if how == "cut" else None
         record = {
             "dataset": plan.name,
@@ -198,11 +200,12 @@ def count_table(clips: Mapping[str, Sequence[Clip]], *, measured: bool = True) -
     """One line per split; where no file was measured, columns that need it are empty."""
     names = ("expected", "found", "missing", "unreadable", "partial", "short")
     known = names if measured else names[:3]
-    lines = [f"{'split':14}" + "".join(f"{name:>12}" for name in names)]
+    width = max(14, *(len(split) + 1 for split in clips))
+    lines = [f"{'split':{width}}" + "".join(f"{name:>12}" for name in names)]
     for split, part in clips.items():
         counts = count_clips(part)
         cells = (f"{counts[name]:,}" if name in known else "-" for name in names)
-        lines.append(f"{split:14}" + "".join(f"{cell:>12}" for cell in cells))
+        lines.append(f"{split:{width}}" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines)
 
 
@@ -214,6 +217,7 @@ def report(
     lines.append(count_table(clips, measured=measured))
     lines += ["", f"clips per class that are {'usable' if measured else 'found'} (expected):"]
     tables = {split: (_per_class(plan, part, "ok"), _per_class(plan, part)) for split, part in clips.items()}
+    width = max(14, *(len(split) + 1 for split in clips))
     if histogram:
         lines.append("".join(f"{split:>16}" for split in tables))
         for label, name in enumerate(plan.classes):
@@ -223,12 +227,12 @@ def report(
         for split, pair in tables.items():
             usable, total = (f"{min(c)} / {sorted(c)[len(c) // 2]} / {max(c)}" for c in pair)
             empty = f", {pair[0].count(0)} classes without any" if 0 in pair[0] else ""
-            lines.append(f"{split:14}min / median / max {usable} ({total}){empty}")
+            lines.append(f"{split:{width}}min / median / max {usable} ({total}){empty}")
     for split, part in clips.items():
         lengths = sorted(clip.length for clip in part if clip.status == "ok" and clip.frames)
         if lengths:
             at = " / ".join(str(lengths[round(q * (len(lengths) - 1))]) for q in (0, 0.05, 0.5, 0.95, 1))
-            lines.append(f"{split:14}frames per clip, min / 5 % / median / 95 % / max {at}")
+            lines.append(f"{split:{width}}frames per clip, min / 5 % / median / 95 % / max {at}")
     lines += ["", *map(str, checks), *(f"note    {note}" for note in notes)]
     return "\n".join(lines)
 

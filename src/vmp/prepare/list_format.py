@@ -39,6 +39,7 @@ SECONDS = (
 )
 FRAMES = (("start_frame", "end_frame"),)
 SPLIT = ("split", "subset")
+GROUP = ("group",)  # clips that must not be parted, as of one person or recording
 IGNORED = (
     *("is_cc", "fps", "duration", "width", "height", "index", "unnamed:_0", ""),  # "": the index of pandas
     *("frames", "num_frames", "n_frames", "total_frames", "frame_count"),
@@ -70,6 +71,8 @@ class Row:
     frames: bool = False  # start and end are frames, not seconds
     id: bool = False  # path is an id that the file's name is or contains
     counted: int | None = None  # frames of the video, according to the list
+    group: str = ""
+    split: str = ""  # as written
 
 
 def read_list(path: Path, split: str = "") -> list[Row]:
@@ -115,7 +118,15 @@ def _is_header(cells: Sequence[str], *, all_known: bool) -> bool:
     return fits and (not all_known or keys <= KNOWN)
 
 
-KNOWN = {*PATHS, *IDS, *LABELS, *SPLIT, *IGNORED, *(name for pair in (*SECONDS, *FRAMES) for name in pair)}
+KNOWN = {
+    *PATHS,
+    *IDS,
+    *LABELS,
+    *SPLIT,
+    *GROUP,
+    *IGNORED,
+    *(name for pair in (*SECONDS, *FRAMES) for name in pair),
+}
 
 
 class _Columns(NamedTuple):
@@ -126,6 +137,7 @@ class _Columns(NamedTuple):
     start: str
     end: str
     split: str
+    group: str
     is_id: bool
     in_frames: bool
 
@@ -145,7 +157,10 @@ def _with_header(path: Path, separator: str, split: str) -> list[Row]:
         if not name:
             raise ValueError(f"{columns.path} is empty")
         label = _checked_label(cells[columns.label])
-        return Row(where, name, label, start, end, columns.in_frames, id=columns.is_id)
+        group, own = (cells[column] if column else "" for column in (columns.group, columns.split))
+        return Row(
+            where, name, label, start, end, columns.in_frames, id=columns.is_id, group=group, split=own
+        )
 
     return _each(path, _of_split(path, table, columns.split, split), read)
 
@@ -193,6 +208,7 @@ def _columns(path: Path, header: Sequence[str]) -> _Columns:
         start=by_key.get(start, ""),
         end=by_key.get(end, ""),
         split=next((by_key[key] for key in SPLIT if key in by_key), ""),
+        group=next((by_key[key] for key in GROUP if key in by_key), ""),
         is_id=by_key.keys().isdisjoint(PATHS),
         in_frames=(start, end) in FRAMES,
     )

@@ -20,6 +20,7 @@ from vmp.data.times import Clock
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
 from vmp.prepare.dataset import count_table, write_manifests
+from vmp.prepare.division import check_groups
 from vmp.prepare.list_format import Row, read_list
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan, Item
@@ -55,6 +56,7 @@ def make_list(
         if not file.is_file():
             raise ConfigError(f"dataset.{split} = {file}: no such file")
     rows = _locate_all(videos, lists)
+    check_groups(rows)
     classes, labels = _assign_labels(rows, classes_file)
     rows = {split: list(spread(part, most)) for split, part in rows.items()}
     items = {

@@ -91,6 +91,7 @@ class DatasetPlan:
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)  # of the command, for prepare.json
+    tables: dict[str, str] = field(default_factory=dict)  # further files beside the manifests: path -> text
 
     @property
     def items(self) -> list[Item]:

@@ -1,0 +1,179 @@
+"""Who is trained on and who is tested: labelled clips divided into train, val and test.
+
+Notable here:
+- a split that the clips bring along is taken as it is; else splits.py makes one, by ratio or fold;
+- a training clip whose file is, byte for byte, that of a tested clip is left out and named; files are compared only
+  where their sizes are equal;
+- what would make a test wrong (a group or a label on two sides, a class that was never trained) is an error.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmp.data.manifest import raise_faults
+from vmp.errors import ConfigError, ManifestError, shortlist
+from vmp.prepare.list_format import Row
+from vmp.prepare.splits import PARTS, Sample, by_folds, by_ratio
+
+UNUSED = "unused"  # of a clip in no split, in the column `split`
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Clips by split, and what is to be said of it."""
+
+    splits: dict[str, list[Row]]
+    unused: list[Row]
+    notes: tuple[str, ...] = ()
+
+
+def is_whole(row: Row) -> bool:
+    return row.start is None and row.end is None
+
+
+def divide(
+    root: Path,
+    rows: Sequence[Row],
+    *,
+    ratio: Sequence[float] | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
+    seed: int = 0,
+    part_groups: bool = False,
+) -> Division:
+    """The rows by split: as they say themselves, or by ratio, or with one fold tested and the others trained on.
+
+    Args:
+        part_groups: take a given split that parts a group, as published ones do, and say so in a note.
+
+    Raises:
+        ConfigError: the split is given twice, or not at all.
+        ManifestError: the clips cannot be split so, or are labelled or split in two ways.
+    """
+    given = any(row.split for row in rows)
+    chosen = [f"dataset.{key}" for key, value in (("ratio", ratio), ("folds", folds)) if value]
+    if given and chosen:
+        raise ConfigError(f"{', '.join(chosen)}: the clips of {root} are split already; leave it out")
+    copies = _copies(root, rows)
+    samples = _samples(rows, copies)
+    if ratio:
+        parts = by_ratio(samples, ratio, seed=seed)
+    elif folds:
+        parts = ["test" if own == fold else "train" for own in by_folds(samples, folds, seed=seed)]
+    elif given:
+        parts = [row.split for row in rows]
+    else:
+        raise ConfigError(
+            f"{root}: {len(rows)} clips, and nothing says which are tested. Choose a split: "
+            "dataset.ratio=[0.8,0,0.2] (shares of train, val and test), or dataset.folds=5 dataset.fold=1 (the first "
+            "fifth is tested), or folders train/ and test/, or a column split in a CSV (dataset.csv=FILE)"
+        )
+    splits = {name: [r for r, p in zip(rows, parts, strict=True) if p == name] for name in (*PARTS, UNUSED)}
+    unused = splits.pop(UNUSED)
+    notes = check_groups(splits, allowed=part_groups)
+    notes += _leave_out_copies(splits, unused, copies)
+    _check_parts(root, splits)
+    return Division({name: part for name, part in splits.items() if part}, unused, tuple(notes))
+
+
+def _samples(rows: Sequence[Row], copies: Mapping[str, str]) -> list[Sample]:
+    """What splitting sees: the clips of a group belong together; without groups, copies and spans of one video do."""
+    group: dict[str, Row] = {}
+    faults = []
+    for row in rows:
+        other = group.setdefault(row.path, row)
+        if other.group != row.group:
+            faults.append(f"{row.where}: {row.path} in group {row.group!r}, and in {other.group!r} before")
+    raise_faults(faults)
+    return [Sample(row.label, row.group or copies.get(row.path, row.path)) for row in rows]
+
+
+def check_groups(splits: Mapping[str, Sequence[Row]], *, allowed: bool = False) -> list[str]:
+    """ManifestError, or a note if it is allowed, for groups with clips in several splits."""
+    having: dict[str, dict[str, Row]] = defaultdict(dict)
+    for split, part in splits.items():
+        for row in part:
+            if row.group:
+                having[row.group].setdefault(split, row)
+    parted = {group: own for group, own in having.items() if len(own) > 1}
+    if not parted:
+        return []
+    lines = [
+        f"group {group!r}: {', '.join(f'{row.path} in {split}' for split, row in own.items())}"
+        for group, own in sorted(parted.items())
+    ]
+    text = f"{len(parted)} group(s) have clips in several splits:\n{shortlist(lines)}"
+    if not allowed:
+        raise ManifestError(
+            f"{text}\nMove them to one side, or leave the column group out if that is meant: it names what must not "
+            "be parted."
+        )
+    return [text]
+
+
+def _copies(root: Path, rows: Sequence[Row]) -> dict[str, str]:
+    """Path -> digest of the contents, for files that are the same as another; ManifestError if these are labelled
+    differently."""
+    sizes: dict[int, set[str]] = defaultdict(set)
+    for path in {row.path for row in rows}:
+        file = root / path
+        if file.is_file():  # a missing one is reported with the others
+            sizes[file.stat().st_size].add(path)
+    digests: dict[str, str] = {}
+    for path in sorted(path for paths in sizes.values() if len(paths) > 1 for path in paths):
+        with open(root / path, "rb") as stream:
+            digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+    times = Counter(digests.values())
+    first: dict[str, Row] = {}
+    faults = []
+    for row in rows:
+        if times[digests.get(row.path, "")] < 2 or not is_whole(row):
+            continue
+        other = first.setdefault(digests[row.path], row)
+        if other.label != row.label:
+            faults.append(f"{row.path} as {row.label!r}, {other.path} as {other.label!r}")
+    if faults:
+        raise ManifestError(
+            f"{len(faults)} file(s) are the same, byte for byte, under two labels:\n{shortlist(faults)}\n"
+            "Remove the copy whose label is wrong."
+        )
+    return {path: digest for path, digest in digests.items() if times[digest] > 1}
+
+
+def _leave_out_copies(
+    splits: dict[str, list[Row]], unused: list[Row], copies: Mapping[str, str]
+) -> list[str]:
+    """Move clips of train and val whose file is that of a clip tested later to `unused`; returns notes."""
+    notes = []
+    for name, later in (("train", ("val", "test")), ("val", ("test",))):
+        tested = {copies[row.path]: row for part in later for row in splits[part] if row.path in copies}
+        out = [row for row in splits[name] if copies.get(row.path) in tested]
+        if out:
+            splits[name] = [row for row in splits[name] if row not in out]
+            unused += out
+            lines = [f"{row.path} is {tested[copies[row.path]].path}" for row in out]
+            notes.append(
+                f"{len(out)} clip(s) of {name} are left out, whose files are copies of tested ones:\n{shortlist(lines)}"
+            )
+    return notes
+
+
+def _check_parts(root: Path, splits: Mapping[str, Sequence[Row]]) -> None:
+    """Raise ManifestError where there is nothing to train on or to test on, or a class is tested and not trained."""
+    if not splits["train"] or not (splits["val"] or splits["test"]):
+        counts = ", ".join(f"{len(part)} in {name}" for name, part in splits.items())
+        raise ManifestError(f"{root}: {counts}; wanted are clips in train, and in val or test")
+    trained = {row.label for row in splits["train"]}
+    faults = [
+        f"class {label!r} is in {name} ({next(r.path for r in splits[name] if r.label == label)}) but not in train"
+        for name in ("val", "test")
+        for label in sorted({row.label for row in splits[name]} - trained)
+    ]
+    if faults:
+        raise ManifestError(
+            f"{len(faults)} class(es) would be tested without having been trained:\n{shortlist(faults)}\n"
+            f"Classes of train: {', '.join(sorted(trained))[:400]}. Spell them alike, or move clips to train."
+        )

@@ -1,0 +1,273 @@
+"""Labelled clips as people keep them, in one folder per class or in one CSV, divided into train, val and test.
+
+Notable here:
+- files that are clearly no clips (hidden ones, notes, tables: ASIDE) are passed over, any other file is an error;
+- a clip's id is its path without suffix, the same in every split and fold, so that runs can be compared clip by clip;
+- split.csv beside the manifests has the split in the form in which it is read, by `dataset.csv`.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vmp.data.manifest import raise_faults, spread
+from vmp.errors import ConfigError, ManifestError, shortlist
+from vmp.prepare.division import UNUSED, Division, divide, is_whole
+from vmp.prepare.list_format import SPLITS, Row, read_list
+from vmp.prepare.plan import Check, DatasetPlan, Item
+from vmp.prepare.videos import SUFFIXES, Locator
+
+ASIDE = (  # suffixes of files that people keep beside their clips
+    *(".txt", ".md", ".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".pdf"),
+    *(".srt", ".vtt", ".log", ".db", ".ini"),  # Thumbs.db, desktop.ini
+)
+TABLE = "split.csv"
+_PART = {word: part for part, words in SPLITS.items() for word in words} | {UNUSED: UNUSED}
+_LAYOUT = "DIR/<class>/clip.mp4 or DIR/{train,val,test}/<class>/clip.mp4"
+
+
+def plan_folders(
+    root: Path,
+    table: Path | None = None,
+    *,
+    ratio: Sequence[float] | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
+    seed: int = 0,
+    most: int | None = None,
+) -> tuple[DatasetPlan, str]:
+    """The plan of one division of the clips, and the folder's name in which its manifests belong.
+
+    Args:
+        table: CSV with the columns path,label[,group][,split]; None: the clips are in one folder per class.
+        most: clips of a split, spread over it, for a quick look; None: all.
+
+    Raises:
+        ConfigError, ManifestError: what the folder or the CSV holds is no dataset, or more than one.
+    """
+    rows = read_table(root, table) if table else scan(root)
+    division = divide(root, rows, ratio=ratio, folds=folds, fold=fold, seed=seed)
+    classes = classes_of(row for part in division.splits.values() for row in part)
+    parts = {split: list(spread(part, most)) for split, part in division.splits.items()}
+    said = [
+        str(root.resolve()),
+        repr(classes),
+        *(repr(replace(r, where="")) for p in parts.values() for r in p),
+    ]
+    home = hashlib.sha256("\n".join([*said, *parts]).encode(errors="replace")).hexdigest()[:8]
+    division = Division(parts, division.unused, division.notes)
+    return make_plan("folders", root, classes, {home: division}), home
+
+
+def make_plan(
+    name: str,
+    root: Path,
+    classes: Sequence[str],
+    divisions: Mapping[str, Division],
+    *,
+    checks: Iterable[Check] = (),
+    notes: Iterable[str] = (),
+) -> DatasetPlan:
+    """A plan with the manifests and the split.csv of each division in the folder of its name; '': in the plan's own."""
+    number = {label: n for n, label in enumerate(classes)}
+    plans: dict[str, tuple[Item, ...]] = {}
+    tables: dict[str, str] = {}
+    for folder, division in divisions.items():
+        ids = _ids([row for part in (*division.splits.values(), division.unused) for row in part])
+        for split, part in division.splits.items():
+            plans[posixpath.join(folder, split)] = tuple(
+                Item(
+                    id=ids[row],
+                    path=row.path,
+                    label=number[row.label],
+                    start=row.start or 0,
+                    end=row.end,
+                    unit="file" if is_whole(row) else "frames" if row.frames else "seconds",
+                    tags={"group": row.group} if row.group else {},
+                )
+                for row in part
+            )
+        tables[posixpath.join(folder, TABLE)] = _table(division)
+    notes = [*notes, *dict.fromkeys(note for division in divisions.values() for note in division.notes)]
+    return DatasetPlan(
+        name=name,
+        classes=tuple(classes),
+        splits=plans,
+        videos=root,
+        checks=tuple(checks),
+        notes=tuple(notes),
+        tables=tables,
+    )
+
+
+def classes_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The labels, sorted; by number where all are numbers. ManifestError where there is one only."""
+    labels = {row.label for row in rows}
+    if len(labels) < 2:
+        raise ManifestError(f"one class, {min(labels, default='')!r}; a classifier needs at least 2")
+    numbers = all(label.isascii() and label.isdigit() for label in labels)
+    return tuple(sorted(labels, key=lambda label: (int(label), label) if numbers else (0, label)))
+
+
+def _ids(rows: Sequence[Row]) -> dict[Row, str]:
+    """Paths without suffix, or with it where two differ in nothing else; and the span of a part of a video."""
+    stems = Counter(posixpath.splitext(path)[0] for path in {row.path for row in rows})
+    named = {}
+    for row in rows:
+        stem = posixpath.splitext(row.path)[0]
+        span = "" if is_whole(row) else f"@{row.start or 0:g}-{'' if row.end is None else f'{row.end:g}'}"
+        named[row] = (stem if stems[stem] == 1 else row.path) + span
+    return named
+
+
+def _table(division: Division) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    rows = [(row, split) for split, part in division.splits.items() for row in part]
+    rows += [(row, UNUSED) for row in division.unused]
+    spans = not all(is_whole(row) for row, _ in rows)
+    units = ("start_frame", "end_frame") if any(row.frames for row, _ in rows) else ("start", "end")
+    writer.writerow(["path", "label", *(units if spans else ()), "group", "split"])
+    for row, split in sorted(rows, key=lambda pair: (pair[0].path, pair[0].start or 0)):
+        span = ["" if value is None else f"{value:g}" for value in (row.start, row.end)] if spans else []
+        writer.writerow([row.path, row.label, *span, row.group, split])
+    return out.getvalue()
+
+
+# --- what is there -------------------------------------------------------------------------------------------------
+
+
+def read_table(root: Path, file: Path) -> list[Row]:
+    """The rows of a CSV, with paths relative to the root; a name that is not there is looked for in the root, too.
+
+    `split` is train, val, test or unused in each row, or empty in all. Raises ManifestError with file:line of faults.
+    """
+    _check_root(root)
+    if not file.is_file():
+        if not (root / file).is_file():
+            raise ConfigError(f"dataset.csv = {file}: no such file, neither here nor in {root}")
+        file = root / file
+    locator = Locator(root)
+    rows: list[Row] = []
+    faults: list[str] = []
+    seen: dict[object, Row] = {}
+    listed = read_list(file)
+    given = any(row.split for row in listed)
+    for row in listed:
+        part = _PART.get(row.split.lower(), "")
+        if given and not part:
+            what = f"split {row.split[:80]!r}" if row.split else "split is empty, and other rows have one"
+            faults.append(f"{row.where}: {what}; allowed are train, val, test and {UNUSED}")
+            continue
+        try:
+            row = replace(locator.locate(row, file), split=part)
+        except ValueError as error:
+            faults.append(f"{row.where}: {error}")
+            continue
+        other = seen.setdefault((posixpath.normpath(row.path), row.start or 0, row.end), row)
+        if other is not row:
+            line = other.where.rpartition(":")[2]
+            labels = (
+                f", there as {other.label!r} and here as {row.label!r}" if row.label != other.label else ""
+            )
+            faults.append(f"{row.where}: {row.path} is on line {line}, too{labels}; list each clip once")
+        rows.append(row)
+    raise_faults(faults)
+    return rows
+
+
+def scan(root: Path) -> list[Row]:
+    """A row for each video in class folders. Raises ManifestError that names what is no clip or in the wrong place."""
+    _check_root(root)
+    folders, videos, faults = _entries(root)
+    if videos:
+        some = ", ".join(path.name for path in videos[:3])
+        faults.append(
+            f"{root}: {len(videos)} video(s) in no class folder, such as {some}; move them into one"
+        )
+    parts = [folder for folder in folders if folder.name.lower() in _PART]
+    others = [folder for folder in folders if folder not in parts]
+    rows: list[Row] = []
+    if parts and others:
+        raise ManifestError(
+            f"{root}: holds {_names(parts)} and {_names(others)} side by side, so that it cannot be told whether its "
+            f"folders are splits or classes; wanted is {_LAYOUT}. Move the class folders into the splits, or name "
+            "the clips in a CSV with the columns path,label,split: dataset.csv=FILE"
+        )
+    if not folders and not faults:
+        raise ManifestError(f"{root}: holds no folder; wanted is {_LAYOUT}, or a CSV: dataset.csv=FILE")
+    by_part = Counter(_PART[folder.name.lower()] for folder in parts)
+    if twice := [folder for folder in parts if by_part[_PART[folder.name.lower()]] > 1]:
+        raise ManifestError(f"{root}: {_names(twice)} mean the same split; join them")
+    for folder in parts:
+        inner, videos, odd = _entries(folder)
+        faults += odd
+        if videos:
+            faults.append(
+                f"{videos[0]}: in no class folder, with {len(videos) - 1} other video(s); move them into one"
+            )
+        if not inner and not videos:
+            faults.append(f"{folder}: holds no class folder; remove it, or put class folders into it")
+        for category in inner:
+            rows += _class_rows(root, category, _PART[folder.name.lower()], faults)
+    for category in others:
+        rows += _class_rows(root, category, "", faults)
+    if faults:
+        raise ManifestError(
+            f"{len(faults)} place(s) of {root} are not of the form {_LAYOUT}:\n{shortlist(faults, 20)}"
+        )
+    return rows
+
+
+def _class_rows(root: Path, folder: Path, split: str, faults: list[str]) -> list[Row]:
+    folders, videos, odd = _entries(folder)
+    faults += odd
+    faults += [
+        f"{inner}: a folder in a class folder, {folder.name}; move its clips up, or name the folder that holds the "
+        "classes with dataset.root"
+        for inner in folders
+    ]
+    if not videos and not folders and not odd:
+        faults.append(
+            f"{folder}: an empty class, without any video; put clips into it, or remove the folder. Videos end in "
+            f"{', '.join(SUFFIXES)}"
+        )
+    paths = [path.relative_to(root).as_posix() for path in videos]
+    return [Row(str(root), path, folder.name, split=split) for path in paths]
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """What a folder holds, by name: folders, videos, and faults for files that are neither videos nor in ASIDE."""
+    folders, videos, faults = [], [], []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path, suffix = Path(entry.path), os.path.splitext(entry.name)[1].lower()
+        if entry.name.startswith((".", "__MACOSX")):
+            continue
+        if entry.is_dir():
+            folders.append(path)
+        elif suffix in SUFFIXES:
+            videos.append(path)
+        elif suffix not in ASIDE:
+            faults.append(
+                f"{path}: no video by its name, which would end in {', '.join(SUFFIXES[:4])}, ...; move it out (hidden "
+                f"files and {', '.join(ASIDE[:4])} and the like may stay)"
+            )
+    return folders, videos, faults
+
+
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        raise ConfigError(
+            f"dataset.root = {root}: no such folder; it holds {_LAYOUT}, or what dataset.csv names"
+        )
+
+
+def _names(folders: Sequence[Path]) -> str:
+    names = [f"{folder.name}/" for folder in folders]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
