@@ -10,6 +10,7 @@ through a reader that returns exactly its frames.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ BAR = 30  # characters
 
 def main() -> int:
     parser = parser_of(__doc__)
-    parser.add_argument("what", nargs="+", help="videos, folders with videos at any depth, and run=FOLDER")
+    parser.add_argument("what", nargs="+", help="videos, frame folders, folders of these, and run=FOLDER")
     parser.add_argument("--views", help="TEMPORALxSPATIAL, such as 10x3; default: as the run was tested")
     parser.add_argument("--checkpoint", choices=("last", "best"), help="default: as the run was tested")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--top", type=int, default=5, help="classes to print")
+    parser.add_argument("--fps", type=float, default=0.0, help="frames per second of frame folders")
     parser.add_argument("--json", action="store_true", help="print a JSON list with one entry per video")
     options = parser.parse_intermixed_args()
     found, bad = predict(*read(options.what), options)
@@ -43,19 +45,25 @@ def main() -> int:
 
 
 def read(what: list[str]) -> tuple[Path, list[Path]]:
-    """The run and the videos. A folder stands for all videos below it, by name, without hidden files and folders."""
+    """The run and the videos. A folder stands for all videos below it, by name, without hidden files and folders,
+    unless it is a frame folder."""
     runs = [word.removeprefix("run=") for word in what if word.startswith("run=")]
     if len(runs) != 1:
         raise UserError("name one run: run=FOLDER, a folder with config.yaml and checkpoints")
+    from vmp.prepare.videos import is_frame_folder
+
     videos: list[Path] = []
     for path in (Path(word) for word in what if not word.startswith("run=")):
-        if not path.is_dir():
+        if not path.is_dir() or is_frame_folder(path):
             videos.append(path)
             continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        files = path.rglob("*")
+        inside = sorted(
+            p for p in files if is_frame_folder(p) or (p.suffix.lower() in SUFFIXES and p.is_file())
+        )
         inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         if not inside:
-            raise UserError(f"{path}: no videos in it or below it ({', '.join(SUFFIXES)})")
+            raise UserError(f"{path}: no videos ({', '.join(SUFFIXES)}) or frame folders in it or below it")
         videos += inside
     if not videos:
         raise UserError("name at least one video, or a folder with videos")
@@ -73,6 +81,7 @@ def predict(
     import numpy as np
 
     from vmp.config import parse_views
+    from vmp.data.frames import FRAMES
     from vmp.data.manifest import Clip, Manifest
     from vmp.data.present import Present
     from vmp.engine import dist
@@ -104,8 +113,10 @@ def predict(
         clips, readers = [], []  # the videos as a split of one clip each
         for video in good:
             found = measured[video.absolute()]
+            if FRAMES in found.readers:
+                found = replace(found, fps=options.fps)
             clips.append(with_measured(Clip(str(video), str(video.absolute()), 0), found))
-            exact = (*found.readers, "pyav")  # counting is exact for every file
+            exact = found.readers
             reader = opened.config.data.reader
             readers.append(reader if reader in exact else exact[0])
         manifest = Manifest(Path("videos"), Path("/"), opened.classes, tuple(clips))

@@ -47,8 +47,10 @@ def prepare(options: argparse.Namespace) -> None:
             f"--short-side {options.short_side}: must be even and at least 16, or 0 for the size of the source"
         )
     out: Path = options.out or Path("data") / options.dataset
+    if options.fps < 0:
+        raise ConfigError(f"--fps {options.fps:g}: must be a number of frames per second above 0")
     done = prepare(
-        _plan(options, out),
+        dataclasses.replace(_plan(options, out), fps=options.fps),
         out,
         how=options.how or "in place",
         long_in_place=options.how == "in place",
@@ -148,11 +150,12 @@ def _parser() -> argparse.ArgumentParser:
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
-    add("--videos", type=Path, required=True, help="folder with the videos, in any depth")
+    add("--videos", type=Path, required=True, help="folder with the videos or frame folders, in any depth")
     add("--out", type=Path, help="folder for the manifests (default: data/DATASET)")
     add("--allow-missing", action="store_true", help="write manifests even if a check failed")
     side = "short side of clips that are cut; 0: of the source (default: 320)"
     add("--short-side", type=int, default=320, help=side)
+    add("--fps", type=float, default=0.0, help="frames per second of frame folders, which do not say it")
     add("--dry-run", action="store_true", help="print what would be done; write nothing")
     add("--histogram", action="store_true", help="print the clips of every class")
     workers = "processes (default: one per CPU that may be used)"

@@ -69,7 +69,9 @@ def choose_output(options: argparse.Namespace) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    parser.add_argument("what", nargs="*", help="a video file; run=FOLDER takes the prompts of a run")
+    parser.add_argument(
+        "what", nargs="*", help="a video or frame folder; run=FOLDER takes the prompts of a run"
+    )
     parser.set_defaults(video=None, run=None)
     parser.add_argument("--pathway", help="slow or fast, for a run with several pathways")
     parser.add_argument("--start", type=int, default=0, help="first frame")
@@ -190,10 +192,10 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
 
 def rate(path: Path, stride: int) -> Fraction:
     """Frames per second of the MP4, in 1..60; 25 over the stride if the video does not say its rate."""
-    from vmp.data.decode import check_is_video_file
+    from vmp.data.decode import decoder_of
     from vmp.prepare.source import packet_times
 
-    check_is_video_file(path)
+    decoder_of(path)  # fails if it is neither a video nor a frame folder
     own = Fraction(packet_times(path).rate or 25)
     return min(max(own / stride, Fraction(1)), Fraction(60)).limit_denominator(1001)
 

@@ -172,11 +172,6 @@ def test_where_the_videos_are_is_recorded(three, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "rawframes/wave/a_wave_0/img_00001.jpg",
-            "frame folders are not read: .* Name the folder of the videos",
-        ),
-        ("jpg/wave/a_wave_0/image_00001.jpg", "frame folders are not read"),
         ("MPII.h5", r"MPII.h5 is HDF5, which is not read. Name the folder of the original videos"),
     ],
 )

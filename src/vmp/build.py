@@ -116,6 +116,7 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
             lists=lists,
             classes_file=names,
             clock=dataset.clock,
+            fps=dataset.fps,
             most=config.trainer.clips,
             progress=progress,
             timeout=config.data.timeout,

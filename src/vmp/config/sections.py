@@ -83,6 +83,7 @@ class ListDataset(Section):
     test: File | None
     classes: File | None
     clock: Clock
+    fps: Positive | None
     flip: Fraction
 
 

@@ -8,6 +8,7 @@ Notable here:
 - `opencv`, `decord`, `torchcodec` and `torchcodec_cuda` (a GPU's decoder) seek, and do so wrongly on some files. Which
   readers are exact for a file, `pyav_seek` included, is measured when its manifest is made (prepare/measure.py); the
   dataset refuses the others (present.py);
+- a folder of frames has one reader, whichever is named (frames.py);
 - each read opens and closes its own decoder with one thread, so nothing leaks or is shared over a fork.
 
 Shapes: T frames, H x W pixels after turning upright; frames are RGB uint8.
@@ -20,13 +21,14 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vmp.data.frames import FRAMES, decode_folder
 from vmp.data.groups import decode_groups
+from vmp.data.opencv import opencv
 from vmp.data.stream import mirror_axis, open_video, upright, video_stream
 from vmp.errors import ConfigError, RunError, VideoReadError
 
@@ -45,12 +47,12 @@ def read_frames(
 
     Args:
         indices: frame numbers from 0, any order.
-        reader: one of READERS.
+        reader: one of READERS; a frame folder has its own.
         short_side: resize every frame as soon as it is decoded (bilinear), so that a 4K video costs little memory.
         change: (frame, its number) -> frame, before resizing.
 
     Raises:
-        VideoReadError: the file is missing, not a regular file, not a video, or has too few frames.
+        VideoReadError: neither a video nor a frame folder, or it has too few frames.
         RunError: the GPU that decodes it fails.
         ValueError: indices are empty or negative.
     """
@@ -58,12 +60,13 @@ def read_frames(
     wanted = np.asarray(indices, dtype=np.int64)
     if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0:
         raise ValueError(f"indices {indices!r}: must be a non-empty 1-D array of frame numbers from 0")
-    check_is_video_file(path)
+    reader = FRAMES if path.is_dir() else reader
+    decode = decoder_of(path, reader)
     distinct, back = np.unique(wanted, return_inverse=True)
     out: np.ndarray | None = None
     got = 0
     try:
-        for frame in READERS[reader](path, distinct):
+        for frame in decode(path, distinct):
             frame = finish(frame, int(distinct[got]), change, short_side)
             if out is None:
                 out = np.empty((len(distinct), *frame.shape), dtype=np.uint8)
@@ -109,19 +112,17 @@ def resize_short_side(frame: np.ndarray, short_side: int) -> np.ndarray:
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-@cache
-def opencv() -> Any:
-    """The module cv2, without threads of its own: a process forked from one in which OpenCV has used threads hangs or
-    crashes as soon as it uses them."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    return cv2
-
-
 def scaled_size(h: int, w: int, short_side: int) -> tuple[int, int]:
     """The (height, width) whose smaller side is short_side; the longer one is rounded down, as PySlowFast does."""
     return (short_side, max(1, w * short_side // h)) if h <= w else (max(1, h * short_side // w), short_side)
+
+
+def decoder_of(path: Path, reader: str = "pyav") -> Callable[[Path, np.ndarray], Frames]:
+    """What yields the frames of a video or of a frame folder; VideoReadError if the path can be neither."""
+    if path.is_dir():
+        return decode_folder
+    check_is_video_file(path)
+    return READERS[reader]
 
 
 def check_is_video_file(path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 
 from vmp.choices import Degradation
+from vmp.data.opencv import opencv
 from vmp.data.sampler import NOISE, generator
 
 KINDS = get_args(Degradation)
@@ -29,8 +30,6 @@ def degrade(frame: np.ndarray, kind: str, *, key: tuple[int, ...]) -> np.ndarray
         out[(u >= PROBABILITY / 2) & (u < PROBABILITY)] = 255
         return out
     if kind == "half":
-        from vmp.data.decode import opencv
-
         cv2 = opencv()
         h, w = frame.shape[:2]
         small = cv2.resize(frame, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
 from vmp.data.decode import READERS
+from vmp.data.frames import FRAMES
 from vmp.data.times import read_steps
 from vmp.errors import ManifestError, RunError, shortlist
 from vmp.files import read_json, replacing, write_json, write_text
@@ -271,11 +272,19 @@ def check_relative(path: str) -> str:
 
 
 def inside(root: Path, path: str) -> Path:
-    """The real file behind a relative path, with links followed; ValueError where it lies outside the root."""
+    """The real file or folder behind a relative path, with links followed.
+
+    ValueError where it lies outside the root, or something in the folder does.
+    """
     real_root = os.path.realpath(root)
     real = os.path.realpath(os.path.join(real_root, check_relative(path)))
-    if os.path.commonpath([real_root, real]) != real_root:
-        raise ValueError(f"path {path!r} is a link that leaves the dataset root {root}")
+    links = {path: real}
+    if os.path.isdir(real):
+        with os.scandir(real) as entries:
+            links |= {f"{path}/{e.name}": os.path.realpath(e.path) for e in entries if e.is_symlink()}
+    for name, target in links.items():
+        if os.path.commonpath([real_root, target]) != real_root:
+            raise ValueError(f"path {name!r} is a link that leaves the dataset root {root}")
     return Path(real)
 
 
@@ -299,9 +308,11 @@ def _parse(row: dict[str, str], classes: int) -> Clip:
     if status not in STATUSES:
         raise ValueError(f"status {status!r}: must be one of {', '.join(STATUSES)}")
     readers = tuple((row.get("readers") or "").split())
-    strange = [reader for reader in readers if reader not in READERS]
+    strange = [reader for reader in readers if reader not in (*READERS, FRAMES)]
     if strange:
-        raise ValueError(f"readers {' '.join(strange)[:80]!r}: must be some of {', '.join(READERS)}")
+        raise ValueError(
+            f"readers {' '.join(strange)[:80]!r}: must be some of {', '.join((*READERS, FRAMES))}"
+        )
     clip = Clip(
         id=row["id"],
         path=check_relative(row["path"]),

@@ -1,7 +1,7 @@
 """Which clips of a split can be used, and with which reader: decided before training starts.
 
 Notable here:
-- each file gets a reader that was measured to be exact for it, or nothing starts;
+- each file gets a reader that was measured to be exact for it, or nothing starts; frame folders have their own;
 - clips that are missing or unreadable are counted against `data.max_bad_fraction`, and the counts go to the result.
 """
 
@@ -10,6 +10,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from vmp.data.decode import ON_GPU, OPTIONAL, check_reader
+from vmp.data.frames import FRAMES
 from vmp.data.manifest import Clip, Manifest, inside
 from vmp.errors import DataError, shortlist
 
@@ -37,7 +38,8 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
     """Sort a manifest's clips into usable and bad ones and choose a reader for each.
 
     Args:
-        reader: "auto" takes the first that the manifest lists as exact for the file; a name requires that one.
+        reader: "auto" takes the first that the manifest lists as exact for the file; a name requires that one, of
+            videos.
 
     Raises:
         DataError: too many clips are bad, none is left, a link leaves the root, or a file's frames are not exact.
@@ -48,7 +50,7 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
     readers: list[str] = []
     bad: dict[str, str] = {}
     inexact: list[str] = []
-    found: dict[str, bool] = {}
+    found: dict[str, str] = {}  # path -> the reader that needs no measuring; empty: the file is missing
     for clip in manifest.clips:
         if clip.status != "ok":
             why = clip.tags.get("problem", "")
@@ -56,13 +58,18 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
             continue
         if clip.path not in found:
             try:
-                found[clip.path] = inside(manifest.root, clip.path).is_file()
+                file = inside(manifest.root, clip.path)
+                found[clip.path] = FRAMES if file.is_dir() else "pyav" if file.is_file() else ""
             except ValueError as error:
                 raise DataError(f"{manifest.path}: clip {clip.id}: {error}") from None
-        if not found[clip.path]:
+        exact = clip.readers or (found[clip.path],)
+        if not found[clip.path] or (FRAMES in exact) != (found[clip.path] == FRAMES):
             bad[clip.id] = f"missing: {clip.path}"
             continue
-        exact = clip.readers or ("pyav",)  # counting is exact for every file
+        if FRAMES in exact:
+            usable.append(clip)
+            readers.append(FRAMES)
+            continue
         if reader not in ("auto", "pyav", *exact):
             inexact.append(f"{clip.path}: exact are {', '.join(exact)}")
             continue
@@ -99,6 +106,12 @@ def check_bad(bad: dict[str, str], total: int, max_bad_fraction: float, *, where
 
 
 def digest(manifest: Manifest, present: Present) -> str:
-    """SHA-256 of a split's classes and usable clips with their labels and spans, in order."""
-    rows = [(c.id, c.path, c.label, c.start, c.length, *filter(None, [c.times])) for c in present.clips]
+    """SHA-256 of a split's classes and usable clips with their labels and spans, in order.
+
+    The rate is in it where no file says it.
+    """
+    rows = [
+        (c.id, c.path, c.label, c.start, c.length, *filter(None, [c.times, reader == FRAMES and c.fps]))
+        for c, reader in zip(present.clips, present.readers, strict=True)
+    ]
     return hashlib.sha256(repr((manifest.classes, rows)).encode()).hexdigest()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmp.data.decode import READERS, check_is_video_file, resize_short_side
+from vmp.data.decode import decoder_of, resize_short_side
 from vmp.errors import VideoReadError
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ def stream(
     Holds one frame at a time, so videos may be of any length. Frames larger than short_side are shrunk to it.
 
     Raises:
-        VideoReadError: the file is not a video, is damaged, or changes its frame size.
+        VideoReadError: the path is no video or frame folder, is damaged, or changes its frame size.
     """
-    check_is_video_file(path)
+    decode = decoder_of(path)
     shape = None
     try:
-        for frame in READERS["pyav"](path, start + stride * np.arange(most)):
+        for frame in decode(path, start + stride * np.arange(most)):
             if shape is not None and frame.shape != shape:
                 raise VideoReadError(path, "the frame size changes within the video")
             shape = frame.shape

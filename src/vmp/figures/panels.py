@@ -75,7 +75,7 @@ def color_attention(attention: np.ndarray) -> np.ndarray:
 
 def panel(clip: "Tensor", layer: "MotionPrompt", *, columns: int = 8, width: int = 160) -> np.ndarray:
     """`panel_rows` as one picture, (H', W', 3) uint8, in which a frame is at most `width` pixels wide."""
-    from vmp.data.decode import opencv
+    from vmp.data.opencv import opencv
 
     cv2 = opencv()
     rows = panel_rows(clip, layer, columns=columns)

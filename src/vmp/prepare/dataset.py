@@ -133,7 +133,7 @@ def prepare(
 
 def _is_there(root: Path, path: str) -> bool:
     try:
-        return inside(root, path).is_file()
+        return inside(root, path).exists()
     except ValueError as error:
         raise ManifestError(str(error)) from None
 

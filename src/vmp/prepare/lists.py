@@ -37,6 +37,7 @@ def make_list(
     lists: Mapping[str, Path],
     classes_file: Path | None = None,
     clock: Clock = "file",
+    fps: float | None = None,
     most: int | None = None,
     **work: Unpack[Work],
 ) -> Path:
@@ -48,6 +49,7 @@ def make_list(
         videos: folder that the paths in the lists are relative to.
         lists: split -> list file; train and val at least.
         classes_file: one class name per line; None takes the classes from the labels.
+        fps: of frame folders, which do not say it; None: not known.
         most: clips of a split, spread over its list, for a quick look; None: all.
     """
     if not videos.is_dir():
@@ -63,9 +65,9 @@ def make_list(
         split: tuple(_item(row, labels[split][row.label], f"{split}/{n:06}") for n, row in enumerate(part))
         for split, part in rows.items()
     }
-    plan = DatasetPlan(name="list", classes=classes, splits=items, videos=videos, clock=clock)
+    plan = DatasetPlan(name="list", classes=classes, splits=items, videos=videos, clock=clock, fps=fps or 0.0)
     parts = [str(videos.resolve()), repr(classes), *(repr(r) for part in rows.values() for r in part), *lists]
-    parts.append(clock)
+    parts += [clock, *([f"{fps:g}"] if fps else [])]
     folder = home / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock"):

@@ -1,7 +1,7 @@
 """Measures a video file: its counted frames, size and rate, and which readers return exactly those frames.
 
 Notable here:
-- the file is decoded once and its frames are counted (source.py);
+- the file is decoded once and its frames are counted (source.py); of a frame folder, every picture is decoded;
 - a seeking reader is exact for a file if frames sampled from all over it, read sequentially and after seeks, match the
   counted ones; each is compared with its neighbours in time, too, so that a shift by one frame is noticed;
 - thumbnails of all frames are kept up to BLOCK x BLOCKS of them (85 MB); of a longer video, blocks spread over all of
@@ -12,6 +12,7 @@ Notable here:
   measured is kept in a file of JSON lines that survives a kill.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from vmp.data.decode import ON_GPU, READERS, STEP, check_is_video_file, is_gpu_fault
+from vmp.data.frames import FRAMES, decode_folder, frame_files
 from vmp.data.manifest import inside
 from vmp.data.stream import upright
 from vmp.data.times import Timeline
@@ -83,6 +85,8 @@ def installed_seeking_readers() -> tuple[str, ...]:
 
 def measure(path: str | os.PathLike[str], *, readers: Sequence[str] | None = None) -> Measured:
     """Decode the whole file with PyAV, count, and try these readers against it. Never raises for a bad file."""
+    if os.path.isdir(path):
+        return _measure_folder(Path(path))
     counted = count(path)
     if counted.found.status != "ok":
         return counted.found
@@ -91,6 +95,19 @@ def measure(path: str | os.PathLike[str], *, readers: Sequence[str] | None = Non
 
 def _measure_one(path: Path, *, readers: Sequence[str] | None) -> Iterator[Measured]:
     yield measure(path, readers=readers)
+
+
+def _measure_folder(folder: Path) -> Measured:
+    """Decode every picture of a frame folder."""
+    height = width = 0
+    try:
+        files = frame_files(folder)
+        for picture in decode_folder(folder, np.arange(len(files))):
+            height, width = picture.shape[:2]
+            step()
+    except VideoReadError as error:
+        return Measured("unreadable", error.reason)
+    return Measured("ok", frames=len(files), width=width, height=height, readers=(FRAMES,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +214,7 @@ def measure_cached(
     """Measure the videos that the cache does not have, and add each to it as soon as it is measured.
 
     Paths are relative to the root; ManifestError if one is a link that leaves it. A file whose size or modification
-    time has changed is measured again.
+    time has changed is measured again, and so is a folder in which those of any file have.
     """
     known: dict[tuple[str, int, int], Measured] = {}
     for entry in read_records(cache):
@@ -224,9 +241,21 @@ def measure_cached(
 
 
 def stamp(file: Path) -> tuple[int, int]:
-    """Size and modification time of a file; -1, -1 if it is missing."""
+    """Size and modification time of a file; -1, -1 if it is missing.
+
+    Of a folder, the sum of the sizes in it and a digest of all names, sizes and times: its own time does not change
+    when a picture is overwritten.
+    """
+    if not file.is_dir():
+        return _own_stamp(file)
+    inner = [(name, *_own_stamp(file / name)) for name in sorted(os.listdir(file))]
+    digest = hashlib.sha256(repr(inner).encode()).digest()
+    return sum(size for _, size, _ in inner), int.from_bytes(digest[:7])
+
+
+def _own_stamp(path: Path) -> tuple[int, int]:
     try:
-        info = os.stat(file)
+        info = os.stat(path)
     except OSError:
         return -1, -1
     return info.st_size, info.st_mtime_ns

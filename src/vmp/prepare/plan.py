@@ -88,6 +88,7 @@ class DatasetPlan:
     splits: dict[str, tuple[Item, ...]]  # "test", or "split1/test": path of the manifest without its suffix
     videos: Path
     clock: Clock = "file"  # what spans in seconds count from
+    fps: float = 0.0  # of frame folders, which do not say it; 0: not known
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)  # of the command, for prepare.json

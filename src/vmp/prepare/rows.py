@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from vmp.data.frames import FRAMES, RATE_KEYS
 from vmp.data.manifest import Clip
 from vmp.data.times import Clock
 from vmp.errors import ConfigError
@@ -46,6 +47,7 @@ def unmeasured_rows(plan: DatasetPlan, there: Mapping[str, bool]) -> Rows:
 
 def in_place_rows(plan: DatasetPlan, found: Mapping[str, Measured]) -> Rows:
     """Rows of spans of files that were measured; a path that was not measured is missing."""
+    found = {path: replace(m, fps=plan.fps) if FRAMES in m.readers else m for path, m in found.items()}
     return _rows(plan, lambda item: in_place_row(item, found.get(item.path), clock=plan.clock))
 
 
@@ -65,7 +67,10 @@ def in_place_row(item: Item, found: Measured | None, *, clock: Clock = "file") -
     if item.unit == "file":
         return clip
     if item.unit == "seconds" and not found.fps:
-        return unusable(clip, "unreadable", "the file does not say its frame rate")
+        why = "the file does not say its frame rate"
+        if FRAMES in found.readers:
+            why = f"a span in seconds of a frame folder, which has no frame rate: give {RATE_KEYS}"
+        return unusable(clip, "unreadable", why)
     start, end = item.frames_in(found.times, clock)
     if problem := item.excess(found.times, clock):
         return unusable(replace(clip, start=start, end=end, times=""), "partial", problem)
@@ -155,6 +160,8 @@ def clips_to_cut(plan: DatasetPlan, there: Mapping[str, bool], out: Path) -> lis
             )
         if item.unit != "file":
             cut = replace(cut, start=item.start, end=item.end, unit=item.unit, clock=plan.clock)
+        if cut.source.is_dir():
+            raise ConfigError(f"{cut.source}: frame folders are not cut or remuxed; use --in-place")
         cuts[cut.target] = cut
     return list(cuts.values())
 

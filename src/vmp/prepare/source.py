@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vmp.data.decode import check_is_video_file
+from vmp.data.frames import decode_folder, frame_files
 from vmp.data.stream import null_frames, open_video, orientation, shown_frames, upright_size, video_stream
 from vmp.data.times import Timeline, timeline
 from vmp.errors import VideoReadError
@@ -185,8 +186,11 @@ class Probe(NamedTuple):
 
 
 def probe(path: str | os.PathLike[str]) -> Probe:
-    """Open a video and decode one frame. Raises VideoReadError."""
+    """Open a video or a frame folder and decode one frame. Raises VideoReadError."""
     path = Path(path)
+    if path.is_dir():
+        height, width = next(decode_folder(path, np.arange(1))).shape[:2]
+        return Probe(Fraction(0), width, height, len(frame_files(path)), 0.0)
     check_is_video_file(path)
     source = Source(path)
     first = next(source.frames(), None)

@@ -1,4 +1,4 @@
-"""Where the videos are: found by stem in a folder, in any depth, and by what a list calls them.
+"""Where the videos and frame folders are: found by stem in a folder, in any depth, and by what a list calls them.
 
 Notable here, of the paths and ids in lists (`Locator`):
 - a path that exists as written is taken. Else backslashes are read as slashes, absolute paths are taken if they lie in
@@ -14,13 +14,14 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from vmp.data.frames import FRAME
 from vmp.data.manifest import check_relative
 from vmp.errors import ConfigError
 
@@ -37,8 +38,25 @@ _YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
 _BRACKETED = re.compile(r"\[([^\[\]]+)\]$")
 
 
+def is_frame_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a folder with numbered pictures (`img_00001.jpg`), and neither videos nor folders, in it.
+
+    Whether these pictures are one clip, without gaps, is found where it is measured.
+    """
+    try:
+        with os.scandir(path) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+    except OSError:  # among others, it is a file or is not there
+        return False
+    return not any(folder for _, folder in found) and _holds_frames([name for name, _ in found])
+
+
+def _holds_frames(names: Iterable[str]) -> bool:
+    return any(map(FRAME.fullmatch, names)) and not any(map(VIDEO.fullmatch, names))
+
+
 def find_videos(root: Path) -> dict[str, list[str]]:
-    """Stem -> paths relative to root of the video files under it, in the order of SUFFIXES.
+    """Stem -> paths relative to root of the video files under it, in the order of SUFFIXES, then of frame folders.
 
     Clips that were made here from other videos come last: --videos may be a folder that --out is in.
     """
@@ -48,6 +66,9 @@ def find_videos(root: Path) -> dict[str, list[str]]:
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inner, ours = os.path.relpath(folder, root), JOURNAL in names
+        if inner != "." and not folders and _holds_frames(names):
+            path = inner.replace(os.sep, "/")
+            found.setdefault(os.path.basename(folder), []).append((ours, len(SUFFIXES), path))
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SUFFIXES:
@@ -71,16 +92,9 @@ def why_not_found(root: Path) -> str:
         return f"\n  links to folders are not followed: {named}; name where they lead with --videos"
     if find_videos(root):
         return ""
-    why = f"\n  it holds no file that ends in {', '.join(SUFFIXES)}"
+    why = f"\n  it holds no file that ends in {', '.join(SUFFIXES)}, and no folder of frames such as img_00001.jpg"
     for folder, folders, names in os.walk(root):
         folders.sort()
-        for name in sorted(names):
-            if re.fullmatch(r"(img|image|frame)?_?\d{3,}\.jpe?g", name):
-                return (
-                    f"{why}. It holds frames, such as {Path(folder, name)}, and frame folders are not read: they were "
-                    "compressed and scaled once more, and how many are missing cannot be told. Name the folder of the "
-                    "videos that they were taken from (mmaction2 keeps it beside, as `videos`)."
-                )
         for name in sorted(names):
             if name.endswith((".h5", ".hdf5")):
                 return (
@@ -106,7 +120,7 @@ class Locator:
         if row.id and not VIDEO.fullmatch(row.path):
             return self._by_id(row)
         path = self._relative(row.path, file)
-        if not VIDEO.fullmatch(path) and not _is_file(self.root / path):
+        if not VIDEO.fullmatch(path) and not _is_clip(self.root / path):
             path = self._by_stem(path)
         return replace(row, path=path, id=False)
 
@@ -121,14 +135,14 @@ class Locator:
         if self._is_there(text):
             return text
         for base in (Path(os.path.abspath(file)).parent, Path.cwd(), self.root.parent):
-            if _is_file(base / text):
+            if _is_clip(base / text):
                 with suppress(ValueError):
                     return self._inside(str(base / text))
         return _only(self._folded.get(_fold(text), []), text) or text
 
     def _is_there(self, text: str) -> bool:
         try:
-            return _is_file(self.root / check_relative(text))
+            return _is_clip(self.root / check_relative(text))
         except ValueError:
             return False
 
@@ -168,9 +182,10 @@ class Locator:
         return found
 
     def _by_stem(self, path: str) -> str:
-        """The video of a name without suffix, as that of a frame folder or of a FineGym element."""
+        """The video of a name without suffix, or else the frame folder of that name."""
         folder, _, stem = path.rpartition("/")
         paths = self._stems.get(stem, [])
+        paths = [p for p in paths if VIDEO.fullmatch(p)] or paths
         fits = [p for p in paths if not folder or f"/{p}".rpartition("/")[0].endswith(f"/{folder}")]
         return _only(fits, path) or path
 
@@ -184,9 +199,9 @@ class Locator:
         return replace(row, path=found or id, id=False)
 
 
-def _is_file(path: Path) -> bool:
+def _is_clip(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.is_file() or is_frame_folder(path)
     except (OSError, ValueError):  # a name that is too long
         return False
 
