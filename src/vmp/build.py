@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmp.config import (
     Config,
+    ConstantPrompts,
     FixedPrompts,
     FoldersDataset,
     ListDataset,
@@ -251,6 +252,7 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
     """Pathway -> layer; where the config sets no m and n, they are drawn from the seed."""
     import torch
 
+    from vmp.controls import Constant, OtherClipPrompt
     from vmp.data.sampler import WEIGHTS, generator
     from vmp.layer import MotionPrompt
     from vmp.power_norm import FAMILY
@@ -261,11 +263,15 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
         constants = v.model_dump(include={"alpha", "beta", "gamma", "epsilon"}) | v.start
     elif isinstance(v, FixedPrompts):
         constants = {"power_norm": FAMILY[v.kind](v.exponent, entry=v.entry)}
+    elif isinstance(v, ConstantPrompts):
+        constants = {"power_norm": Constant(v.level)}
     else:
         return {}
     keys = (WHOLE,) if config.vmp.split == "shared" else config.prompted
     options: dict[str, Any] = {"grey": v.grey, "modulate": v.modulate, "variation": v.variation}
-    return {key: MotionPrompt(mean=spec.mean, std=spec.std, **options, **constants) for key in keys}
+    elsewhere = isinstance(v, Prompts) and v.attention_from == "other_clip"
+    layer = OtherClipPrompt if elsewhere else MotionPrompt
+    return {key: layer(mean=spec.mean, std=spec.std, **options, **constants) for key in keys}
 
 
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:

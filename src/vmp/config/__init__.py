@@ -9,6 +9,7 @@ from vmp.config.checking import check, check_evaluate, check_start
 from vmp.config.keys import suggest
 from vmp.config.sections import (
     Config,
+    ConstantPrompts,
     Evaluate,
     FixedPrompts,
     FoldersDataset,
@@ -23,6 +24,7 @@ from vmp.config.types import parse_views
 
 __all__ = [
     "Config",
+    "ConstantPrompts",
     "Evaluate",
     "FixedPrompts",
     "FoldersDataset",

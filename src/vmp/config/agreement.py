@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from vmp.backbones import SPECS, zoo
 from vmp.config.sections import (
     Config,
+    ConstantPrompts,
     FixedPrompts,
     FoldersDataset,
     PreparedDataset,
@@ -52,7 +53,7 @@ def _prompts(c: Config) -> Iterator[str]:
         yield f"vmp.exponent = {v.exponent:g}: must be at least 1 for maxexp"
     if v.lambda_ > 0 and v.kind == "none":
         yield f"vmp.lambda = {v.lambda_:g} has no effect with vmp=none, which has no attention; drop one"
-    if v.lambda_ > 0 and isinstance(v, FixedPrompts):
+    if v.lambda_ > 0 and isinstance(v, FixedPrompts | ConstantPrompts):
         yield f"vmp.lambda = {v.lambda_:g} has no effect with vmp={v.kind}, which learns nothing; use 0"
     if len(c.backbone.pathways) > 1:
         if v.kind == "none" and (v.placement != "default" or v.split != "plus_one"):

@@ -220,6 +220,7 @@ class Prompts(AnyPrompts):
     n: float | None
     slope: float | None = None  # start values too, in place of m and n
     shift: float | None = None
+    attention_from: Literal["clip", "other_clip"]
     lr_mult: Positive
     weight_decay: NotNegative | None
 
@@ -244,6 +245,17 @@ class FixedPrompts(AnyPrompts):
     kind: Literal["gamma", "maxexp", "sigme", "asinhe"]
     exponent: Positive
     entry: Literal["magnitude", "affine"]
+
+
+class ConstantPrompts(AnyPrompts):
+    """A control: the same attention everywhere."""
+
+    kind: Literal["constant"]
+    level: Annotated[float, Field(gt=0, le=1)]
+
+    @property
+    def name(self) -> str:
+        return f"constant{self.level:g}"
 
 
 # --- training and testing ------------------------------------------------------------------------------------------
@@ -361,7 +373,7 @@ class Config(Section):
         TinyConfig | ResNetConfig | C2DConfig | InceptionConfig | X3DConfig | TimeSformerConfig,
         Field(discriminator="name"),
     ]
-    vmp: Annotated[NoPrompts | Prompts | FixedPrompts, Field(discriminator="kind")]
+    vmp: Annotated[NoPrompts | Prompts | FixedPrompts | ConstantPrompts, Field(discriminator="kind")]
     recommended: Recommended | None
     train: Train
     optim: Optim
@@ -392,7 +404,7 @@ class Config(Section):
     def folder(self) -> Path:
         """The run's folder, named by what the run is."""
         v = self.vmp
-        kind = v.name if isinstance(v, Prompts) else v.kind
+        kind = getattr(v, "name", v.kind)
         method = kind if v.kind == "none" else f"{kind}_lambda{v.lambda_:g}"
         placed = f"_{self.placement}" if self.placement else ""
         placed += "" if v.split == "plus_one" or not self.prompted else f"_{v.split}"

@@ -1,0 +1,87 @@
+"""Control arms: constant attention, and attention from another clip."""
+
+import pytest
+import torch
+
+from vmp.controls import Constant, OtherClipPrompt
+from vmp.layer import MotionPrompt, normalize
+
+
+def clips(batch: int, *, size: int = 6, frames: int = 4, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, 3, frames, size, size), dtype=torch.uint8, generator=generator)
+
+
+def attention_by_hand(clip: torch.Tensor, slope: float, shift: float) -> torch.Tensor:
+    """(3, T+1, H, W) uint8 -> (T, H, W)."""
+    r, g, b = clip.double() / 255
+    grey = 0.299 * r + 0.587 * g + 0.114 * b
+    return torch.sigmoid(slope * (grey[1:] - grey[:-1] - shift))
+
+
+def other_clip_layer() -> OtherClipPrompt:
+    return OtherClipPrompt(m=0.7, n=-0.2, mean=0.5, std=0.5)
+
+
+def test_level_1_is_the_clip_without_its_first_frame():
+    layer = MotionPrompt(power_norm=Constant(1.0), mean=0.5, std=0.5)
+    out = layer(clips(2))
+    torch.testing.assert_close(out.prompts, normalize(clips(2)[:, :, 1:], 0.5, 0.5))
+    assert out.variation == 0
+    half = MotionPrompt(power_norm=Constant(0.5), mean=0.5, std=0.5)(clips(2)).prompts
+    torch.testing.assert_close(half, out.prompts / 2)
+
+
+def test_a_level_without_sense():
+    for level in (0.0, -1.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="level"):
+            Constant(level)
+
+
+def test_in_training_the_attention_is_the_neighbours():
+    layer, batch = other_clip_layer().train(), clips(3)
+    slope, shift = layer.slope.item(), layer.shift.item()
+    frames = normalize(batch[:, :, 1:], 0.5, 0.5).double()
+    out = layer(batch)
+    for i in range(3):
+        wanted = attention_by_hand(batch[i - 1], slope, shift) * frames[i]
+        torch.testing.assert_close(out.prompts[i].double(), wanted, rtol=1e-4, atol=1e-5)
+    out.prompts.square().sum().backward()
+    assert layer.m.grad.abs() > 0 and layer.n.grad.abs() > 0
+
+
+def test_in_testing_the_attention_is_of_one_training_clip_whatever_is_scored_beside_it():
+    layer, trained = other_clip_layer().train(), clips(3)
+    layer(trained)
+    layer.eval()
+    tested = clips(4, seed=1)
+    slope, shift = layer.slope.item(), layer.shift.item()
+    alone = torch.cat([layer(clip[None]).prompts for clip in tested])
+    torch.testing.assert_close(layer(tested).prompts, alone, rtol=0, atol=0)
+    wanted = attention_by_hand(trained[-1], slope, shift) * normalize(tested[:, :, 1:], 0.5, 0.5).double()
+    torch.testing.assert_close(alone.double(), wanted, rtol=1e-4, atol=1e-5)
+    assert layer(clips(1, size=9)).prompts.shape == (1, 3, 3, 9, 9)
+
+
+def test_what_testing_needs_is_part_of_the_state():
+    layer = other_clip_layer().train()
+    layer(clips(2))
+    copy = other_clip_layer()
+    copy.load_state_dict(layer.state_dict())
+    tested = clips(2, seed=1)
+    torch.testing.assert_close(copy.eval()(tested), layer.eval()(tested), rtol=0, atol=0)
+    untrained = other_clip_layer().eval()
+    still = torch.sigmoid(-untrained.slope * untrained.shift).item()
+    torch.testing.assert_close(
+        untrained(tested).prompts, still * normalize(tested[:, :, 1:], 0.5, 0.5), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_single_clip_in_training_takes_the_one_before_it():
+    layer, first, second = other_clip_layer().train(), clips(1), clips(1, seed=1)
+    layer(first)
+    out = layer(second)
+    wanted = attention_by_hand(first[0], layer.slope.item(), layer.shift.item())
+    torch.testing.assert_close(
+        out.prompts[0].double(), wanted * normalize(second[:, :, 1:], 0.5, 0.5)[0].double(), rtol=1e-4, atol=1e-5
+    )
