@@ -59,13 +59,17 @@ figures: $(READY) ## the paper's figures, of runs below outputs/ (FIGURES='3 17'
 TABLES := table1 table2 table3 table4 table5 table6 table7 table8
 REPRODUCE = $(BIN)/python scripts/reproduce.py profile=$(or $(PROFILE),paper) seeds=$(or $(SEEDS),1) \
 	dry=$(or $(DRY),0) 'results=$(RESULTS)' 'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
-.PHONY: table paper $(TABLES)
+.PHONY: table paper real $(TABLES)
 
 table: ## make table1 ... table8: a table of the paper, ours beside theirs; PROFILE=mini needs no data, DRY=1 plans
 	@echo "which one? make table1 ... make table8, or make paper"; exit 2
 
 $(TABLES): $(READY)
 	$(REPRODUCE) table=$(@:table%=%)
+
+real: $(READY) ## prompts on real clips from real weights (docs/results.md): SEEDS=3, ONLY='handwash12 none learned', SEARCH=1, DRY=1
+	$(BIN)/python scripts/study.py real seeds=$(or $(SEEDS),1) dry=$(or $(DRY),0) search=$(or $(SEARCH),0) \
+		'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
 
 timing: $(READY) ## time a few steps of the models of TABLE=1, for the estimates of DRY=1; on a quiet machine (PROFILE, ONLY)
 	$(REPRODUCE) table=$(or $(TABLE),1) timing=1

@@ -28,6 +28,7 @@ def composed(*overrides: str):
             {"rest": 1e-4, "norms": 1e-4, "prompts": 1e-4},
         ),
         (("vmp.weight_decay=0", "vmp.lr_mult=10"), {"rest": 1e-4, "norms": 0.0, "prompts": 0.0}),
+        (("optim.head_lr_mult=5",), {"rest": 1e-4, "norms": 0.0, "prompts": 1e-4}),
         (("optim=adamw_cosine", "vmp.weight_decay=0"), {"rest": 0.05, "norms": 0.0, "prompts": 0.0}),
     ],
 )
@@ -52,6 +53,7 @@ def test_weight_decay_and_learning_rate_by_group(overrides, decays):
         for p in m.parameters(recurse=False)
     }
     prompts = {id(p) for p in model.prompts.parameters()}
+    head = {id(p) for p in model.backbone.get_submodule(model.backbone.head_name).parameters()}
     assert norms
     lr = config.optim.lr * 16 / (config.optim.ref_batch or 16)  # follows the batch
     seen = set()
@@ -59,7 +61,9 @@ def test_weight_decay_and_learning_rate_by_group(overrides, decays):
         for p in group["params"]:
             what = "norms" if id(p) in norms else "prompts" if id(p) in prompts else "rest"
             assert group["weight_decay"] == decays[what], what
-            assert group["lr"] == pytest.approx(lr * (config.vmp.lr_mult if what == "prompts" else 1))
+            factor = config.vmp.lr_mult if what == "prompts" else 1
+            factor = config.optim.head_lr_mult if id(p) in head else factor
+            assert group["lr"] == pytest.approx(lr * factor)
             seen.add(id(p))
     assert seen == {id(p) for p in model.parameters()}
 

@@ -47,7 +47,8 @@ def test_in_training_the_attention_is_the_neighbours():
         wanted = attention_by_hand(batch[i - 1], slope, shift) * frames[i]
         torch.testing.assert_close(out.prompts[i].double(), wanted, rtol=1e-4, atol=1e-5)
     out.prompts.square().sum().backward()
-    assert layer.m.grad.abs() > 0 and layer.n.grad.abs() > 0
+    assert layer.m.grad.abs() > 0
+    assert layer.n.grad.abs() > 0
 
 
 def test_in_testing_the_attention_is_of_one_training_clip_whatever_is_scored_beside_it():
@@ -83,5 +84,8 @@ def test_a_single_clip_in_training_takes_the_one_before_it():
     out = layer(second)
     wanted = attention_by_hand(first[0], layer.slope.item(), layer.shift.item())
     torch.testing.assert_close(
-        out.prompts[0].double(), wanted * normalize(second[:, :, 1:], 0.5, 0.5)[0].double(), rtol=1e-4, atol=1e-5
+        out.prompts[0].double(),
+        wanted * normalize(second[:, :, 1:], 0.5, 0.5)[0].double(),
+        rtol=1e-4,
+        atol=1e-5,
     )

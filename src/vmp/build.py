@@ -275,10 +275,11 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
 
 
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
-    """SGD or AdamW in up to three groups: the scalars of the prompts, normalisation layers, the rest."""
+    """SGD or AdamW in up to four groups: the scalars of the prompts, normalisation layers, the head where it has a rate
+    of its own, the rest."""
     import torch
 
-    from vmp.finetune import parameter_groups
+    from vmp.finetune import head_of, parameter_groups
 
     o, v = config.optim, config.vmp
     lr = o.lr * config.trainer.batch_size / (o.ref_batch or config.trainer.batch_size)
@@ -288,6 +289,11 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
         {"params": rest, "lr": lr, "weight_decay": o.weight_decay},
         {"params": norms, "lr": lr, "weight_decay": o.norm_weight_decay},
     ]
+    if o.head_lr_mult != 1:
+        head = {id(p) for module in head_of(model.backbone) for p in module.parameters()}
+        groups[0]["params"] = [p for p in rest if id(p) not in head]
+        own = [p for p in rest if id(p) in head]
+        groups.append({"params": own, "lr": lr * o.head_lr_mult, "weight_decay": o.weight_decay})
     if isinstance(v, Prompts):
         decay = o.weight_decay if v.weight_decay is None else v.weight_decay
         groups.append({"params": prompts, "lr": lr * v.lr_mult, "weight_decay": decay})

@@ -266,6 +266,7 @@ class Optim(Section):
     schedule: Literal["cosine", "steps"]
     lr: Positive
     ref_batch: Count | None
+    head_lr_mult: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
     weight_decay: NotNegative

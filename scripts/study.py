@@ -1,0 +1,77 @@
+"""Arms compared on small sets of real clips, over folds and seeds: python scripts/study.py real [seeds=3] [only=...] ...
+
+    only='SET ... ARM ...'      sets and arms, as in only='handwash12 none learned'; default: all
+    search=1                    every arm at every setting of the search, not at the default alone
+    launch=warm                 single | warm | torchrun=N | 'hydra/launcher=slurm ...'
+    dry=1                       list what would be run, and run nothing
+    data.root=... and the like  overrides for every run, as for train.py
+
+It runs what is not finished, continues what is half done, and writes the table, the picture, and the records of all
+runs (runs.csv, predictions.csv) to OUTPUT/results; runs recorded in the study's published folder count as finished.
+`make real` does the same, and `make publish PROFILE=real` copies the results to docs/results/real.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from vmp.cli import friendly  # first: it sets how Hydra reports errors
+
+with friendly():
+    from vmp.errors import ConfigError
+    from vmp.paper.study_command import StudyRequest, run_study
+
+ROOT = Path(__file__).resolve().parent.parent
+OWN = ("seeds", "only", "search", "launch", "dry", "output", "results")
+
+
+def read_request(arguments: list[str]) -> StudyRequest:
+    """Raises:
+    ConfigError: there is no study's name, or an argument is wrong.
+    """
+    if not arguments or "=" in arguments[0]:
+        raise ConfigError("which study? A file of conf/study without its suffix, such as real")
+    name, *rest = arguments
+    own: dict[str, str] = {}
+    others = []
+    for argument in rest:
+        key, sign, value = argument.partition("=")
+        if not sign:
+            raise ConfigError(
+                f"{argument!r}: must be KEY=VALUE; keys are {', '.join(OWN)}, and those of train.py"
+            )
+        if key not in OWN:
+            others.append(argument)
+        elif value:
+            own[key] = value
+    if not (own.get("seeds", "1").isdecimal() and int(own.get("seeds", 1))):
+        raise ConfigError(f"seeds={own['seeds']}: must be a whole number from 1")
+    for key in ("dry", "search"):
+        if own.get(key, "0") not in ("0", "1"):
+            raise ConfigError(f"{key}={own[key]}: must be 0 or 1")
+    return StudyRequest(
+        name=name,
+        seeds=int(own.get("seeds", 1)),
+        only=tuple(own.get("only", "").split()),
+        search=own.get("search") == "1",
+        launch=own.get("launch", ""),
+        dry=own.get("dry") == "1",
+        output=own.get("output"),
+        results=own.get("results"),
+        overrides=tuple(others),
+    )
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
+    with friendly():
+        request = read_request(sys.argv[1:])
+        os.chdir(ROOT)
+        code = run_study(request, ROOT)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

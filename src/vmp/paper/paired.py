@@ -1,0 +1,109 @@
+"""Differences between two arms on the same clips: how large, how certain, and what could have been seen at all.
+
+Notable here:
+- everything is computed from which clips each seed got right: arrays (S seeds, N clips) of bool;
+- an interval resamples clips and seeds together (both arms with the same draw: they share clips, and a seed gives both
+  the same order of clips and the same new head), so that it holds for other clips and for other seeds;
+- the detectable difference comes from the reference arm alone, so it can be said before the other arm is run.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 10_000  # of the bootstrap
+POWER = 2.8  # standard errors: 1.96 for a 95 % interval + 0.84 for a chance of 80 % to lie outside
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Top-1 of an arm minus that of its reference, in percentage points; low, high: 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    fixed: int  # (clip, seed) pairs that only the arm gets right
+    broken: int  # pairs that only the reference gets right
+    clips: int
+    seeds: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+
+def difference(arm: np.ndarray, reference: np.ndarray) -> Difference:
+    """Both (S, N) bool, seeds and clips in the same order.
+
+    Raises:
+        ValueError: different shapes, or nothing to compare.
+    """
+    if arm.shape != reference.shape or not arm.size:
+        raise ValueError(
+            f"{arm.shape} and {reference.shape}: must be the same seeds and clips, and at least one"
+        )
+    by_pair = arm.astype(np.int8) - reference.astype(np.int8)  # (S, N)
+    seeds, clips = by_pair.shape
+    rng = np.random.default_rng(0)
+    drawn = np.empty(DRAWS)
+    for i in range(DRAWS):
+        some = by_pair[rng.integers(seeds, size=seeds)][:, rng.integers(clips, size=clips)]
+        drawn[i] = some.mean()
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Difference(
+        mean=100 * float(by_pair.mean()),
+        low=100 * float(low),
+        high=100 * float(high),
+        fixed=int((by_pair > 0).sum()),
+        broken=int((by_pair < 0).sum()),
+        clips=clips,
+        seeds=seeds,
+    )
+
+
+def detectable(reference: np.ndarray, *, seeds: int | None = None) -> float | None:
+    """The difference, in percentage points, that a comparison with this arm finds with a probability of 80 % at a level
+    of 5 %, if the other arm scatters alike; None for a single seed, which shows no scatter.
+
+    Args:
+        reference: (S, N) bool.
+        seeds: of the planned comparison; None: S.
+    """
+    found, clips = reference.shape
+    if found < 2:
+        return None
+    within = reference.var(axis=0, ddof=1).mean() / clips  # of a seed's accuracy, if clips were independent
+    between = reference.mean(axis=1).var(ddof=1)  # as observed: also what moves many clips at once
+    return 100 * POWER * float(np.sqrt(2 * max(within, between) / (seeds or found)))
+
+
+def by_class(arm: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Class -> difference in top-1 on its clips, in percentage points. labels (N,)."""
+    change = (arm.astype(float) - reference.astype(float)).mean(axis=0)
+    return {str(name): 100 * float(change[labels == name].mean()) for name in np.unique(labels)}
+
+
+def choose_settings(
+    right: dict[str, np.ndarray], parts: np.ndarray, *, default: str
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Cross-fitting: the clips of each part are judged by the setting that is best on the clips of all other parts.
+
+    Args:
+        right: setting -> (S, N) bool, the same clips for each.
+        parts: (N,), the fold of each clip. With a single one, its clips are halved, every other one.
+        default: the setting to take among equals.
+
+    Returns:
+        (S, N) bool, and how many parts took each setting.
+    """
+    if len(np.unique(parts)) == 1:
+        parts = np.arange(len(parts)) % 2
+    out = np.empty_like(right[default])
+    taken = dict.fromkeys(right, 0)
+    for part in np.unique(parts):
+        here = parts == part
+        best = max(right, key=lambda name: (right[name][:, ~here].mean(), name == default))
+        out[:, here] = right[best][:, here]
+        taken[best] += 1
+    return out, taken

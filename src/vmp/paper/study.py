@@ -1,0 +1,205 @@
+"""A study: arms compared on several small sets of clips, over folds and seeds; conf/study/<name>.yaml.
+
+Notable here:
+- a run is one (set, fold, arm, setting, seed). Runs are ordered so that whatever is finished can be compared: seed by
+  seed and fold by fold, all arms of a fold next to each other;
+- an arm's overrides may use its set's values, as in vmp.lambda={weight};
+- a run that was recorded by an earlier study of the same configs (runs.csv and predictions.csv) is not run again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vmp.errors import ConfigError
+from vmp.paper.planning import PlannedRun, Planner
+from vmp.paper.tables import RunSpec
+from vmp.runs.folder import what_matters
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StudySet(_Section):
+    """label: how tables call it. fold: the key that chooses one of `folds`; None: a single split."""
+
+    label: str
+    overrides: tuple[str, ...]
+    fold: str | None = None
+    folds: Annotated[int, Field(ge=1)] = 1
+    values: dict[str, float] = {}
+
+
+class Arm(_Section):
+    """beside: the arm that it is compared with; None for that arm itself."""
+
+    label: str
+    overrides: tuple[str, ...]
+    beside: str | None = None
+
+
+class Study(_Section):
+    """settings: of the search that every arm gets; the first is the default. name -> overrides."""
+
+    name: str
+    title: str
+    note: str
+    output: str
+    published: str
+    launch: str
+    overrides: tuple[str, ...]
+    sets: dict[str, StudySet]
+    arms: dict[str, Arm]
+    settings: dict[str, tuple[str, ...]]
+
+    @property
+    def default_setting(self) -> str:
+        return next(iter(self.settings))
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A run of a study and its place in it."""
+
+    set: str
+    fold: int  # from 1
+    arm: str
+    setting: str
+    seed: int
+    planned: PlannedRun
+
+    @property
+    def digest(self) -> str:
+        """Of all settings that decide its result."""
+        text = json.dumps(what_matters(self.planned.raw), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_study(path: Path) -> Study:
+    """Raises ConfigError where the file is wrong or there is none."""
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
+        raise ConfigError(f"{path}: no such study; there are: {known}")
+    raw = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    try:
+        study = Study.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:10]]
+        raise ConfigError(f"{path}:\n  " + "\n  ".join(lines)) from None
+    for name, arm in study.arms.items():
+        if arm.beside is not None and arm.beside not in study.arms:
+            raise ConfigError(f"{path}: arms.{name}.beside = {arm.beside}: no such arm")
+    return study
+
+
+def choose(study: Study, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The sets and arms that words name; all sets, or all arms, where none of them is named.
+
+    Raises:
+        ConfigError: a word names neither.
+    """
+    unknown = [word for word in words if word not in study.sets and word not in study.arms]
+    if unknown:
+        raise ConfigError(
+            f"only={' '.join(words)}: {', '.join(unknown)} is no set and no arm of study {study.name}\n"
+            f"  sets: {', '.join(study.sets)}\n  arms: {', '.join(study.arms)}"
+        )
+    sets, arms = ([name for name in names if name in words] for names in (study.sets, study.arms))
+    return sets or list(study.sets), arms or list(study.arms)
+
+
+def plan(
+    study: Study,
+    planner: Planner,
+    *,
+    sets: Iterable[str],
+    arms: Iterable[str],
+    seeds: Iterable[int],
+    settings: Iterable[str],
+) -> list[StudyRun]:
+    """All runs, in the order in which they should be made."""
+    names = [(s, a) for s in settings for a in arms]
+    return [
+        _plan_one(study, planner, chosen, fold, arm, setting, seed)
+        for seed in seeds
+        for chosen in sets
+        for fold in range(1, study.sets[chosen].folds + 1)
+        for setting, arm in names
+    ]
+
+
+def _plan_one(
+    study: Study, planner: Planner, chosen: str, fold: int, arm: str, setting: str, seed: int
+) -> StudyRun:
+    of_set = study.sets[chosen]
+    try:
+        own = [override.format(**of_set.values) for override in study.arms[arm].overrides]
+    except KeyError as error:
+        raise ConfigError(
+            f"study {study.name}: sets.{chosen}.values has no {error}, which arm {arm} needs"
+        ) from None
+    own += study.settings[setting]
+    folds = [f"{of_set.fold}={fold}"] if of_set.fold else []
+    spec = RunSpec(
+        dataset=of_set.label,
+        model=arm,
+        overrides=(*study.overrides, *of_set.overrides, *folds, *own),
+        own=tuple(folds + own),
+        tag=None if setting == study.default_setting else setting,
+    )
+    return StudyRun(chosen, fold, arm, setting, seed, planner.run(spec, seed))
+
+
+def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a finished run says about itself (a row of runs.csv) and about each tested clip (predictions.csv)."""
+    from vmp.runs.run import Run
+
+    done = Run(run.planned.folder)
+    result, place = done.result, _place(run)
+    scalars = result.get("scalars") or {}
+    mine = {
+        **place,
+        "config": run.digest,
+        "commit": result.get("commit") or "",
+        "top1": f"{result['top1']:.4f}",
+        "slope": _rounded(scalars.get("slope")),
+        "shift": _rounded(scalars.get("shift")),
+        "seconds": round(result.get("seconds", 0)),
+        "device": result.get("device", ""),
+    }
+    clips = [
+        {
+            **place,
+            "id": row["path"] or row["id"],
+            "class": done.classes[int(row["label"])],
+            "predicted": done.classes[int(row["predicted"])],
+        }
+        for row in done.predictions
+        if row["predicted"]
+    ]
+    return mine, clips
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _place(run: StudyRun) -> dict[str, Any]:
+    return {"set": run.set, "fold": run.fold, "arm": run.arm, "setting": run.setting, "seed": run.seed}
+
+
+def key_of(row: dict[str, str]) -> tuple[str, ...]:
+    """Which run a recorded row belongs to."""
+    return tuple(row[name] for name in ("set", "fold", "arm", "setting", "seed"))
+
+
+def select(rows: Iterable[dict[str, str]], keys: set[tuple[str, ...]]) -> Iterator[dict[str, str]]:
+    """The rows that belong to these runs."""
+    return (row for row in rows if key_of(row) in keys)

@@ -1,0 +1,151 @@
+"""A study from one command: plan it, run what is missing, write its results."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmp.errors import RunError
+from vmp.files import read_csv, write_text
+from vmp.formats import format_duration
+from vmp.jobs.launch import parse_launch
+from vmp.paper.planning import Planner, add_starting_runs, composer
+from vmp.paper.reproduce import run_missing
+from vmp.paper.study import Study, StudyRun, choose, key_of, load_study, plan, rows_of
+from vmp.paper.study_page import collect, draw, to_markdown
+
+PLACE = ("set", "fold", "arm", "setting", "seed")
+RUN_COLUMNS = (*PLACE, "config", "commit", "top1", "slope", "shift", "seconds", "device")
+CLIP_COLUMNS = (*PLACE, "id", "class", "predicted")
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """The options of scripts/study.py."""
+
+    name: str
+    seeds: int = 1
+    only: tuple[str, ...] = ()
+    search: bool = False
+    launch: str = ""
+    dry: bool = False
+    output: str | None = None
+    results: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows of runs.csv and predictions.csv."""
+
+    runs: list[dict[str, str]]
+    clips: list[dict[str, str]]
+
+
+def run_study(request: StudyRequest, root: Path) -> int:
+    """Run what a study lacks and write its results; the exit code.
+
+    Args:
+        root: the checkout, which must be the working directory.
+
+    Raises:
+        UserError: something is missing or wrong.
+    """
+    study = load_study(root / "conf" / "study" / f"{request.name}.yaml")
+    output = request.output or study.output
+    launch = parse_launch(request.launch or study.launch)
+    planner = Planner(composer(root / "conf"), output=output, extra=request.overrides)
+    sets, arms = choose(study, request.only)
+    settings = list(study.settings) if request.search else [study.default_setting]
+    planned = plan(study, planner, sets=sets, arms=arms, seeds=range(request.seeds), settings=settings)
+    results = Path(request.results or Path(output) / "results")
+    recorded = _merge(read_records(Path(study.published)), read_records(results))
+    known = {key_of(row): row["config"] for row in recorded.runs}
+    missing = [run for run in planned if known.get(_key(run)) != run.digest]
+    if request.dry:
+        _print_plan(study, planned, missing, recorded)
+        return 0
+    left = run_missing(add_starting_runs(run.planned for run in missing), [], launch, Path(output), root)
+    records = _merge(recorded, _records_of(run for run in missing if run.planned.finished))
+    write_results(study, records, results, command=f"make real SEEDS={request.seeds}")
+    print(f"-> {results}/{study.name}.md, .png, .svg, runs.csv, predictions.csv")
+    return 1 if left else 0
+
+
+def write_results(study: Study, records: Records, results: Path, *, command: str) -> None:
+    """Write the table, the picture and the records."""
+    write_text(results / "runs.csv", _to_csv(RUN_COLUMNS, records.runs))
+    write_text(results / "predictions.csv", _to_csv(CLIP_COLUMNS, records.clips))
+    found = collect(study, records.clips)
+    write_text(results / f"{study.name}.md", to_markdown(study, found, records.runs, command=command))
+    draw(study, found, results / study.name)
+
+
+def read_records(folder: Path) -> Records:
+    """Those of a study's results; empty where there are none.
+
+    Raises:
+        RunError: a file is damaged.
+    """
+    paths = folder / "runs.csv", folder / "predictions.csv"
+    if not paths[0].is_file():
+        return Records([], [])
+    if not paths[1].is_file():
+        raise RunError(
+            f"{paths[1]}: missing beside {paths[0].name}; put it back, or remove {paths[0].name} too"
+        )
+    runs, clips = (
+        read_csv(path, required=columns)
+        for path, columns in zip(paths, (RUN_COLUMNS, CLIP_COLUMNS), strict=True)
+    )
+    return Records(runs, clips)
+
+
+def _records_of(finished: Iterable[StudyRun]) -> Records:
+    runs: list[dict[str, str]] = []
+    clips: list[dict[str, str]] = []
+    for run in finished:
+        mine, tested = rows_of(run)
+        runs.append(_as_text(mine))
+        clips += [_as_text(row) for row in tested]
+    return Records(runs, clips)
+
+
+def _merge(old: Records, new: Records) -> Records:
+    """The records of both; where both have a run, the new one counts."""
+    again = {key_of(row) for row in new.runs}
+    runs = [row for row in old.runs if key_of(row) not in again] + new.runs
+    clips = [row for row in old.clips if key_of(row) not in again] + new.clips
+    return Records(sorted(runs, key=key_of), sorted(clips, key=lambda row: (*key_of(row), row["id"])))
+
+
+def _key(run: StudyRun) -> tuple[str, ...]:
+    return run.set, str(run.fold), run.arm, run.setting, str(run.seed)
+
+
+def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in row.items()}
+
+
+def _to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _print_plan(
+    study: Study, planned: Sequence[StudyRun], missing: Sequence[StudyRun], recorded: Records
+) -> None:
+    seconds = [float(row["seconds"]) for row in recorded.runs]
+    print(f"{len(planned)} runs, {len(planned) - len(missing)} recorded, {len(missing)} to do")
+    if seconds and missing:
+        mean = sum(seconds) / len(seconds)
+        print(
+            f"about {format_duration(mean * len(missing))}: the {len(seconds)} recorded runs took {mean:.0f} s each"
+        )
+    for run in missing:
+        print(f"  {run.set} fold {run.fold}  {run.arm}  {run.setting}  seed {run.seed}  {run.planned.state}")

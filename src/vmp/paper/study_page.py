@@ -1,0 +1,233 @@
+"""A study's results: tables of arms by set, and a picture of the differences with their intervals."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vmp.figures.canvas import COLORS, GREY, figure, save, style
+from vmp.formats import format_duration
+from vmp.paper.paired import Difference, by_class, choose_settings, detectable, difference
+from vmp.paper.study import Study
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """Which clips of a set an arm gets right, with the setting that cross-fitting chose for each part.
+
+    right: (S, N) bool. ids, labels, folds: (N,). seeds: (S,). settings: how many parts took each setting.
+    """
+
+    right: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray
+    folds: np.ndarray
+    seeds: tuple[int, ...]
+    settings: dict[str, int]
+
+    @property
+    def top1(self) -> float:
+        return 100 * float(self.right.mean())
+
+    def on(self, other: "ArmScores") -> tuple["np.ndarray", "np.ndarray", np.ndarray]:
+        """(mine, the other's, labels) on the seeds and clips that both have; empty arrays if there are none."""
+        seeds = [seed for seed in self.seeds if seed in other.seeds]
+        place = {name: i for i, name in enumerate(other.ids)}
+        mine = [i for i, name in enumerate(self.ids) if name in place]
+        theirs = [place[self.ids[i]] for i in mine]
+        a = self.right[[self.seeds.index(s) for s in seeds]][:, mine]
+        b = other.right[[other.seeds.index(s) for s in seeds]][:, theirs]
+        return a, b, self.labels[mine]
+
+
+def collect(study: Study, clips: Iterable[Row]) -> dict[str, dict[str, ArmScores]]:
+    """Set -> arm -> scores, of the seeds and settings that cover the same clips.
+
+    A clip counts if every seed of the arm has it; a seed counts if no other seed of the arm has more clips; a setting
+    counts if it has every seed and clip of the default one.
+    """
+    found: dict[tuple[str, str], dict[tuple[str, int], dict[str, Row]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for row in clips:
+        found[row["set"], row["arm"]][row["setting"], int(row["seed"])][row["id"]] = row
+    out: dict[str, dict[str, ArmScores]] = {name: {} for name in study.sets}
+    for (chosen, arm), by_run in found.items():
+        scores = _scores(study, by_run)
+        if scores is not None and chosen in out and arm in study.arms:
+            out[chosen][arm] = scores
+    return out
+
+
+def _scores(study: Study, by_run: Mapping[tuple[str, int], Mapping[str, Row]]) -> ArmScores | None:
+    default = study.default_setting
+    base = {seed: rows for (setting, seed), rows in by_run.items() if setting == default}
+    if not base:
+        return None
+    most = max(len(rows) for rows in base.values())
+    seeds = tuple(sorted(seed for seed, rows in base.items() if len(rows) == most))
+    ids = sorted(set.intersection(*(set(base[seed]) for seed in seeds)))
+    right: dict[str, np.ndarray] = {}
+    for setting in study.settings:
+        runs = [by_run.get((setting, seed), {}) for seed in seeds]
+        if all(set(ids) <= set(rows) for rows in runs):
+            right[setting] = np.array(
+                [[rows[i]["class"] == rows[i]["predicted"] for i in ids] for rows in runs]
+            )
+    first = base[seeds[0]]
+    folds = np.array([int(first[i]["fold"]) for i in ids])
+    chosen, settings = choose_settings(right, folds, default=default)
+    return ArmScores(
+        chosen, np.array(ids), np.array([first[i]["class"] for i in ids]), folds, seeds, settings
+    )
+
+
+# --- text ----------------------------------------------------------------------------------------------------------
+
+
+def to_markdown(
+    study: Study, found: Mapping[str, Mapping[str, ArmScores]], runs: Sequence[Row], *, command: str
+) -> str:
+    lines = [f"# {study.title}", "", study.note, "", f"`{command}`", ""]
+    for chosen, of_set in study.sets.items():
+        arms = found.get(chosen, {})
+        lines += [f"## {of_set.label}", ""]
+        if not arms:
+            lines += ["Not run.", ""]
+            continue
+        lines += _detectable_lines(study, arms)
+        lines += [
+            "| arm | top-1 | clips x seeds | difference, 95 % interval | only it / only the other | slope | shift |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for arm in study.arms:
+            lines.append(_arm_line(study, chosen, arm, arms, runs))
+        lines.append("")
+        lines += _class_lines(study, arms)
+    lines += _provenance_lines(study, runs)
+    return "\n".join(lines) + "\n"
+
+
+def _arm_line(study: Study, chosen: str, arm: str, arms: Mapping[str, ArmScores], runs: Sequence[Row]) -> str:
+    label = study.arms[arm].label
+    if arm not in arms:
+        return f"| {label} | not run | | | | | |"
+    scores, compared = arms[arm], compare(study, arms, arm)
+    cells = [label, f"{scores.top1:.1f}", f"{len(scores.ids)} x {len(scores.seeds)}"]
+    cells += [describe(compared), f"{compared.fixed} / {compared.broken}"] if compared else ["", ""]
+    cells += [_mean_and_range(runs, chosen, arm, name, study.default_setting) for name in ("slope", "shift")]
+    return "| " + " | ".join(cells) + " |"
+
+
+def compare(study: Study, arms: Mapping[str, ArmScores], arm: str) -> Difference | None:
+    """None for a reference arm, or where there is nothing in common with it."""
+    beside = study.arms[arm].beside
+    if beside is None or arm not in arms or beside not in arms:
+        return None
+    mine, theirs, _ = arms[arm].on(arms[beside])
+    return difference(mine, theirs) if mine.size else None
+
+
+def describe(d: Difference) -> str:
+    text = f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
+    text = f"**{text}**" if d.is_clear else text
+    return f"{text} on {d.clips} x {d.seeds}"
+
+
+def _detectable_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
+    reference = arms.get(next(iter(study.arms)))
+    if reference is None:
+        return []
+    seen = detectable(reference.right)
+    if seen is None:
+        return ["One seed of the baseline: it does not show yet which difference could be detected.", ""]
+    three = detectable(reference.right, seeds=3)
+    return [
+        f"From the baseline's scatter over {len(reference.seeds)} seeds, a comparison detects {seen:.1f} points with a "
+        f"probability of 80 % (with three seeds {three:.1f}).",
+        "",
+    ]
+
+
+def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
+    changed = {}
+    for arm in study.arms:
+        beside = study.arms[arm].beside
+        if beside and beside in arms and arm in arms:
+            mine, theirs, labels = arms[arm].on(arms[beside])
+            if mine.size:
+                changed[arm] = by_class(mine, theirs, labels)
+    if not changed:
+        return []
+    classes = sorted({name for change in changed.values() for name in change})
+    lines = [
+        "Change by class, in points:",
+        "",
+        "| class | " + " | ".join(study.arms[a].label for a in changed) + " |",
+    ]
+    lines.append("|---" * (len(changed) + 1) + "|")
+    for name in classes:
+        cells = [f"{change[name]:+.0f}" if name in change else "" for change in changed.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _mean_and_range(runs: Sequence[Row], chosen: str, arm: str, name: str, setting: str) -> str:
+    values = [
+        float(row[name])
+        for row in runs
+        if (row["set"], row["arm"], row["setting"]) == (chosen, arm, setting) and row[name]
+    ]
+    if not values:
+        return ""
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _provenance_lines(study: Study, runs: Sequence[Row]) -> list[str]:
+    total = sum(float(row["seconds"]) for row in runs)
+    commits = sorted({row["commit"][:12] for row in runs if row["commit"]})
+    devices = sorted({row["device"] for row in runs})
+    settings = sorted({row["setting"] for row in runs})
+    return [
+        "## How it was measured",
+        "",
+        f"{len(runs)} runs, {format_duration(total)} of training in all, {total / max(1, len(runs)):.0f} s per run, "
+        f"on {', '.join(devices) or 'nothing yet'}; commits {', '.join(commits) or 'none'}; settings "
+        f"{', '.join(settings)}.",
+        "An interval resamples clips and seeds together, 10,000 times; bold: it excludes 0. Intervals are not "
+        "corrected for their number. Where an arm was run at several settings, each fold is judged by the setting that is best on "
+        "the other folds. `runs.csv` and `predictions.csv` hold every run and every tested clip.",
+    ]
+
+
+# --- picture -------------------------------------------------------------------------------------------------------
+
+
+def draw(study: Study, found: Mapping[str, Mapping[str, ArmScores]], stem: Path) -> list[Path]:
+    """Differences to the reference arm with their intervals, one panel per set that has any."""
+    rows = {
+        chosen: [(arm, d) for arm in study.arms if (d := compare(study, arms, arm))]
+        for chosen, arms in found.items()
+    }
+    rows = {chosen: compared for chosen, compared in rows.items() if compared}
+    if not rows:
+        return []
+    names = [arm for arm in study.arms if any(arm == a for compared in rows.values() for a, _ in compared)]
+    with style():
+        drawn = figure(1.9 + 2.1 * len(rows), 0.9 + 0.28 * len(names))
+        axes = drawn.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+        for axis, (chosen, compared) in zip(axes, rows.items(), strict=True):
+            for arm, d in compared:
+                y = len(names) - 1 - names.index(arm)
+                color = COLORS[0] if d.low > 0 else COLORS[1] if d.high < 0 else GREY
+                axis.plot([d.low, d.high], [y, y], color=color, lw=1.5, solid_capstyle="butt")
+                axis.plot(d.mean, y, "o", color=color, ms=4)
+            axis.axvline(0, color="black", lw=0.8)
+            axis.set(title=study.sets[chosen].label, xlabel="difference in top-1, points")
+            axis.set_yticks(range(len(names)), [study.arms[arm].label for arm in reversed(names)])
+            axis.set_ylim(-0.6, len(names) - 0.4)
+    return save(drawn, stem)
