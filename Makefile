@@ -46,7 +46,7 @@ bench: $(READY) ## measure layer, step, start and loader beside plain implementa
 	$(BIN)/python -m benchmarks $(BENCH)
 
 # where tables, claims, figures and maps of starts are written; docs/results is written by make publish only
-OUTPUTS = outputs$(if $(filter mini,$(PROFILE)),/mini)
+OUTPUTS = outputs$(if $(filter mini real,$(PROFILE)),/$(PROFILE))
 RESULTS ?= $(OUTPUTS)/results
 
 figures: $(READY) ## the paper's figures, of runs below outputs/ (FIGURES='3 17', OUT=FOLDER), and the README's picture

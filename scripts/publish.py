@@ -2,6 +2,7 @@
 
 python scripts/publish.py                                 outputs/results -> docs/results
 python scripts/publish.py --profile mini table1 claims    outputs/mini/results -> docs/results/mini, these only
+python scripts/publish.py --profile real                  outputs/real/results -> docs/results/real
 
 If a published number, or some of its seeds, would be lost, nothing is copied.
 """
@@ -19,7 +20,7 @@ def main() -> None:
     parser.add_argument(
         "only", nargs="*", metavar="NAME", help="such as table1 or claims, without suffix; default: all"
     )
-    parser.add_argument("--profile", default="paper", help="a file in conf/table/profile/")
+    parser.add_argument("--profile", default="paper", help="a file in conf/table/profile/ or conf/study/")
     parser.add_argument(
         "--results", type=Path, help="folder of your results; default: results/ beside the profile's runs"
     )
@@ -27,10 +28,16 @@ def main() -> None:
     options = parser.parse_args()
 
     from vmp.paper.publishing import publish
-    from vmp.paper.tables import load_profile, results_of
+    from vmp.paper.study import Study, load_study
+    from vmp.paper.tables import Profile, load_profile, results_of
 
     os.chdir(ROOT)
-    profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
+    study = ROOT / "conf/study" / f"{options.profile}.yaml"
+    profile: Profile | Study
+    if study.is_file():
+        profile = load_study(study)
+    else:
+        profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
     source = options.results or results_of(profile.output)
     for path in publish(source, options.to or Path(profile.published), only=options.only):
         print(f"-> {path}")

@@ -1,4 +1,4 @@
-"""Arms compared on small sets of real clips, over folds and seeds: python scripts/study.py real [seeds=3] [only=...] ...
+"""Arms compared on small sets of real clips, over folds and seeds: python scripts/study.py real [seeds=3] [only=...]
 
     only='SET ... ARM ...'      sets and arms, as in only='handwash12 none learned'; default: all
     search=1                    every arm at every setting of the search, not at the default alone

@@ -18,7 +18,14 @@ from vmp.formats import finite
 KINDS = (
     *("table*.csv", "table*.md", "table*.tex", "claims.md", "starts*.csv", "starts*.png", "starts*.svg"),
     *("figures/figure*.png", "figures/figure*.svg", "prompts.png"),
+    *("study_*.md", "study_*.png", "study_*.svg", "runs.csv", "predictions.csv"),
 )
+
+
+_TABLE = ("row", "column"), "ours"
+_MAP = ("dataset", "slope", "shift", "seed"), "top1"  # of starts
+_RUN = ("set", "fold", "arm", "setting", "seed")
+_NUMBERS = {"runs": (_RUN, "top1"), "predictions": ((*_RUN, "id"), None)}  # of a study
 
 
 def publish(source: Path, target: Path, *, only: Sequence[str] = ()) -> list[Path]:
@@ -63,9 +70,7 @@ def lost_numbers(old: Path, new: Path) -> list[str]:
     """What a published file has and a new one lacks: cells of tables and their seeds, points of a map, sections of the
     claims. Pictures and the Markdown and LaTeX of tables have no numbers of their own."""
     if old.suffix == ".csv":
-        is_table = old.stem.startswith("table")
-        keys = ("row", "column") if is_table else ("dataset", "slope", "shift", "seed")
-        number = "ours" if is_table else "top1"
+        keys, number = _NUMBERS.get(old.stem, _TABLE if old.stem.startswith("table") else _MAP)
         before, after = _count_seeds(old, keys, number), _count_seeds(new, keys, number)
         gone = [f"{', '.join(key)} has no number" for key in before if key not in after]
         fewer = [key for key in before if key in after and after[key] < before[key]]
@@ -76,13 +81,13 @@ def lost_numbers(old: Path, new: Path) -> list[str]:
     return []
 
 
-def _count_seeds(path: Path, keys: Sequence[str], number: str) -> dict[tuple[str, ...], int]:
-    """The key of each row that has a number -> how many seeds it was measured with."""
-    rows = read_csv(path, required=(*keys, number))
+def _count_seeds(path: Path, keys: Sequence[str], number: str | None) -> dict[tuple[str, ...], int]:
+    """The key of each row that has a number (if the file has any) -> how many seeds it was measured with."""
+    rows = read_csv(path, required=(*keys, number) if number else keys)
     return {
         tuple(row[key] for key in keys): int(finite(row.get("seeds", "")) or 1)
         for row in rows
-        if finite(row[number]) is not None
+        if number is None or finite(row[number]) is not None
     }
 
 

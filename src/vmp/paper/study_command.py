@@ -70,7 +70,7 @@ def run_study(request: StudyRequest, root: Path) -> int:
     left = run_missing(add_starting_runs(run.planned for run in missing), [], launch, Path(output), root)
     records = _merge(recorded, _records_of(run for run in missing if run.planned.finished))
     write_results(study, records, results, command=f"make real SEEDS={request.seeds}")
-    print(f"-> {results}/{study.name}.md, .png, .svg, runs.csv, predictions.csv")
+    print(f"-> {results}/study_{study.name}.md, .png, .svg, runs.csv, predictions.csv")
     return 1 if left else 0
 
 
@@ -79,8 +79,8 @@ def write_results(study: Study, records: Records, results: Path, *, command: str
     write_text(results / "runs.csv", _to_csv(RUN_COLUMNS, records.runs))
     write_text(results / "predictions.csv", _to_csv(CLIP_COLUMNS, records.clips))
     found = collect(study, records.clips)
-    write_text(results / f"{study.name}.md", to_markdown(study, found, records.runs, command=command))
-    draw(study, found, results / study.name)
+    write_text(results / f"study_{study.name}.md", to_markdown(study, found, records.runs, command=command))
+    draw(study, found, results / f"study_{study.name}")
 
 
 def read_records(folder: Path) -> Records:

@@ -199,8 +199,8 @@ def _provenance_lines(study: Study, runs: Sequence[Row]) -> list[str]:
         f"on {', '.join(devices) or 'nothing yet'}; commits {', '.join(commits) or 'none'}; settings "
         f"{', '.join(settings)}.",
         "An interval resamples clips and seeds together, 10,000 times; bold: it excludes 0. Intervals are not "
-        "corrected for their number. Where an arm was run at several settings, each fold is judged by the setting that is best on "
-        "the other folds. `runs.csv` and `predictions.csv` hold every run and every tested clip.",
+        "corrected for their number. Where an arm was run at several settings, each fold is judged by the setting "
+        "that is best on the other folds. `runs.csv` and `predictions.csv` hold every run and every tested clip.",
     ]
 
 

@@ -1,0 +1,150 @@
+"""A study's statistics against exact answers and simulation, and its records."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from runs import ROOT
+
+from vmp.errors import ConfigError, RunError
+from vmp.paper.paired import by_class, choose_settings, detectable, difference
+from vmp.paper.study import choose, load_study
+from vmp.paper.study_command import CLIP_COLUMNS, RUN_COLUMNS, Records, _merge, read_records, write_results
+from vmp.paper.study_page import collect, compare
+
+STUDY = ROOT / "conf/study/real.yaml"
+
+
+def test_a_difference_counts_pairs_of_clip_and_seed():
+    reference = np.array([[1, 0, 0, 1], [1, 0, 1, 1]], bool)
+    arm = np.array([[1, 1, 0, 0], [1, 1, 1, 1]], bool)
+    found = difference(arm, reference)
+    assert (found.fixed, found.broken, found.clips, found.seeds) == (2, 1, 4, 2)
+    assert found.mean == pytest.approx(100 * (2 - 1) / 8)
+    assert found.low <= found.mean <= found.high
+    with pytest.raises(ValueError, match="same seeds and clips"):
+        difference(arm[:1], reference)
+
+
+def test_with_one_seed_the_interval_is_the_bootstrap_over_clips():
+    """All ways to draw three of three clips, exactly."""
+    by_pair = np.array([1, 0, -1])
+    means = sorted(np.mean(draw) for draw in itertools.product(by_pair, repeat=3))
+    found = difference(np.array([[1, 1, 0]], bool), np.array([[0, 1, 1]], bool))
+    low, high = np.quantile(means, (0.025, 0.975), method="inverted_cdf")
+    assert (found.low, found.high) == pytest.approx((100 * low, 100 * high), abs=1)
+
+
+def test_arms_that_are_alike_are_rarely_called_different_and_a_real_difference_is_seen():
+    """Clips of mixed difficulty; an arm whose seeds are as good or, by the detectable difference, better."""
+    rng = np.random.default_rng(1)
+    seeds, clips, rounds = 3, 100, 60
+    clear, seen = 0, 0
+    for _ in range(rounds):
+        chance = rng.beta(4, 1, size=clips)
+        draw = lambda p: rng.random((seeds, clips)) < p  # noqa: E731
+        reference = draw(chance)
+        clear += difference(draw(chance), reference).is_clear
+        size = detectable(reference) / 100
+        easier = np.clip(chance + size * (1 - chance) / (1 - chance).mean(), 0, 1)
+        seen += difference(draw(easier), reference).is_clear
+    assert clear <= 0.1 * rounds
+    assert seen >= 0.5 * rounds
+
+
+def test_the_detectable_difference_follows_the_scatter():
+    same = np.tile(np.arange(50) % 3 > 0, (3, 1))
+    assert detectable(same) == 0
+    assert detectable(same[:1]) is None
+    rng = np.random.default_rng(0)
+    scattered = rng.random((3, 400)) < 0.5
+    # independent clips: each accuracy has a standard error of 2.5 points, a mean of three 1.44, a difference 2.04
+    assert detectable(scattered) == pytest.approx(2.8 * 2.04, rel=0.25)
+    assert detectable(scattered, seeds=12) == pytest.approx(detectable(scattered) / 2)
+
+
+def test_change_by_class():
+    arm, reference = np.array([[1, 1, 0, 0]], bool), np.array([[0, 1, 1, 0]], bool)
+    assert by_class(arm, reference, np.array(["a", "a", "b", "b"])) == {"a": 50, "b": -50}
+
+
+def test_a_setting_is_chosen_on_other_folds_than_those_it_is_judged_on():
+    """A setting that is best only where it is judged is not chosen."""
+    parts = np.array([1, 1, 2, 2])
+    right = {"base": np.array([[0, 0, 1, 1]], bool), "other": np.array([[1, 1, 0, 0]], bool)}
+    chosen, taken = choose_settings(right, parts, default="base")
+    assert chosen.tolist() == [[False, False, False, False]]
+    assert taken == {"base": 1, "other": 1}
+    alone, taken = choose_settings({"base": right["base"]}, np.ones(4), default="base")
+    assert alone.tolist() == right["base"].tolist()
+    assert taken == {"base": 2}
+
+
+# --- the study of the project, and its records ---------------------------------------------------------------------
+
+
+def clip(
+    arm: str, seed: int, name: str, predicted: str, *, fold: int = 1, setting: str = "base"
+) -> dict[str, str]:
+    values = ("handwash12", str(fold), arm, setting, str(seed), name, "wash", predicted)
+    return dict(zip(CLIP_COLUMNS, values, strict=True))
+
+
+def run(arm: str, seed: int, *, top1: str = "50") -> dict[str, str]:
+    values = ("handwash12", "1", arm, "base", str(seed), "c0ffee", "abc", top1, "9.8", "-0.2", "60", "CPU")
+    return dict(zip(RUN_COLUMNS, values, strict=True))
+
+
+def test_seeds_and_clips_that_only_one_arm_has_are_not_compared():
+    study = load_study(STUDY)
+    clips = [clip("none", s, f"{i}.mp4", "wash" if i else "rub") for s in (0, 1) for i in range(3)]
+    clips += [clip("learned", 1, f"{i}.mp4", "wash") for i in range(4)]
+    clips += [clip("learned", 2, "0.mp4", "rub")]  # a seed whose other folds are not run
+    arms = collect(study, clips)["handwash12"]
+    assert arms["learned"].seeds == (1,)
+    found = compare(study, arms, "learned")
+    assert (found.clips, found.seeds, found.fixed, found.broken) == (3, 1, 1, 0)
+    assert compare(study, arms, "none") is None
+    assert compare(study, arms, "weighted") is None
+
+
+def test_results_are_written_read_and_merged(tmp_path):
+    study = load_study(STUDY)
+    clips = [
+        clip(arm, 0, f"{i}.mp4", "wash" if i % 2 else "rub") for arm in ("none", "learned") for i in range(4)
+    ]
+    old = Records([run("none", 0), run("learned", 0)], clips)
+    write_results(study, old, tmp_path, command="make real")
+    text = (tmp_path / "study_real.md").read_text()
+    assert "| motion prompts, λ = 0 | 50.0 | 4 x 1 | +0.0 [+0.0, +0.0] on 4 x 1 | 0 / 0 |" in text
+    assert "| fixed power normalisation | not run |" in text
+    assert (tmp_path / "study_real.png").stat().st_size > 1000
+    back = read_records(tmp_path)
+    assert sorted(map(str, back.clips)) == sorted(map(str, clips))
+    again = Records([run("learned", 0, top1="75")], [clip("learned", 0, "0.mp4", "wash")])
+    merged = _merge(back, again)
+    assert [row["top1"] for row in merged.runs] == ["75", "50"]
+    assert [row["id"] for row in merged.clips if row["arm"] == "learned"] == ["0.mp4"]
+    (tmp_path / "predictions.csv").unlink()
+    with pytest.raises(RunError, match=r"predictions\.csv: missing"):
+        read_records(tmp_path)
+
+
+def test_words_choose_sets_and_arms():
+    study = load_study(STUDY)
+    assert choose(study, []) == (list(study.sets), list(study.arms))
+    assert choose(study, ["learned", "none", "skateboard"]) == (["skateboard"], ["none", "learned"])
+    with pytest.raises(ConfigError, match=r"pushups is no set and no arm[\s\S]*sets: handwash12"):
+        choose(study, ["pushups"])
+
+
+def test_a_study_file_with_faults(tmp_path: Path):
+    raw = yaml.safe_load(STUDY.read_text())
+    raw["arms"]["learned"]["beside"] = "nobody"
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match="beside = nobody: no such arm"):
+        load_study(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError, match="no such study; there are: x"):
+        load_study(tmp_path / "y.yaml")
