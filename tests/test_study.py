@@ -37,6 +37,7 @@ def test_with_one_seed_the_interval_is_the_bootstrap_over_clips():
     assert (found.low, found.high) == pytest.approx((100 * low, 100 * high), abs=1)
 
 
+@pytest.mark.slow
 def test_arms_that_are_alike_are_rarely_called_different_and_a_real_difference_is_seen():
     """Clips of mixed difficulty; an arm whose seeds are as good or, by the detectable difference, better."""
     rng = np.random.default_rng(1)
