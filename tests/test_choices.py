@@ -44,7 +44,7 @@ def lists() -> list[tuple[Path, str | None, str, str]]:
     """(file, section, key, comment) of every comment that lists choices, on the key's line or the one above it."""
     found = []
     for path in sorted(CONF.rglob("*.yaml")):
-        if path.parent.name in ("table", "profile"):
+        if path.parent.name in ("table", "profile", "study"):
             continue
         section, above = None, ""
         for line in path.read_text().splitlines():

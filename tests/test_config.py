@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {
     group.name: sorted(f.stem for f in group.glob("*.yaml"))
     for group in (ROOT / "conf").iterdir()
-    if group.is_dir() and group.name not in ("table", "hydra")  # tables are read by vmp.paper.tables
+    if group.is_dir() and group.name not in ("table", "study", "hydra")  # vmp.paper reads tables and studies
 }
 GIVEN = {
     "list": ["dataset.root=.", "dataset.train=a", "dataset.val=b"],
