@@ -256,6 +256,7 @@ def test_samples_from_a_video_and_from_its_frames_are_equal_to_the_bit(made):
 
 
 def test_a_rate_is_needed_where_a_stride_or_a_span_is_in_seconds(made):
+    assert listed(made) != listed(made, fps=20)
     manifest = read_manifest(listed(made) / "train.csv")
     assert [clip.status for clip in manifest.clips] == ["ok", "ok", "ok", "unreadable"]
     assert "a span in seconds of a frame folder, which has no frame rate: give dataset.fps" in str(
@@ -327,6 +328,17 @@ def test_paths_of_lists_that_mean_frame_folders(tmp_path):
         assert Locator(root).locate(row, tmp_path / "data/list.csv").path == path
     row = Row("list.csv:1", "100218", "0", id=True)
     assert Locator(root).locate(row, tmp_path / "list.csv").path == "100218"
+
+
+def test_a_folder_in_place_of_a_file_is_not_taken_for_it(tmp_path):
+    folder_of(tmp_path / "a")
+    for path, readers, bad in (("a", ("pyav",), 1), ("a", (), 0), ("a/img_00001.png", ("frames",), 1)):
+        clips = (
+            Clip("a", path, 0, frames=3, readers=readers),
+            Clip("b", "a", 0, frames=3, readers=("frames",)),
+        )
+        present = find_clips(Manifest(tmp_path / "x.csv", tmp_path, ("x", "y"), clips), max_bad_fraction=1)
+        assert (present.counts()["missing"], {*present.readers}) == (bad, {"frames"})
 
 
 def test_what_is_a_frame_folder(tmp_path):

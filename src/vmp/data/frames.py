@@ -87,8 +87,10 @@ def _decode(file: Path) -> np.ndarray:
     if data[:4] == b"\x89PNG" and data[24:25] == b"\x10":
         raise VideoReadError(file.parent, f"{file.name}: 16 bits per channel; convert the frames to 8")
     cv2 = opencv()
+    # OpenCV 4 returns a JPEG that was cut off, too, the rest of it grey: look for the end of its last scan
+    whole = data[:2] != b"\xff\xd8" or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data and whole else None
     except cv2.error:  # too large
         picture = None
     if picture is None:

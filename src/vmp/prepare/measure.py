@@ -248,12 +248,12 @@ def stamp(file: Path) -> tuple[int, int]:
     """
     if not file.is_dir():
         return _own_stamp(file)
-    inner = [(name, *_own_stamp(file / name)) for name in sorted(os.listdir(file))]
+    inner = [(name, *_own_stamp(os.path.join(file, name))) for name in sorted(os.listdir(file))]
     digest = hashlib.sha256(repr(inner).encode()).digest()
     return sum(size for _, size, _ in inner), int.from_bytes(digest[:7])
 
 
-def _own_stamp(path: Path) -> tuple[int, int]:
+def _own_stamp(path: str | Path) -> tuple[int, int]:
     try:
         info = os.stat(path)
     except OSError:
