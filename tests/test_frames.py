@@ -26,6 +26,7 @@ from vmp.data.present import digest, find_clips
 from vmp.errors import ConfigError, DataError, ManifestError, VideoReadError
 from vmp.figures.clips import stream
 from vmp.prepare.dataset import prepare
+from vmp.prepare.folders import plan_folders
 from vmp.prepare.list_format import Row
 from vmp.prepare.lists import make_list
 from vmp.prepare.measure import Measured, measure, measure_cached, stamp
@@ -374,16 +375,36 @@ def test_datasets_take_frame_folders_in_place_and_do_not_cut_them(made, tmp_path
     assert [(clip.status, clip.length, clip.fps) for clip in clips] == [("ok", 10, 20), ("ok", 9, 20)]
 
 
+def test_class_folders_hold_frame_folders(tmp_path):
+    """A copy of the pictures is a copy of the clip, whatever their names and numbers."""
+    for n, place in enumerate(("train/x/a", "train/x/b", "train/y/a", "test/x/a", "test/y/b")):
+        folder_of(tmp_path / place, range(n, n + 3))
+    folder_of(tmp_path / "train/x/copy", range(3, 6), "other{}.png")
+    plan, home = plan_folders(tmp_path, fps=12.5)
+    assert {split: [item.path for item in items] for split, items in plan.splits.items()} == {
+        f"{home}/train": ["train/x/a", "train/x/b", "train/y/a"],
+        f"{home}/test": ["test/x/a", "test/y/b"],
+    }
+    assert "train/x/copy is test/x/a" in plan.notes[0]
+    assert (plan.fps, plan_folders(tmp_path)[1] != home) == (12.5, True)
+    shutil.rmtree(tmp_path / "train/y/a")
+    folder_of(tmp_path / "train/y")
+    with pytest.raises(
+        ManifestError, match=r"train/y: frames in no folder of their own; wanted is y/<clip>/img_"
+    ):
+        plan_folders(tmp_path)
+
+
 # --- the commands --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_training_testing_and_predicting_on_frame_folders(made, tmp_path):
     home = tmp_path / "v"
-    for split, count in (("train", 4), ("val", 2)):
-        rows = [f"{split}/{i},{'xy'[i % 2]}" for i in range(count)]
-        for i in range(count):
-            shutil.copytree(made / "frames/b", home / split / str(i))
+    for split, first, count in (("train", 1, 4), ("val", 2, 2)):
+        rows = [f"{split}/{'xy'[i % 2]}/{i},{'xy'[i % 2]}" for i in range(count)]
+        for i, row in enumerate(rows):
+            folder_of(home / row.partition(",")[0], range(first, 12 - i))  # no two alike
         (home / f"{split}.csv").write_text("\n".join(["path,label", *rows]))
     done = Running(list_overrides(home, tmp_path)).wait()
     assert done.returncode == 0, done.stderr
@@ -391,16 +412,20 @@ def test_training_testing_and_predicting_on_frame_folders(made, tmp_path):
     [result] = (tmp_path / "out").rglob("result.json")
     assert json.loads(result.read_text())["clips"]["val"]["present"] == 2
     run = f"run={result.parent}"
-    found = json.loads(command("predict", home / "val", home / "train/0", run, "--json", "--fps", 20))
+    found = json.loads(command("predict", home / "val", home / "train/x/0", run, "--json", "--fps", 20))
     assert [(entry["file"], entry["frames"], entry["fps"], entry["reader"]) for entry in found] == [
-        (str(home / name), 9, 20, "frames") for name in ("val/0", "val/1", "train/0")
+        (str(home / name), n, 20, "frames")
+        for name, n in (("val/x/0", 10), ("val/y/1", 9), ("train/x/0", 11))
     ]
-    said = command("visualize", home / "val/1", run, "--out", tmp_path / "drawn.png")
+    said = command("visualize", home / "val/y/1", run, "--out", tmp_path / "drawn.png")
     assert "drawn.mp4  (4 frames at 12.5/s)" in said
-    (home / "train/3/img_00004.png").unlink()
-    done = Running([*list_overrides(home, tmp_path), "seed=1"]).wait()
-    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert "train/3 (number 4 missing between img_00001.png and img_00009.png)" in done.stderr
+    (home / "train/y/3/img_00004.png").unlink()
+    folders = [
+        word for word in list_overrides(home, tmp_path) if not word.startswith(("dataset.t", "dataset.v"))
+    ]
+    done = Running([*folders, "dataset=folders", "data.max_bad_fraction=0.3"]).wait()
+    assert done.returncode == 0, done.stderr
+    assert "train: 3 of 4 clips (0 missing, 1 unreadable)" in done.stdout
 
 
 def command(name: str, *arguments: object) -> str:

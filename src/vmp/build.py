@@ -135,6 +135,7 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
             fold=dataset.fold,
             seed=dataset.seed,
             most=config.trainer.clips,
+            fps=dataset.fps,
         )
         check_enough_clips(config, len(plan.splits[f"{made}/train"]), dataset.root)
         out = home / "folders"

@@ -98,6 +98,7 @@ class FoldersDataset(Section):
     folds: Annotated[int, Field(ge=2)] | None
     fold: Count | None  # the one that is tested
     seed: Annotated[int, Field(ge=0)]
+    fps: Positive | None
     flip: Fraction
 
 

@@ -23,7 +23,9 @@ from vmp.errors import VideoReadError
 
 FRAMES = "frames"  # the reader of every frame folder, in manifests
 FRAME = re.compile(r"(?!\.)(.*?)([0-9]+)(\.(?:jpe?g|png|webp|bmp))", re.IGNORECASE | re.DOTALL)
-RATE_KEYS = "dataset.fps (lists), --fps (scripts/prepare.py, scripts/predict.py) or fps in the manifest"
+RATE_KEYS = (
+    "dataset.fps (lists, folders), --fps (scripts/prepare.py, scripts/predict.py) or fps in the manifest"
+)
 _ALLOWED = "numbered .jpg, .jpeg, .png, .webp or .bmp files, such as img_00001.jpg"
 _BY_SYSTEMS = {"thumbs.db", "desktop.ini"}  # that file managers leave behind
 _MOST = 5  # things that a message lists

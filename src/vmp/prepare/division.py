@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmp.data.frames import frame_files
 from vmp.data.manifest import raise_faults
-from vmp.errors import ConfigError, ManifestError, shortlist
+from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
 from vmp.prepare.list_format import Row
 from vmp.prepare.splits import PARTS, Sample, by_folds, by_ratio
 
@@ -117,15 +118,17 @@ def check_groups(splits: Mapping[str, Sequence[Row]], *, allowed: bool = False) 
 def _copies(root: Path, rows: Sequence[Row]) -> dict[str, str]:
     """Path -> digest of the contents, for files that are the same as another; ManifestError if these are labelled
     differently."""
-    sizes: dict[int, set[str]] = defaultdict(set)
-    for path in {row.path for row in rows}:
-        file = root / path
-        if file.is_file():  # a missing one is reported with the others
-            sizes[file.stat().st_size].add(path)
+    files = {row.path: _files(root / row.path) for row in rows}
+    sizes: dict[tuple[int, ...], set[str]] = defaultdict(set)
+    for path, own in files.items():
+        if own:  # a missing one is reported with the others
+            sizes[tuple(file.stat().st_size for file in own)].add(path)
     digests: dict[str, str] = {}
     for path in sorted(path for paths in sizes.values() if len(paths) > 1 for path in paths):
-        with open(root / path, "rb") as stream:
-            digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+        digests[path] = ""
+        for file in files[path]:
+            with open(file, "rb") as stream:
+                digests[path] += hashlib.file_digest(stream, "sha256").hexdigest()
     times = Counter(digests.values())
     first: dict[str, Row] = {}
     faults = []
@@ -141,6 +144,17 @@ def _copies(root: Path, rows: Sequence[Row]) -> dict[str, str]:
             "Remove the copy whose label is wrong."
         )
     return {path: digest for path, digest in digests.items() if times[digest] > 1}
+
+
+def _files(path: Path) -> list[Path]:
+    """A video, or the pictures of a frame folder; none where it is missing, or where measuring will refuse it."""
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    try:
+        files = frame_files(path)
+    except VideoReadError:
+        return []
+    return files if all(file.is_file() for file in files) else []
 
 
 def _leave_out_copies(

@@ -21,7 +21,7 @@ from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.division import UNUSED, Division, divide, is_whole
 from vmp.prepare.list_format import SPLITS, Row, read_list
 from vmp.prepare.plan import Check, DatasetPlan, Item
-from vmp.prepare.videos import SUFFIXES, Locator
+from vmp.prepare.videos import SUFFIXES, Locator, is_frame_folder
 
 ASIDE = (  # suffixes of files that people keep beside their clips
     *(".txt", ".md", ".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".pdf"),
@@ -41,12 +41,14 @@ def plan_folders(
     fold: int | None = None,
     seed: int = 0,
     most: int | None = None,
+    fps: float | None = None,
 ) -> tuple[DatasetPlan, str]:
     """The plan of one division of the clips, and the folder's name in which its manifests belong.
 
     Args:
         table: CSV with the columns path,label[,group][,split]; None: the clips are in one folder per class.
         most: clips of a split, spread over it, for a quick look; None: all.
+        fps: of frame folders, which do not say it; None: not known.
 
     Raises:
         ConfigError, ManifestError: what the folder or the CSV holds is no dataset, or more than one.
@@ -60,9 +62,10 @@ def plan_folders(
         repr(classes),
         *(repr(replace(r, where="")) for p in parts.values() for r in p),
     ]
+    said += [f"{fps:g}"] if fps else []
     home = hashlib.sha256("\n".join([*said, *parts]).encode(errors="replace")).hexdigest()[:8]
     division = Division(parts, division.unused, division.notes)
-    return make_plan("folders", root, classes, {home: division}), home
+    return replace(make_plan("folders", root, classes, {home: division}), fps=fps or 0.0), home
 
 
 def make_plan(
@@ -183,7 +186,10 @@ def read_table(root: Path, file: Path) -> list[Row]:
 
 
 def scan(root: Path) -> list[Row]:
-    """A row for each video in class folders. Raises ManifestError that names what is no clip or in the wrong place."""
+    """A row for each video or frame folder in class folders.
+
+    Raises ManifestError that names what is no clip or in the wrong place.
+    """
     _check_root(root)
     folders, videos, faults = _entries(root)
     if videos:
@@ -226,7 +232,14 @@ def scan(root: Path) -> list[Row]:
 
 
 def _class_rows(root: Path, folder: Path, split: str, faults: list[str]) -> list[Row]:
+    if is_frame_folder(folder):
+        faults.append(
+            f"{folder}: frames in no folder of their own; wanted is {folder.name}/<clip>/img_00001.jpg"
+        )
+        return []
     folders, videos, odd = _entries(folder)
+    videos += [inner for inner in folders if is_frame_folder(inner)]
+    folders = [inner for inner in folders if inner not in videos]
     faults += odd
     faults += [
         f"{inner}: a folder in a class folder, {folder.name}; move its clips up, or name the folder that holds the "
