@@ -1,4 +1,4 @@
-"""Make the manifests of HMDB-51, FineGym or MPII Cooking 2 from their videos and annotations, or check manifests.
+"""Make the manifests of a published dataset from its videos and annotations, or check manifests.
 
 examples:
   python scripts/prepare.py hmdb51 --videos hmdb51_org --splits testTrainMulti_7030_splits
@@ -7,12 +7,14 @@ examples:
   python scripts/prepare.py finegym --videos subactions --annotations annotations --allow-missing
   python scripts/prepare.py mpii_cooking2 --videos videos --splits experimentalSetup \\
       --mat attributesAnnotations_MPII-Cooking-2.mat --cut --short-side 320
+  python scripts/prepare.py handwash12 --videos handwash12 --cut --short-side 128
   python scripts/prepare.py verify data/hmdb51/split1/test.csv
   python scripts/prepare.py verify data/hmdb51 --reader torchcodec_cuda --workers 4
 
-dataset=hmdb51, finegym and mpii_cooking2 read these manifests. The videos stay as they are; --cut writes each clip as
-a small file of its own. When a file is missing or a count is not the dataset's, nothing is written and the exit code is
-2, unless --allow-missing is given. The same command again continues where it was interrupted.
+dataset=hmdb51, dataset=finegym and so on read these manifests; your own clips need none (dataset=folders). The videos
+stay as they are; --cut writes each clip as a small file of its own. When a file is missing or a count is not the
+dataset's, nothing is written and the exit code is 2, unless --allow-missing is given. The same command again continues
+where it was interrupted.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from vmp.data.decode import OPTIONAL
 from vmp.data.times import CLOCKS
 from vmp.errors import ConfigError, DataError, shortlist
 from vmp.prepare.children import TIMEOUT
+from vmp.prepare.published import COLLECTIONS, plan_collection
 
 
 def main() -> None:
@@ -124,6 +127,8 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
         annotations, allow_missing = options.annotations or options.videos, options.allow_missing
         plan = plan_finegym(options.videos, annotations, times=options.times, allow_missing=allow_missing)
         return dataclasses.replace(plan, clock=options.clock)
+    if options.dataset in COLLECTIONS:
+        return plan_collection(options.dataset, options.videos, options.csv)
     from vmp.prepare.mpii import plan_mpii
 
     choices = {"frame_base": options.frame_base, "train_on_val": options.train_on_val}
@@ -183,6 +188,12 @@ def _parser() -> argparse.ArgumentParser:
     mpii.add_argument("--train-on-val", action="store_true", help="train on the validation subject, too")
 
     _add_where_clips_are(mpii)
+
+    for name, collection in COLLECTIONS.items():
+        one = datasets.add_parser(name, parents=[common], help=collection.about)
+        table = "columns path,label, and group and split as far as there are any (default: VIDEOS/clips.csv, if any)"
+        one.add_argument("--csv", type=Path, help=table)
+        _add_where_clips_are(one)
 
     check = datasets.add_parser("verify", help="check the files behind manifests")
     add = check.add_argument

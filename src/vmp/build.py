@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vmp.model import PromptedClassifier
 
 
-PREPARE_OPTIONS = {  # dataset -> the options that `scripts/prepare.py` needs
+PREPARE_OPTIONS = {  # dataset -> the options that `scripts/prepare.py` needs, where these are more than --videos
     "hmdb51": "--videos DIR --splits DIR",
     "finegym": "--annotations DIR --videos DIR --cut",
     "mpii_cooking2": "--mat FILE --splits DIR --videos DIR --cut",
@@ -148,9 +148,11 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
         return folder, Path(dataset.root) if dataset.root else None
     if isinstance(dataset, PreparedDataset):
         base = dataset.name.partition("-")[0]
+        if dataset.fold and (folds := sorted(folder.parent.glob("fold*"))):
+            raise ConfigError(f"dataset.fold = {dataset.fold}: {folder.parent} holds folds 1 to {len(folds)}")
         raise ConfigError(
             f"{dataset.name} is not prepared: {folder} does not exist. Prepare it from its videos and annotations:\n"
-            f"  python scripts/prepare.py {base} {PREPARE_OPTIONS.get(base, '...')} --out {home / base}\n"
+            f"  python scripts/prepare.py {base} {PREPARE_OPTIONS.get(base, '--videos DIR')} --out {home / base}\n"
             "or name a folder of manifests: dataset.folder=..."
         )
     raise ConfigError(

@@ -97,7 +97,9 @@ def make_plan(
                 for row in part
             )
         tables[posixpath.join(folder, TABLE)] = _table(division)
-    notes = [*notes, *dict.fromkeys(note for division in divisions.values() for note in division.notes)]
+    several = len(divisions) > 1
+    of_divisions = [(folder, note) for folder, division in divisions.items() for note in division.notes]
+    notes = [*notes, *(f"{folder}: {note}" if several else note for folder, note in of_divisions)]
     return DatasetPlan(
         name=name,
         classes=tuple(classes),
