@@ -18,6 +18,8 @@ from faults import list_overrides
 from runs import ROOT, Running
 from small_datasets import plan_of
 
+from vmp.build import find_splits
+from vmp.config import check
 from vmp.data.dataset import ClipShape, TestClips, TrainClips
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
@@ -25,6 +27,7 @@ from vmp.data.manifest import Clip, Manifest, read_manifest, write_classes, writ
 from vmp.data.present import digest, find_clips
 from vmp.errors import ConfigError, DataError, ManifestError, VideoReadError
 from vmp.figures.clips import stream
+from vmp.paper.planning import composer
 from vmp.prepare.dataset import prepare
 from vmp.prepare.folders import plan_folders
 from vmp.prepare.list_format import Row
@@ -34,6 +37,7 @@ from vmp.prepare.plan import Item
 from vmp.prepare.source import probe
 from vmp.prepare.verify import verify
 from vmp.prepare.videos import Locator, find_videos, is_frame_folder, pick
+from vmp.runs.score import find_split
 
 
 def picture(number: int = 0, height: int = 40, width: int = 288) -> np.ndarray:
@@ -269,6 +273,11 @@ def test_a_rate_is_needed_where_a_stride_or_a_span_is_in_seconds(made):
         with pytest.raises(DataError, match=message):
             kind(*unknown, SHAPE)
     TestClips(*unknown, replace(SHAPE, fps=None))  # strides that count frames
+    given = [f"data.root={made}", "dataset=list", "dataset.name=out", f"dataset.root={made}", "backbone=x3d"]
+    given += [f"dataset.{split}={made}/{split}.csv" for split in ("train", "val")]
+    config = check(composer(ROOT / "conf")([*given, "trainer.batch_size=1", "data.max_bad_fraction=1"]))
+    with pytest.raises(DataError, match=r"1 clip\(s\) are frame folders of unknown"):  # before a run is begun
+        find_split(config, "val", find_splits(config, progress=False).val)
     rates = {
         digest(one, find_clips(one, max_bad_fraction=0))
         for fps in (0.0, 20.0, 25.0)

@@ -24,13 +24,12 @@ from torch import Tensor
 from vmp.data import sampling, transforms
 from vmp.data.decode import ON_GPU, finish, read_frames
 from vmp.data.degrade import degrade
-from vmp.data.frames import FRAMES, RATE_KEYS
 from vmp.data.manifest import Clip, Manifest
 from vmp.data.opencv import opencv
-from vmp.data.present import Present
+from vmp.data.present import Present, check_rates
 from vmp.data.sampler import AUGMENT, generator
 from vmp.data.times import even_frames
-from vmp.errors import DataError, VideoReadError, shortlist
+from vmp.errors import VideoReadError
 
 MOST_WORKERS = 64  # slots of `being_read`; further loader processes share them
 SECONDS_TO_END = 10  # of a killed process that the system cannot end at once
@@ -89,13 +88,7 @@ class _Clips(torch.utils.data.Dataset):
 
     def __init__(self, manifest: Manifest, present: Present, shape: ClipShape, *, keep: int = 0) -> None:
         self.root, self.present, self.shape = manifest.root, present, shape
-        pairs = zip(present.clips, present.readers, strict=True)
-        if shape.fps and (unknown := [clip.path for clip, r in pairs if r == FRAMES and not clip.fps]):
-            raise DataError(
-                f"{manifest.path}: {len(unknown)} clip(s) are frame folders of unknown frame rate:\n"
-                f"{shortlist(unknown)}\nThe backbone's stride is meant for videos of {shape.fps:g} frames per second: "
-                f"give the folders' rate, {RATE_KEYS}. With {shape.fps:g} the stride counts frames."
-            )
+        check_rates(manifest, present, shape.fps)
         self._cache, self._cache_left = dict[int, np.ndarray](), keep
         self._reading = multiprocessing.RawArray("q", [-1] * (1 + MOST_WORKERS))
 

@@ -10,7 +10,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from vmp.data.decode import ON_GPU, OPTIONAL, check_reader
-from vmp.data.frames import FRAMES
+from vmp.data.frames import FRAMES, RATE_KEYS
 from vmp.data.manifest import Clip, Manifest, inside
 from vmp.errors import DataError, shortlist
 
@@ -102,6 +102,17 @@ def check_bad(bad: dict[str, str], total: int, max_bad_fraction: float, *, where
             f"{max_bad_fraction:g} allows:\n{shortlist([f'{i}: {reason}' for i, reason in bad.items()])}\n"
             "Put the files right, or raise data.max_bad_fraction (the same run may continue with another); "
             "the counts are kept in the result."
+        )
+
+
+def check_rates(manifest: Manifest, present: Present, fps: float | None) -> None:
+    """Raise DataError for frame folders of unknown rate, where a stride is meant for videos of `fps`."""
+    pairs = zip(present.clips, present.readers, strict=True)
+    if fps and (unknown := [clip.path for clip, reader in pairs if reader == FRAMES and not clip.fps]):
+        raise DataError(
+            f"{manifest.path}: {len(unknown)} clip(s) are frame folders of unknown frame rate:\n{shortlist(unknown)}\n"
+            f"The backbone's stride is meant for videos of {fps:g} frames per second: give the folders' rate, "
+            f"{RATE_KEYS}. With {fps:g} the stride counts frames."
         )
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmp.build import clip_shape
+from vmp.build import backbone_spec, clip_shape
 from vmp.config import Config
 from vmp.data.manifest import Clip, Manifest
-from vmp.data.present import Present, check_bad, find_clips
+from vmp.data.present import Present, check_bad, check_rates, find_clips
 from vmp.machine import cpus
 from vmp.ranks import read_rank
 from vmp.runs import records
@@ -51,10 +51,11 @@ class Split(NamedTuple):
 
 def find_split(config: Config, name: str, manifest: Manifest) -> Split:
     """Raises:
-    DataError: more clips are missing than data.max_bad_fraction allows.
+    DataError: more clips are missing than data.max_bad_fraction allows, or a rate is needed and unknown.
     """
     data = config.data
     present = find_clips(manifest, reader=data.reader, max_bad_fraction=data.max_bad_fraction)
+    check_rates(manifest, present, backbone_spec(config).fps)
     return Split(name, manifest, present)
 
 
