@@ -125,7 +125,9 @@ def test_folders_that_give_the_split(tmp_path):
     }
     assert plan.classes == ("kick", "wave")
     assert plan_folders(root, ratio=None)[1] == home
-    with pytest.raises(ConfigError, match=r"dataset.ratio: the clips of .* are split already; leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"dataset.ratio: the clips of .* are split already, by .*; leave it out"
+    ):
         plan_folders(root, ratio=(0.8, 0, 0.2))
 
 

@@ -110,6 +110,12 @@ def test_scenes_and_splits_that_nothing_says_are_asked_for(tmp_path):
         ManifestError, match=r"'Kickflip' is not a class of surv_fight, which has fight, noFight"
     ):
         plan_collection("surv_fight", tmp_path / "s")
+    with pytest.raises(ConfigError, match=r"--csv .*none.csv: no such file"):
+        plan_collection("skateboard", tmp_path / "s", tmp_path / "none.csv")
+    with pytest.raises(
+        ConfigError, match=r"--videos .*none: no such folder; it should hold the clips of skateboard"
+    ):
+        plan_collection("skateboard", tmp_path / "none")
     with pytest.raises(ConfigError, match=r"holds no clip of ut_interaction, such as 0_1_4.avi"):
         plan_collection("ut_interaction", tmp_path / "s")
 

@@ -57,7 +57,10 @@ def divide(
     given = any(row.split for row in rows)
     chosen = [f"dataset.{key}" for key, value in (("ratio", ratio), ("folds", folds)) if value]
     if given and chosen:
-        raise ConfigError(f"{', '.join(chosen)}: the clips of {root} are split already; leave it out")
+        raise ConfigError(
+            f"{', '.join(chosen)}: the clips of {root} are split already, by their folders or a column "
+            "split; leave it out, or name the clips in a CSV without that column: dataset.csv=FILE"
+        )
     copies = _copies(root, rows)
     samples = _samples(rows, copies)
     if ratio:

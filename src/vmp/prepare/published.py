@@ -116,6 +116,10 @@ def plan_collection(name: str, videos: Path, table: Path | None = None) -> Datas
         table: CSV with the columns path,label[,group][,split]; None: clips.csv in the folder of the videos, if any.
     """
     collection = COLLECTIONS[name]
+    if not videos.is_dir():
+        raise ConfigError(f"--videos {videos}: no such folder; it should hold the clips of {name}")
+    if table and not table.is_file():
+        raise ConfigError(f"--csv {table}: no such file")
     rows = _rows(collection, videos, table)
     classes = tuple(collection.per_class)
     if strange := [row for row in rows if row.label not in classes]:
