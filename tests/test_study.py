@@ -37,6 +37,17 @@ def test_with_one_seed_the_interval_is_the_bootstrap_over_clips():
     assert (found.low, found.high) == pytest.approx((100 * low, 100 * high), abs=1)
 
 
+def test_clips_of_a_group_are_drawn_together():
+    """Two groups of which one always gains: the mean of two drawn groups is 0, 1/2 or 1, with 1/4, 1/2, 1/4."""
+    arm, reference = np.ones((1, 8), bool), np.arange(8)[None] < 4
+    apart = difference(arm, reference)
+    together = difference(arm, reference, np.arange(8) // 4)
+    assert apart.mean == together.mean == 50
+    assert (together.low, together.high) == (0, 100)
+    assert apart.low > 0
+    assert apart.high < 100
+
+
 @pytest.mark.slow
 def test_arms_that_are_alike_are_rarely_called_different_and_a_real_difference_is_seen():
     """Clips of mixed difficulty; an arm whose seeds are as good or, by the detectable difference, better."""
@@ -89,7 +100,7 @@ def test_a_setting_is_chosen_on_other_folds_than_those_it_is_judged_on():
 def clip(
     arm: str, seed: int, name: str, predicted: str, *, fold: int = 1, setting: str = "base"
 ) -> dict[str, str]:
-    values = ("handwash12", str(fold), arm, setting, str(seed), name, "wash", predicted)
+    values = ("handwash12", str(fold), arm, setting, str(seed), name, name, "wash", predicted)
     return dict(zip(CLIP_COLUMNS, values, strict=True))
 
 

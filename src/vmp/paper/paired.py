@@ -3,7 +3,8 @@
 Notable here:
 - everything is computed from which clips each seed got right: arrays (S seeds, N clips) of bool;
 - an interval resamples clips and seeds together (both arms with the same draw: they share clips, and a seed gives both
-  the same order of clips and the same new head), so that it holds for other clips and for other seeds;
+  the same order of clips and the same new head), so that it holds for other clips and for other seeds. Clips of a group
+  (a scene, a recording) are drawn together, since they are not independent;
 - the detectable difference comes from the reference arm alone, so it can be said before the other arm is run.
 """
 
@@ -33,8 +34,12 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def difference(arm: np.ndarray, reference: np.ndarray) -> Difference:
-    """Both (S, N) bool, seeds and clips in the same order.
+def difference(arm: np.ndarray, reference: np.ndarray, groups: np.ndarray | None = None) -> Difference:
+    """Compare two arms.
+
+    Args:
+        arm, reference: (S, N) bool, seeds and clips in the same order.
+        groups: (N,), the group of each clip; None: each clip is its own.
 
     Raises:
         ValueError: different shapes, or nothing to compare.
@@ -47,8 +52,10 @@ def difference(arm: np.ndarray, reference: np.ndarray) -> Difference:
     seeds, clips = by_pair.shape
     rng = np.random.default_rng(0)
     times_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS)  # how often each is drawn
-    times_clip = rng.multinomial(clips, np.full(clips, 1 / clips), size=DRAWS)
-    drawn = ((times_seed @ by_pair) * times_clip).sum(axis=1) / by_pair.size
+    _, group_of = np.unique(np.arange(clips) if groups is None else groups, return_inverse=True)
+    count = group_of.max() + 1
+    times_clip = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS)[:, group_of]
+    drawn = ((times_seed @ by_pair) * times_clip).sum(axis=1) / (seeds * times_clip.sum(axis=1))
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Difference(
         mean=100 * float(by_pair.mean()),

@@ -159,9 +159,12 @@ def _plan_one(
 
 def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What a finished run says about itself (a row of runs.csv) and about each tested clip (predictions.csv)."""
+    from vmp.build import find_splits
     from vmp.runs.run import Run
 
     done = Run(run.planned.folder)
+    tested = find_splits(run.planned.config, progress=False).tested[1]
+    groups = {clip.id: clip.tags.get("group", "") for clip in tested.clips}
     result, place = done.result, _place(run)
     scalars = result.get("scalars") or {}
     mine = {
@@ -177,7 +180,8 @@ def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     clips = [
         {
             **place,
-            "id": row["path"] or row["id"],
+            "id": row["id"],
+            "group": groups.get(row["id"]) or row["id"],
             "class": done.classes[int(row["label"])],
             "predicted": done.classes[int(row["predicted"])],
         }

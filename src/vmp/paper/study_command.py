@@ -15,10 +15,11 @@ from vmp.paper.planning import Planner, add_starting_runs, composer
 from vmp.paper.reproduce import run_missing
 from vmp.paper.study import Study, StudyRun, choose, key_of, load_study, plan, rows_of
 from vmp.paper.study_page import collect, draw, to_markdown
+from vmp.paper.study_pictures import draw_attention
 
 PLACE = ("set", "fold", "arm", "setting", "seed")
 RUN_COLUMNS = (*PLACE, "config", "commit", "top1", "slope", "shift", "seconds", "device")
-CLIP_COLUMNS = (*PLACE, "id", "class", "predicted")
+CLIP_COLUMNS = (*PLACE, "id", "group", "class", "predicted")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def run_study(request: StudyRequest, root: Path) -> int:
     left = run_missing(add_starting_runs(run.planned for run in missing), [], launch, Path(output), root)
     records = _merge(recorded, _records_of(run for run in missing if run.planned.finished))
     write_results(study, records, results, command=f"make real SEEDS={request.seeds}")
+    for path in draw_attention(study, "learned", planned, results) if "learned" in study.arms else ():
+        print(f"-> {path}")
     print(f"-> {results}/study_{study.name}.md, .png, .svg, runs.csv, predictions.csv")
     return 1 if left else 0
 

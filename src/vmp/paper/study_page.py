@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +20,12 @@ Row = Mapping[str, str]
 class ArmScores:
     """Which clips of a set an arm gets right, with the setting that cross-fitting chose for each part.
 
-    right: (S, N) bool. ids, labels, folds: (N,). seeds: (S,). settings: how many parts took each setting.
+    right: (S, N) bool. ids, groups, labels, folds: (N,). seeds: (S,). settings: how many parts took each setting.
     """
 
     right: np.ndarray
     ids: np.ndarray
+    groups: np.ndarray
     labels: np.ndarray
     folds: np.ndarray
     seeds: tuple[int, ...]
@@ -33,15 +35,24 @@ class ArmScores:
     def top1(self) -> float:
         return 100 * float(self.right.mean())
 
-    def on(self, other: "ArmScores") -> tuple["np.ndarray", "np.ndarray", np.ndarray]:
-        """(mine, the other's, labels) on the seeds and clips that both have; empty arrays if there are none."""
+    def on(self, other: "ArmScores") -> "Pairs":
+        """On the seeds and clips that both have; empty arrays if there are none."""
         seeds = [seed for seed in self.seeds if seed in other.seeds]
         place = {name: i for i, name in enumerate(other.ids)}
         mine = [i for i, name in enumerate(self.ids) if name in place]
         theirs = [place[self.ids[i]] for i in mine]
         a = self.right[[self.seeds.index(s) for s in seeds]][:, mine]
         b = other.right[[other.seeds.index(s) for s in seeds]][:, theirs]
-        return a, b, self.labels[mine]
+        return Pairs(a, b, self.groups[mine], self.labels[mine])
+
+
+class Pairs(NamedTuple):
+    """arm, reference: (S, N) bool. groups, labels: (N,)."""
+
+    arm: np.ndarray
+    reference: np.ndarray
+    groups: np.ndarray
+    labels: np.ndarray
 
 
 def collect(study: Study, clips: Iterable[Row]) -> dict[str, dict[str, ArmScores]]:
@@ -81,9 +92,8 @@ def _scores(study: Study, by_run: Mapping[tuple[str, int], Mapping[str, Row]]) -
     first = base[seeds[0]]
     folds = np.array([int(first[i]["fold"]) for i in ids])
     chosen, settings = choose_settings(right, folds, default=default)
-    return ArmScores(
-        chosen, np.array(ids), np.array([first[i]["class"] for i in ids]), folds, seeds, settings
-    )
+    groups, labels = (np.array([first[i][column] for i in ids]) for column in ("group", "class"))
+    return ArmScores(chosen, np.array(ids), groups, labels, folds, seeds, settings)
 
 
 # --- text ----------------------------------------------------------------------------------------------------------
@@ -128,8 +138,8 @@ def compare(study: Study, arms: Mapping[str, ArmScores], arm: str) -> Difference
     beside = study.arms[arm].beside
     if beside is None or arm not in arms or beside not in arms:
         return None
-    mine, theirs, _ = arms[arm].on(arms[beside])
-    return difference(mine, theirs) if mine.size else None
+    pairs = arms[arm].on(arms[beside])
+    return difference(pairs.arm, pairs.reference, pairs.groups) if pairs.arm.size else None
 
 
 def describe(d: Difference) -> str:
@@ -158,9 +168,9 @@ def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
     for arm in study.arms:
         beside = study.arms[arm].beside
         if beside and beside in arms and arm in arms:
-            mine, theirs, labels = arms[arm].on(arms[beside])
-            if mine.size:
-                changed[arm] = by_class(mine, theirs, labels)
+            pairs = arms[arm].on(arms[beside])
+            if pairs.arm.size:
+                changed[arm] = by_class(pairs.arm, pairs.reference, pairs.labels)
     if not changed:
         return []
     classes = sorted({name for change in changed.values() for name in change})
@@ -198,7 +208,8 @@ def _provenance_lines(study: Study, runs: Sequence[Row]) -> list[str]:
         f"{len(runs)} runs, {format_duration(total)} of training in all, {total / max(1, len(runs)):.0f} s per run, "
         f"on {', '.join(devices) or 'nothing yet'}; commits {', '.join(commits) or 'none'}; settings "
         f"{', '.join(settings)}.",
-        "An interval resamples clips and seeds together, 10,000 times; bold: it excludes 0. Intervals are not "
+        "An interval resamples clips and seeds together, 10,000 times, and clips of a scene, recording or "
+        "sequence as one; bold: it excludes 0. Intervals are not "
         "corrected for their number. Where an arm was run at several settings, each fold is judged by the setting "
         "that is best on the other folds. `runs.csv` and `predictions.csv` hold every run and every tested clip.",
     ]

@@ -1,0 +1,94 @@
+"""A small study by the real command: runs, records that spare runs, pictures, publishing."""
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import QUICK, ROOT, bright_or_dark
+
+STUDY = {
+    "name": "small",
+    "title": "Two arms",
+    "note": "Made for a test.",
+    "output": "outputs/small",
+    "published": "docs/results/small",
+    "launch": "warm",
+    "overrides": [*(o for o in QUICK if not o.startswith("vmp.")), "trainer.epochs=1"],
+    "sets": {"bright": {"label": "bright or dark", "overrides": ["dataset.folder=videos"]}},
+    "arms": {
+        "none": {"label": "without prompts", "overrides": ["vmp=none"]},
+        "learned": {"label": "prompts", "beside": "none", "overrides": ["vmp.m=1.5", "vmp.n=-0.3"]},
+        "other": {
+            "label": "another clip's",
+            "beside": "none",
+            "overrides": ["vmp=other_clip", "vmp.lambda=0"],
+        },
+    },
+    "settings": {"base": [], "slow": ["optim.lr=0.001"]},
+}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("study")
+    shutil.copytree(ROOT / "conf", root / "conf")
+    (root / "conf/study/small.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    (root / "scripts").mkdir()
+    for script in ("train.py", "scripts/study.py", "scripts/publish.py"):
+        shutil.copy(ROOT / script, root / script)
+    bright_or_dark(root / "videos", train=8, val=6)
+    return root
+
+
+def study(root: Path, script: str, *arguments: str) -> str:
+    command = [sys.executable, f"scripts/{script}.py", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_a_study_runs_records_and_continues_from_its_published_records(checkout):
+    assert "4 runs, 0 recorded, 4 to do" in study(
+        checkout, "study", "small", "dry=1", "only=none learned", "seeds=2"
+    )
+    study(checkout, "study", "small", "only=none learned", "seeds=2")
+    results = checkout / "outputs/small/results"
+    runs, clips = rows(results / "runs.csv"), rows(results / "predictions.csv")
+    assert [(row["arm"], row["seed"]) for row in runs] == [(a, s) for a in ("learned", "none") for s in "01"]
+    assert len(clips) == 4 * 6
+    for run in runs:  # the records agree with each other
+        own = [c for c in clips if (c["arm"], c["seed"]) == (run["arm"], run["seed"])]
+        right = sum(c["class"] == c["predicted"] for c in own)
+        assert float(run["top1"]) == pytest.approx(100 * right / len(own), abs=0.01)
+        assert bool(run["slope"]) == (run["arm"] == "learned")
+    text = (results / "study_small.md").read_text()
+    assert "| another clip's | not run |" in text
+    assert "on 6 x 2" in text
+
+    study(checkout, "publish", "--profile", "small")
+    shutil.rmtree(checkout / "outputs")  # another machine
+    said = study(checkout, "study", "small", "dry=1", "seeds=2")
+    assert "6 runs, 4 recorded, 2 to do" in said
+    assert "  bright fold 1  other  base  seed 0  not run" in said
+    changed = study(checkout, "study", "small", "dry=1", "only=none", "seeds=2", "trainer.epochs=3")
+    assert "2 runs, 0 recorded, 2 to do" in changed
+    study(checkout, "study", "small", "only=other", "seeds=1")
+    assert [row["arm"] for row in rows(results / "runs.csv")] == [
+        "learned",
+        "learned",
+        "none",
+        "none",
+        "other",
+    ]
+    study(checkout, "publish", "--profile", "small")
+    assert "not run" not in (checkout / "docs/results/small/study_small.md").read_text()
