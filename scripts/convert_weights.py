@@ -102,7 +102,9 @@ def _check(state: dict, file: Path, backbone: str) -> str:
     from vmp.backbones.weights import load_weights
 
     heads = [
-        value for name, value in state.items() if re.fullmatch(r"(blocks\.\d+\.proj|head)\.weight", name)
+        value
+        for name, value in state.items()
+        if re.fullmatch(r"(blocks\.\d+\.proj|head|logits)\.weight", name)
     ]
     report = load_weights(
         build_backbone(backbone, num_classes=len(heads[-1]) if heads else 1),

@@ -1,40 +1,53 @@
-"""The five most probable classes of videos, as a run predicts them.
+"""The most probable classes of videos, as published weights or a run predict them.
 
-python scripts/predict.py my.mp4 run=outputs/.../seed0
+python scripts/predict.py my.mp4 backbone=i3d_inception weights=k400 --top 10
+python scripts/predict.py my.mp4 backbone=timesformer weights=FILE backbone.size=hr
 python scripts/predict.py a.mp4 b.mp4 FOLDER run=outputs/.../seed0 --json
 
-Each video is measured and then tested as the run tested its clips: with the same views, frames, crops and checkpoint,
-through a reader that returns exactly its frames.
+Each video is measured and then tested as the backbone was published, or as the run tested its clips: with the same
+views, frames, crops and checkpoint, through a reader that returns exactly its frames.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmp.cli import friendly, parser_of
 from vmp.errors import DataError, UserError
+from vmp.overrides import Source, model_source
 
+if TYPE_CHECKING:
+    from vmp.runs.open import Opened
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
 SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".divx", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
     *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )
 BAR = 30  # characters
+WHAT = "videos, frame folders, folders of these; run=FOLDER, or backbone=NAME weights=NAME|FILE [backbone.KEY=VALUE]"
 
 
 def main() -> int:
     parser = parser_of(__doc__)
-    parser.add_argument("what", nargs="+", help="videos, frame folders, folders of these, and run=FOLDER")
-    parser.add_argument("--views", help="TEMPORALxSPATIAL, such as 10x3; default: as the run was tested")
-    parser.add_argument("--checkpoint", choices=("last", "best"), help="default: as the run was tested")
+    parser.add_argument("what", nargs="+", help=WHAT)
+    parser.add_argument(
+        "--views", help="TEMPORALxSPATIAL, such as 10x3; default: as published or as the run was tested"
+    )
+    parser.add_argument("--checkpoint", choices=("last", "best"), help="of a run; default: as it was tested")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--top", type=int, default=5, help="classes to print")
     parser.add_argument("--fps", type=float, default=0.0, help="frames per second of frame folders")
     parser.add_argument("--json", action="store_true", help="print a JSON list with one entry per video")
     options = parser.parse_intermixed_args()
-    found, bad = predict(*read(options.what), options)
+    source = model_source(options.what)
+    with redirect_stdout(sys.stderr) if options.json else nullcontext():  # progress is no JSON
+        found, bad = predict(model_of(source, options), find_videos(source.rest), options)
     if options.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
@@ -44,16 +57,38 @@ def main() -> int:
     return 2 if bad else 0
 
 
-def read(what: list[str]) -> tuple[Path, list[Path]]:
-    """The run and the videos. A folder stands for all videos below it, by name, without hidden files and folders,
+def model_of(source: Source, options: argparse.Namespace) -> "Callable[[Any], Opened]":
+    """Device -> the model, after checks that need no weights."""
+    from vmp.runs.open import open_published, open_run
+    from vmp.runs.run import read_run
+
+    if folder := source.run:
+        read_run(folder)
+        return lambda device: open_run(folder, device=device, checkpoint=options.checkpoint)
+    if not source.overrides:
+        raise UserError(
+            "name a model: run=FOLDER, a folder with config.yaml and checkpoints, or published weights, as in "
+            "backbone=i3d_inception weights=k400"
+        )
+    if options.checkpoint:
+        raise UserError(
+            f"--checkpoint {options.checkpoint}: published weights have none; use it with run=FOLDER"
+        )
+    from vmp.config import check, check_start
+    from vmp.paper.planning import composer
+
+    config = check(composer(CONF)(source.overrides))
+    check_start(config)
+    return lambda device: open_published(config, device=device)
+
+
+def find_videos(words: list[str]) -> list[Path]:
+    """The videos that are named. A folder stands for all videos below it, by name, without hidden files and folders,
     unless it is a frame folder."""
-    runs = [word.removeprefix("run=") for word in what if word.startswith("run=")]
-    if len(runs) != 1:
-        raise UserError("name one run: run=FOLDER, a folder with config.yaml and checkpoints")
     from vmp.prepare.videos import is_frame_folder
 
     videos: list[Path] = []
-    for path in (Path(word) for word in what if not word.startswith("run=")):
+    for path in map(Path, words):
         if not path.is_dir() or is_frame_folder(path):
             videos.append(path)
             continue
@@ -67,16 +102,16 @@ def read(what: list[str]) -> tuple[Path, list[Path]]:
         videos += inside
     if not videos:
         raise UserError("name at least one video, or a folder with videos")
-    return Path(runs[0]), list(dict.fromkeys(videos))
+    return list(dict.fromkeys(videos))
 
 
 def predict(
-    folder: Path, videos: list[Path], options: argparse.Namespace
+    open_model: "Callable[[Any], Opened]", videos: list[Path], options: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One entry for each video that can be read, in order, and for each other video why it cannot.
 
-    An entry has file, frames, fps, reader, views and `top`: class and probability, best first. If the run sums logits
-    over views, probabilities are the softmax of their mean.
+    An entry has file, frames, fps, reader, views and `top`: class and probability, best first. If the
+    backbone sums logits over views, probabilities are the softmax of their mean.
     """
     import numpy as np
 
@@ -88,11 +123,8 @@ def predict(
     from vmp.engine.evaluator import best_classes
     from vmp.prepare.measure import measure_all
     from vmp.prepare.rows import with_measured
-    from vmp.runs.open import open_run
-    from vmp.runs.run import read_run
     from vmp.runs.score import Split, score
 
-    read_run(folder)  # fails before any video is measured
     try:
         wanted = parse_views(options.views) if options.views else None
     except ValueError as error:
@@ -108,7 +140,9 @@ def predict(
         )
     processes = dist.start(options.device)
     try:
-        opened = open_run(folder, device=processes.device, checkpoint=options.checkpoint)
+        opened = open_model(processes.device)
+        for note in opened.notes:
+            print(f"note: {note}", file=sys.stderr)
         views = wanted or opened.config.trainer.views or opened.spec.views
         clips, readers = [], []  # the videos as a split of one clip each
         for video in good:

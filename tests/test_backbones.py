@@ -28,6 +28,7 @@ SMALL = {  # name -> (frames, crop, options): minutes of R50 in seconds
     "c2d": (8, 32, {"width": 8}),
     "i3d": (8, 32, {"width": 8}),
     "slowfast": (8, 32, {"width": 8}),
+    "i3d_inception": (8, 32, {"width": 4}),
     "x3d_xs": (4, 32, {"width": 8}),
     "timesformer": (4, 32, {"dim": 24, "depth": 2, "heads": 3, "patch": 8}),
 }
@@ -93,6 +94,7 @@ def test_blocks_leaves_out_all_but_the_first_of_each_stage(name):
         ("slowfast", 400, 34_566_488),
         ("c2d", 400, 24_327_632),
         ("i3d", 400, 28_043_472),
+        ("i3d_inception", 400, 12_697_264),
         ("x3d_xs", 400, 3_794_274),
         ("x3d_s", 400, 3_794_274),
         ("x3d_m", 400, 3_794_274),
@@ -214,7 +216,7 @@ def check_one_graph(name):
     torch._dynamo.reset()
     prompted = SPECS[name].pathways
     options = (
-        {} if name == "timesformer" else {"blocks": 2}
+        {} if name in ("timesformer", "i3d_inception") else {"blocks": 2}
     )  # one with a projection and one without in each stage
     model, clips = small(name, prompted=prompted, **options)
     model.train()

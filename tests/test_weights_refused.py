@@ -1,32 +1,17 @@
 """Files that are not weights, or would run code: refused with a reason, and nothing in them is run."""
 
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from weights_made import make, save_pickle, to_caffe2, to_pyslowfast
+from weights_made import Evil, EvilEval, make, save_pickle, to_caffe2, to_pyslowfast
 
 from vmp.backbones import build_backbone, layouts
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
 from vmp.errors import WeightsError
-
-
-class Evil:
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.witness}",)
-
-
-class EvilEval(Evil):
-    def __reduce__(self):
-        return eval, (f"open({str(self.witness)!r}, 'w')",)
 
 
 @pytest.mark.parametrize("evil", [Evil, EvilEval])

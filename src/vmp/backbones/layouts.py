@@ -144,14 +144,14 @@ def _translate(tensors: State, metadata: Mapping[str, Any], file: Path) -> tuple
     def some(pattern: re.Pattern[str]) -> bool:
         return any(pattern.match(name) for name in state)
 
-    if "Conv3d_1a_7x7.conv3d.weight" in state and "logits.weight" not in state:
-        return "pytorch-i3d", from_pytorch_i3d(state), {}
     if some(_HF):
         return "huggingface", from_huggingface(state), {}
     if some(_PYSLOWFAST):
         return "pyslowfast", from_pyslowfast(state, pooled_c2d=True), {}
     if ours:
         return "ours", state, prompts
+    if "Conv3d_1a_7x7.conv3d.weight" in state:
+        return "pytorch-i3d", from_pytorch_i3d(state), {}
     if some(_TIMESFORMER):
         scalars = {name: value.reshape(()) for name, value in official.items() if value.numel() == 1}
         return "vmp-official" if official else "timesformer", state, scalars

@@ -89,7 +89,10 @@ def read_tensors(file: Path) -> tuple[State, dict[str, Any]]:
             "caffe2": True
         }
     if isinstance(content, dict) and isinstance(content.get("params"), dict):
-        return dict(_flatten(content)), {"flax": True}
+        try:
+            return dict(_flatten(content)), {"flax": True}
+        except RecursionError:
+            raise WeightsError(f"{file}: nested too deeply for weights") from None
     return _named(content, file), {}
 
 

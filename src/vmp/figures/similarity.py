@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vmp.build import find_splits
 from vmp.errors import RunError
 from vmp.figures.canvas import COLORS, figure
-from vmp.runs.open import OpenedRun, open_run
+from vmp.runs.open import Opened, open_run
 from vmp.runs.run import Run
 from vmp.runs.score import find_split, spread_clips
 
@@ -108,14 +108,14 @@ def feature_similarity(
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 
-def tested_clips(opened: OpenedRun) -> "TestClips":
+def tested_clips(opened: Opened) -> "TestClips":
     """The split that the run was tested on, one view for each clip."""
     config = opened.config
     split = find_split(config, *find_splits(config, progress=False).tested)
     return split.test_clips(config, opened.spec, opened.model)
 
 
-def paired_clips(a: OpenedRun, b: OpenedRun, count: int) -> list[tuple[Tensor, Tensor]]:
+def paired_clips(a: Opened, b: Opened, count: int) -> list[tuple[Tensor, Tensor]]:
     """At most `count` clips, spread over the tested split, as each run takes them.
 
     Raises:

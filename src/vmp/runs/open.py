@@ -1,15 +1,17 @@
-"""Opens a trained model: the only way to load a run's weights outside training."""
+"""Opens a trained model: the only way to load weights outside training, a run's or published ones."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vmp.backbones import zoo
 from vmp.build import attach_prompts, backbone_spec, build_model, build_prompts
-from vmp.config import Config
-from vmp.errors import RunError
+from vmp.config import Config, Prompts, TimeSformerConfig, check_start
+from vmp.errors import ConfigError, RunError, WeightsError
 from vmp.pathways import scalar_name
 from vmp.runs.folder import checkpoints_of
-from vmp.runs.run import Run, read_run
+from vmp.runs.heads import classes_of, names_beside, run_of
+from vmp.runs.run import read_run
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
@@ -18,22 +20,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenedRun:
-    """A run's model in evaluation mode, and what it takes to use it."""
+class Opened:
+    """A model in evaluation mode, and what it takes to use it."""
 
-    run: Run
     config: Config
     spec: "Spec"
     model: "PromptedClassifier"
-    checkpoint: str  # its name; empty: only the prompts were opened
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.run.classes)
+    classes: tuple[str, ...]
+    checkpoint: str = ""  # its name; empty for published weights, or if only the prompts were opened
+    notes: tuple[str, ...] = ()  # on published weights: what a user of the model should know
 
     @property
     def prompts(self) -> dict[str, Any]:
-        """Pathway -> MotionPrompt; empty for a run without prompts."""
+        """Pathway -> MotionPrompt; empty without prompts."""
         return dict(self.model.prompts.items())
 
 
@@ -43,7 +42,7 @@ def open_run(
     checkpoint: str | None = None,
     device: Any = "cpu",
     processes: "Processes | None" = None,
-) -> OpenedRun:
+) -> Opened:
     """Build the model of a run and load its weights.
 
     Args:
@@ -67,10 +66,85 @@ def open_run(
     if found is None:
         raise RunError(f"{folder}: no such checkpoint in it yet ({select})")
     model.load_state_dict(found.model)
-    return OpenedRun(run=run, config=config, spec=spec, model=model.eval(), checkpoint=found.path.name)
+    return Opened(
+        config=config,
+        spec=spec,
+        model=model.eval(),
+        classes=tuple(run.classes),
+        checkpoint=found.path.name,
+    )
 
 
-def open_prompts(folder: Path) -> OpenedRun:
+def open_published(config: Config, *, device: Any = "cpu") -> Opened:
+    """The backbone of a config with the head of its weights, published ones or a file; and the prompts, if any.
+
+    Classes are those of FILE.classes.txt or of the published weights; numbers where neither says them.
+
+    Raises:
+        ConfigError: the config names no weights, or a run. WeightsError: they cannot be fetched or do not fit, have no
+            head, or another number of classes than FILE.classes.txt.
+    """
+    import torch
+
+    from vmp.backbones import build_backbone
+    from vmp.backbones.layouts import read
+    from vmp.backbones.weights import load_weights, resolve
+
+    b, spec = config.backbone, backbone_spec(config)
+    if not b.weights:
+        known = ", ".join(row.name for row in zoo.WEIGHTS if row.backbone == b.key) or "none are public"
+        raise ConfigError(
+            f"backbone={b.name} without weights: name some ({known}) or a file, as in weights=FILE"
+        )
+    check_start(config)
+    path, row = resolve(b.weights, b.key)
+    if row is None and run_of(path):
+        raise ConfigError(
+            f"weights={path}: a run of this project, which has a config of its own; use run={path}"
+        )
+    with torch.device("meta"):
+        head = build_backbone(b.key, num_classes=1, spec=spec, **b.options()).head_name
+    found = read(path).state.get(f"{head}.weight")
+    if found is None:
+        raise WeightsError(f"{path}: no {head}.weight in it; without its head a network predicts nothing")
+    names = classes_of(path) or (zoo.class_names(row.name) if row else None)
+    if names and len(names) != len(found):
+        raise WeightsError(
+            f"{names_beside(path)}: names {len(names)} classes, and the head of {path.name} has {len(found)}"
+        )
+    model = build_model(config, len(found), spec)
+    flip = isinstance(b, TimeSformerConfig) and b.flip_patch_embed
+    report = load_weights(model.backbone, path, backbone=b.key, reverse_channels=flip)
+    if report.reinitialised:
+        raise WeightsError(f"{path}: its head does not fit {b.key}: {', '.join(report.reinitialised)}")
+    start = config.vmp.start if isinstance(config.vmp, Prompts) else {}
+    taken = report.take_prompts(model.prompts, leave=start)
+    notes = [f"weights {report.source} ({report.layout})"]
+    if row:
+        notes[0] += f", trained on {row.dataset}, licence {row.licence}" + (
+            f"; {row.note}" if row.note else ""
+        )
+    if row and (row.frames, row.crop) != (spec.frames, spec.crop):
+        notes.append(
+            f"the weights were trained on {row.frames} frames of {row.crop} pixels, and are used on {spec.frames} of "
+            f"{spec.crop}"
+        )
+    if left := sorted(set(report.prompts) - set(taken)):
+        notes.append(f"its prompts ({', '.join(left)}) are not used; vmp=learned puts them in front")
+    if not names:
+        notes.append(
+            f"classes are numbers: nothing says their names. Write them to {names_beside(path)}, one per line"
+        )
+    return Opened(
+        config=config,
+        spec=spec,
+        model=model.eval().to(device),
+        classes=names or tuple(map(str, range(len(found)))),
+        notes=tuple(notes),
+    )
+
+
+def open_prompts(folder: Path) -> Opened:
     """The prompt layers of a finished run with nn.Identity as the backbone.
 
     Slope and shift come from the run's result, so this needs no checkpoint.
@@ -92,4 +166,4 @@ def open_prompts(folder: Path) -> OpenedRun:
                 raise RunError(f"{folder}: its result has no learned {key}")
             torch.nn.init.constant_(parameter, scalars[key])
     model = attach_prompts(config, spec, torch.nn.Identity(), layers)
-    return OpenedRun(run=run, config=config, spec=spec, model=model.eval(), checkpoint="")
+    return Opened(config=config, spec=spec, model=model.eval(), classes=tuple(run.classes))
