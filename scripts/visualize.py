@@ -3,6 +3,10 @@
 python scripts/visualize.py                                  a street, or an embedded clip if it is not installed
 python scripts/visualize.py my.mp4 --slope 12 --shift -0.3
 python scripts/visualize.py my.mp4 run=outputs/.../seed0 --start 40 --out picture.png
+python scripts/visualize.py my.mp4 backbone=i3d_inception weights=k400
+
+With a backbone the frames are a clip as it takes them, at its rate, size and normalisation, and what its weights say of
+the clip is printed and drawn: of the plain frames, and of the prompts.
 """
 
 import argparse
@@ -16,10 +20,13 @@ import numpy as np
 
 from vmp.cli import friendly, parser_of
 from vmp.errors import UserError, VideoReadError
+from vmp.overrides import Source, model_source
 
 if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
 
+CONF = Path(__file__).resolve().parent.parent / "conf"
+DEFAULTS, STRIDE = {"slope": 11.0, "shift": 0.1}, 2
 SMALLEST = 96  # pixels; smaller videos are enlarged by a whole factor, so that names fit
 FULL = 0.1  # the difference of grey levels in [0, 1] that has the full colour
 BAND = 16  # pixels above a picture, for its name
@@ -27,24 +34,29 @@ BAND = 16  # pixels above a picture, for its name
 
 def main() -> None:
     options = _parser().parse_intermixed_args()
-    for word in options.what:
-        key, equals, value = word.partition("=")
-        if equals and key == "run":
-            options.run = Path(value)
-        elif options.video is None:
-            options.video = Path(word)
-        else:
-            raise UserError(f"{word}: one video at a time, and {options.video} is the first")
+    source = model_source(options.what, vmp="learned")
+    options.run = source.run
+    if len(source.rest) > 1:
+        raise UserError(f"{source.rest[1]}: one video at a time, and {source.rest[0]} is the first")
+    options.video = Path(source.rest[0]) if source.rest else None
+    if source.overrides and options.stride:
+        raise UserError(
+            f"--stride {options.stride}: a backbone has its own; set backbone.stride={options.stride}"
+        )
+    options.stride = STRIDE if options.stride is None else options.stride
     for name, low in {"start": 0, "stride": 1, "columns": 1, "frames": 0, "side": 16}.items():
         if getattr(options, name) < low:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least {low}")
-    layer = find_layer(options)
+    layer = None if source.overrides else find_layer(options)
     if options.video is None:
         from vmp.figures.clips import natural_clip
 
         options.video = natural_clip()
         options.title = options.title or ("a street with bicycles" if options.video else None)
-    draw(options, layer, choose_output(options))
+    if layer is None:
+        draw_seen(options, source)
+    else:
+        draw(options, layer, choose_output(options))
 
 
 def choose_output(options: argparse.Namespace) -> Path:
@@ -70,12 +82,15 @@ def choose_output(options: argparse.Namespace) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument(
-        "what", nargs="*", help="a video or frame folder; run=FOLDER takes the prompts of a run"
+        "what",
+        nargs="*",
+        help="a video or frame folder; run=FOLDER takes the prompts of a run; backbone=NAME weights=NAME|FILE",
     )
-    parser.set_defaults(video=None, run=None)
-    parser.add_argument("--pathway", help="slow or fast, for a run with several pathways")
+    parser.add_argument("--pathway", help="slow or fast, where there are several pathways")
     parser.add_argument("--start", type=int, default=0, help="first frame")
-    parser.add_argument("--stride", type=int, default=2, help="step from one frame to the next")
+    parser.add_argument(
+        "--stride", type=int, help="step from one frame to the next (default: 2, or a backbone's own)"
+    )
     parser.add_argument("--columns", type=int, default=5, help="prompts in the PNG, from --start on")
     parser.add_argument("--frames", type=int, default=300, help="most prompts in the MP4; 0: no MP4")
     parser.add_argument("--side", type=int, default=224, help="longest short side of a picture")
@@ -93,7 +108,7 @@ def find_layer(options: argparse.Namespace) -> "MotionPrompt":
 
     given = {name: value for name in ("slope", "shift") if (value := getattr(options, name)) is not None}
     if not options.run:
-        return layer_with(**({"slope": 11.0, "shift": 0.1} | given))
+        return layer_with(**(DEFAULTS | given))
     if given:
         names = " and ".join(f"--{name}" for name in given)
         raise UserError(f"{names} and a run contradict each other: leave one of them out")
@@ -109,8 +124,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     """Write out.png and out.mp4."""
     from vmp.data.encode import write_video
     from vmp.figures.clips import check_enough_clips, embedded_clip, stream, to_clip
-    from vmp.figures.layers import describe
-    from vmp.figures.panels import draw_grid, nothing_is, panel_rows
+    from vmp.figures.panels import panel_rows
 
     most = max(options.columns, options.frames) + 1
     kept: list[np.ndarray] = []  # the frames of the PNG
@@ -151,17 +165,60 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
         print(f"{path}  ({written} frames at {float(fps):.3g}/s)")
     while len(kept) <= options.columns and next(pictures, None) is not None:
         pass
-    from vmp.figures.canvas import save, style
-
-    with style():
-        rows = [list(row) for row in panel_rows(to_clip(np.stack(kept)), layer)]
-        learned = describe(layer).replace(", ", "\n")
-        prompt = f"motion prompt\n({nothing_is(layer)} where\nf(D) = 0)"
-        names = ("frame", "difference\nD", f"attention f(D)\n{learned}", prompt)
-        drawn = draw_grid(rows, rows=names, title=options.title or name, width=2.0)
-    print(*save(drawn, out, kinds=("png",)))
+    rows = panel_rows(to_clip(np.stack(kept)), layer)
+    print(save_grid(rows, layer, out, title=options.title or name))
     for text in fault:
         print(f"note: {text}")
+
+
+def draw_seen(options: argparse.Namespace, source: Source) -> None:
+    """Write the PNG and the MP4 of a backbone's clip, and print what its weights say of it."""
+    from vmp.config import check
+    from vmp.data.encode import write_video
+    from vmp.figures.panels import panel_rows
+    from vmp.figures.seen import in_words, look
+    from vmp.paper.planning import composer
+
+    if options.video is None:
+        raise UserError("name a video: what weights say of an embedded clip means nothing")
+    start = {"slope": options.slope, "shift": options.shift}
+    if not any(word.startswith(("vmp=", "vmp.")) for word in options.what):
+        start = {name: value if start[name] is None else start[name] for name, value in DEFAULTS.items()}
+    given = [f"vmp.{name}={value}" for name, value in start.items() if value is not None]
+    rest = [word for word in source.overrides if not word.startswith("vmp")]
+    compose = composer(CONF)
+    config, plain = check(compose([*source.overrides, *given])), check(compose([*rest, "vmp=none"]))
+    seen = look(config, plain, options.video, start=options.start, pathway=options.pathway)
+    for note in seen.notes:
+        print(f"note: {note}")
+    lines = [f"{name}: {in_words(said)}" for name, said in seen.said.items()]
+    print(*lines, sep="\n")
+    out = choose_output(options)
+    frames = seen.clip.permute(1, 2, 3, 0).numpy()  # (T + 1, H, W, 3)
+    if options.frames:
+        path = out.with_name(f"{out.name}.mp4")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        numbered = list(enumerate(seen.numbers))[1 : options.frames + 1]
+        pictures = (quad(frames[i - 1 : i + 1], seen.layer, number) for i, number in numbered)
+        written = write_video(path, pictures, fps=seen.fps, crf=20)
+        print(f"{path}  ({written} frames at {float(seen.fps):.3g}/s)")
+    rows = panel_rows(seen.clip, seen.layer, columns=options.columns)
+    title = "\n".join([options.title or options.video.name, *lines])
+    print(save_grid(rows, seen.layer, out, title=title))
+
+
+def save_grid(rows: list[np.ndarray], layer: "MotionPrompt", out: Path, *, title: str) -> Path:
+    """Write out.png: frames, differences, attention and prompts in named rows."""
+    from vmp.figures.canvas import save, style
+    from vmp.figures.layers import describe
+    from vmp.figures.panels import draw_grid, nothing_is
+
+    learned = describe(layer).replace(", ", "\n")
+    prompt = f"motion prompt\n({nothing_is(layer)} where\nf(D) = 0)"
+    names = ("frame", "difference\nD", f"attention f(D)\n{learned}", prompt)
+    with style():
+        drawn = draw_grid([list(row) for row in rows], rows=names, title=title, width=2.0)
+    return save(drawn, out, kinds=("png",))[0]
 
 
 def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:

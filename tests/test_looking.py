@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import runpy
 import shutil
@@ -22,6 +23,7 @@ from vmp.errors import VideoReadError
 from vmp.figures.clips import stream
 from vmp.figures.comparison import mcnemar
 from vmp.figures.layers import layers_of
+from vmp.layer import MotionPrompt
 from vmp.runs.open import open_run
 from vmp.runs.run import read_run
 
@@ -267,6 +269,33 @@ def test_a_backbone_predicts_by_its_weights_alone(script, tmp_path, weights):
     code, _, errors = script("predict", *words)
     assert code == 2
     assert "names 11 classes, and the head of w.ckpt has 12" in errors
+
+
+def test_weights_are_asked_about_frames_and_prompts(script, tmp_path, weights):
+    source, out = video(tmp_path / "v.mp4", 9, (32, 48), fps=25), tmp_path / "p.png"
+    words = (source, *SMALL_I3D, f"weights={weights}", "--out", out, "--columns", 2)
+    code, said, _ = script("visualize", *words, "--slope", 12, "--shift", -0.3)
+    assert code == 0
+    assert out.read_bytes()[:4] == b"\x89PNG"
+    assert len(read_frames(out.with_suffix(".mp4"), range(8))) == 8
+    frames = read_frames(source, range(9))[:, 2:30, 10:38]
+    layer = MotionPrompt(mean=0.5, std=0.5, m=math.atanh((5 / 12 - 0.1) / 0.45), n=math.atanh(-0.3 / 0.6))
+    prompts = layer(torch.from_numpy(frames).permute(3, 0, 1, 2)[None].contiguous()).prompts
+    shown = (prompts[0].detach() + 1).permute(1, 2, 3, 0).numpy() * 127.5  # as frames
+    lines = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
+    for name, given in (("plain frames", frames[1:]), ("motion prompts", shown)):
+        best, label = logits_of(weights, given).softmax(dim=0).max(dim=0)
+        assert lines[name].startswith(f"{label} {100 * best:.1f} %, ")
+    for more, error in (
+        (("--stride", 3), "backbone.stride=3"),
+        (("--start", 1), "8 frames are left, and a clip spans 9"),
+        (("--pathway", "slow"), "there are prompts on video"),
+        (("vmp=none",), "there are prompts on none"),
+        (("--slope", 60), "vmp.slope = 60"),
+    ):
+        code, _, errors = script("visualize", *words, *more)
+        assert code == 2
+        assert error in errors
 
 
 def test_weights_that_cannot_predict_are_an_error(home, script, tmp_path, weights):

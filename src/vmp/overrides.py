@@ -51,9 +51,12 @@ class Source(NamedTuple):
     rest: list[str]
 
 
-def model_source(words: Sequence[str]) -> Source:
+def model_source(words: Sequence[str], *, vmp: str = "none") -> Source:
     """Sort words of a script into run=FOLDER, or backbone=NAME weights=NAME|FILE backbone.KEY=VALUE vmp=... vmp.KEY=...
-    (without prompts unless vmp= says so), and the rest.
+    and the rest.
+
+    Args:
+        vmp: the prompts of published weights where no word says which.
 
     Raises:
         ConfigError: both a run and a backbone are named, neither with settings of a backbone, one twice, or a word is
@@ -80,7 +83,7 @@ def model_source(words: Sequence[str]) -> Source:
         known = "has its own backbone, weights and prompts" if runs else "is not named: add backbone=NAME"
         raise ConfigError(f"{settings[0].removeprefix('backbone.')}: the model {known}")
     if settings and "vmp" not in keys:
-        settings.append("vmp=none")
+        settings.append(f"vmp={vmp}")
     return Source(runs[0] if runs else None, tuple(settings), rest)
 
 

@@ -134,7 +134,11 @@ def draw_grid(
     heights = [width * p.shape[0] / p.shape[1] for p in firsts]  # inches
     label = 0.3 + 0.062 * max((len(line) for text in rows for line in text.split("\n")), default=0)
     count = max(len(row) for row in pictures)
-    over = 0.17 * max((name.count("\n") + 1 for name in columns), default=0) + 0.3 * bool(title)
+    over = (
+        0.17 * max((name.count("\n") + 1 for name in columns), default=0)
+        + 0.3 * bool(title)
+        + 0.14 * title.count("\n")
+    )
     drawn = figure(width * count + label, sum(heights) + 0.06 * len(heights) + 0.1 + over)
     axes = drawn.subplots(len(pictures), count, squeeze=False, height_ratios=heights)
     for i, row in enumerate(pictures):
