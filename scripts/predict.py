@@ -200,7 +200,8 @@ def show(entries: list[dict[str, Any]]) -> None:
         for row in entry["top"]:
             share = row["probability"]
             bar = "█" * round(BAR * share) or "▏"
-            console.print(f"  {escape(row['class']):<{wide}}  {100 * share:5.1f} %  [blue]{bar}[/blue]")
+            percent = f"{100 * share:.1f}" if share >= 5e-4 else f"{100 * share:.1g}"
+            console.print(f"  {escape(row['class']):<{wide}}  {percent:>6} %  [blue]{bar}[/blue]")
 
 
 if __name__ == "__main__":
