@@ -1,6 +1,7 @@
 """What the prompts of a study's runs look at: clips that only they get right, and clips that only their reference does.
 
-The runs must be on this machine, with their videos; recorded runs have no folder to draw from.
+The runs must be on this machine, with their videos; recorded runs have no folder to draw from. The pictures show frames
+of the videos, so they are not published.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ def draw_attention(study: Study, arm: str, planned: Sequence[StudyRun], folder: 
         with style():
             title = f"{of_set.label}: {study.arms[arm].label}"
             drawn = draw_grid(pictures, rows=[wrap(name) for name in names], title=title, width=1.1)
-            written += save(drawn, folder / f"study_{study.name}_{chosen}_attention", kinds=("png",))
+            written += save(drawn, folder / f"attention_{chosen}", kinds=("png",))
     return written
 
 
@@ -71,7 +72,8 @@ def _rows(pairs: Sequence[tuple[Path, Path]]) -> Iterator[tuple[str, list[np.nda
                 if isinstance(views, VideoReadError):
                     continue
                 frames, _, attention, _ = panel_rows(views[0], layer, columns=COLUMNS)
-                yield f"{name.rpartition('/')[2]}: right {kind}", list(frames)
+                label = drawer.dataset.present.clips[drawer.index[name]].label
+                yield f"{Run(mine).classes[label]}, right {kind}", list(frames)
                 yield "attention", list(attention)
                 left[kind] -= 1
                 seen.add(name)
