@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from weights_made import make, official_file, run_folder, timesformer
+from weights_made import flax_i3d, make, official_file, run_folder, save_flax, timesformer
 
 from vmp.backbones import build_backbone
 from vmp.backbones.download import sha256_of
@@ -29,6 +29,16 @@ def converter():
     import runpy
 
     return runpy.run_path(str(ROOT / "scripts" / "convert_weights.py"))["convert"]
+
+
+def test_the_original_i3d_fits_with_its_head(tmp_path, converter):
+    """The head of the file decides how many classes the network is built for, so that all its tensors fit."""
+    source = save_flax(tmp_path / "w.ckpt", flax_i3d(classes=6, width=64))
+    said = converter(source, tmp_path / "w.safetensors", backbone="i3d_inception", to="ours", force=False)
+    assert "fits i3d_inception: 287 tensors, 0 that it does not have" in said
+    found = read(tmp_path / "w.safetensors")
+    assert found.layout == "ours"
+    assert found.state["logits.weight"].shape == (6, 1024)
 
 
 def test_convert_and_read_back(tmp_path, converter):
