@@ -31,6 +31,7 @@ def converter():
     return runpy.run_path(str(ROOT / "scripts" / "convert_weights.py"))["convert"]
 
 
+@pytest.mark.slow
 def test_the_original_i3d_fits_with_its_head(tmp_path, converter):
     """The head of the file decides how many classes the network is built for, so that all its tensors fit."""
     source = save_flax(tmp_path / "w.ckpt", flax_i3d(classes=6, width=64))
