@@ -63,7 +63,7 @@ def test_a_study_runs_records_and_continues_from_its_published_records(checkout)
     )
     study(checkout, "study", "small", "only=none learned", "seeds=2")
     results = checkout / "outputs/small/results"
-    runs, clips = rows(results / "runs.csv"), rows(results / "predictions.csv")
+    runs, clips = rows(results / "study_runs.csv"), rows(results / "study_clips.csv")
     assert [(row["arm"], row["seed"]) for row in runs] == [(a, s) for a in ("learned", "none") for s in "01"]
     assert len(clips) == 4 * 6
     for run in runs:  # the records agree with each other
@@ -83,7 +83,7 @@ def test_a_study_runs_records_and_continues_from_its_published_records(checkout)
     changed = study(checkout, "study", "small", "dry=1", "only=none", "seeds=2", "trainer.epochs=3")
     assert "2 runs, 0 recorded, 2 to do" in changed
     study(checkout, "study", "small", "only=other", "seeds=1")
-    assert [row["arm"] for row in rows(results / "runs.csv")] == [
+    assert [row["arm"] for row in rows(results / "study_runs.csv")] == [
         "learned",
         "learned",
         "none",

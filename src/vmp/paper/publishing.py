@@ -18,14 +18,14 @@ from vmp.formats import finite
 KINDS = (
     *("table*.csv", "table*.md", "table*.tex", "claims.md", "starts*.csv", "starts*.png", "starts*.svg"),
     *("figures/figure*.png", "figures/figure*.svg", "prompts.png"),
-    *("study_*.md", "study_*.png", "study_*.svg", "runs.csv", "predictions.csv"),
+    *("study_*.md", "study_*.png", "study_*.svg", "study_runs.csv", "study_clips.csv"),
 )
 
 
 _TABLE = ("row", "column"), "ours"
 _MAP = ("dataset", "slope", "shift", "seed"), "top1"  # of starts
 _RUN = ("set", "fold", "arm", "setting", "seed")
-_NUMBERS = {"runs": (_RUN, "top1"), "predictions": ((*_RUN, "id"), None)}  # of a study
+_NUMBERS = {"study_runs": (_RUN, "top1"), "study_clips": ((*_RUN, "id"), None)}  # of a study
 
 
 def publish(source: Path, target: Path, *, only: Sequence[str] = ()) -> list[Path]:

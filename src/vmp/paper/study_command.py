@@ -39,7 +39,7 @@ class StudyRequest:
 
 @dataclass(frozen=True)
 class Records:
-    """Rows of runs.csv and predictions.csv."""
+    """Rows of study_runs.csv and study_clips.csv."""
 
     runs: list[dict[str, str]]
     clips: list[dict[str, str]]
@@ -73,14 +73,14 @@ def run_study(request: StudyRequest, root: Path) -> int:
     write_results(study, records, results, command=f"make real SEEDS={request.seeds}")
     for path in draw_attention(study, "learned", planned, results) if "learned" in study.arms else ():
         print(f"-> {path}")
-    print(f"-> {results}/study_{study.name}.md, .png, .svg, runs.csv, predictions.csv")
+    print(f"-> {results}/study_{study.name}.md, .png, .svg, study_runs.csv, study_clips.csv")
     return 1 if left else 0
 
 
 def write_results(study: Study, records: Records, results: Path, *, command: str) -> None:
     """Write the table, the picture and the records."""
-    write_text(results / "runs.csv", _to_csv(RUN_COLUMNS, records.runs))
-    write_text(results / "predictions.csv", _to_csv(CLIP_COLUMNS, records.clips))
+    write_text(results / "study_runs.csv", _to_csv(RUN_COLUMNS, records.runs))
+    write_text(results / "study_clips.csv", _to_csv(CLIP_COLUMNS, records.clips))
     found = collect(study, records.clips)
     write_text(results / f"study_{study.name}.md", to_markdown(study, found, records.runs, command=command))
     draw(study, found, results / f"study_{study.name}")
@@ -92,7 +92,7 @@ def read_records(folder: Path) -> Records:
     Raises:
         RunError: a file is damaged.
     """
-    paths = folder / "runs.csv", folder / "predictions.csv"
+    paths = folder / "study_runs.csv", folder / "study_clips.csv"
     if not paths[0].is_file():
         return Records([], [])
     if not paths[1].is_file():
