@@ -214,6 +214,7 @@ def test_past_the_end_is_partial(sources, tmp_path):
     assert again == found
 
 
+@pytest.mark.slow
 def test_a_source_that_breaks_midway(sources, tmp_path):
     """Clips before the break are whole; those across and after it are not, and no other frames take their place."""
     source = videos.truncated(sources / "mpeg4.avi", tmp_path / "short.avi")

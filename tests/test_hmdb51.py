@@ -98,6 +98,7 @@ def test_hmdb51_remuxed_or_linked(hmdb, tmp_path):
     assert "1 of 8 clips remuxed" in again.text
 
 
+@pytest.mark.slow
 def test_hmdb51_cut_to_small_files(hmdb, tmp_path):
     run(plan_hmdb51(hmdb / "videos"), tmp_path, allow_missing=True, how="cut", short_side=32)
     manifest = read(tmp_path, "split1/train")

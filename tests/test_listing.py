@@ -41,6 +41,7 @@ def make(home, tmp_path, train, val, **options):
     return read_manifest(folder / "train.csv", root=home), read_manifest(folder / "val.csv", root=home)
 
 
+@pytest.mark.slow
 def test_a_csv_with_names_and_seconds(home, tmp_path):
     train, val = make(
         home,
@@ -71,6 +72,7 @@ def test_a_csv_with_frames(home, tmp_path):
 SPANS = [(0.0, 2.4), (1.0, 3.4), (1.0, 3.45), (0.0, 30.0), (2.36, 2.4), (2.4, 2.5), (0.5, 0.52), (0.0, 0.36)]
 
 
+@pytest.mark.slow
 def test_spans_are_judged_as_prepare_judges_them(home, tmp_path):
     """60 frames at 25 per second: a span may reach to 3.4 s."""
     lines = "".join(f"b.mp4,{i % 2},{start},{end}\n" for i, (start, end) in enumerate(SPANS))

@@ -225,6 +225,7 @@ def test_paths_that_are_refused(root, written, message):
         located(root, f"{written.format(root=root)} 0")
 
 
+@pytest.mark.slow
 def test_lists_of_several_formats_make_one_dataset(tmp_path):
     """End to end on real files: a list of frames, and the CSV of Kinetics with videos as yt-dlp names them."""
     home = tmp_path / "v"

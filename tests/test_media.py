@@ -154,6 +154,7 @@ KINDS = (
 )
 
 
+@pytest.mark.slow
 def test_every_kind_of_media_is_tried(media):
     assert set(media) == set(KINDS)
 

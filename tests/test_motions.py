@@ -354,6 +354,7 @@ def named(speeds: np.ndarray) -> str:
     return (("move_left", "move_right"), ("move_up", "move_down"))[kind][int(along.sum() > 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_motion_is_what_the_class_says(camera: str) -> None:
     spec = Motions(camera=camera, noise=0)

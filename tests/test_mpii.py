@@ -9,6 +9,7 @@ from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.mpii import plan_mpii, read_sequences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["in place", pytest.param("cut", marks=pytest.mark.slow)])
 def test_mpii_intervals(mpii, tmp_path, how):
     plan = plan_cooking(mpii)

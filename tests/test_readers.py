@@ -272,6 +272,7 @@ def test_groups_are_found_or_refused(files, name):
     assert (refused == 0) == (name in BY_GROUPS)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_frames_of_any_file(files, data):

@@ -40,6 +40,7 @@ def test_the_fixture_has_what_breaks_readers(tmp_path):
     assert showing(path) == list(range(FRAMES))  # counting is right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keyframe_every", [1000, 12]
 )  # with 12, pictures before a keyframe need those behind it

@@ -148,6 +148,7 @@ def test_tables_share_equal_runs(compose_one):
     assert one <= {run.folder for run in runs_of([5], "paper", compose_one, only=["mpii"])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
 def test_quick_composing_gives_what_hydra_composes(profile, compose_one):
     for run in runs_of([2], profile, compose_one)[:4]:

@@ -82,6 +82,7 @@ def measures(files):
     return {name: measure(path, readers=()) for name, path in files.items()}
 
 
+@pytest.mark.slow
 def test_every_frame_has_the_time_of_its_packet(files, measures):
     for name, path in files.items():
         found = measures[name]
@@ -176,6 +177,7 @@ def test_jitter_neither_repeats_nor_skips_a_frame():
     assert np.diff(shown).max() <= 2
 
 
+@pytest.mark.slow
 def test_cut_clips_keep_the_times_of_uneven_sources(files, measures, tmp_path):
     cuts = [
         CutClip(source=files[name], start=1, end=1.9, unit="seconds", target=tmp_path / f"{name}.mp4")

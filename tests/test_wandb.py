@@ -75,6 +75,7 @@ def test_wandb_holds_the_rows_their_axes_and_what_the_run_is(tmp_path):
     assert exits == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", ["whole", "cut"])
 def test_rows_that_a_session_lost_are_sent_later_and_nothing_is_sent_twice(tmp_path, left):
     """The run falls back to a checkpoint and writes rows again; wandb's file may have lost its end."""
