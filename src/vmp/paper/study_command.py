@@ -62,14 +62,19 @@ def run_study(request: StudyRequest, root: Path) -> int:
     settings = list(study.settings) if request.search else [study.default_setting]
     planned = plan(study, planner, sets=sets, arms=arms, seeds=range(request.seeds), settings=settings)
     results = Path(request.results or Path(output) / "results")
-    recorded = _merge(read_records(Path(study.published)), read_records(results))
+
+    def read_recorded() -> Records:
+        return _merge(read_records(Path(study.published)), read_records(results))
+
+    recorded = read_recorded()
     known = {key_of(row): row["config"] for row in recorded.runs}
     missing = [run for run in planned if known.get(_key(run)) != run.digest]
     if request.dry:
         _print_plan(study, planned, missing, recorded)
         return 0
     left = run_missing(add_starting_runs(run.planned for run in missing), [], launch, Path(output), root)
-    records = _merge(recorded, _records_of(run for run in missing if run.planned.finished))
+    # read again: another command may have written there meanwhile
+    records = _merge(read_recorded(), _records_of(run for run in missing if run.planned.finished))
     write_results(study, records, results, command=f"make real SEEDS={request.seeds}")
     for path in draw_attention(study, "learned", planned, results) if "learned" in study.arms else ():
         print(f"-> {path}")
