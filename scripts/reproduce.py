@@ -19,6 +19,7 @@ from vmp.cli import friendly  # first: it sets how Hydra reports errors
 
 with friendly():
     from vmp.errors import ConfigError
+    from vmp.paper.arguments import sort_arguments
     from vmp.paper.reproduce import Request, reproduce
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,33 +30,9 @@ def read_request(arguments: list[str]) -> Request:
     """Raises:
     ConfigError: an argument is not KEY=VALUE, a key is unknown, or a value is out of range.
     """
-    from vmp.config import Config, suggest
-    from vmp.config.keys import no_such_key
-
-    own: dict[str, str] = {}
-    others = []
-    for argument in arguments:
-        key, sign, value = argument.partition("=")
-        if not sign:
-            raise ConfigError(
-                f"{argument!r}: must be KEY=VALUE; keys are {', '.join(OWN)}, and those of train.py"
-            )
-        if key in OWN:
-            if value:
-                own[key] = value
-        elif "." in key or key in Config.model_fields:
-            others.append(argument)
-        else:
-            near = suggest(key, list(OWN))
-            raise ConfigError(f"{key}: no such key{near}" if "did you mean" in near else no_such_key(key))
+    own, others = sort_arguments(arguments, OWN, numbers=("table", "seeds"), flags=("dry", "timing"))
     if "table" not in own:
         raise ConfigError("table=N: which table of the paper, 1 to 8?")
-    for key in ("table", "seeds"):
-        if key in own and not (own[key].isdecimal() and int(own[key])):
-            raise ConfigError(f"{key}={own[key]}: must be a whole number from 1")
-    for key in ("dry", "timing"):
-        if own.get(key, "0") not in ("0", "1"):
-            raise ConfigError(f"{key}={own[key]}: must be 0 or 1")
     return Request(
         table=int(own["table"]),
         profile=own.get("profile", "paper"),
@@ -66,7 +43,7 @@ def read_request(arguments: list[str]) -> Request:
         launch=own.get("launch", ""),
         output=own.get("output"),
         results=own.get("results"),
-        overrides=tuple(others),
+        overrides=others,
     )
 
 

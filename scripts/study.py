@@ -19,6 +19,7 @@ from vmp.cli import friendly  # first: it sets how Hydra reports errors
 
 with friendly():
     from vmp.errors import ConfigError
+    from vmp.paper.arguments import sort_arguments
     from vmp.paper.study_command import StudyRequest, run_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,23 +33,7 @@ def read_request(arguments: list[str]) -> StudyRequest:
     if not arguments or "=" in arguments[0]:
         raise ConfigError("which study? A file of conf/study without its suffix, such as real")
     name, *rest = arguments
-    own: dict[str, str] = {}
-    others = []
-    for argument in rest:
-        key, sign, value = argument.partition("=")
-        if not sign:
-            raise ConfigError(
-                f"{argument!r}: must be KEY=VALUE; keys are {', '.join(OWN)}, and those of train.py"
-            )
-        if key not in OWN:
-            others.append(argument)
-        elif value:
-            own[key] = value
-    if not (own.get("seeds", "1").isdecimal() and int(own.get("seeds", 1))):
-        raise ConfigError(f"seeds={own['seeds']}: must be a whole number from 1")
-    for key in ("dry", "search"):
-        if own.get(key, "0") not in ("0", "1"):
-            raise ConfigError(f"{key}={own[key]}: must be 0 or 1")
+    own, others = sort_arguments(rest, OWN, numbers=("seeds",), flags=("dry", "search"))
     return StudyRequest(
         name=name,
         seeds=int(own.get("seeds", 1)),
@@ -58,7 +43,7 @@ def read_request(arguments: list[str]) -> StudyRequest:
         dry=own.get("dry") == "1",
         output=own.get("output"),
         results=own.get("results"),
-        overrides=tuple(others),
+        overrides=others,
     )
 
 

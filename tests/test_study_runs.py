@@ -92,3 +92,11 @@ def test_a_study_runs_records_and_continues_from_its_published_records(checkout)
     ]
     study(checkout, "publish", "--profile", "small")
     assert "not run" not in (checkout / "docs/results/small/study_small.md").read_text()
+
+    # a table never mixes configs: with another one, the recorded runs are not in it
+    other = ("seeds=1", "only=none", "trainer.epochs=2", "output=outputs/other")
+    assert "5 recorded run(s) have another config" in study(checkout, "study", "small", *other)
+    assert [row["arm"] for row in rows(checkout / "outputs/other/results/study_runs.csv")] == ["none"]
+    text = (checkout / "outputs/other/results/study_small.md").read_text()
+    assert "| prompts | not run |" in text
+    assert "python scripts/study.py small seeds=1 only=none trainer.epochs=2" in text

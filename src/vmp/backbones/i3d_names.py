@@ -1,5 +1,6 @@
 """Published names of the original I3D's weights -> ours, which are those of pytorch-i3d with a Linear as the head."""
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -21,6 +22,7 @@ _KINDS = {
     "BatchNorm_0/mean": "bn.running_mean",
     "BatchNorm_0/var": "bn.running_var",
 }
+_FLAX = re.compile(r"(?:params|batch_stats)/(.+)/((?:Conv|BatchNorm)_0/\w+)")  # unit, kind
 
 
 def from_flax(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -28,12 +30,7 @@ def from_flax(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names stay as they are."""
     found: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        unit, _, kind = (
-            name.partition("/")[2]
-            .replace("/Conv_0/", "|Conv_0/")
-            .replace("/BatchNorm_0/", "|BatchNorm_0/")
-            .partition("|")
-        )
+        unit, kind = match.groups() if (match := _FLAX.fullmatch(name)) else ("", "")
         block, _, branch = unit.partition("/")
         if unit == "Logits/Conv3d_0c_1x1":
             head = {"Conv_0/kernel": "logits.conv3d.weight", "Conv_0/bias": "logits.conv3d.bias"}

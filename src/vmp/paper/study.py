@@ -9,35 +9,32 @@ Notable here:
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from vmp.errors import ConfigError
 from vmp.paper.planning import PlannedRun, Planner
-from vmp.paper.tables import RunSpec
+from vmp.paper.tables import PaperSection, RunSpec, load_section
 from vmp.runs.folder import what_matters
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+PLACE = ("set", "fold", "arm", "setting", "seed")  # of a run; columns of the records
 
 
-class StudySet(_Section):
+class StudySet(PaperSection):
     """label: how tables call it. fold: the key that chooses one of `folds`; None: a single split."""
 
     label: str
     overrides: tuple[str, ...]
     fold: str | None = None
     folds: Annotated[int, Field(ge=1)] = 1
-    values: dict[str, float] = {}
+    values: dict[str, float] = Field(default_factory=dict)
 
 
-class Arm(_Section):
+class Arm(PaperSection):
     """beside: the arm that it is compared with; None for that arm itself."""
 
     label: str
@@ -45,7 +42,7 @@ class Arm(_Section):
     beside: str | None = None
 
 
-class Study(_Section):
+class Study(PaperSection):
     """settings: of the search that every arm gets; the first is the default. name -> overrides."""
 
     name: str
@@ -76,6 +73,10 @@ class StudyRun:
     planned: PlannedRun
 
     @property
+    def place(self) -> dict[str, str]:
+        return {name: str(getattr(self, name)) for name in PLACE}
+
+    @property
     def digest(self) -> str:
         """Of all settings that decide its result."""
         text = json.dumps(what_matters(self.planned.raw), sort_keys=True, default=str)
@@ -87,12 +88,7 @@ def load_study(path: Path) -> Study:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
         raise ConfigError(f"{path}: no such study; there are: {known}")
-    raw = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    try:
-        study = Study.model_validate(raw)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:10]]
-        raise ConfigError(f"{path}:\n  " + "\n  ".join(lines)) from None
+    study: Study = load_section(path, Study)
     for name, arm in study.arms.items():
         if arm.beside is not None and arm.beside not in study.arms:
             raise ConfigError(f"{path}: arms.{name}.beside = {arm.beside}: no such arm")
@@ -165,7 +161,7 @@ def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     done = Run(run.planned.folder)
     tested = find_splits(run.planned.config, progress=False).tested[1]
     groups = {clip.id: clip.tags.get("group", "") for clip in tested.clips}
-    result, place = done.result, _place(run)
+    result, place = done.result, run.place
     scalars = result.get("scalars") or {}
     mine = {
         **place,
@@ -195,15 +191,16 @@ def _rounded(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _place(run: StudyRun) -> dict[str, Any]:
-    return {"set": run.set, "fold": run.fold, "arm": run.arm, "setting": run.setting, "seed": run.seed}
-
-
-def key_of(row: dict[str, str]) -> tuple[str, ...]:
+def key_of(row: Mapping[str, str]) -> tuple[str, ...]:
     """Which run a recorded row belongs to."""
-    return tuple(row[name] for name in ("set", "fold", "arm", "setting", "seed"))
+    return tuple(row[name] for name in PLACE)
 
 
-def select(rows: Iterable[dict[str, str]], keys: set[tuple[str, ...]]) -> Iterator[dict[str, str]]:
-    """The rows that belong to these runs."""
-    return (row for row in rows if key_of(row) in keys)
+def is_current(study: Study, planner: Planner, row: Mapping[str, str]) -> bool:
+    """Whether a recorded run has the config that the study gives it now."""
+    if row["set"] not in study.sets or row["arm"] not in study.arms or row["setting"] not in study.settings:
+        return False
+    run = _plan_one(
+        study, planner, row["set"], int(row["fold"]), row["arm"], row["setting"], int(row["seed"])
+    )
+    return run.digest == row["config"]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,10 @@ from vmp.formats import format_duration
 from vmp.jobs.launch import parse_launch
 from vmp.paper.planning import Planner, add_starting_runs, composer
 from vmp.paper.reproduce import run_missing
-from vmp.paper.study import Study, StudyRun, choose, key_of, load_study, plan, rows_of
+from vmp.paper.study import PLACE, Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
 from vmp.paper.study_page import collect, draw, to_markdown
 from vmp.paper.study_pictures import draw_attention
 
-PLACE = ("set", "fold", "arm", "setting", "seed")
 RUN_COLUMNS = (*PLACE, "config", "commit", "top1", "slope", "shift", "seconds", "device")
 CLIP_COLUMNS = (*PLACE, "id", "group", "class", "predicted")
 
@@ -35,6 +35,13 @@ class StudyRequest:
     output: str | None = None
     results: str | None = None
     overrides: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """What makes the same results."""
+        given = {"seeds": str(self.seeds), "only": " ".join(self.only), "search": "1" if self.search else ""}
+        words = [f"{key}={value}" for key, value in given.items() if value] + [*self.overrides]
+        return shlex.join(["python", "scripts/study.py", self.name, *words])
 
 
 @dataclass(frozen=True)
@@ -64,18 +71,19 @@ def run_study(request: StudyRequest, root: Path) -> int:
     results = Path(request.results or Path(output) / "results")
 
     def read_recorded() -> Records:
-        return _merge(read_records(Path(study.published)), read_records(results))
+        found = _merge(read_records(Path(study.published)), read_records(results))
+        return _without_other_configs(study, planner, found)
 
     recorded = read_recorded()
     known = {key_of(row): row["config"] for row in recorded.runs}
-    missing = [run for run in planned if known.get(_key(run)) != run.digest]
+    missing = [run for run in planned if known.get(key_of(run.place)) != run.digest]
     if request.dry:
         _print_plan(study, planned, missing, recorded)
         return 0
     left = run_missing(add_starting_runs(run.planned for run in missing), [], launch, Path(output), root)
     # read again: another command may have written there meanwhile
     records = _merge(read_recorded(), _records_of(run for run in missing if run.planned.finished))
-    write_results(study, records, results, command=f"make real SEEDS={request.seeds}")
+    write_results(study, records, results, command=request.command)
     for path in draw_attention(study, "learned", planned, results) if "learned" in study.arms else ():
         print(f"-> {path}")
     print(f"-> {results}/study_{study.name}.md, .png, .svg, study_runs.csv, study_clips.csv")
@@ -129,8 +137,13 @@ def _merge(old: Records, new: Records) -> Records:
     return Records(sorted(runs, key=key_of), sorted(clips, key=lambda row: (*key_of(row), row["id"])))
 
 
-def _key(run: StudyRun) -> tuple[str, ...]:
-    return run.set, str(run.fold), run.arm, run.setting, str(run.seed)
+def _without_other_configs(study: Study, planner: Planner, records: Records) -> Records:
+    """The records of runs that have the config that the study gives them now: a table never mixes configs."""
+    kept = [row for row in records.runs if is_current(study, planner, row)]
+    if gone := len(records.runs) - len(kept):
+        print(f"{gone} recorded run(s) have another config than the study gives them now, and are left out")
+    keys = {key_of(row) for row in kept}
+    return Records(kept, [row for row in records.clips if key_of(row) in keys])
 
 
 def _as_text(row: Mapping[str, Any]) -> dict[str, str]:

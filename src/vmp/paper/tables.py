@@ -21,11 +21,11 @@ from vmp.errors import ConfigError
 Printed = float | tuple[float, float] | None
 
 
-class _Section(BaseModel):
+class PaperSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StartingRun(_Section):
+class StartingRun(PaperSection):
     """The run whose weights a cell's run starts from: like the cell's own, except for what is set here."""
 
     tag: str  # of the run that starts from it
@@ -35,7 +35,7 @@ class StartingRun(_Section):
     seed: int | None = None  # None: the seed of the cell's run
 
 
-class Header(_Section):
+class Header(PaperSection):
     """A row's or a column's header (or `shared`) with what it says about its cells."""
 
     group: str = ""
@@ -59,14 +59,14 @@ class Header(_Section):
         return f"{self.group}, {self.label}" if self.group else self.label
 
 
-class TimingProtocol(_Section):
+class TimingProtocol(PaperSection):
     """How a table of timings is measured."""
 
     batch: Annotated[int, Field(ge=1)]
     repeats: Annotated[int, Field(ge=2)]
 
 
-class Table(_Section):
+class Table(PaperSection):
     """A table of the paper. measured: set for Table 8, which times models and trains none."""
 
     number: Annotated[int, Field(ge=1)]
@@ -89,26 +89,26 @@ class Table(_Section):
         return f"{self.rows[baseline].label} {row.label}"
 
 
-class ProfileDataset(_Section):
+class ProfileDataset(PaperSection):
     experiment: str
     overrides: tuple[str, ...] = ()
     clips: dict[str, int] = {}  # published numbers of clips, for estimates
 
 
-class ProfileModel(_Section):
+class ProfileModel(PaperSection):
     experiment: str
     overrides: tuple[str, ...] = ()
     start: StartingRun | None = None
 
 
-class ProfileVerb(_Section):
+class ProfileVerb(PaperSection):
     """The class that stands for a verb, and the clips (`where` of evaluate.py) that stand for those with an object."""
 
     class_: Annotated[str, Field(alias="class")]
     where: str
 
 
-class Profile(_Section):
+class Profile(PaperSection):
     """What the datasets, models and verbs of the tables are.
 
     output: folder of the runs; published: folder of the results that the repository ships.
@@ -133,7 +133,7 @@ def results_of(output: str | Path) -> Path:
 
 def load_table(path: Path) -> Table:
     """Raises ConfigError, naming the file and the key, where it is missing or wrong."""
-    table: Table = _load(path, Table)
+    table: Table = load_section(path, Table)
     if not table.measured and any(isinstance(p, tuple) for row in table.rows for p in row.paper):
         raise ConfigError(f"{path}: mean and standard deviation are allowed in a measured table only")
     for row in table.rows:
@@ -149,10 +149,10 @@ def load_profile(path: Path) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
         raise ConfigError(f"profile={path.stem}: no such profile; there are {known}")
-    return _load(path, Profile)
+    return load_section(path, Profile)
 
 
-def _load(path: Path, kind: type[_Section]) -> Any:
+def load_section(path: Path, kind: type[PaperSection]) -> Any:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
     values = OmegaConf.to_container(OmegaConf.load(path))
