@@ -5,7 +5,7 @@ READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow chaos lint format bench figures starts claims publish report timing lock clean
+.PHONY: help setup demo test test-slow chaos lint format bench figures mini-weights starts claims publish report timing lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ paper: $(READY) ## all eight tables, the claims and the report; the same variabl
 CLAIMS = $(BIN)/python scripts/claims.py --profile $(or $(PROFILE),paper) --seeds $(or $(SEEDS),1) --results $(RESULTS)
 claims: $(READY) ## what the tables' runs say of the paper's claims (PROFILE=mini, SEEDS as they were run with)
 	$(CLAIMS)
+
+mini-weights: $(READY) ## train the small networks again that weights=motions loads (ONLY='tiny x3d', DRY=1)
+	$(BIN)/python scripts/mini_weights.py dry=$(or $(DRY),0) 'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
 
 starts: $(READY) ## does the start of slope and shift decide? runs over their plane, in miniature, and their map (SEEDS=2)
 	$(BIN)/python scripts/starts.py --seeds $(or $(SEEDS),2)

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {
     group.name: sorted(f.stem for f in group.glob("*.yaml"))
     for group in (ROOT / "conf").iterdir()
-    if group.is_dir() and group.name not in ("table", "study", "hydra")  # vmp.paper reads tables and studies
+    if group.is_dir()
+    and group.name not in ("table", "study", "pretraining", "hydra")  # vmp.paper reads these
 }
 GIVEN = {
     "list": ["dataset.root=.", "dataset.train=a", "dataset.val=b"],

@@ -92,13 +92,13 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
     """The folders of the manifests and of the videos; None for the videos: as recorded beside the manifests."""
     dataset, home = config.dataset, Path(config.data.root)
     if isinstance(dataset, MotionsDataset):
-        from vmp.data.motions import CLASSES, SPLITS, Motions, make_motions
+        from vmp.data.motions import SPLITS, Motions, make_motions
 
         spec = Motions(**dataset.model_dump(exclude={"kind", "name", "flip"}))
         check_enough_clips(config, spec.train, "dataset.train")
         if (few := config.trainer.clips) is not None:
             # at least one clip of each class
-            sizes = {split: min(getattr(spec, split), max(few, len(CLASSES))) for split in SPLITS}
+            sizes = {split: min(getattr(spec, split), max(few, len(spec.names))) for split in SPLITS}
             spec = replace(spec, **sizes)
         return make_motions(home / "motions", spec, progress=progress), None
     if isinstance(dataset, ListDataset):

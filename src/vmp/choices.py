@@ -6,7 +6,8 @@ No imports but `typing`, so that a config is checked without torch. What the wor
 from typing import Literal
 
 # data/
-Camera = Literal["static", "moving"]
+Camera = Literal["static", "moving", "both"]
+MotionClasses = Literal["ten", "pretraining"]
 Clock = Literal["file", "first_frame"]
 Spacing = Literal["stride", "span"]
 Short = Literal["stretch", "clamp", "loop"]

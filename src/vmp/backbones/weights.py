@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vmp.backbones import zoo
-from vmp.backbones.download import cache_folder, fetch
+from vmp.backbones.download import cache_folder, fetch, sha256_of
 from vmp.backbones.layouts import Foreign, State, read
 from vmp.backbones.packages import find_in_package
 from vmp.errors import WeightsError, shortlist
@@ -102,7 +102,7 @@ def load_weights(
     """Load pretrained weights into a model with a `head_name`.
 
     Args:
-        weights: a name of the zoo (k400, k600, ssv2, howto100m), fetched if necessary, or a path: a file, a
+        weights: a name of the zoo (k400, ..., motions), fetched if necessary, or a path: a file, a
             checkpoint's folder, a run's folder.
         backbone: the key of the model, such as x3d_m.
         reverse_channels: adapt weights made for BGR frames, as OpenCV reads them, to RGB.
@@ -135,6 +135,12 @@ def load_weights(
         name for name in unexpected if name.startswith("blocks.")
     ]  # a deeper network, not something beside it
     if wrong or deeper or 2 * len(unexpected) > len(foreign.state):
+        if row and row.file:
+            raise WeightsError(
+                f"weights={row.name} of {backbone} are of one size: {row.size}. This backbone has another, in "
+                f"{len(wrong) or len(unexpected)} places such as\n{shortlist(wrong or unexpected, 3)}\n"
+                "The model was not changed. Give these keys, or weights=none."
+            )
         raise WeightsError(_explain_misfit(backbone, foreign, own, head, wrong, unexpected))
     reversed_names: list[str] = []
     if reverse_channels:
@@ -176,6 +182,13 @@ def resolve(weights: str | Path, backbone: str, *, progress: bool = True) -> tup
     bare = not (Path(text).suffix or "/" in text)
     if isinstance(weights, str) and (text in zoo.NAMES or (bare and not Path(text).exists())):
         row = zoo.find(backbone, text)
+        if row.file:
+            if (found := sha256_of(row.file)) != row.sha256:
+                raise WeightsError(
+                    f"{row.file}: not the file that this package was made with:\n  SHA-256 {row.sha256} (expected)\n"
+                    f"  SHA-256 {found} (found)\nInstall the package again, or take the file from its repository."
+                )
+            return row.file, row
         if row.package and (path := find_in_package(row.package)):
             return path, row
         folder = cache_folder() / f"{row.backbone}-{row.name}"

@@ -1,13 +1,16 @@
-"""Which pretrained weights are public: one row per backbone and dataset.
+"""Which pretrained weights there are: one row per backbone and dataset, public or in this package.
 
 Sources: the model zoos of pytorchvideo and of facebookresearch/TimeSformer, top-1 as printed there. The Hugging Face
 files are the same TimeSformer weights under other names; Dropbox links may stop working, so they come second. The
-original I3D's are DeepMind's, in pytorch-i3d's repository and in a Python package.
+original I3D's are DeepMind's, in pytorch-i3d's repository and in a Python package. Those in this package are of small
+backbones, made by `make mini-weights`, which writes their rows too (motions/weights.json).
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import groupby
+from pathlib import Path
 
 from vmp.errors import ConfigError
 
@@ -16,7 +19,12 @@ NAMES = {
     "k600": "Kinetics-600",
     "ssv2": "Something-Something v2",
     "howto100m": "HowTo100M",
+    "motions": "the embedded dataset's motions for pretraining",
+    "motions_more": "more of the embedded dataset's motions for pretraining",
+    "motions_moving": "the embedded dataset's motions for pretraining, before a moving camera",
+    "motions_noisy": "the embedded dataset's motions for pretraining, with more noise",
 }
+MOTIONS = Path(__file__).parent / "motions"  # the weights in this package
 _APACHE, _NON_COMMERCIAL = "Apache-2.0", "CC-BY-NC-4.0"
 _PTV = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo"
 
@@ -42,7 +50,7 @@ class Package:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """urls: the same weights at several places, tried in this order, after the package. classes, top1: None where
-    unknown."""
+    unknown. file, sha256: of weights in this package; options: the keys of `backbone` that give the network's size."""
 
     backbone: str
     name: str
@@ -55,6 +63,14 @@ class Weights:
     top1: float | None
     note: str = ""
     package: Package | None = None
+    file: Path | None = None
+    sha256: str = ""
+    options: dict[str, int | str | float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> str:
+        """The overrides that build this network."""
+        return " ".join(f"backbone.{key}={value}" for key, value in self.options.items())
 
     @property
     def dataset(self) -> str:
@@ -159,10 +175,29 @@ WEIGHTS: tuple[Weights, ...] = (
 )
 # fmt: on
 
+_ROWS = MOTIONS / "weights.json"
+SHIPPED: tuple[Weights, ...] = tuple(
+    Weights(
+        **{
+            key: row[key]
+            for key in ("backbone", "name", "sha256", "options", "classes", "frames", "crop", "top1")
+        },
+        urls=(),
+        layout="ours",
+        licence="MIT",
+        file=MOTIONS / row["file"],
+    )
+    for row in (json.loads(_ROWS.read_text(encoding="utf-8")) if _ROWS.is_file() else ())
+)
+
 
 def class_names(name: str) -> tuple[str, ...] | None:
     """The classes that weights of this name were trained on, in the order of their head; None where they are not
-    shipped: only Kinetics-400's are."""
+    shipped: only Kinetics-400's and those of the embedded dataset are."""
+    if name.startswith("motions"):
+        from vmp.data.motions.pretraining import CLASSES
+
+        return CLASSES
     file = files("vmp.backbones").joinpath("classes", f"{name}.txt")
     return tuple(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else None
 
@@ -171,16 +206,16 @@ def find(backbone: str, name: str) -> Weights:
     """The row of these weights.
 
     Raises:
-        ConfigError: there are none; the message lists what is public.
+        ConfigError: there are none; the message lists what there is.
     """
-    rows = {row.name: row for row in WEIGHTS if row.backbone == backbone}
+    rows = {row.name: row for row in (*WEIGHTS, *SHIPPED) if row.backbone == backbone}
     if name in rows:
         return rows[name]
     own = "or the path of a file: backbone.weights=/path/to/file"
     if name not in NAMES:
-        allowed = ", ".join(rows) or "none is public"
+        allowed = ", ".join(rows) or "there is none"
         raise ConfigError(f"weights {name!r} of {backbone}: must be a name ({allowed}) {own}")
-    elsewhere = [key for key, _ in groupby(row.backbone for row in WEIGHTS if row.name == name)]
+    elsewhere = [key for key, _ in groupby(row.backbone for row in (*WEIGHTS, *SHIPPED) if row.name == name)]
     raise ConfigError(
         f"{NAMES[name]} weights of {backbone} are not public; public for {backbone}: {', '.join(rows) or 'none'}; "
         f"{NAMES[name]} weights are public for: {', '.join(elsewhere)}. Use one of these, {own}"

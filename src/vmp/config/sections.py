@@ -20,6 +20,7 @@ from vmp.choices import (
     Clock,
     Degradation,
     Freeze,
+    MotionClasses,
     PathwaySplit,
     Reader,
     Reduce,
@@ -61,6 +62,7 @@ class PreparedDataset(Section):
 class MotionsDataset(Section):
     kind: Literal["motions"]
     name: Word
+    classes: MotionClasses
     camera: Camera
     train: Count
     val: Count

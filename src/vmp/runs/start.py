@@ -59,7 +59,7 @@ def start_weights(
         source = b.weights
         if b.weights in zoo.NAMES:
             row = zoo.find(b.key, b.weights)
-            if (row.frames, row.crop) != (spec.frames, spec.crop):
+            if not row.file and (row.frames, row.crop) != (spec.frames, spec.crop):
                 warnings.append(
                     f"the weights were trained on {row.frames} frames of {row.crop} pixels, and this run uses "
                     f"{spec.frames} of {spec.crop}"

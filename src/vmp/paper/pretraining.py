@@ -1,0 +1,140 @@
+"""The weights that this package ships: small networks trained on the embedded dataset's motions for pretraining.
+
+Notable here:
+- conf/pretraining/motions.yaml says what is trained; a network is a run like any other, and is continued like one;
+- a file holds the run's last weights in half precision, head included; weights.json beside the files has a row for
+  each, which `vmp.backbones.zoo` reads.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmp.errors import ConfigError, WeightsError
+from vmp.files import replacing, write_text
+from vmp.jobs.launch import parse_launch
+from vmp.paper.planning import PlannedRun, Planner, composer
+from vmp.paper.reproduce import run_missing
+from vmp.paper.tables import PaperSection, RunSpec, load_section
+from vmp.runs.run import Run
+
+MOST_BYTES = 1_500_000
+# keys of `backbone` that give a network's size; `size` of X3D and TimeSformer is part of its key
+SIZES = ("width", "blocks", "patch", "dim", "depth", "heads")
+
+
+class Pretraining(PaperSection):
+    """networks: name, as BACKBONE or BACKBONE:WEIGHTS -> overrides."""
+
+    output: str
+    launch: str
+    overrides: tuple[str, ...]
+    networks: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class WeightsRequest:
+    """The options of scripts/mini_weights.py. output: folder of the runs, None for that of conf/pretraining."""
+
+    only: tuple[str, ...] = ()
+    launch: str = ""
+    dry: bool = False
+    output: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def make_weights(request: WeightsRequest, root: Path, out: Path) -> int:
+    """Train what is not trained and write the files of all that is; the exit code.
+
+    Args:
+        root: the checkout, which must be the working directory.
+        out: folder of the files.
+
+    Raises:
+        UserError: something is missing or wrong.
+    """
+    conf = root / "conf"
+    pretraining: Pretraining = load_section(conf / "pretraining" / "motions.yaml", Pretraining)
+    if unknown := [name for name in request.only if name not in pretraining.networks]:
+        raise ConfigError(
+            f"only={' '.join(request.only)}: no network {', '.join(unknown)}; there are "
+            f"{', '.join(pretraining.networks)}"
+        )
+    output = request.output or pretraining.output
+    planner = Planner(composer(conf), output=output, extra=request.overrides)
+    runs = {
+        name: planner.run(_spec(name, (*pretraining.overrides, *own)), 0)
+        for name, own in pretraining.networks.items()
+        if not request.only or name in request.only
+    }
+    if request.dry:
+        for name, run in runs.items():
+            print(f"{name:24} {run.state:10} {run.folder}")
+        return 0
+    launch = parse_launch(request.launch or pretraining.launch)
+    left = run_missing(list(runs.values()), [], launch, Path(output), root)
+    for name, run in runs.items():
+        if run.finished:
+            command = shlex.join(["python", "scripts/mini_weights.py", f"only={name}", *request.overrides])
+            print(write_weights(name, run, out, command=command))
+    return 1 if left else 0
+
+
+def _spec(name: str, overrides: tuple[str, ...]) -> RunSpec:
+    _, _, weights = name.partition(":")
+    return RunSpec(dataset="motions-pretraining", model=name, overrides=overrides, tag=weights or None)
+
+
+def write_weights(name: str, run: PlannedRun, out: Path, *, command: str) -> str:
+    """Write the file of a finished run and its row; a line that says what it is.
+
+    Raises:
+        WeightsError: the file would be larger than a shipped one may be.
+    """
+    from safetensors.torch import save
+
+    from vmp.backbones.download import sha256_of
+    from vmp.backbones.layouts import read
+    from vmp.build import backbone_spec
+
+    config, result = run.config, Run(run.folder).result
+    weights = name.partition(":")[2] or "motions"
+    state = {k: v.half().contiguous() for k, v in read(run.folder).state.items() if v.is_floating_point()}
+    content = save(state, {"format": "pt", "vmp_backbone": config.backbone.key})
+    if len(content) > MOST_BYTES:
+        raise WeightsError(
+            f"{name}: {len(content):,} bytes, more than the {MOST_BYTES:,} that a shipped file may have"
+        )
+    file = out / f"{config.backbone.key}-{weights}.safetensors"
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        temporary.write_bytes(content)
+    spec = backbone_spec(config)
+    row: dict[str, Any] = {
+        "backbone": config.backbone.key,
+        "name": weights,
+        "file": file.name,
+        "sha256": sha256_of(file),
+        "options": {
+            key: value for key in SIZES if (value := getattr(config.backbone, key, None)) is not None
+        },
+        "classes": len(Run(run.folder).classes),
+        "frames": spec.frames,
+        "crop": spec.crop,
+        "top1": round(result["top1"], 1),
+        "command": command,
+        "commit": result.get("commit"),
+    }
+    _put(out / "weights.json", row)
+    return f"-> {file}: {len(content):,} bytes, top-1 {row['top1']} of {row['classes']} classes"
+
+
+def _put(path: Path, row: dict[str, Any]) -> None:
+    """Write the row into the list, in place of the one for the same weights."""
+    rows: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    kept = [r for r in rows if (r["backbone"], r["name"]) != (row["backbone"], row["name"])]
+    ordered = sorted([*kept, row], key=lambda r: (r["backbone"], r["name"]))
+    write_text(path, json.dumps(ordered, indent=1) + "\n")
