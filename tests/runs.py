@@ -36,8 +36,6 @@ QUICK = (
     "backbone.crop=32",
     "backbone.frames=4",
     "optim.lr=0.05",
-    "vmp.m=1.5",  # not drawn: a start that leaves the input nearly blank takes batch norm long to get used to
-    "vmp.n=-0.3",
 )
 
 

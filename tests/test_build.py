@@ -92,3 +92,20 @@ def test_a_single_crop_is_the_centre_of_a_larger_picture(backbone, crops, side, 
     assert (shape.test_side, shape.test_crop) == (side, crop)
     frames = {"timesformer": 9, "slowfast": 33, "x3d": 17, "tiny": 9}[backbone]
     assert shape.frames == frames
+
+
+def test_drawn_starts_follow_the_seed_and_the_default_does_not():
+    from vmp.build import backbone_spec, build_prompts
+
+    def starts(*overrides: str) -> list[tuple[float, float]]:
+        found = []
+        for seed in (0, 0, 1):
+            config = composed(*overrides, f"seed={seed}")
+            layer = build_prompts(config, backbone_spec(config))["video"]
+            found.append((layer.m.item(), layer.n.item()))
+        return found
+
+    first, again, other = starts("vmp.m=draw", "vmp.n=draw")
+    assert first == again
+    assert first != other
+    assert starts() == [pytest.approx((1.5410, -0.2934))] * 3

@@ -79,6 +79,8 @@ def composed(*overrides: str):
         (["vmp.shift=0.6"], "vmp.shift = 0.6: must be between -0.6 and 0.6, both excluded"),
         (["vmp.shift=-2"], "vmp.shift = -2: must be between -0.6 and 0.6"),
         (["vmp.slope=12", "vmp.m=1"], "vmp.m = 1 and vmp.slope = 12 both set where the slope starts"),
+        (["vmp.shift=0.1", "vmp.n=draw"], "vmp.n = draw and vmp.shift = 0.1 both set where the shift starts"),
+        (["vmp.m=some"], "vmp.m = 'some': must be a number, or draw"),
         (["vmp.shift=0.1", "vmp.n=1"], "vmp.n = 1 and vmp.shift = 0.1 both set where the shift starts"),
         (["trainer.views=0x3"], "trainer.views"),
         (["data.degrade=blur"], "data.degrade = 'blur'"),

@@ -50,10 +50,7 @@ def home(data, tmp_path_factory):
 
 
 def begin(data: Path, out: Path, *overrides: str) -> Running:
-    arguments = overrides_for(data, out, *overrides)
-    if "vmp=none" in overrides:
-        arguments = [word for word in arguments if not word.startswith(("vmp.m=", "vmp.n="))]
-    return Running(arguments)
+    return Running(overrides_for(data, out, *overrides))
 
 
 def both(home: Path) -> tuple[Run, Run]:

@@ -21,7 +21,7 @@ STUDY = {
     "sets": {"bright": {"label": "bright or dark", "overrides": ["dataset.folder=videos"]}},
     "arms": {
         "none": {"label": "without prompts", "overrides": ["vmp=none"]},
-        "learned": {"label": "prompts", "beside": "none", "overrides": ["vmp.m=1.5", "vmp.n=-0.3"]},
+        "learned": {"label": "prompts", "beside": "none", "overrides": []},
         "other": {
             "label": "another clip's",
             "beside": "none",

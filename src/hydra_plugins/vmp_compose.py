@@ -126,11 +126,6 @@ def _format(value: Any) -> str:
     return str(value)
 
 
-def _unless(given: Any, otherwise: Any) -> Any:
-    """${unless:A,B}: null where A is set, else B."""
-    return otherwise if given is None else None
-
-
 def _if_set(given: Any, then: Any, otherwise: Any = "") -> Any:
     """${if_set:A,B,C}: C where A is null, else B."""
     return otherwise if given is None else then
@@ -151,7 +146,6 @@ def _groups() -> str:
     return "\n".join(f"{group}: {', '.join(loader.get_group_options(group))}" for group in GROUPS)
 
 
-OmegaConf.register_new_resolver("unless", _unless, replace=True)
 OmegaConf.register_new_resolver("if_set", _if_set, replace=True)
 OmegaConf.register_new_resolver("word", _word, replace=True)
 OmegaConf.register_new_resolver("groups", _groups, replace=True)

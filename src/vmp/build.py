@@ -252,7 +252,7 @@ def set_precision_switches(config: Config) -> None:
 
 
 def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
-    """Pathway -> layer; where the config sets no m and n, they are drawn from the seed."""
+    """Pathway -> layer; m and n that are drawn follow from the seed."""
     import torch
 
     from vmp.controls import Constant, OtherClipPrompt

@@ -45,14 +45,14 @@ def freeze(model: PromptedClassifier, what: str) -> None:
 def check_frozen(
     model: PromptedClassifier, loaded: Container[str], prompts: Container[str], why: Sequence[str] = ()
 ) -> None:
-    """Check that no parameter is frozen at a random value.
+    """Check that no parameter is frozen that nothing has trained.
 
     Args:
         loaded, prompts: names of the backbone's parameters, and of m and n, that were loaded.
         why: reasons why parts of the start weights were not loaded, for the message.
 
     Raises:
-        ConfigError: a frozen parameter was not loaded.
+        ConfigError: a frozen parameter was not loaded, and of m and n neither set.
     """
     random = [n for n, p in model.backbone.named_parameters() if not p.requires_grad and n not in loaded]
     for pathway, layer in model.prompts.items():
@@ -62,7 +62,7 @@ def check_frozen(
         ]
     if random:
         raise ConfigError(
-            f"train.freeze would freeze random numbers: {', '.join(random[:6])}. The weights to start from "
+            f"train.freeze would freeze what nothing has trained: {', '.join(random[:6])}. The weights to start from "
             "do not hold them (other classes, or no such prompts); freeze less, use vmp=none, or start from another run"
             + "".join(f"\n  {reason}" for reason in why)
         )

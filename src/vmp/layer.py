@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vmp.kernels import one_pass
 from vmp.kernels.constants import Constants
 from vmp.power_norm import LearnedPowerNorm
+from vmp.slope_shift import START_M, START_N, Start
 
 LUMA = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}  # ITU-R BT.601, the authors' weights
 
@@ -32,7 +33,7 @@ class MotionPrompt(nn.Module):
     """Motion prompts Z = f(D) * F and their temporal attention variation V (Eq. 1-6).
 
     Args:
-        alpha, beta, gamma, epsilon, m, n: see `LearnedPowerNorm`; None draws the start of `m` or `n` from N(1e-5, 1).
+        alpha, beta, gamma, epsilon, m, n: see `LearnedPowerNorm`.
         mean, std: the backbone's input normalisation, one number or one per channel, on pixels in [0, 1].
         grey: "rgb" weighs the channels as BT.601 does; "bgr" exchanges red and blue, as the authors' code does.
         modulate: what the attention multiplies. "normalized": the normalised frame, as the authors' code does, so
@@ -57,8 +58,8 @@ class MotionPrompt(nn.Module):
         grey: str = "rgb",
         modulate: str = "normalized",
         variation: str = "mean",
-        m: float | None = None,
-        n: float | None = None,
+        m: Start = START_M,
+        n: Start = START_N,
         power_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from vmp.slope_shift import START_M, START_N, Start
+
 ENTRIES = ("magnitude", "affine")
 
 
@@ -24,7 +26,7 @@ class LearnedPowerNorm(nn.Module):
     Args:
         alpha, beta, epsilon: a(m) = alpha / (beta |tanh m| + epsilon), in [alpha / (beta + epsilon), alpha / epsilon].
         gamma: b(n) = gamma tanh n, in (-gamma, gamma).
-        m, n: start values; None draws from N(1e-5, 1), m first (Sec. 3.1).
+        m, n: start values; by default those of the authors' code. "draw" draws from N(1e-5, 1), m first (Sec. 3.1).
 
     Raises:
         ValueError: a constant outside the range for which the paper shows f to be well behaved (Appendix D).
@@ -37,8 +39,8 @@ class LearnedPowerNorm(nn.Module):
         beta: float = 0.45,
         gamma: float = 0.6,
         epsilon: float = 0.1,
-        m: float | None = None,
-        n: float | None = None,
+        m: Start = START_M,
+        n: Start = START_N,
     ) -> None:
         super().__init__()
         for name, value, ok, allowed in (
@@ -150,11 +152,13 @@ FAMILY: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def _start(value: float | None, name: str) -> Tensor:
-    if value is None:
+def _start(value: Start, name: str) -> Tensor:
+    if value == "draw":
         return torch.empty(1).normal_(mean=1e-5, std=1.0)
-    if not math.isfinite(value):
-        raise ValueError(f"start value {name} = {value}: must be finite, or None to draw from N(1e-5, 1)")
+    if not (isinstance(value, int | float) and math.isfinite(value)):
+        raise ValueError(
+            f"start value {name} = {value!r}: must be finite, or 'draw' to draw it from N(1e-5, 1)"
+        )
     return torch.full((1,), float(value))
 
 

@@ -436,7 +436,7 @@ def _make_model(
         if still < 0.1 and layer.scalars():
             log.warn(
                 "attention starts near 0, so the backbone sees nearly blank clips and trains slowly; try the authors' "
-                "start, vmp.m=1.541 vmp.n=-0.2934, or another seed"
+                "start, vmp.m=1.541 vmp.n=-0.2934 (the default)"
             )
     return model
 

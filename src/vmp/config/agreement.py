@@ -79,8 +79,9 @@ def _prompts_start(v: Prompts) -> Iterator[str]:
         if value is None:
             continue
         if scalar is not None:
+            shown = scalar if isinstance(scalar, str) else f"{scalar:g}"
             yield (
-                f"vmp.{letter} = {scalar:g} and vmp.{name} = {value:g} both set where the {name} starts; leave one out"
+                f"vmp.{letter} = {shown} and vmp.{name} = {value:g} both set where the {name} starts; leave one out"
             )
         try:
             find()

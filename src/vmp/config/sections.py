@@ -36,12 +36,13 @@ from vmp.config.types import (
     NotNegative,
     Positive,
     Section,
+    StartValue,
     TagCondition,
     Text,
     Views,
     Word,
 )
-from vmp.slope_shift import m_of, n_of
+from vmp.slope_shift import Start, m_of, n_of
 
 # --- data and models -----------------------------------------------------------------------------------------------
 
@@ -219,8 +220,8 @@ class Prompts(AnyPrompts):
     beta: Positive
     gamma: Annotated[float, Field(gt=0, lt=1)]
     epsilon: Positive
-    m: float | None
-    n: float | None
+    m: StartValue
+    n: StartValue
     slope: float | None = None  # start values too, in place of m and n
     shift: float | None = None
     attention_from: Literal["clip", "other_clip"]
@@ -228,13 +229,13 @@ class Prompts(AnyPrompts):
     weight_decay: NotNegative | None
 
     @property
-    def start(self) -> dict[str, float]:
+    def start(self) -> dict[str, Start]:
         """m and n that the config sets, by themselves or through slope and shift.
 
         Raises:
             ValueError: a slope or shift out of the range of Eq. 2.
         """
-        found = {"m": self.m, "n": self.n}
+        found: dict[str, Start | None] = {"m": self.m, "n": self.n}
         if self.slope is not None:
             found["m"] = m_of(self.slope, alpha=self.alpha, beta=self.beta, epsilon=self.epsilon)
         if self.shift is not None:
@@ -359,11 +360,9 @@ class Evaluate(Section):
 
 
 class Recommended(Section):
-    """Where conf/vmp/learned.yaml takes its lambda, m and n from when an experiment brings them."""
+    """Where conf/vmp/learned.yaml takes its lambda from when an experiment brings it."""
 
     lambda_: Annotated[dict[str, NotNegative], Field(alias="lambda")]
-    m: float
-    n: float
 
 
 class Config(Section):

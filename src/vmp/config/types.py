@@ -12,9 +12,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WrapValidator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from vmp.slope_shift import Start
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -77,6 +80,14 @@ def parse_views(value: Any) -> Any:
     raise ValueError("must be TEMPORALxSPATIAL, the clips along a video by the crops of each, as 10x3")
 
 
+def _check_start(value: Any, read: Any) -> Any:
+    try:
+        return read(value)
+    except ValidationError:  # one message for the whole union
+        raise ValueError("must be a number, or draw for a draw from N(1e-5, 1)") from None
+
+
+StartValue = Annotated[Start | None, WrapValidator(_check_start)]  # None: not set here
 Views = Annotated[tuple[Count, Count], BeforeValidator(parse_views)]  # temporal, spatial
 
 ABSENT = PydanticCustomError("absent", "must be given")

@@ -78,7 +78,8 @@ def start_weights(
         warnings.append(f"the head starts from random weights, though it has as many classes: {other[0]}")
     taken = report.take_prompts(model.prompts, leave=start) if isinstance(config.vmp, Prompts) else []
     if set_here := sorted(set(report.prompts) & set(given)):
-        values = ", ".join(f"{letter} = {value:.4g}" for letter, value in start.items())
+        shown = {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in start.items()}
+        values = ", ".join(f"{letter} = {value}" for letter, value in shown.items())
         warnings.append(
             f"the config sets {values}, so the prompts' {', '.join(set_here)} of the weights are not loaded; they are "
             "with vmp.m=null vmp.n=null (and no vmp.slope and vmp.shift)"
