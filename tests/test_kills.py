@@ -39,6 +39,7 @@ ALL = (
     "backbone.dropout=0.3",
     "data.max_bad_fraction=0.1",
     "trainer.log_every=4",  # rows that count the clips of several steps, and kills between them
+    "train.precise_bn=6",
     "trainer.keep_finished=all",  # copies of finished runs are taken back to before their end
 )
 ONE = (*ALL, "trainer.workers=1")

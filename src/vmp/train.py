@@ -270,6 +270,7 @@ class Session:
                 save_steps=t.save_steps,
                 keep=t.keep,
                 max_bad_fraction=config.data.max_bad_fraction,
+                precise_bn=self._precise_bn(),
                 val_views=len(val.present.clips) if val else 0,
                 test_views=len(tested.present.clips) * math.prod(self.views),
             ),
@@ -282,6 +283,18 @@ class Session:
         if not val:
             self.show_attention(self.plan.epochs)
         return throughput
+
+    def _precise_bn(self) -> int:
+        """Clips for precise batch normalisation; 0, with a line in the log, where it would change nothing."""
+        from vmp.engine.precise_bn import updated_layers
+
+        clips = self.config.train.precise_bn
+        if clips and not updated_layers(self.model):
+            self.log(
+                f"train.precise_bn={clips} changes nothing here: no layer has batch statistics that training updates"
+            )
+            return 0
+        return clips
 
     def _scalars(self) -> dict[str, float]:
         """Columns of metrics.jsonl for what the prompts have learned."""

@@ -285,6 +285,7 @@ class Optim(Section):
 class Train(Section):
     freeze: Freeze
     batch_norm: BatchNorm
+    precise_bn: Annotated[int, Field(ge=0)] = 0
 
 
 class Trainer(Section):

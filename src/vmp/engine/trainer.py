@@ -29,6 +29,7 @@ from vmp.engine.dist import Processes
 from vmp.engine.faults import explain_torch_errors
 from vmp.engine.loggers import Log, Metrics
 from vmp.engine.plan import LoopSettings, Throughput, TrainingPlan, TrainingState
+from vmp.engine.precise_bn import recompute_statistics
 from vmp.engine.prefetch import Prefetcher
 from vmp.engine.schedule import Schedule
 from vmp.engine.stopping import Stopped, Stopping, block_stop_signals
@@ -133,6 +134,21 @@ def fit(
         processes.wait()
         saved_at = time.monotonic()
 
+    def recompute(epoch: int) -> None:
+        if settings.precise_bn:
+            recompute_statistics(
+                model,
+                data,
+                clips=settings.precise_bn,
+                epoch=epoch,
+                micro_batch=plan.micro_batch,
+                processes=processes,
+                workers=settings.workers,
+                timeout=settings.timeout,
+                autocast=settings.autocast,
+                between=stopping.check,
+            )
+
     def close() -> None:
         nonlocal loader, stream
         # the last references: this ends the loader's processes, even while an exception propagates
@@ -157,6 +173,7 @@ def fit(
                 processes.share(model.buffers())  # batch statistics differ by process
                 save()  # an evaluation may take long, and is abandoned when the run is asked to stop
                 with shown.untimed(), remaining.timed():
+                    recompute(epoch)
                     result = evaluate(epoch)
                 state.evaluated = epoch
                 if result["top1"] > state.best:
@@ -171,6 +188,10 @@ def fit(
                 log(f"epoch {epoch}/{plan.epochs}  {describe(row)}  {pace}".rstrip())
                 save()
             if state.step >= plan.steps:
+                if settings.precise_bn and not evaluate and state.evaluated < epoch:
+                    recompute(epoch)
+                    state.evaluated = epoch  # the test follows; in the checkpoint's name, which is a new one
+                    save()
                 break
 
             # --- train to the end of the epoch -------------------------------------------------------------------

@@ -28,6 +28,8 @@ RUNTIME = {
     "output": ...,
     "logger": ...,
 }
+# keys of later versions: with these values a run is what it was without them
+ADDED = {"train": {"precise_bn": 0}}
 OTHER_DATA = "dataset.name=WORD, which gives its runs a folder of their own"
 
 
@@ -151,4 +153,8 @@ def what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
             out.pop(section, None)
         elif isinstance(out.get(section), dict):
             out[section] = {key: value for key, value in out[section].items() if key not in hidden}
+    for section, neutral in ADDED.items():
+        if isinstance(out.get(section), dict):
+            kept = {k: v for k, v in out[section].items() if k not in neutral or v != neutral[k]}
+            out[section] = kept
     return out
