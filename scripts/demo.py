@@ -1,64 +1,63 @@
-"""make demo: trains the tiny backbone on the embedded videos without and with prompts, and compares the two.
+"""make demo: motion prompts against plain frames, on embedded videos with a static and a moving camera, over two seeds.
 
-The two runs are ordinary ones: python train.py vmp=none tag=demo and python train.py tag=demo. The same command again
-continues them or shows their results. Further arguments are overrides for both (scripts/demo.py dataset.camera=moving).
+    seeds=3             more seeds
+    launch=single       one run at a time; default: warm, one per core
+    output=DIR          default: outputs
+    trainer.epochs=...  and the like: overrides for every run, as for train.py
+
+The runs are ordinary ones (python train.py dataset.camera=moving vmp=none seed=1 tag=demo). The same command again
+continues them or shows their results: a table, outputs/demo.png, and what they say and do not say.
 """
 
-import subprocess
+import os
 import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from vmp.cli import friendly  # first: it sets how Hydra reports errors
 
-from vmp.cli import parser_of
-from vmp.config import check
-from vmp.figures.curves import draw_curves
-from vmp.paper.planning import composer
-from vmp.runs.run import Run
+with friendly():
+    from vmp.paper.arguments import sort_arguments
+    from vmp.paper.demo import DemoRequest, draw_demo, real_footage, run_demo, sentences, table_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-METHODS = {"without prompts": "vmp=none", "motion prompts": "vmp=learned"}
+COLUMNS = ("camera", "", "top-1 by seed", "mean", "spread or interval", "slope", "shift", "s")
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="overrides for both runs, as for train.py"
-    )
-    overrides = parser.parse_args().overrides
-    console = Console()
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
     began = time.monotonic()
-    runs: dict[str, Path] = {}
-    for label, method in METHODS.items():
-        console.rule(f"{label}: python train.py {method} tag=demo {' '.join(overrides)}".strip())
-        command = [sys.executable, str(ROOT / "train.py"), method, "tag=demo", *overrides]
-        done = subprocess.run(command, cwd=ROOT)
-        if done.returncode:
-            sys.exit(done.returncode)
-        config = check(composer(ROOT / "conf")([method, "tag=demo", *overrides]))
-        runs[label] = ROOT / config.folder
+    with friendly():
+        own, overrides = sort_arguments(sys.argv[1:], ("seeds", "launch", "output"), numbers=("seeds",))
+        os.chdir(ROOT)
+        request = DemoRequest(
+            seeds=int(own.get("seeds", 2)),
+            launch=own.get("launch", "warm"),
+            output=own.get("output", "outputs"),
+            overrides=overrides,
+        )
+        cameras = run_demo(request, ROOT)
+        (picture,) = draw_demo(cameras, Path(request.output) / "demo")
+    show(table_rows(cameras))
+    print("\n".join(sentences(cameras)))
+    print(f"{time.monotonic() - began:.0f} s in all -> {picture}; every run is below {request.output}")
+    if command := real_footage(ROOT):
+        print(f"next: {command}")
 
-    table = Table(title="top-1, top-5 and mean class accuracy in % on the test split")
-    for column in ("", "top-1", "top-5", "mean class", "slope", "shift", "clips", "wall time"):
-        table.add_column(column, justify="left" if not column else "right")
-    for label, folder in runs.items():
-        r = Run(folder).result
-        slope, shift = (
-            f"{r['scalars'][name]:.2f}" if name in r["scalars"] else "-" for name in ("slope", "shift")
-        )
-        accuracies = (f"{r[name]:.1f}" for name in ("top1", "top5", "mean_class"))
-        table.add_row(
-            label, *accuracies, slope, shift, str(r["clips"][r["split"]]["present"]), f"{r['seconds']:.0f} s"
-        )
-    console.print(table)
-    picture = ROOT / "outputs" / "demo.png"
-    draw_curves(runs, picture)
-    console.print(f"curves: {picture.relative_to(ROOT)}   runs: {', '.join(str(f) for f in runs.values())}")
-    console.print(
-        f"{time.monotonic() - began:.0f} s in all. One seed says little: try seed=1, dataset.camera=moving."
-    )
+
+def show(rows: list[list[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="motion prompts against plain frames", box=SIMPLE_HEAD, padding=0)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in ("camera", "") else "right")
+    for row in rows:
+        table.add_row(*row, end_section=row[1] == "difference")
+    Console().print(table)
 
 
 if __name__ == "__main__":

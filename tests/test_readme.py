@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vmp.config import check
+from vmp.paper.demo import DemoRequest, plan_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -90,12 +91,8 @@ def test_its_commands_compose(command, monkeypatch):
 
 def test_its_evaluation_is_of_a_run_that_the_demo_makes():
     (command,) = [command for command in COMMANDS if command.startswith("python evaluate.py")]
-    methods = runpy.run_path(str(ROOT / "scripts/demo.py"))["METHODS"].values()
-    made = []
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for method in methods:
-            cfg = compose("train", [method, "tag=demo"])
-            made.append(f"run={check(OmegaConf.to_container(cfg, resolve=True)).folder}")
+    planned = plan_demo(DemoRequest(), ROOT)
+    made = [f"run={run.folder}" for arms in planned.values() for runs in arms.values() for run in runs]
     assert shlex.split(command)[2] in made
 
 

@@ -40,11 +40,13 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
             (axes[1], "val/top1", VAL),
             (axes[1], "val/top5", TOP5),
         ):
-            _plot(axis, _line(rows, key), color=color, **look)
+            _plot(axis, line_of(rows, key), color=color, **look)
         for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
             for key, style in zip(_keys(rows, name), ("-", "--", ":"), strict=False):
                 pathway = key.split("/")[1:-1]
-                _plot(axis, _line(rows, key), linestyle=style, label=" ".join([label, *pathway]), color=color)
+                _plot(
+                    axis, line_of(rows, key), linestyle=style, label=" ".join([label, *pathway]), color=color
+                )
     if not any(axis.lines for axis in axes[2:]):
         for axis in axes[2:]:
             axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
@@ -113,7 +115,7 @@ def by_lambda(runs: Sequence[Run]) -> dict[float, dict[str, tuple[list[float], l
     found: dict[float, dict[str, tuple[list[float], list[float]]]] = {}
     for run in sorted(runs, key=lambda run: (run.weight, str(run.folder))):
         if keys := [key for name in ("slope", "shift") for key in _keys(run.rows, name)]:
-            lines = {key.removeprefix("vmp/"): _line(run.rows, key) for key in keys}
+            lines = {key.removeprefix("vmp/"): line_of(run.rows, key) for key in keys}
             found.setdefault(run.weight, lines)
     return found
 
@@ -232,7 +234,7 @@ def _stem(axis: Any, x: float, value: float, text: str, look: str, color: str, *
     axis.annotate(text, (x, value), offset, textcoords="offset points", **place)
 
 
-def _line(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+def line_of(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
     # a training row and a val row of the same epoch are the same moment
     found = {row["epoch"]: row[key] for row in rows if key in row}
     return list(found), list(found.values())

@@ -140,6 +140,22 @@ def draw_grid(
         + 0.14 * title.count("\n")
     )
     drawn = figure(width * count + label, sum(heights) + 0.06 * len(heights) + 0.1 + over)
+    fill_grid(drawn, pictures, rows=rows, columns=columns)
+    if title:
+        drawn.suptitle(title, fontsize=9)
+    return drawn
+
+
+def fill_grid(
+    drawn: Any,
+    pictures: Sequence[Sequence[np.ndarray | None]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str] = (),
+) -> None:
+    """Draw a grid as `draw_grid` does into a figure, or a part of one."""
+    firsts = [next(p for p in row if p is not None) for row in pictures]
+    heights, count = [p.shape[0] / p.shape[1] for p in firsts], max(len(row) for row in pictures)
     axes = drawn.subplots(len(pictures), count, squeeze=False, height_ratios=heights)
     for i, row in enumerate(pictures):
         for j in range(count):
@@ -150,9 +166,6 @@ def draw_grid(
         axes[i][0].set_ylabel(rows[i], rotation=0, ha="right", va="center")
     for axis, name in zip(axes[0], columns, strict=False):
         axis.set_title(name)
-    if title:
-        drawn.suptitle(title, fontsize=9)
-    return drawn
 
 
 def wrap(text: str) -> str:
