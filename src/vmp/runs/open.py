@@ -107,7 +107,7 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
     found = read(path).state.get(f"{head}.weight")
     if found is None:
         raise WeightsError(f"{path}: no {head}.weight in it; without its head a network predicts nothing")
-    names = classes_of(path) or (zoo.class_names(row.name) if row else None)
+    names = classes_of(path, row.name if row else "")
     if names and len(names) != len(found):
         raise WeightsError(
             f"{names_beside(path)}: names {len(names)} classes, and the head of {path.name} has {len(found)}"

@@ -43,7 +43,7 @@ def start_weights(
     from vmp.backbones import zoo
     from vmp.backbones.weights import load_weights
 
-    b, warnings = config.backbone, []
+    b, warnings, published = config.backbone, [], ""
     start = config.vmp.start if isinstance(config.vmp, Prompts) else {}
     given = [scalar_name(pathway, letter) for pathway in model.prompts for letter in start]
     if config.init_from:
@@ -58,7 +58,7 @@ def start_weights(
     elif b.weights:
         source = b.weights
         if b.weights in zoo.NAMES:
-            row = zoo.find(b.key, b.weights)
+            published, row = b.weights, zoo.find(b.key, b.weights)
             if not row.file and (row.frames, row.crop) != (spec.frames, spec.crop):
                 warnings.append(
                     f"the weights were trained on {row.frames} frames of {row.crop} pixels, and this run uses "
@@ -70,7 +70,7 @@ def start_weights(
     other: list[str] = []
 
     def keep_head(file: Path) -> bool:
-        other.append(explain_other_classes(file, classes, config.dataset.name))
+        other.append(explain_other_classes(file, classes, config.dataset.name, published=published))
         return not other[0]
 
     report = load_weights(model.backbone, source, backbone=b.key, reverse_channels=flip, keep_head=keep_head)
