@@ -2,6 +2,7 @@
 
 python scripts/figure.py 3 17                                     figures that need no run
 python scripts/figure.py 1 5 --video my.mp4 --start 40 run=outputs/.../seed0
+python scripts/figure.py 5 18 --outputs outputs/real               of a run on real clips: its layer, its clips
 python scripts/figure.py 6 runs=outputs/.../learned_lambda0/seed0,outputs/.../learned_lambda2.5/seed0
 python scripts/figure.py all                                      all that can be drawn from runs below outputs/
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 from vmp.cli import friendly, parser_of
 from vmp.errors import UserError
 from vmp.figures.numbered import FIGURES, draw
-from vmp.figures.selection import FigureOptions, MissingRuns, named_runs
+from vmp.figures.selection import SHIFT, SLOPE, FigureOptions, MissingRuns, named_runs
 
 
 def main() -> None:
@@ -21,7 +22,8 @@ def main() -> None:
 
     options = vars(_parser().parse_intermixed_args())
     numbers, runs, every = read(options.pop("what"))
-    if min(options["start"], options["stride"] - 1, options["frames"] - 1, options["clips"]) < 0:
+    stride = 1 if options["stride"] is None else options["stride"]
+    if min(options["start"], stride - 1, options["frames"] - 1, options["clips"]) < 0:
         raise UserError("--start and --clips must be at least 0, --stride and --frames at least 1")
     out = options.pop("out") or results_of(options["outputs"]) / "figures"
     options["videos"] = options.pop("video")
@@ -57,11 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("what", nargs="+", help=what)
     parser.add_argument("--video", type=Path, action="append", default=[], help="repeat it for several")
     parser.add_argument("--start", type=int, default=0, help="first frame")
-    parser.add_argument("--stride", type=int, default=2, help="step from one frame to the next")
+    stride = "step from one frame to the next (default: 2, or of a run's clips its own)"
+    parser.add_argument("--stride", type=int, help=stride)
     parser.add_argument("--frames", type=int, default=6, help="prompts in a row")
-    parser.add_argument("--slope", type=float, default=11.0, help="where no run is named")
-    parser.add_argument("--shift", type=float, default=0.1, help="where no run is named")
-    classes = "a,b,c: classes to draw in 10 and 11, or to take a clip of in 6 and 12-16"
+    parser.add_argument("--slope", type=float, help=f"of a layer that is no run's (default: {SLOPE:g})")
+    parser.add_argument("--shift", type=float, help=f"of a layer that is no run's (default: {SHIFT:g})")
+    classes = (
+        "a,b,c: classes to draw in 10 and 11, or to take clips of in the figures that show a run's clips"
+    )
     parser.add_argument("--classes", default="", help=classes)
     parser.add_argument("--clips", type=int, default=8, help="test clips for the features of 7-9")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are looked for")

@@ -12,9 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from runs import ROOT, Running, folder, overrides_for
 from torch import nn
 
+from vmp.build import backbone_spec
+from vmp.data import decode
+from vmp.data.manifest import read_manifest
 from vmp.data.motions import CAMERAS
 from vmp.errors import RunError, UserError
 from vmp.figures import canvas, comparison, motion_frames, numbered, selection, similarity
@@ -360,6 +364,57 @@ def test_accuracies_by_class_equal_those_of_the_result(home):
         for change in comparison.class_changes(pairing, run.classes):
             assert getattr(change, side) == pytest.approx(told[change.name], abs=0.005)
     assert pairing.fixed - pairing.broken == pairing.right_b.sum() - pairing.right_a.sum()
+
+
+def test_folds_of_a_dataset_are_drawn_together(home, tmp_path):
+    """Runs on two folds of one seed, of which the second tested every clip twice as often, and one of another seed."""
+    places = {}
+    for run in both(home):
+        for fold, seed, times in ((1, 0, 1), (2, 0, 2), (2, 1, 1)):
+            place = places[run, fold, seed] = tmp_path / f"{run.folder.parent.name}-{fold}-{seed}"
+            shutil.copytree(run.folder, place)
+            config = yaml.safe_load((place / "config.yaml").read_text())
+            config["dataset"] |= {"kind": "prepared", "fold": fold}
+            config |= {"name": f"hands-fold{fold}", "seed": seed}
+            (place / "config.yaml").write_text(yaml.safe_dump(config))
+            header, *rows = (place / "per_class.csv").read_text().splitlines()
+            cells = [row.split(",") for row in rows]
+            doubled = [[a, b, str(times * int(c)), str(times * int(d)), e] for a, b, c, d, e in cells]
+            (place / "per_class.csv").write_text("\n".join([header, *map(",".join, doubled)]) + "\n")
+    plain, prompted = both(home)
+    a, b = (Run(places[run, 1, 0]) for run in (plain, prompted))
+    found = selection.folds_of(a, b, selection.FigureOptions(outputs=tmp_path))
+    assert found == [tuple(Run(places[run, fold, 0]) for run in (plain, prompted)) for fold in (1, 2)]
+    assert selection.folds_of(plain, prompted, selection.FigureOptions(outputs=tmp_path)) == [
+        (plain, prompted)
+    ]
+    other = Run(places[prompted, 2, 0])
+    for row in plain.per_class:
+        (same,) = (r for r in prompted.per_class if r["name"] == row["name"])
+        right = [int(row["right"]), 2 * int(same["right"])]
+        clips = [int(row["clips"]), 2 * int(same["clips"])]
+        together = comparison.class_accuracies(plain, other)[row["name"]]
+        assert together == pytest.approx(100 * sum(right) / sum(clips))
+
+
+def test_layer_and_clips_are_those_of_a_run_on_videos(home):
+    _, prompted = both(home)
+    options = selection.FigureOptions(outputs=home / "out")
+    assert selection.choose_run(options) == prompted
+    learned = selection.choose_layer(options, prompted)
+    assert learned.slope.item() == pytest.approx(prompted.result["scalars"]["slope"], rel=1e-6)
+    clips = selection.choose_clips(options, count=3, run=prompted)
+    assert list(clips) == ["brighter", "darker"]
+    first = next(c for c in read_manifest(home / "data/val.csv").clips if c.label == 0)
+    stride = min(backbone_spec(prompted.checked_config).stride, (first.length - 1) // 2)
+    begin_at = first.start + (first.length - 1 - 2 * stride) // 2
+    expected = decode.read_frames(
+        home / "data" / first.path, begin_at + stride * np.arange(3), short_side=160
+    )
+    assert np.array_equal(clips["brighter"], expected)
+    given = selection.FigureOptions(outputs=home / "out", slope=12.0)
+    assert selection.choose_run(given) is None
+    assert selection.choose_layer(given, None).slope.item() == pytest.approx(12, rel=1e-4)
 
 
 def test_clips_that_cannot_be_paired_are_an_error(home, tmp_path):

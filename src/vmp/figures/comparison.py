@@ -137,10 +137,14 @@ def class_changes(paired: Pairing, classes: Sequence[str]) -> list[ClassChange]:
     return sorted(found, key=lambda c: (-c.change, c.name))
 
 
-def class_accuracies(run: Run) -> dict[str, float]:
-    """Class -> accuracy in percent, for the classes that were tested."""
-    rows = _require(run, run.per_class, PER_CLASS_FILE)
-    return {row["name"]: float(row["accuracy"]) for row in rows if row["accuracy"]}
+def class_accuracies(*runs: Run) -> dict[str, float]:
+    """Class -> accuracy in percent over the clips of all these runs, for the classes that were tested."""
+    counts: dict[str, tuple[int, int]] = {}
+    for run in runs:
+        for row in _require(run, run.per_class, PER_CLASS_FILE):
+            right, clips = counts.get(row["name"], (0, 0))
+            counts[row["name"]] = right + int(row["right"]), clips + int(row["clips"])
+    return {name: 100 * right / clips for name, (right, clips) in counts.items() if clips}
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------

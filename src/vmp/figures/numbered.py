@@ -16,10 +16,13 @@ from vmp.figures.selection import (
     choose_clip_of,
     choose_clips,
     choose_layer,
+    choose_run,
+    folds_of,
     label,
     missing_runs,
     plain_name,
     regularised_pair,
+    shows_videos,
 )
 
 if TYPE_CHECKING:
@@ -63,14 +66,14 @@ def _family(number: int, options: FigureOptions) -> Any:
     """3: power normalisation functions, a(m), b(n), a surface before and after."""
     from vmp.figures.family import draw_family
 
-    slope, shift = options.slope, options.shift
-    if options.runs:
-        layer = choose_layer(options)
-        if not (learned := slope_and_shift(layer)):
-            raise UserError(f"{options.runs[0].folder}: {describe(layer)} has no slope and shift")
-        slope, shift = (round(value, 2) for value in learned.values())
-    clips = list(choose_clips(options, count=4).values())
-    return draw_family(clips[0] if options.videos else clips[-2], slope=slope, shift=shift)
+    run = choose_run(options) if options.runs else None
+    layer = choose_layer(options, run)
+    if not (learned := slope_and_shift(layer)):
+        raise UserError(f"{options.runs[0].folder}: {describe(layer)} has no slope and shift")
+    slope, shift = (round(value, 2) for value in learned.values())
+    clips = list(choose_clips(options, count=4, run=run).values())
+    first = options.videos or (run and shows_videos(run))
+    return draw_family(clips[0] if first else clips[-2], slope=slope, shift=shift)
 
 
 def _curves(number: int, options: FigureOptions) -> Any:
@@ -81,7 +84,8 @@ def _curves(number: int, options: FigureOptions) -> Any:
     if not by_lambda(runs):
         weights = [f"vmp.lambda={weight:g}" for weight in (0, 0.5, 2.5, 5, 10)]
         small = [f"dataset.camera=moving {weight}" for weight in weights]
-        raise missing_runs(number, "runs with learned prompts that differ in λ", weights, small)
+        what = "runs with learned prompts that differ in λ"
+        raise missing_runs(number, what, weights, small, "learned weighted")
     return draw_slopes_and_shifts(runs)
 
 
@@ -104,13 +108,14 @@ def _draw_clips(
     from vmp.figures.clips import to_clip
     from vmp.figures.panels import draw_grid, panel_rows, wrap
 
-    layer = choose_layer(options)
+    run = choose_run(options)
+    layer = choose_layer(options, run)
     rows, names = [], []
-    for name, frames in choose_clips(options, count=count).items():
+    for name, frames in choose_clips(options, count=count, run=run).items():
         made = [row[0] for row in panel_rows(to_clip(frames[:2]), layer)[1:]]
         rows.append(pictures(name, frames, made))
         names.append(wrap(name))
-    title = f"{describe(layer)}; {color_key(layer)}"
+    title = "; ".join([*([run.title] if run else []), describe(layer), color_key(layer)])
     return draw_grid(rows, rows=names, columns=columns, title=title, width=width)
 
 
@@ -145,11 +150,12 @@ def _layers(number: int, options: FigureOptions) -> Any:
 
 
 def _per_class(number: int, options: FigureOptions) -> Any:
-    """10, 11: accuracy by class of two runs; 10 draws a few classes."""
+    """10, 11: accuracy by class of two runs, over all folds of their dataset; 10 draws a few classes."""
     from vmp.figures.comparison import class_accuracies, draw_class_accuracies
 
     a, b = baseline_pairs(number, options)[0]
-    before, after = class_accuracies(a), class_accuracies(b)
+    pairs = folds_of(a, b, options)
+    before, after = (class_accuracies(*runs) for runs in zip(*pairs, strict=True))
     chosen = [name for name in before if name in after]
     if options.classes:
         wanted = {name.replace("_", " ") for name in options.classes}
@@ -160,7 +166,10 @@ def _per_class(number: int, options: FigureOptions) -> Any:
         paper = [name for name in chosen if plain_name(name) in OBJECT_CENTRIC]
         chosen = paper or sorted(chosen, key=lambda name: -abs(after[name] - before[name]))[:4]
     return draw_class_accuracies(
-        {name: before[name] for name in chosen}, after, labels=(label(a), label(b)), title=a.title
+        {name: before[name] for name in chosen},
+        after,
+        labels=(label(a), label(b)),
+        title=a.title if len(pairs) < 2 else f"{a.title.replace('-fold1', '')}, {len(pairs)} folds",
     )
 
 
@@ -168,14 +177,16 @@ def _modulation(number: int, options: FigureOptions) -> Any:
     """17: power normalisation functions side by side, maps and surfaces."""
     from vmp.figures.family import draw_modulation
 
-    return draw_modulation(choose_clips(options, count=2), choose_layer(options))
+    run = choose_run(options)
+    return draw_modulation(choose_clips(options, count=2, run=run), choose_layer(options, run))
 
 
 def _family_prompts(number: int, options: FigureOptions) -> Any:
     """18: power normalisation functions side by side, attention and prompts."""
     from vmp.figures.family import draw_prompts_of_family
 
-    return draw_prompts_of_family(choose_clips(options, count=2), choose_layer(options))
+    run = choose_run(options)
+    return draw_prompts_of_family(choose_clips(options, count=2, run=run), choose_layer(options, run))
 
 
 def color_key(layer: "MotionPrompt") -> str:

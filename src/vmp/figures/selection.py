@@ -3,7 +3,9 @@
 Notable here:
 - without named runs, those below `outputs` are searched: on the paper's dataset first, then on any;
 - where there are none, MissingRuns says which commands make them;
-- without a video, clips come from the run's own dataset, or are embedded ones, which are rendered on the spot.
+- without a video, clips come from the run's own dataset, at its stride, or are embedded ones, which are rendered on the
+  spot;
+- a layer is that of a run on videos, if there is one and neither slope nor shift is given.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +21,10 @@ from vmp.runs.records import is_run
 from vmp.runs.run import Run, read_run, readable_runs
 
 if TYPE_CHECKING:
+    from vmp.data.manifest import Clip
     from vmp.layer import MotionPrompt
+
+SLOPE, SHIFT = 11.0, 0.1  # of a layer that no run has learned
 
 
 class MissingRuns(UserError):
@@ -31,8 +36,9 @@ class FigureOptions:
     """What the user asks of a figure.
 
     runs: the named ones, in order; if there are none, runs below `outputs` are used. found: the runs were found below a
-    folder, to choose from. slope, shift: of the layer where no run is named. start, stride: of the videos. frames:
-    prompts drawn in a row. classes: to draw, or to take a clip of. clips: of the test split, for features.
+    folder, to choose from. slope, shift: of a layer, instead of a run's. start, stride: of the videos; None: 2, or the
+    run's own. frames: prompts drawn in a row. classes: to draw, or to take a clip of. clips: of the test split, for
+    features.
     """
 
     runs: tuple[Run, ...] = ()
@@ -40,10 +46,10 @@ class FigureOptions:
     outputs: Path = Path("outputs")
     videos: Sequence[Path] = ()
     start: int = 0
-    stride: int = 2
+    stride: int | None = None
     frames: int = 6
-    slope: float = 11.0
-    shift: float = 0.1
+    slope: float | None = None
+    shift: float | None = None
     classes: tuple[str, ...] = ()
     clips: int = 8
 
@@ -79,21 +85,26 @@ PAPER: dict[int, PaperFigure] = {
 }
 # as in conf/table/profile/mini.yaml
 MINIATURE = {"finegym": "moving", "mpii_cooking2": "static", "hmdb51": "noisy"}
+SHOWN = 3  # clips of a run in a figure of several clips
 OBJECT_CENTRIC = ("cut dice", "gather", "slice", "wash")  # the classes of Fig. 10
 
 
 # --- clips and layers ----------------------------------------------------------------------------------------------
 
 
-def choose_clips(options: FigureOptions, *, count: int) -> dict[str, np.ndarray]:
-    """Name -> (T, H, W, 3) uint8: the given videos, or a natural one, where it is installed, and an embedded one with
-    a static and one with a moving camera."""
+def choose_clips(options: FigureOptions, *, count: int, run: Run | None = None) -> dict[str, np.ndarray]:
+    """Name -> (T, H, W, 3) uint8: the given videos, or clips of the run's tested split if it has seen videos; else a
+    natural one, where it is installed, and an embedded one with a static and one with a moving camera."""
     from vmp.figures.clips import embedded_clip, natural_clip, read_clip
 
-    stride = options.stride
+    stride = options.stride or 2
     if options.videos:
         chosen = {"start": options.start, "stride": stride, "count": count}
         return {video.name: read_clip(video, **chosen) for video in options.videos}
+    if run and shows_videos(run):
+        names = options.classes or run.classes[:: max(1, len(run.classes) // SHOWN)][:SHOWN]
+        found = [_clip_of(run, options, [name], count=count) for name in names]
+        return {name: frames for name, _, frames in found}
     clips = {}
     if natural := natural_clip():
         clips["street (moving camera)"] = read_clip(natural, start=200, stride=stride, count=count)
@@ -106,35 +117,80 @@ def choose_clips(options: FigureOptions, *, count: int) -> dict[str, np.ndarray]
 def choose_clip_of(run: Run, options: FigureOptions, action: str) -> tuple[str, np.ndarray]:
     """Name and frames (T + 1, H, W, 3) uint8 of the first video given, or of a clip of the run's tested split: of a
     class in the options, of the paper's action, or the first there is."""
-    from vmp.build import find_splits
-    from vmp.data.decode import read_frames
     from vmp.figures.clips import embedded_clip
 
     count = options.frames + 1
     if options.videos:
         return next(iter(choose_clips(options, count=count).items()))
-    config = run.checked_config
-    if config.dataset.kind == "motions":
-        frames, name = embedded_clip(config.dataset.camera, count=count)
+    dataset = run.checked_config.dataset
+    if dataset.kind == "motions":
+        frames, name = embedded_clip(dataset.camera, count=count)
         return name, frames
-    _, manifest = find_splits(config, progress=False).tested
+    name, clip, frames = _clip_of(run, options, [*options.classes, action], count=count)
+    return f"{name}, {clip}", frames
+
+
+def _clip_of(
+    run: Run, options: FigureOptions, classes: Sequence[str], *, count: int
+) -> tuple[str, str, np.ndarray]:
+    """Class, id and at most `count` frames (T, H, W, 3) uint8, from its middle, of a clip of the run's tested split, of
+    the first of these classes that there is."""
+    from vmp.build import find_splits
+    from vmp.data.decode import read_frames
+
+    _, manifest = find_splits(run.checked_config, progress=False).tested
     names = [plain_name(name) for name in manifest.classes]
     usable = [clip for clip in manifest.clips if clip.status == "ok" and clip.length > 1]
     if not usable:
         raise UserError(f"{manifest.path}: no clip to draw")
-    wanted = [plain_name(name) for name in (*options.classes, action)]
+    wanted = [plain_name(name) for name in classes]
     preferred = (clip for name in wanted for clip in usable if names[clip.label] == name)
     clip = next(preferred, usable[0])
-    stride = max(1, min(options.stride, (clip.length - 1) // options.frames))
-    at = clip.start + stride * np.arange(min(count, clip.length))
-    return f"{names[clip.label]}, {clip.id}", read_frames(manifest.file(clip), at, short_side=160)
+    stride = max(1, min(options.stride or _stride(run, clip), (clip.length - 1) // (count - 1)))
+    offsets = stride * np.arange(min(count, clip.length))
+    at = clip.start + (clip.length - 1 - offsets[-1]) // 2 + offsets
+    frames = read_frames(manifest.file(clip), at, short_side=160)
+    return names[clip.label], clip.id.rpartition("/")[2], frames
 
 
-def choose_layer(options: FigureOptions) -> "MotionPrompt":
-    """The named run's layer, of its first pathway, or the layer with the given slope and shift."""
-    if options.runs:
-        return next(iter(layers_of(options.runs[0]).values()))
-    return layer_with(options.slope, options.shift)
+def _stride(run: Run, clip: "Clip") -> int:
+    """The step from one frame that the run sees to the next, in frames of the clip."""
+    from vmp.build import backbone_spec
+
+    spec = backbone_spec(run.checked_config)
+    return max(1, round(spec.stride * (clip.fps / spec.fps if clip.fps and spec.fps else 1)))
+
+
+def shows_videos(run: Run) -> bool:
+    """Whether its clips are not embedded ones."""
+    return run.config["dataset"].get("kind") != "motions"
+
+
+def choose_run(options: FigureOptions) -> Run | None:
+    """The run whose layer and clips are drawn: the first of those named, or else, unless a slope or a shift is given,
+    a finished one on videos that are here."""
+    from vmp.build import find_splits
+
+    if options.runs and not options.found:
+        return options.runs[0]
+    if (options.slope, options.shift) != (None, None):
+        return None
+    for run in all_runs(options):
+        if run.finished and run.config["vmp"]["kind"] == "learned" and shows_videos(run):
+            try:
+                find_splits(run.checked_config, progress=False)
+            except UserError:
+                continue
+            return run
+    return options.runs[0] if options.runs else None
+
+
+def choose_layer(options: FigureOptions, run: Run | None) -> "MotionPrompt":
+    """The run's layer, of its first pathway, or the layer with the given slope and shift."""
+    if run:
+        return next(iter(layers_of(run).values()))
+    slope, shift = options.slope, options.shift
+    return layer_with(SLOPE if slope is None else slope, SHIFT if shift is None else shift)
 
 
 def plain_name(name: str) -> str:
@@ -178,7 +234,8 @@ def regularised_pair(number: int, options: FigureOptions) -> tuple[Run, Run]:
             return plain, min(others, key=lambda run: abs(run.weight - paper.weight))
     weights = [f"vmp.lambda={weight:g}" for weight in (0, paper.weight)]
     small = [f"dataset.camera=moving vmp.lambda={weight:g}" for weight in (0, 2.5)]
-    raise missing_runs(number, "two finished runs that differ in λ only, one with λ = 0", weights, small)
+    what = "two finished runs that differ in λ only, one with λ = 0"
+    raise missing_runs(number, what, weights, small, "learned weighted")
 
 
 def baseline_pairs(number: int, options: FigureOptions) -> list[tuple[Run, Run]]:
@@ -205,28 +262,58 @@ def baseline_pairs(number: int, options: FigureOptions) -> list[tuple[Run, Run]]
             return [(plain[0], run) for run in best.values()]
     methods = ["vmp=none", "vmp=learned"]
     what = "a finished run without prompts and one with them, alike otherwise"
-    raise missing_runs(number, what, methods, methods)
+    raise missing_runs(number, what, methods, methods, "none learned")
 
 
-def missing_runs(number: int, what: str, paper: Sequence[str], small: Sequence[str]) -> MissingRuns:
-    """paper: what is to be added to the command of the paper's experiment; small: to a run in miniature."""
+def folds_of(a: Run, b: Run, options: FigureOptions) -> list[tuple[Run, Run]]:
+    """The pairs of runs like these two, one for each fold of their dataset; the two alone where there are no folds."""
+    if not _fold(a):
+        return [(a, b)]
+    mine, theirs = dict[int, Run](), dict[int, Run]()
+    for run in all_runs(options):
+        if run.finished and _fold(run):
+            for like, found in ((a, mine), (b, theirs)):
+                if _across_folds(run) == _across_folds(like):
+                    found[_fold(run)] = run
+    return [(mine[fold], theirs[fold]) for fold in sorted(mine.keys() & theirs.keys())]
+
+
+def _fold(run: Run) -> int:
+    return run.config["dataset"].get("fold") or 0
+
+
+def _across_folds(run: Run) -> str:
+    """What runs on the folds of a dataset have in common."""
+    same: list[Any] = [run.config.get(key) for key in ("backbone", "vmp", "train", "seed", "tag")]
+    name = str(run.config["name"]).replace(f"fold{_fold(run)}", "")
+    return repr((name, same, run.config["trainer"].get("epochs")))
+
+
+def missing_runs(
+    number: int, what: str, paper: Sequence[str], small: Sequence[str], arms: str
+) -> MissingRuns:
+    """paper: what is to be added to the command of the paper's experiment; small: to a run in miniature; arms: of the
+    study on real clips."""
     full = shortlist([f"python train.py {PAPER[number].experiment} {words}" for words in paper])
     quick = shortlist([f"python train.py {words}" for words in small])
     return MissingRuns(
         f"figure {number} needs {what}. The paper's:\n{full}\nThe same in miniature, on the embedded dataset, in "
-        f"minutes:\n{quick}\nOr name runs that are elsewhere: runs=FOLDER,FOLDER"
+        f"minutes:\n{quick}\nOn real clips:\n  make real ONLY='handwash12 {arms}'\nOr name runs that are elsewhere: "
+        "runs=FOLDER,FOLDER"
     )
 
 
 def candidates(options: FigureOptions, paper: PaperFigure) -> list[Run]:
     """Runs to choose from, those on the paper's dataset and with its backbone first."""
-    runs = list(options.runs)
-    if not runs and options.outputs.is_dir():
-        runs = list(readable_runs(options.outputs))
 
     def distance(run: Run) -> tuple[bool, bool]:
         config = run.config
         known = str(config["name"]).startswith((paper.dataset, MINIATURE[paper.dataset]))
         return not known, config["backbone"]["name"] != paper.backbone
 
-    return sorted(runs, key=distance)
+    return sorted(all_runs(options), key=distance)
+
+
+def all_runs(options: FigureOptions) -> list[Run]:
+    """Those named, or else those below `outputs`."""
+    return list(options.runs or (readable_runs(options.outputs) if options.outputs.is_dir() else ()))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vmp.build import find_splits
 from vmp.errors import RunError
 from vmp.figures.canvas import COLORS, figure
+from vmp.figures.curves import plain_numbers
 from vmp.runs.open import Opened, open_run
 from vmp.runs.run import Run
 from vmp.runs.score import find_split, spread_clips
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from vmp.data.dataset import TestClips
 
 LABELS = 36  # layer names that fit below a picture
+CLOSE = 0.9  # where every layer is more similar than this, the axis begins near the lowest
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -185,7 +187,9 @@ def draw_layers(pairs: Mapping[str, Mapping[str, Mapping[str, float]]], *, title
             rotation=60, ha="right", rotation_mode="anchor",
         )  # fmt: skip
         low = min((value for values in similar.values() for value in values.values()), default=0)
-        axis.set_ylim(min(0.0, low - 0.05), 1.05)
+        bottom = 1 - 1.2 * (1 - low) if CLOSE < low < 1 else min(0.0, low - 0.05)
+        axis.set_ylim(bottom, 1 + 0.05 * (1 - bottom))
+        plain_numbers(axis, least=1e-6)
         axis.set_ylabel(f"cosine similarity\nof {kind}")
         if step > 1:
             axis.set_xlabel(f"layers, every {step}th named" if step > 3 else f"layers, one in {step} named")

@@ -3,7 +3,7 @@
 Notable here:
 - an equal number of classes does not make them the same, nor do equal names in another order;
 - the class names of a run are in its classes.txt, those of a file of weights FILE.pyth in FILE.classes.txt beside it,
-  and those of published weights are shipped, as far as they are (Kinetics-400's);
+  and those of Kinetics-400 are shipped;
 - names that are plain numbers (0, 1, 2, ...) do not identify classes, so then the datasets' names must agree too.
 """
 
