@@ -49,10 +49,9 @@ bench: $(READY) ## measure layer, step, start and loader beside plain implementa
 OUTPUTS = outputs$(if $(filter mini real,$(PROFILE)),/$(PROFILE))
 RESULTS ?= $(OUTPUTS)/results
 
-figures: $(READY) ## the paper's figures, of runs below outputs/ (FIGURES='3 17', OUT=FOLDER), and the README's picture
+figures: $(READY) ## the paper's figures, of runs below outputs/ (PROFILE=mini or real, FIGURES='3 17', OUT=FOLDER)
 	$(BIN)/python scripts/figure.py $(or $(FIGURES),all) --outputs $(or $(RUNS),$(OUTPUTS)) \
 		--out $(or $(OUT),$(RESULTS)/figures)
-	$(BIN)/python scripts/visualize.py --start 200 --columns 4 --frames 0 --out $(RESULTS)/prompts.png
 
 # PROFILE=mini: in miniature, without data; SEEDS=3; ONLY='timesformer finegym'; DRY=1: what would be run and what it
 # takes; LAUNCH=torchrun=4 or 'hydra/launcher=slurm ...'; RESULTS=DIR: where tables go; SET='data.root=DIR': train.py's

@@ -39,7 +39,8 @@ def main() -> None:
     else:
         profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
     source = options.results or results_of(profile.output)
-    for path in publish(source, options.to or Path(profile.published), only=options.only):
+    target, frames = options.to or Path(profile.published), options.profile == "mini"
+    for path in publish(source, target, only=options.only, frames=frames):
         print(f"-> {path}")
 
 

@@ -53,6 +53,17 @@ def test_new_numbers_are_published(places):
     assert bytes_of(published) == bytes_of(mine)
 
 
+def test_figures_with_frames_of_videos_stay_where_they_are(places):
+    mine, published = places
+    shutil.rmtree(published)
+    written = {path.name for path in publish(mine, published, frames=False)}
+    assert {"figure4.png", "figure11.png", "table1.csv"} <= written
+    assert "figure12.png" not in written
+    assert (mine / "figures/figure12.png").is_file()
+    with pytest.raises(RunError, match=r"has no figure12, table9 \(figure12: shows"):
+        publish(mine, published, only=["figure12", "table9"], frames=False)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

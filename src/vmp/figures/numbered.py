@@ -136,7 +136,7 @@ def _regularisation(number: int, options: FigureOptions) -> Any:
         rows += [list(prompt), list(attention)]
         learned = describe(layer).replace(", ", "\n")
         names += [f"prompt, λ = {run.weight:g}", f"attention\n{learned}"]
-    title = f"{pair[1].title}: {name}. {color_key(layer)}"
+    title = f"{pair[1].title}: {name}\n{color_key(layer)}"
     return draw_grid(rows, rows=names, title=title, width=1.05)
 
 

@@ -3,6 +3,7 @@
 Notable here:
 - a published number is never lost: if a new file lacks a number or seeds that the published file has, nothing is
   copied and the error lists what would be lost;
+- figures with frames of videos are published in miniature only, where the videos are the project's own;
 - a table's Markdown and LaTeX are copied only with its CSV; published files without a new version stay as they are.
 """
 
@@ -17,10 +18,12 @@ from vmp.formats import finite
 
 KINDS = (
     *("table*.csv", "table*.md", "table*.tex", "claims.md", "starts*.csv", "starts*.png", "starts*.svg"),
-    *("figures/figure*.png", "figures/figure*.svg", "prompts.png"),
+    *("figures/figure*.png", "figures/figure*.svg"),
     *("study_*.md", "study_*.png", "study_*.svg", "study_runs.csv", "study_clips.csv"),
 )
 
+
+SHOW_FRAMES = {f"figure{number}" for number in (1, 5, 6, *range(12, 19))}  # of the videos of runs
 
 _TABLE = ("row", "column"), "ours"
 _MAP = ("dataset", "slope", "shift", "seed"), "top1"  # of starts
@@ -28,18 +31,22 @@ _RUN = ("set", "fold", "arm", "setting", "seed")
 _NUMBERS = {"study_runs": (_RUN, "top1"), "study_clips": ((*_RUN, "id"), None)}  # of a study
 
 
-def publish(source: Path, target: Path, *, only: Sequence[str] = ()) -> list[Path]:
+def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: bool = True) -> list[Path]:
     """Copy the results in `source` to `target`; the files written.
 
     Args:
         only: names without suffix, such as table1 or claims; all if empty.
+        frames: also figures that show frames, which the licences of most videos do not allow.
 
     Raises:
         RunError: there is nothing to publish, or a published number would be lost.
     """
     found = sorted(path for kind in KINDS for path in source.glob(kind) if not only or path.stem in only)
+    found = [path for path in found if frames or path.stem not in SHOW_FRAMES]
     if absent := [name for name in only if name not in {path.stem for path in found}]:
-        raise RunError(f"{source}: has no {', '.join(absent)}")
+        shown = [name for name in absent if name in SHOW_FRAMES and not frames]
+        why = f" ({', '.join(shown)}: shows frames of videos, which is not published)" if shown else ""
+        raise RunError(f"{source}: has no {', '.join(absent)}{why}")
     if not found:
         raise RunError(
             f"{source}: nothing to publish; make table1 ... table8, claims, starts and figures write there"
