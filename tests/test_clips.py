@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vmp.build import true_masks
 from vmp.data import dataset
 from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train, loader_processes
 from vmp.data.decode import resize_short_side
 from vmp.data.degrade import degrade
 from vmp.data.encode import write_video
 from vmp.data.manifest import Clip, Manifest
+from vmp.data.motions import Motions, object_masks
 from vmp.data.present import find_clips
 from vmp.data.sampler import TrainBatches, epoch_order
 from vmp.data.sampling import frame_indices, offsets, random_start, view_starts
@@ -408,3 +411,35 @@ def test_missing_and_unreadable_are_counted_against_the_limit(manifest):
     assert present.counts() == {"expected": 6, "present": 4, "missing": 1, "unreadable": 1}
     with pytest.raises(DataError, match="none of its 1"):
         find_clips(Manifest(manifest.path, manifest.root, manifest.classes, (gone,)), max_bad_fraction=1)
+
+
+def test_masks_are_sampled_resized_cropped_and_flipped_with_their_frames(tmp_path):
+    """The video shows the masks themselves, so that the fourth channel must look like the decoded colours."""
+    spec = Motions(camera="moving", frames=16, size=48)
+    clips = []
+    for i in range(4):
+        white = object_masks(spec, "train", i, np.arange(16))[..., None].repeat(3, axis=3)
+        write_video(tmp_path / f"{i}.mp4", white, crf=0)
+        size = {"frames": 16, "fps": 25, "width": 48, "height": 48}
+        clips.append(Clip(id=f"train/{i:06d}", path=f"{i}.mp4", label=0, readers=("opencv", "pyav"), **size))
+    manifest = Manifest(tmp_path / "train.csv", tmp_path, ("x",), tuple(clips))
+    shape = ClipShape(
+        frames=5, stride=2, crop=32, jitter=(36, 60), flip=0.5, test_side=40, test_crop=32,
+        masks=partial(true_masks, spec),
+    )  # fmt: skip
+    present = find_clips(manifest, max_bad_fraction=0)
+    train = TrainClips(manifest, present, shape, seed=1)
+    views = [train[i, epoch][1] for i in range(4) for epoch in range(6)]
+    views += [
+        view for i in range(4) for view in TestClips(manifest, present, shape, temporal=2, spatial=3)[i][1]
+    ]
+    for view in views:
+        assert view.shape == (4, 5, 32, 32)
+        assert view.dtype == torch.uint8
+        grey, mask = view[:3].float().mean(dim=0), view[3].float()
+        assert (grey - mask).abs().max() <= 4  # rounding of the colours in the file
+    assert sum((view[3] > 0).any() for view in views) > 40
+    assert train.blank()[0].shape == (1, 4, 5, 32, 32)
+    foreign = replace(clips[0], id="somebody's")
+    with pytest.raises(DataError, match="only the generator"):
+        true_masks(spec, foreign, np.arange(2))

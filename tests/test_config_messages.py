@@ -41,6 +41,7 @@ def composed(*overrides: str):
         (["vmp=none", "vmp.lambda=1"], "no effect with vmp=none"),
         (["trainer.cudnn_benchmark=true", "trainer.deterministic=true"], "chooses kernels by time"),
         (["vmp=gamma", "vmp.lambda=1"], "no effect with vmp=gamma"),
+        (["vmp=oracle", "dataset=finegym"], "only the generator of dataset=motions knows what really moves"),
         (["vmp=maxexp", "vmp.exponent=0.5"], "at least 1 for maxexp"),
         (["dataset.camera=still"], "dataset.camera = 'still': must be 'static' or 'moving'"),
         (["dataset.train=0"], "dataset.train = 0"),

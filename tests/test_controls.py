@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from vmp.controls import Constant, OtherClipPrompt
+from vmp.controls import Constant, OraclePrompt, OtherClipPrompt
 from vmp.layer import MotionPrompt, normalize
+from vmp.model import PromptedClassifier
+from vmp.pathways import cut
 
 
 def clips(batch: int, *, size: int = 6, frames: int = 4, seed: int = 0) -> torch.Tensor:
@@ -89,3 +91,43 @@ def test_a_single_clip_in_training_takes_the_one_before_it():
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_true_attention_is_where_the_object_was_and_is():
+    layer, batch = (
+        OraclePrompt(low=0.25, mean=0.5, std=0.5),
+        torch.cat([clips(2), clips(2, seed=1)[:, :1]], dim=1),
+    )
+    colours, masks = batch[:, :3], batch[:, 3].double() / 255
+    out = layer(batch)
+    wanted = torch.stack([0.25 + 0.75 * torch.maximum(masks[:, t], masks[:, t + 1]) for t in range(3)], dim=1)
+    torch.testing.assert_close(layer.attention(batch).double(), wanted, rtol=1e-5, atol=1e-6)
+    frames = normalize(colours[:, :, 1:], 0.5, 0.5).double()
+    torch.testing.assert_close(out.prompts.double(), wanted[:, None] * frames, rtol=1e-4, atol=1e-5)
+    steps = (wanted[:, 1:] - wanted[:, :-1]).square().mean()
+    torch.testing.assert_close(out.variation.double(), steps, rtol=1e-4, atol=1e-6)
+    assert not list(layer.parameters())
+    with pytest.raises(ValueError, match="fourth channel"):
+        layer(colours)
+    with pytest.raises(ValueError, match="low"):
+        OraclePrompt(low=1.0)
+
+
+def test_a_pathway_without_prompts_does_not_see_the_masks():
+    class Both(torch.nn.Module):
+        def forward(self, pathways):
+            self.seen = pathways
+            return pathways[0].flatten(1)[:, :2]
+
+    backbone = Both()
+    prompts = {"slow": OraclePrompt(low=0.0, mean=0.5, std=0.5)}
+    model = PromptedClassifier(
+        backbone, prompts=prompts, cut=cut(frames=8, alpha=4, prompted=["slow"]), mean=0.5, std=0.5
+    )
+    batch = torch.randint(
+        0, 256, (2, 4, 9, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    model(batch)
+    slow, fast = backbone.seen
+    assert slow.shape == (2, 3, 2, 6, 6)
+    torch.testing.assert_close(fast, normalize(batch[:, :3, 1:], 0.5, 0.5), rtol=0, atol=0)

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 
+from vmp.data.motions import pictures
 from vmp.data.manifest import read_manifest
 from vmp.data.motions import (
     CAMERAS,
@@ -31,6 +32,7 @@ from vmp.data.motions import (
     label_of,
     make_motions,
     motion_of,
+    object_masks,
     render_clip,
 )
 from vmp.errors import ConfigError
@@ -68,6 +70,26 @@ def test_the_worker_count_does_not_change_a_byte(tmp_path: Path) -> None:
     one = make_motions(tmp_path / "one", SMALL, workers=1, progress=False)
     two = make_motions(tmp_path / "two", SMALL, workers=2, progress=False)
     assert contents(one) == contents(two)
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_masks_cover_what_the_object_changes(camera: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the same scene, drift and noise, rendered without the object."""
+    spec = Motions(camera=camera, frames=6, size=40, train=20)
+    kept, traced = 0, 0
+    for index in range(20):
+        with_object, _ = render_clip(spec, "train", index)
+        with monkeypatch.context() as patched:
+            patched.setattr(pictures, "_paste", lambda *_: None)
+            without, _ = render_clip(spec, "train", index)
+        changed = (with_object != without).any(axis=3)  # (T, S, S)
+        masks = object_masks(spec, "train", index, np.arange(6))
+        assert masks.dtype == np.uint8
+        assert masks.max() == 255
+        assert not changed[masks == 0].any()
+        kept, traced = kept + (masks == 255).sum(), traced + changed[masks == 255].sum()
+        np.testing.assert_array_equal(object_masks(spec, "train", index, np.array([4, 1])), masks[[4, 1]])
+    assert traced > 0.98 * kept
 
 
 @pytest.mark.parametrize("camera", CAMERAS)

@@ -1,17 +1,22 @@
 """One way in: who names the files of a run, and who loads the weights of one."""
 
 import ast
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT
+from runs import ROOT, Running, folder, overrides_for
 
-from vmp.build import clip_shape
-from vmp.errors import RunError
+from vmp.build import clip_shape, find_splits
+from vmp.config import check
+from vmp.errors import ConfigError, RunError
 from vmp.runs import records
+from vmp.runs.attention import mean_attention, take_level
 from vmp.runs.open import open_prompts, open_run
 from vmp.runs.run import Run
+from vmp.runs.score import find_split
 
 SRC = ROOT / "src"
 RUN_FILES = {value for name, value in vars(records).items() if name.endswith("_FILE")}
@@ -40,7 +45,8 @@ def test_only_runs_names_the_files_of_a_run():
 def test_an_opened_run_has_the_model_that_was_tested(straight):
     opened = open_run(straight)
     scalars = {name: float(value) for name, value in opened.model.scalars().items()}
-    assert scalars == Run(straight).result["scalars"]
+    recorded = Run(straight).result["scalars"]
+    assert {**scalars, "attention": recorded["attention"]} == recorded
     assert not opened.model.training
     assert opened.classes == ("brighter", "darker")
     assert clip_shape(opened.config, opened.spec, opened.model).frames == opened.spec.frames + 1
@@ -49,6 +55,43 @@ def test_an_opened_run_has_the_model_that_was_tested(straight):
     assert prompts.keys() == opened.prompts.keys() == {"video"}
     clip = torch.randint(0, 256, (1, 3, 5, 8, 8), dtype=torch.uint8)
     assert torch.equal(prompts["video"](clip).prompts, opened.prompts["video"](clip).prompts)
+
+
+def mean_by_formula(folder: Path) -> float:
+    """Mean of sigmoid(a (D - b)) over all pixels of the clips that the run was tested on, in float64."""
+    opened, scalars = open_run(folder), Run(folder).result["scalars"]
+    split = find_split(opened.config, *find_splits(opened.config, progress=False).tested)
+    clips = split.test_clips(opened.config, opened.spec, opened.model)
+    views = torch.cat([clips[i][1] for i in range(len(clips))]).double() / 255  # (N, 3, T + 1, H, W)
+    grey = 0.299 * views[:, 0] + 0.587 * views[:, 1] + 0.114 * views[:, 2]
+    logits = scalars["slope"] * (grey[:, 1:] - grey[:, :-1] - scalars["shift"])
+    return float(torch.sigmoid(logits).mean())
+
+
+def test_the_mean_attention_on_the_tested_clips_is_recorded_and_constant_attention_takes_it(
+    straight, data, tmp_path
+):
+    recorded = Run(straight).result["scalars"]["attention"]
+    assert recorded == pytest.approx(mean_by_formula(straight), rel=1e-5)
+    assert mean_attention(straight) == {"video": recorded}
+    old = tmp_path / "old"  # made before the mean was recorded, its checkpoints removed
+    shutil.copytree(straight, old, ignore=shutil.ignore_patterns("checkpoints"))
+    result = json.loads((old / "result.json").read_text())
+    del result["scalars"]["attention"]
+    (old / "result.json").write_text(json.dumps(result))
+    assert mean_attention(old)["video"] == pytest.approx(recorded, rel=1e-6)
+
+    words = [word for word in overrides_for(data, tmp_path / "out") if not word.startswith("vmp.")]
+    done = Running([*words, "trainer.epochs=1", "vmp=constant", f"vmp.level='{straight}'"]).wait()
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = folder(tmp_path / "out", "constant_as_learned_lambda1_lambda0")
+    assert Run(made).result["scalars"] == {"attention": pytest.approx(recorded, rel=1e-6)}
+    opened = open_run(made)  # with the level of its checkpoint
+    assert opened.model.prompts["video"].power_norm.level == pytest.approx(recorded, rel=1e-6)
+    config = check({**Run(made).config, "vmp": {**Run(made).config["vmp"], "level": str(made)}})
+    (made / "result.json").write_text(json.dumps({**Run(made).result, "scalars": {"slow/attention": 0.5}}))
+    with pytest.raises(ConfigError, match="no attention on video there; it has slow"):
+        take_level(config, opened.model)
 
 
 def test_what_cannot_be_opened_is_an_error(straight, tmp_path):

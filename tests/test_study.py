@@ -10,7 +10,8 @@ from runs import ROOT
 
 from vmp.errors import ConfigError, RunError
 from vmp.paper.paired import by_class, choose_settings, detectable, difference
-from vmp.paper.study import choose, load_study
+from vmp.paper.planning import Planner, composer
+from vmp.paper.study import choose, is_current, load_study, plan
 from vmp.paper.study_command import CLIP_COLUMNS, RUN_COLUMNS, Records, _merge, read_records, write_results
 from vmp.paper.study_page import collect, compare
 
@@ -150,6 +151,33 @@ def test_words_choose_sets_and_arms():
     assert choose(study, ["learned", "none", "skateboard"]) == (["skateboard"], ["none", "learned"])
     with pytest.raises(ConfigError, match=r"pushups is no set and no arm[\s\S]*sets: handwash12"):
         choose(study, ["pushups"])
+
+
+def test_constant_attention_takes_the_mean_of_the_learned_arm_wherever_the_runs_are():
+    study, digests = load_study(STUDY), set()
+    for output in ("outputs/real", "/disk/elsewhere"):
+        planner = Planner(composer(ROOT / "conf"), output=output)
+        chosen = {"sets": ["handwash12"], "seeds": [0, 1], "settings": ["base", "lr0.02"]}
+        runs = {
+            (r.fold, r.setting, r.seed, r.arm): r for r in plan(study, planner, arms=study.arms, **chosen)
+        }
+        for (fold, setting, seed, arm), run in runs.items():
+            if arm == "constant":
+                learned = runs[fold, setting, seed, "learned"].planned
+                assert run.planned.needs == (learned,)
+                assert run.planned.config.vmp.level == str(learned.folder)
+                digests.add((fold, setting, seed, run.digest))
+            else:
+                assert run.planned.needs == ()
+    assert len(digests) == 5 * 2 * 2
+
+
+def test_recorded_runs_have_the_config_that_the_study_gives_them():
+    """A change of the project must not make hours of runs count as those of another study."""
+    study, planner = load_study(STUDY), Planner(composer(ROOT / "conf"), output="outputs/real")
+    rows = read_records(ROOT / "docs/results/real").runs
+    assert rows
+    assert all(is_current(study, planner, row) for row in rows)
 
 
 def test_a_study_file_with_faults(tmp_path: Path):

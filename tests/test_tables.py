@@ -181,6 +181,37 @@ def test_only_selects_cells_by_words():
     assert count("nothing") == 0
 
 
+def test_controls_are_rows_of_the_miniature_and_constant_attention_waits_for_the_learned_one(compose_one):
+    mini = profile_of("mini")
+    assert mini.controls
+    assert not profile_of("paper").controls
+    planner, counts = Planner(compose_one, output="outputs"), {}
+    for number in (1, 7):
+        table = load_table(ROOT / f"conf/table/table{number}.yaml", controls=True)
+        all_cells = cells(table, mini)
+        assert [r for r in table.rows if not r.control] == list(table_of(number).rows)
+        controls = [c for c in all_cells if table.rows[c.row].control and c.run]
+        assert {c.run.dataset for c in controls} == {"finegym", "mpii_cooking2"}
+        assert not any(c.printed or c.mean_of for c in controls)
+        counts[number] = len({c.run for c in controls if not table.rows[c.row].baseline})
+        by_run = {c.run: c for c in all_cells if c.run}
+        for cell in controls:
+            run = planner.source(cell, 1)
+            if run.config.vmp.kind != "constant":
+                assert not cell.run.level_from
+                continue
+            learned = by_run[cell.run.level_from]  # a cell of the paper's table itself
+            assert not table.rows[learned.row].control
+            assert learned.column == cell.column or table.columns[learned.column].dataset == cell.run.dataset
+            source = planner.source(learned, 1)
+            assert run.config.vmp.level == str(source.folder)
+            assert source.config.vmp.kind == "learned"
+            assert source in run.needs
+            runs, _ = plan_cells([cell], planner, [1])
+            assert runs.index(source) < runs.index(run)
+    assert counts == {1: 12, 7: 6}  # of 70 and 48
+
+
 # --- numbers and how they are written --------------------------------------------------------------------------------
 
 

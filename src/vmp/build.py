@@ -6,29 +6,36 @@ torch is imported inside the functions, so that everything that can be checked w
 import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmp.config import (
+    AnyPrompts,
     Config,
     ConstantPrompts,
     FixedPrompts,
     FoldersDataset,
     ListDataset,
     MotionsDataset,
+    NoPrompts,
+    OraclePrompts,
     PreparedDataset,
     Prompts,
 )
 from vmp.data.manifest import Clip, Manifest, read_manifest, spread
-from vmp.errors import ConfigError, ManifestError
+from vmp.errors import ConfigError, DataError, ManifestError
 from vmp.pathways import WHOLE
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from vmp.backbones import Spec
     from vmp.data.dataset import ClipShape
+    from vmp.data.motions import Motions
     from vmp.engine.schedule import Schedule
+    from vmp.layer import MotionPrompt
     from vmp.model import PromptedClassifier
 
 
@@ -92,9 +99,9 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
     """The folders of the manifests and of the videos; None for the videos: as recorded beside the manifests."""
     dataset, home = config.dataset, Path(config.data.root)
     if isinstance(dataset, MotionsDataset):
-        from vmp.data.motions import SPLITS, Motions, make_motions
+        from vmp.data.motions import SPLITS, make_motions
 
-        spec = Motions(**dataset.model_dump(exclude={"kind", "name", "flip"}))
+        spec = motions_of(dataset)
         check_enough_clips(config, spec.train, "dataset.train")
         if (few := config.trainer.clips) is not None:
             # at least one clip of each class
@@ -159,6 +166,29 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
         f"dataset.folder = {dataset.folder}: no such folder; it must hold classes.txt, train.csv and "
         "val.csv or test.csv, as docs/data.md says"
     )
+
+
+def motions_of(dataset: MotionsDataset) -> "Motions":
+    """What its clips are like."""
+    from vmp.data.motions import Motions
+
+    return Motions(**dataset.model_dump(exclude={"kind", "name", "flip"}))
+
+
+def true_masks(spec: "Motions", clip: Clip, frames: "np.ndarray") -> "np.ndarray":
+    """Where the object is in frames of a clip of `motions`, (T,) -> (T, S, S) uint8.
+
+    Raises:
+        DataError: the clip is not one of `motions`.
+    """
+    from vmp.data.motions import SPLITS, object_masks
+
+    split, _, number = clip.id.partition("/")
+    if split not in SPLITS or not number.isdecimal():
+        raise DataError(
+            f"{clip.path}: only the generator of dataset=motions knows what really moves (vmp=oracle)"
+        )
+    return object_masks(spec, split, int(number), frames)
 
 
 def check_enough_clips(config: Config, clips: int, where: object) -> None:
@@ -255,26 +285,32 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
     """Pathway -> layer; m and n that are drawn follow from the seed."""
     import torch
 
-    from vmp.controls import Constant, OtherClipPrompt
     from vmp.data.sampler import WEIGHTS, generator
-    from vmp.layer import MotionPrompt
-    from vmp.power_norm import FAMILY
 
     v = config.vmp
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 0).integers(2**62)))
-    if isinstance(v, Prompts):
-        constants = v.model_dump(include={"alpha", "beta", "gamma", "epsilon"}) | v.start
-    elif isinstance(v, FixedPrompts):
-        constants = {"power_norm": FAMILY[v.kind](v.exponent, entry=v.entry)}
-    elif isinstance(v, ConstantPrompts):
-        constants = {"power_norm": Constant(v.level)}
-    else:
+    if isinstance(v, NoPrompts):
         return {}
-    keys = (WHOLE,) if config.vmp.split == "shared" else config.prompted
+    keys = (WHOLE,) if v.split == "shared" else config.prompted
     options: dict[str, Any] = {"grey": v.grey, "modulate": v.modulate, "variation": v.variation}
-    elsewhere = isinstance(v, Prompts) and v.attention_from == "other_clip"
-    layer = OtherClipPrompt if elsewhere else MotionPrompt
-    return {key: layer(mean=spec.mean, std=spec.std, **options, **constants) for key in keys}
+    return {key: _build_prompt(v, mean=spec.mean, std=spec.std, **options) for key in keys}
+
+
+def _build_prompt(v: AnyPrompts, **options: Any) -> "MotionPrompt":
+    from vmp.controls import Constant, OraclePrompt, OtherClipPrompt
+    from vmp.layer import MotionPrompt
+    from vmp.power_norm import FAMILY
+
+    if isinstance(v, OraclePrompts):
+        return OraclePrompt(low=v.low, **options)
+    if isinstance(v, ConstantPrompts):
+        return MotionPrompt(power_norm=Constant(v.number), **options)
+    if isinstance(v, FixedPrompts):
+        return MotionPrompt(power_norm=FAMILY[v.kind](v.exponent, entry=v.entry), **options)
+    assert isinstance(v, Prompts)
+    layer = OtherClipPrompt if v.attention_from == "other_clip" else MotionPrompt
+    options |= v.model_dump(include={"alpha", "beta", "gamma", "epsilon"}) | v.start
+    return layer(**options)
 
 
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
@@ -327,7 +363,11 @@ def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier", *, cro
     """
     from vmp.data.dataset import ClipShape
 
+    masks = None
+    if isinstance(config.vmp, OraclePrompts) and isinstance(config.dataset, MotionsDataset):
+        masks = partial(true_masks, motions_of(config.dataset))
     return ClipShape(
+        masks=masks,
         frames=model.cut.frames if model.cut else spec.frames + (1 if model.prompts else 0),
         stride=spec.stride,
         fps=spec.fps,

@@ -1,10 +1,13 @@
 """A backbone with motion prompts in front of it, from uint8 clips to logits."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from vmp.controls import OraclePrompt
 from vmp.layer import MotionPrompt, normalize
 from vmp.pathways import WHOLE, Cut, scalar_name, take
 
@@ -40,10 +43,13 @@ class PromptedClassifier(nn.Module):
         self.backbone = backbone
         self.cut = cut
         self.mean, self.std, self.variation_in_training = mean, std, variation_in_training
+        # whether clips have a fourth channel, which pathways without prompts leave out
+        self.masked = any(isinstance(layer, OraclePrompt) for layer in self.prompts.values())
         self.frozen_modules: list[nn.Module] = []  # kept in evaluation mode; set by finetune.freeze
 
     def forward(self, clips: Tensor) -> Output:
-        """clips: (B, 3, frames, H, W), uint8 (or floating and normalised); as many frames as the cut takes, or the
+        """clips: (B, 3, frames, H, W), uint8 (or floating and normalised), with a fourth channel for prompts that take
+        one (`OraclePrompt`); as many frames as the cut takes, or the
         backbone's T without prompts and T + 1 with them."""
         variations: dict[str, Tensor] = {}
         if self.cut is None:
@@ -60,7 +66,7 @@ class PromptedClassifier(nn.Module):
     def _prepare_pathway(self, pathway: str, clips: Tensor, variations: dict[str, Tensor]) -> Tensor:
         """Raw frames -> the backbone's input: prompts if the pathway has a layer, else normalised frames."""
         if pathway not in self.prompts:
-            return normalize(clips, self.mean, self.std)
+            return normalize(clips[:, :3] if self.masked else clips, self.mean, self.std)
         wanted = self.variation_in_training or not self.training
         x, v = self.prompts[pathway](clips, variation=wanted)
         if wanted:
@@ -80,3 +86,28 @@ class PromptedClassifier(nn.Module):
         for module in self.frozen_modules:
             module.eval()
         return self
+
+
+@contextmanager
+def measuring_attention(model: PromptedClassifier) -> Iterator[dict[str, list[Tensor]]]:
+    """Context in which every forward pass adds to pathway -> mean attention of each clip, (B,) for each pass."""
+    found: dict[str, list[Tensor]] = {pathway: [] for pathway in model.prompts}
+
+    def add(pathway: str, layer: Any, clips: Tensor) -> None:
+        found[pathway].append(layer.attention(clips).detach().double().mean(dim=(1, 2, 3)))  # (B,)
+
+    handles = [
+        layer.register_forward_hook(lambda layer, args, _, pathway=pathway: add(pathway, layer, args[0]))
+        for pathway, layer in model.prompts.items()
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def mean_of(found: Sequence[Mapping[str, Sequence[Tensor]]]) -> dict[str, float]:
+    """Pathway -> mean over all clips of what `measuring_attention` found, in one process or several."""
+    each = {pathway: [m.cpu() for part in found for m in part.get(pathway, ())] for pathway in found[0]}
+    return {pathway: float(torch.cat(means).mean()) for pathway, means in each.items() if means}

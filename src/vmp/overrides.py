@@ -123,7 +123,9 @@ def hydra_override(word: str, command: str = "train", *, sweep: bool = False) ->
 
     name = key.lstrip("+~")
     if is_text(name, command):
-        if is_number_too(name, command) and all(re.fullmatch(r"\d+", part) for part in value.split(",")):
+        if is_number_too(name, command) and all(
+            re.fullmatch(r"\d+|\d*\.\d+", part) for part in value.split(",")
+        ):
             return word
         return f"{key}={_text_value(name, value, sweep=sweep, path=is_path(name, command))}"
     if _parses(f"{key}={value}"):

@@ -25,8 +25,10 @@ from vmp.build import (
 from vmp.config import Config, check, check_start
 from vmp.data.present import digest
 from vmp.errors import UserError
+from vmp.pathways import scalar_name
 from vmp.preflight import check_machine, clips_per_process, explain_disk_errors
 from vmp.ranks import read_rank
+from vmp.runs.attention import take_level
 from vmp.runs.folder import begun, check_same_data, check_same_run, checkpoints_of, run_folder, what_matters
 from vmp.runs.records import METRICS_FILE, is_finished, write_records, write_result, write_weights
 from vmp.runs.score import (
@@ -144,9 +146,10 @@ def _train_in_folder(
             del found  # free its memory
             throughput = session.fit(state, optimizer)
             epoch = session.load_selected_weights(state)
-            scores = session.score(session.tested, session.views)
+            attention: dict[str, float] = {}  # by pathway
+            scores = session.score(session.tested, session.views, attention)
         if processes.first:
-            session.write_result(scores, state, throughput, epoch=epoch)
+            session.write_result(scores, attention, state, throughput, epoch=epoch)
         code = 0
     except UserError as error:
         code = error.code if isinstance(error, Stopped) else 2
@@ -214,7 +217,9 @@ class Session:
         at_once = max(clips_at_once(n) * n for n in (1, math.prod(self.views)))  # views of a batch
         largest = max(plan.micro_batch * shape.crop**2, at_once * shape.test_crop**2)
         workers = loader_workers(config.trainer.workers)
-        if warning := shortage(3 * shape.frames * largest, workers=workers, beside=read_rank().local_world):
+        if warning := shortage(
+            shape.channels * shape.frames * largest, workers=workers, beside=read_rank().local_world
+        ):
             self.log.warn(warning)
 
     def restore(self, found: "Checkpoint | None", optimizer: Any) -> "TrainingState":
@@ -327,7 +332,9 @@ class Session:
         self.processes.share(self.model.buffers())
         return epoch
 
-    def score(self, split: str, views: tuple[int, int]) -> "Scores":
+    def score(
+        self, split: str, views: tuple[int, int], attention: dict[str, float] | None = None
+    ) -> "Scores":
         return score(
             self.model,
             self.splits[split],
@@ -336,6 +343,7 @@ class Session:
             views=views,
             processes=self.processes,
             between=self.stopping.check,
+            attention=attention,
         )
 
     def show_attention(self, epoch: int) -> None:
@@ -355,9 +363,15 @@ class Session:
             self.log.warn(f"attention could not be drawn: {type(error).__name__}: {error}")
 
     def write_result(
-        self, scores: "Scores", state: "TrainingState", throughput: "Throughput", *, epoch: int
+        self,
+        scores: "Scores",
+        attention: dict[str, float],
+        state: "TrainingState",
+        throughput: "Throughput",
+        *,
+        epoch: int,
     ) -> None:
-        """Write result.json and the files beside it. epoch: of the weights that were tested."""
+        """Write result.json and the files beside it. attention: means by pathway; epoch: of the weights tested."""
         from vmp.engine import checkpoint
         from vmp.runs.result import describe_training
 
@@ -380,6 +394,7 @@ class Session:
             "classes": len(self.classes),
             **describe_training(config, self.model, self.plan, state, throughput, self.processes),
         }
+        result["scalars"] |= {scalar_name(pathway, "attention"): mean for pathway, mean in attention.items()}
         write_result(config.folder, result)
         if config.trainer.keep_finished == "weights":
             try:
@@ -437,6 +452,8 @@ def _make_model(
         log(f"{start.report}\n  m and n loaded into the prompt layers: {', '.join(start.prompts) or 'none'}")
         for warning in start.warnings:
             log.warn(warning)
+    if text := take_level(config, model):
+        log(text)
     freeze(model, config.train.freeze)
     known = [*start.prompts, *start.given]
     check_frozen(model, start.report.matched if start.report else (), known, start.warnings)

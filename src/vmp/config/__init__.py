@@ -8,6 +8,7 @@ Notable here:
 from vmp.config.checking import check, check_evaluate, check_start
 from vmp.config.keys import suggest
 from vmp.config.sections import (
+    AnyPrompts,
     Config,
     ConstantPrompts,
     Evaluate,
@@ -16,6 +17,8 @@ from vmp.config.sections import (
     ListDataset,
     Logger,
     MotionsDataset,
+    NoPrompts,
+    OraclePrompts,
     PreparedDataset,
     Prompts,
     TimeSformerConfig,
@@ -23,6 +26,7 @@ from vmp.config.sections import (
 from vmp.config.types import parse_views
 
 __all__ = [
+    "AnyPrompts",
     "Config",
     "ConstantPrompts",
     "Evaluate",
@@ -31,6 +35,8 @@ __all__ = [
     "ListDataset",
     "Logger",
     "MotionsDataset",
+    "NoPrompts",
+    "OraclePrompts",
     "PreparedDataset",
     "Prompts",
     "TimeSformerConfig",

@@ -8,6 +8,8 @@ from vmp.config.sections import (
     ConstantPrompts,
     FixedPrompts,
     FoldersDataset,
+    MotionsDataset,
+    OraclePrompts,
     PreparedDataset,
     Prompts,
     TimeSformerConfig,
@@ -51,9 +53,14 @@ def _prompts(c: Config) -> Iterator[str]:
         yield from _prompts_start(v)
     if isinstance(v, FixedPrompts) and v.kind == "maxexp" and v.exponent < 1:
         yield f"vmp.exponent = {v.exponent:g}: must be at least 1 for maxexp"
+    if isinstance(v, OraclePrompts) and not isinstance(c.dataset, MotionsDataset):
+        yield (
+            f"vmp=oracle with dataset {c.dataset.name}: only the generator of dataset=motions knows what really moves; "
+            "use vmp=learned, or the controls vmp=other_clip and vmp=constant"
+        )
     if v.lambda_ > 0 and v.kind == "none":
         yield f"vmp.lambda = {v.lambda_:g} has no effect with vmp=none, which has no attention; drop one"
-    if v.lambda_ > 0 and isinstance(v, FixedPrompts | ConstantPrompts):
+    if v.lambda_ > 0 and isinstance(v, FixedPrompts | ConstantPrompts | OraclePrompts):
         yield f"vmp.lambda = {v.lambda_:g} has no effect with vmp={v.kind}, which learns nothing; use 0"
     if len(c.backbone.pathways) > 1:
         if v.kind == "none" and (v.placement != "default" or v.split != "plus_one"):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from vmp.backbones import zoo
 from vmp.config.agreement import disagreements
 from vmp.config.keys import MEANT, kind_key, no_such_key, sections
-from vmp.config.sections import Config, Evaluate
+from vmp.config.sections import Config, ConstantPrompts, Evaluate
 from vmp.errors import ConfigError
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -54,6 +54,10 @@ def check_start(c: Config) -> None:
     Raises:
         ConfigError: it does not exist, or no weights of that name are public.
     """
+    if isinstance(c.vmp, ConstantPrompts) and c.vmp.source and not c.vmp.source.exists():
+        raise ConfigError(
+            f"vmp.level = {c.vmp.level!r}: no such run; it must be a finished run with prompts, or a number"
+        )
     if c.init_from:
         if not Path(c.init_from).expanduser().exists():
             raise ConfigError(f"init_from = {c.init_from!r}: no such run or checkpoint")

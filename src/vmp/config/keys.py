@@ -75,8 +75,8 @@ def is_text(key: str, command: str = "train") -> bool:
 
 
 def is_number_too(key: str, command: str = "train") -> bool:
-    """Whether it holds text in one kind of section and a number in another, as dataset.train does."""
-    return is_text(key, command) and _any_has(key, int, command)
+    """Whether it holds text or a number, as dataset.train and vmp.level do."""
+    return is_text(key, command) and (_any_has(key, int, command) or _any_has(key, float, command))
 
 
 def is_path(key: str, command: str = "train") -> bool:

@@ -33,6 +33,7 @@ from vmp.config.types import (
     Device,
     File,
     Fraction,
+    Level,
     NotNegative,
     Positive,
     Section,
@@ -252,14 +253,34 @@ class FixedPrompts(AnyPrompts):
 
 
 class ConstantPrompts(AnyPrompts):
-    """A control: the same attention everywhere."""
+    """A control: the same attention everywhere. level: a number, or the run whose mean attention it is."""
 
     kind: Literal["constant"]
-    level: Annotated[float, Field(gt=0, le=1)]
+    level: Level
+
+    @property
+    def source(self) -> Path | None:
+        """The run that the level is taken from."""
+        return Path(self.level) if isinstance(self.level, str) else None
+
+    @property
+    def number(self) -> float | None:
+        return None if isinstance(self.level, str) else self.level
 
     @property
     def name(self) -> str:
-        return f"constant{self.level:g}"
+        return f"constant_as_{self.source.parent.name}" if self.source else f"constant{self.level:g}"
+
+
+class OraclePrompts(AnyPrompts):
+    """A control: attention where the generator of `motions` says that something moves."""
+
+    kind: Literal["oracle"]
+    low: Annotated[float, Field(ge=0, lt=1)]
+
+    @property
+    def name(self) -> str:
+        return f"oracle{self.low:g}"
 
 
 # --- training and testing ------------------------------------------------------------------------------------------
@@ -377,7 +398,9 @@ class Config(Section):
         TinyConfig | ResNetConfig | C2DConfig | InceptionConfig | X3DConfig | TimeSformerConfig,
         Field(discriminator="name"),
     ]
-    vmp: Annotated[NoPrompts | Prompts | FixedPrompts | ConstantPrompts, Field(discriminator="kind")]
+    vmp: Annotated[
+        NoPrompts | Prompts | FixedPrompts | ConstantPrompts | OraclePrompts, Field(discriminator="kind")
+    ]
     recommended: Recommended | None
     train: Train
     optim: Optim

@@ -62,10 +62,17 @@ def _expand_home(value: Any) -> Any:
     return str(Path(text).expanduser()) if isinstance(text, str) and text.startswith("~") else text
 
 
+def _check_level(value: Any) -> Any:
+    if isinstance(value, int | float) and not 0 < value <= 1:
+        raise ValueError("must be greater than 0 and at most 1, or a run whose mean attention it takes")
+    return value if isinstance(value, int | float) else _expand_home(value)
+
+
 Word = Annotated[
     str, BeforeValidator(_number_as_text), AfterValidator(_check_word)
 ]  # part of a folder's name
 File = Annotated[str, BeforeValidator(_expand_home), IS_PATH]  # or a folder
+Level = Annotated[float | str, BeforeValidator(_check_level), IS_PATH]  # or a run's folder
 Device = Annotated[str, AfterValidator(_check_device)]
 TagCondition = Annotated[str, AfterValidator(_check_condition)]
 Text = Annotated[str, BeforeValidator(_number_as_text), Field(min_length=1, max_length=128)]

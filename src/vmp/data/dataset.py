@@ -3,7 +3,9 @@
 Notable here:
 - a sample is a function of (seed, epoch, clip), never of workers or batches;
 - a clip that cannot be read is returned as an error and counted; it is never replaced by another one;
-- each process may keep a small training set decoded: that changes how long an epoch takes, and no sample.
+- each process may keep a small training set decoded: that changes how long an epoch takes, and no sample;
+- a clip has a fourth channel, masks of what moves, if the shape says where to take them from (`vmp=oracle`). They go
+  through the same resizing, crop and flip as the frames.
 """
 
 import multiprocessing
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vmp.data import sampling, transforms
-from vmp.data.decode import ON_GPU, finish, read_frames
+from vmp.data.decode import ON_GPU, finish, read_frames, resize_short_side
 from vmp.data.degrade import degrade
 from vmp.data.manifest import Clip, Manifest
 from vmp.data.opencv import opencv
@@ -52,6 +54,12 @@ class ClipShape:
     anchor: str = "start"
     degrade: str = "none"
     degrade_in: str = "test"  # "test" or "both"
+    # clip, its frames by number (T,) -> (T, H, W) uint8, the fourth channel; None: there is none
+    masks: Callable[[Clip, np.ndarray], np.ndarray] | None = None
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.masks is None else 4
 
     def grid(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
         """Where the frames of a sample may lie in a clip of the manifest.
@@ -77,7 +85,7 @@ class ClipShape:
 
 
 class Batch(NamedTuple):
-    clips: Tensor  # (B, 3, T, H, W) uint8; the clips that could be read
+    clips: Tensor  # (B, C, T, H, W) uint8; the clips that could be read
     labels: Tensor  # (B,)
     indices: Tensor  # (B,) of the split's usable clips
     bad: dict[int, str]  # index -> why it could not be read
@@ -101,7 +109,15 @@ class _Clips(torch.utils.data.Dataset):
         return [f"{clip.id} ({self.root / clip.path})" for clip in found]
 
     def _read(self, index: int, frames: np.ndarray, *, short_side: int, training: bool) -> np.ndarray:
-        """Frames of a clip, counted from its start: (T, H, W, 3) uint8."""
+        """Frames of a clip, counted from its start, with their masks if the shape has some: (T, H, W, C) uint8."""
+        pictures = self._read_frames(index, frames, short_side=short_side, training=training)
+        if self.shape.masks is None:
+            return pictures
+        masks = self.shape.masks(self.present.clips[index], frames)
+        resized = np.stack([resize_short_side(mask, short_side) for mask in masks])
+        return np.concatenate([pictures, resized[..., None]], axis=3)
+
+    def _read_frames(self, index: int, frames: np.ndarray, *, short_side: int, training: bool) -> np.ndarray:
         clip = self.present.clips[index]
         path, reader = self.root / clip.path, self.present.readers[index]
         change = self.shape.change(clip, training=training)
@@ -137,9 +153,9 @@ class TrainClips(_Clips):
         self.seed = seed
 
     def blank(self) -> tuple[Tensor, Tensor]:
-        """A black clip (1, 3, T, crop, crop) uint8 and a label (1,), for a process that could not read any clip."""
+        """A black clip (1, C, T, crop, crop) uint8 and a label (1,), for a process that could not read any clip."""
         s = self.shape
-        clip = torch.zeros(1, 3, s.frames, s.crop, s.crop, dtype=torch.uint8)
+        clip = torch.zeros(1, s.channels, s.frames, s.crop, s.crop, dtype=torch.uint8)
         return clip, torch.zeros(1, dtype=torch.long)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor | VideoReadError, int]:
@@ -161,7 +177,7 @@ class TrainClips(_Clips):
 class TestClips(_Clips):
     """All fixed views of a clip: temporal starts x spatial crops. Views that coincide are returned once.
 
-    An item is (index, (V, 3, T, H, W) uint8, weights (V,)) with weights that sum to temporal x spatial.
+    An item is (index, (V, C, T, H, W) uint8, weights (V,)) with weights that sum to temporal x spatial.
     """
 
     def __init__(

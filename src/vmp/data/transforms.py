@@ -1,6 +1,7 @@
 """Scale, crop and flip of whole clips, on uint8; one draw for all frames, or their differences would show the jitter.
 
-Shapes: clips are (T, H, W, 3) uint8 here, as the readers give them; `to_clip` makes them (3, T, H, W).
+Shapes: clips are (T, H, W, C) uint8 here, as the readers give them; `to_clip` makes them (C, T, H, W). C is 3, or
+4 with a mask beside the colours.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ def draw_train_view(rng: np.random.Generator, *, jitter: tuple[int, int], flip: 
 
 
 def apply_train_view(frames: np.ndarray, view: TrainView, *, crop: int) -> np.ndarray:
-    """Crop and flip frames whose short side is view.short_side: (T, H, W, 3) -> (T, crop, crop, 3)."""
+    """Crop and flip frames whose short side is view.short_side: (T, H, W, C) -> (T, crop, crop, C)."""
     _, h, w, _ = frames.shape
     top, left = int(view.top * (h - crop + 1)), int(view.left * (w - crop + 1))
     out = frames[:, top : top + crop, left : left + crop]
@@ -47,7 +48,7 @@ test_corners.__test__ = False  # type: ignore[attr-defined]  # pytest: not a tes
 
 
 def to_clip(frames: np.ndarray) -> np.ndarray:
-    """(T, H, W, 3) -> (3, T, H, W), contiguous."""
+    """(T, H, W, C) -> (C, T, H, W), contiguous."""
     return np.ascontiguousarray(frames.transpose(3, 0, 1, 2))
 
 

@@ -26,7 +26,7 @@ def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = N
     red at 1.
 
     Args:
-        clip: (3, T + 1, H, W) uint8.
+        clip: (3, T + 1, H, W) uint8, or four channels for a layer that takes them.
         columns: how many of the T prompts, evenly spaced; None: all.
     """
     import torch
@@ -39,7 +39,7 @@ def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = N
         differences = layer.differences(whole)[0].cpu().numpy()[chosen]  # (columns, H, W)
         attention = layer.attention(whole)[0].float().cpu().numpy()[chosen]
         prompts = layer(whole, variation=False).prompts[0].float().cpu().numpy()[:, chosen]
-    frames = clip.permute(1, 2, 3, 0).cpu().numpy()[1:][chosen]
+    frames = clip[:3].permute(1, 2, 3, 0).cpu().numpy()[1:][chosen]
     mean, std = (np.array(v, np.float32).reshape(3, 1, 1, 1) for v in (layer.mean, layer.std))
     return [
         frames,

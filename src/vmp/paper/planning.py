@@ -65,7 +65,8 @@ def composer(conf: Path) -> Compose:
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """A run with its seed. overrides: as one would type them after train.py. start: the run that it starts from."""
+    """A run with its seed. overrides: as one would type them after train.py. start: the run that it starts from.
+    level_from: the run whose mean attention it takes."""
 
     script: ClassVar = "train.py"
     overrides: tuple[str, ...]
@@ -74,6 +75,7 @@ class PlannedRun:
     raw: dict[str, Any] = field(repr=False)
     config: Config = field(repr=False)
     start: "PlannedRun | None"
+    level_from: "PlannedRun | None" = None
 
     @property
     def folder(self) -> Path:
@@ -84,9 +86,9 @@ class PlannedRun:
         return self.overrides
 
     @property
-    def needs(self) -> "PlannedRun | None":
-        """The run that has to finish first."""
-        return self.start
+    def needs(self) -> tuple["PlannedRun", ...]:
+        """The runs that have to finish first."""
+        return tuple(run for run in (self.start, self.level_from) if run)
 
     @property
     def finished(self) -> bool:
@@ -119,8 +121,8 @@ class PlannedEvaluation:
         return f"{self.run.label} tested with {' '.join(filter(None, (self.degrade, self.where)))}"
 
     @property
-    def needs(self) -> PlannedRun:
-        return self.run
+    def needs(self) -> tuple[PlannedRun, ...]:
+        return (self.run,)
 
     @property
     def folder(self) -> Path:
@@ -159,6 +161,7 @@ class Planner:
         """
         given = {override.partition("=")[0].lstrip("+~") for override in self._extra}
         own = {override.partition("=")[0].lstrip("+~") for override in spec.own}
+        own |= {"vmp.level"} if spec.level_from else set()
         if taken := sorted(given & (own | {"seed", "tag", "init_from", "experiment"})):
             raise ConfigError(
                 f"{', '.join(taken)}: the table sets this itself for {spec.label}, so it cannot be given for all of "
@@ -169,12 +172,14 @@ class Planner:
     def _plan(self, spec: RunSpec, seed: int) -> PlannedRun:
         seed = seed if spec.seed is None else spec.seed
         if (spec, seed) not in self._planned:
-            start = self._plan(spec.start, seed) if spec.start else None
+            start, level = (self._plan(s, seed) if s else None for s in (spec.start, spec.level_from))
             overrides = [*spec.overrides, f"seed={seed}"]
             if spec.tag:
                 overrides.append(f"tag={spec.tag}")
             if start:
                 overrides.append(f"init_from={quote(str(start.folder))}")
+            if level:
+                overrides.append(f"vmp.level={quote(str(level.folder))}")
             overrides += [self._output, *self._extra]
             raw = self._compose(overrides)
             try:
@@ -184,7 +189,9 @@ class Planner:
                     f"{spec.label}:\n{error}\n  of: python train.py {' '.join(overrides)}"
                 ) from None
             label = f"{spec.label} seed={seed}"
-            self._planned[spec, seed] = PlannedRun(tuple(overrides), label, spec.dataset, raw, config, start)
+            self._planned[spec, seed] = PlannedRun(
+                tuple(overrides), label, spec.dataset, raw, config, start, level
+            )
         return self._planned[spec, seed]
 
     def source(self, cell: Cell, seed: int) -> PlannedRun | PlannedEvaluation:
@@ -197,7 +204,7 @@ class Planner:
 def plan_cells(
     chosen: Sequence[Cell], planner: Planner, seeds: Iterable[int]
 ) -> tuple[list[PlannedRun], list[PlannedEvaluation]]:
-    """The runs of the cells, as `add_starting_runs` returns them, and the evaluations, each once."""
+    """The runs of the cells, as `add_needed_runs` returns them, and the evaluations, each once."""
     runs: list[PlannedRun] = []
     evaluations: dict[Path, PlannedEvaluation] = {}
     for seed in seeds:
@@ -207,11 +214,11 @@ def plan_cells(
                 evaluations.setdefault(source.folder, source)
                 source = source.run
             runs.append(source)
-    return add_starting_runs(runs), list(evaluations.values())
+    return add_needed_runs(runs), list(evaluations.values())
 
 
-def add_starting_runs(wanted: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """The runs and the runs that they start from, each once; a run comes after the one that it starts from.
+def add_needed_runs(wanted: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """The runs and those that they need, each once; a run comes after the ones that it needs.
 
     Raises:
         RunError: two different runs would share a folder, or a folder holds a run with another config.
@@ -219,8 +226,8 @@ def add_starting_runs(wanted: Iterable[PlannedRun]) -> list[PlannedRun]:
     runs: dict[Path, PlannedRun] = {}
 
     def add(run: PlannedRun) -> None:
-        if run.start:
-            add(run.start)
+        for first in run.needs:
+            add(first)
         other = runs.setdefault(run.folder, run)
         if other is not run and other.raw != run.raw:
             raise RunError(

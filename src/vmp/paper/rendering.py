@@ -37,8 +37,8 @@ class FilledTable:
 
     @cached_property
     def wanted(self) -> list[Cell]:
-        """Cells that have a number in the paper."""
-        return [cell for cell in self.cells if cell.printed is not None]
+        """Cells that have a number in the paper, and those of controls."""
+        return [cell for cell in self.cells if cell.filled]
 
     @cached_property
     def lacking(self) -> list[Cell]:
@@ -71,7 +71,7 @@ class FilledTable:
 
     def our_text(self, cell: Cell) -> str:
         """Mean over seeds, their range if there are several, their number if some are missing, and the gain."""
-        if cell.printed is None:
+        if not cell.filled:
             return "–"
         value = self.value(cell)
         if value.mean is None:
@@ -236,7 +236,7 @@ def escape_latex(text: str) -> str:
 
 
 def to_csv(filled: FilledTable) -> str:
-    """One row per cell that has a number in the paper."""
+    """One row per cell that has a number in the paper, and per cell of a control."""
     rows: list[dict[str, Any]] = []
     table, by_place = filled.table, {cell.place: cell for cell in filled.cells}
     for cell in filled.wanted:

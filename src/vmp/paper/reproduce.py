@@ -67,7 +67,7 @@ def reproduce(request: Request, root: Path) -> int:
     if request.table not in known:
         raise ConfigError(f"table={request.table}: there are {', '.join(map(str, known))}")
     profile = load_profile(conf / "table" / "profile" / f"{request.profile}.yaml")
-    table = load_table(conf / "table" / f"table{request.table}.yaml")
+    table = load_table(conf / "table" / f"table{request.table}.yaml", controls=profile.controls)
     launch = parse_launch(request.launch or profile.launch)
     output_name = request.output or profile.output
     output = Path(output_name)
@@ -132,7 +132,7 @@ def run_missing(
     todo = [run for run in runs if not run.finished]
     check_data(todo)
     for run in todo:
-        if not run.start:
+        if not run.needs:
             check_start(run.config)
     waiting = {str(run.folder) for run in todo}
     planned: list[PlannedRun | PlannedEvaluation] = [*todo]
@@ -145,7 +145,7 @@ def run_missing(
             script=one.script,
             arguments=one.arguments,
             is_done=lambda one=one: one.finished,  # type: ignore[misc]
-            needs=tuple({str(one.needs.folder)} & waiting) if one.needs else (),
+            needs=tuple({str(first.folder) for first in one.needs} & waiting),
         )
         for one in planned
     ]

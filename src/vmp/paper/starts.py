@@ -20,7 +20,7 @@ from vmp.figures.canvas import figure, save, style
 from vmp.figures.layers import layer_with
 from vmp.files import write_text
 from vmp.jobs.launch import parse_launch
-from vmp.paper.planning import PlannedRun, Planner, add_starting_runs, composer
+from vmp.paper.planning import PlannedRun, Planner, add_needed_runs, composer
 from vmp.paper.reproduce import run_missing
 from vmp.paper.tables import Profile, run_spec
 from vmp.runs.run import Run
@@ -79,7 +79,7 @@ def run_grid(grid: StartGrid, profile: Profile, root: Path, *, launch: str = "")
             spec = run_spec(profile, dataset, grid.model, own)
             spec = replace(spec, tag="-".join(filter(None, (spec.tag, f"a{a:g}_b{b:g}"))))
             runs[dataset, a, b, seed] = planner.run(spec, seed)
-    todo = add_starting_runs([*baselines.values(), *runs.values()])
+    todo = add_needed_runs([*baselines.values(), *runs.values()])
     failed = run_missing(todo, [], parse_launch(launch or profile.launch), Path(todo[0].config.output), root)
     points = []
     for (dataset, a, b, seed), run in runs.items():

@@ -35,11 +35,13 @@ class StudySet(PaperSection):
 
 
 class Arm(PaperSection):
-    """beside: the arm that it is compared with; None for that arm itself."""
+    """beside: the arm that it is compared with; None for that arm itself. level_from: the arm whose mean attention it
+    takes, of the same set, fold, setting and seed."""
 
     label: str
     overrides: tuple[str, ...]
     beside: str | None = None
+    level_from: str | None = None
 
 
 class Study(PaperSection):
@@ -78,8 +80,12 @@ class StudyRun:
 
     @property
     def digest(self) -> str:
-        """Of all settings that decide its result."""
-        text = json.dumps(what_matters(self.planned.raw), sort_keys=True, default=str)
+        """Of all settings that decide its result, wherever its folder is."""
+        matters = what_matters(self.planned.raw)
+        if level := self.planned.level_from:
+            inside = level.folder.relative_to(level.config.output)
+            matters["vmp"] = {**matters["vmp"], "level": inside.as_posix()}
+        text = json.dumps(matters, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -90,8 +96,9 @@ def load_study(path: Path) -> Study:
         raise ConfigError(f"{path}: no such study; there are: {known}")
     study: Study = load_section(path, Study)
     for name, arm in study.arms.items():
-        if arm.beside is not None and arm.beside not in study.arms:
-            raise ConfigError(f"{path}: arms.{name}.beside = {arm.beside}: no such arm")
+        for key in ("beside", "level_from"):
+            if (other := getattr(arm, key)) is not None and other not in study.arms:
+                raise ConfigError(f"{path}: arms.{name}.{key} = {other}: no such arm")
     return study
 
 
@@ -134,23 +141,28 @@ def plan(
 def _plan_one(
     study: Study, planner: Planner, chosen: str, fold: int, arm: str, setting: str, seed: int
 ) -> StudyRun:
-    of_set = study.sets[chosen]
+    spec = _spec(study, chosen, fold, arm, setting)
+    return StudyRun(chosen, fold, arm, setting, seed, planner.run(spec, seed))
+
+
+def _spec(study: Study, chosen: str, fold: int, arm: str, setting: str) -> RunSpec:
+    of_set, of_arm = study.sets[chosen], study.arms[arm]
     try:
-        own = [override.format(**of_set.values) for override in study.arms[arm].overrides]
+        own = [override.format(**of_set.values) for override in of_arm.overrides]
     except KeyError as error:
         raise ConfigError(
             f"study {study.name}: sets.{chosen}.values has no {error}, which arm {arm} needs"
         ) from None
     own += study.settings[setting]
     folds = [f"{of_set.fold}={fold}"] if of_set.fold else []
-    spec = RunSpec(
+    return RunSpec(
         dataset=of_set.label,
         model=arm,
         overrides=(*study.overrides, *of_set.overrides, *folds, *own),
         own=tuple(folds + own),
         tag=None if setting == study.default_setting else setting,
+        level_from=_spec(study, chosen, fold, of_arm.level_from, setting) if of_arm.level_from else None,
     )
-    return StudyRun(chosen, fold, arm, setting, seed, planner.run(spec, seed))
 
 
 def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -170,6 +182,7 @@ def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "top1": f"{result['top1']:.4f}",
         "slope": _rounded(scalars.get("slope")),
         "shift": _rounded(scalars.get("shift")),
+        "attention": _rounded(scalars.get("attention")),
         "seconds": round(result.get("seconds", 0)),
         "device": result.get("device", ""),
     }

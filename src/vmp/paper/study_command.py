@@ -12,13 +12,14 @@ from vmp.errors import RunError
 from vmp.files import read_csv, write_text
 from vmp.formats import format_duration
 from vmp.jobs.launch import parse_launch
-from vmp.paper.planning import Planner, add_starting_runs, composer
+from vmp.paper.planning import PlannedRun, Planner, add_needed_runs, composer
 from vmp.paper.reproduce import run_missing
 from vmp.paper.study import PLACE, Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
 from vmp.paper.study_page import collect, draw, to_markdown
 from vmp.paper.study_pictures import draw_attention
 
 RUN_COLUMNS = (*PLACE, "config", "commit", "top1", "slope", "shift", "seconds", "device")
+LATER_COLUMNS = ("attention",)  # that records of earlier versions lack
 CLIP_COLUMNS = (*PLACE, "id", "group", "class", "predicted")
 
 
@@ -77,10 +78,11 @@ def run_study(request: StudyRequest, root: Path) -> int:
     recorded = read_recorded()
     known = {key_of(row): row["config"] for row in recorded.runs}
     missing = [run for run in planned if known.get(key_of(run.place)) != run.digest]
+    todo = add_needed_runs(run.planned for run in missing)
     if request.dry:
-        _print_plan(study, planned, missing, recorded)
+        _print_plan(study, planned, missing, todo, recorded)
         return 0
-    left = run_missing(add_starting_runs(run.planned for run in missing), [], launch, Path(output), root)
+    left = run_missing(todo, [], launch, Path(output), root)
     # read again: another command may have written there meanwhile
     records = _merge(read_recorded(), _records_of(run for run in missing if run.planned.finished))
     write_results(study, records, results, command=request.command)
@@ -92,7 +94,7 @@ def run_study(request: StudyRequest, root: Path) -> int:
 
 def write_results(study: Study, records: Records, results: Path, *, command: str) -> None:
     """Write the table, the picture and the records."""
-    write_text(results / "study_runs.csv", _to_csv(RUN_COLUMNS, records.runs))
+    write_text(results / "study_runs.csv", _to_csv((*RUN_COLUMNS, *LATER_COLUMNS), records.runs))
     write_text(results / "study_clips.csv", _to_csv(CLIP_COLUMNS, records.clips))
     found = collect(study, records.clips)
     write_text(results / f"study_{study.name}.md", to_markdown(study, found, records.runs, command=command))
@@ -159,14 +161,21 @@ def _to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
 
 
 def _print_plan(
-    study: Study, planned: Sequence[StudyRun], missing: Sequence[StudyRun], recorded: Records
+    study: Study,
+    planned: Sequence[StudyRun],
+    missing: Sequence[StudyRun],
+    todo: Sequence[PlannedRun],
+    recorded: Records,
 ) -> None:
     seconds = [float(row["seconds"]) for row in recorded.runs]
     print(f"{len(planned)} runs, {len(planned) - len(missing)} recorded, {len(missing)} to do")
+    if needed := [run for run in todo if run not in [one.planned for one in missing] and not run.finished]:
+        print(f"and {len(needed)} whose mean attention they take, since their folders are not here")
     if seconds and missing:
         mean = sum(seconds) / len(seconds)
+        count = len(missing) + len(needed)
         print(
-            f"about {format_duration(mean * len(missing))}: the {len(seconds)} recorded runs took {mean:.0f} s each"
+            f"about {format_duration(mean * count)}: the {len(seconds)} recorded runs took {mean:.0f} s each"
         )
     for run in missing:
         print(f"  {run.set} fold {run.fold}  {run.arm}  {run.setting}  seed {run.seed}  {run.planned.state}")

@@ -6,6 +6,7 @@ Notable here:
 - a cell's `RunSpec` is a run without its seed; planning.py makes runs of it.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,9 +51,18 @@ class Header(PaperSection):
     with_object: bool = False
     baseline: bool = False
     gain: bool = False  # compared with the last baseline before it
+    control: bool = False  # a row that the paper does not have, of profiles with `controls`
+    columns: tuple[str, ...] = ()  # of a control: groups or labels of the columns that it is run for
+    level_from: tuple[str, ...] | None = (
+        None  # own overrides of the run whose mean attention a constant one takes
+    )
     mean_of: Annotated[int, Field(ge=2)] | None = None  # how many columns before this one it is the mean of
     paper: tuple[Printed, ...] = ()
     extra: tuple[float, ...] | None = None
+
+    def has(self, column: "Header") -> bool:
+        """Whether it is a control that is run for a column."""
+        return self.control and bool({column.group, column.label} & set(self.columns))
 
     @property
     def full_name(self) -> str:
@@ -120,6 +130,7 @@ class Profile(PaperSection):
     launch: str
     note: str = ""
     comparable: bool = True  # whether differences to the paper's numbers mean anything
+    controls: bool = False  # whether tables have their control rows
     overrides: tuple[str, ...]
     datasets: dict[str, ProfileDataset]
     models: dict[str, ProfileModel]
@@ -131,9 +142,16 @@ def results_of(output: str | Path) -> Path:
     return Path(output) / "results"
 
 
-def load_table(path: Path) -> Table:
-    """Raises ConfigError, naming the file and the key, where it is missing or wrong."""
+def load_table(path: Path, *, controls: bool = False) -> Table:
+    """A table without its control rows, or with them.
+
+    Raises:
+        ConfigError: naming the file and the key, where it is missing or wrong.
+    """
     table: Table = load_section(path, Table)
+    empty: tuple[Printed, ...] = (None,) * len(table.columns)
+    rows = [row.model_copy(update={"paper": empty}) if row.control else row for row in table.rows]
+    table = table.model_copy(update={"rows": tuple(row for row in rows if controls or not row.control)})
     if not table.measured and any(isinstance(p, tuple) for row in table.rows for p in row.paper):
         raise ConfigError(f"{path}: mean and standard deviation are allowed in a measured table only")
     for row in table.rows:
@@ -171,7 +189,7 @@ class RunSpec:
     """A run without its seed.
 
     overrides: train.py's, all of them; own: those of the table among them. start: the run that it starts from.
-    seed: set where the run has the same seed for every cell.
+    level_from: the run whose mean attention it takes. seed: set where the run has the same seed for every cell.
     """
 
     dataset: str
@@ -180,6 +198,7 @@ class RunSpec:
     own: tuple[str, ...] = ()
     tag: str | None = None
     start: "RunSpec | None" = None
+    level_from: "RunSpec | None" = None
     seed: int | None = None
 
     @property
@@ -191,7 +210,7 @@ class RunSpec:
 class Cell:
     """A cell, by the indices of its row and column.
 
-    run: None for a mean and for a cell that is empty in the paper. baseline: row and column of the cell that it is
+    run: None for a mean and for a cell that is empty. baseline: row and column of the cell that it is
     compared with. mean_of: the columns that it is the mean of.
     """
 
@@ -211,6 +230,11 @@ class Cell:
         return self.row, self.column
 
     @property
+    def filled(self) -> bool:
+        """Whether it has a number: the paper's, or that of a control."""
+        return self.printed is not None or self.run is not None
+
+    @property
     def printed_mean(self) -> float | None:
         return self.printed[0] if isinstance(self.printed, tuple) else self.printed
 
@@ -226,9 +250,11 @@ def cells(table: Table, profile: Profile) -> list[Cell]:
             elif (base_column := _find_baseline(table.columns, c)) is not None:
                 baseline = r, base_column
             cell = Cell(r, c, row.paper[c], baseline=baseline)
-            if column.mean_of:
+            if row.control and not row.has(column):
+                pass
+            elif column.mean_of:
                 cell = replace(cell, mean_of=tuple(range(c - column.mean_of, c)))
-            elif cell.printed is not None:
+            elif row.control or cell.printed is not None:
                 cell = _add_run(cell, (table.shared, row, column), table, profile)
             found.append(cell)
     return found
@@ -254,10 +280,17 @@ def _add_run(cell: Cell, headers: Sequence[Header], table: Table, profile: Profi
     if verb and verb not in profile.verbs:
         raise ConfigError(f"{place}: profile {profile.name} has no verb {verb!r}")
     chosen = profile.verbs[verb] if verb else None
-    own = tuple(override for header in headers for override in header.overrides)
+
+    def spec(own: Sequence[tuple[str, ...]]) -> RunSpec:
+        return run_spec(profile, dataset, model, tuple(itertools.chain(*own)), first("start"))
+
+    run = spec([header.overrides for header in headers])
+    if (other := first("level_from")) is not None:
+        others = [other if header.level_from is not None else header.overrides for header in headers]
+        run = replace(run, level_from=spec(others))
     return replace(
         cell,
-        run=run_spec(profile, dataset, model, own, first("start")),
+        run=run,
         number=number,
         degrade=first("degrade"),
         class_name=chosen.class_ if chosen else None,

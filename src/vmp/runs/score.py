@@ -1,6 +1,7 @@
 """Tests a model with a run's settings: for the curve while training, for the result, and again later."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,6 +80,7 @@ def score(
     processes: "Processes",
     workers: int | None = None,
     between: Callable[[], None] = lambda: None,
+    attention: dict[str, float] | None = None,
 ) -> "Scores":
     """Score a split once; every process gets all scores.
 
@@ -86,6 +88,7 @@ def score(
         views: temporal x spatial.
         workers: loader processes; None: as trainer.workers says.
         between: called after each batch; it may raise.
+        attention: gets the mean attention of each prompted pathway; None: it is not measured.
 
     Raises:
         DataError: more clips cannot be read than data.max_bad_fraction allows.
@@ -93,18 +96,23 @@ def score(
     import torch
 
     from vmp.engine import evaluator
+    from vmp.model import mean_of, measuring_attention
 
-    scores = evaluator.score(
-        model,
-        split.test_clips(config, spec, model, views=views),
-        processes=processes,
-        reduce=spec.reduce,
-        workers=loader_workers(config.trainer.workers if workers is None else workers),
-        timeout=config.data.timeout,
-        autocast=torch.bfloat16 if config.trainer.amp == "bf16" else None,
-        name=split.name,
-        between=between,
-    )
+    measured: Any = nullcontext({}) if attention is None else measuring_attention(model)
+    with measured as found:
+        scores = evaluator.score(
+            model,
+            split.test_clips(config, spec, model, views=views),
+            processes=processes,
+            reduce=spec.reduce,
+            workers=loader_workers(config.trainer.workers if workers is None else workers),
+            timeout=config.data.timeout,
+            autocast=torch.bfloat16 if config.trainer.amp == "bf16" else None,
+            name=split.name,
+            between=between,
+        )
+    if attention is not None:
+        attention |= mean_of(processes.gather({p: [m.cpu() for m in means] for p, means in found.items()}))
     share = config.data.max_bad_fraction
     check_bad(split.unscored(scores), split.present.total, share, where=str(split.manifest.path))
     return scores

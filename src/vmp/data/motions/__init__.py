@@ -19,7 +19,7 @@ Shapes: T frames of S x S pixels, RGB; x to the right, y down; lengths in pixels
 """
 
 from vmp.data.motions.files import make_motions
-from vmp.data.motions.pictures import render_clip
+from vmp.data.motions.pictures import object_masks, render_clip
 from vmp.data.motions.spec import CAMERAS, SPLITS, Motions, folder_name, label_of, motion_of
 from vmp.data.motions.state import Body, Motion
 from vmp.data.motions.ten import CLASSES
@@ -35,5 +35,6 @@ __all__ = [
     "label_of",
     "make_motions",
     "motion_of",
+    "object_masks",
     "render_clip",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from vmp.data.motions import pretraining
 from vmp.data.motions.spec import Motions, generator, motion_of
-from vmp.data.motions.state import Body
+from vmp.data.motions.state import Body, Motion
 
 # textures: exponent of the spectrum, then mean and standard deviation of the colours in [0, 1]
 _SCENE = ((1.4, 2.0), (0.2, 0.5), (0.04, 0.1))
@@ -32,13 +32,7 @@ def render_clip(spec: Motions, split: str, index: int) -> tuple[np.ndarray, int]
     motion = motion_of(spec, split, index)
     draw = generator(spec, split, index, "look")
     size, t = spec.size, np.arange(spec.frames)
-    if spec.classes == "ten":
-        scene = _texture(size, draw, _SCENE)  # (S, S, 3), in [0, 1], continues over its edges
-        lobed = _object(size, draw)  # (S, S, 4)
-        things: list[Thing] = [lambda i: lobed]
-    else:
-        scene = _texture(size, draw, _BANDED_SCENE, bands=_BANDS)
-        things = [_with_arm(size, draw, body) for body in motion.bodies]
+    scene, things = _scene_and_things(spec, motion, draw)
     drift = 1 + draw.uniform(0, 0.1) * np.sin(2 * np.pi * (t / draw.uniform(20, 60) + draw.uniform()))  # (T,)
 
     clip = np.empty((spec.frames, size, size, 3), np.float32)
@@ -56,6 +50,34 @@ def render_clip(spec: Motions, split: str, index: int) -> tuple[np.ndarray, int]
         clip += np.float32(spec.noise) * _quantiles()[draw.integers(0, 1 << 16, clip.shape, np.uint16)]
     np.rint(clip, out=clip)
     return np.clip(clip, 0, 255, out=clip).astype(np.uint8), motion.label
+
+
+def object_masks(spec: Motions, split: str, index: int, frames: np.ndarray) -> np.ndarray:
+    """How much of each pixel the objects cover in these frames of a clip, (T,) -> (T, S, S) uint8, 255 for all of it.
+
+    Rounded up, so that 0 means a pixel on which no object leaves a trace before the encoding.
+    """
+    motion = motion_of(spec, split, index)
+    _, things = _scene_and_things(spec, motion, generator(spec, split, index, "look"))
+    masks = np.zeros((len(frames), spec.size, spec.size, 3), np.float32)
+    for mask, i in zip(masks, frames, strict=True):
+        for thing, body in zip(things, motion.bodies, strict=True):
+            white = np.repeat(thing(i)[..., 3:], 4, axis=2)  # the object, white on black
+            _paste(mask, white, body, i, motion.camera[i])
+    return np.ceil(255 * masks[..., 0]).astype(np.uint8)
+
+
+def _scene_and_things(
+    spec: Motions, motion: Motion, draw: np.random.Generator
+) -> tuple[np.ndarray, list[Thing]]:
+    """The scene, (S, S, 3) in [0, 1], which continues over its edges, and the objects."""
+    size = spec.size
+    if spec.classes == "ten":
+        scene = _texture(size, draw, _SCENE)
+        lobed = _object(size, draw)  # (S, S, 4)
+        return scene, [lambda i: lobed]
+    scene = _texture(size, draw, _BANDED_SCENE, bands=_BANDS)
+    return scene, [_with_arm(size, draw, body) for body in motion.bodies]
 
 
 def _texture(
