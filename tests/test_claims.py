@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from vmp.paper.claims import (
+    Gain,
     claims,
     count_turns,
     learned_scalars,
@@ -24,6 +25,8 @@ from vmp.paper.claims import (
     tables_by_lambda,
 )
 from vmp.paper.planning import Planner, composer
+from vmp.paper.power import errors_needed
+from vmp.paper.sensitivity import controlled_cells, rows_of_controls
 from vmp.paper.tables import cells, load_profile, load_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,6 +106,61 @@ def test_rows_have_means_errors_and_counts(table1):
     assert table_of_gains([], "Model", lambda g: g.row) == "Not run."
 
 
+def gain(row: str, column: str, seed: int, ours: float, block: object) -> Gain:
+    return Gain(row, column, "finegym", seed, ours, None, block)
+
+
+def test_gains_have_the_smallest_difference_that_would_have_been_seen():
+    """Two rows that share a baseline, two seeds: their sums over the rows vary, by 1 each way from seed to seed."""
+    gains = [gain("A", "x", 0, 1.0, "base"), gain("A", "x", 1, 2.0, "base")]
+    gains += [gain("B", "x", 0, 5.0, "base"), gain("B", "x", 1, 6.0, "base"), gain("C", "x", 0, 3.0, "other")]
+    rows = table_of_gains(gains, "Model", lambda g: g.row).splitlines()
+    assert rows[0].endswith("| Pairs | Detectable |")
+    alone = errors_needed(1) * np.std([1, 2], ddof=1) / math.sqrt(2)
+    assert rows[2].endswith(f"| 2 | {alone:.1f} |")
+    assert rows[4].endswith("| 1 | – |")
+    # residuals of the sums: -1 and 1, and 0 for the row with one seed: 3 units with a variance of 2, 5 pairs
+    assert rows[5].endswith(f"| 5 | {errors_needed(1) * math.sqrt(3 * 2) / 5:.1f} |")
+
+
+@pytest.mark.slow
+def test_controls_tell_where_the_runs_are_blind(tmp_path, one):
+    """I3D: true motion gains 20 points on the moving camera and 1 on the static one; a seed moves gains by 1 or 2."""
+    profile = load_profile(ROOT / "conf/table/profile/mini.yaml")
+    table, planner = (
+        load_table(ROOT / "conf/table/table1.yaml", controls=True),
+        Planner(one, output=str(tmp_path)),
+    )
+    gains = {  # dataset -> kind of attention -> over the baseline, for two seeds
+        "finegym": {"learned": (3, 1), "oracle": (21, 19), "other_clip": (0, 2)},
+        "mpii_cooking2": {"learned": (0, 0), "oracle": (2, 0)},
+    }
+    for cell in cells(table, profile):
+        if not cell.run or cell.run.model != "i3d":
+            continue
+        for seed in (0, 1):
+            run = planner.run(cell.run, seed)
+            kind = run.config.folder.parent.name.partition("_lambda")[0]
+            arm = {"quick": "learned", "oracle0.5": "oracle"}.get(kind, kind)
+            extra = 0 if arm == "none" else gains.get(cell.run.dataset, {}).get(arm)
+            if extra is not None:
+                finish(run, top1=50.0 + 5 * seed + (extra and extra[seed]))
+    found = controlled_cells(table, profile, planner, range(3))
+    assert [cell.place for cell in found] == ["I3D, FineGym, Top-1", "I3D, MPII Cooking 2, Top-1"]
+    # each pair of seeds differs by 2 or 0: variances 2, 2, 2, 0, 2 with a degree of freedom each, of two cells
+    limit = errors_needed(2) * math.sqrt(8 / 5) / math.sqrt(2)
+    head, rows = rows_of_controls(found)
+    assert head[1:5] == ["Motion prompts", "True motion", "Another clip's motion", "Constant attention"]
+    assert rows[0][1:] == ["+2.0", "+20.0", "+1.0", "–", f"{limit:.1f}", "2", "sees it"]
+    assert rows[1][1:] == ["0.0", "+1.0", "–", "–", f"{limit:.1f}", "2", "blind"]
+    single = rows_of_controls(controlled_cells(table, profile, planner, [0]))[1]
+    assert [row[-1] for row in single] == ["one seed: unknown"] * 2
+    assert [
+        cell.place
+        for cell in controlled_cells(load_table(ROOT / "conf/table/table1.yaml"), profile, planner, [0])
+    ] == []
+
+
 @pytest.mark.slow
 def test_slope_and_shift_by_lambda_and_camera(tmp_path, one):
     table, profile = (
@@ -154,7 +212,13 @@ def test_costs_are_read_from_table_8(tmp_path):
     path.write_text(
         f"{head}\n8,C2D,Fwd,forward,0.007,0.020,,,1,,,,\n8,C2D +VMPs,Fwd,forward,0.008,0.025,,,1,,,0.001,0.005\n"
     )
-    assert table_of_costs(path).splitlines()[-1] == "| C2D +VMPs | +25 % (+14 %) |"
+    assert table_of_costs(path).splitlines()[-1] == "| C2D +VMPs | +25 % (+14 %) | – |"
+    path.write_text(
+        path.read_text().replace("1,,,,\n8", "1,0.003,,,\n8").replace("1,,,0.001", "1,0.004,,0.001")
+    )
+    # both means have 10 rounds: an error of 0.005 / sqrt(10), 18 degrees of freedom, of a baseline of 0.020
+    limit = 100 * errors_needed(18) * 0.005 / math.sqrt(10) / 0.020
+    assert table_of_costs(path, repeats=10).splitlines()[-1].endswith(f"| {limit:.0f} % |")
     assert table_of_costs(tmp_path / "none.csv") == "Not run."
 
 
@@ -164,7 +228,7 @@ def test_sections_without_runs_say_not_run(tmp_path, monkeypatch):
     assert conf.is_dir()
     monkeypatch.chdir(tmp_path)
     text = claims("mini", tmp_path, seeds=2)
-    assert text.count("Not run.") == 7
+    assert text.count("Not run.") == 9
     assert "make claims PROFILE=mini SEEDS=2" in text
 
 

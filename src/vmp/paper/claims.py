@@ -4,6 +4,8 @@ Notable here:
 - gains are paired: a run with prompts minus the baseline of the same data, model, start and seed;
 - the standard error treats pairs as independent. They share test clips and initial weights, so the true one is
   larger;
+- beside every claim stands the smallest difference that its runs would have shown (power.py), from the spread over
+  seeds, and for the gains what the controls show (sensitivity.py);
 - the paper's numbers of the same cells stand beside ours; a dash where it prints none.
 """
 
@@ -11,13 +13,16 @@ import csv
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmp.config import Prompts
 from vmp.formats import format_signed
 from vmp.paper.planning import Planner, composer
+from vmp.paper.power import Error, Pair, detectable, pooled
+from vmp.paper.sensitivity import Controlled, controlled_cells, rows_of_controls, rows_of_variation
 from vmp.paper.tables import Profile, Table, cells, load_profile, load_table, results_of
 from vmp.paper.values import read_values
 from vmp.pathways import display_name, scalar_name, split_scalar_name
@@ -28,7 +33,8 @@ NOT_RUN = "Not run."
 
 @dataclass(frozen=True)
 class Gain:
-    """Top-1 over the baseline of the same seed, in points. paper: the gain of the same cells in the paper."""
+    """Top-1 over the baseline of the same seed, in points. paper: the gain of the same cells in the paper. block: the
+    baseline, which may be that of other gains too."""
 
     row: str
     column: str
@@ -36,6 +42,11 @@ class Gain:
     seed: int
     ours: float
     paper: float | None
+    block: Hashable = None
+
+    @property
+    def pair(self) -> Pair:
+        return Pair((self.row, self.column), self.block, self.seed, self.ours)
 
 
 @dataclass(frozen=True)
@@ -60,18 +71,33 @@ def claims(profile_name: str, root: Path, *, seeds: int, results: Path | None = 
     """Markdown about the runs that there are; runs nothing. results: folder of table8.csv; None: the profile's."""
     conf = root / "conf"
     profile = load_profile(conf / "table" / "profile" / f"{profile_name}.yaml")
-    tables = {n: load_table(conf / "table" / f"table{n}.yaml") for n in (1, 5, 7)}
+    files = {n: conf / "table" / f"table{n}.yaml" for n in (1, 5, 7)}
+    tables = {n: load_table(file) for n, file in files.items()}
     planner = Planner(composer(conf), output=profile.output)
+    results = results or results_of(profile.output)
+    controlled = [
+        cell
+        for n in (1, 7)
+        for cell in controlled_cells(
+            load_table(files[n], controls=profile.controls), profile, planner, range(seeds)
+        )
+    ]
     found = {n: list_gains(tables[n], profile, planner, range(seeds)) for n in (1, 5)}
     learned = learned_scalars(tables[7], profile, planner, range(seeds))
     parts = [
         "# The paper's claims, by the runs of the tables",
         " ".join(profile.note.split()),
         f"Made by `make claims{'' if profile.name == 'paper' else f' PROFILE={profile.name}'}"
-        f"{f' SEEDS={seeds}' if seeds > 1 else ''}`. ± is a standard error over pairs as if they were independent.",
+        f"{f' SEEDS={seeds}' if seeds > 1 else ''}`. ± is a standard error over pairs as if they were independent. "
+        "Detectable: the smallest difference that these runs would have shown with a probability of 80 % (two-sided "
+        "at 5 %), from its spread over seeds; with one seed from that over cells, too large rather than too small.",
         "## Do prompts help? (Table 1, top-1 over the baseline of the same seed, points)",
         table_of_gains(found[1], "Model", lambda g: g.row),
         table_of_gains(found[1], "Data", lambda g: g.column.partition(",")[0], total=False),
+        *section_of_controls(controlled, profile),
+        "## What varies from run to run? (runs of Table 1; top-1, points)",
+        describe_variation(tables[1], profile, planner),
+        _to_markdown(*rows_of_variation(tables[1], profile, planner, range(seeds), results / "starts.csv")),
         "## On degraded videos? (Table 5, likewise)",
         table_of_gains(
             found[5], "Videos", lambda g: f"{g.row.partition(',')[0]}, {g.column.partition(',')[0]}"
@@ -83,7 +109,7 @@ def claims(profile_name: str, root: Path, *, seeds: int, results: Path | None = 
         "## Are a and b higher on the static camera? (Fig. 4c; λ = 0, static less moving of the same seed)",
         table_of_cameras(learned),
         "## What do prompts cost? (Table 8, more than the baseline)",
-        table_of_costs((results or results_of(profile.output)) / "table8.csv"),
+        table_of_costs(results / "table8.csv", repeats=load_repeats(conf)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -103,7 +129,7 @@ def list_gains(table: Table, profile: Profile, planner: Planner, seeds: Iterable
         row, column = table.row_name(cell.row), table.columns[cell.column].full_name
         with_prompts, without = values[cell.place].by_seed, values[cell.baseline].by_seed
         gains += [
-            Gain(row, column, cell.run.dataset, seed, with_prompts[seed] - without[seed], paper)
+            Gain(row, column, cell.run.dataset, seed, with_prompts[seed] - without[seed], paper, base.run)
             for seed in with_prompts
             if seed in without
         ]
@@ -166,8 +192,9 @@ def table_of_gains(
         printed = {(gain.row, gain.column): gain.paper for gain in group if gain.paper is not None}
         paper = format_signed(statistics.fmean(printed.values())) if printed else "–"
         up, down = sum(gain > 0 for gain in ours), sum(gain < 0 for gain in ours)
-        rows.append([label, paper, _format_mean(ours), up, down, len(ours)])
-    return _to_markdown([head, "Paper", "Ours", "Up", "Down", "Pairs"], rows)
+        seen = _format_limit(detectable(gain.pair for gain in group))
+        rows.append([label, paper, _format_mean(ours), up, down, len(ours), seen])
+    return _to_markdown([head, "Paper", "Ours", "Up", "Down", "Pairs", "Detectable"], rows)
 
 
 def tables_by_lambda(learned: Sequence[Learned]) -> list[str]:
@@ -177,7 +204,7 @@ def tables_by_lambda(learned: Sequence[Learned]) -> list[str]:
         weights = sorted({one.weight for one in runs})
         rows = []
         for model, of_model in _group(runs, lambda one: one.model).items():
-            texts, means = [], []
+            texts, means, by_weight = [], [], []
             for weight in weights:
                 at = [one for one in of_model if one.weight == weight]
                 if not at:
@@ -185,22 +212,44 @@ def tables_by_lambda(learned: Sequence[Learned]) -> list[str]:
                     continue
                 a, b = (statistics.fmean(getattr(one, name) for one in at) for name in ("slope", "shift"))
                 means.append((a, b))
+                by_weight.append({one.seed: (one.slope, one.shift) for one in at})
                 texts.append(f"{a:.2f}, {format_signed(b, 2)}")
             falls = [sum(y[i] < x[i] for x, y in itertools.pairwise(means)) for i in (0, 1)]
             steps = len(means) - 1
-            rows.append([model, *texts, f"{falls[0]} of {steps}, {falls[1]} of {steps}"])
-        head = [f"{dataset}: a, b at λ =", *(f"{weight:g}" for weight in weights), "falls"]
+            seen = ", ".join(_format_limit(_detectable_step(by_weight, i), 2) for i in (0, 1))
+            rows.append([model, *texts, f"{falls[0]} of {steps}, {falls[1]} of {steps}", seen])
+        head = [f"{dataset}: a, b at λ =", *(f"{weight:g}" for weight in weights), "falls", "detectable step"]
         tables.append(_to_markdown(head, rows))
     return tables or [NOT_RUN]
 
 
+def _detectable_step(by_weight: Sequence[Mapping[int, tuple[float, float]]], which: int) -> float | None:
+    """The change of a (which = 0) or b (1) from one λ to the next that would be seen, over the seeds of both."""
+    steps = [
+        [y[seed][which] - x[seed][which] for seed in x if seed in y] for x, y in itertools.pairwise(by_weight)
+    ]
+    spread, seeds = pooled(steps), max(map(len, steps), default=0)
+    return Error(spread[0] / math.sqrt(seeds), spread[1]).detectable if spread else None
+
+
 def table_of_turns(learned: Sequence[Learned]) -> str:
+    """The detectable difference is that to λ = 0, of the same model and seed; pathways of a run are a block."""
     rows = []
     for dataset, runs in _group(learned, lambda one: one.dataset).items():
+        free = {(one.row, one.pathway, one.seed): one.turns for one in runs if one.weight == 0}
         for weight in sorted({one.weight for one in runs}):
-            turns = [one.turns for one in runs if one.weight == weight]
-            rows.append([dataset, f"{weight:g}", f"{statistics.fmean(turns):.1f}", max(turns), len(turns)])
-    return _to_markdown(["Data", "λ", "Turns", "Most", "Curves"], rows)
+            here = [one for one in runs if one.weight == weight]
+            turns = [one.turns for one in here]
+            fewer = [
+                Pair((one.row, one.pathway), one.row, one.seed, one.turns - free[key])
+                for one in here
+                if (key := (one.row, one.pathway, one.seed)) in free
+            ]
+            seen = _format_limit(detectable(fewer) if weight else None)
+            rows.append(
+                [dataset, f"{weight:g}", f"{statistics.fmean(turns):.1f}", max(turns), len(turns), seen]
+            )
+    return _to_markdown(["Data", "λ", "Turns", "Most", "Curves", "Detectable"], rows)
 
 
 def table_of_cameras(learned: Sequence[Learned]) -> str:
@@ -216,31 +265,95 @@ def table_of_cameras(learned: Sequence[Learned]) -> str:
         if pairs:
             slopes = [static.slope - moving.slope for static, moving in pairs]
             shifts = [static.shift - moving.shift for static, moving in pairs]
-            rows.append([model, _format_mean(slopes, 2), _format_mean(shifts, 2), len(pairs)])
-    return _to_markdown(["Model", "a", "b", "Seeds"], rows)
+            seen = [
+                _format_limit(
+                    detectable(Pair(model, model, seed, value) for seed, value in enumerate(values)), 2
+                )
+                for values in (slopes, shifts)
+            ]
+            means = _format_mean(slopes, 2), _format_mean(shifts, 2)
+            rows.append([model, *means, len(pairs), ", ".join(seen)])
+    return _to_markdown(["Model", "a", "b", "Seeds", "Detectable"], rows)
 
 
-def table_of_costs(path: Path) -> str:
-    """From table8.csv, whose gain columns are differences to the baseline in seconds."""
+def table_of_costs(path: Path, *, repeats: int = 0) -> str:
+    """From table8.csv, whose gain columns are differences to the baseline in seconds. repeats: rounds behind a mean."""
     if not path.is_file():
         return NOT_RUN
     with open(path, newline="", encoding="utf-8") as file:
-        measured = [row for row in csv.DictReader(file) if row["ours"] and row["gain"]]
+        timed = [row for row in csv.DictReader(file) if row["ours"]]
+    measured = [row for row in timed if row["gain"]]
 
     def percent(extra: str, whole: str) -> str:
         if not (extra and whole):
             return "–"
         return f"{100 * float(extra) / (float(whole) - float(extra)):+.0f} %"
 
+    def limit(row: Mapping[str, str]) -> str:
+        """What would be seen, in percent of the baseline, from the spread of both over the rounds."""
+        whole = float(row["ours"]) - float(row["gain"])
+        base = next((t for t in reversed(timed[: timed.index(dict(row))]) if _is_base(t, row)), None)
+        if base is None or repeats < 2 or not (row["spread"] and base["spread"]):
+            return "–"
+        error = math.hypot(float(row["spread"]), float(base["spread"])) / math.sqrt(repeats)
+        return f"{100 * Error(error, 2 * repeats - 2).detectable / whole:.0f} %"
+
     columns = list(dict.fromkeys(row["column"] for row in measured))
     rows = []
     for label, of_row in _group(measured, lambda row: row["row"]).items():
+        by_column = {row["column"]: row for row in of_row}
         costs = {
-            row["column"]: f"{percent(row['gain'], row['ours'])} ({percent(row['paper_gain'], row['paper'])})"
-            for row in of_row
+            column: f"{percent(row['gain'], row['ours'])} ({percent(row['paper_gain'], row['paper'])})"
+            for column, row in by_column.items()
         }
-        rows.append([label, *(costs.get(column, "–") for column in columns)])
-    return _to_markdown(["Ours (paper's)", *columns], rows)
+        limits = ", ".join(limit(by_column[column]) for column in columns if column in by_column)
+        rows.append([label, *(costs.get(column, "–") for column in columns), limits])
+    return _to_markdown(["Ours (paper's)", *columns, "Detectable"], rows)
+
+
+def _is_base(row: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether a row of table8.csv is the baseline of a later one."""
+    return not row["gain"] and row["column"] == other["column"]
+
+
+def load_repeats(conf: Path) -> int:
+    """Rounds behind each mean of Table 8."""
+    protocol = load_table(conf / "table" / "table8.yaml").measured
+    return protocol.repeats if protocol else 0
+
+
+def section_of_controls(found: Sequence[Controlled], profile: Profile) -> list[str]:
+    """Heading, table and reading of the controls; nothing in a profile without them."""
+    if not profile.controls:
+        return []
+    head, rows = rows_of_controls(found)
+    parts = ["## Could a gain be seen? (controls of Tables 1 and 7, top-1 over the baseline, points)"]
+    if not rows:
+        return [*parts, NOT_RUN]
+    return [
+        *parts,
+        "True motion is attention where the generator says that something moves (`vmp=oracle`), the other two have "
+        "nothing to do with what moves in the clip. Blind: the gain of true motion is smaller than what these runs "
+        "could show, so that a null result of motion prompts there says nothing.",
+        _to_markdown(head, rows),
+    ]
+
+
+def describe_variation(table: Table, profile: Profile, planner: Planner) -> str:
+    """What differs between two seeds of a run."""
+    row = next(row for row in cells(table, profile) if row.run and row.baseline)
+    assert row.run
+    v = planner.run(row.run, 0).config.vmp
+    drawn = isinstance(v, Prompts) and {"m", "n"} - set(v.start)
+    start = (
+        "and the start of m and n"
+        if drawn
+        else "not the start of m and n, which all runs share (`vmp.m=draw vmp.n=draw` would vary it)"
+    )
+    return (
+        "A seed varies the order of the clips and their augmentation, the start of the weights that are not loaded (of "
+        f"a pretrained network: the head), {start}. All seeds share the clips and the pretrained weights."
+    )
 
 
 def _group(items: Iterable[Any], key: Callable[[Any], str]) -> dict[str, list[Any]]:
@@ -254,6 +367,10 @@ def _group(items: Iterable[Any], key: Callable[[Any], str]) -> dict[str, list[An
 def _format_mean(values: Sequence[float], digits: int = 1) -> str:
     mean, error = mean_and_error(values)
     return format_signed(mean, digits) + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _format_limit(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _to_markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -1,0 +1,125 @@
+"""Could the tables' runs have shown a gain? Their controls, and what varies from run to run.
+
+Notable here:
+- attention where something really moves is a gain that is there by construction. A cell whose runs do not show it is
+  blind: there, a null result of motion prompts says nothing;
+- what a seed varies is told apart from what the start of slope and shift varies.
+"""
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmp.files import read_csv
+from vmp.formats import format_signed
+from vmp.paper.planning import Planner
+from vmp.paper.power import Error, pooled
+from vmp.paper.tables import Header, Profile, Table, cells
+from vmp.paper.values import CellValue, read_values
+
+LEARNED = "motion prompts"
+PREFIX = "control: "
+TRUE = "true motion"  # the positive control
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """A model on a dataset: arm -> seed -> top-1 over the baseline of the same seed, in points."""
+
+    place: str
+    gains: Mapping[str, Mapping[int, float]]
+
+    def mean(self, arm: str) -> float | None:
+        found = self.gains.get(arm, {})
+        return statistics.fmean(found.values()) if found else None
+
+
+def controlled_cells(
+    table: Table, profile: Profile, planner: Planner, seeds: Iterable[int]
+) -> list[Controlled]:
+    """The cells of a table, with its control rows, that have controls of which some are run."""
+    by_place = {cell.place: cell for cell in cells(table, profile)}
+    values = read_values(list(by_place.values()), planner, seeds)
+    found = []
+    for (r, row), (c, column) in itertools.product(enumerate(table.rows), enumerate(table.columns)):
+        cell = by_place[r, c]
+        if row.label != PREFIX + TRUE or cell.run is None or cell.baseline is None or cell.number != "top1":
+            continue
+        arms = {
+            _arm(other): _gains(values[i, c], values[cell.baseline])
+            for i, other in enumerate(table.rows)
+            if other.model == row.model and not other.baseline and by_place[i, c].run
+        }
+        if arms[TRUE]:
+            base = table.rows[cell.baseline[0]].label
+            found.append(Controlled(f"{base}, {column.full_name}", arms))
+    return found
+
+
+def _arm(row: Header) -> str:
+    return row.label.removeprefix(PREFIX) if row.control else LEARNED
+
+
+def _gains(arm: CellValue, baseline: CellValue) -> dict[int, float]:
+    mine, base = arm.by_seed, baseline.by_seed
+    return {seed: mine[seed] - base[seed] for seed in mine if seed in base}
+
+
+def spread_of_cells(found: Sequence[Controlled]) -> tuple[float, int] | None:
+    """Standard deviation over seeds of a gain, pooled over all cells and arms, and its degrees of freedom; None for
+    single seeds. The arms of a cell share a baseline, so a cell counts once."""
+    spread = pooled([list(gains.values()) for cell in found for gains in cell.gains.values()])
+    freedom = sum(max(len(gains) for gains in cell.gains.values()) - 1 for cell in found)
+    return (spread[0], freedom) if spread else None
+
+
+def rows_of_controls(found: Sequence[Controlled]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: mean gain of each arm, what could be detected, and what follows."""
+    arms = list(dict.fromkeys(arm for cell in found for arm in cell.gains))
+    spread = spread_of_cells(found)
+    rows = []
+    for cell in found:
+        means = {arm: cell.mean(arm) for arm in arms}
+        texts = ["–" if mean is None else format_signed(mean) for mean in means.values()]
+        true, seeds = means[TRUE], len(cell.gains[TRUE])
+        limit = None
+        if spread:
+            limit = Error(spread[0] / math.sqrt(seeds), spread[1]).detectable
+        verdict = "one seed: unknown" if limit is None else "blind" if (true or 0) < limit else "sees it"
+        rows.append([cell.place, *texts, "–" if limit is None else f"{limit:.1f}", str(seeds), verdict])
+    return [
+        "Model, data",
+        *(arm[0].upper() + arm[1:] for arm in arms),
+        "Detectable",
+        "Seeds",
+        "True motion",
+    ], rows
+
+
+def rows_of_variation(
+    table: Table, profile: Profile, planner: Planner, seeds: Iterable[int], starts: Path
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: the standard deviation of top-1 from run to run, by what differs between the runs.
+
+    Args:
+        table: Table 1, whose runs have several seeds. starts: starts.csv, runs that start all over the plane of slope
+            and shift; it need not exist.
+    """
+    all_cells = [cell for cell in cells(table, profile) if cell.run and cell.number == "top1"]
+    values = read_values(all_cells, planner, seeds)
+    groups: dict[str, list[list[float]]] = {}
+    for text, baseline in (("without prompts", True), ("with prompts", False)):
+        same = [values[cell.place] for cell in all_cells if table.rows[cell.row].baseline == baseline]
+        name = f"seed: order of the clips, start of what is not loaded; {text}"
+        groups[name] = [list(value.by_seed.values()) for value in same]
+    if starts.is_file():
+        by_seed: dict[tuple[str, str], list[float]] = {}
+        for row in read_csv(starts, required=("dataset", "seed", "top1")):
+            by_seed.setdefault((row["dataset"], row["seed"]), []).append(float(row["top1"]))
+        groups["start of slope and shift (`make starts`), the same seed"] = list(by_seed.values())
+    found = {name: pooled(group) for name, group in groups.items()}
+    shown = [[name, f"{spread[0]:.1f}", str(spread[1])] for name, spread in found.items() if spread]
+    return ["What varies", "Top-1, standard deviation", "Degrees of freedom"], shown
