@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import pytest
 
-from vmp.data.motions import pictures
 from vmp.data.manifest import read_manifest
 from vmp.data.motions import (
     CAMERAS,
@@ -33,6 +32,7 @@ from vmp.data.motions import (
     make_motions,
     motion_of,
     object_masks,
+    pictures,
     render_clip,
 )
 from vmp.errors import ConfigError

@@ -341,10 +341,9 @@ def section_of_controls(found: Sequence[Controlled], profile: Profile) -> list[s
 
 def describe_variation(table: Table, profile: Profile, planner: Planner) -> str:
     """What differs between two seeds of a run."""
-    row = next(row for row in cells(table, profile) if row.run and row.baseline)
-    assert row.run
-    v = planner.run(row.run, 0).config.vmp
-    drawn = isinstance(v, Prompts) and {"m", "n"} - set(v.start)
+    prompted = next(cell.run for cell in cells(table, profile) if cell.run and cell.baseline)
+    v = planner.run(prompted, 0).config.vmp
+    drawn = isinstance(v, Prompts) and "draw" in (v.m, v.n)
     start = (
         "and the start of m and n"
         if drawn

@@ -19,7 +19,7 @@ from vmp.errors import RunError
 from vmp.figures.learning import Learned, draw_learning
 from vmp.jobs.launch import parse_launch
 from vmp.paper.paired import Difference, detectable, difference
-from vmp.paper.planning import PlannedRun, Planner, add_starting_runs, composer
+from vmp.paper.planning import PlannedRun, Planner, add_needed_runs, composer
 from vmp.paper.reproduce import run_missing
 from vmp.paper.tables import RunSpec
 from vmp.runs.run import Run
@@ -89,7 +89,7 @@ def run_demo(request: DemoRequest, root: Path) -> list[Camera]:
     planned = plan_demo(request, root)
     runs = [run for arms in planned.values() for group in zip(*arms.values(), strict=True) for run in group]
     output = Path(request.output)
-    if run_missing(add_starting_runs(runs), [], parse_launch(request.launch), output, root):
+    if run_missing(add_needed_runs(runs), [], parse_launch(request.launch), output, root):
         raise RunError(f"a run did not end; what it printed is in {output / 'logs'}")
     return [
         Camera(name, {label: [Run(one.folder) for one in group] for label, group in arms.items()})
