@@ -182,10 +182,9 @@ def test_only_selects_cells_by_words():
 
 
 def test_controls_are_rows_of_the_miniature_and_constant_attention_waits_for_the_learned_one(compose_one):
-    mini = profile_of("mini")
+    mini, counts = profile_of("mini"), {}
     assert mini.controls
     assert not profile_of("paper").controls
-    planner, counts = Planner(compose_one, output="outputs"), {}
     for number in (1, 7):
         table = load_table(ROOT / f"conf/table/table{number}.yaml", controls=True)
         all_cells = cells(table, mini)
@@ -194,22 +193,20 @@ def test_controls_are_rows_of_the_miniature_and_constant_attention_waits_for_the
         assert {c.run.dataset for c in controls} == {"finegym", "mpii_cooking2"}
         assert not any(c.printed or c.mean_of for c in controls)
         counts[number] = len({c.run for c in controls if not table.rows[c.row].baseline})
-        by_run = {c.run: c for c in all_cells if c.run}
+        of_paper = {c.run for c in cells(table_of(number), mini)}
         for cell in controls:
-            run = planner.source(cell, 1)
-            if run.config.vmp.kind != "constant":
-                assert not cell.run.level_from
-                continue
-            learned = by_run[cell.run.level_from]  # a cell of the paper's table itself
-            assert not table.rows[learned.row].control
-            assert learned.column == cell.column or table.columns[learned.column].dataset == cell.run.dataset
-            source = planner.source(learned, 1)
-            assert run.config.vmp.level == str(source.folder)
-            assert source.config.vmp.kind == "learned"
-            assert source in run.needs
-            runs, _ = plan_cells([cell], planner, [1])
-            assert runs.index(source) < runs.index(run)
+            constant = "vmp=constant" in cell.run.own
+            assert constant == bool(cell.run.level_from)
+            assert not constant or cell.run.level_from in of_paper
     assert counts == {1: 12, 7: 6}  # of 70 and 48
+    planner = Planner(compose_one, output="outputs")
+    cell = next(c for c in controls if c.run.level_from)
+    runs, _ = plan_cells([cell], planner, [1])
+    *_, learned, constant = runs
+    assert learned.config.vmp.kind == "learned"
+    assert learned in constant.needs
+    assert constant.config.vmp.level == str(learned.folder)
+    assert constant.config.seed == learned.config.seed == 1
 
 
 # --- numbers and how they are written --------------------------------------------------------------------------------
