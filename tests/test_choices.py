@@ -82,7 +82,7 @@ def test_comments_list_what_the_config_allows(path, section, key, comment):
     named = {field.alias or name: field for name, field in model.model_fields.items()}
     if key == "weights":
         name = values_of(path)["name"]
-        public = {w.name for w in zoo.WEIGHTS if w.backbone.startswith(name)}
+        public = {w.name for w in (*zoo.WEIGHTS, *zoo.SHIPPED) if w.backbone.startswith(name)}
         assert listed(comment) == public | {"a file", "null"}
     elif key == "device":
         assert listed(comment) == {"auto", "cpu", "cuda", "cuda:N"}

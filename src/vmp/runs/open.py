@@ -92,7 +92,10 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
 
     b, spec = config.backbone, backbone_spec(config)
     if not b.weights:
-        known = ", ".join(row.name for row in zoo.WEIGHTS if row.backbone == b.key) or "none are public"
+        known = (
+            ", ".join(row.name for row in (*zoo.WEIGHTS, *zoo.SHIPPED) if row.backbone == b.key)
+            or "none are public"
+        )
         raise ConfigError(
             f"backbone={b.name} without weights: name some ({known}) or a file, as in weights=FILE"
         )
