@@ -10,27 +10,30 @@ from benchmarks.measure import Row, describe_machine, device_type, median_second
 from vmp.backbones.timesformer import PatchEmbedding
 from vmp.kernels.stem import Stem
 
-# of one clip: channels out, kernel, padding, (T, pixels)
+# of one clip: channels out, kernel, stride in time, padding, (T, pixels)
 STEMS = {
-    "c2d, slow pathway": (64, (1, 7, 7), (0, 3, 3), (8, 224)),
-    "i3d": (64, (5, 7, 7), (2, 3, 3), (8, 224)),
-    "fast pathway": (8, (5, 7, 7), (2, 3, 3), (32, 224)),
+    "c2d, slow pathway": (64, (1, 7, 7), 1, (0, 3, 3), (8, 224)),
+    "i3d": (64, (5, 7, 7), 1, (2, 3, 3), (8, 224)),
+    "i3d_inception": (64, (7, 7, 7), 2, (0, 0, 0), (16 + 5, 112 + 5)),  # padded before it, as TensorFlow pads
+    "fast pathway": (8, (5, 7, 7), 1, (2, 3, 3), (32, 224)),
 }
+BF16 = "i3d_inception"  # as make real trains it
 
 
 def bench_stem(*, batch: int, rounds: int) -> list[Row]:
     """Milliseconds forward and backward without that gradient, with torch's and with ours, in channels-last format."""
     device, layout = device_type(), torch.channels_last_3d
     rows: list[Row] = []
-    for name, (out, kernel, padding, (t, side)) in STEMS.items():
-        conv = nn.Conv3d(3, out, kernel, stride=(1, 2, 2), padding=padding, bias=False).to(device)
+    for name, (out, kernel, step, padding, (t, side)) in STEMS.items():
+        conv = nn.Conv3d(3, out, kernel, stride=(step, 2, 2), padding=padding, bias=False).to(device)
         conv = conv.to(memory_format=layout)
         frames = torch.randn(batch, 3, t, side, side, device=device).to(memory_format=layout)
         prompts = frames.clone().requires_grad_()
-        calls = {"no gradient": _step(conv, frames), "torch": _step(conv, prompts)}
-        if device == "cpu":  # on a GPU ours is torch's
-            calls["ours"] = _step(Stem.of(conv), prompts)
-        rows.append(_row(name, median_seconds(calls, rounds)))
+        for narrow in (False, True) if name == BF16 else (False,):
+            calls = {"no gradient": _step(conv, frames, narrow), "torch": _step(conv, prompts, narrow)}
+            if device == "cpu":  # on a GPU ours is torch's
+                calls["ours"] = _step(Stem.of(conv), prompts, narrow)
+            rows.append(_row(f"{name}, bf16" if narrow else name, median_seconds(calls, rounds)))
     proj = PatchEmbedding(3, 768, 16, stride=16).to(device)
     frames = torch.randn(batch, 3, 8, 224, 224, device=device)
     prompts = frames.clone().requires_grad_()
@@ -48,10 +51,11 @@ def bench_stem(*, batch: int, rounds: int) -> list[Row]:
     return rows
 
 
-def _step(layer: Callable[[Tensor], Tensor], clip: Tensor) -> Callable[[], None]:
+def _step(layer: Callable[[Tensor], Tensor], clip: Tensor, narrow: bool = False) -> Callable[[], None]:
     def step() -> None:
         clip.grad = None
-        out = layer(clip)
+        with torch.autocast(clip.device.type, torch.bfloat16, enabled=narrow):
+            out = layer(clip)
         out.backward(torch.ones_like(out))
 
     return step
