@@ -44,7 +44,7 @@ def main() -> None:
             f"--stride {options.stride}: a backbone has its own; set backbone.stride={options.stride}"
         )
     options.stride = STRIDE if options.stride is None else options.stride
-    for name, low in {"start": 0, "stride": 1, "columns": 1, "frames": 0, "side": 16}.items():
+    for name, low in {"start": 0, "stride": 1, "fps": 0, "columns": 1, "frames": 0, "side": 16}.items():
         if getattr(options, name) < low:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least {low}")
     layer = None if source.overrides else find_layer(options)
@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stride", type=int, help="step from one frame to the next (default: 2, or a backbone's own)"
     )
+    fps = "frames per second of a frame folder, which does not say it; needed with a backbone"
+    parser.add_argument("--fps", type=float, default=0.0, help=fps)
     parser.add_argument("--columns", type=int, default=5, help="prompts in the PNG, from --start on")
     parser.add_argument("--frames", type=int, default=300, help="most prompts in the MP4; 0: no MP4")
     parser.add_argument("--side", type=int, default=224, help="longest short side of a picture")
@@ -136,7 +138,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     else:
         name = options.video.name
         read = {"start": options.start, "stride": options.stride, "most": most, "short_side": options.side}
-        frames, fps = stream(options.video, **read), rate(options.video, options.stride)
+        frames, fps = stream(options.video, **read), rate(options.video, options.stride, options.fps)
 
     def shown() -> Iterator[np.ndarray]:
         """Yield four pictures in one for every frame but the first; at a fault in the file, record it and stop."""
@@ -188,7 +190,8 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
     rest = [word for word in source.overrides if not word.startswith("vmp")]
     compose = composer(CONF)
     config, plain = check(compose([*source.overrides, *given])), check(compose([*rest, "vmp=none"]))
-    seen = look(config, plain, options.video, start=options.start, pathway=options.pathway)
+    chosen = {"start": options.start, "pathway": options.pathway, "fps": options.fps}
+    seen = look(config, plain, options.video, **chosen)
     for note in seen.notes:
         print(f"note: {note}")
     lines = [f"{name}: {in_words(said)}" for name, said in seen.said.items()]
@@ -247,13 +250,13 @@ def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
     return np.pad(whole, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255)
 
 
-def rate(path: Path, stride: int) -> Fraction:
-    """Frames per second of the MP4, in 1..60; 25 over the stride if the video does not say its rate."""
+def rate(path: Path, stride: int, given: float) -> Fraction:
+    """Frames per second of the MP4, in 1..60, if the video does not say its own those given, or 25, over the stride."""
     from vmp.data.decode import decoder_of
     from vmp.prepare.source import packet_times
 
     decoder_of(path)  # fails if it is neither a video nor a frame folder
-    own = Fraction(packet_times(path).rate or 25)
+    own = Fraction(packet_times(path).rate or given or 25)
     return min(max(own / stride, Fraction(1)), Fraction(60)).limit_denominator(1001)
 
 

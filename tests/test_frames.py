@@ -286,6 +286,32 @@ def test_a_rate_is_needed_where_a_stride_or_a_span_is_in_seconds(made):
     assert len(rates) == 3  # another rate is other data
 
 
+def test_a_column_has_the_rate_of_each_frame_folder(made, tmp_path):
+    """It wins over dataset.fps, says nothing of videos, and is in the split that is written down."""
+    rows = "a.mp4,x,0.5,1.5,3\nframes/a,y,0.5,1.5,10\nframes/b,y,,,\nb.mp4,x,,,n/a\n"
+    (tmp_path / "rates.csv").write_text(f"path,label,start,end,fps\n{rows}")
+    rated = {"train": tmp_path / "rates.csv", "val": made / "val.csv"}
+    options = {"videos": made, "progress": False, "workers": 1, "fps": 25.0}
+    clips = read_manifest(make_list(tmp_path / "out", lists=rated, **options) / "train.csv").clips
+    assert [clip.fps for clip in clips] == [20, 10, 25, 20]
+    assert [(clip.start, clip.end) for clip in clips[:2]] == [
+        (10, 30),
+        (5, 15),
+    ]  # half a second to one and a half
+    plan, home = plan_folders(made, tmp_path / "rates.csv", ratio=(0.5, 0, 0.5))
+    written = tmp_path / "split.csv"
+    written.write_text(plan.tables[f"{home}/split.csv"])
+    again, _ = plan_folders(made, written)
+    mine, theirs = (
+        [sorted(part, key=lambda item: item.id) for part in p.splits.values()] for p in (plan, again)
+    )
+    assert mine == theirs
+    assert sorted((item.path, item.fps) for item in again.items if item.fps) == [
+        ("a.mp4", 3),
+        ("frames/a", 10),
+    ]
+
+
 def test_a_frame_that_is_overwritten_is_noticed(made, tmp_path):
     shutil.copytree(made / "frames/b", tmp_path / "b")
     cache, known = tmp_path / "measured.jsonl", listed(made).parent / "measured.jsonl"

@@ -215,9 +215,13 @@ def test_files_are_measured_once(home, tmp_path, monkeypatch):
         ("b.mp4 0\nc.mp4 1700000000000\n", "b.mp4 0\n", "never occur"),
         ('path,label\nb.mp4,"x\ny"\n', "path,label\nb.mp4,z\n", "control character"),
         ("../b.mp4 0\n", "b.mp4 0\n", "climbs out"),
-        ("b.mp4 0\nb.mp4 0\n", "b.mp4 0\n", "same video and span as line 1"),
+        ("b.mp4 0\nb.mp4 0\n", "b.mp4 0\n", r"train.csv:2: b\.mp4 is on line 1, too"),
         ("b.mp4 0\n", "ünï 文字.mp4 2\n", "1 never occur"),
-        ("path,label\nb.mp4,x\nb.mp4,y\n", "path,label\nb.mp4,z\n", "same video and span"),
+        (
+            "path,label\nb.mp4,x\nb.mp4,y\n",
+            "path,label\nb.mp4,z\n",
+            r"train.csv:3: b\.mp4 is on line 2, too, there as 'x' and here as 'y'",
+        ),
         (
             "path,label,start\nb.mp4,x,0\nb.mp4,y,1\n",
             "path,label\nb.mp4,z\n",

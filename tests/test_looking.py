@@ -9,6 +9,7 @@ import shutil
 import sys
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -296,6 +297,17 @@ def test_weights_are_asked_about_frames_and_prompts(script, tmp_path, weights):
         code, _, errors = script("visualize", *words, *more)
         assert code == 2
         assert error in errors
+    (tmp_path / "clip").mkdir()
+    for number, frame in enumerate(read_frames(source, range(9))):
+        cv2.imwrite(str(tmp_path / f"clip/img_{number}.png"), frame[..., ::-1])
+    folder = (tmp_path / "clip", *words[1:], "--slope", 12, "--shift", -0.3)
+    code, again, _ = script("visualize", *folder, "--fps", 25)
+    assert code == 0
+    assert again.splitlines()[1:-1] == said.splitlines()[1:-1]  # all but where it is written
+    code, _, errors = script("visualize", *folder)
+    assert code == 2
+    assert "1 clip(s) are frame folders of unknown frame rate" in errors
+    assert "visualize.py) or fps" in errors
 
 
 def test_weights_that_cannot_predict_are_an_error(home, script, tmp_path, weights):

@@ -7,7 +7,7 @@ Notable here:
   since nothing says which pictures are meant; hidden files are ignored;
 - OpenCV decodes a picture as cv2.imread does: grey becomes RGB, alpha is dropped, and Exif's orientation is applied, as
   a video's display matrix is. 16 bits per channel are refused, since OpenCV would drop the lower eight;
-- a folder has no frame rate: whoever needs one must be told (`dataset.fps`).
+- a folder has no frame rate: whoever needs one must be told (`dataset.fps`, or a list's column `fps`).
 """
 
 import itertools
@@ -24,7 +24,8 @@ from vmp.errors import VideoReadError
 FRAMES = "frames"  # the reader of every frame folder, in manifests
 FRAME = re.compile(r"(?!\.)(.*?)([0-9]+)(\.(?:jpe?g|png|webp|bmp))", re.IGNORECASE | re.DOTALL)
 RATE_KEYS = (
-    "dataset.fps (lists, folders), --fps (scripts/prepare.py, scripts/predict.py) or fps in the manifest"
+    "dataset.fps or a column fps (lists, folders), --fps (scripts/prepare.py, predict.py, visualize.py) or fps in the "
+    "manifest"
 )
 _ALLOWED = "numbered .jpg, .jpeg, .png, .webp or .bmp files, such as img_00001.jpg"
 _BY_SYSTEMS = {"thumbs.db", "desktop.ini"}  # that file managers leave behind

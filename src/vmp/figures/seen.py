@@ -1,6 +1,6 @@
 """A clip of a video as a backbone takes it, and what its pretrained weights say of it with and without prompts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,9 @@ from vmp.build import attach_prompts, clip_shape
 from vmp.config import Config
 from vmp.data import sampling, transforms
 from vmp.data.decode import read_frames
-from vmp.data.manifest import Clip
+from vmp.data.frames import FRAMES
+from vmp.data.manifest import Clip, Manifest
+from vmp.data.present import Present, check_rates
 from vmp.errors import UserError, VideoReadError
 from vmp.prepare.measure import measure_all
 from vmp.prepare.rows import with_measured
@@ -36,16 +38,25 @@ class Seen:
 
 
 def look(
-    config: Config, plain: Config, video: Path, *, start: int = 0, pathway: str | None = None, top: int = 3
+    config: Config,
+    plain: Config,
+    video: Path,
+    *,
+    start: int = 0,
+    pathway: str | None = None,
+    fps: float = 0.0,
+    top: int = 3,
 ) -> Seen:
     """Show a backbone the centre crop of the clip that begins with frame `start`, twice.
 
     Args:
         config, plain: with prompts and without, and otherwise the same.
         pathway: whose layer and frames are returned; None: the first that has prompts.
+        fps: of a frame folder, which does not say it; 0: not known.
 
     Raises:
-        UserError: no such pathway, too few frames after `start`, or weights that cannot be used.
+        UserError: no such pathway, too few frames after `start`, a frame folder of unknown rate, or weights that cannot
+            be used.
         VideoReadError: the video cannot be read.
     """
     import torch
@@ -53,6 +64,8 @@ def look(
     _, found = next(iter(measure_all([video.absolute()])))
     if found.status != "ok":
         raise VideoReadError(video, found.reason)
+    if FRAMES in found.readers:
+        found = replace(found, fps=fps)
     opened = open_published(config, device="cuda" if torch.cuda.is_available() else "cpu")
     layers: dict[str, Any] = opened.prompts
     if not layers or (pathway is not None and pathway not in layers):
@@ -60,6 +73,9 @@ def look(
     key = pathway or next(iter(layers))
     shape = clip_shape(config, opened.spec, opened.model, crops=1)
     clip = with_measured(Clip(str(video), str(video.absolute()), 0), found)
+    check_rates(
+        Manifest(video, Path("/"), opened.classes, (clip,)), Present((clip,), found.readers[:1], 1), shape.fps
+    )
     shown, offsets = shape.grid(clip)
     if start and start + int(offsets[-1]) >= len(shown):
         raise UserError(
@@ -87,9 +103,9 @@ def look(
     cut = opened.model.cut
     taken = list(cut.take[key]) if cut and key in cut.take else list(range(len(at)))
     step = float(np.diff(offsets[taken]).mean())
-    fps = Fraction(min(max((found.fps or 25) / step, 1.0), 60.0)).limit_denominator(1001)
+    rate = Fraction(min(max((found.fps or 25) / step, 1.0), 60.0)).limit_denominator(1001)
     numbers = tuple(int(n) for n in at[taken])
-    return Seen(whole[:, taken], numbers, fps, layers[key], said, opened.notes)
+    return Seen(whole[:, taken], numbers, rate, layers[key], said, opened.notes)
 
 
 def in_words(said: list[tuple[str, float]]) -> str:

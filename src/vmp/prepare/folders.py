@@ -62,7 +62,7 @@ def plan_folders(
         repr(classes),
         *(repr(replace(r, where="")) for p in parts.values() for r in p),
     ]
-    said += [f"{fps:g}"] if fps else []
+    said += [f"{rate:g}" for rate in (fps, *(r.fps for p in parts.values() for r in p)) if rate]
     home = hashlib.sha256("\n".join([*said, *parts]).encode(errors="replace")).hexdigest()[:8]
     division = Division(parts, division.unused, division.notes)
     return replace(make_plan("folders", root, classes, {home: division}), fps=fps or 0.0), home
@@ -93,6 +93,7 @@ def make_plan(
                     end=row.end,
                     unit="file" if is_whole(row) else "frames" if row.frames else "seconds",
                     tags={"group": row.group} if row.group else {},
+                    fps=row.fps,
                 )
                 for row in part
             )
@@ -136,12 +137,15 @@ def _table(division: Division) -> str:
     writer = csv.writer(out, lineterminator="\n")
     rows = [(row, split) for split, part in division.splits.items() for row in part]
     rows += [(row, UNUSED) for row in division.unused]
-    spans = not all(is_whole(row) for row, _ in rows)
+    spans, rates = not all(is_whole(row) for row, _ in rows), any(row.fps for row, _ in rows)
     units = ("start_frame", "end_frame") if any(row.frames for row, _ in rows) else ("start", "end")
-    writer.writerow(["path", "label", *(units if spans else ()), "group", "split"])
+    writer.writerow(
+        ["path", "label", *(units if spans else ()), *(("fps",) if rates else ()), "group", "split"]
+    )
     for row, split in sorted(rows, key=lambda pair: (pair[0].path, pair[0].start or 0)):
         span = ["" if value is None else f"{value:g}" for value in (row.start, row.end)] if spans else []
-        writer.writerow([row.path, row.label, *span, row.group, split])
+        rate = [f"{row.fps:g}" if row.fps else ""] if rates else []
+        writer.writerow([row.path, row.label, *span, *rate, row.group, split])
     return out.getvalue()
 
 
@@ -158,10 +162,8 @@ def read_table(root: Path, file: Path) -> list[Row]:
         if not (root / file).is_file():
             raise ConfigError(f"dataset.csv = {file}: no such file, neither here nor in {root}")
         file = root / file
-    locator = Locator(root)
     rows: list[Row] = []
     faults: list[str] = []
-    seen: dict[object, Row] = {}
     listed = read_list(file)
     given = any(row.split for row in listed)
     for row in listed:
@@ -170,19 +172,8 @@ def read_table(root: Path, file: Path) -> list[Row]:
             what = f"split {row.split[:80]!r}" if row.split else "split is empty, and other rows have one"
             faults.append(f"{row.where}: {what}; allowed are train, val, test and {UNUSED}")
             continue
-        try:
-            row = replace(locator.locate(row, file), split=part)
-        except ValueError as error:
-            faults.append(f"{row.where}: {error}")
-            continue
-        other = seen.setdefault((posixpath.normpath(row.path), row.start or 0, row.end), row)
-        if other is not row:
-            line = other.where.rpartition(":")[2]
-            labels = (
-                f", there as {other.label!r} and here as {row.label!r}" if row.label != other.label else ""
-            )
-            faults.append(f"{row.where}: {row.path} is on line {line}, too{labels}; list each clip once")
-        rows.append(row)
+        rows.append(replace(row, split=part))
+    rows = Locator(root).locate_all(rows, file, faults)
     raise_faults(faults)
     return rows
 

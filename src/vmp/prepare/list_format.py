@@ -14,7 +14,7 @@ import csv
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +40,9 @@ SECONDS = (
 FRAMES = (("start_frame", "end_frame"),)
 SPLIT = ("split", "subset")
 GROUP = ("group",)  # clips that must not be parted, as of one person or recording
+FPS = ("fps",)  # of a frame folder, which does not say it; videos do
 IGNORED = (
-    *("is_cc", "fps", "duration", "width", "height", "index", "unnamed:_0", ""),  # "": the index of pandas
+    *("is_cc", "duration", "width", "height", "index", "unnamed:_0", ""),  # "": the index of pandas
     *("frames", "num_frames", "n_frames", "total_frames", "frame_count"),
 )
 SPLITS = {
@@ -73,6 +74,7 @@ class Row:
     counted: int | None = None  # frames of the video, according to the list
     group: str = ""
     split: str = ""  # as written
+    fps: float = field(default=0.0, repr=False)  # of a frame folder; 0: not known
 
 
 def read_list(path: Path, split: str = "") -> list[Row]:
@@ -124,6 +126,7 @@ KNOWN = {
     *LABELS,
     *SPLIT,
     *GROUP,
+    *FPS,
     *IGNORED,
     *(name for pair in (*SECONDS, *FRAMES) for name in pair),
 }
@@ -138,6 +141,7 @@ class _Columns(NamedTuple):
     end: str
     split: str
     group: str
+    fps: str
     is_id: bool
     in_frames: bool
 
@@ -158,9 +162,10 @@ def _with_header(path: Path, separator: str, split: str) -> list[Row]:
             raise ValueError(f"{columns.path} is empty")
         label = _checked_label(cells[columns.label])
         group, own = (cells[column] if column else "" for column in (columns.group, columns.split))
-        return Row(
-            where, name, label, start, end, columns.in_frames, id=columns.is_id, group=group, split=own
-        )
+        rate = cells[columns.fps] if columns.fps else ""
+        fps = float(rate) if NUMBER.fullmatch(rate) else 0.0
+        span = start, end, columns.in_frames
+        return Row(where, name, label, *span, id=columns.is_id, group=group, split=own, fps=fps)
 
     return _each(path, _of_split(path, table, columns.split, split), read)
 
@@ -209,6 +214,7 @@ def _columns(path: Path, header: Sequence[str]) -> _Columns:
         end=by_key.get(end, ""),
         split=next((by_key[key] for key in SPLIT if key in by_key), ""),
         group=next((by_key[key] for key in GROUP if key in by_key), ""),
+        fps=next((by_key[key] for key in FPS if key in by_key), ""),
         is_id=by_key.keys().isdisjoint(PATHS),
         in_frames=(start, end) in FRAMES,
     )

@@ -7,7 +7,6 @@ Notable here:
 """
 
 import hashlib
-import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,7 +66,10 @@ def make_list(
     }
     plan = DatasetPlan(name="list", classes=classes, splits=items, videos=videos, clock=clock, fps=fps or 0.0)
     parts = [str(videos.resolve()), repr(classes), *(repr(r) for part in rows.values() for r in part), *lists]
-    parts += [clock, *([f"{fps:g}"] if fps else [])]
+    parts += [
+        clock,
+        *(f"{rate:g}" for rate in (fps, *(r.fps for part in rows.values() for r in part)) if rate),
+    ]
     folder = home / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock"):
@@ -90,22 +92,8 @@ def make_list(
 def _locate_all(root: Path, lists: Mapping[str, Path]) -> dict[str, list[Row]]:
     """Rows of all lists, with paths relative to the root; ManifestError for those that cannot be used, or repeat."""
     locator = Locator(root)
-    out: dict[str, list[Row]] = {}
     faults: list[str] = []
-    for split, file in lists.items():
-        out[split] = []
-        seen: dict[tuple[str, float, float | None], Row] = {}
-        for row in read_list(file, split):
-            try:
-                row = locator.locate(row, file)
-            except ValueError as error:
-                faults.append(f"{row.where}: {error}")
-                continue
-            other = seen.setdefault((posixpath.normpath(row.path), row.start or 0, row.end), row)
-            if other is not row:
-                line = other.where.rpartition(":")[2]
-                faults.append(f"{row.where}: the same video and span as line {line}")
-            out[split].append(row)
+    out = {split: locator.locate_all(read_list(file, split), file, faults) for split, file in lists.items()}
     raise_faults(faults)
     return out
 
@@ -113,7 +101,8 @@ def _locate_all(root: Path, lists: Mapping[str, Path]) -> dict[str, list[Row]]:
 def _item(row: Row, label: int, id: str) -> Item:
     whole = row.start is None and row.end is None
     unit: Literal["file", "frames", "seconds"] = "file" if whole else "frames" if row.frames else "seconds"
-    return Item(id=id, path=row.path, label=label, start=row.start or 0, end=row.end, unit=unit)
+    start = row.start or 0
+    return Item(id=id, path=row.path, label=label, start=start, end=row.end, unit=unit, fps=row.fps)
 
 
 def _check_frame_counts(rows: Mapping[str, list[Row]], found: Mapping[str, Measured]) -> None:

@@ -77,6 +77,7 @@ class Item(Span):
     label: int
     tags: dict[str, str] = field(default_factory=dict)
     problem: str = ""  # why it cannot be used, even if its file exists
+    fps: float = 0.0  # of this frame folder; 0: as the plan says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ class DatasetPlan:
     splits: dict[str, tuple[Item, ...]]  # "test", or "split1/test": path of the manifest without its suffix
     videos: Path
     clock: Clock = "file"  # what spans in seconds count from
-    fps: float = 0.0  # of frame folders, which do not say it; 0: not known
+    fps: float = 0.0  # of frame folders, which do not say it, nor does their item; 0: not known
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)  # of the command, for prepare.json

@@ -47,8 +47,14 @@ def unmeasured_rows(plan: DatasetPlan, there: Mapping[str, bool]) -> Rows:
 
 def in_place_rows(plan: DatasetPlan, found: Mapping[str, Measured]) -> Rows:
     """Rows of spans of files that were measured; a path that was not measured is missing."""
-    found = {path: replace(m, fps=plan.fps) if FRAMES in m.readers else m for path, m in found.items()}
-    return _rows(plan, lambda item: in_place_row(item, found.get(item.path), clock=plan.clock))
+
+    def row(item: Item) -> Clip:
+        measured = found.get(item.path)
+        if measured and FRAMES in measured.readers:
+            measured = replace(measured, fps=item.fps or plan.fps)
+        return in_place_row(item, measured, clock=plan.clock)
+
+    return _rows(plan, row)
 
 
 def in_place_row(item: Item, found: Measured | None, *, clock: Clock = "file") -> Clip:

@@ -124,6 +124,29 @@ class Locator:
             path = self._by_stem(path)
         return replace(row, path=path, id=False)
 
+    def locate_all(self, rows: Iterable["Row"], file: Path, faults: list[str]) -> list["Row"]:
+        """The rows of the list `file` with paths relative to the root. Faults are added for those whose path cannot be
+        used, which are left out, and for those that repeat a video and its span."""
+        located: list[Row] = []
+        seen: dict[object, Row] = {}
+        for row in rows:
+            try:
+                row = self.locate(row, file)
+            except ValueError as error:
+                faults.append(f"{row.where}: {error}")
+                continue
+            other = seen.setdefault((posixpath.normpath(row.path), row.start or 0, row.end), row)
+            if other is not row:
+                line, labels = other.where.rpartition(":")[2], ""
+                if row.label != other.label:
+                    labels = f", there as {other.label!r} and here as {row.label!r}"
+                faults.append(
+                    f"{row.where}: {row.path} is on line {line}, too{labels}; list each clip once, that is a video and "
+                    "its span"
+                )
+            located.append(row)
+        return located
+
     def _relative(self, text: str, file: Path) -> str:
         if "://" in text:
             raise ValueError(f"path {text[:80]!r} is a URL; a list names files under the dataset root")
