@@ -93,7 +93,6 @@ CONTEXT.set_forkserver_preload(
             "vmp.objective",
         ),
         *("vmp.figures.curves", "vmp.figures.panels", "matplotlib.pyplot", "safetensors.torch", "cv2", "av"),
-        "torchmetrics.functional.classification",
         *("hydra.main", "wandb", "wandb.sdk.launch.inputs.internal"),
     ]
 )

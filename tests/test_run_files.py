@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from html import unescape
+from itertools import pairwise
 
 import pytest
 from omegaconf import OmegaConf
@@ -204,7 +205,37 @@ def test_a_config_is_read_with_the_values_that_were_written(tmp_path, config):
 
 def test_a_row_that_is_still_being_written_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n{"kind": "tr')
-    assert records.read_metrics(tmp_path) == [{"kind": "train", "step": 1}]
+    assert list(records.read_metrics(tmp_path)) == [{"kind": "train", "step": 1}]
+
+
+def test_rows_are_read_when_they_are_asked_for(tmp_path):
+    """Against the same rows as a list, with lines of different lengths and one that is damaged."""
+    file, step = tmp_path / "metrics.jsonl", 0
+    assert list(records.read_metrics(tmp_path)) == []
+    want = [{"kind": "start", "step": 0}]
+    for epoch in range(1, 8):
+        for _ in range(13):
+            step += 1
+            want.append({"kind": "train", "step": step, "train/loss": 1 / step})
+        want.append({"kind": "val", "step": step, "epoch": epoch})
+    file.write_text("".join(json.dumps(row) + "\n" for row in want))
+    rows = records.read_metrics(tmp_path)
+    assert len(rows) == len(want)
+    assert list(rows) == want
+    assert (rows[0], rows[-1], rows[40:3:-7]) == (want[0], want[-1], want[40:3:-7])
+    with pytest.raises(IndexError):
+        rows[len(want)]
+    assert rows.thinned(91) == want
+    thin = rows.thinned(10)
+    assert [row for row in thin if row["kind"] != "train"] == [row for row in want if row["kind"] != "train"]
+    steps = [row["step"] for row in thin if row["kind"] == "train"]
+    assert (len(steps), steps[0], steps[-1]) == (10, 1, 91)
+    assert {b - a for a, b in pairwise(steps)} == {10}
+    file.write_text('{"kind": "start"}\n{"kind": "train", "train/loss": NaN}\n{"kind": "val"}\n')
+    damaged = records.read_metrics(tmp_path)
+    assert damaged[-1] == {"kind": "val"}
+    with pytest.raises(RunError, match=r"metrics.jsonl, line 2"):
+        list(damaged)
 
 
 def test_a_damaged_dataset_json_is_an_error(tmp_path):

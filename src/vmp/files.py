@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml  # type: ignore[import-untyped]
 
@@ -70,30 +70,43 @@ def write_json(path: Path, value: Any) -> None:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def open_regular(path: Path, *, limit: int) -> Iterator[BinaryIO]:
+    """Open a regular file of at most `limit` bytes for reading.
+
+    Raises:
+        RunError: the file is of another kind or too large, or cannot be opened or read.
+    """
+    try:
+        # a pipe would block until someone writes to it
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise RunError(f"{path}: not a regular file")
+            if found.st_size > limit:
+                size = f"{limit // MB} MB" if limit >= MB else f"{limit // 1000} kB"
+                raise RunError(f"{path}: larger than {size}, the most that such a file may have")
+            yield file
+    except ValueError as error:  # an impossible path
+        raise RunError(f"{path}: cannot be opened ({error})") from None
+    except OSError as error:
+        why = "not found" if isinstance(error, FileNotFoundError) else error.strerror
+        raise RunError(f"{path}: {why}") from None
+
+
 def read_text(path: Path, *, limit: int = JSON_LIMIT) -> str:
     """The text of a regular file of at most `limit` bytes in UTF-8.
 
     Raises:
         RunError: the file is of another kind, or cannot be read.
     """
+    with open_regular(path, limit=limit) as file:
+        data = file.read(limit)
     try:
-        # a pipe would block until someone writes to it
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise RunError(f"{path}: not a regular file")
-            data = file.read(limit + 1)
-        if len(data) > limit:
-            size = f"{limit // MB} MB" if limit >= MB else f"{limit // 1000} kB"
-            raise RunError(f"{path}: larger than {size}, the most that such a file may have")
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RunError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except ValueError as error:  # an impossible path
-        raise RunError(f"{path}: cannot be opened ({error})") from None
-    except OSError as error:
-        why = "not found" if isinstance(error, FileNotFoundError) else error.strerror
-        raise RunError(f"{path}: {why}") from None
 
 
 def read_json(path: Path) -> Any:

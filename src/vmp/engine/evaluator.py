@@ -128,25 +128,18 @@ def _cross_entropy(logits: Tensor, weights: Tensor, label: int, *, reduce: str) 
     return -float((logits * shares[:, None]).sum(dim=0).log_softmax(dim=0)[label])
 
 
-def ranks(scores: Scores, labels: Sequence[int]) -> np.ndarray:
-    """(N,), how many classes rank above each clip's true one; 0 where the prediction is correct.
-
-    Equal scores rank by class number, as in `best_classes`.
-    """
-    target = np.array([labels[i] for i in scores.indices], dtype=np.int64)
-    found = np.empty(len(target), dtype=np.int64)
-    numbers = np.arange(scores.scores.shape[1])
-    for at in range(0, len(target), ROWS_AT_ONCE):
-        rows = slice(at, at + ROWS_AT_ONCE)
-        values, true = scores.scores[rows], target[rows, None]
-        own = np.take_along_axis(values, true, axis=1)
-        found[rows] = ((values > own) | ((values == own) & (numbers < true))).sum(axis=1)
-    return found
-
-
 def best_classes(scores: np.ndarray, k: int) -> np.ndarray:
-    """(N, classes) -> (N, k), the k best classes of each clip, best first; equal scores by class number."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    """(N, classes), finite -> (N, k), the k best classes of each clip, best first; equal scores by class number."""
+    k = min(k, scores.shape[1])
+    found = np.empty((len(scores), k), dtype=np.int64)
+    for at in range(0, len(scores), ROWS_AT_ONCE):
+        left = scores[at : at + ROWS_AT_ONCE].copy()
+        every = np.arange(len(left))
+        for place in range(k):
+            best = left.argmax(axis=1)  # the first of equal ones
+            found[at : at + len(left), place] = best
+            left[every, best] = -np.inf
+    return found
 
 
 def clips_at_once(views: int) -> int:
@@ -168,9 +161,10 @@ def accuracies(scores: Scores, labels: Sequence[int], *, expected: int) -> dict[
     clips = len(scores.indices)
     if not clips:
         raise RunError("no clip of the split could be read, so there is nothing to measure")
-    rank = ranks(scores, labels)
-    top1, top5 = (int((rank < k).sum()) for k in (1, 5))
-    by_class = class_accuracies(scores, labels, classes=scores.scores.shape[1])
+    target = _targets(scores, labels)
+    right = best_classes(scores.scores, 5) == target[:, None]  # (N, 5)
+    top1, top5 = int(right[:, 0].sum()), int(right.sum())
+    by_class = _counts(target, right[:, 0], classes=scores.scores.shape[1])
     return {
         "top1": 100 * top1 / clips,
         "top5": 100 * top5 / clips,
@@ -179,34 +173,18 @@ def accuracies(scores: Scores, labels: Sequence[int], *, expected: int) -> dict[
     }
 
 
-def reported(scores: Scores, labels: Sequence[int]) -> dict[str, float]:
-    """top1, top5 and mean_class as torchmetrics counts them, for the final test of a run; equal to `accuracies`.
-
-    torchmetrics gets ranks in place of scores, so that ties are broken as in `best_classes`.
-    """
-    import torchmetrics.functional.classification as tm  # takes seconds to import, so only here
-
-    target = torch.tensor([labels[i] for i in scores.indices])
-    clips, classes = scores.scores.shape
-    # by k, for each class: tp, fp, tn, fn, clips
-    counts = {k: torch.zeros(classes, 5, dtype=torch.long) for k in (1, 5)}
-    for at in range(0, clips, ROWS_AT_ONCE):
-        rows = slice(at, at + ROWS_AT_ONCE)
-        places = best_classes(scores.scores[rows], classes).argsort(axis=1)  # (N, classes), 0 for the best
-        values = torch.from_numpy(-places.astype(np.float32))
-        for k, count in counts.items():
-            best = {"num_classes": classes, "average": None, "top_k": min(k, classes)}
-            count += tm.multiclass_stat_scores(values, target[rows], **best)
-    right, of = counts[1][:, 0].double(), counts[1][:, 4].double()
-    top1, top5 = (100 * int(counts[k][:, 0].sum()) / clips for k in (1, 5))
-    return {"top1": top1, "top5": top5, "mean_class": float((100 * right / of)[of > 0].mean())}
-
-
 def class_accuracies(scores: Scores, labels: Sequence[int], *, classes: int) -> list[tuple[int, int]]:
     """(clips, correctly classified ones) of each class."""
-    target = np.array([labels[i] for i in scores.indices], dtype=np.int64)
-    right = target[ranks(scores, labels) == 0]
-    clips, correct = (np.bincount(found, minlength=classes).tolist() for found in (target, right))
+    target = _targets(scores, labels)
+    return _counts(target, best_classes(scores.scores, 1)[:, 0] == target, classes=classes)
+
+
+def _targets(scores: Scores, labels: Sequence[int]) -> np.ndarray:
+    return np.array([labels[i] for i in scores.indices], dtype=np.int64)
+
+
+def _counts(target: np.ndarray, right: np.ndarray, *, classes: int) -> list[tuple[int, int]]:
+    clips, correct = (np.bincount(found, minlength=classes).tolist() for found in (target, target[right]))
     return list(zip(clips, correct, strict=True))
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vmp.errors import RunError
-from vmp.files import replacing
 
 
 class Metrics:
@@ -38,13 +37,7 @@ class Metrics:
         self._file: TextIO | None = None
         if path is None:
             return
-        kept = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
-        if len(kept) < rows:
-            raise RunError(
-                f"{path}: {len(kept)} rows, but the checkpoint was written after {rows}; it has lost some"
-            )
-        with replacing(path) as temporary:
-            temporary.write_bytes(b"".join(kept))
+        _cut(path, rows)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, row: dict[str, Any]) -> None:
@@ -80,6 +73,24 @@ class Metrics:
                 f"{file.name}: cannot be written ({error.strerror}). Free some space; the same command continues "
                 "from the last checkpoint."
             ) from None
+
+
+def _cut(path: Path, rows: int) -> None:
+    """Shorten a file to its first rows, without reading what they hold; a RunError where it has fewer."""
+    found, end = 0, 0
+    if path.exists():
+        with open(path, "rb+") as file:
+            while found < rows and (chunk := file.read(1 << 20)):
+                lines = chunk.count(b"\n")
+                if found + lines >= rows:
+                    for _ in range(rows - found):
+                        end = chunk.index(b"\n", end) + 1
+                    end += file.tell() - len(chunk)
+                found += lines
+            if found >= rows:
+                file.truncate(end)
+    if found < rows:
+        raise RunError(f"{path}: {found} rows, but the checkpoint was written after {rows}; it has lost some")
 
 
 class Log:

@@ -32,7 +32,7 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
     titles = ("cross-entropy", "top-1 and top-5 (%)", "slope a(m)", "shift b(n)")
     colors = dict(zip(runs, cycle(COLORS), strict=False))
     for label, folder in runs.items():
-        color, rows = colors[label], Run(folder).rows
+        color, rows = colors[label], Run(folder).curve
         for axis, key, look in (
             (axes[0], "train/cross_entropy", TRAINING),
             (axes[0], "val/cross_entropy", VAL),
@@ -114,8 +114,8 @@ def by_lambda(runs: Sequence[Run]) -> dict[float, dict[str, tuple[list[float], l
     """λ -> {"slope", "shift" or, with pathways, "fast/slope" ...: (epochs, values)}; the first run for each λ."""
     found: dict[float, dict[str, tuple[list[float], list[float]]]] = {}
     for run in sorted(runs, key=lambda run: (run.weight, str(run.folder))):
-        if keys := [key for name in ("slope", "shift") for key in _keys(run.rows, name)]:
-            lines = {key.removeprefix("vmp/"): line_of(run.rows, key) for key in keys}
+        if keys := [key for name in ("slope", "shift") for key in _keys(run.curve, name)]:
+            lines = {key.removeprefix("vmp/"): line_of(run.curve, key) for key in keys}
             found.setdefault(run.weight, lines)
     return found
 

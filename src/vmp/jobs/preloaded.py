@@ -12,7 +12,6 @@ import pytorchvideo.models.resnet  # noqa: E402
 import pytorchvideo.models.slowfast  # noqa: E402
 import pytorchvideo.models.x3d  # noqa: E402, F401
 import safetensors.torch  # noqa: E402, F401
-import torchmetrics.functional.classification  # noqa: E402, F401
 
 import vmp.backbones.convnets  # noqa: E402
 import vmp.backbones.timesformer  # noqa: E402

@@ -109,7 +109,7 @@ def read_entry(run: Run, name: str) -> Entry:
         return entry
     older = not run.lists_classes  # early runs kept no list of classes
     names = _read_or_note(entry, lambda: [row["name"] for row in run.per_class] if older else run.classes)
-    entry.classes, entry.rows = names or [], _read_or_note(entry, lambda: run.rows) or []
+    entry.classes, entry.rows = names or [], _read_or_note(entry, lambda: run.curve) or []
     if not run.finished:
         entry.problem = _describe_progress(entry)
         return entry

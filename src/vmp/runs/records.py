@@ -18,8 +18,6 @@ from vmp.errors import RunError
 from vmp.files import (
     CONFIG_LIMIT,
     DIGITS,
-    ROWS_LIMIT,
-    parse_json,
     parse_yaml,
     read_csv,
     read_json,
@@ -28,6 +26,7 @@ from vmp.files import (
     write_text,
 )
 from vmp.formats import finite
+from vmp.runs.rows import Rows
 
 CONFIG_FILE = "config.yaml"
 CLASSES_FILE = "classes.txt"
@@ -153,25 +152,9 @@ def read_result(folder: Path) -> dict[str, Any]:
     return value
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; empty where nothing was logged. A last line without a line end is left out: it is being
-    written, or was cut short by a kill."""
-    path = folder / METRICS_FILE
-    if not path.exists():
-        return []
-    *lines, _ = read_text(path, limit=ROWS_LIMIT).split("\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        row = parse_json(line, f"{path}, line {number}")
-        if not isinstance(row, dict) or not all(
-            isinstance(value, str)
-            if key == "kind"
-            else not isinstance(value, str) and finite(value) is not None
-            for key, value in row.items()
-        ):
-            raise RunError(f"{path}, line {number}: not a row of numbers")
-        rows.append(row)
-    return rows
+def read_metrics(folder: Path) -> Rows:
+    """Rows of metrics.jsonl; empty where nothing was logged."""
+    return Rows(folder / METRICS_FILE)
 
 
 def read_classes(folder: Path) -> list[str]:

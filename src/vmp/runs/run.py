@@ -15,6 +15,9 @@ from vmp.config import Config
 from vmp.errors import RunError, first_line
 from vmp.runs import records
 from vmp.runs.folder import load_config
+from vmp.runs.rows import Row, Rows
+
+CURVE_POINTS = 2000
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,14 @@ class Run:
         return records.read_classes(self.folder)
 
     @cached_property
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> Rows:
         """Rows of metrics.jsonl, of kind "start", "train" and "val"."""
         return records.read_metrics(self.folder)
+
+    @cached_property
+    def curve(self) -> list[Row]:
+        """The rows to draw: all but those of training, and of these at most CURVE_POINTS."""
+        return self.rows.thinned(CURVE_POINTS)
 
     @cached_property
     def predictions(self) -> list[dict[str, str]]:

@@ -128,14 +128,12 @@ def summarize(scores: "Scores", split: Split) -> dict[str, float]:
 
 
 def record_scores(scores: "Scores", split: Split, folder: Path) -> dict[str, Any]:
-    """Write predictions.csv and per_class.csv; returns accuracies (by torchmetrics) and numbers of clips."""
-    from vmp.engine.evaluator import reported
-
+    """Write predictions.csv and per_class.csv; returns accuracies and numbers of clips."""
     write_scores(scores, split, folder)
     counts = split.present.counts()
     counts["present"] -= len(scores.bad)
     counts["unreadable"] += len(scores.bad)
-    return {**summarize(scores, split), **reported(scores, split.labels), "clips": counts}
+    return {**summarize(scores, split), "clips": counts}
 
 
 def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
@@ -154,8 +152,8 @@ def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
         return [clip.id, clip.path, clip.start, "" if end is None else end, clip.label, names[clip.label]]
 
     rows = []
-    for index, row in zip(scores.indices.tolist(), scores.scores, strict=True):
-        top = best_classes(row[None], 5)[0].tolist()
+    best = best_classes(scores.scores, 5).tolist()
+    for index, row, top in zip(scores.indices.tolist(), scores.scores, best, strict=True):
         predicted = [top[0], names[top[0]], f"{row[top[0]]:.6g}"]
         rows.append([*describe(clips[index]), *predicted, " ".join(map(str, top)), ""])
     rows += [[*describe(by_id[i]), "", "", "", "", why] for i, why in sorted(split.unscored(scores).items())]

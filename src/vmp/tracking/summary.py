@@ -20,7 +20,6 @@ from vmp.runs.records import (
 if TYPE_CHECKING:
     import numpy as np
 
-Row = dict[str, Any]  # of metrics.jsonl
 SECRET = re.compile(r"api_?key|token|secret|passw|credential", re.IGNORECASE)
 PASSWORD = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")  # user:password in an address
 HIDDEN = "(hidden)"

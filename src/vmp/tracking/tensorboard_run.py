@@ -1,11 +1,13 @@
 """TensorBoard: event files in the run's folder, under tensorboard/."""
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmp.config import Config
-from vmp.tracking.summary import Row, RunSummary, describe_run
+from vmp.runs.rows import Row
+from vmp.tracking.summary import RunSummary, describe_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +26,7 @@ class TensorBoard:
         self._writer: Any = None
         log(f"tensorboard: tensorboard --logdir '{self.where}'")
 
-    def begin(self, rows: list[Row], new: int) -> int:
+    def begin(self, rows: Sequence[Row], new: int) -> int:
         from omegaconf import OmegaConf
         from torch.utils.tensorboard import SummaryWriter
 
@@ -36,7 +38,7 @@ class TensorBoard:
         if not continued:
             text = OmegaConf.to_yaml(OmegaConf.create(describe_run(self.config, self.folder)))
             self._writer.add_text("config", "    " + text.replace("\n", "\n    "))
-        return next((number for number, row in enumerate(rows) if row["step"] >= from_step), len(rows))
+        return bisect_left(rows, from_step, key=lambda row: row["step"])
 
     def log_row(self, number: int, row: Row) -> None:
         values = {key: value for key, value in row.items() if "/" in key}

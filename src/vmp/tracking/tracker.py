@@ -1,6 +1,6 @@
 """What the trainer sees of a tracker, and what all trackers have in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vmp.config import Config, Logger
 from vmp.errors import ConfigError
 from vmp.runs.records import read_metrics
-from vmp.tracking.summary import Row, RunSummary, format_error, read_summary
+from vmp.runs.rows import Row
+from vmp.tracking.summary import RunSummary, format_error, read_summary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,7 @@ class Backend(Protocol):
 
     name: str
 
-    def begin(self, rows: list[Row], new: int) -> int:
+    def begin(self, rows: Sequence[Row], new: int) -> int:
         """Return the number of the first row that the backend does not have yet. Called once, before all else.
 
         Args:
@@ -108,9 +109,9 @@ class Mirror(Tracker):
 
     def _begin(self, newest: Row | None) -> int:
         """Send the rows that the backend lacks; returns the number of the row to send next."""
-        rows = read_metrics(self.folder)
+        rows: Sequence[Row] = read_metrics(self.folder)
         if newest is not None and (not rows or rows[-1] != newest):
-            rows.append(newest)
+            rows = [*rows, newest]
         self._newest = len(rows) - 1
         self._next = self.backend.begin(rows, self._newest if newest is not None else len(rows))
         for number in range(self._next, len(rows)):

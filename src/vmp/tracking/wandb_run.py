@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -26,8 +26,8 @@ from vmp.errors import RunError, UserError
 from vmp.files import read_json, write_json
 from vmp.runs.folder import what_matters
 from vmp.runs.records import is_finished, read_metrics
+from vmp.runs.rows import Row
 from vmp.tracking.summary import (
-    Row,
     RunSummary,
     describe_run,
     format_error,
@@ -215,7 +215,7 @@ class WandbRun:
     def __init__(self, run: Any, folder: Path) -> None:
         self.run, self.folder = run, folder
 
-    def begin(self, rows: list[Row], new: int) -> int:
+    def begin(self, rows: Sequence[Row], new: int) -> int:
         if self.run.offline:
             return rows_held(self.folder, self.run.id)
         return int(self.run.starting_step)  # run.step is 0 until something is logged
