@@ -116,8 +116,9 @@ def predict(
     import numpy as np
 
     from vmp.config import parse_views
+    from vmp.data.columns import Clip
     from vmp.data.frames import FRAMES
-    from vmp.data.manifest import Clip, Manifest
+    from vmp.data.manifest import Manifest
     from vmp.data.present import Present
     from vmp.engine import dist
     from vmp.engine.evaluator import best_classes

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from vmp.data.columns import Clip
 from vmp.data.encode import write_video
-from vmp.data.manifest import Clip, write_classes, write_manifest
+from vmp.data.manifest import write_classes, write_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = (

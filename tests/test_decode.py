@@ -11,9 +11,10 @@ import torch
 import videos
 from PIL import Image
 
+from vmp.data.columns import Clip
 from vmp.data.dataset import ClipShape, TestClips, loader_processes
 from vmp.data.decode import READERS, check_reader, read_frames
-from vmp.data.manifest import Clip, Manifest
+from vmp.data.manifest import Manifest
 from vmp.data.present import Present, find_clips
 from vmp.errors import ConfigError, RunError, VideoReadError
 from vmp.prepare import measure as measuring

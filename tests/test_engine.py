@@ -13,7 +13,8 @@ import pytest
 import torch
 from runs import Running
 
-from vmp.data.manifest import Clip, Manifest
+from vmp.data.columns import Clip
+from vmp.data.manifest import Manifest
 from vmp.data.present import Present
 from vmp.engine import checkpoint, dist, schedule
 from vmp.engine.evaluator import (

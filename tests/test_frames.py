@@ -20,10 +20,11 @@ from small_datasets import plan_of
 
 from vmp.build import find_splits
 from vmp.config import check
+from vmp.data.columns import Clip
 from vmp.data.dataset import ClipShape, TestClips, TrainClips
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
-from vmp.data.manifest import Clip, Manifest, read_manifest, write_classes, write_manifest
+from vmp.data.manifest import Manifest, read_manifest, write_classes, write_manifest
 from vmp.data.present import digest, find_clips
 from vmp.errors import ConfigError, DataError, ManifestError, VideoReadError
 from vmp.figures.clips import stream

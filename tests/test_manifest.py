@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vmp.data.columns import Clip
 from vmp.data.manifest import (
     COLUMNS,
-    Clip,
     check_relative,
     inside,
     read_classes,

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmp.data import groups
+from vmp.data.columns import Clip
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
-from vmp.data.manifest import Clip, Manifest
+from vmp.data.manifest import Manifest
 from vmp.data.present import find_clips
 from vmp.data.stream import null_frames
 from vmp.errors import DataError, VideoReadError

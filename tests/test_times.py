@@ -11,9 +11,10 @@ import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vmp.data.columns import Clip
 from vmp.data.dataset import ClipShape, TestClips, TrainClips
 from vmp.data.decode import read_frames
-from vmp.data.manifest import Clip, Manifest, read_manifest, write_classes, write_manifest
+from vmp.data.manifest import Manifest, read_manifest, write_classes, write_manifest
 from vmp.data.present import find_clips
 from vmp.data.times import Timeline, continued, even_frames, read_steps, timeline, write_steps
 from vmp.errors import ManifestError

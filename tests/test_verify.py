@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import videos
 
-from vmp.data.manifest import Clip, read_manifest, write_classes, write_manifest
+from vmp.data.columns import Clip
+from vmp.data.manifest import read_manifest, write_classes, write_manifest
 from vmp.errors import ManifestError
 from vmp.prepare import verify as verifying
 from vmp.prepare.measure import measure

@@ -23,7 +23,8 @@ from vmp.config import (
     PreparedDataset,
     Prompts,
 )
-from vmp.data.manifest import Clip, Manifest, read_manifest, spread
+from vmp.data.columns import Clip, Clips
+from vmp.data.manifest import Manifest, read_manifest, spread
 from vmp.errors import ConfigError, DataError, ManifestError
 from vmp.pathways import WHOLE
 
@@ -80,7 +81,7 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
 
     def read(split: str) -> Manifest:
         manifest = read_manifest(folder / f"{split}.csv", root=videos)
-        return replace(manifest, clips=tuple(spread(manifest.clips, config.trainer.clips)))
+        return replace(manifest, clips=spread(manifest.clips, config.trainer.clips))
 
     val, test = (read(split) if (folder / f"{split}.csv").exists() else None for split in ("val", "test"))
     splits = Splits(read("train"), val, test)
@@ -203,14 +204,17 @@ def check_enough_clips(config: Config, clips: int, where: object) -> None:
 
 def _check_disjoint(splits: Splits) -> None:
     """Raise ManifestError if a frame is both trained and tested on."""
-    trained_on: dict[str, list[Clip]] = {}
-    for clip in splits.train.clips:
-        trained_on.setdefault(posixpath.normpath(clip.path), []).append(clip)
+    train = Clips.of(splits.train.clips)
+    trained_on: dict[str, list[int]] = {}
+    for row, path in enumerate(train.texts("path")):
+        trained_on.setdefault(posixpath.normpath(path), []).append(row)
     for other in (splits.val, splits.test):
+        clips = Clips.of(other.clips if other else ())
         shared = [
             clip
-            for clip in (other.clips if other else ())
-            if any(_overlap(clip, own) for own in trained_on.get(posixpath.normpath(clip.path), ()))
+            for row, path in enumerate(clips.texts("path"))
+            if (same_file := trained_on.get(posixpath.normpath(path)))
+            and any(_overlap(clip := clips[row], train[own]) for own in same_file)
         ]
         if other and shared:
             raise ManifestError(

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from vmp.data import sampling, transforms
+from vmp.data.columns import Clip
 from vmp.data.decode import ON_GPU, finish, read_frames, resize_short_side
 from vmp.data.degrade import degrade
-from vmp.data.manifest import Clip, Manifest
+from vmp.data.manifest import Manifest
 from vmp.data.opencv import opencv
 from vmp.data.present import Present, check_rates
 from vmp.data.sampler import AUGMENT, generator

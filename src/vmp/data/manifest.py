@@ -15,10 +15,11 @@ import io
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
+from vmp.data.columns import KEEP_FROM, STATUSES, Clip, Clips, digest_of, keep, read_kept
 from vmp.data.decode import READERS
 from vmp.data.frames import FRAMES
 from vmp.data.times import read_steps
@@ -26,7 +27,6 @@ from vmp.errors import ManifestError, RunError, shortlist
 from vmp.files import read_json, replacing, write_json, write_text
 
 RECORD = "dataset.json"
-STATUSES = ("ok", "missing", "unreadable", "partial")  # partial: decoding stopped before the end
 COLUMNS = (
     *("id", "path", "label", "start", "end"),
     *("frames", "fps", "width", "height", "status", "readers"),
@@ -40,34 +40,11 @@ NUMBER = re.compile(r"\d+\.?\d*([eE][+-]?\d{1,3})?|\.\d+", re.ASCII)  # no sign,
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    id: str
-    path: str  # relative to the dataset root, forward slashes
-    label: int
-    start: int = 0
-    end: int | None = None  # None: to the file's end
-    frames: int = 0  # of the file, counted; 0: not measured
-    fps: float = 0.0
-    width: int = 0
-    height: int = 0
-    status: str = "ok"
-    readers: tuple[str, ...] = ()
-    times: str = ""  # of the clip's frames, where they are not evenly spaced
-    tags: dict[str, str] = field(default_factory=dict)  # any further columns
-
-    @property
-    def length(self) -> int:
-        """Frames in the clip."""
-        end = self.frames if self.end is None else min(self.end, self.frames)
-        return end - self.start
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     path: Path
     root: Path  # what the clips' paths are relative to
     classes: tuple[str, ...]
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
 
     def file(self, clip: Clip) -> Path:
         return self.root / clip.path
@@ -91,7 +68,19 @@ def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] 
     """
     path = Path(path)
     root = Path(root) if root is not None else recorded_root(path.parent) or path.parent
-    classes = read_classes(path.parent / "classes.txt")
+    names = path.parent / "classes.txt"
+    classes = read_classes(names)
+    digest = digest_of(path, names) if path.is_file() else ""
+    clips = read_kept(path, digest)
+    if clips is None:
+        clips = Clips.of(_read_rows(path, len(classes)))
+        if len(clips) >= KEEP_FROM:
+            keep(clips, path, digest)
+            clips = read_kept(path, digest) or clips  # mapped, so that processes share them
+    return Manifest(path, root, classes, clips)
+
+
+def _read_rows(path: Path, classes: int) -> list[Clip]:
     rows = read_csv(path, required=_REQUIRED)
     for columns in _TOGETHER if rows else ():
         absent = [name for name in columns if name not in rows[0][1]]
@@ -104,7 +93,7 @@ def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] 
     seen: dict[str, int] = {}
     for line, row in rows:
         try:
-            clip = _parse(row, len(classes))
+            clip = _parse(row, classes)
             if clip.id in seen:
                 raise ValueError(f"id {clip.id!r} was used on line {seen[clip.id]}")
             seen[clip.id] = line
@@ -114,7 +103,7 @@ def read_manifest(path: str | os.PathLike[str], *, root: str | os.PathLike[str] 
     raise_faults(faults, "row(s)")
     if not clips:
         raise ManifestError(f"{path}: no clips; it has a header and no rows. Make it again with its dataset.")
-    return Manifest(path, root, classes, tuple(clips))
+    return clips
 
 
 def raise_faults(faults: list[str], what: str = "line(s)") -> None:

@@ -6,21 +6,62 @@ Notable here:
 """
 
 import hashlib
+import os
 import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import overload
 
-from vmp.data.decode import ON_GPU, OPTIONAL, check_reader
+import numpy as np
+
+from vmp.data.columns import STATUSES, Clip, Clips
+from vmp.data.decode import ON_GPU, OPTIONAL, READERS, check_reader
 from vmp.data.frames import FRAMES, RATE_KEYS
-from vmp.data.manifest import Clip, Manifest, inside
+from vmp.data.manifest import Manifest, inside
 from vmp.errors import DataError, shortlist
+
+READER_NAMES = (*READERS, FRAMES)
+_MISSING, _FILE, _FOLDER = range(3)
+_NONE = 255
+
+
+class Readers(Sequence[str]):
+    """The reader of each clip. codes: (N,), places in READER_NAMES."""
+
+    def __init__(self, codes: np.ndarray) -> None:
+        self.codes = codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Readers": ...
+
+    def __getitem__(self, index: int | slice) -> "str | Readers":
+        return Readers(self.codes[index]) if isinstance(index, slice) else READER_NAMES[self.codes[index]]
+
+    def __iter__(self) -> Iterator[str]:
+        return (READER_NAMES[code] for code in self.codes.tolist())
+
+    def __contains__(self, name: object) -> bool:
+        return name in READER_NAMES and bool((self.codes == READER_NAMES.index(str(name))).any())
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
 class Present:
     """The usable clips of a split, and why the others are not."""
 
-    clips: tuple[Clip, ...]
-    readers: tuple[str, ...]  # one per clip
+    clips: Sequence[Clip]
+    readers: Sequence[str]  # one per clip
     total: int
     bad: dict[str, str] = field(default_factory=dict)  # clip id -> "missing", "unreadable: ..." or "partial"
 
@@ -46,36 +87,27 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
         ConfigError: the reader cannot work on this machine.
     """
     check_reader(reader)
-    usable: list[Clip] = []
-    readers: list[str] = []
-    bad: dict[str, str] = {}
+    clips = Clips.of(manifest.clips)
+    bad = dict(_unusable(clips))
+    there = np.flatnonzero(clips.numbers("status") == STATUSES.index("ok"))
+    paths = clips.texts("path")
+    kinds = _find_files(manifest, clips, [(row, paths[row]) for row in there.tolist()])
+    chosen = np.full(len(clips), _NONE, np.uint8)  # the reader of each clip
     inexact: list[str] = []
-    found: dict[str, str] = {}  # path -> the reader that needs no measuring; empty: the file is missing
-    for clip in manifest.clips:
-        if clip.status != "ok":
-            why = clip.tags.get("problem", "")
-            bad[clip.id] = f"{clip.status}: {clip.path}" + (f" ({why})" if why else "")
+    for number, exact in enumerate(clips.columns.readers):
+        rows = there[clips.numbers("readers")[there] == number]
+        wants_folder = np.uint8(FRAMES in exact) if exact else kinds[rows] == _FOLDER
+        found = kinds[rows]
+        is_right = (found == np.where(wants_folder, _FOLDER, _FILE)) & (found != _MISSING)
+        bad |= {clips[row].id: f"missing: {paths[row]}" for row in rows[~is_right].tolist()}
+        videos = rows[is_right & (found == _FILE)]
+        chosen[rows[is_right & (found == _FOLDER)]] = READER_NAMES.index(FRAMES)
+        allowed = exact or ("pyav",)
+        if reader not in ("auto", "pyav", *allowed):
+            inexact += [f"{paths[row]}: exact are {', '.join(allowed)}" for row in videos.tolist()]
             continue
-        if clip.path not in found:
-            try:
-                file = inside(manifest.root, clip.path)
-                found[clip.path] = FRAMES if file.is_dir() else "pyav" if file.is_file() else ""
-            except ValueError as error:
-                raise DataError(f"{manifest.path}: clip {clip.id}: {error}") from None
-        exact = clip.readers or (found[clip.path],)
-        if not found[clip.path] or (FRAMES in exact) != (found[clip.path] == FRAMES):
-            bad[clip.id] = f"missing: {clip.path}"
-            continue
-        if FRAMES in exact:
-            usable.append(clip)
-            readers.append(FRAMES)
-            continue
-        if reader not in ("auto", "pyav", *exact):
-            inexact.append(f"{clip.path}: exact are {', '.join(exact)}")
-            continue
-        usable.append(clip)
-        first = next((name for name in exact if name not in ON_GPU), "pyav")
-        readers.append(first if reader == "auto" else reader)
+        first = next((name for name in allowed if name not in ON_GPU), "pyav")
+        chosen[videos] = READER_NAMES.index(first if reader == "auto" else reader)
     if inexact:
         measuring = ""
         if reader in OPTIONAL:
@@ -87,9 +119,11 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
             "Use data.reader=auto (the fastest exact reader for each file) or data.reader=pyav (always exact)."
             f"{measuring}"
         )
-    present = Present(tuple(usable), tuple(readers), len(manifest.clips), bad)
-    check_bad(bad, present.total, max_bad_fraction, where=str(manifest.path))
-    if not usable:
+    usable = np.flatnonzero(chosen != _NONE)
+    in_order = {name: bad[name] for name in clips.texts("id") if name in bad} if bad else {}
+    present = Present(clips.take(usable), Readers(chosen[usable]), len(clips), in_order)
+    check_bad(in_order, present.total, max_bad_fraction, where=str(manifest.path))
+    if not len(usable):
         raise DataError(f"{manifest.path}: none of its {len(manifest.clips)} clips can be used")
     return present
 
@@ -107,8 +141,10 @@ def check_bad(bad: dict[str, str], total: int, max_bad_fraction: float, *, where
 
 def check_rates(manifest: Manifest, present: Present, fps: float | None) -> None:
     """Raise DataError for frame folders of unknown rate, where a stride is meant for videos of `fps`."""
+    if not fps or FRAMES not in present.readers:
+        return
     pairs = zip(present.clips, present.readers, strict=True)
-    if fps and (unknown := [clip.path for clip, reader in pairs if reader == FRAMES and not clip.fps]):
+    if unknown := [clip.path for clip, reader in pairs if reader == FRAMES and not clip.fps]:
         raise DataError(
             f"{manifest.path}: {len(unknown)} clip(s) are frame folders of unknown frame rate:\n{shortlist(unknown)}\n"
             f"The backbone's stride is meant for videos of {fps:g} frames per second: give the folders' rate, "
@@ -121,8 +157,66 @@ def digest(manifest: Manifest, present: Present) -> str:
 
     The rate is in it where no file says it.
     """
-    rows = [
-        (c.id, c.path, c.label, c.start, c.length, *filter(None, [c.times, reader == FRAMES and c.fps]))
-        for c, reader in zip(present.clips, present.readers, strict=True)
-    ]
-    return hashlib.sha256(repr((manifest.classes, rows)).encode()).hexdigest()
+    clips = Clips.of(present.clips)
+    timed, rates = clips.texts("times"), clips.numbers("fps").tolist()
+    rows = zip(
+        *(clips.texts("id"), clips.texts("path"), clips.numbers("label").tolist()),
+        *(clips.numbers("start").tolist(), clips.lengths().tolist()),
+        strict=True,
+    )
+    total = hashlib.sha256(f"({manifest.classes!r}, [".encode())
+    for number, (row, times, fps, reader) in enumerate(zip(rows, timed, rates, present.readers, strict=True)):
+        more = (*row, *filter(None, [times, reader == FRAMES and fps])) if times or reader == FRAMES else row
+        total.update(f"{', ' if number else ''}{more!r}".encode())
+    total.update(b"])")
+    return total.hexdigest()
+
+
+def _unusable(clips: Clips) -> Iterator[tuple[str, str]]:
+    """Yield the ids of clips that the manifest says cannot be used, and why."""
+    for row in np.flatnonzero(clips.numbers("status") != STATUSES.index("ok")).tolist():
+        clip = clips[row]
+        why = clip.tags.get("problem", "")
+        yield clip.id, f"{clip.status}: {clip.path}" + (f" ({why})" if why else "")
+
+
+def _find_files(manifest: Manifest, clips: Clips, paths: Sequence[tuple[int, str]]) -> np.ndarray:
+    """What lies at each clip's path, (N,): _MISSING, _FILE or _FOLDER. Folders are listed once, instead of asking for
+    each file.
+
+    Raises:
+        DataError: a link leaves the root.
+    """
+    kinds = np.full(len(clips), _MISSING, np.uint8)
+    listings: dict[str, dict[str, int]] = {}
+    known: dict[str, int] = {}
+    for row, path in paths:
+        if (kind := known.get(path)) is None:
+            home, _, name = path.rpartition("/")
+            try:
+                if home not in listings:
+                    listings[home] = _list(inside(manifest.root, home) if home else manifest.root)
+                kind = listings[home].get(name)
+                if (
+                    kind is None or kind == _FOLDER
+                ):  # absent, a link, or spelled otherwise than the system lists it
+                    file = inside(manifest.root, path)
+                    kind = _FOLDER if file.is_dir() else _FILE if file.is_file() else _MISSING
+            except ValueError as error:
+                raise DataError(f"{manifest.path}: clip {clips[row].id}: {error}") from None
+            known[path] = kind
+        kinds[row] = kind
+    return kinds
+
+
+def _list(folder: Path) -> dict[str, int]:
+    """Name -> _FILE or _FOLDER of what lies in a folder, without links; empty if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return {
+                entry.name: _FOLDER if entry.is_dir() else _FILE
+                for entry in entries
+                if not entry.is_symlink() and (entry.is_file() or entry.is_dir())
+            }
+    except OSError:
+        return {}

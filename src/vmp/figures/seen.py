@@ -10,9 +10,10 @@ import numpy as np
 from vmp.build import attach_prompts, clip_shape
 from vmp.config import Config
 from vmp.data import sampling, transforms
+from vmp.data.columns import Clip
 from vmp.data.decode import read_frames
 from vmp.data.frames import FRAMES
-from vmp.data.manifest import Clip, Manifest
+from vmp.data.manifest import Manifest
 from vmp.data.present import Present, check_rates
 from vmp.errors import UserError, VideoReadError
 from vmp.prepare.measure import measure_all

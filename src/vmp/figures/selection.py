@@ -21,7 +21,7 @@ from vmp.runs.records import is_run
 from vmp.runs.run import Run, read_run, readable_runs
 
 if TYPE_CHECKING:
-    from vmp.data.manifest import Clip
+    from vmp.data.columns import Clip
     from vmp.layer import MotionPrompt
 
 SLOPE, SHIFT = 11.0, 0.1  # of a layer that no run has learned

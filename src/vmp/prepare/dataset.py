@@ -15,7 +15,8 @@ from typing import Literal, Unpack
 
 from filelock import FileLock
 
-from vmp.data.manifest import Clip, inside, record_root, write_classes, write_manifest
+from vmp.data.columns import Clip
+from vmp.data.manifest import inside, record_root, write_classes, write_manifest
 from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
 from vmp.files import write_json, write_text
 from vmp.prepare.children import Work

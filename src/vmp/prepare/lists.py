@@ -14,7 +14,8 @@ from typing import Literal, Unpack
 
 from filelock import FileLock
 
-from vmp.data.manifest import Clip, parse_label, raise_faults, read_classes, spread
+from vmp.data.columns import Clip
+from vmp.data.manifest import parse_label, raise_faults, read_classes, spread
 from vmp.data.times import Clock
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from vmp.data.columns import Clip
 from vmp.data.frames import FRAMES, RATE_KEYS
-from vmp.data.manifest import Clip
 from vmp.data.times import Clock
 from vmp.errors import ConfigError
 from vmp.prepare.children import Work

@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vmp.data.columns import STATUSES, Clip
 from vmp.data.decode import ON_GPU, check_reader
 from vmp.data.frames import FRAMES
-from vmp.data.manifest import STATUSES, Clip, Manifest, inside, read_manifest, write_manifest
+from vmp.data.manifest import Manifest, inside, read_manifest, write_manifest
 from vmp.errors import ManifestError
 from vmp.files import replacing
 from vmp.prepare.children import TIMEOUT

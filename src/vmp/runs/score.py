@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmp.build import backbone_spec, clip_shape
 from vmp.config import Config
-from vmp.data.manifest import Clip, Manifest
+from vmp.data.columns import Clip, Clips
+from vmp.data.manifest import Manifest
 from vmp.data.present import Present, check_bad, check_rates, find_clips
 from vmp.machine import cpus
 from vmp.ranks import read_rank
@@ -34,7 +35,7 @@ class Split(NamedTuple):
     @property
     def labels(self) -> list[int]:
         """The label of each usable clip."""
-        return [clip.label for clip in self.present.clips]
+        return Clips.of(self.present.clips).numbers("label").tolist()
 
     def unscored(self, scores: "Scores") -> dict[str, str]:
         """Clip id -> why it has no score."""
@@ -145,7 +146,6 @@ def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
     from vmp.engine.evaluator import best_classes, class_accuracies
 
     clips, names = split.present.clips, split.manifest.classes
-    by_id = {clip.id: clip for clip in split.manifest.clips}
 
     def describe(clip: Clip) -> list[Any]:
         end = clip.start + clip.length if clip.frames else clip.end
@@ -156,7 +156,9 @@ def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
     for index, row, top in zip(scores.indices.tolist(), scores.scores, best, strict=True):
         predicted = [top[0], names[top[0]], f"{row[top[0]]:.6g}"]
         rows.append([*describe(clips[index]), *predicted, " ".join(map(str, top)), ""])
-    rows += [[*describe(by_id[i]), "", "", "", "", why] for i, why in sorted(split.unscored(scores).items())]
+    unscored = split.unscored(scores)
+    by_id = {clip.id: clip for clip in split.manifest.clips if clip.id in unscored} if unscored else {}
+    rows += [[*describe(by_id[i]), "", "", "", "", why] for i, why in sorted(unscored.items())]
     counts = class_accuracies(scores, split.labels, classes=len(names))
     by_class = [
         [label, names[label], n, right, f"{100 * right / n:.2f}" if n else ""]
