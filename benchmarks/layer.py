@@ -3,7 +3,8 @@
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,30 @@ def bench_layer(*, batch: int, frames: int, size: int, rounds: int) -> list[Row]
             row["peak_mb"] = peak_memory(name, batch=b, frames=t, size=s)
             row["kept_mb"] = kept_for_backward(calls[name], [clip, raw])
         rows.append(row)
+    if device == "cpu":
+        with busy_neighbour():
+            beside = median_seconds({name: steps[name] for name in (DIRECT, "layer, eager")}, rounds)
+        rows += [
+            {
+                "what": f"{name}, with a busy neighbour",
+                "ms": 1e3 * seconds,
+                "faster": beside[DIRECT] / seconds,
+            }
+            for name, seconds in beside.items()
+        ]
     print_rows(f"prompt layer, forward + backward, ({b}, 3, {t + 1}, {s}, {s}) on {describe_machine()}", rows)
     return rows
+
+
+@contextmanager
+def busy_neighbour() -> Iterator[None]:
+    """Context in which another process keeps one core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _copy(*tensors: Tensor) -> Callable[[], None]:

@@ -112,11 +112,11 @@ def test_one_pass_equals_plain_with_gradients(modulate, dtype, tile):
     for way in (lambda layer, x: layer(x), run_plain):
         layer = MotionPrompt(m=0.6, n=-0.3, modulate=modulate)
         leaf = x.clone().requires_grad_(dtype != torch.uint8)
-        before, kernel.TILE_BYTES = kernel.TILE_BYTES, tile
+        before, (kernel.ALONE, kernel.SHARED) = (kernel.ALONE, kernel.SHARED), (tile, tile)
         out = way(layer, leaf)
         weights = torch.linspace(-1, 1, out.prompts.numel()).view_as(out.prompts).to(out.prompts.dtype)
         ((out.prompts * weights).float().sum() + 3 * out.variation).backward()
-        kernel.TILE_BYTES = before
+        kernel.ALONE, kernel.SHARED = before
         found.append((out.prompts.float(), out.variation, layer.m.grad, layer.n.grad, leaf.grad))
     (p1, v1, m1, n1, x1), (p2, v2, m2, n2, x2) = found
     loose = dtype in (torch.bfloat16, torch.float16)

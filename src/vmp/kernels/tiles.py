@@ -16,7 +16,9 @@ from torch import Tensor
 
 from vmp.kernels.constants import Constants
 
-TILE_BYTES = 1 << 22  # of a tile in float32: fits the cache and keeps all threads busy
+# bytes of a tile in float32: what fits the cache for one thread; for several, which wait for each other at every
+# operation, few and large tiles, since a busy core makes each wait long (docs/performance.md)
+ALONE, SHARED = 1 << 22, 1 << 26
 
 
 def forward(
@@ -75,12 +77,13 @@ def _tiles(clip: Tensor) -> Iterator[tuple[slice, slice, slice, slice]]:
     the whole batch is one tile."""
     b, c, t, h, w = clip.shape
     row = 4 * c * t * w  # bytes in float32
+    most = ALONE if torch.get_num_threads() == 1 else SHARED
     if clip.device.type != "cpu":
         clips, rows = b, h
-    elif row * h <= TILE_BYTES:
-        clips, rows = TILE_BYTES // max(1, row * h), h
+    elif row * h <= most:
+        clips, rows = most // max(1, row * h), h
     else:
-        clips, rows = 1, max(1, TILE_BYTES // row)
+        clips, rows = 1, max(1, most // row)
     every = slice(None)
     for first in range(0, b, clips):
         for top in range(0, h, rows):
