@@ -18,13 +18,8 @@ from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train, lo
 from vmp.data.decode import resize_short_side
 from vmp.data.degrade import degrade
 from vmp.data.encode import write_video
-<<<<<<< HEAD
-from vmp.data.columns import Clip
 from vmp.data.manifest import Manifest
 from vmp.data.motions import Motions, object_masks
-=======
-from vmp.data.manifest import Manifest
->>>>>>> 9fef94e (A manifest of a million rows is parsed once: its clips by columns, mapped into memory and shared; folders are listed once instead of asking for each file)
 from vmp.data.present import find_clips
 from vmp.data.sampler import TrainBatches, epoch_order
 from vmp.data.sampling import frame_indices, offsets, random_start, view_starts

@@ -55,7 +55,7 @@ def _draw_curves(part: Any, groups: Mapping[str, Learned]) -> None:
     for axis, (name, group) in zip(axes, groups.items(), strict=False):
         for (label, runs), color in zip(group.arms.items(), COLORS, strict=False):
             for number, run in enumerate(runs):
-                epochs, values = line_of(run.rows, "val/top1")
+                epochs, values = line_of(run.curve, "val/top1")
                 axis.plot(epochs, values, color=color, linewidth=1, label=label if not number else "_")
                 axis.plot(epochs[-1:], [run.result["top1"]], "D", color=color, markersize=4, alpha=0.7)
         axis.set_title(f"{name}: top-1, %")
@@ -63,7 +63,7 @@ def _draw_curves(part: Any, groups: Mapping[str, Learned]) -> None:
     for axis, scalar in zip(axes[-2:], ("slope", "shift"), strict=True):
         for name, group in groups.items():
             for number, run in enumerate(group.arms[group.prompted]):
-                line = line_of(run.rows, f"vmp/{scalar}")
+                line = line_of(run.curve, f"vmp/{scalar}")
                 axis.plot(*line, color=colors[name], linewidth=1.2, label=name if not number else "_")
         axis.set_title(f"learned {scalar}")
         plain_numbers(axis, least={"slope": 0.1, "shift": 0.01}[scalar])

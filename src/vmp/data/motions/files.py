@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from vmp.data.encode import write_video
 from vmp.data.columns import Clip
+from vmp.data.encode import write_video
 from vmp.data.manifest import write_classes, write_manifest
 from vmp.data.motions.pictures import render_clip
 from vmp.data.motions.spec import SPLITS, Motions, folder_name, motion_of
