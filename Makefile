@@ -5,7 +5,7 @@ READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow chaos lint format bench figures mini-weights starts claims publish report timing lock clean
+.PHONY: help setup demo test test-slow chaos lint format bench scale figures mini-weights starts claims publish report timing lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format: $(READY) ## put the code in its format
 
 bench: $(READY) ## measure layer, step, start and loader beside plain implementations; what Table 1 costs (BENCH='step costs')
 	$(BIN)/python -m benchmarks $(BENCH)
+
+scale: $(READY) ## what grows with the work: manifests, curves and accuracies of a million (SIZES='--clips 1000000 --rows 1000000')
+	$(BIN)/python -m benchmarks.scale $(SIZES)
 
 # where tables, claims, figures and maps of starts are written; docs/results is written by make publish only
 OUTPUTS = outputs$(if $(filter mini real,$(PROFILE)),/$(PROFILE))

@@ -1,0 +1,161 @@
+"""make scale: what grows with the work, at the size that is asked for: manifests, curves, accuracies.
+
+    python -m benchmarks.scale [--clips 1000000] [--rows 1000000] [--classes 400] [--folder DIR]
+
+Each part runs in a process of its own, which prints seconds, and the memory that it took beyond its imports (peak) and
+that it keeps (what other processes can share is counted, too). Results also go to outputs/scale.json. The files are
+made up below a temporary folder: empty videos, which nothing here opens.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vmp.cli import friendly, parser_of
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = 400  # that the videos lie in
+
+
+def memory(what: str = "VmRSS") -> float:
+    """MB of this process that are in memory; what="VmHWM": the most that there ever were."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(f"{what}:"))
+
+
+@contextmanager
+def measured(found: dict[str, Any], what: str) -> Iterator[None]:
+    before, began = memory(), time.perf_counter()
+    yield
+    found[what] = {"seconds": time.perf_counter() - began, "kept_mb": memory() - before}
+
+
+def make_set(folder: Path, clips: int) -> None:
+    videos = folder / "videos"
+    for number in range(FOLDERS):
+        (videos / f"c{number:03d}").mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("".join(f"class {number}\n" for number in range(FOLDERS)))
+    with open(folder / "train.csv", "w", encoding="utf-8") as file:
+        file.write("id,path,label,start,end,frames,fps,width,height,status,readers\n")
+        for number in range(clips):
+            path = f"videos/c{number % FOLDERS:03d}/{number:07d}.mp4"
+            (folder / path).touch()
+            measured = "300,30,340,256,ok,pyav_seek opencv pyav"
+            file.write(f"train/{number:07d},{path},{number % FOLDERS},,,{measured}\n")
+
+
+def manifest(folder: Path, _: Any) -> dict[str, Any]:
+    from vmp.data.manifest import read_manifest
+    from vmp.data.present import digest, find_clips
+
+    found: dict[str, Any] = {}
+    with measured(found, "read"):
+        read = read_manifest(folder / "train.csv")
+    with measured(found, "find clips"):
+        present = find_clips(read, max_bad_fraction=0.001)
+    with measured(found, "digest"):
+        digest(read, present)
+    return found
+
+
+def make_rows(folder: Path, rows: int) -> None:
+    with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:
+        for number in range(rows):
+            row = {"kind": "train", "epoch": number / 10_000, "step": 10 * number, "train/loss": 2.6563601493}
+            row |= {"train/cross_entropy": 2.6563601493, "train/top1": 6.25, "train/lr": 0.0075664619361}
+            file.write(json.dumps(row | {"vmp/slope": 9.81234567, "vmp/shift": -0.2134123}) + "\n")
+
+
+def curves(folder: Path, options: Any) -> dict[str, Any]:
+    import matplotlib.backends.backend_agg
+    import matplotlib.lines  # noqa: F401
+
+    import vmp.figures.curves as drawing
+    from vmp.engine.loggers import Metrics
+    from vmp.runs.records import read_metrics
+
+    found: dict[str, Any] = {}
+    with measured(found, "continue after the last row but one"):
+        Metrics(folder / "metrics.jsonl", rows=options.rows - 1).close()
+    with measured(found, "the last ten rows"):
+        _ = read_metrics(folder)[-10:]
+    with measured(found, "draw curves"):
+        drawing.draw_curves({"a run": folder}, folder / "curves.png")
+    return found
+
+
+def accuracies(folder: Path, options: Any) -> dict[str, Any]:
+    import numpy as np
+
+    from vmp.engine.evaluator import Scores, accuracies, best_classes
+
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((options.clips, options.classes), dtype=np.float32)
+    labels = rng.integers(0, options.classes, options.clips).tolist()
+    scores = Scores(np.arange(options.clips), values, np.zeros(options.clips), {}, None)
+    found: dict[str, Any] = {}
+    with measured(found, f"accuracies of {options.clips:,} x {options.classes}"):
+        accuracies(scores, labels, expected=options.clips)
+    with measured(found, "the five best classes of each clip"):
+        best_classes(values, 5)
+    return found
+
+
+PARTS: dict[str, tuple[Callable[[Path, Any], dict[str, Any]], str]] = {
+    "manifest, first time": (manifest, "clips"),
+    "manifest": (manifest, "clips"),
+    "metrics.jsonl": (curves, "rows"),
+    "scores": (accuracies, "clips"),
+}
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    add = parser.add_argument
+    add("--clips", type=int, default=1_000_000)
+    add("--rows", type=int, default=1_000_000, help="of metrics.jsonl")
+    add("--classes", type=int, default=400, help="of the scores")
+    add("--folder", type=Path, help="where to make the files; default: a temporary folder")
+    add("--out", type=Path, default=ROOT / "outputs" / "scale.json")
+    add("--part", help="for the processes that this starts")
+    options = parser.parse_args()
+    if options.part:
+        found = PARTS[options.part][0](options.folder, options)
+        print(json.dumps(found | {"whole process": {"peak_mb": memory("VmHWM")}}))
+        return
+
+    from benchmarks.measure import Row, describe_machine, print_rows
+
+    results: dict[str, Any] = {"machine": describe_machine()}
+    with tempfile.TemporaryDirectory(dir=options.folder) as home:
+        folder = Path(home)
+        print(f"making {options.clips:,} empty videos and {options.rows:,} rows in {folder}", flush=True)
+        make_set(folder, options.clips)
+        make_rows(folder, options.rows)
+        sizes = [f"--{name}={getattr(options, name)}" for name in ("clips", "rows", "classes")]
+        rows: list[Row] = []
+        for part, (_, size) in PARTS.items():
+            command = [sys.executable, "-m", "benchmarks.scale", "--part", part, "--folder", home, *sizes]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            if done.returncode:
+                sys.exit(done.stderr)
+            results[part] = json.loads(done.stdout.splitlines()[-1]) | {size: getattr(options, size)}
+            rows += [
+                {"what": f"{part}: {what}", **values}
+                for what, values in results[part].items()
+                if isinstance(values, dict)
+            ]
+            print_rows(f"{part}, {getattr(options, size):,} {size}", rows[-len(results[part]) + 1 :])
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()
