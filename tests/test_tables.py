@@ -209,6 +209,24 @@ def test_controls_are_rows_of_the_miniature_and_constant_attention_waits_for_the
     assert constant.config.seed == learned.config.seed == 1
 
 
+def test_control_rows_have_no_number_of_the_paper_and_say_not_run():
+    mini, table = profile_of("mini"), load_table(ROOT / "conf/table/table1.yaml", controls=True)
+    all_cells = cells(table, mini)
+    filled = FilledTable(table, mini, all_cells, {cell.place: CellValue() for cell in all_cells})
+    notes = describe_provenance(filled, command="x", seeds=[0])
+    text = to_markdown(filled, notes)
+    hmdb, moving = (
+        text.partition(f"## {group}\n")[2].partition("## ")[0].splitlines()
+        for group in ("HMDB-51", "FineGym")
+    )
+    assert moving.count("| control: true motion | – | not run | – | not run |") == 2  # I3D, TimeSformer
+    assert hmdb.count("| control: true motion |" + " – |" * 8) == 2
+    rows = [row for row in csv.DictReader(io.StringIO(to_csv(filled))) if "control" in row["row"]]
+    assert len(rows) == 2 * 3 * 4
+    assert {(row["paper"], row["ours"], row["paper_gain"]) for row in rows} == {("", "not run", "")}
+    assert sum("not in the paper" in note for note in notes) == 1
+
+
 # --- numbers and how they are written --------------------------------------------------------------------------------
 
 
