@@ -110,7 +110,9 @@ def describe_provenance(
         ran += f", seed{'s' if several else ''} {', '.join(map(str, seeds))}"
     lines = [f"Made by `{command}`.", f"{ran}."]
     if any(row.control for row in filled.table.rows):
-        lines.append("Controls, and a baseline that is run for them, are not in the paper (docs/reproduce.md).")
+        lines.append(
+            "Controls, and a baseline that is run for them, are not in the paper (docs/reproduce.md)."
+        )
     if overrides:
         lines.append(f"Not the recipe as it stands: {' '.join(overrides)} was given for all runs.")
     if not timed and (partly := sum(bool(value.found and value.missing) for value in values)):
