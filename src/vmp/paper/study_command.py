@@ -79,6 +79,11 @@ def run_study(request: StudyRequest, root: Path) -> int:
     known = {key_of(row): row["config"] for row in recorded.runs}
     missing = [run for run in planned if known.get(key_of(run.place)) != run.digest]
     todo = add_needed_runs(run.planned for run in missing)
+    if planned and not missing:
+        print(
+            f"all {len(planned)} runs are recorded in {study.published} or {results}, so none is trained; "
+            f"SEEDS={request.seeds + 1} trains with another seed"
+        )
     if request.dry:
         _print_plan(study, planned, missing, todo, recorded)
         return 0
