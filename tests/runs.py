@@ -33,6 +33,7 @@ QUICK = (
     "trainer.workers=0",
     "trainer.threads=1",
     "trainer.log_every=1",
+    "backbone.weights=none",
     "backbone.width=4",
     "backbone.crop=32",
     "backbone.frames=4",

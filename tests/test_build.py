@@ -76,7 +76,7 @@ def test_weight_decay_and_learning_rate_by_group(overrides, decays):
         ("slowfast", 3, 256, 256),
         ("slowfast", 1, 256, 256),
         ("x3d", 1, 256, 256),
-        ("tiny", 1, 64, 64),
+        ("tiny", 1, 40, 40),
     ],
 )
 def test_a_single_crop_is_the_centre_of_a_larger_picture(backbone, crops, side, crop):

@@ -96,7 +96,7 @@ _INCEPTION = Spec(
 )
 SPECS: dict[str, Spec] = {
     "tiny": Spec(
-        frames=8, stride=1, crop=64, jitter=(64, 64), test_side=64, test_crop=64, fps=None, views=(1, 1)
+        frames=8, stride=1, crop=40, jitter=(40, 40), test_side=40, test_crop=40, fps=None, views=(1, 1)
     ),
     "slowfast": replace(_CNN, frames=32, stride=2, pathways=("slow", "fast"), alpha=4),
     "c2d": _CNN,

@@ -87,7 +87,10 @@ def run_demo(request: DemoRequest, root: Path) -> list[Camera]:
         UserError: an override is wrong, a run failed, or a signal stopped it (the same command continues).
     """
     planned = plan_demo(request, root)
-    runs = [run for arms in planned.values() for group in zip(*arms.values(), strict=True) for run in group]
+    # seed by seed, so that what is finished can be compared
+    runs = [
+        group[seed] for seed in range(request.seeds) for arms in planned.values() for group in arms.values()
+    ]
     output = Path(request.output)
     if run_missing(add_needed_runs(runs), [], parse_launch(request.launch), output, root):
         raise RunError(f"a run did not end; what it printed is in {output / 'logs'}")
