@@ -37,6 +37,7 @@ QUICK = (
     "backbone.width=4",
     "backbone.crop=32",
     "backbone.frames=4",
+    "optim=sgd_cosine_tiny",
     "optim.lr=0.05",
 )
 

@@ -27,8 +27,11 @@ def composed(*overrides: str):
             ("backbone=timesformer", "backbone.dim=24", "backbone.depth=1", "backbone.heads=3"),
             {"rest": 1e-4, "norms": 1e-4, "prompts": 1e-4},
         ),
-        (("vmp.weight_decay=0", "vmp.lr_mult=10"), {"rest": 1e-4, "norms": 0.0, "prompts": 0.0}),
-        (("optim.head_lr_mult=5",), {"rest": 1e-4, "norms": 0.0, "prompts": 1e-4}),
+        (
+            ("optim=sgd_cosine", "vmp.weight_decay=0", "vmp.lr_mult=10"),
+            {"rest": 1e-4, "norms": 0.0, "prompts": 0.0},
+        ),
+        (("optim=sgd_cosine", "optim.head_lr_mult=5"), {"rest": 1e-4, "norms": 0.0, "prompts": 1e-4}),
         (("optim=adamw_cosine", "vmp.weight_decay=0"), {"rest": 0.05, "norms": 0.0, "prompts": 0.0}),
     ],
 )

@@ -45,7 +45,7 @@ def test_groups_compose_with_each_other(backbone, vmp):
 
 def test_the_recipe_follows_the_backbone():
     ours, official = composed(), composed("backbone=timesformer")
-    assert (ours.optim.schedule, ours.trainer.epochs) == ("cosine", 8)
+    assert (ours.optim.schedule, ours.trainer.epochs) == ("cosine", 4)
     o = official.optim
     assert (o.schedule, o.lr, o.ref_batch, o.nesterov, o.at) == ("steps", 0.005, 64, True, (0, 11, 14))
     assert (o.weight_decay, o.norm_weight_decay, official.trainer.epochs) == (1e-4, 1e-4, 25)
@@ -128,7 +128,7 @@ def test_an_experiment_wins_over_recipes_and_the_command_line_over_both(with_min
     assert with_mine("experiment=mine", "backbone=x3d")["backbone"] == file_of("backbone", "x3d")
     assert with_mine("experiment=mine", "vmp=official")["vmp"]["lambda"] == 0
     recipe = with_mine("experiment=mine", "recipe=tiny", "trainer.batch_size=6")
-    assert (recipe["trainer"]["epochs"], recipe["trainer"]["batch_size"]) == (8, 6)
+    assert (recipe["trainer"]["epochs"], recipe["trainer"]["batch_size"]) == (4, 6)
     assert (recipe["optim"]["kind"], recipe["trainer"]["amp"]) == ("adamw", "bf16")
 
     plain = with_mine("recipe=mine")
@@ -191,14 +191,16 @@ def test_the_folder_says_what_the_run_is():
     assert composed("vmp=quick").folder.parts[3] == "quick_lambda1"
     assert composed("trainer=debug", "tag=a").folder.name == "seed0-a-16clips"
     assert composed("vmp.lambda=2.5", "seed=3").folder == Path(
-        "outputs/motions-static/tiny/learned_lambda2.5/seed3"
+        "outputs/motions-static/tiny-motions/learned_lambda2.5/seed3"
     )
     assert composed("backbone=timesformer", "backbone.weights=k600").folder.parts[2] == "timesformer-k600"
     assert composed("backbone=c2d", "backbone.weights=none").folder.parts[2] == "c2d"
     assert composed("backbone=c2d", "backbone.weights=x/y.pyth").folder.parts[2] == "c2d-file"
     head = composed("backbone=c2d", "train.freeze=all_but_head", "init_from=a/b")
     assert head.folder.parts[2:4] == ("c2d-run", "learned_lambda1_frozen_all_but_head")
-    assert composed("vmp=none", "tag=demo").folder == Path("outputs/motions-static/tiny/none/seed0-demo")
+    assert composed("vmp=none", "tag=demo").folder == Path(
+        "outputs/motions-static/tiny-motions/none/seed0-demo"
+    )
     assert composed("vmp=gamma", "backbone=x3d", "backbone.size=s").folder.parts[2:4] == (
         "x3d_s-k400",
         "gamma_lambda0",

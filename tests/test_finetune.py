@@ -16,7 +16,8 @@ from vmp.data.manifest import write_classes
 from vmp.runs.records import read_metrics
 
 COMMON = (
-    *("dataset=manifest", "recipe=tiny", "trainer.epochs=2", "trainer.batch_size=4", "optim.lr=0.02"),
+    *("dataset=manifest", "recipe=tiny", "trainer.epochs=2", "trainer.batch_size=4"),
+    *("optim=sgd_cosine_tiny", "optim.lr=0.02", "trainer.channels_last=false"),
     *(
         "trainer.workers=0",
         "trainer.threads=1",

@@ -457,6 +457,7 @@ def test_real_footage_through_a_list(tmp_path):
         *(
             "trainer.epochs=8",
             "trainer.batch_size=4",
+            "optim=sgd_cosine_tiny",
             "optim.lr=0.05",
             "trainer.workers=1",
         ),
