@@ -20,8 +20,8 @@ $(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY) ## make the embedded videos, train without and with prompts, print a table, draw the curves
-	$(BIN)/python scripts/demo.py
+demo: $(READY) ## both cameras, without and with prompts: videos, runs, a table, a picture, what they say (SEEDS=2)
+	$(BIN)/python scripts/demo.py seeds=$(or $(SEEDS),2) 'launch=$(LAUNCH)' $(SET)
 
 test: $(READY) ## the quick tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal

@@ -43,7 +43,7 @@ def composed(*overrides: str):
         (["vmp=gamma", "vmp.lambda=1"], "no effect with vmp=gamma"),
         (["vmp=oracle", "dataset=finegym"], "only the generator of dataset=motions knows what really moves"),
         (["vmp=maxexp", "vmp.exponent=0.5"], "at least 1 for maxexp"),
-        (["dataset.camera=still"], "dataset.camera = 'still': must be 'static' or 'moving'"),
+        (["dataset.camera=still"], "dataset.camera = 'still': must be 'static', 'moving' or 'both'"),
         (["dataset.train=0"], "dataset.train = 0"),
         (["dataset=list"], "dataset.root: must be given"),
         (
@@ -171,7 +171,7 @@ def test_evaluate_suggests_its_own_keys(arguments, said):
         (["init_from=nowhere"], "init_from = 'nowhere': no such run or checkpoint"),
         (
             ["backbone=c2d", "backbone.weights=no/file.pyth"],
-            "neither a name .k400, k600, ssv2, howto100m. nor a file",
+            "neither a name .k400, k600, ssv2, howto100m, motions, .*. nor a file",
         ),
         (["backbone=x3d", "backbone.weights=k600"], "Kinetics-600 weights of x3d_m are not public"),
     ],
