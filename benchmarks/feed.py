@@ -34,7 +34,7 @@ def bench_loader(compose: Compose, root: Path) -> list[Row]:
     from vmp.data.sampler import TrainBatches
     from vmp.objective import Objective
 
-    config, spec = compose([f"data.root={root / 'data'}"])
+    config, spec = compose([f"data.root={root / 'data'}", "dataset.size=64", "backbone.crop=64"])
     splits = find_splits(config)
     model = build_model(config, len(splits.classes), spec)
     rows: list[Row] = []
