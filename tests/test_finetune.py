@@ -45,7 +45,9 @@ def test_frozen_batch_norm_keeps_its_statistics_from_the_first_step(small, data,
 
 @pytest.fixture(scope="module")
 def small(data, tmp_path_factory):
-    return finished(data, tmp_path_factory.mktemp("small"), "vmp=none", "backbone.width=4")
+    return finished(
+        data, tmp_path_factory.mktemp("small"), "vmp=none", "backbone.width=4", "backbone.weights=none"
+    )
 
 
 @pytest.fixture(scope="module")
