@@ -290,7 +290,8 @@ def table_of_costs(path: Path, *, repeats: int = 0) -> str:
         return f"{100 * float(extra) / (float(whole) - float(extra)):+.0f} %"
 
     def limit(row: Mapping[str, str]) -> str:
-        """What would be seen, in percent of the baseline, from the spread of both over the rounds."""
+        """What would be seen, in percent of the baseline, from the spread of both over the rounds: too large rather
+        than too small, since both are timed in the same rounds, and a noisy one disturbs both."""
         whole = float(row["ours"]) - float(row["gain"])
         base = next((t for t in reversed(timed[: timed.index(dict(row))]) if _is_base(t, row)), None)
         if base is None or repeats < 2 or not (row["spread"] and base["spread"]):
@@ -334,7 +335,8 @@ def section_of_controls(found: Sequence[Controlled], profile: Profile) -> list[s
         *parts,
         "True motion is attention where the generator says that something moves (`vmp=oracle`), the other two have "
         "nothing to do with what moves in the clip. Blind: the gain of true motion is smaller than what these runs "
-        "could show, so that a null result of motion prompts there says nothing.",
+        "could show, so that a null result of motion prompts there says nothing. Where constant attention gains as "
+        "much as true motion, the gain is not that of attention in the right place.",
         _to_markdown(head, rows),
     ]
 
