@@ -1,8 +1,6 @@
 """The weights in this package: small, whole, of the size they say, and made by a command that a clone has."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from vmp.backbones.download import sha256_of
 from vmp.backbones.layouts import read
 from vmp.data.motions.pretraining import CLASSES
 from vmp.errors import WeightsError
+from vmp.paper.pretraining import WeightsRequest, make_weights
 
 ROOT = Path(__file__).parents[1]
 ROWS = [pytest.param(row, id=f"{row.backbone}-{row.name}") for row in zoo.SHIPPED]
@@ -64,27 +63,19 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_makes_a_file_and_its_row(tmp_path):
-    code = """
-import sys
-from pathlib import Path
-from vmp.paper.pretraining import WeightsRequest, make_weights
-root, out, output, *few = sys.argv[1:]
-request = WeightsRequest(("tiny",), launch="single", output=output, overrides=tuple(few))
-sys.exit(make_weights(request, Path(root), Path(out)))
-"""
-    few = [
+def test_the_command_makes_a_file_and_its_row(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    few = (
         "dataset.train=64",
         "dataset.val=52",
         "dataset.test=52",
         "trainer.epochs=1",
         f"data.root={tmp_path}/data",
-    ]
-    command = [sys.executable, "-c", code, str(ROOT), str(tmp_path / "out"), str(tmp_path / "runs"), *few]
+    )
+    request = WeightsRequest(("tiny",), launch="single", output=str(tmp_path / "runs"), overrides=few)
     for again in (False, True):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert ("1 finished before" in done.stdout) == again
+        assert make_weights(request, ROOT, tmp_path / "out") == 0
+        assert ("1 finished before" in capsys.readouterr().out) == again
     (row,) = json.loads((tmp_path / "out" / "weights.json").read_text())
     file = tmp_path / "out" / row["file"]
     assert row["sha256"] == sha256_of(file)
