@@ -11,7 +11,7 @@ from vmp.backbones import SPECS, build_backbone, zoo
 from vmp.backbones.download import sha256_of
 from vmp.backbones.layouts import read
 from vmp.data.motions.pretraining import CLASSES
-from vmp.errors import WeightsError
+from vmp.errors import RunError, WeightsError
 from vmp.paper.pretraining import WeightsRequest, make_weights
 
 ROOT = Path(__file__).parents[1]
@@ -84,3 +84,6 @@ def test_the_command_makes_a_file_and_its_row(tmp_path, monkeypatch, capsys):
     trained, shipped = read(run).state, read(file).state
     for name, value in shipped.items():
         assert torch.equal(value, trained[name].half())
+    longer = replace(request, overrides=(*few, "trainer.epochs=2"))
+    with pytest.raises(RunError, match=r"(?s)another config.*trainer\.epochs: 1"):
+        make_weights(longer, ROOT, tmp_path / "out")

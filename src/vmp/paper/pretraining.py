@@ -19,6 +19,7 @@ from vmp.jobs.launch import parse_launch
 from vmp.paper.planning import PlannedRun, Planner, composer
 from vmp.paper.reproduce import run_missing
 from vmp.paper.tables import PaperSection, RunSpec, load_section
+from vmp.runs.folder import check_same_run
 from vmp.runs.run import Run
 
 MOST_BYTES = 1_500_000
@@ -70,6 +71,8 @@ def make_weights(request: WeightsRequest, root: Path, out: Path) -> int:
         for name, own in pretraining.networks.items()
         if not request.only or name in request.only
     }
+    for run in runs.values():
+        check_same_run(run.folder, run.raw)
     if request.dry:
         for name, run in runs.items():
             print(f"{name:24} {run.state:10} {run.folder}")
