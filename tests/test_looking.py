@@ -322,7 +322,7 @@ def test_weights_that_cannot_predict_are_an_error(home, script, tmp_path, weight
         ((*SMALL_I3D, "backbone=tiny"), "name one model"),
         ((f"weights={weights}",), "add backbone=NAME"),
         ((f"run={run}", "backbone.frames=8"), "has its own backbone"),
-        (("backbone=tiny",), "backbone=tiny without weights"),
+        (("backbone=tiny", "weights=none"), "backbone=tiny without weights"),
         (("backbone=tiny", f"weights={run}"), f"use run={run}"),
         (("backbone=i3d", "weights=k600"), "not public"),
         (("backbone=i3d", f"weights={tmp_path / 'gone.pt'}"), "gone.pt"),

@@ -264,7 +264,7 @@ def test_a_folder_with_another_run_fails_the_sweep_before_any_job_starts(tmp_pat
     home = f"output='{tmp_path}'"
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         kept = compose("train", [home, "seed=0"])
-    where = tmp_path / "motions-static/tiny/learned_lambda1/seed0"
+    where = tmp_path / "motions-static/tiny-motions/learned_lambda1/seed0"
     where.mkdir(parents=True)
     (where / "config.yaml").write_text(OmegaConf.to_yaml(kept, resolve=True))
     (where / "result.json").write_text("{}")
