@@ -76,7 +76,7 @@ def test_the_command_makes_a_file_and_its_row(tmp_path, monkeypatch, capsys):
     for again in (False, True):
         assert make_weights(request, ROOT, tmp_path / "out") == 0
         assert ("1 finished before" in capsys.readouterr().out) == again
-    (row,) = json.loads((tmp_path / "out" / "weights.json").read_text())
+    (row,) = json.loads((tmp_path / "out" / "shipped.json").read_text())
     file = tmp_path / "out" / row["file"]
     assert row["sha256"] == sha256_of(file)
     run = next((tmp_path / "runs").rglob("result.json")).parent

@@ -3,7 +3,7 @@
 Sources: the model zoos of pytorchvideo and of facebookresearch/TimeSformer, top-1 as printed there. The Hugging Face
 files are the same TimeSformer weights under other names; Dropbox links may stop working, so they come second. The
 original I3D's are DeepMind's, in pytorch-i3d's repository and in a Python package. Those in this package are of small
-backbones, made by `make mini-weights`, which writes their rows too (motions/weights.json).
+backbones, made by `make mini-weights`, which writes their rows too (motions/shipped.json).
 """
 
 import json
@@ -175,7 +175,7 @@ WEIGHTS: tuple[Weights, ...] = (
 )
 # fmt: on
 
-_ROWS = MOTIONS / "weights.json"
+_ROWS = MOTIONS / "shipped.json"
 SHIPPED: tuple[Weights, ...] = tuple(
     Weights(
         **{

@@ -2,7 +2,7 @@
 
 Notable here:
 - conf/pretraining/motions.yaml says what is trained; a network is a run like any other, and is continued like one;
-- a file holds the run's last weights in half precision, head included; weights.json beside the files has a row for
+- a file holds the run's last weights in half precision, head included; shipped.json beside the files has a row for
   each, which `vmp.backbones.zoo` reads.
 """
 
@@ -131,7 +131,7 @@ def write_weights(name: str, run: PlannedRun, out: Path, *, command: str) -> str
         "command": command,
         "commit": result.get("commit"),
     }
-    _put(out / "weights.json", row)
+    _put(out / "shipped.json", row)
     return f"-> {file}: {len(content):,} bytes, top-1 {row['top1']} of {row['classes']} classes"
 
 
