@@ -138,7 +138,7 @@ def sentences(cameras: Sequence[Camera]) -> tuple[str, str]:
         seen.append(
             f"with a {camera.name} camera top-1 went from {means[0]:.1f} without to {means[1]:.1f} % with prompts "
             f"({d.mean:+.1f}, 95 % interval {d.low:+.1f} to {d.high:+.1f}), "
-            + ("more than chance explains" if clear else "which chance alone may do")
+            + ("more than chance explains" if clear else "no more than chance explains")
         )
     first = "; ".join(seen)
     seeds = len(cameras[0].runs[BASELINE])
