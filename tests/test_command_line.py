@@ -24,7 +24,8 @@ GIVEN = {
 GROUPS = {
     group.name: sorted(f.stem for f in group.glob("*.yaml"))
     for group in (ROOT / "conf").iterdir()
-    if group.is_dir() and group.name not in ("table", "study", "hydra")  # tables are read by vmp.paper.tables
+    if group.is_dir()
+    and group.name not in ("table", "study", "pretraining", "hydra")  # vmp.paper reads these
 }
 
 

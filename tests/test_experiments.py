@@ -26,6 +26,8 @@ def cells() -> list[tuple[str, dict, dict, float]]:
     """(experiment, row, column, top-1 that the paper prints) of Table 1, its means left out."""
     found = []
     for row in table(1)["rows"]:
+        if row.get("control"):  # not in the paper
+            continue
         for column, printed in zip(table(1)["columns"], row["paper"], strict=True):
             if column.get("number") == "top1":
                 found.append((f"{DATASETS[column['group']]}_{row['model']}", row, column, printed))
@@ -36,7 +38,7 @@ def best_of_table_7(dataset: str, model: str, overrides: list[str]) -> tuple[set
     """The λ with the best top-1, several where they tie, and that top-1."""
     columns = [column for column in table(7)["columns"] if column["dataset"] == dataset]
     for row in table(7)["rows"]:
-        if row["model"] == model and row.get("overrides", []) == overrides:
+        if row["model"] == model and row.get("overrides", []) == overrides and not row.get("control"):
             printed = zip(table(7)["columns"], row["paper"], strict=True)
             mine = [(top1, column["overrides"][0]) for column, top1 in printed if column in columns and top1]
             best = max(top1 for top1, _ in mine)

@@ -93,7 +93,7 @@ def test_a_sweep_is_one_group(tmp_path):
         config_for(tmp_path, f"vmp.lambda={weight}", f"seed={seed}") for weight in (0, 0.5) for seed in (0, 1)
     ]
     swept.append(config_for(tmp_path, "vmp=none"))
-    assert {group_of(config) for config in swept} == {"motions-static/tiny"}
+    assert {group_of(config) for config in swept} == {"motions-static/tiny-motions"}
 
 
 # --- TensorBoard ---------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_an_online_run_that_continues_is_the_same_run_with_each_row_once(tmp_pat
     history = server.history[run_id]
     assert [row["_step"] for row in history] == list(range(len(rows)))
     assert [plain(row) for row in history] == [logged(row) for row in rows]
-    assert server.runs[run_id]["groupName"] == "motions-static/tiny"
+    assert server.runs[run_id]["groupName"] == "motions-static/tiny-motions"
     assert not [line for line in said if "warning" in line]
 
 
