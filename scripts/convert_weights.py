@@ -3,7 +3,7 @@
 examples:
   python scripts/convert_weights.py TimeSformer_divST_8x32_224_HowTo100M.pyth howto100m.safetensors
   python scripts/convert_weights.py SLOWFAST_8x8_R50.pkl slowfast.safetensors
-  python scripts/convert_weights.py outputs/motions-static/tiny/none/seed0 tiny.safetensors
+  python scripts/convert_weights.py outputs/motions-static/tiny-motions/none/seed0 tiny.safetensors
   python scripts/convert_weights.py howto100m.safetensors model.safetensors --to hf
 
 Use the result with backbone.weights=howto100m.safetensors. The class names of a run, or of FILE in FILE.classes.txt

@@ -138,7 +138,7 @@ def test_a_stopped_sweep_lets_its_jobs_save_and_continues_later(tmp_path, number
     if weights.startswith("range"):
         assert said.startswith("checking the configs of 22 jobs\nsweep of 22 jobs")
     if launcher == "basic" and everyone:
-        second = tmp_path / "motions-static/tiny/learned_lambda2/seed0"
+        second = tmp_path / "motions-static/tiny-motions/learned_lambda2/seed0"
         second.mkdir(parents=True, exist_ok=True)
         (second / "saved").touch()  # or it would train until it is asked to stop
         code, _, wrong = finish(start(*sweep))
