@@ -391,7 +391,7 @@ def test_a_list_that_is_too_short_is_told_before_its_videos_are_read(tmp_path):
 
 @pytest.mark.slow
 def test_a_debug_run_sees_a_few_clips_and_is_never_taken_for_a_whole_one(tmp_path):
-    own = [f"data.root={tmp_path}/data", f"output={tmp_path}/out", "trainer.device=cpu", "backbone.width=4"]
+    own = [f"data.root={tmp_path}/data", f"output={tmp_path}/out", "trainer.device=cpu"]
     done = Running(["trainer=debug", *own]).wait()
     assert done.returncode == 0, done.stderr
     (result,) = tmp_path.rglob("result.json")

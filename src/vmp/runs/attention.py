@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from vmp.build import find_splits
 from vmp.config import Config, ConstantPrompts
 from vmp.errors import ConfigError
-from vmp.model import mean_of, measuring_attention
 from vmp.pathways import display_name, split_scalar_name
 from vmp.runs.open import open_prompts
 from vmp.runs.run import read_run
@@ -58,6 +57,8 @@ def mean_attention(folder: Path) -> dict[str, float]:
 
 def _measure(folder: Path) -> dict[str, float]:
     import torch
+
+    from vmp.model import mean_of, measuring_attention
 
     opened = open_prompts(folder)
     if not opened.prompts:
