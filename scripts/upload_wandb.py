@@ -1,6 +1,6 @@
 """Builds one complete wandb run from a run's files: metrics.jsonl, result.json, per_class.csv, predictions.csv.
 
-python scripts/upload_wandb.py outputs/motions-static/tiny-motions/learned_lambda1/seed0            to's server
+python scripts/upload_wandb.py outputs/motions-static/tiny-motions/learned_lambda1/seed0            to wandb's server
 python scripts/upload_wandb.py outputs/motions-static/tiny-motions/learned_lambda1/seed0 --offline  for wandb sync
 """
 
