@@ -153,9 +153,7 @@ class Clips(Sequence[Clip]):
         return map(self.columns.clip, range(len(self)) if self.at is None else self.at.tolist())
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or len(self) != len(other):
-            return NotImplemented if not isinstance(other, Sequence) else False
-        return all(a == b for a, b in zip(self, other, strict=True))
+        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 

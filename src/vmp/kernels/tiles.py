@@ -1,10 +1,10 @@
-"""One pass with PyTorch's own operations, one cache-sized tile of pixels at a time: eager mode on a CPU.
+"""One pass with PyTorch's own operations, one tile of pixels at a time: eager mode on a CPU.
 
-Written out op by op, Eq. 1-6 cross memory about a dozen times; here a tile (some clips, all frames, a strip of rows)
-stays in the cache from the first read of the clip to the last write of the prompts. torch.compile of the plain formulas
-is faster still (docs/performance.md), but takes a compiler and time to compile, so it is the caller's choice
-(trainer.compile); these kernels are for everyone else, and for CUDA where Triton cannot start and for float64. Like
-`fused`, they keep nothing but the clip for backward.
+Written out op by op, Eq. 1-6 cross memory about a dozen times; here a tile (some clips, all frames, a strip of rows) is
+finished before the next one; on one thread it stays in the cache from the first read of the clip to the last write of
+the prompts. torch.compile of the plain formulas is faster still (docs/performance.md), but takes a compiler and time to
+compile, so it is the caller's choice (trainer.compile); these kernels are for everyone else, and for CUDA where Triton
+cannot start and for float64. Like `fused`, they keep nothing but the clip for backward.
 
 Shapes: B clips, T prompts, H x W pixels; b clips and h rows in a tile.
 """
@@ -18,7 +18,7 @@ from vmp.kernels.constants import Constants
 
 # bytes of a tile in float32: what fits the cache for one thread; for several, which wait for each other at every
 # operation, few and large tiles, since a busy core makes each wait long (docs/performance.md)
-ALONE, SHARED = 1 << 22, 1 << 26
+ALONE, SHARED = 1 << 22, 1 << 25
 
 
 def forward(

@@ -27,7 +27,7 @@ from vmp.runs.run import Run
 CAMERAS = ("static", "moving")
 ARMS = {"without prompts": "vmp=none", "motion prompts": "vmp=learned"}
 BASELINE, PROMPTED = ARMS
-# of every run: two side by side with one thread each are faster than one after another with two (docs/results.md)
+# of every run: one thread each, so that two runs can share two cores
 TOGETHER = ("trainer.device=cpu", "trainer.threads=1", "trainer.workers=0", "data.keep=300", "tag=demo")
 
 

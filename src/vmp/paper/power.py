@@ -12,14 +12,11 @@ Notable here:
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
-
 LEVEL, POWER = 0.05, 0.8
-LARGEST = 200.0  # errors; more than the factor for one degree of freedom
 
 
 @dataclass(frozen=True)
@@ -87,39 +84,17 @@ def detectable(pairs: Iterable[Pair]) -> float | None:
 @cache
 def errors_needed(freedom: int) -> float:
     """Standard errors that a true difference must have to be found with a probability of POWER."""
+    from scipy.optimize import brentq
+    from scipy.stats import nct
+
     limit = critical(freedom)
-    return _solve(lambda size: _rejected(size, limit, freedom) - POWER)
+    # the chance to find it with the wrong sign, here below one in 100,000, is left out: nct.cdf is NaN so far out
+    return float(brentq(lambda size: nct.sf(limit, freedom, size) - POWER, 0, 2 * limit + 2))
 
 
 @cache
 def critical(freedom: int) -> float:
     """Standard errors beyond which a mean is called different from 0."""
-    return _solve(lambda limit: LEVEL - _rejected(0.0, limit, freedom))
+    from scipy.stats import t
 
-
-def _rejected(size: float, limit: float, freedom: int) -> float:
-    """Probability that |mean / estimated error| > limit for a true mean of `size` true errors.
-
-    The estimated error is s times the true one, with freedom s^2 chi-squared; the integral over s is a sum.
-    """
-    s, weight = _chi(freedom)
-    normal = statistics.NormalDist()
-    outside = [1 - normal.cdf(limit * x - size) + normal.cdf(-limit * x - size) for x in s]
-    return float(np.dot(weight, outside))
-
-
-@cache
-def _chi(freedom: int) -> tuple[list[float], np.ndarray]:
-    s = (np.arange(1200) + 0.5) * (1 + 8 / math.sqrt(freedom)) / 1200
-    log = (freedom - 1) * np.log(s) - freedom * s**2 / 2
-    weight = np.exp(log - log.max())
-    return s.tolist(), weight / weight.sum()
-
-
-def _solve(rising: Callable[[float], float]) -> float:
-    """Where a rising function is 0, in 0..LARGEST."""
-    low, high = 0.0, LARGEST
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
-    return high
+    return float(t.isf(LEVEL / 2, freedom))

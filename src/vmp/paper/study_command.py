@@ -174,7 +174,8 @@ def _print_plan(
 ) -> None:
     seconds = [float(row["seconds"]) for row in recorded.runs]
     print(f"{len(planned)} runs, {len(planned) - len(missing)} recorded, {len(missing)} to do")
-    if needed := [run for run in todo if run not in [one.planned for one in missing] and not run.finished]:
+    asked = {id(run.planned) for run in missing}
+    if needed := [run for run in todo if id(run) not in asked and not run.finished]:
         print(f"and {len(needed)} whose mean attention they take, since their folders are not here")
     if seconds and missing:
         mean = sum(seconds) / len(seconds)
