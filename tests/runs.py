@@ -97,6 +97,7 @@ CONTEXT.set_forkserver_preload(
         ),
         *("vmp.figures.curves", "vmp.figures.panels", "matplotlib.pyplot", "safetensors.torch", "cv2", "av"),
         *("hydra.main", "wandb", "wandb.sdk.launch.inputs.internal"),
+        "torch._dynamo",  # torch's optimizers import it, which takes most of the time of a short run
     ]
 )
 
