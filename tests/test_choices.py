@@ -86,8 +86,8 @@ def test_comments_list_what_the_config_allows(path, section, key, comment):
         assert listed(comment) == public | {"a file", "null"}
     elif key == "device":
         assert listed(comment) == {"auto", "cpu", "cuda", "cuda:N"}
-    elif key == "tf32":
-        assert listed(comment) == {"true", "false"}
+    elif key in ("tf32", "cudnn_benchmark"):
+        assert listed(comment) == {"auto", "true", "false"}
     elif (path.parent.name, key) == ("dataset", "split"):
         assert listed(comment) == {"1", "2", "3"}
     else:

@@ -276,11 +276,12 @@ def attach_prompts(
 
 
 def set_precision_switches(config: Config) -> None:
-    """Set torch's switches for float32 and convolutions on a GPU, for the whole process."""
+    """Set torch's switches for float32 and convolutions on a GPU, for the whole process. Outside of a run, `auto` is
+    torch's default."""
     import torch
 
     t = config.trainer
-    torch.backends.cudnn.benchmark = t.cudnn_benchmark
+    torch.backends.cudnn.benchmark = t.cudnn_benchmark is True
     torch.backends.cudnn.allow_tf32 = t.tf32 is not False
     torch.backends.cuda.matmul.allow_tf32 = t.tf32 is True
 

@@ -21,6 +21,15 @@ def cpus() -> int:
     return own
 
 
+def has_amx() -> bool:
+    """Whether the CPU has matrix units for bf16, by Linux's word."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return "amx_bf16" in file.read()
+    except OSError:
+        return False
+
+
 def device_name(device: "torch.device") -> str:
     import torch
 

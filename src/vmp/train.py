@@ -113,8 +113,10 @@ def _train_in_folder(
 
     from vmp.engine import checkpoint, dist
     from vmp.engine.loggers import Log
+    from vmp.engine.precision import autocast_type, make_scaler
     from vmp.engine.stopping import Stopped, Stopping
     from vmp.runs import resume
+    from vmp.runs.precision import settle_precision
 
     folder, t = config.folder, config.trainer
     if t.threads:
@@ -123,6 +125,8 @@ def _train_in_folder(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     processes = dist.start(t.device)
+    raw, precision = settle_precision(folder, raw, processes.device)
+    config = check(raw)
     log = Log(folder / "log.txt" if processes.first else None)
     tracker, code = Tracker(), 1  # replaced once the processes agree; 1 until the run ends well
     stopping = Stopping(None if t.max_minutes is None else t.max_minutes - (time.monotonic() - began) / 60)
@@ -140,11 +144,13 @@ def _train_in_folder(
         model = _make_model(config, classes, spec, processes, log, new=found is None).to(processes.device)
         session = Session(config, splits, processes, log, tracker, stopping, plan, spec, model)
         session.log_setup()
+        log(precision)
         with stopping:
             optimizer = build_optimizer(config, model)
-            state = session.restore(found, optimizer)
+            scaler = make_scaler(processes.device, autocast_type(config.trainer.amp))
+            state = session.restore(found, optimizer, scaler)
             del found  # free its memory
-            throughput = session.fit(state, optimizer)
+            throughput = session.fit(state, optimizer, scaler)
             epoch = session.load_selected_weights(state)
             attention: dict[str, float] = {}  # by pathway
             scores = session.score(session.tested, session.views, attention)
@@ -222,25 +228,24 @@ class Session:
         ):
             self.log.warn(warning)
 
-    def restore(self, found: "Checkpoint | None", optimizer: Any) -> "TrainingState":
-        """Load the checkpoint into model and optimizer; returns its state, or a new one without a checkpoint."""
+    def restore(self, found: "Checkpoint | None", optimizer: Any, scaler: Any) -> "TrainingState":
+        """Load the checkpoint into model, optimizer and scaler; returns its state, without a checkpoint a new one."""
         from vmp.runs import resume
 
         self.log(f"lr {optimizer.param_groups[0]['lr']:g}")
-        state = resume.restore(found, self.model, optimizer, steps=self.plan.steps)
+        state = resume.restore(found, self.model, optimizer, scaler, steps=self.plan.steps)
         if found and state.step < self.plan.steps:
             self.log(f"continuing from {found.path.name}: step {state.step} of {self.plan.steps}")
         resume.record_session(state, self.processes, self.log)
         return state
 
-    def fit(self, state: "TrainingState", optimizer: Any) -> "Throughput":
+    def fit(self, state: "TrainingState", optimizer: Any, scaler: Any) -> "Throughput":
         """Train to the plan's end."""
-        import torch
-
         from vmp.data.dataset import TrainClips
         from vmp.engine import trainer
         from vmp.engine.loggers import Metrics
         from vmp.engine.plan import LoopSettings
+        from vmp.engine.precision import autocast_type
         from vmp.objective import Objective
 
         config, t = self.config, self.config.trainer
@@ -252,6 +257,7 @@ class Session:
                 variation_weight=config.vmp.lambda_, label_smoothing=config.optim.label_smoothing
             ),
             optimizer=optimizer,
+            scaler=scaler,
             state=state,
             schedule=build_schedule(config),
             data=TrainClips(
@@ -268,7 +274,7 @@ class Session:
             settings=LoopSettings(
                 workers=loader_workers(t.workers),
                 timeout=config.data.timeout,
-                autocast=torch.bfloat16 if t.amp == "bf16" else None,
+                autocast=autocast_type(t.amp),
                 compiled=t.compile,
                 log_every=t.log_every,
                 save_minutes=t.save_minutes,

@@ -142,7 +142,7 @@ def _training(c: Config) -> Iterator[str]:
         yield "trainer.channels_last = true is for networks of 3-D convolutions; timesformer has none"
     if c.data.reader == "torchcodec_cuda" and t.device == "cpu":
         yield "data.reader = torchcodec_cuda decodes on a GPU, and trainer.device = cpu; use another reader"
-    if t.cudnn_benchmark and t.deterministic:
+    if t.cudnn_benchmark is True and t.deterministic:
         yield "trainer.cudnn_benchmark = true chooses kernels by time, against trainer.deterministic = true; drop one"
     if o.nesterov and (o.kind != "sgd" or o.momentum == 0):
         yield "optim.nesterov = true needs optim.kind = sgd and optim.momentum above 0"

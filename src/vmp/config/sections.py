@@ -315,11 +315,11 @@ class Trainer(Section):
     batch_size: Count
     micro_batch: Count | None
     device: Device
-    amp: Literal["none", "bf16"]
+    amp: Literal["auto", "none", "bf16", "fp16"]
     compile: bool
     channels_last: bool
-    tf32: bool | None
-    cudnn_benchmark: bool
+    tf32: bool | Literal["auto"] | None
+    cudnn_benchmark: bool | Literal["auto"]
     fused: bool
     select: Literal["last", "best"]
     views: Views | None

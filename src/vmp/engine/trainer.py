@@ -30,6 +30,7 @@ from vmp.engine.faults import explain_torch_errors
 from vmp.engine.loggers import Log, Metrics
 from vmp.engine.plan import LoopSettings, Throughput, TrainingPlan, TrainingState
 from vmp.engine.precise_bn import recompute_statistics
+from vmp.engine.precision import may_skip
 from vmp.engine.prefetch import Prefetcher
 from vmp.engine.schedule import Schedule
 from vmp.engine.stopping import Stopped, Stopping, block_stop_signals
@@ -54,6 +55,7 @@ def fit(
     *,
     objective: Callable[[Tensor, Tensor, Mapping[str, Tensor]], dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     state: TrainingState,
     schedule: Schedule,
     data: TrainClips,
@@ -74,7 +76,8 @@ def fit(
         model: on its device; called with uint8 clips.
         objective: logits, labels and the model's variations -> named terms; `loss` is minimised.
         optimizer: its groups' `lr` at entry are the base learning rates.
-        state: of the checkpoint that model and optimizer hold, or a new one.
+        scaler: of fp16's loss; disabled for other types.
+        state: of the checkpoint that model, optimizer and scaler hold, or a new one.
         evaluate: epoch -> metrics, after each epoch; None: no validation. It may raise Stopped.
         scalars: returns further columns of every row of metrics.jsonl.
         describe: turns the row of a validation into a line of the log.
@@ -129,6 +132,8 @@ def fit(
         if processes.first:
             name = f"step_{state.step:08}_{state.evaluated:04}"
             payload = {"optimizer": optimizer.state_dict(), "progress": asdict(state)}
+            if scaler.is_enabled():
+                payload["scaler"] = scaler.state_dict()
             checkpoint.save(checkpoints, name, model=model.state_dict(), state=payload)
             checkpoint.prune(checkpoints, keep=settings.keep, best=state.best_epoch)
         processes.wait()
@@ -229,7 +234,7 @@ def fit(
                             out = forward(clips.to(device, non_blocking=True))
                         labels = labels.to(device, non_blocking=True)
                         terms = objective(out.logits, labels, out.variations)
-                        (terms["loss"] * part.weight / plan.accumulate).backward()
+                        scaler.scale(terms["loss"] * part.weight / plan.accumulate).backward()
                     if not stopping.code:  # a run that stops takes no further batch
                         stream.fetch()
                     if part.weight:
@@ -237,16 +242,27 @@ def fit(
                         accuracy.add(out.logits, labels)
 
                 # --- the processes compare what they found, and step or stop together
+                if scaler.is_enabled():
+                    scaler.unscale_(optimizer)
                 finite = sums.is_finite(optimizer)  # waits for the device, once per step
+                skipped = not finite and may_skip(scaler, sums)
                 due = time.monotonic() - saved_at > 60 * settings.save_minutes
-                broken, stop, due_anywhere, any_read = processes.maximum(
-                    (not finite, stopping.code, due, sums.weight > 0)
+                broken, stop, due_anywhere, any_read, skip = processes.maximum(
+                    (not finite and not skipped, stopping.code, due, sums.weight > 0, skipped)
                 )
                 if not any_read:
                     raise RunError(f"none of the {plan.batch} clips of step {state.step + 1} could be read")
                 if broken:
                     raise_not_finite(folder, state.step + 1, sums, scalars, processes)
-                optimizer.step()
+                if not skip:
+                    optimizer.step()
+                if scaler.is_enabled():
+                    scaler.update()
+                if skip:
+                    log.to_file(
+                        f"step {state.step + 1}: a gradient overflowed; its update is skipped, and the loss is now "
+                        f"multiplied by {scaler.get_scale():g}"
+                    )
                 state.step += 1
                 mine.trained += time.monotonic() - step_began
 

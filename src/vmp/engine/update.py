@@ -65,6 +65,10 @@ class UpdateSums:
         """Whether the loss and all gradients are finite. Waits for the device."""
         return bool(torch.isfinite(self.terms.get("loss", 0) + _largest_gradient(optimizer)))
 
+    def has_finite_loss(self) -> bool:
+        """Waits for the device."""
+        return bool(torch.isfinite(torch.as_tensor(self.terms.get("loss", 0.0))))
+
     def values(self) -> dict[str, float]:
         """The sums as floats. Waits for the device."""
         return {name: float(value) for name, value in self.terms.items()}
@@ -112,7 +116,7 @@ def raise_not_finite(
     listed = "; ".join(", ".join(f"{k} {v}" for k, v in terms.items()) for _, terms in parts)
     raise RunError(
         f"the loss or a gradient of step {step} is not finite ({listed}). The ids of its clips are in {where}. The "
-        "last checkpoint is intact. Lower optim.lr, or use trainer.amp=none if it is bf16."
+        "last checkpoint is intact. Lower optim.lr, or use trainer.amp=none if it is bf16 or fp16."
     )
 
 

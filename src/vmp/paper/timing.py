@@ -153,6 +153,7 @@ class _TimedModel:
         import torch
 
         from vmp.build import backbone_spec, build_model
+        from vmp.engine.precision import autocast_type
         from vmp.objective import Objective
 
         spec = backbone_spec(config)
@@ -161,9 +162,8 @@ class _TimedModel:
         self.objective = Objective(
             variation_weight=config.vmp.lambda_, label_smoothing=config.optim.label_smoothing
         )
-        self.autocast = torch.autocast(
-            device.type, dtype=torch.bfloat16, enabled=config.trainer.amp == "bf16"
-        )
+        dtype = autocast_type(config.trainer.amp)
+        self.autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
     def step(self, watch: Stopwatch) -> None:
         import torch

@@ -64,7 +64,8 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     """Raise RunError if the folder holds a run with another config."""
     if not begun(folder):
         return
-    changes = list(differences(what_matters(read_config(folder)), what_matters(raw)))
+    before = read_config(folder)
+    changes = list(differences(what_matters(before), what_matters(keep_precision(raw, before))))
     if not changes:
         return
     version = ", made by another version of the project" if any("(absent)" in c for c in changes) else ""
@@ -79,6 +80,16 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
         )
     listed = "".join(f"  {change}\n" for change in changes)
     raise RunError(f"{folder} holds a run with another config{version}:\n{listed}{advice}")
+
+
+def keep_precision(raw: dict[Any, Any], before: dict[str, Any]) -> dict[Any, Any]:
+    """The config with each `auto` of its precision replaced by what the run began with."""
+    kept = {
+        key: before["trainer"][key]
+        for key in ("amp", "tf32", "cudnn_benchmark")
+        if raw["trainer"].get(key) == "auto" and key in before["trainer"]
+    }
+    return {**raw, "trainer": {**raw["trainer"], **kept}} if kept else raw
 
 
 def check_same_data(folder: Path, digests: dict[str, str]) -> None:

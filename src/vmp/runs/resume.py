@@ -121,9 +121,14 @@ def _patiently(path: Path) -> tuple[Checkpoint | None, str]:
 
 
 def restore(
-    found: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer, *, steps: int
+    found: Checkpoint | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    *,
+    steps: int,
 ) -> TrainingState:
-    """Put a checkpoint into the model and the optimizer, whose base learning rates stay as they are.
+    """Put a checkpoint into the model, the scaler and the optimizer, whose base learning rates stay as they are.
 
     Raises:
         RunError: there are steps left, and the checkpoint is that of a finished run, without the optimizer's state.
@@ -146,6 +151,8 @@ def restore(
         optimizer.load_state_dict(found.state["optimizer"])
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+        if scaler.is_enabled():
+            scaler.load_state_dict(found.state["scaler"])
     elif state.step < steps:
         raise RunError(
             f"{found.path}: holds the weights of a finished run without the optimizer's state "

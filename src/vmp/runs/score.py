@@ -94,9 +94,8 @@ def score(
     Raises:
         DataError: more clips cannot be read than data.max_bad_fraction allows.
     """
-    import torch
-
     from vmp.engine import evaluator
+    from vmp.engine.precision import autocast_type
     from vmp.model import mean_of, measuring_attention
 
     measured: Any = nullcontext({}) if attention is None else measuring_attention(model)
@@ -108,7 +107,7 @@ def score(
             reduce=spec.reduce,
             workers=loader_workers(config.trainer.workers if workers is None else workers),
             timeout=config.data.timeout,
-            autocast=torch.bfloat16 if config.trainer.amp == "bf16" else None,
+            autocast=autocast_type(config.trainer.amp),
             name=split.name,
             between=between,
         )

@@ -1,0 +1,27 @@
+"""Decides the precision of a run: once, when it begins. A run that continues keeps it, on every device."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vmp.engine import precision
+from vmp.runs.folder import begun, keep_precision
+from vmp.runs.records import read_config
+
+if TYPE_CHECKING:
+    import torch
+
+
+def settle_precision(folder: Path, raw: dict[Any, Any], device: "torch.device") -> tuple[dict[Any, Any], str]:
+    """The config without `auto` in its precision, and a line for the log that says what was chosen and why."""
+    trainer = raw["trainer"]
+    why = f"trainer.amp={trainer['amp']}"
+    if any(trainer[key] == precision.AUTO for key in precision.KEYS):
+        if begun(folder):
+            raw, why = keep_precision(raw, read_config(folder)), f"{why}: as the run began"
+        else:
+            chosen = precision.choose_for(device, deterministic=trainer["deterministic"])
+            values = {key: getattr(chosen, key) for key in precision.KEYS if trainer[key] == precision.AUTO}
+            raw = {**raw, "trainer": {**trainer, **values}}
+            why += f": {chosen.why}" if "amp" in values else ""
+            why += "; trainer=paper is float32" if device.type == "cuda" else ""
+    return raw, f"precision: {precision.describe(raw['trainer'], device)} ({why})"
