@@ -12,7 +12,7 @@ import pytorchvideo.models.resnet  # noqa: E402
 import pytorchvideo.models.slowfast  # noqa: E402
 import pytorchvideo.models.x3d  # noqa: E402, F401
 import safetensors.torch  # noqa: E402, F401
-import torch._dynamo  # noqa: E402, F401; by torch's optimizers, six seconds
+import torch._dynamo  # noqa: E402, F401  (imported by torch's optimizers, six seconds)
 
 import vmp.backbones.convnets  # noqa: E402
 import vmp.backbones.timesformer  # noqa: E402
