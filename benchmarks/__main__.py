@@ -1,7 +1,7 @@
-"""make bench: the layer, the first convolution after it, a training step, start-up, the loader, reading clips, and what
-Table 1 costs, each beside a plain implementation.
+"""make bench: the layer, the first convolution after it, a training step, a checkpoint, start-up, the loader, reading
+clips, and what Table 1 costs, each beside a plain implementation.
 
-    python -m benchmarks [layer|stem|step|start|loader|clips|costs] [--batch 8 --frames 8 --size 224]
+    python -m benchmarks [layer|stem|step|save|start|loader|clips|costs] [--batch 8 --frames 8 --size 224]
     python -m benchmarks step costs --backbone c2d i3d slowfast x3d timesformer
     python -m benchmarks step --backbone x3d backbone.size=s        KEY=VALUE: overrides for step, as for train.py
 
@@ -17,7 +17,7 @@ from typing import Any
 from vmp.cli import friendly, parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("layer", "stem", "step", "start", "loader", "clips", "costs")
+PARTS = ("layer", "stem", "step", "save", "start", "loader", "clips", "costs")
 
 
 def compose(overrides: list[str]) -> tuple[Any, Any]:
@@ -57,6 +57,7 @@ def main() -> None:
     from benchmarks.costs import bench_costs
     from benchmarks.feed import bench_clips, bench_loader
     from benchmarks.layer import bench_layer
+    from benchmarks.save import bench_save
     from benchmarks.start import bench_start
     from benchmarks.stem import bench_stem
     from benchmarks.step import bench_step
@@ -96,6 +97,7 @@ def main() -> None:
         },
         "stem": lambda: bench_stem(batch=options.batch if gpu else 2, rounds=options.repeats),
         "step": run_step,
+        "save": lambda: bench_save(compose, rounds=3),
         "start": lambda: bench_start(ROOT),
         "loader": lambda: bench_loader(compose, ROOT),
         "clips": lambda: bench_clips(ROOT),

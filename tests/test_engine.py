@@ -53,14 +53,14 @@ def test_the_official_steps():
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 
 MODEL = {"a": torch.arange(600.0), "b": torch.tensor([3])}
-STATE = {
-    "optimizer": {"state": {0: {"momentum_buffer": torch.ones(4)}}},
-    "progress": {"step": 5, "bad": {"x": "y"}},
-}
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.ones(4)}}}
+STATE = {"progress": {"step": 5, "bad": {"x": "y"}}}
+WHOLE = {"model": MODEL, "optimizer": OPTIMIZER, "state": STATE}
+FILES = ("model.safetensors", "optimizer.pt", "state.pt", "meta.json")
 
 
 def test_a_checkpoint_is_what_was_written(tmp_path):
-    checkpoint.save(tmp_path, "step_00000005", model=MODEL, state=STATE)
+    checkpoint.save(tmp_path, "step_00000005", **WHOLE)
     found = checkpoint.newest(tmp_path)
     assert torch.equal(found.model["a"], MODEL["a"])
     assert torch.equal(found.state["optimizer"]["state"][0]["momentum_buffer"], torch.ones(4))
@@ -71,12 +71,12 @@ def test_a_checkpoint_is_what_was_written(tmp_path):
 def test_every_damage_is_noticed_and_the_one_before_is_taken(tmp_path):
     """Truncations and single bits, which torch and safetensors load without a word."""
     rng = np.random.default_rng(0)
-    checkpoint.save(tmp_path, "step_00000001", model=MODEL, state=STATE)
-    for trial in range(60):
-        newer = checkpoint.save(tmp_path, "step_00000002", model=MODEL, state=STATE)
-        file = newer / ("model.safetensors", "state.pt", "meta.json")[trial % 3]
+    checkpoint.save(tmp_path, "step_00000001", **WHOLE)
+    for trial in range(80):
+        newer = checkpoint.save(tmp_path, "step_00000002", **WHOLE)
+        file = newer / FILES[trial % 4]
         data = bytearray(file.read_bytes())
-        if trial % 2:
+        if trial // 4 % 2:
             data = data[: rng.integers(0, len(data))]
         elif file.name == "meta.json":
             data = data[: len(data) // 2] + b"?" + data[len(data) // 2 + 1 :]
@@ -92,12 +92,13 @@ def test_every_damage_is_noticed_and_the_one_before_is_taken(tmp_path):
 
 
 def test_when_all_are_damaged_it_does_not_start_again(tmp_path):
-    (checkpoint.save(tmp_path, "step_00000001", model=MODEL, state=STATE) / "state.pt").write_bytes(b"")
+    (checkpoint.save(tmp_path, "step_00000001", **WHOLE) / "state.pt").write_bytes(b"")
     with pytest.raises(RunError, match="all 1 checkpoints are damaged"):
         checkpoint.newest(tmp_path, warn=lambda text: None)
 
 
-def test_loading_runs_no_code(tmp_path):
+@pytest.mark.parametrize("file", ["optimizer.pt", "state.pt"])
+def test_loading_runs_no_code(tmp_path, file):
     """A pickle that would touch a file, with sums that fit."""
     import hashlib
 
@@ -105,10 +106,10 @@ def test_loading_runs_no_code(tmp_path):
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
-    path = checkpoint.save(tmp_path / "c", "step_00000001", model=MODEL, state=STATE)
-    torch.save({"optimizer": Bomb()}, path / "state.pt")
+    path = checkpoint.save(tmp_path / "c", "step_00000001", **WHOLE)
+    torch.save({"state": Bomb()}, path / file)
     meta = json.loads((path / "meta.json").read_text())
-    meta["sha256"]["state.pt"] = hashlib.sha256((path / "state.pt").read_bytes()).hexdigest()
+    meta["sha256"][file] = hashlib.sha256((path / file).read_bytes()).hexdigest()
     (path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises((RunError, pickle.UnpicklingError)):
         checkpoint.newest(tmp_path / "c", warn=lambda text: None)
@@ -117,12 +118,34 @@ def test_loading_runs_no_code(tmp_path):
 
 def test_pruning_keeps_the_newest_and_clears_interrupted_writes(tmp_path):
     for step in range(4):
-        checkpoint.save(tmp_path, f"step_{step:08}", model=MODEL, state=STATE)
+        for evaluated in range(2):  # before and after a validation: the second takes the place of the first
+            checkpoint.save(tmp_path, f"step_{step:08}_{evaluated:04}", **WHOLE)
     for epoch in (1, 3):
         checkpoint.save(tmp_path, checkpoint.best_name(epoch), model=MODEL, state=STATE)
     (tmp_path / ".writing-step_00000009").mkdir()
     checkpoint.prune(tmp_path, keep=2, best=3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best_0003", "step_00000002", "step_00000003"]
+    kept = ["best_0003", "step_00000002_0001", "step_00000003_0001"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == kept
+
+
+def test_a_checkpoint_of_the_same_tensors_links_their_files(tmp_path):
+    """It does not need the one that it was linked to, and a damage of the file is a damage of both."""
+    first = checkpoint.save(tmp_path, "step_00000001_0000", **WHOLE)
+    state = {"progress": {"step": 5, "evaluated": 1}}
+    second = checkpoint.save(tmp_path, "step_00000001_0001", model=first, optimizer=first, state=state)
+    for file in FILES[:2]:
+        assert (first / file).samefile(second / file)
+    checkpoint.prune(tmp_path, keep=1)
+    assert not first.exists()
+    found = checkpoint.newest(tmp_path)
+    assert torch.equal(found.model["a"], MODEL["a"])
+    assert found.state == {**state, "optimizer": found.state["optimizer"]}
+    assert torch.equal(found.state["optimizer"]["state"][0]["momentum_buffer"], torch.ones(4))
+    third = checkpoint.save(tmp_path, "step_00000002_0001", model=second, optimizer=second, state=state)
+    with open(third / "optimizer.pt", "r+b") as file:
+        file.write(b"?")
+    with pytest.raises(RunError, match="all 2 checkpoints are damaged"):
+        checkpoint.newest(tmp_path, warn=lambda text: None)
 
 
 def test_a_full_disk_leaves_the_old_one_and_says_so(tmp_path):
@@ -386,7 +409,8 @@ def test_a_checkpoint_of_another_version_is_refused_with_its_commit(tmp_path):
         tmp_path / "run" / "checkpoints",
         "step_3",
         model=model.state_dict(),
-        state={"progress": before, "optimizer": optimizer.state_dict()},
+        optimizer=optimizer.state_dict(),
+        state={"progress": before},
     )
     with pytest.raises(RunError, match=r"(?s)another version.*commit bbb.*init_from=.*run tag=WORD"):
         resume.restore(checkpoint.load(where), model, optimizer, steps=9)

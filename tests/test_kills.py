@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -332,11 +333,12 @@ def test_an_update_of_which_nothing_can_be_read_stops_the_run(data, tmp_path):
 
 # --- inside a save -------------------------------------------------------------------------------------------------
 
-CALLS = ("fsync", "rename", "replace", "open", "mkdir", "rmdir", "unlink")
+CALLS = ("fsync", "rename", "replace", "open", "mkdir", "rmdir", "unlink", "link")
 
 
 def _save_and_die(where: str, at: int) -> None:
-    """Save step 2 over step 1 and prune, and be killed just before or after the at-th call to the file system."""
+    """Save step 2 over step 1, before and after a validation, and prune; be killed just before or after the at-th
+    call to the file system."""
     import torch
 
     from vmp.engine import checkpoint
@@ -349,18 +351,20 @@ def _save_and_die(where: str, at: int) -> None:
             calls += 1
             if calls == at and at % 2:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*args, **kwargs)
-            if calls == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return real(*args, **kwargs)
+            finally:  # also of a call that fails
+                if calls == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return call
 
     for name in CALLS:
         setattr(os, name, deadly(getattr(os, name)))
-    for step in (2, 3):
-        model = {"a": torch.full((600,), float(step))}
-        checkpoint.save(Path(where), f"step_{step:08}", model=model, state={"progress": {"step": step}})
+    tensors: Any = {"a": torch.full((600,), 2.0)}
+    for evaluated in range(2):
+        name, state = f"step_00000002_{evaluated:04}", {"progress": {"step": 2}}
+        tensors = checkpoint.save(Path(where), name, model=tensors, optimizer=tensors, state=state)
         checkpoint.prune(Path(where), keep=1)
     os._exit(0)
 
@@ -377,7 +381,8 @@ def test_killed_inside_every_part_of_a_save(tmp_path, tally):
         at += 1
         where = tmp_path / str(at)
         state = {"progress": {"step": 1}}
-        checkpoint.save(where, "step_00000001", model={"a": torch.full((600,), 1.0)}, state=state)
+        tensors = {"a": torch.full((600,), 1.0)}
+        checkpoint.save(where, "step_00000001", model=tensors, optimizer=tensors, state=state)
         child = CONTEXT.Process(target=_save_and_die, args=(str(where), at))
         child.start()
         child.join(60)
@@ -389,29 +394,31 @@ def test_killed_inside_every_part_of_a_save(tmp_path, tally):
         assert found is not None
         assert not complaints
         assert float(found.model["a"][0]) == found.state["progress"]["step"]
+        assert torch.equal(found.state["optimizer"]["a"], found.model["a"])
         checkpoint.save(where, "step_00000009", model={"a": torch.ones(1)}, state={})
         checkpoint.prune(where, keep=1)
         assert [path.name for path in where.iterdir()] == ["step_00000009"]
         fault.survives(not finished)
-    assert at > 11
+    assert at > 35
 
 
 @pytest.mark.chaos
 def test_damaged_checkpoints(data, alone, tmp_path, rounds, tally):
     """The newest is cut, flipped or zeroed: it is named, the one before is taken, and the run ends the same."""
     fault, rng, wrong = tally("newest checkpoint damaged"), np.random.default_rng(0), []
-    for trial in range(2 * rounds):
+    for trial in range(3 * rounds):
         fault.tries()
         out = tmp_path / str(trial)
         shutil.copytree(alone, folder(out))
         (folder(out) / "result.json").unlink()
         newest = max((folder(out) / "checkpoints").glob("step_*"))
-        file = newest / ("model.safetensors", "state.pt")[trial % 2]
+        file = newest / ("model.safetensors", "optimizer.pt", "state.pt")[trial % 3]
         content = bytearray(file.read_bytes())
         at = int(rng.integers(len(content)))
-        if trial % 3 == 0:
+        how = (trial + trial // 3) % 3
+        if how == 0:
             content = content[:at]
-        elif trial % 3 == 1:
+        elif how == 1:
             content[at] ^= 1 << int(rng.integers(8))
         else:
             content[at : at + 4096] = bytes(len(content[at : at + 4096])) or b"x"

@@ -79,14 +79,14 @@ def test_pickles_that_would_run_code(finished, tmp_path, name, tally):
     trap = traps(witness)[name]
     fault = tally("pickles and configs that would run code")
     newest = max((finished / "checkpoints").glob("step_*"))
-    state = torch.load(newest / "state.pt", weights_only=True)
-    for place in ("optimizer", "progress", "new"):
+    for file, place in (("optimizer.pt", "state"), ("state.pt", "progress"), ("state.pt", "new")):
         fault.tries()
         where = tmp_path / place / newest.name
         shutil.copytree(newest, where)
-        torch.save({**state, place: {**state.get(place, {}), "x": trap}}, where / "state.pt")
+        state = torch.load(where / file, weights_only=True)
+        torch.save({**state, place: {**state.get(place, {}), "x": trap}}, where / file)
         meta = json.loads((where / "meta.json").read_text())
-        meta["sha256"]["state.pt"] = hashlib.sha256((where / "state.pt").read_bytes()).hexdigest()
+        meta["sha256"][file] = hashlib.sha256((where / file).read_bytes()).hexdigest()
         (where / "meta.json").write_text(json.dumps(meta))
         message: list[str] = []
         with pytest.raises(UserError, match="damaged"):
@@ -165,14 +165,15 @@ def test_damaged_checkpoints(finished, tmp_path, rounds, tally):
     from vmp.errors import RunError
 
     source = max((finished / "checkpoints").glob("step_*"))
-    whole = {name: (source / name).read_bytes() for name in ("model.safetensors", "state.pt", "meta.json")}
+    files = ("model.safetensors", "optimizer.pt", "state.pt")
+    whole = {name: (source / name).read_bytes() for name in (*files, "meta.json")}
     sums = json.loads(whole["meta.json"])["sha256"]
     where = tmp_path / source.name
     shutil.copytree(source, where)
     fault, count, same = tally("damaged checkpoints"), 90 * rounds, 0
     for seed in range(count):
         fault.tries()
-        name = tuple(whole)[seed % 3]
+        name = tuple(whole)[seed % 4]
         what, damaged = damaged_bytes(whole[name], np.random.default_rng([7, seed]))
         (where / name).write_bytes(damaged)
         try:
@@ -181,8 +182,7 @@ def test_damaged_checkpoints(finished, tmp_path, rounds, tally):
             assert where.name in str(error)
         else:  # nothing that counts is another: the version of torch, white space
             assert json.loads((where / "meta.json").read_bytes())["sha256"] == sums, (seed, what)
-            assert (where / "state.pt").read_bytes() == whole["state.pt"], (seed, what)
-            assert (where / "model.safetensors").read_bytes() == whole["model.safetensors"], (seed, what)
+            assert all((where / file).read_bytes() == whole[file] for file in files), (seed, what)
             same += 1
         (where / name).write_bytes(whole[name])
         fault.survives()

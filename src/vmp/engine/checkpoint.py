@@ -1,9 +1,11 @@
 """Checkpoints: written whole or not at all, and checked when they are read.
 
 Notable here:
-- a checkpoint is a folder `step_<n>`: model.safetensors, state.pt (only tensors, numbers, strings, lists, dicts) and
-  meta.json with the SHA-256 of both; it is written under another name, synced, and renamed;
-- a finished run keeps its weights only, as `step_<n>_weights` and `best_<epoch>`, without the optimizer's state;
+- a checkpoint is a folder `step_<n>_<epochs validated>`: model.safetensors, optimizer.pt, state.pt (only tensors,
+  numbers, strings, lists, dicts) and meta.json with the SHA-256 of each; it is written under another name, synced, and
+  renamed;
+- checkpoints with the same tensors share their files: hard links, where the file system has them;
+- a finished run keeps its weights only, as `step_<n>_<epochs>_weights` and `best_<epoch>`, without optimizer.pt;
 - loading checks the sums (neither format does) and never runs code (`weights_only=True`); where the newest checkpoint
   is damaged, the one before it is taken, with a warning that names it.
 """
@@ -13,7 +15,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +24,13 @@ import torch
 from vmp.errors import RunError
 from vmp.files import read_json
 
-_FILES = ("model.safetensors", "state.pt")
+_MODEL, _OPTIMIZER, _STATE = _FILES = ("model.safetensors", "optimizer.pt", "state.pt")
 _TEMPORARY = ".writing-"
 _WEIGHTS_ONLY = "_weights"
 
 
 class Checkpoint(NamedTuple):
-    """digest: the SHA-256 of its files' sums."""
+    """state: what was saved as `state`, and `optimizer` if there is one. digest: the SHA-256 of its files' sums."""
 
     path: Path
     model: dict[str, torch.Tensor]
@@ -36,29 +38,33 @@ class Checkpoint(NamedTuple):
     digest: str
 
 
-def save(folder: Path, name: str, *, model: Mapping[str, torch.Tensor] | Path, state: dict[str, Any]) -> Path:
+def save(
+    folder: Path,
+    name: str,
+    *,
+    model: Mapping[str, torch.Tensor] | Path,
+    optimizer: Mapping[str, Any] | Path | None = None,
+    state: dict[str, Any],
+) -> Path:
     """Write folder/name, which appears once it is whole. An undamaged checkpoint of that name is left as it is.
 
-    model: the weights, or a file of them.
+    model, optimizer: what they hold, or a checkpoint that holds the same.
+
+    Raises:
+        RunError: it cannot be written. The checkpoints before are whole.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     temporary, final = folder / f"{_TEMPORARY}{name}", folder / name
-    if final.exists() and _faults(final) is None:
+    parts = {_MODEL: model, _OPTIMIZER: optimizer, _STATE: state}
+    parts = {file: part for file, part in parts.items() if part is not None}
+    if final.exists() and _faults(final, needed=parts) is None:
         return final
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        if isinstance(model, Path):
-            _link(model, temporary / _FILES[0])
-        else:
-            whole = {k: v.detach().contiguous().cpu() for k, v in model.items()}
-            save_file(whole, temporary / _FILES[0])
-        with open(temporary / _FILES[1], "wb") as file:
-            torch.save(state, file)
-        sums = {file: _sha256(temporary / file) for file in _FILES}
+        sums = {file: _write(part, temporary / file) for file, part in parts.items()}
         meta = {"sha256": sums, "torch": torch.__version__}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
         for path in (*temporary.iterdir(), temporary):
@@ -89,13 +95,18 @@ def load(path: Path) -> Checkpoint:
 
     if fault := _faults(path):
         raise RunError(fault)
+    sums = _sums(path)
     try:
-        state = torch.load(path / _FILES[1], map_location="cpu", weights_only=True)
+        parts = {
+            file: torch.load(path / file, map_location="cpu", weights_only=True)
+            for file in (_OPTIMIZER, _STATE)
+            if file in sums
+        }
     except pickle.UnpicklingError as error:
-        raise RunError(f"{path / _FILES[1]}: holds what a checkpoint does not, and was not loaded") from error
-    sums = json.loads((path / "meta.json").read_text())["sha256"]
-    digest = hashlib.sha256("".join(sums[file] for file in _FILES).encode()).hexdigest()
-    return Checkpoint(path, load_file(path / _FILES[0]), state, digest)
+        raise RunError(f"{path}: holds what a checkpoint does not, and was not loaded") from error
+    state = parts[_STATE] | ({"optimizer": parts[_OPTIMIZER]} if _OPTIMIZER in parts else {})
+    digest = hashlib.sha256("".join(sums[file] for file in _FILES if file in sums).encode()).hexdigest()
+    return Checkpoint(path, load_file(path / _MODEL), state, digest)
 
 
 def newest(folder: Path, *, warn: Any = print) -> Checkpoint | None:
@@ -129,10 +140,10 @@ def keep_weights(folder: Path) -> None:
     whole = steps_in(folder)[-1]
     if not whole.name.endswith(_WEIGHTS_ONLY):
         state = {key: value for key, value in load(whole).state.items() if key != "optimizer"}
-        save(folder, whole.name + _WEIGHTS_ONLY, model=whole / _FILES[0], state=state)
+        save(folder, whole.name + _WEIGHTS_ONLY, model=whole, state=state)
     prune(folder, keep=1)
-    last = steps_in(folder)[-1] / _FILES[0]
-    for other in folder.glob(f"best_*/{_FILES[0]}"):
+    last = steps_in(folder)[-1] / _MODEL
+    for other in folder.glob(f"best_*/{_MODEL}"):
         if not other.samefile(last) and _sha256(other) == _sha256(last):
             linked = folder / f"{_TEMPORARY}{other.parent.name}"
             _link(last, linked)
@@ -156,22 +167,52 @@ def best_name(epoch: int) -> str:
     return f"best_{epoch:04}"
 
 
-def prune(folder: Path, *, keep: int, best: int | None = None) -> None:
-    """Remove all but the newest `keep` and the best checkpoint, and what interrupted writes have left behind."""
-    other_best = [path for path in folder.glob("best_*") if best is not None and path.name != best_name(best)]
-    for path in (*steps_in(folder)[:-keep], *other_best, *folder.glob(f"{_TEMPORARY}*")):
+def prune(folder: Path, *, keep: int, best: int | None = None, newest: str | None = None) -> None:
+    """Remove all but the checkpoints of the newest `keep` steps, of each the last, and the best one; and what
+    interrupted writes have left behind.
+
+    newest: name of the checkpoint that a run has just written. Later ones were damaged when the run continued.
+    """
+    whole = [path for path in steps_in(folder) if newest is None or path.name <= newest]
+    last = {path.name.split("_")[1]: path for path in whole}  # by step
+    kept = [*last.values()][-keep:]
+    others = [path for path in steps_in(folder) if path not in kept]
+    others += [path for path in folder.glob("best_*") if best is not None and path.name != best_name(best)]
+    for path in (*others, *folder.glob(f"{_TEMPORARY}*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
 
-def _faults(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None: nothing."""
+def _write(part: Any, path: Path) -> str:
+    """Write one file of a checkpoint, or link that of the checkpoint `part`; returns its SHA-256."""
+    from safetensors.torch import save_file
+
+    if isinstance(part, Path):
+        _link(part / path.name, path)
+        return _sums(part)[path.name]
+    if path.name == _MODEL:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in part.items()}, path)
+    else:
+        with open(path, "wb") as file:
+            torch.save(part, file)
+    return _sha256(path)
+
+
+def _sums(path: Path) -> dict[str, str]:
+    """File -> SHA-256, as a checkpoint's meta.json has them."""
+    return read_json(path / "meta.json")["sha256"]
+
+
+def _faults(path: Path, *, needed: Collection[str] = (_MODEL, _STATE)) -> str | None:
+    """What is wrong with a checkpoint; None: nothing, and the needed files are there."""
     try:
-        sums = read_json(path / "meta.json")["sha256"]
+        sums = _sums(path)
+        if unknown := set(sums) - set(_FILES):
+            raise KeyError(*unknown)
         for file in _FILES:
-            if _sha256(path / file) != sums[file]:
+            if (file in needed or file in sums) and _sha256(path / file) != sums[file]:
                 return f"{path / file}: damaged, its SHA-256 is not the one in meta.json"
     except (RunError, OSError, ValueError, KeyError, TypeError) as error:
         return f"{path}: incomplete checkpoint ({type(error).__name__}: {error})"

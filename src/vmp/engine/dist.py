@@ -51,10 +51,6 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
-    def wait(self) -> None:
-        if self.world > 1:
-            dist.barrier()
-
 
 def find_device(device: str = "auto") -> torch.device:
     """This process's device: "auto" takes CUDA where there is one; "cpu", "cuda" or "cuda:N" require it.

@@ -44,7 +44,7 @@ class LoopSettings:
     workers: loader processes.
     timeout: seconds without a batch after which a loader process counts as hung; 0 waits forever.
     autocast: the type of forward passes; None is float32.
-    save_minutes, save_steps: how often to save within an epoch. keep: checkpoints to keep.
+    save_minutes, save_steps: how often to save within an epoch. keep: steps whose checkpoints are kept.
     precise_bn: training clips over which batch statistics are recomputed before a test; 0: they stay as they are.
     val_views, test_views: of all clips of one validation, and of the test after training; the ETA counts them.
     """

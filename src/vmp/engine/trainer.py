@@ -11,7 +11,6 @@ Notable here:
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from vmp.data.dataset import TrainClips, collate_train, end_workers, loader_proc
 from vmp.data.present import check_bad
 from vmp.data.sampler import DROPOUT, TrainBatches, generator
 from vmp.data.shared import SharedMemoryCollate
-from vmp.engine import checkpoint
 from vmp.engine.dist import Processes
 from vmp.engine.faults import explain_torch_errors
 from vmp.engine.loggers import Log, Metrics
@@ -32,6 +30,7 @@ from vmp.engine.plan import LoopSettings, Throughput, TrainingPlan, TrainingStat
 from vmp.engine.precise_bn import recompute_statistics
 from vmp.engine.precision import may_skip
 from vmp.engine.prefetch import Prefetcher
+from vmp.engine.saving import Saver
 from vmp.engine.schedule import Schedule
 from vmp.engine.stopping import Stopped, Stopping, block_stop_signals
 from vmp.engine.update import (
@@ -88,7 +87,7 @@ def fit(
         DataError: more clips than allowed cannot be read.
         Stopped: the run was asked to stop; saved, unless a loader process died of the same signal first.
     """
-    device, per_epoch, checkpoints = processes.device, plan.steps_per_epoch, folder / "checkpoints"
+    device, per_epoch = processes.device, plan.steps_per_epoch
     base_lrs = [group["lr"] for group in optimizer.param_groups]
     carried = (state.correct, state.counted) if processes.first else (0, 0)
     accuracy = RunningAccuracy(*carried, device)
@@ -121,8 +120,11 @@ def fit(
         **loader_processes(data, settings.workers, timeout=settings.timeout),
     )
     stream: Prefetcher | None = None
+    saver = Saver(
+        folder / "checkpoints", keep=settings.keep, recomputes=settings.precise_bn > 0, warn=log.warn
+    )
 
-    def save() -> None:
+    def save(*, best: bool = False) -> None:
         nonlocal saved_at
         parts = processes.gather((state.bad, accuracy.correct, accuracy.counted))
         state.bad = {k: v for bad, _, _ in parts for k, v in bad.items()}
@@ -130,13 +132,7 @@ def fit(
         state.rows, state.seconds = metrics.rows, seconds_before + time.monotonic() - began
         metrics.sync()
         if processes.first:
-            name = f"step_{state.step:08}_{state.evaluated:04}"
-            payload = {"optimizer": optimizer.state_dict(), "progress": asdict(state)}
-            if scaler.is_enabled():
-                payload["scaler"] = scaler.state_dict()
-            checkpoint.save(checkpoints, name, model=model.state_dict(), state=payload)
-            checkpoint.prune(checkpoints, keep=settings.keep, best=state.best_epoch)
-        processes.wait()
+            saver.save(model, optimizer, scaler, state, best=best)
         saved_at = time.monotonic()
 
     def recompute(epoch: int) -> None:
@@ -165,6 +161,7 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(explain_torch_errors(data.being_read, stopping.check))
         stack.callback(close)
+        stack.enter_context(saver)
         shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
         remaining = _EvaluationTime(plan, settings, state)
         shown.further = remaining.estimate
@@ -181,17 +178,13 @@ def fit(
                     recompute(epoch)
                     result = evaluate(epoch)
                 state.evaluated = epoch
-                if result["top1"] > state.best:
+                if best := result["top1"] > state.best:
                     state.best, state.best_epoch = result["top1"], epoch
-                    if processes.first:
-                        best = {"epoch": epoch, "top1": state.best}
-                        name = checkpoint.best_name(epoch)
-                        checkpoint.save(checkpoints, name, model=model.state_dict(), state=best)
                 row = {f"val/{name}": value for name, value in result.items()} | scalars()
                 metrics.write({"kind": "val", "epoch": epoch, "step": state.step, **row})
                 pace = str(epoch_total) if epoch_total.clips else ""
                 log(f"epoch {epoch}/{plan.epochs}  {describe(row)}  {pace}".rstrip())
-                save()
+                save(best=best)
             if state.step >= plan.steps:
                 if settings.precise_bn and not evaluate and state.evaluated < epoch:
                     recompute(epoch)
@@ -281,6 +274,7 @@ def fit(
                 if stop or due_anywhere or (settings.save_steps and state.step % settings.save_steps == 0):
                     save()
                 if stop:
+                    saver.wait()
                     at = f"step {state.step} of {plan.steps}"
                     raise Stopped(f"stopped by {stopping.name(stop)} at {at}; saved.", stop)
 

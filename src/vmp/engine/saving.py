@@ -1,0 +1,147 @@
+"""Checkpoints of a run in training: copied while it waits, and written by a thread while it goes on.
+
+Notable here:
+- a copy takes CPU memory that is kept for the next one. For tensors on a GPU it is pinned, and the GPU copies them in
+  the order of its work, before the next update changes them; nobody waits for that but the thread;
+- there is one copy and one write at a time: a save waits for the write before it, and raises its error;
+- tensors are written once per step. After a validation they are those of the checkpoint before it: linked, also for
+  the best epoch.
+"""
+
+import shutil
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from vmp.engine import checkpoint
+from vmp.engine.plan import TrainingState
+from vmp.engine.stopping import SIGNALS, Stopped
+from vmp.errors import RunError
+
+
+class Saver:
+    """A context that ends when the last checkpoint is written.
+
+    Args:
+        keep: steps whose checkpoints are kept.
+        recomputes: whether the model may change between two checkpoints of a step.
+        warn: is told if the last checkpoint cannot be written while another error ends the context.
+
+    Raises:
+        RunError: on leaving without another error: the last checkpoint could not be written.
+    """
+
+    def __init__(
+        self, folder: Path, *, keep: int, recomputes: bool, warn: Callable[[str], None] = print
+    ) -> None:
+        self._folder, self._keep, self._recomputes, self._warn = folder, keep, recomputes, warn
+        self._copies: dict[tuple[Any, ...], Tensor] = {}  # by place in the state
+        self._newest = (-1, folder)  # step and path of the newest checkpoint
+        self._thread = ThreadPoolExecutor(
+            1, "checkpoint", initializer=partial(signal.pthread_sigmask, signal.SIG_BLOCK, SIGNALS)
+        )
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.wait()
+        except RunError as failed:
+            if error is None or isinstance(error, Stopped):
+                raise
+            self._warn(str(failed))
+        finally:
+            self._thread.shutdown()
+
+    def wait(self) -> None:
+        """Return when everything is written.
+
+        Raises:
+            RunError: a checkpoint could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        progress: TrainingState,
+        *,
+        best: bool,
+    ) -> None:
+        """Write a checkpoint of this step and validation, unless it is the newest one already.
+
+        Args:
+            best: whether the epoch that was just validated is the best so far; its weights are kept, too.
+
+        Raises:
+            RunError: the checkpoint before could not be written.
+        """
+        self.wait()
+        name = f"step_{progress.step:08}_{progress.evaluated:04}"
+        (step, before), path = self._newest, self._folder / name
+        if path == before:
+            return
+        moments = before if step == progress.step else self._copy(optimizer.state_dict(), "optimizer")
+        linked = step == progress.step and not self._recomputes
+        weights = before if linked else self._copy(model.state_dict(), "model")
+        copied = torch.cuda.Event() if next(model.parameters()).is_cuda else None
+        if copied:
+            copied.record()
+        state = {"progress": asdict(progress)}
+        if scaler.is_enabled():
+            state["scaler"] = scaler.state_dict()
+        self._newest = (progress.step, path)
+        self._pending = self._thread.submit(
+            self._write, name, weights, moments, state, best=best, copied=copied
+        )
+
+    def _copy(self, value: Any, *at: Any) -> Any:
+        """Dicts and lists, and the tensors in them, copied to the CPU; with a GPU, once its work so far is done."""
+        if isinstance(value, Tensor):
+            kept = self._copies.get(at)
+            if kept is None or (kept.shape, kept.stride(), kept.dtype) != (
+                value.shape,
+                value.stride(),
+                value.dtype,
+            ):
+                kept = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+                self._copies[at] = kept
+            return kept.copy_(value, non_blocking=True)
+        if isinstance(value, dict):
+            return {key: self._copy(one, *at, key) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._copy(one, *at, number) for number, one in enumerate(value))
+        return value
+
+    def _write(
+        self,
+        name: str,
+        weights: Any,
+        moments: Any,
+        state: dict[str, Any],
+        *,
+        best: bool,
+        copied: torch.cuda.Event | None,
+    ) -> None:
+        if copied:
+            copied.synchronize()
+        folder, epoch = self._folder, state["progress"]["best_epoch"]
+        if best:
+            best_name, top1 = checkpoint.best_name(epoch), state["progress"]["best"]
+            shutil.rmtree(folder / best_name, ignore_errors=True)  # of a session that ended just here
+            weights = checkpoint.save(folder, best_name, model=weights, state={"epoch": epoch, "top1": top1})
+        checkpoint.save(folder, name, model=weights, optimizer=moments, state=state)
+        checkpoint.prune(folder, keep=self._keep, best=epoch, newest=name)
