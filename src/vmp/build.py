@@ -302,6 +302,7 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
 
 
 def _build_prompt(v: AnyPrompts, **options: Any) -> "MotionPrompt":
+    from vmp.compensate import CompensatedPrompt
     from vmp.controls import Constant, OraclePrompt, OtherClipPrompt
     from vmp.layer import MotionPrompt
     from vmp.power_norm import FAMILY
@@ -313,8 +314,10 @@ def _build_prompt(v: AnyPrompts, **options: Any) -> "MotionPrompt":
     if isinstance(v, FixedPrompts):
         return MotionPrompt(power_norm=FAMILY[v.kind](v.exponent, entry=v.entry), **options)
     assert isinstance(v, Prompts)
-    layer = OtherClipPrompt if v.attention_from == "other_clip" else MotionPrompt
     options |= v.model_dump(include={"alpha", "beta", "gamma", "epsilon"}) | v.start
+    if v.compensate != "none":
+        return CompensatedPrompt(compensate=v.compensate, **options)
+    layer = OtherClipPrompt if v.attention_from == "other_clip" else MotionPrompt
     return layer(**options)
 
 

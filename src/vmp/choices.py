@@ -15,6 +15,9 @@ Anchor = Literal["start", "center"]
 Degradation = Literal["none", "salt_pepper", "half"]
 Reader = Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec", "torchcodec_cuda"]
 
+# prompts
+CameraMotion = Literal["none", "translation", "affine"]
+
 # models
 AttentionKind = Literal["divided", "joint", "space"]
 X3DSize = Literal["xs", "s", "m", "l"]

@@ -114,12 +114,15 @@ class MotionPrompt(nn.Module):
 
     def differences(self, clip: Tensor) -> Tensor:
         """D_t = F'_{t+1} - F'_t for grey frames F' in [0, 1]: (B, 3, T+1, H, W) -> (B, T, H, W)."""
+        grey = self.grey_frames(clip)
+        return grey[:, 1:] - grey[:, :-1]
+
+    def grey_frames(self, clip: Tensor) -> Tensor:
+        """Grey frames in [0, 1] less a constant, which differences do not see: (B, 3, T+1, H, W) -> (B, T+1, H, W)."""
         check_clip(clip, least_frames=2)
         wide = clip if clip.dtype == torch.float64 else clip.float()
-        # the mean cancels in the difference, so grey needs only the scale of each channel
         w = self.grey_weights(clip.dtype)
-        grey = wide[:, 0] * w[0] + wide[:, 1] * w[1] + wide[:, 2] * w[2]  # (B, T+1, H, W)
-        return grey[:, 1:] - grey[:, :-1]
+        return wide[:, 0] * w[0] + wide[:, 1] * w[1] + wide[:, 2] * w[2]
 
     def attention(self, clip: Tensor) -> Tensor:
         """f(D) in [0, 1] (Eq. 3): (B, 3, T+1, H, W) -> (B, T, H, W)."""

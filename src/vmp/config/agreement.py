@@ -51,6 +51,11 @@ def _prompts(c: Config) -> Iterator[str]:
     v = c.vmp
     if isinstance(v, Prompts):
         yield from _prompts_start(v)
+        if v.compensate != "none" and v.attention_from != "clip":
+            yield (
+                f"vmp.compensate = {v.compensate} is about the clip's own differences; it has no effect with "
+                f"vmp.attention_from = {v.attention_from}; drop one"
+            )
     if isinstance(v, FixedPrompts) and v.kind == "maxexp" and v.exponent < 1:
         yield f"vmp.exponent = {v.exponent:g}: must be at least 1 for maxexp"
     if isinstance(v, OraclePrompts) and not isinstance(c.dataset, MotionsDataset):

@@ -17,6 +17,7 @@ from vmp.choices import (
     AttentionKind,
     BatchNorm,
     Camera,
+    CameraMotion,
     Clock,
     Degradation,
     Freeze,
@@ -226,6 +227,7 @@ class Prompts(AnyPrompts):
     slope: float | None = None  # start values too, in place of m and n
     shift: float | None = None
     attention_from: Literal["clip", "other_clip"]
+    compensate: CameraMotion
     lr_mult: Positive
     weight_decay: NotNegative | None
 
