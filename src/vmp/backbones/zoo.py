@@ -20,7 +20,7 @@ NAMES = {
     "ssv2": "Something-Something v2",
     "howto100m": "HowTo100M",
     "motions": "the embedded dataset's motions for pretraining",
-    "motions_more": "more of the embedded dataset's motions for pretraining",
+    "motions_more": "the embedded dataset's motions for pretraining, for longer",
     "motions_moving": "the embedded dataset's motions for pretraining, before a moving camera",
     "motions_noisy": "the embedded dataset's motions for pretraining, with more noise",
 }
