@@ -100,9 +100,10 @@ publish: $(READY) ## take RESULTS over into docs/results; never replaces a numbe
 report: $(READY) ## one page about runs that opens from disk: outputs/report.html (RUNS=FOLDERS, OUT=FILE, CLIPS=4)
 	$(BIN)/python scripts/report.py $(or $(RUNS),outputs) --out $(or $(OUT),outputs/report.html) --clips $(or $(CLIPS),4)
 
+EXTRAS := --extra train --extra wandb
 lock: $(READY) ## resolve pyproject.toml into the hashed requirements files
-	cd requirements && for part in "bootstrap.in -o bootstrap.txt" "../pyproject.toml -o base.txt" \
-		"../pyproject.toml build.in --extra test --extra lint -c base.txt -o dev.txt"; do \
+	cd requirements && for part in "bootstrap.in -o bootstrap.txt" "../pyproject.toml $(EXTRAS) -o base.txt" \
+		"../pyproject.toml build.in $(EXTRAS) --extra test --extra lint -c base.txt -o dev.txt"; do \
 		../$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --no-annotate --quiet --upgrade $$part || exit 1; done
 

@@ -2,30 +2,7 @@
 
 from pathlib import Path
 
-from vmp.cli import arguments, friendly  # first: it sets how Hydra reports errors
-
-with friendly():
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import DictConfig
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> None:
-    job = HydraConfig.get()
-    if job.mode == RunMode.MULTIRUN:
-        from vmp.jobs.sweep import Sweep
-
-        where = Path(job.runtime.output_dir)  # OUTPUT/sweeps/NAME/NUMBER
-        return Sweep.read(where.parent).run_one(int(where.name))
-    from vmp.train import train
-
-    with friendly():  # inside too: Hydra would say that the job failed, and our message says why
-        train(cfg)
-
+from vmp.commands.train import main
 
 if __name__ == "__main__":
-    with friendly():
-        arguments("train")
-        main()
+    main(Path(__file__).parent / "conf")

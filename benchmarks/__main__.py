@@ -23,8 +23,8 @@ PARTS = ("layer", "stem", "step", "save", "start", "loader", "clips", "costs")
 def compose(overrides: list[str]) -> tuple[Any, Any]:
     """Overrides of train.py -> the checked config and its backbone's spec."""
     from vmp.build import backbone_spec
+    from vmp.compose import composer
     from vmp.config import check
-    from vmp.paper.planning import composer
 
     config = check(composer(ROOT / "conf")(overrides))
     return config, backbone_spec(config)

@@ -37,8 +37,9 @@ class Work:
 def work_of_table1(root: Path, data: str | None = None) -> dict[str, Work]:
     """By backbone. data: data.root, if not the config's."""
     from vmp.build import backbone_spec
+    from vmp.compose import composer
     from vmp.paper.estimates import count_clips
-    from vmp.paper.planning import Planner, composer, plan_cells
+    from vmp.paper.planning import Planner, plan_cells
     from vmp.paper.tables import cells, load_profile, load_table
     from vmp.paper.timing import size_of
 

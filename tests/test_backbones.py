@@ -12,13 +12,13 @@ from vmp.backbones import SPECS, backbone_spec, build_backbone
 from vmp.backbones import timesformer as ts
 from vmp.backbones.convnets import MaxPool, MeanPool
 from vmp.build import set_precision_switches
+from vmp.compose import composer
 from vmp.config import check
 from vmp.errors import ConfigError
 from vmp.finetune import FREEZE, freeze, head_of, parameter_groups, set_batch_norm
 from vmp.layer import MotionPrompt, normalize
 from vmp.model import PromptedClassifier
 from vmp.objective import Objective
-from vmp.paper.planning import composer
 from vmp.pathways import cut, take
 
 ROOT = Path(__file__).resolve().parent.parent

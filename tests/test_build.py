@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from vmp.compose import composer
 from vmp.config import check
-from vmp.paper.planning import composer
 
 ROOT = Path(__file__).resolve().parent.parent
 

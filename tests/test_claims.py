@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from vmp.compose import composer
 from vmp.paper.claims import (
     Gain,
     claims,
@@ -24,7 +25,7 @@ from vmp.paper.claims import (
     table_of_turns,
     tables_by_lambda,
 )
-from vmp.paper.planning import Planner, composer
+from vmp.paper.planning import Planner
 from vmp.paper.power import errors_needed
 from vmp.paper.sensitivity import controlled_cells, rows_of_controls
 from vmp.paper.tables import cells, load_profile, load_table

@@ -8,11 +8,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vmp.compose import composer
 from vmp.config import check, check_evaluate, check_start
 from vmp.errors import ConfigError
 from vmp.explain import explain
 from vmp.overrides import hydra_arguments
-from vmp.paper.planning import composer
 
 ROOT = Path(__file__).resolve().parent.parent
 

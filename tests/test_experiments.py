@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vmp.compose import composer
 from vmp.config import Config, check
-from vmp.paper.planning import composer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 DATASETS = {"HMDB-51": "hmdb51", "FineGym": "finegym", "MPII Cooking 2": "mpii_cooking2"}

@@ -9,9 +9,9 @@ import yaml
 from small_datasets import read, run, small_video
 
 from vmp.build import find_splits
+from vmp.compose import composer
 from vmp.config import check
 from vmp.errors import ConfigError, ManifestError
-from vmp.paper.planning import composer
 from vmp.prepare.division import divide
 from vmp.prepare.folders import plan_folders, read_table, scan
 

@@ -19,6 +19,7 @@ from runs import ROOT, Running
 from small_datasets import plan_of
 
 from vmp.build import find_splits
+from vmp.compose import composer
 from vmp.config import check
 from vmp.data.columns import Clip
 from vmp.data.dataset import ClipShape, TestClips, TrainClips
@@ -28,7 +29,6 @@ from vmp.data.manifest import Manifest, read_manifest, write_classes, write_mani
 from vmp.data.present import digest, find_clips
 from vmp.errors import ConfigError, DataError, ManifestError, VideoReadError
 from vmp.figures.clips import stream
-from vmp.paper.planning import composer
 from vmp.prepare.dataset import prepare
 from vmp.prepare.folders import plan_folders
 from vmp.prepare.list_format import Row

@@ -21,9 +21,9 @@ from vmp.backbones import build_backbone, packages, weights, zoo
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
 from vmp.build import backbone_spec, build_model
+from vmp.compose import composer
 from vmp.config import check
 from vmp.errors import WeightsError
-from vmp.paper.planning import composer
 from vmp.runs.start import start_weights
 
 ROOT = Path(__file__).parents[1]

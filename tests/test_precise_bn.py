@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vmp.build import backbone_spec, build_model, clip_shape, find_splits
+from vmp.compose import composer
 from vmp.config import check
 from vmp.data.dataset import TrainClips
 from vmp.data.present import find_clips
@@ -20,7 +21,6 @@ from vmp.data.sampler import epoch_order
 from vmp.engine import dist
 from vmp.engine.precise_bn import recompute_statistics, updated_layers
 from vmp.finetune import set_batch_norm
-from vmp.paper.planning import composer
 
 ROOT = Path(__file__).resolve().parent.parent
 

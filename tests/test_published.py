@@ -6,9 +6,9 @@ import pytest
 from small_datasets import run, small_video
 
 from vmp.build import find_splits
+from vmp.compose import composer
 from vmp.config import check
 from vmp.errors import ConfigError, ManifestError
-from vmp.paper.planning import composer
 from vmp.prepare.published import COLLECTIONS, INTERACTIONS, plan_collection
 
 ROOT = Path(__file__).resolve().parent.parent

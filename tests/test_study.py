@@ -8,9 +8,10 @@ import pytest
 import yaml
 from runs import ROOT
 
+from vmp.compose import composer
 from vmp.errors import ConfigError, RunError
 from vmp.paper.paired import by_class, choose_settings, detectable, difference
-from vmp.paper.planning import Planner, composer
+from vmp.paper.planning import Planner
 from vmp.paper.study import choose, is_current, load_study, plan
 from vmp.paper.study_command import CLIP_COLUMNS, RUN_COLUMNS, Records, _merge, read_records, write_results
 from vmp.paper.study_page import collect, compare

@@ -17,11 +17,12 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from vmp.compose import composer
 from vmp.errors import ConfigError, RunError
 from vmp.formats import format_signed
 from vmp.jobs.launch import parse_launch
 from vmp.paper import estimates, timing
-from vmp.paper.planning import PlannedEvaluation, Planner, composer, plan_cells
+from vmp.paper.planning import PlannedEvaluation, Planner, plan_cells
 from vmp.paper.rendering import (
     FilledTable,
     describe_provenance,

@@ -216,11 +216,11 @@ def test_upload_builds_one_complete_run_from_the_files(tmp_path):
     config, rows = config_for(tmp_path), rows_until(3)
     run_session(config, rows)
     write_result(config.folder, steps=12)
-    upload = runpy.run_path(str(ROOT / "scripts/upload_wandb.py"))
+    from vmp.commands.upload import with_wandb
     from vmp.tracking.wandb_run import rebuild
 
     for _ in range(2):  # the second takes the first one's place
-        chosen = upload["with_wandb"](config.folder, {"project": "other", "group": "table1"})
+        chosen = with_wandb(config.folder, {"project": "other", "group": "table1"})
         said = rebuild(chosen, config.folder, offline=True)
         assert "wandb sync" in said
         (file,) = wandb_files(config.folder)

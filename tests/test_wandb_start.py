@@ -41,8 +41,8 @@ def test_a_key_is_found_in_the_environment_and_in_netrc(tmp_path, monkeypatch):
 
 def test_an_empty_wandb_mode_is_ignored(monkeypatch, tmp_path):
     """wandb itself takes WANDB_MODE= for a wrong one, and would not start."""
+    from vmp.compose import composer
     from vmp.config import check
-    from vmp.paper.planning import composer
     from vmp.tracking.wandb_run import start_wandb
 
     monkeypatch.setenv("WANDB_MODE", "")

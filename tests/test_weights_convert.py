@@ -26,9 +26,9 @@ def convert(*arguments: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def converter():
-    import runpy
+    from vmp.commands.convert import convert
 
-    return runpy.run_path(str(ROOT / "scripts" / "convert_weights.py"))["convert"]
+    return convert
 
 
 @pytest.mark.slow

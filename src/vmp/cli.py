@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from vmp.errors import UserError
 from vmp.streams import tolerate_failing_streams
@@ -15,11 +16,23 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach us, to be
 warnings.filterwarnings("ignore", r"(?s).*is validated against ConfigStore schema", UserWarning)
 
 
+def typed_command() -> list[str]:
+    """The words that started this process: python train.py KEY=VALUE, or vmp train KEY=VALUE."""
+    script, *rest = sys.argv
+    if Path(script).parent == Path(__file__).parent / "commands":
+        return ["vmp", Path(script).stem, *rest]
+    return ["python", script, *rest]
+
+
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
     """A parser with a script's docstring as its help: the first line above the options, the rest below them."""
     first, _, rest = (doc or "").partition("\n\n")
+    words = typed_command()
     return argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=" ".join(words[:2]) if words[0] == "vmp" else None,
+        description=first,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 

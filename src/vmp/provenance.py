@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
+    "video-motion-prompts",
     "torch",
     "numpy",
     "opencv-python-headless",
@@ -34,6 +35,8 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     here = Path(__file__).resolve().parent
+    if (here / "conf").is_dir():  # installed, perhaps inside another repository
+        return None
     try:
         said = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],

@@ -10,7 +10,6 @@ Notable here:
 import json
 import os
 import shlex
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from vmp.cli import typed_command
 from vmp.engine.stopping import OUT_OF_TIME
 from vmp.errors import RunError
 from vmp.files import write_json, write_text
@@ -41,7 +41,7 @@ class Sweep:
 
     def __init__(self, place: Path, jobs: Sequence[Job], **settings: Any) -> None:
         self.place, self.jobs = place, list(jobs)
-        self.settings = {"cwd": os.getcwd(), "command": shlex.join(["python", *sys.argv]), **settings}
+        self.settings = {"cwd": os.getcwd(), "command": shlex.join(typed_command()), **settings}
         self._signal = 0  # the one that ended it
         self._abandoned = False  # the jobs go on without this process
         self._progress = ProgressLines(self.jobs)

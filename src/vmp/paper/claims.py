@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmp.compose import composer
 from vmp.config import Prompts
 from vmp.formats import format_signed
-from vmp.paper.planning import Planner, composer
+from vmp.paper.planning import Planner
 from vmp.paper.power import Error, Pair, detectable, pooled
 from vmp.paper.sensitivity import Controlled, controlled_cells, rows_of_controls, rows_of_variation
 from vmp.paper.tables import Profile, Table, cells, load_profile, load_table, results_of

@@ -15,11 +15,12 @@ import numpy as np
 
 from vmp.backbones import zoo
 from vmp.backbones.packages import find_in_package
+from vmp.compose import composer
 from vmp.errors import RunError
 from vmp.figures.learning import Learned, draw_learning
 from vmp.jobs.launch import parse_launch
 from vmp.paper.paired import Difference, detectable, difference
-from vmp.paper.planning import PlannedRun, Planner, add_needed_runs, composer
+from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
 from vmp.paper.reproduce import run_missing
 from vmp.paper.tables import RunSpec
 from vmp.runs.run import Run

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmp.compose import composer
 from vmp.errors import ConfigError, WeightsError
 from vmp.files import replacing, write_text
 from vmp.jobs.launch import parse_launch
-from vmp.paper.planning import PlannedRun, Planner, composer
+from vmp.paper.planning import PlannedRun, Planner
 from vmp.paper.reproduce import run_missing
 from vmp.paper.tables import PaperSection, RunSpec, load_section
 from vmp.runs.folder import check_same_run

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmp.compose import composer
 from vmp.config import Config, MotionsDataset, PreparedDataset, check_start
 from vmp.errors import ConfigError, UserError
 from vmp.files import write_text
 from vmp.jobs.launch import Launch, name_output, parse_launch, run_launched
 from vmp.jobs.supervisor import Job
 from vmp.paper.estimates import measured_rates, print_plan, time_rates
-from vmp.paper.planning import PlannedEvaluation, PlannedRun, Planner, composer, plan_cells
+from vmp.paper.planning import PlannedEvaluation, PlannedRun, Planner, plan_cells
 from vmp.paper.rendering import FilledTable, describe_provenance, to_csv, to_latex, to_markdown
 from vmp.paper.tables import cells, load_profile, load_table, matches, results_of
 from vmp.paper.timing import measure_table

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from vmp.compose import composer
 from vmp.errors import ConfigError
 from vmp.figures.canvas import figure, save, style
 from vmp.figures.layers import layer_with
 from vmp.files import write_text
 from vmp.jobs.launch import parse_launch
-from vmp.paper.planning import PlannedRun, Planner, add_needed_runs, composer
+from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
 from vmp.paper.reproduce import run_missing
 from vmp.paper.tables import Profile, run_spec
 from vmp.runs.run import Run

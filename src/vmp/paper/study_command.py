@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmp.compose import composer
 from vmp.errors import RunError
 from vmp.files import read_csv, write_text
 from vmp.formats import format_duration
 from vmp.jobs.launch import parse_launch
-from vmp.paper.planning import PlannedRun, Planner, add_needed_runs, composer
+from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
 from vmp.paper.reproduce import run_missing
 from vmp.paper.study import PLACE, Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
 from vmp.paper.study_page import collect, draw, to_markdown

@@ -1,12 +1,12 @@
 """What result.json says of how a run was made: everything in it but the accuracies."""
 
 import shlex
-import sys
 import time
 from typing import Any
 
 import torch
 
+from vmp.cli import typed_command
 from vmp.config import Config
 from vmp.engine.dist import Processes
 from vmp.engine.plan import Throughput, TrainingPlan, TrainingState
@@ -39,7 +39,7 @@ def describe_training(
         "seconds": round(state.seconds, 1),
         "clips_per_second": round(throughput.clips / throughput.trained, 1) if timed else None,
         "share_waiting_for_data": round(throughput.share_waiting, 4) if timed else None,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(typed_command()),
         "device": describe_devices(processes),
         "sessions": state.sessions,
         "peak_memory_gb": peak_memory(processes.device),

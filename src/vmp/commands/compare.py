@@ -1,0 +1,159 @@
+"""Where two runs differ (settings, classes, clips, learned scalars, layers), and whether that is more than noise.
+
+vmp compare outputs/.../none/seed0 outputs/.../learned_lambda1/seed0
+vmp compare A B --layers 8 --picture comparison.png --clips differing.csv
+vmp compare A B --json
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from vmp.cli import parser_of
+from vmp.errors import UserError
+from vmp.figures.comparison import ClassChange, Pairing, bootstrap, class_changes, mcnemar, pair
+from vmp.runs.folder import differences
+from vmp.runs.run import Run, read_run
+
+ELSEWHERE = ("output", "logger")  # settings that do not affect what is trained
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    if options.most < 1 or (options.layers is not None and options.layers < 0):
+        raise UserError("--most must be at least 1, --layers at least 0")
+    a, b = (read_run(folder) for folder in options.runs)
+    if a.folder.resolve() == b.folder.resolve():
+        raise UserError(f"{a.folder}: name two runs, not one twice")
+    paired = pair(a, b)
+    changes = class_changes(paired, a.classes)
+    layers = None
+    if options.layers is not None:
+        from vmp.figures.similarity import compare_layers
+
+        layers = compare_layers(a, b, clips=options.layers)
+    found = compare(a, b, paired, changes, layers)
+    if options.clips:
+        write_clips(options.clips, paired, a.classes)
+    pictures = []
+    if options.picture:
+        from vmp.figures.canvas import save, style
+        from vmp.figures.comparison import draw_comparison
+        from vmp.figures.selection import label
+
+        labels = label(a), label(b)
+        p, interval = found["top1"]["mcnemar_p"], found["top1"]["interval"]
+        with style():
+            drawn = draw_comparison(paired, changes, labels=labels, p=p, interval=interval, layers=layers)
+        pictures = save(drawn, options.picture.with_suffix(""))
+    if options.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    show(found, most=options.most)
+    for path in (*([options.clips] if options.clips else []), *pictures):
+        print(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__)
+    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="two finished runs on the same clips")
+    parser.add_argument("--most", type=int, default=8, help="classes to list, of gains and of losses")
+    layers = "add the cosine similarity of layers, over N test clips"
+    parser.add_argument("--layers", type=int, metavar="N", help=layers)
+    parser.add_argument("--clips", type=Path, help="write the clips on which the runs differ, as CSV")
+    parser.add_argument("--picture", type=Path, help="draw the comparison as PNG and SVG")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    return parser
+
+
+def compare(
+    a: Run, b: Run, paired: Pairing, changes: list[ClassChange], layers: dict[str, dict[str, float]] | None
+) -> dict[str, Any]:
+    """The comparison as plain values: accuracies in percent, changes from the first run to the second."""
+    before, after = ({k: v for k, v in run.config.items() if k not in ELSEWHERE} for run in (a, b))
+    scalars = [run.result.get("scalars", {}) for run in (a, b)]
+    first, second = paired.top1
+    found = {
+        "a": str(a.folder),
+        "b": str(b.folder),
+        "config": list(differences(before, after)),
+        "clips": {"both": len(paired.ids), "only_a": paired.only_a, "only_b": paired.only_b},
+        "top1": {
+            "a": first,
+            "b": second,
+            "difference": second - first,
+            "interval": list(bootstrap(paired.fixed, paired.broken, len(paired.ids))),
+            "fixed": paired.fixed,
+            "broken": paired.broken,
+            "mcnemar_p": mcnemar(paired.fixed, paired.broken),
+        },
+        "classes": [vars(c) | {"change": c.change} for c in changes],
+        "scalars": {key: [s.get(key) for s in scalars] for key in dict.fromkeys([*scalars[0], *scalars[1]])},
+    }
+    return found | ({"layers": layers} if layers is not None else {})
+
+
+def write_clips(path: Path, paired: Pairing, classes: list[str]) -> None:
+    """Write one row per clip that only one run gets right: id, fixed or broken, actual and predicted classes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "change", "label", "predicted_a", "predicted_b"])
+        differ = paired.right_a != paired.right_b
+        for i in differ.nonzero()[0].tolist():
+            change = "fixed" if paired.right_b[i] else "broken"
+            names = (classes[row[i]] for row in (paired.labels, paired.predicted_a, paired.predicted_b))
+            writer.writerow([paired.ids[i], change, *names])
+
+
+def show(found: dict[str, Any], *, most: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"A  {escape(found['a'])}\nB  {escape(found['b'])}\n")
+    console.print("[bold]settings[/bold] (A -> B)")
+    console.print("\n".join(f"  {escape(line)}" for line in found["config"]) or "  the same")
+    t, n = found["top1"], found["clips"]
+    console.print(
+        f"\n[bold]top-1[/bold]  A {t['a']:.2f} %, B {t['b']:.2f} % on {n['both']} clips: {t['difference']:+.2f} "
+        f"points, 95 % interval {t['interval'][0]:+.2f} to {t['interval'][1]:+.2f}\n"
+        f"  B gets {t['fixed']} clips right that A does not, and {t['broken']} the other way: McNemar's exact test "
+        f"p = {t['mcnemar_p']:.3g}\n  {verdict(t['mcnemar_p'])}"
+    )
+    if n["only_a"] or n["only_b"]:
+        console.print(f"  left out: {n['only_a']} clips that only A scored, {n['only_b']} that only B did")
+    gains = [c for c in found["classes"] if c["change"] > 0][:most]
+    losses = [c for c in found["classes"] if c["change"] < 0][-most:]
+    table = Table(title="classes that change most", title_justify="left", box=None)
+    for name in ("class", "clips", "A %", "B %", "change"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for c in (*gains, *losses):
+        table.add_row(
+            escape(c["name"]), str(c["clips"]), f"{c['a']:.1f}", f"{c['b']:.1f}", f"{c['change']:+.1f}"
+        )
+    console.print()
+    console.print(table if gains or losses else "[bold]classes[/bold]  none changes")
+    if found["scalars"]:
+        console.print("\n[bold]learned scalars[/bold]")
+    for name, values in found["scalars"].items():
+        texts = ("-" if value is None else f"{value:.4f}" for value in values)
+        console.print(f"  {name:<12} {'  ->  '.join(texts)}")
+    for kind, similar in found.get("layers", {}).items():
+        least = sorted(similar, key=lambda name: similar[name])[:most]
+        mean = sum(similar.values()) / max(1, len(similar))
+        console.print(
+            f"\n[bold]{kind} of layers[/bold]: cosine similarity {mean:.3f} on average over {len(similar)}; least alike"
+        )
+        for name in least:
+            console.print(f"  {similar[name]:7.4f}  {escape(name)}")
+
+
+def verdict(p: float) -> str:
+    odds = f"{100 * p:.2g} of 100 pairs of equally good runs would differ at least as unevenly"
+    if p < 0.05:
+        return f"{odds}. These two runs differ, which does not show that their settings do: run more seeds."
+    return f"{odds}: no difference is shown."

@@ -1,0 +1,93 @@
+"""Draw the paper's figures from runs and clips, as PNG and SVG.
+
+vmp figure 3 17                                     figures that need no run
+vmp figure 1 5 --video my.mp4 --start 40 run=outputs/.../seed0
+vmp figure 5 18 --outputs outputs/real               of a run on real clips: its layer, its clips
+vmp figure 6 runs=outputs/.../learned_lambda0/seed0,outputs/.../learned_lambda2.5/seed0
+vmp figure all                                      all that can be drawn from runs below outputs/
+"""
+
+import argparse
+from pathlib import Path
+
+from vmp.cli import parser_of
+from vmp.errors import UserError
+from vmp.figures.numbered import FIGURES, draw
+from vmp.figures.selection import SHIFT, SLOPE, FigureOptions, MissingRuns, named_runs
+
+
+def main() -> None:
+    from vmp.figures.canvas import save
+    from vmp.paper.tables import results_of
+
+    options = vars(_parser().parse_intermixed_args())
+    numbers, runs, every = read(options.pop("what"))
+    stride = 1 if options["stride"] is None else options["stride"]
+    if min(options["start"], stride - 1, options["frames"] - 1, options["clips"]) < 0:
+        raise UserError("--start and --clips must be at least 0, --stride and --frames at least 1")
+    out = options.pop("out") or results_of(options["outputs"]) / "figures"
+    options["videos"] = options.pop("video")
+    options["classes"] = tuple(name for name in options["classes"].split(",") if name)
+    options["runs"], options["found"] = named_runs(runs)
+    wanted = FigureOptions(**options)
+    seen: dict[bytes, int] = {}
+    for number in numbers:
+        try:
+            drawn = draw(number, wanted)
+        except MissingRuns as error:
+            if not every:
+                raise
+            why = str(error).removeprefix(f"figure {number} ").splitlines()[0]
+            print(f"figure {number} is left out: it {why}")
+            continue
+        paths = save(drawn, out / f"figure{number}")
+        same = seen.setdefault(paths[0].read_bytes(), number)
+        if every and same != number:
+            why = f"without runs of the paper's dataset and backbone it is figure {same}"
+            print(f"figure {number} is left out: {why}")
+            for path in paths:
+                path.unlink()
+            continue
+        print(*paths)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__)
+    what = (
+        "numbers of figures, or all; run=FOLDER or runs=FOLDER,FOLDER: runs, or folders with runs below them"
+    )
+    parser.add_argument("what", nargs="+", help=what)
+    parser.add_argument("--video", type=Path, action="append", default=[], help="repeat it for several")
+    parser.add_argument("--start", type=int, default=0, help="first frame")
+    stride = "step from one frame to the next (default: 2, or of a run's clips its own)"
+    parser.add_argument("--stride", type=int, help=stride)
+    parser.add_argument("--frames", type=int, default=6, help="prompts in a row")
+    parser.add_argument("--slope", type=float, help=f"of a layer that is no run's (default: {SLOPE:g})")
+    parser.add_argument("--shift", type=float, help=f"of a layer that is no run's (default: {SHIFT:g})")
+    classes = (
+        "a,b,c: classes to draw in 10 and 11, or to take clips of in the figures that show a run's clips"
+    )
+    parser.add_argument("--classes", default="", help=classes)
+    parser.add_argument("--clips", type=int, default=8, help="test clips for the features of 7-9")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are looked for")
+    parser.add_argument("--out", type=Path, help="default: results/figures below --outputs")
+    return parser
+
+
+def read(what: list[str]) -> tuple[list[int], list[str], bool]:
+    """Numbers of figures, folders of runs, and whether all figures are wanted."""
+    numbers: list[int] = []
+    runs: list[str] = []
+    for word in what:
+        key, equals, value = word.partition("=")
+        if equals and key in ("run", "runs"):
+            runs += [name for name in value.split(",") if name]
+        elif word == "all":
+            numbers += list(FIGURES)
+        elif word.isdigit():
+            numbers.append(int(word))
+        else:
+            raise UserError(f"{word}: must be the number of a figure, all, run=FOLDER or runs=FOLDER,FOLDER")
+    if not numbers:
+        raise UserError(f"which figure? One or more of {', '.join(map(str, FIGURES))}, or all")
+    return list(dict.fromkeys(numbers)), runs, "all" in what

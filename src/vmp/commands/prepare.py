@@ -1,0 +1,218 @@
+"""Make the manifests of a published dataset from its videos and annotations, or check manifests.
+
+examples:
+  vmp prepare hmdb51 --videos hmdb51_org --splits testTrainMulti_7030_splits
+  vmp prepare hmdb51 --videos hmdb51_org.rar --splits test_train_splits.rar
+  vmp prepare finegym --videos videos --annotations annotations --cut --dry-run
+  vmp prepare finegym --videos subactions --annotations annotations --allow-missing
+  vmp prepare mpii_cooking2 --videos videos --splits experimentalSetup \\
+      --mat attributesAnnotations_MPII-Cooking-2.mat --cut --short-side 320
+  vmp prepare handwash12 --videos handwash12 --cut --short-side 128
+  vmp prepare verify data/hmdb51/split1/test.csv
+  vmp prepare verify data/hmdb51 --reader torchcodec_cuda --workers 4
+
+dataset=hmdb51, dataset=finegym and so on read these manifests; your own clips need none (dataset=folders). The videos
+stay as they are; --cut writes each clip as a small file of its own. When a file is missing or a count is not the
+dataset's, nothing is written and the exit code is 2, unless --allow-missing is given. The same command again continues
+where it was interrupted.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from vmp.cli import parser_of
+from vmp.data.decode import OPTIONAL
+from vmp.data.times import CLOCKS
+from vmp.errors import ConfigError, DataError, shortlist
+from vmp.prepare.children import TIMEOUT
+from vmp.prepare.published import COLLECTIONS, plan_collection
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    if options.timeout < 0:
+        raise ConfigError(f"--timeout {options.timeout:g}: must be a number of seconds, or 0 for no limit")
+    if options.dataset == "verify":
+        verify(options)
+    else:
+        prepare(options)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Prepare a dataset; print what was found and what was written. Raises UserError."""
+    from vmp.prepare.dataset import prepare
+
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: must be 1 or more")
+    if options.short_side and (options.short_side < 16 or options.short_side % 2):
+        raise ConfigError(
+            f"--short-side {options.short_side}: must be even and at least 16, or 0 for the size of the source"
+        )
+    out: Path = options.out or Path("data") / options.dataset
+    if options.fps < 0:
+        raise ConfigError(f"--fps {options.fps:g}: must be a number of frames per second above 0")
+    done = prepare(
+        dataclasses.replace(_plan(options, out), fps=options.fps),
+        out,
+        how=options.how or "in place",
+        long_in_place=options.how == "in place",
+        short_side=options.short_side or None,
+        allow_missing=options.allow_missing,
+        dry_run=options.dry_run,
+        histogram=options.histogram,
+        workers=options.workers,
+        timeout=options.timeout,
+    )
+    print(done.text)
+    if done.failed and not options.allow_missing:
+        failed = shortlist([check.name for check in done.failed])
+        raise DataError(
+            f"{len(done.failed)} check(s) failed and no manifest was written:\n{failed}\nPut it right, or add "
+            "--allow-missing to continue with what is there; the counts are kept in every result."
+        )
+    if options.dry_run:
+        print("a dry run: nothing was written")
+    for path in done.written:
+        print(f"wrote {path}")
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Check the files behind manifests; DataError where one does not fit its files."""
+    from vmp.prepare.verify import verify
+
+    faulty, untried = [], []
+    for path in options.manifests:
+        for manifest in _manifests_under(path):
+            work = {"workers": options.workers, "timeout": options.timeout}
+            verified = verify(manifest, root=options.root, readers=options.reader or (), **work)
+            counts = ", ".join(f"{count:,} {status}" for status, count in verified.counts.items())
+            print(f"{manifest}: {counts}")
+            for name, clips in verified.exact.items():
+                print(f"  {name} is exact for {clips:,} of {verified.counts['ok']:,} usable clips")
+            if verified.untried:
+                lines = [f"{path}: {why}" for path, why in verified.untried.items()]
+                print(f"  {len(lines)} files could not be tried on the GPU:\n{shortlist(lines)}")
+                untried.append(str(manifest))
+            if not verified.ok:
+                faulty.append(str(manifest))
+                print(shortlist([f"{p.id} ({p.path}): {p.problem}" for p in verified.problems], 20))
+    if faulty:
+        raise DataError(
+            f"{len(faulty)} manifest(s) did not fit their files:\n{shortlist(faulty)}\nRows that cannot be used are "
+            "now marked in them and listed in quarantine.csv beside them. Put the files right and prepare again."
+        )
+    if untried:
+        raise DataError(
+            f"the GPU failed on files of {len(untried)} manifest(s):\n{shortlist(untried)}\nThe same command tries "
+            "again; with fewer --workers it needs less of the GPU's memory."
+        )
+
+
+def _manifests_under(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return [file for name in ("train", "val", "test") for file in sorted(path.rglob(f"{name}.csv"))]
+
+
+def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-def]
+    if options.dataset == "hmdb51":
+        from vmp.prepare.hmdb51 import plan_hmdb51
+
+        videos, splits = _unpacked(options.videos, out / "videos", options), options.splits
+        return plan_hmdb51(videos, splits and _unpacked(splits, out / "splits", options))
+    if options.dataset == "finegym":
+        from vmp.prepare.finegym import plan_finegym
+
+        annotations, allow_missing = options.annotations or options.videos, options.allow_missing
+        plan = plan_finegym(options.videos, annotations, times=options.times, allow_missing=allow_missing)
+        return dataclasses.replace(plan, clock=options.clock)
+    if options.dataset in COLLECTIONS:
+        return plan_collection(options.dataset, options.videos, options.csv)
+    from vmp.prepare.mpii import plan_mpii
+
+    choices = {"frame_base": options.frame_base, "train_on_val": options.train_on_val}
+    return plan_mpii(options.videos, options.mat, options.splits, **choices)
+
+
+def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
+    """A folder as it is; an archive, or a folder of archives without videos, unpacked."""
+    from vmp.prepare.unpack import is_archive, unpack
+    from vmp.prepare.videos import find_videos
+
+    packed = is_archive(source) or (
+        source.is_dir() and any(map(is_archive, source.iterdir())) and not find_videos(source)
+    )
+    if not packed or not source.exists():
+        return source
+    if options.dry_run and not target.is_dir():
+        raise ConfigError(f"{source}: is packed; a dry run unpacks nothing. Run it once without --dry-run")
+    return target if options.dry_run else unpack(source, target)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__)
+    datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
+    common = argparse.ArgumentParser(add_help=False)
+    add = common.add_argument
+    add("--videos", type=Path, required=True, help="folder with the videos or frame folders, in any depth")
+    add("--out", type=Path, help="folder for the manifests (default: data/DATASET)")
+    add("--allow-missing", action="store_true", help="write manifests even if a check failed")
+    side = "short side of clips that are cut; 0: of the source (default: 320)"
+    add("--short-side", type=int, default=320, help=side)
+    add("--fps", type=float, default=0.0, help="frames per second of frame folders, which do not say it")
+    add("--dry-run", action="store_true", help="print what would be done; write nothing")
+    add("--histogram", action="store_true", help="print the clips of every class")
+    workers = "processes (default: one per CPU that may be used)"
+    timeout = f"seconds without progress before a process counts as hung; 0: never (default: {TIMEOUT:.0f})"
+    add("--workers", type=int, help=workers)
+    add("--timeout", type=float, default=TIMEOUT, help=timeout)
+
+    hmdb51 = datasets.add_parser("hmdb51", parents=[common], help="HMDB-51: 51 classes, three splits")
+    splits = "folder of the 153 split files (default: under or beside VIDEOS)"
+    hmdb51.add_argument("--splits", type=Path, help=splits)
+    remux = "copy clips to OUT/clips without loss, so that every reader is exact; link those where that is impossible"
+    add = _add_where_clips_are(hmdb51).add_argument
+    add("--remux", dest="how", action="store_const", const="remux", help=remux)
+    finegym = datasets.add_parser("finegym", parents=[common], help="FineGym, Gym99 v1.1")
+    finegym.add_argument("--annotations", type=Path, help="folder of lists and JSON (default: VIDEOS)")
+    finegym.add_argument("--times", type=Path, help="CSV id,start,end in seconds, instead of the JSON")
+    clock = "what seconds count from: the file's own clock, as players show it (default), or its first frame"
+    finegym.add_argument("--clock", choices=CLOCKS, default="file", help=clock)
+    _add_where_clips_are(finegym)
+    mpii = datasets.add_parser("mpii_cooking2", parents=[common], help="MPII Cooking 2, 67 verbs")
+    mpii.add_argument("--mat", type=Path, required=True, help="attributesAnnotations_MPII-Cooking-2.mat")
+    mpii.add_argument("--splits", type=Path, required=True, help="the folder experimentalSetup")
+    base = "0: one frame late, as the authors' script reads it"
+    mpii.add_argument("--frame-base", type=int, choices=(0, 1), default=1, help=base)
+    mpii.add_argument("--train-on-val", action="store_true", help="train on the validation subject, too")
+
+    _add_where_clips_are(mpii)
+
+    for name, collection in COLLECTIONS.items():
+        one = datasets.add_parser(name, parents=[common], help=collection.about)
+        table = "columns path,label, and group and split as far as there are any (default: VIDEOS/clips.csv, if any)"
+        one.add_argument("--csv", type=Path, help=table)
+        _add_where_clips_are(one)
+
+    check = datasets.add_parser("verify", help="check the files behind manifests")
+    add = check.add_argument
+    add("manifests", type=Path, nargs="+", help="manifests, or folders that hold some")
+    root = "folder of the videos (default: the one recorded beside the manifest)"
+    add("--root", type=Path, help=root)
+    reader = "measure this reader too, and list it where it is exact; torchcodec_cuda decodes on a GPU"
+    add("--reader", action="append", choices=OPTIONAL, help=reader)
+    add("--workers", type=int, help=workers)
+    add("--timeout", type=float, default=TIMEOUT, help=timeout)
+    return parser
+
+
+def _add_where_clips_are(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-def]
+    """Add the options that exclude each other."""
+    group = parser.add_mutually_exclusive_group()
+    add = group.add_argument
+    in_place = "use the videos where they are, long ones too (default: long ones are refused)"
+    add("--in-place", dest="how", action="store_const", const="in place", help=in_place)
+    cut = "write every clip as a small file under OUT/clips"
+    add("--cut", dest="how", action="store_const", const="cut", help=cut)
+    return group

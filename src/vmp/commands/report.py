@@ -1,0 +1,38 @@
+"""Write one HTML page about runs: accuracies, curves, confusions, worst clips, tables beside the paper's, provenance.
+
+vmp report outputs                              every run below outputs -> outputs/report.html
+vmp report outputs/finegym --out finegym.html --clips 0
+"""
+
+from pathlib import Path
+
+from vmp.cli import parser_of
+from vmp.errors import UserError
+from vmp.report.page import CLIPS, write_report
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="runs, or folders with runs below them")
+    parser.add_argument("--out", type=Path, help="file of the page; default: report.html in the first folder")
+    parser.add_argument(
+        "--tables",
+        nargs="*",
+        type=Path,
+        help="folders with table<n>.csv (or mini/table<n>.csv); default: results/ in each "
+        "of the folders; docs/results has the tables that the project ships",
+    )
+    parser.add_argument(
+        "--clips", type=int, default=CLIPS, help="worst clips to draw per run; 0 reads no video"
+    )
+    options = parser.parse_args()
+    if options.clips < 0:
+        raise UserError(f"--clips {options.clips}: must be at least 0")
+    out, tables = options.out or options.folders[0] / "report.html", options.tables
+    if tables is None:
+        tables = [folder / "results" for folder in options.folders]
+    written = write_report(options.folders, out=out, tables=tables, clips=options.clips, progress=True)
+    print(
+        f"{written.path}: {written.finished} finished of {written.runs} runs, {written.tables} tables, "
+        f"{written.pictures} pictures, {written.bytes / 1e6:.1f} MB"
+    )

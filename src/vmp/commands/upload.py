@@ -1,0 +1,46 @@
+"""Builds one complete wandb run from a run's files: metrics.jsonl, result.json, per_class.csv, predictions.csv.
+
+vmp upload outputs/motions-static/tiny-motions/learned_lambda1/seed0            to wandb's server
+vmp upload outputs/motions-static/tiny-motions/learned_lambda1/seed0 --offline  for wandb sync
+"""
+
+from pathlib import Path
+from typing import Any
+
+from vmp.cli import parser_of
+from vmp.config import Config
+from vmp.errors import RunError, UserError
+from vmp.runs.folder import load_config
+from vmp.runs.records import METRICS_FILE
+from vmp.runs.run import read_run
+from vmp.tracking.summary import format_error
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
+    parser.add_argument("--offline", action="store_true", help="only write wandb's files")
+    for name in ("--project", "--entity", "--group"):
+        parser.add_argument(name)
+    options = parser.parse_args()
+    from vmp.tracking.wandb_run import rebuild
+
+    for folder in options.runs:
+        chosen = {key: getattr(options, key) for key in ("project", "entity", "group")}
+        config = with_wandb(folder, {key: value for key, value in chosen.items() if value})
+        try:
+            print(rebuild(config, folder, offline=options.offline))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{folder}: wandb rejected it ({format_error(error)})") from None
+
+
+def with_wandb(folder: Path, chosen: dict[str, Any]) -> Config:
+    """The run's config, with the wandb logger that it had and these options."""
+    raw = read_run(folder).config
+    if not (folder / METRICS_FILE).is_file():
+        raise RunError(f"{folder}: nothing was logged there (no {METRICS_FILE})")
+    kept = raw.get("logger", {})
+    kept = kept if kept.get("kind") == "wandb" else {}
+    return load_config(folder, {**raw, "logger": {**kept, "kind": "wandb", **chosen}})
