@@ -1,6 +1,7 @@
 """Video motion prompts: two learned scalars in front of any video model.
 
-The names below load on first use, so that `import vmp` (and `python train.py --help`) does not pay for torch.
+The names below load on first use, so that `import vmp` (and `vmp train --help`) does not pay for torch. All but `load`,
+which opens trained models, need torch alone.
 """
 
 from importlib import import_module
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from vmp.model import PromptedClassifier
     from vmp.objective import Objective
     from vmp.power_norm import AsinhE, Gamma, LearnedPowerNorm, MaxExp, SigmE
+    from vmp.trained import TrainedModel, load
 
 __version__ = "0.1.0"
 
@@ -24,6 +26,8 @@ _HOMES = {
     "AsinhE": "vmp.power_norm",
     "Objective": "vmp.objective",
     "PromptedClassifier": "vmp.model",
+    "TrainedModel": "vmp.trained",
+    "load": "vmp.trained",
 }
 __all__ = [
     "AsinhE",
@@ -34,6 +38,8 @@ __all__ = [
     "Objective",
     "PromptedClassifier",
     "SigmE",
+    "TrainedModel",
+    "load",
     "temporal_attention_variation",
 ]
 

@@ -23,8 +23,9 @@ Compose = Callable[[Sequence[str]], dict[str, Any]]  # overrides -> a resolved c
 @cache
 def composer(conf: Path) -> Compose:
     """A function that composes train.yaml and runs nothing. Config files are composed once per choice of files; plain
-    values are set afterwards. Hydra must not be initialised already."""
+    values are set afterwards. A Hydra application that calls it keeps its own state."""
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf.errors import OmegaConfBaseException
 
@@ -32,8 +33,13 @@ def composer(conf: Path) -> Compose:
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
 
     def compose_with_hydra(overrides: Iterable[str]) -> DictConfig:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            return compose("train", [hydra_override(override) for override in overrides])
+        own = GlobalHydra.instance()
+        before, own.hydra = own.hydra, None
+        try:
+            with initialize_config_dir(str(conf), version_base="1.3"):
+                return compose("train", [hydra_override(override) for override in overrides])
+        finally:
+            own.hydra = before
 
     compose_files = cache(compose_with_hydra)
     parser = OverridesParser.create()

@@ -211,16 +211,10 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
 
 def save_grid(rows: list[np.ndarray], layer: "MotionPrompt", out: Path, *, title: str) -> Path:
     """Write out.png: frames, differences, attention and prompts in named rows."""
-    from vmp.figures.canvas import save, style
-    from vmp.figures.layers import describe
-    from vmp.figures.panels import draw_grid, nothing_is
+    from vmp.figures.canvas import save
+    from vmp.figures.panels import draw_rows
 
-    learned = describe(layer).replace(", ", "\n")
-    prompt = f"motion prompt\n({nothing_is(layer)} where\nf(D) = 0)"
-    names = ("frame", "difference\nD", f"attention f(D)\n{learned}", prompt)
-    with style():
-        drawn = draw_grid([list(row) for row in rows], rows=names, title=title, width=2.0)
-    return save(drawn, out, kinds=("png",))[0]
+    return save(draw_rows(rows, layer, title=title), out, kinds=("png",))[0]
 
 
 def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:

@@ -56,6 +56,7 @@ def score(
     autocast: torch.dtype | None = None,
     name: str = "test",
     between: Callable[[], None] = lambda: None,
+    at_once: int | None = None,
 ) -> Scores:
     """Score every clip of the split once; every process returns all scores.
 
@@ -63,12 +64,13 @@ def score(
         model: clips (V, 3, T, H, W) uint8 -> an output with `logits` and `variations`.
         reduce: what is summed over views, "probs" or "logits".
         between: is called after each batch and may raise.
+        at_once: clips in a batch of the loader; None: as many as give 32 views.
     """
     mine = list(range(processes.rank, len(dataset), processes.world))
     loader: DataLoader = DataLoader(
         dataset,
         sampler=mine,
-        batch_size=clips_at_once(dataset.temporal * dataset.spatial),
+        batch_size=at_once or clips_at_once(dataset.temporal * dataset.spatial),
         collate_fn=SharedMemoryCollate(_keep),
         pin_memory=processes.device.type == "cuda",
         **loader_processes(dataset, workers, timeout=timeout),

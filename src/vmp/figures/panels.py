@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmp.figures.canvas import bare, figure
-from vmp.figures.layers import slope_and_shift
+from vmp.figures.canvas import bare, figure, style
+from vmp.figures.layers import describe, slope_and_shift
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +47,15 @@ def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = N
         color_attention(attention),
         to_bytes((prompts * std + mean).transpose(1, 2, 3, 0)),
     ]
+
+
+def draw_rows(rows: Sequence[np.ndarray], layer: "MotionPrompt", *, title: str) -> Any:
+    """Draw the pictures that `panel_rows` makes, one named row for each."""
+    learned = describe(layer).replace(", ", "\n")
+    prompt = f"motion prompt\n({nothing_is(layer)} where\nf(D) = 0)"
+    names = ("frame", "difference\nD", f"attention f(D)\n{learned}", prompt)
+    with style():
+        return draw_grid([list(row) for row in rows], rows=names, title=title, width=2.0)
 
 
 def nothing_is(layer: "MotionPrompt") -> str:

@@ -35,6 +35,15 @@ class Opened:
         """Pathway -> MotionPrompt; empty without prompts."""
         return dict(self.model.prompts.items())
 
+    def frames_of(self, pathway: str) -> list[int]:
+        """Indices, into the frames that the model takes, of those that a pathway's layer sees."""
+        cut, count = self.model.cut, self.spec.frames + (1 if self.prompts else 0)
+        return (
+            list(cut.take[pathway])
+            if cut and pathway in cut.take
+            else list(range(cut.frames if cut else count))
+        )
+
 
 def open_run(
     folder: Path,

@@ -82,6 +82,7 @@ def score(
     workers: int | None = None,
     between: Callable[[], None] = lambda: None,
     attention: dict[str, float] | None = None,
+    at_once: int | None = None,
 ) -> "Scores":
     """Score a split once; every process gets all scores.
 
@@ -90,6 +91,7 @@ def score(
         workers: loader processes; None: as trainer.workers says.
         between: called after each batch; it may raise.
         attention: gets the mean attention of each prompted pathway; None: it is not measured.
+        at_once: clips in a batch; None: as many as give 32 views.
 
     Raises:
         DataError: more clips cannot be read than data.max_bad_fraction allows.
@@ -110,6 +112,7 @@ def score(
             autocast=autocast_type(config.trainer.amp),
             name=split.name,
             between=between,
+            at_once=at_once,
         )
     if attention is not None:
         attention |= mean_of(processes.gather({p: [m.cpu() for m in means] for p, means in found.items()}))

@@ -1,0 +1,394 @@
+"""vmp.load: a trained model in Python. What it predicts, its features, and its attention on any video.
+
+Notable here:
+- nothing of a run's folder is executed: configs are checked, weights are read as tensors;
+- a video is read and tested as `vmp predict` does it, with the frames, crops and views of the run or of the published
+  protocol.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from vmp.config import Config, check, check_start, parse_views
+from vmp.errors import DataError, UserError
+from vmp.overrides import quote
+from vmp.runs.open import Opened, open_published, open_run
+from vmp.runs.run import read_run
+from vmp.runs.score import Split, score
+from vmp.runs.videos import as_split, measure_video, measure_videos, read_clip
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vmp.engine.dist import Processes
+    from vmp.layer import MotionPrompt
+    from vmp.model import PromptedClassifier
+
+Video = str | Path  # a file, or a folder of numbered frames
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """probabilities: (classes,). If the backbone sums logits over views, they are the softmax of the mean logits."""
+
+    video: str
+    frames: int
+    fps: float
+    reader: str
+    views: tuple[int, int]  # temporal x spatial
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """Classes and probabilities, best first."""
+        best = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[c], float(self.probabilities[c])) for c in best]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.top(1)[0][0]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A layer's attention on the T + 1 frames of one clip that it sees.
+
+    frames: (T + 1, S, S, 3) uint8. numbers: of these frames in the video. difference: D, (T, S, S), in [-1, 1].
+    attention: f(D), (T, S, S), in [0, 1].
+    """
+
+    video: str
+    frames: np.ndarray
+    numbers: tuple[int, ...]
+    difference: np.ndarray
+    attention: np.ndarray
+    layer: "MotionPrompt"
+
+    def draw(self, *, columns: int = 5) -> Any:
+        """Frames, differences, attention and prompts as a matplotlib Figure."""
+        from vmp.figures.clips import to_clip
+        from vmp.figures.panels import draw_rows, panel_rows
+
+        rows = panel_rows(to_clip(self.frames), self.layer, columns=columns)
+        return draw_rows(rows, self.layer, title=Path(self.video).name)
+
+
+class TrainedModel:
+    """A run's model or a published one, in evaluation mode on its device; `vmp.load` makes it.
+
+    model: uint8 clips (B, 3, frames, S, S) -> an output with `logits` (B, classes). config: the checked config of the
+    run. notes: what a user of published weights should know.
+    """
+
+    def __init__(self, opened: Opened, processes: "Processes") -> None:
+        self._opened, self._processes = opened, processes
+
+    @property
+    def model(self) -> "PromptedClassifier":
+        return self._opened.model
+
+    @property
+    def config(self) -> Config:
+        return self._opened.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._opened.classes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._opened.notes
+
+    @property
+    def prompts(self) -> "dict[str, MotionPrompt]":
+        """Pathway -> its layer, with `slope` and `shift`; empty without prompts."""
+        return self._opened.prompts
+
+    @property
+    def views(self) -> tuple[int, int]:
+        """Temporal x spatial views of a test."""
+        return self.config.trainer.views or self._opened.spec.views
+
+    @property
+    def device(self) -> Any:
+        return self._processes.device
+
+    @property
+    def stages(self) -> list[str]:
+        """Names for `features`: the backbone's parts in order, those of lists of parts one by one. Every dotted name of
+        `model.backbone.named_modules()` works, too."""
+        from torch import nn
+
+        def parts(prefix: str, module: nn.Module) -> Iterator[str]:
+            for name, child in module.named_children():
+                if isinstance(child, nn.ModuleList | nn.Sequential):
+                    yield from parts(f"{prefix}{name}.", child)
+                else:
+                    yield prefix + name
+
+        return list(parts("", self.model.backbone))
+
+    def __repr__(self) -> str:
+        learned = ", ".join(f"{name} {value.item():.3f}" for name, value in self.model.scalars().items())
+        return (
+            f"TrainedModel({self.config.backbone.key}, {len(self.classes)} classes, vmp={self.config.vmp.kind}"
+            f"{', ' + learned if learned else ''}, on {self.device})"
+        )
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is a sequence, too
+        self, videos: Video, *, batch_size: int | None = ..., views: Any = ..., fps: float = ...
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self, videos: Sequence[Video], *, batch_size: int | None = ..., views: Any = ..., fps: float = ...
+    ) -> list[Prediction]: ...
+    def predict(
+        self, videos: Any, *, batch_size: int | None = None, views: Any = None, fps: float = 0.0
+    ) -> Any:
+        """What the model says of a video, or of each video of a list.
+
+        Args:
+            batch_size: videos decoded and tested at a time; None: as many as give 32 views.
+            views: "TEMPORALxSPATIAL", such as "10x3"; None: as tested or published.
+            fps: frames per second of frame folders, which do not say it.
+
+        Raises:
+            DataError: videos that cannot be read, all by name. UserError: views or batch_size make no sense.
+        """
+        one = isinstance(videos, str | Path)
+        found, bad = self.predict_readable(
+            [videos] if one else videos, batch_size=batch_size, views=views, fps=fps
+        )
+        if bad:
+            raise DataError(_unreadable(bad))
+        return found[0] if one else found
+
+    def predict_readable(
+        self, videos: Sequence[Video], *, batch_size: int | None = None, views: Any = None, fps: float = 0.0
+    ) -> tuple[list[Prediction], dict[str, str]]:
+        """Like `predict`: predictions for the videos that can be read, and for each other one, by name, why not."""
+        views = check_views(views) or self.views
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size = {batch_size}: must be at least 1")
+        measured, bad = measure_videos([Path(video) for video in videos], fps=fps)
+        if not measured:
+            raise DataError("no video could be read:\n" + _unreadable(bad))
+        split = as_split(self._opened, measured)
+        data = self.config.data.model_copy(update={"max_bad_fraction": 1.0, "degrade": "none"})
+        scored = score(
+            self.model,
+            split,
+            config=self.config.model_copy(update={"data": data}),
+            spec=self._opened.spec,
+            views=views,
+            processes=self._processes,
+            workers=0,
+            at_once=batch_size,
+        )
+        found = []
+        for index, row in zip(scored.indices.tolist(), scored.scores, strict=True):
+            mean = row.astype(np.float64) / (views[0] * views[1])
+            if self._opened.spec.reduce != "probs":
+                mean = np.exp(mean - mean.max())
+                mean /= mean.sum()
+            clip, reader = split.present.clips[index], split.present.readers[index]
+            found.append(Prediction(clip.id, clip.frames, clip.fps, reader, views, self.classes, mean))
+        return found, bad | {split.present.clips[i].id: reason for i, reason in scored.bad.items()}
+
+    def features(
+        self,
+        videos: "Video | Sequence[Video] | Tensor",
+        *,
+        stage: str | None = None,
+        views: Any = None,
+        fps: float = 0.0,
+    ) -> Any:
+        """The vector in front of the classification head, or what another part of the backbone gives.
+
+        Args:
+            videos: one video or several, or clips (B, 3, frames, S, S) uint8 as `model` takes them.
+            stage: a name in `stages`; None: the input of the head, averaged over its positions.
+            views: of videos; None: as tested for the vector, the centre view for a stage.
+
+        Returns:
+            (features,), averaged over views, of one video and (B, features) of several or of clips. With a stage: its
+            output with a row for each view of a video, in a list for several videos; a list of tensors where the stage
+            gives one for each pathway. On the CPU, in float32.
+
+        Raises:
+            UserError: no such stage. DataError, VideoReadError: a video cannot be read.
+        """
+        from torch import Tensor, stack
+
+        module, before = self._module(stage)
+        if isinstance(videos, Tensor):
+            return self._run(videos, module, before=before)
+        views = check_views(views) or (self.views if before else (1, 1))
+        paths = [Path(videos)] if isinstance(videos, str | Path) else [Path(video) for video in videos]
+        measured, bad = measure_videos(paths, fps=fps)
+        if bad:
+            raise DataError(_unreadable(bad))
+        found = []
+        for clips, weights in self._views(as_split(self._opened, measured), views):
+            out = self._run(clips, module, before=before)
+            found.append((out * weights[:, None]).sum(dim=0) / weights.sum() if before else out)
+        if isinstance(videos, str | Path):
+            return found[0]
+        return stack(found) if before else found
+
+    def attention(
+        self, video: Video, *, start: int = 0, pathway: str | None = None, fps: float = 0.0
+    ) -> Attention:
+        """The attention on the clip that begins with frame `start`, of its centre crop.
+
+        Args:
+            pathway: slow or fast, where there are several; None: the first that has prompts.
+
+        Raises:
+            UserError: the model has no prompts there, or too few frames follow. VideoReadError: it cannot be read.
+        """
+        import torch
+
+        if pathway not in (None, *self.prompts) or not self.prompts:
+            raise UserError(
+                f"pathway {pathway}: there are prompts on {', '.join(self.prompts) or 'none (vmp=none)'}"
+            )
+        key = pathway or next(iter(self.prompts))
+        layer, taken = self.prompts[key], self._opened.frames_of(key)
+        clip = read_clip(self._opened, Path(video), measure_video(Path(video), fps=fps), start=start)
+        seen = clip.pixels[:, taken]  # (3, T + 1, S, S)
+        with torch.no_grad():
+            batch = seen[None].to(self.device)
+            difference, attention = layer.differences(batch)[0], layer.attention(batch)[0]
+        return Attention(
+            video=str(video),
+            frames=seen.permute(1, 2, 3, 0).numpy(),
+            numbers=tuple(int(n) for n in clip.numbers[taken]),
+            difference=difference.cpu().numpy(),
+            attention=attention.cpu().numpy(),
+            layer=layer,
+        )
+
+    def _module(self, stage: str | None) -> "tuple[nn.Module, bool]":
+        """The module whose output is wanted, or whose input: (module, whether it is the input)."""
+        if stage is None:
+            return self.model.backbone.get_submodule(str(self.model.backbone.head_name)), True
+        named = dict(self.model.backbone.named_modules())
+        if not stage or stage not in named:
+            raise UserError(f"stage {stage!r}: the {self.config.backbone.key} has {', '.join(self.stages)}")
+        return named[stage], False
+
+    def _run(self, clips: "Tensor", module: "nn.Module", *, before: bool) -> Any:
+        """What goes into a module, (B, features), or what comes out of it."""
+        import torch
+
+        caught: list[Any] = []
+        if before:
+            handle = module.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+        else:
+            handle = module.register_forward_hook(lambda _, inputs, output: caught.append(output))
+        try:
+            with torch.no_grad():
+                self.model(clips.to(self.device))
+        finally:
+            handle.remove()
+        (found,) = caught
+        if isinstance(found, list | tuple):
+            return [part.float().cpu() for part in found]
+        found = found.float().cpu()
+        return found.flatten(1, -2).mean(dim=1) if before and found.dim() > 2 else found
+
+    def _views(self, split: Split, views: tuple[int, int]) -> "Iterator[tuple[Tensor, Tensor]]":
+        """The distinct views of each video, (V, 3, frames, S, S), with their weights."""
+        data = split.test_clips(self.config, self._opened.spec, self.model, views=views)
+        for index in range(len(data)):
+            _, clips, weights = data[index]
+            if isinstance(clips, Exception):
+                raise clips
+            yield clips, weights
+
+
+def load(
+    run: str | Path | None = None,
+    *,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    settings: Sequence[str] = (),
+    checkpoint: str | None = None,
+    device: str = "auto",
+) -> TrainedModel:
+    """A trained model: vmp.load("outputs/.../seed0"), or vmp.load(backbone="i3d_inception", weights="k400").
+
+    Args:
+        run: a run's folder.
+        backbone, weights: names that train.py takes, or a file of weights.
+        settings: more of the backbone's and of the prompts', as one types them: ["backbone.size=hr", "vmp=learned"].
+            Without vmp=... published weights have no prompts.
+        checkpoint: "best" or "last" of a run; None: the one that it was tested with.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: there is no such run, backbone or device, or weights that cannot be used.
+    """
+    if (run is None) == (backbone is None):
+        raise UserError(
+            'name one model: vmp.load("outputs/.../seed0") or vmp.load(backbone="i3d_inception", weights="k400")'
+        )
+    if run is not None:
+        if weights or settings:
+            raise UserError(
+                f"{run}: a run has its own backbone, weights and prompts; leave weights and settings out"
+            )
+        read_run(Path(run).expanduser())
+        return _on(
+            device, lambda where: open_run(Path(run).expanduser(), checkpoint=checkpoint, device=where)
+        )
+    if checkpoint:
+        raise UserError(f"checkpoint {checkpoint}: published weights have none; use it with a run")
+    chosen = [
+        f"backbone={backbone}",
+        *([f"backbone.weights={quote(str(weights))}"] if weights else []),
+        *settings,
+    ]
+    return load_published(chosen, device=device)
+
+
+def load_published(overrides: Sequence[str], *, device: str = "auto") -> TrainedModel:
+    """Published weights by overrides of train.py: backbone=... backbone.weights=... vmp=..."""
+    from vmp.compose import CONF, composer
+
+    plain = [] if any(word.startswith("vmp=") for word in overrides) else ["vmp=none"]
+    config = check(composer(CONF)([*overrides, *plain]))
+    check_start(config)
+    return _on(device, lambda where: open_published(config, device=where))
+
+
+def check_views(views: Any) -> tuple[int, int] | None:
+    """10x3 as (10, 3). Raises: UserError."""
+    if not views:
+        return None
+    try:
+        found = parse_views(views)
+    except ValueError as error:
+        raise UserError(f"views {views}: {error}") from None
+    if min(found) < 1:
+        raise UserError(f"views {views}: both numbers must be at least 1")
+    return found[0], found[1]
+
+
+def _on(device: str, open_model: Any) -> TrainedModel:
+    """Alone, whatever started this process: a user's own torchrun has its own use for its ranks."""
+    from vmp.engine.dist import Processes, find_device
+
+    processes = Processes(0, 1, find_device(device))
+    return TrainedModel(open_model(processes.device), processes)
+
+
+def _unreadable(bad: dict[str, str]) -> str:
+    return "\n".join(f"  {path}: {why}" for path, why in bad.items())

@@ -1,0 +1,108 @@
+"""vmp.load: what a trained model says in Python, against the run's own test and the formulas."""
+
+import csv
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import vmp
+from vmp.commands.predict import main as predict_command
+from vmp.data.decode import read_frames
+from vmp.errors import DataError, UserError
+from vmp.runs.run import read_run
+
+
+@pytest.fixture(scope="module")
+def trained(finished):
+    return vmp.load(finished, device="cpu")
+
+
+@pytest.fixture
+def files(data):
+    return [data / "val" / f"{i:03}.mp4" for i in range(5)]
+
+
+def test_predictions_are_those_of_the_runs_test(trained, finished, files, tmp_path, monkeypatch):
+    """From another folder, in batches of any size."""
+    monkeypatch.chdir(tmp_path)
+    tested = {row["id"]: row for row in read_run(finished).predictions}
+    found = trained.predict(files, batch_size=2)
+    assert trained.classes == tuple(read_run(finished).classes)
+    for i, one in enumerate(found):
+        row = tested[f"val/{i}"]
+        assert one.label == trained.classes[int(row["predicted"])]
+        assert one.top(1)[0][1] == pytest.approx(float(row["score"]), abs=1e-5)
+        assert one.probabilities.sum() == pytest.approx(1)
+    alone = trained.predict(str(files[1]))
+    np.testing.assert_allclose(alone.probabilities, found[1].probabilities, atol=1e-6)
+    assert [row[0] for row in alone.top()] == sorted(trained.classes, key=lambda c: -dict(alone.top())[c])
+
+
+def test_the_features_are_what_the_head_classifies(trained, files):
+    head = trained.model.backbone.head
+    vectors = trained.features(files)
+    assert vectors.shape == (5, head.in_features)
+    for vector, one in zip(vectors, trained.predict(files), strict=True):
+        logits = head(vector)  # there is one view
+        np.testing.assert_allclose(logits.softmax(dim=0).detach().numpy(), one.probabilities, atol=1e-5)
+    assert trained.stages == [*(f"stages.{i}.{j}" for i in range(4) for j in range(3)), "dropout", "head"]
+    last = trained.features(files[0], stage="stages.3")  # (1, C, T, H, W)
+    torch.testing.assert_close(last.mean(dim=(2, 3, 4))[0], vectors[0], atol=1e-5, rtol=1e-5)
+    clips = torch.randint(0, 256, (2, 3, 5, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        wanted = trained.model(clips).logits
+        torch.testing.assert_close(head(trained.features(clips)), wanted)
+
+
+def test_the_attention_is_the_papers_formula(trained, files):
+    """Eq. 1-3 on the frames that it says, counted from the video's start."""
+    seen = trained.attention(files[0], start=3)
+    assert seen.numbers == (3, 4, 5, 6, 7)
+    frames = read_frames(files[0], seen.numbers)
+    h, w = frames.shape[1:3]
+    scaled = read_frames(files[0], seen.numbers, short_side=32)
+    assert (h, w, seen.frames.shape) == (48, 48, (5, 32, 32, 3))
+    np.testing.assert_array_equal(seen.frames, scaled)
+    grey = (seen.frames @ np.array([0.299, 0.587, 0.114])) / 255
+    d = grey[1:] - grey[:-1]
+    slope, shift = (float(trained.prompts["video"].scalars()[name]) for name in ("slope", "shift"))
+    np.testing.assert_allclose(seen.difference, d, atol=1e-5)
+    np.testing.assert_allclose(seen.attention, 1 / (1 + np.exp(-slope * (d - shift))), atol=1e-4)
+    assert len(seen.draw(columns=3).axes) >= 12  # four rows of three
+
+
+def test_what_cannot_be_asked_is_an_error(trained, finished, files, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    for call, error, message in (
+        (lambda: vmp.load(), UserError, "name one model"),
+        (lambda: vmp.load(finished, backbone="tiny"), UserError, "name one model"),
+        (lambda: vmp.load(finished, weights="k400"), UserError, "has its own backbone"),
+        (lambda: vmp.load(tmp_path), UserError, "no run there"),
+        (lambda: vmp.load(backbone="tiny", weights="none"), UserError, "backbone=tiny without weights"),
+        (lambda: trained.predict([files[0], tmp_path / "bad.mp4"]), DataError, "bad.mp4"),
+        (lambda: trained.predict(files[0], views="ten"), UserError, "TEMPORALxSPATIAL"),
+        (lambda: trained.predict(files[0], batch_size=0), UserError, "at least 1"),
+        (lambda: trained.features(files[0], stage="blocks"), UserError, "the tiny has stages.0.0"),
+        (lambda: trained.attention(files[0], pathway="slow"), UserError, "there are prompts on video"),
+        (lambda: trained.attention(files[0], start=9), UserError, "3 frames are left"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_the_table_has_a_row_per_video(finished, files, tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad.mp4").write_text("no video")
+    shutil.copy(files[0], tmp_path / "a, b.mp4")
+    words = [str(tmp_path), f"run={finished}", "--csv", str(tmp_path / "out.csv"), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["vmp", *words])
+    assert predict_command() == 2
+    with open(tmp_path / "out.csv", newline="") as file:
+        good, bad = csv.DictReader(file)
+    assert (good["file"], good["frames"], good["problem"]) == (str(tmp_path / "a, b.mp4"), "12", "")
+    assert {good["class1"], good["class2"]} == {"brighter", "darker"}
+    assert float(good["probability1"]) + float(good["probability2"]) == pytest.approx(1, abs=1e-5)
+    assert (bad["file"], bad["class1"]) == (str(tmp_path / "bad.mp4"), "")
+    assert bad["problem"]
