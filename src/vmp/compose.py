@@ -21,9 +21,10 @@ Compose = Callable[[Sequence[str]], dict[str, Any]]  # overrides -> a resolved c
 
 
 @cache
-def composer(conf: Path) -> Compose:
-    """A function that composes train.yaml and runs nothing. Config files are composed once per choice of files; plain
-    values are set afterwards. A Hydra application that calls it keeps its own state."""
+def composer(conf: Path, name: str = "train") -> Compose:
+    """A function that composes train.yaml, or another of the commands' configs, and runs nothing. Config files are
+    composed once per choice of files; plain values are set afterwards. A Hydra application that calls it keeps its own
+    state."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -37,13 +38,13 @@ def composer(conf: Path) -> Compose:
         before, own.hydra = own.hydra, None
         try:
             with initialize_config_dir(str(conf), version_base="1.3"):
-                return compose("train", [hydra_override(override) for override in overrides])
+                return compose(name, [hydra_override(override, name) for override in overrides])
         finally:
             own.hydra = before
 
     compose_files = cache(compose_with_hydra)
     parser = OverridesParser.create()
-    parse = cache(lambda override: parser.parse_override(hydra_override(override)))
+    parse = cache(lambda override: parser.parse_override(hydra_override(override, name)))
 
     def compose_quickly(overrides: Sequence[str]) -> dict[str, Any]:
         parsed = [parse(override) for override in overrides]

@@ -1,22 +1,33 @@
-"""The second command: tests a run again, on another split, on chosen clips, with other views or degraded frames."""
+"""The second command: tests a run again, on another split, on chosen clips, with other views or degraded frames; and
+published weights with nothing trained."""
 
+import hashlib
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vmp.build import find_splits
-from vmp.config import Config, Evaluate, check_evaluate
-from vmp.data.manifest import Manifest
+from vmp.build import Splits, find_splits
+from vmp.config import Config, Evaluate, check_evaluate, check_start
+from vmp.data.manifest import Manifest, read_manifest, write_classes
 from vmp.data.present import Present, digest
 from vmp.errors import ConfigError
 from vmp.machine import device_name
 from vmp.provenance import provenance
+from vmp.ranks import read_rank
 from vmp.runs.folder import check_same_data, load_config
+from vmp.runs.heads import explain_other_classes
 from vmp.runs.records import write_result
-from vmp.runs.score import find_split, print_result, record_scores, score
+from vmp.runs.run import read_run
+from vmp.runs.score import Split, find_split, print_result, record_scores, score
+
+if TYPE_CHECKING:
+    from vmp.engine.dist import Processes
+    from vmp.runs.open import Opened
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -24,15 +35,12 @@ def evaluate(cfg: DictConfig) -> None:
     options = check_evaluate(OmegaConf.to_container(cfg, resolve=True))
     folder = Path(options.run)
     config = _changed(load_config(folder), options)
-    splits = find_splits(config)
-    manifests, name = dict(splits.named()), options.split
-    if name not in manifests:
-        name = "val" if splits.val else "test"
-        print(f"{config.name} has no {options.split} split; taking {name}")
-    split = find_split(config, name, manifests[name])
-    check_same_data(folder, {name: digest(split.manifest, split.present)})
-    if options.where:
-        split = split._replace(present=only(split.manifest, split.present, options.where))
+    if options.list:
+        split = _listed(config, options, read_run(folder).classes)
+    else:
+        split = _chosen(config, find_splits(config), options)
+        check_same_data(folder, {split.name: digest(split.manifest, split.present)})
+    split = _only(split, options)
 
     from vmp.engine import dist
     from vmp.runs.open import open_run
@@ -40,38 +48,140 @@ def evaluate(cfg: DictConfig) -> None:
     processes = dist.start(options.device)
     try:
         opened = open_run(folder, checkpoint=options.checkpoint, device=processes.device, processes=processes)
-        spec = replace(opened.spec, reduce=options.reduce or opened.spec.reduce)
-        views = options.views or config.trainer.views or spec.views
-        scores = score(
-            opened.model,
-            split,
-            config=config,
-            spec=spec,
-            views=views,
-            processes=processes,
-            workers=options.workers,
-        )
-        if processes.first:
-            select = options.checkpoint or config.trainer.select
-            where = folder / "evaluations" / folder_name(options, name, select, views)
-            where.mkdir(parents=True, exist_ok=True)
-            result = {
-                "run": str(folder),
-                "checkpoint": opened.checkpoint,
-                "split": name,
-                "views": list(views),
-                "reduce": spec.reduce,
-                "degrade": config.data.degrade,
-                "readers": sorted(set(split.present.readers)),
-                "where": options.where,
-                **record_scores(scores, split, where),
-                **provenance(),
-                "device": device_name(processes.device),
-            }
-            write_result(where, result)
-            print_result(where)
+        select = options.checkpoint or config.trainer.select
+        about = {"run": str(folder), "checkpoint": opened.checkpoint}
+        _test(opened, split, config, options, processes, folder / "evaluations", about, select=select)
     finally:
         dist.stop()
+
+
+def evaluate_published(config: Config, options: Evaluate) -> None:
+    """Test the weights of a config as they are, on a dataset or a list with their classes.
+
+    The result goes to OUTPUT/DATASET/BACKBONE-WEIGHTS/METHOD/published/.
+
+    Raises:
+        ConfigError: the dataset's classes are not those of the weights, in their order, or nothing says what they are.
+    """
+    from vmp.backbones.weights import resolve
+    from vmp.engine import dist
+    from vmp.runs.open import open_published
+
+    for key in ("checkpoint", "folder", *(() if options.list else ("root",))):
+        if value := getattr(options, key):
+            own = "published weights have none" if key == "checkpoint" else f"use dataset.{key}={value}"
+            raise ConfigError(f"{key} = {value}: {own}")
+    check_start(config)
+    config = _changed(config, options)
+    splits = None if options.list else find_splits(config)
+    processes = dist.start(options.device)
+    try:
+        opened = open_published(config, device=processes.device)
+        path, row = resolve(str(config.backbone.weights), config.backbone.key)
+        if splits:
+            published = row.name if row else ""
+            if why := explain_other_classes(path, splits.classes, config.dataset.name, published=published):
+                raise ConfigError(f"{config.name}: the weights cannot be tested on it: {why}")
+            split = _chosen(config, splits, options)
+        else:
+            split = _listed(config, options, opened.classes)
+            config = config.model_copy(update={"name": split.name})
+        split = _only(split, options)
+        if processes.first:
+            names, last = opened.classes, len(opened.classes) - 1
+            print(*(f"note: {note}" for note in opened.notes), sep="\n")
+            print(
+                f"{last + 1} classes in the order of the weights: 0 {names[0]}, 1 {names[1]}, ... {last} {names[-1]}"
+            )
+            if row and row.top1:
+                print(f"published top-1: {row.top1:g}")
+        about = {
+            "backbone": config.backbone.key,
+            "weights": str(config.backbone.weights),
+            "published_top1": row.top1 if row else None,
+        }
+        _test(opened, split, config, options, processes, config.folder.parent / "published", about)
+    finally:
+        dist.stop()
+
+
+def _test(
+    opened: "Opened",
+    split: Split,
+    config: Config,
+    options: Evaluate,
+    processes: "Processes",
+    home: Path,
+    about: dict[str, Any],
+    *,
+    select: str = "",
+) -> None:
+    """Score the split and write home/SPLIT_.../. about: what result.json says of the model."""
+    spec = replace(opened.spec, reduce=options.reduce or opened.spec.reduce)
+    views = options.views or config.trainer.views or spec.views
+    scores = score(
+        opened.model,
+        split,
+        config=config,
+        spec=spec,
+        views=views,
+        processes=processes,
+        workers=options.workers,
+    )
+    if not processes.first:
+        return
+    where = home / folder_name(options, split.name, select, views)
+    where.mkdir(parents=True, exist_ok=True)
+    result = {
+        **about,
+        "split": split.name,
+        "views": list(views),
+        "reduce": spec.reduce,
+        "degrade": config.data.degrade,
+        "readers": sorted(set(split.present.readers)),
+        "where": options.where,
+        **record_scores(scores, split, where),
+        **provenance(),
+        "device": device_name(processes.device),
+    }
+    write_result(where, result)
+    print_result(where)
+
+
+def _chosen(config: Config, splits: Splits, options: Evaluate) -> Split:
+    manifests, name = dict(splits.named()), options.split
+    if name not in manifests:
+        name = "val" if splits.val else "test"
+        print(f"{config.name} has no {options.split} split; taking {name}")
+    return find_split(config, name, manifests[name])
+
+
+def _listed(config: Config, options: Evaluate, classes: Sequence[str]) -> Split:
+    """The videos of options.list, whose labels are names of these classes, or their numbers from 0.
+
+    Raises:
+        ConfigError, ManifestError: the list or the folder of its videos is missing, or a label is no class.
+    """
+    from vmp.prepare.lists import make_list
+
+    file, videos = Path(str(options.list)), Path(options.root or Path(str(options.list)).parent)
+    for key, missing in (("list", not file.is_file()), ("root", not videos.is_dir())):
+        if missing:
+            raise ConfigError(f"{key} = {file if key == 'list' else videos}: not found")
+    home = Path(config.data.root) / "lists"
+    names = home / "classes" / f"{hashlib.sha256(repr(tuple(classes)).encode()).hexdigest()[:8]}.txt"
+    write_classes(names, classes)
+    folder = make_list(
+        home, videos=videos, lists={options.split: file}, classes_file=names, progress=read_rank().first
+    )
+    name = "list-" + re.sub(r"[^\w.+-]+", "-", file.stem)
+    return find_split(config, name, read_manifest(folder / f"{options.split}.csv", root=videos))
+
+
+def _only(split: Split, options: Evaluate) -> Split:
+    if not options.where:
+        return split
+    return split._replace(present=only(split.manifest, split.present, options.where))
 
 
 def folder_name(options: Evaluate, split: str, select: str, views: tuple[int, int]) -> str:
@@ -117,7 +227,9 @@ def only(manifest: Manifest, present: Present, where: str) -> Present:
 
 def _changed(config: Config, options: Evaluate) -> Config:
     """The run's config with the changes that the options ask for."""
-    moved = {key: value for key in ("folder", "root") if (value := getattr(options, key))}
+    moved = {
+        key: value for key in ("folder", "root") if (value := getattr(options, key)) and not options.list
+    }
     if moved and not moved.keys() <= type(config.dataset).model_fields.keys():
         raise ConfigError(
             f"{', '.join(moved)}: dataset {config.name} has no such key; it is made where data.root is"

@@ -371,6 +371,7 @@ class Evaluate(Section):
 
     run: File
     split: Literal["train", "val", "test"]
+    list: File | None
     checkpoint: Literal["last", "best"] | None
     folder: File | None
     root: File | None

@@ -1,0 +1,100 @@
+"""evaluate.py on other videos than the run's, and of weights that nothing here has trained."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from runs import QUICK
+
+from vmp.commands.convert import convert
+from vmp.commands.evaluate import main
+from vmp.runs.run import read_run
+
+SIZES = [word for word in QUICK if word.startswith(("backbone.width", "backbone.crop", "backbone.frames"))]
+
+
+@pytest.fixture
+def evaluate(monkeypatch, tmp_path, capsys):
+    """Run the command in an empty folder: its exit code, output and errors."""
+
+    def call(*words):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, words), "workers=0", "device=cpu"])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def listed(path: Path, data: Path, labels: list[str]) -> Path:
+    """The validation videos of `data`, backwards, with the labels of their classes."""
+    rows = [f"val/{i:03}.mp4,{labels[i % 2]}\n" for i in reversed(range(9))]
+    path.write_text("path,label\n" + "".join(rows))
+    return path
+
+
+def same(found: dict, run: Path) -> None:
+    own = read_run(run).result
+    for key in ("top1", "top5", "mean_class", "cross_entropy", "variation"):
+        assert found[key] == pytest.approx(own[key], abs=1e-4), key
+    assert found["clips"]["present"] == 9
+
+
+@pytest.mark.slow
+def test_a_run_on_a_list_of_other_videos(evaluate, finished, data, tmp_path):
+    """By name or by number, the labels mean the run's classes, whatever their order in the list."""
+    own = finished / "evaluations"
+    for labels in (["brighter", "darker"], ["0", "1"]):
+        file = listed(tmp_path / "other.csv", data, labels)
+        code, said, _ = evaluate(f"run={finished}", f"list={file}", f"root={data}")
+        assert code == 0
+        (result,) = own.glob("list-other_*/result.json")
+        same(json.loads(result.read_text()), finished)
+        result.unlink()
+    file = listed(tmp_path / "other.csv", data, ["brighter", "dim"])
+    code, _, errors = evaluate(f"run={finished}", f"list={file}", f"root={data}")
+    assert code == 2
+    assert "other.csv:3" in errors
+    assert "'dim'" in errors
+    code, _, errors = evaluate(f"run={finished}", f"list={tmp_path / 'gone.csv'}")
+    assert (code, "gone.csv: not found" in errors) == (2, True)
+
+
+@pytest.mark.slow
+def test_weights_are_tested_as_they_are(evaluate, finished, data, tmp_path):
+    """A run's weights and prompts in a file of their own give the run's numbers; in another order they are refused."""
+    file = tmp_path / "w.safetensors"
+    convert(finished, file, backbone="tiny", to="ours", force=False)
+    words = ("backbone=tiny", f"weights={file}", *SIZES, "vmp=learned")
+    where = ("dataset=manifest", f"dataset.folder={data}", "split=val")
+    code, said, errors = evaluate(*words, *where)
+    assert code == 0, errors
+    assert "2 classes in the order of the weights: 0 brighter, 1 darker" in said
+    (result,) = (tmp_path / "outputs").rglob("published/val_*/result.json")
+    found = json.loads(result.read_text())
+    same(found, finished)
+    assert (found["weights"], found["published_top1"]) == (str(file), None)
+    other = listed(tmp_path / "l.csv", data, ["brighter", "darker"])
+    code, said, errors = evaluate(*words, f"list={other}", f"root={data}")
+    assert code == 0, errors
+    (result,) = (tmp_path / "outputs/list-l").rglob("result.json")
+    same(json.loads(result.read_text()), finished)
+
+    file.with_suffix(".classes.txt").write_text("darker\nbrighter\n")
+    code, _, errors = evaluate(*words, *where)
+    assert code == 2
+    assert "class 0 is 'darker' there and 'brighter' here (the same names in another order)" in errors
+    for more, error in (
+        (("run=x",), "name one model"),
+        (("checkpoint=best",), "published weights have none"),
+        (("folder=x",), "use dataset.folder=x"),
+        (("trainer.epochs=x",), "trainer.epochs"),
+    ):
+        code, _, errors = evaluate(*words, *where, *more)
+        assert (code, error in errors) == (2, True), errors
