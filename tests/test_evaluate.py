@@ -70,7 +70,7 @@ def test_a_run_on_a_list_of_other_videos(evaluate, finished, data, tmp_path):
 def test_weights_are_tested_as_they_are(evaluate, finished, data, tmp_path):
     """A run's weights and prompts in a file of their own give the run's numbers; in another order they are refused."""
     file = tmp_path / "w.safetensors"
-    convert(finished, file, backbone="tiny", to="ours", force=False)
+    convert(finished, file, backbone=None, to="ours", force=False)
     words = ("backbone=tiny", f"weights={file}", *SIZES, "vmp=learned")
     where = ("dataset=manifest", f"dataset.folder={data}", "split=val")
     code, said, errors = evaluate(*words, *where)

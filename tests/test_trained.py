@@ -1,8 +1,13 @@
 """vmp.load: what a trained model says in Python, against the run's own test and the formulas."""
 
 import csv
+import json
+import os
+import re
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +18,8 @@ from vmp.commands.predict import main as predict_command
 from vmp.data.decode import read_frames
 from vmp.errors import DataError, UserError
 from vmp.runs.run import read_run
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +113,38 @@ def test_the_table_has_a_row_per_video(finished, files, tmp_path, monkeypatch, c
     assert float(good["probability1"]) + float(good["probability2"]) == pytest.approx(1, abs=1e-5)
     assert (bad["file"], bad["class1"]) == (str(tmp_path / "bad.mp4"), "")
     assert bad["problem"]
+
+
+# --- the pages -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page_run(finished, files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs/...").mkdir(parents=True)
+    (tmp_path / "outputs/.../seed0").symlink_to(finished)
+    for name, file in zip(("my.mp4", "other.mp4"), files, strict=False):
+        shutil.copy(file, name)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/python.md").read_text(), re.M | re.S)
+    values: dict = {}
+    for code in blocks:
+        exec(compile(code, "docs/python.md", "exec"), values)
+    said = capsys.readouterr().out
+    assert "TrainedModel(tiny, 2 classes, vmp=learned, slope" in said
+    assert values["vectors"].shape == (2, 16)
+    assert len(values["shipped"].classes) > 2
+    assert (tmp_path / "attention.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path):
+    """Its cells in one process, from an empty folder, as a notebook runs them."""
+    cells = json.loads((ROOT / "docs/prompts.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    code += "\nprint(len(rows), found.label, seen.attention.shape)"
+    env = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    logged, label, *shape = done.stdout.splitlines()[-1].split()
+    assert int(logged) >= 4  # the start, and every epoch
+    assert " ".join(shape) == "(8, 40, 40)"
