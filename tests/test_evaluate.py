@@ -79,7 +79,7 @@ def test_weights_are_tested_as_they_are(evaluate, finished, data, tmp_path):
     (result,) = (tmp_path / "outputs").rglob("published/val_*/result.json")
     found = json.loads(result.read_text())
     same(found, finished)
-    assert (found["weights"], found["published_top1"]) == (str(file), None)
+    assert (found["weights"]["source"], found["published_top1"]) == (str(file), None)
     other = listed(tmp_path / "l.csv", data, ["brighter", "darker"])
     code, said, errors = evaluate(*words, f"list={other}", f"root={data}")
     assert code == 0, errors

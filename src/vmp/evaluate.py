@@ -98,7 +98,7 @@ def evaluate_published(config: Config, options: Evaluate) -> None:
                 print(f"published top-1: {row.top1:g}")
         about = {
             "backbone": config.backbone.key,
-            "weights": str(config.backbone.weights),
+            "weights": {"source": str(config.backbone.weights)},
             "published_top1": row.top1 if row else None,
         }
         _test(opened, split, config, options, processes, config.folder.parent / "published", about)
