@@ -81,6 +81,7 @@ def test_the_attention_is_the_papers_formula(trained, files):
     assert len(seen.draw(columns=3).axes) >= 12  # four rows of three
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_an_error(trained, finished, files, tmp_path):
     (tmp_path / "bad.mp4").write_text("no video")
     for call, error, message in (
@@ -100,6 +101,7 @@ def test_what_cannot_be_asked_is_an_error(trained, finished, files, tmp_path):
             call()
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_per_video(finished, files, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad.mp4").write_text("no video")
     shutil.copy(files[0], tmp_path / "a, b.mp4")
