@@ -1,6 +1,7 @@
 """The package as `pip install` leaves it: the layer with torch alone, and the command vmp from an empty folder."""
 
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -12,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
+BARE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 FEW = (
     *("backbone.weights=none", "dataset.train=16", "dataset.val=10", "dataset.test=10", "trainer.clips=10"),
     *("trainer.epochs=1", "trainer.batch_size=4", "trainer.device=cpu", "trainer.workers=0"),
@@ -75,10 +77,12 @@ def test_the_layer_needs_torch_alone(wheel, tmp_path):
         "out.variation.backward(); print(tuple(out.prompts.shape))\n"
         "import numpy"
     )
-    done = subprocess.run([bin / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [bin / "python", "-c", code], cwd=tmp_path, env=BARE, capture_output=True, text=True
+    )
     assert done.stdout == "(1, 3, 3, 8, 8)\n", done.stderr
     assert "No module named 'numpy'" in done.stderr
-    told = subprocess.run([bin / "vmp", "train"], cwd=tmp_path, capture_output=True, text=True)
+    told = subprocess.run([bin / "vmp", "train"], cwd=tmp_path, env=BARE, capture_output=True, text=True)
     assert told.returncode == 2
     assert "pip install 'video-motion-prompts[train]'" in told.stderr
 
@@ -87,7 +91,9 @@ def test_the_layer_needs_torch_alone(wheel, tmp_path):
 def test_the_command_trains_from_an_empty_folder(wheel, tmp_path):
     bin, home = environment(tmp_path / "venv", wheel), tmp_path / "empty"
     home.mkdir()
-    done = subprocess.run([bin / "vmp", "train", *FEW], cwd=home, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(
+        [bin / "vmp", "train", *FEW], cwd=home, env=BARE, capture_output=True, text=True, timeout=250
+    )
     assert done.returncode == 0, done.stderr
     (result,) = home.rglob("result.json")
     found = json.loads(result.read_text())
