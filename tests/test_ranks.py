@@ -1,8 +1,14 @@
 """Which process of a run this is, from the variables of torchrun, Slurm and MPI."""
 
+import os
+import socket
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from runs import ROOT, bright_or_dark, overrides_for
 
 from vmp.engine import dist
 from vmp.errors import ConfigError, RunError
@@ -115,3 +121,59 @@ def test_one_device_for_two_processes_is_refused(monkeypatch):
         monkeypatch.setenv(name, "2")
     with pytest.raises(ConfigError, match=r"cuda:0: names one device for 2 processes"):
         dist.start("cuda:0")
+
+
+# --- the batch script of docs/running.md ---------------------------------------------------------------------------
+
+SRUN_HERE = """#!{python}
+'''A stand-in for srun: two tasks on this machine, and SIGUSR1 to both once they train; the highest exit code.'''
+import os, signal, subprocess, sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from runs import started_by
+tasks = [
+    subprocess.Popen(sys.argv[1:], env=os.environ | {{"OMP_NUM_THREADS": "1", **started_by("srun", rank, 2, {port})}})
+    for rank in range(2)
+]
+while not any(file.read_text().count("\\n") > 3 for file in Path({out!r}).rglob("metrics.jsonl")):
+    if any(task.poll() is not None for task in tasks):
+        break
+    time.sleep(0.05)
+for task in tasks:
+    task.send_signal(signal.SIGUSR1)
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+@pytest.mark.slow
+def test_the_batch_script_of_the_page_stops_in_time_and_queues_its_job_again(tmp_path):
+    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    script = page.partition("```bash\n")[2].partition("```")[0]
+    assert script.startswith("#!/bin/bash\n#SBATCH ")
+    if not (ROOT / ".venv/bin/activate").exists():
+        script = script.replace("source .venv/bin/activate\n", "")
+    bin, out = tmp_path / "bin", tmp_path / "out"
+    bin.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    srun = SRUN_HERE.format(python=sys.executable, tests=str(ROOT / "tests"), out=str(out), port=port)
+    for name, text in (("srun", srun), ("scontrol", f'#!/bin/bash\necho "$@" > {tmp_path}/asked\n')):
+        (bin / name).write_text(text)
+        (bin / name).chmod(0o755)
+    data = bright_or_dark(tmp_path / "data")
+    done = subprocess.run(
+        ["bash", "-c", script, "train.sh", *overrides_for(data, out, "trainer.epochs=200")],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "SLURM_JOB_ID": "42",
+            "PATH": f"{bin}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 138, done.stdout + done.stderr
+    assert (tmp_path / "asked").read_text() == "requeue 42\n"
+    assert list(out.rglob("step_*"))

@@ -27,6 +27,7 @@ MEANT = {  # names in other projects -> ours
     "bs": "trainer.batch_size",
     "gpu": "trainer.device",
     "gpus": "trainer.device",
+    "precision": "trainer.amp",
     "config": "experiment",
     "debug": "trainer=debug",
     "out": "output",
