@@ -5,7 +5,7 @@ READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow chaos lint format bench scale figures mini-weights starts claims publish report timing lock clean
+.PHONY: help setup demo test test-slow chaos lint format bench gpu scale figures mini-weights starts claims publish report timing lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format: $(READY) ## put the code in its format
 
 bench: $(READY) ## measure layer, step, start and loader beside plain implementations; what Table 1 costs (BENCH='step costs')
 	$(BIN)/python -m benchmarks $(BENCH)
+
+gpu: $(READY) ## the first hour on a GPU in 8 minutes: tests, layer, steps, waits, saves, loader, demo (PARTS='tests layer', FRESH=1, TOY=1)
+	$(BIN)/python -m benchmarks.gpu $(PARTS) $(if $(FRESH),--fresh) $(if $(TOY),--toy) $(if $(MINUTES),--minutes $(MINUTES))
 
 scale: $(READY) ## what grows with the work: manifests, curves and accuracies of a million (SIZES='--clips 1000000 --rows 1000000')
 	$(BIN)/python -m benchmarks.scale $(SIZES)

@@ -81,7 +81,7 @@ def bench_costs(root: Path, steps: Mapping[str, Mapping[str, Any]]) -> list[Row]
         timed = steps.get(backbone, {})
         fits = timed.get("size") == work.size and timed.get("machine") == describe_machine()
         seconds = {r["what"]: 1 / r["clips/s"] for r in timed["rows"]} if fits else {}  # per clip
-        ours = {name: each for name, each in seconds.items() if name.startswith("ours")}
+        ours = {name: s for name, s in seconds.items() if name.startswith("ours") and "without" not in name}
         if ours:
             best = min(ours, key=lambda name: ours[name])
             row |= {"best": best, "hours": work.steps * ours[best] / 3600}

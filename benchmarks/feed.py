@@ -4,6 +4,7 @@ videos."""
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,22 @@ SPANS = ((100, 390), (290, 580), (480, 770))  # three actions, each cut into a f
 Read = Callable[[int, np.ndarray], Any]  # number of the span, indices within it
 
 
-def bench_loader(compose: Compose, root: Path) -> list[Row]:
-    """Clips per second from the embedded videos, and the share of the training time spent waiting for them."""
+def bench_loader(
+    compose: Compose,
+    root: Path,
+    *,
+    readers: Sequence[str] = ("opencv", "pyav", "decord"),
+    overrides: Sequence[str] = (),
+    reads: int = 200,
+    batches: int = 25,
+) -> list[Row]:
+    """Clips per second from the embedded videos, and the share of the training time spent waiting for them.
+
+    Args:
+        readers: those that are not installed are left out.
+        reads: clips that each of them reads, three times over.
+        batches: of 32 clips, that a network trains on, twice over.
+    """
     from torch.utils.data import DataLoader
 
     from vmp.build import build_model, build_optimizer, clip_shape, find_splits
@@ -34,30 +49,30 @@ def bench_loader(compose: Compose, root: Path) -> list[Row]:
     from vmp.data.sampler import TrainBatches
     from vmp.objective import Objective
 
-    config, spec = compose([f"data.root={root / 'data'}", "dataset.size=64", "backbone.crop=64"])
+    config, spec = compose([f"data.root={root / 'data'}", "dataset.size=64", "backbone.crop=64", *overrides])
     splits = find_splits(config)
     model = build_model(config, len(splits.classes), spec)
     rows: list[Row] = []
-    for reader in filter(_works, ("opencv", "pyav", "decord")):
-        present = find_clips(splits.train, reader=reader, max_bad_fraction=0)
-        data = TrainClips(splits.train, present, clip_shape(config, spec, model), seed=0)
+    present = find_clips(splits.train, max_bad_fraction=0)
+    for reader in filter(_works, readers):
+        read_by = replace(present, readers=(reader,) * len(present.clips))  # measured to be exact or not
+        data = TrainClips(splits.train, read_by, clip_shape(config, spec, model), seed=0)
         each = []
         for repeat in range(3):
             began = time.perf_counter()
-            for index in range(200):
+            for index in range(reads):
                 _, clip, _ = data[index, repeat]
                 if isinstance(clip, VideoReadError):
                     raise clip
-            each.append((time.perf_counter() - began) / 200)
+            each.append((time.perf_counter() - began) / reads)
         rows.append({"what": f"one process, {reader}", "clips/s": 1 / statistics.median(each)})
-    present = find_clips(splits.train, max_bad_fraction=0)
     data = TrainClips(splits.train, present, clip_shape(config, spec, model), seed=0)
     device = device_type()
     for workers in sorted({0, 1, min(8, cpus() - 1)}):
-        batches = TrainBatches(clips=len(data), batch=32, batches=25, seed=0)
+        order = TrainBatches(clips=len(data), batch=32, batches=batches, seed=0)
         loader: DataLoader[Any] = DataLoader(
             data,
-            batch_sampler=batches,
+            batch_sampler=order,
             collate_fn=collate_train,
             persistent_workers=workers > 0,
             pin_memory=device == "cuda",
@@ -66,10 +81,10 @@ def bench_loader(compose: Compose, root: Path) -> list[Row]:
         model = build_model(config, len(splits.classes), spec).to(device).train()
         objective, optimizer = Objective(variation_weight=1.0), build_optimizer(config, model)
         for epoch in range(2):  # the first one warms up
-            batches.start_at(epoch, 0)
+            order.start_at(epoch, 0)
             began = time.perf_counter()
             stream = Prefetcher(iter(loader), torch.device(device))
-            for _ in range(batches.batches):
+            for _ in range(batches):
                 batch = stream.take()
                 optimizer.zero_grad()
                 out = model(batch.clips)
@@ -82,7 +97,9 @@ def bench_loader(compose: Compose, root: Path) -> list[Row]:
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - began
         what = f"training tiny, {workers} worker(s)"
-        rows.append({"what": what, "clips/s": 25 * 32 / seconds, "waiting %": 100 * stream.waited / seconds})
+        rows.append(
+            {"what": what, "clips/s": batches * 32 / seconds, "waiting %": 100 * stream.waited / seconds}
+        )
     print_rows(f"loader on the embedded set, 9 frames of 64 x 64, {describe_machine()}", rows)
     print(advise(rows))
     return rows

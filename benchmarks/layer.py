@@ -15,6 +15,7 @@ from benchmarks.measure import Row, describe_machine, device_type, gpu_seconds, 
 from vmp.layer import MotionPrompt, normalize
 
 DIRECT = "direct transcription"
+COMPILED = f"{DIRECT}, compiled"
 Prompts = Callable[[], tuple[Tensor, Tensor]]
 
 
@@ -32,6 +33,12 @@ def direct_prompts(clip: Tensor, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     return prompts, variation
 
 
+def _direct_from_uint8(raw: Tensor, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from pixels, with prompts in bf16."""
+    prompts, variation = direct_prompts((raw.float() / 255 - 0.45) / 0.225, m, n)
+    return prompts.bfloat16(), variation
+
+
 class DirectLayer(nn.Module):
     """direct_prompts in place of a MotionPrompt: uint8 (B, 3, T+1, H, W) -> prompts (B, 3, T, H, W), V."""
 
@@ -44,12 +51,18 @@ class DirectLayer(nn.Module):
         return direct_prompts(normalize(clip, self.mean, self.std), self.m, self.n)
 
 
-def bench_layer(*, batch: int, frames: int, size: int, rounds: int) -> list[Row]:
-    """Forward and backward to m and n: time and memory, and on a GPU the time of the device alone."""
+def bench_layer(*, batch: int, frames: int, size: int, rounds: int, everywhere: bool = False) -> list[Row]:
+    """Forward and backward to m and n: time and memory, and on a GPU the time of the device alone.
+
+    Args:
+        everywhere: on a CPU also what is of use on a GPU only, and only once: for a trial of the commands.
+    """
     device = device_type()
     b, t, s = batch, frames, size
     layer = MotionPrompt(m=0.7, n=-0.3).to(device)
     compiled = torch.compile(layer, dynamic=False, fullgraph=True)
+    compiled_direct = torch.compile(direct_prompts, dynamic=False, fullgraph=True)
+    compiled_raw = torch.compile(_direct_from_uint8, dynamic=False, fullgraph=True)
     torch.manual_seed(0)
     clip = torch.randn(b, 3, t + 1, s, s, device=device)
     raw = torch.randint(0, 256, clip.shape, dtype=torch.uint8, device=device)
@@ -62,13 +75,15 @@ def bench_layer(*, batch: int, frames: int, size: int, rounds: int) -> list[Row]
 
     calls: dict[str, Prompts] = {
         DIRECT: lambda: direct_prompts(clip, layer.m, layer.n),
+        COMPILED: lambda: compiled_direct(clip, layer.m, layer.n),
+        f"{COMPILED}, bf16 from uint8": lambda: compiled_raw(raw, layer.m, layer.n),
         "layer, eager": lambda: layer(clip),
         "layer, compiled": lambda: compiled(clip),
         "layer, eager, from uint8": lambda: layer(raw),
         "layer, bf16 from uint8": in_bf16,
     }
-    if device == "cpu":
-        del calls["layer, bf16 from uint8"]
+    if device == "cpu" and not everywhere:
+        calls = {name: call for name, call in calls.items() if "bf16" not in name}
 
     def step(call: Prompts) -> Callable[[], None]:
         def run() -> None:
@@ -83,8 +98,7 @@ def bench_layer(*, batch: int, frames: int, size: int, rounds: int) -> list[Row]
     # Copying one clip and one gradient reads and writes as many bytes.
     copy = _copy(clip, gradient)
     bounds = {
-        "layer, eager, from uint8": _copy(raw, gradient),
-        "layer, bf16 from uint8": _copy(raw, gradient_bf16),
+        name: _copy(raw, gradient_bf16 if "bf16" in name else gradient) for name in calls if "uint8" in name
     }
     steps = {name: step(call) for name, call in calls.items()} | {"copy": copy}
     times = median_seconds(steps, rounds)
@@ -95,10 +109,13 @@ def bench_layer(*, batch: int, frames: int, size: int, rounds: int) -> list[Row]
             alone = gpu_seconds(steps[name])
             row |= {"device ms": 1e3 * alone, "of a copy": alone / gpu_seconds(bounds.get(name, copy))}
         if name in calls:
-            row["peak_mb"] = peak_memory(name, batch=b, frames=t, size=s)
+            if device == "cuda":
+                row["peak_mb"] = _peak_on_gpu(steps[name], calls[name])
+            elif not everywhere and name != COMPILED:
+                row["peak_mb"] = peak_memory(name, batch=b, frames=t, size=s)
             row["kept_mb"] = kept_for_backward(calls[name], [clip, raw])
         rows.append(row)
-    if device == "cpu":
+    if device == "cpu" and not everywhere:
         with busy_neighbour():
             beside = median_seconds({name: steps[name] for name in (DIRECT, "layer, eager")}, rounds)
         rows += [
@@ -149,8 +166,20 @@ def kept_for_backward(call: Prompts, inputs: list[Tensor]) -> float:
     return sum(kept.values()) / 1e6
 
 
+def _peak_on_gpu(step: Callable[[], None], call: Prompts) -> float:
+    """MB above the inputs and the result."""
+    prompts = call()[0]
+    result = prompts.numel() * prompts.element_size()
+    del prompts
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before - result) / 1e6
+
+
 def peak_memory(name: str, *, batch: int, frames: int, size: int) -> float:
-    """MB above the inputs and the result, measured in a process of its own."""
+    """MB above the inputs and the result on a CPU, measured in a process of its own."""
     command = [sys.executable, "-m", __name__, name, *map(str, (batch, frames, size))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -158,20 +187,18 @@ def peak_memory(name: str, *, batch: int, frames: int, size: int) -> float:
 
 def print_peak(name: str, batch: int, frames: int, size: int) -> None:
     """Print what `peak_memory` reads, on the last line."""
-    device = device_type()
-    layer = MotionPrompt(m=0.7, n=-0.3).to(device)
+    layer = MotionPrompt(m=0.7, n=-0.3)
 
     def run(size: int, batch: int, call: Any) -> None:
         pixels = torch.uint8 if "uint8" in name else torch.float32
-        prompts_dtype = torch.bfloat16 if "bf16" in name else torch.float32
-        clip = torch.zeros(batch, 3, frames + 1, size, size, device=device, dtype=pixels)
-        gradient = torch.zeros(batch, 3, frames, size, size, device=device, dtype=prompts_dtype)
+        clip = torch.zeros(batch, 3, frames + 1, size, size, dtype=pixels)
+        gradient = torch.zeros(batch, 3, frames, size, size)
         clip.add_(1), gradient.add_(1)  # touch the pages
-        before = _reset_memory_peak()
-        with torch.autocast(device, dtype=torch.bfloat16, enabled="bf16" in name):
-            prompts, variation = call(clip)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _read_status("VmRSS")
+        prompts, variation = call(clip)
         torch.autograd.backward([prompts, variation], [gradient, torch.ones_like(variation)])
-        print((_memory_peak() - before - prompts.numel() * prompts.element_size()) / 1e6)
+        print((_read_status("VmHWM") - before - prompts.numel() * prompts.element_size()) / 1e6)
 
     if "compiled" in name:
         call: Any = torch.compile(layer, dynamic=False, fullgraph=True)
@@ -180,19 +207,6 @@ def print_peak(name: str, batch: int, frames: int, size: int) -> None:
         call = layer if name != DIRECT else lambda clip: direct_prompts(clip, layer.m, layer.n)
         run(16, 1, layer)
     run(size, batch, call)
-
-
-def _reset_memory_peak() -> float:
-    """Bytes in use now."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")
-    return _read_status("VmRSS")
-
-
-def _memory_peak() -> float:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _read_status("VmHWM")
 
 
 def _read_status(key: str) -> float:

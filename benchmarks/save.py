@@ -3,6 +3,7 @@
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,11 +15,11 @@ from vmp.engine.saving import Saver
 from vmp.paper.timing import Stopwatch
 
 
-def bench_save(compose: Compose, *, rounds: int) -> list[Row]:
+def bench_save(compose: Compose, *, rounds: int, overrides: Sequence[str] = ()) -> list[Row]:
     """Of TimeSformer's weights and momentum: milliseconds that training waits, and until the checkpoint is there."""
     from vmp.build import build_model, build_optimizer
 
-    config, spec = compose(["backbone=timesformer", "backbone.weights=none"])
+    config, spec = compose(["backbone=timesformer", "backbone.weights=none", *overrides])
     model = build_model(config, CLASSES, spec).to(device_type())
     optimizer = build_optimizer(config, model)
     for parameter in model.parameters():

@@ -1,6 +1,6 @@
 """A training step with prompts: ours, ours with each switch of conf/trainer, and other implementations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.layer import DirectLayer
 from benchmarks.measure import Row, describe_machine, device_type, median_seconds, print_rows, time_call
+from vmp.engine.precision import AUTOCAST, autocast_type, make_scaler
+from vmp.machine import has_amx
 from vmp.paper.timing import random_batch, size_of
 
 CLASSES = 400
@@ -42,30 +44,47 @@ class Variant:
     direct: bool = False
     anomaly: bool = False
 
+    @property
+    def comparable(self) -> bool:
+        """Whether its loss is that of ours: the same weights and prompts."""
+        return self.net != "hf" and "vmp=none" not in self.switches
 
-def list_variants(backbone: str) -> dict[str, Variant]:
-    bf16, compiled, last = "trainer.amp=bf16", "trainer.compile=true", "trainer.channels_last=true"
+
+def list_variants(backbone: str, *, everywhere: bool = False) -> dict[str, Variant]:
+    """everywhere: also what this device is slow at or does not have."""
+    fp16, bf16, tf32 = "trainer.amp=fp16", "trainer.amp=bf16", "trainer.tf32=true"
+    compiled, last, bare = "trainer.compile=true", "trainer.channels_last=true", ("vmp=none", "vmp.lambda=0")
     if backbone.startswith("timesformer"):
         variants = {
             "plain, float32": Variant(direct=True),
             "Hugging Face, float32": Variant(net="hf", direct=True),
             OURS: Variant(),
+            "ours, float32, without prompts": Variant(bare),
+            "ours, TF32": Variant((tf32,)),
+            "ours, fp16": Variant((fp16,)),
             "ours, compile": Variant((compiled,)),
             "Hugging Face, bf16": Variant((bf16,), net="hf", direct=True),
             "Hugging Face, bf16, compile": Variant((bf16, compiled), net="hf", direct=True),
             "ours, bf16": Variant((bf16,)),
+            "ours, bf16, without prompts": Variant((bf16, *bare)),
             "ours, bf16, compile": Variant((bf16, compiled)),
             AUTHORS: Variant(direct=True, anomaly=True),
         }
     else:
         variants = {
             "stock pytorchvideo, float32": Variant(net="stock", direct=True),
+            "stock pytorchvideo, channels_last": Variant((last,), net="stock", direct=True),
             OURS: Variant(),
+            "ours, float32, without prompts": Variant(bare),
+            "ours, TF32": Variant((tf32,)),
+            "ours, fp16": Variant((fp16,)),
             "ours, fused": Variant(("trainer.fused=true",)),
             "ours, channels_last": Variant((last,)),
             "ours, compile": Variant((compiled,)),
             "ours, bf16": Variant((bf16,)),
+            "ours, bf16, without prompts": Variant((bf16, *bare)),
             "ours, bf16, channels_last": Variant((bf16, last)),
+            "stock pytorchvideo, bf16, channels_last": Variant((bf16, last), net="stock", direct=True),
             "ours, bf16, compile": Variant((bf16, compiled)),
             "ours, bf16, compile, channels_last": Variant((bf16, compiled, last)),
             AUTHORS: Variant(net="stock", direct=True, anomaly=True),
@@ -73,28 +92,39 @@ def list_variants(backbone: str) -> dict[str, Variant]:
     if not find_spec("transformers"):
         print("transformers is not installed: Hugging Face's TimeSformer is left out")
         variants = {name: v for name, v in variants.items() if v.net != "hf"}
-    if device_type() == "cpu":  # without matrix units for it, bf16 takes minutes
-        variants = {name: v for name, v in variants.items() if bf16 not in v.switches}
+    if device_type() == "cpu" and not everywhere:
+        slow = {tf32, fp16, *([] if has_amx() else [bf16])}  # without matrix units for it, bf16 takes minutes
+        variants = {name: v for name, v in variants.items() if slow.isdisjoint(v.switches)}
     return variants
 
 
 def bench_step(
-    backbone: str, compose: Compose, *, batch: int, rounds: int, steps: int, overrides: Sequence[str]
+    backbone: str,
+    compose: Compose,
+    *,
+    batch: int,
+    rounds: int,
+    steps: int,
+    overrides: Sequence[str],
+    variants: Mapping[str, Variant] | None = None,
 ) -> StepResult:
     """Milliseconds of each variant, clips per second, memory and the share of the device's peak in matrix products.
 
     All variants start from the same weights and see the same clips, so "apart" shows whether one computes something
     else: the largest difference of its loss to ours in float32 over `steps` updates, relative to the first loss.
+
+    Args:
+        variants: with ours in float32 among them; default: all that suit the device.
     """
     torch._dynamo.reset()  # it compiles a limited number of models of one class
     torch.cuda.empty_cache()
     device = device_type()
-    fixed = [f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1"]
+    fixed = [f"backbone={backbone}", "trainer=paper", "backbone.weights=none", "vmp.lambda=1"]
     fixed += [f"backbone.crop={CPU_CROP}"] if device == "cpu" else []
     fixed += ["trainer.channels_last=false", *overrides, "backbone.dropout=0"]
     fixed += ["backbone.drop_path=0"] if backbone.startswith("timesformer") else []
     config, spec = compose(fixed)
-    variants = list_variants(backbone)
+    variants = variants or list_variants(backbone)
     losses: dict[str, list[Tensor]] = {name: [] for name in variants}
     updates = {
         name: _make_update(*compose([*fixed, *variant.switches]), variant, batch, losses[name])
@@ -112,9 +142,10 @@ def bench_step(
         row: Row = {"what": name, "ms": 1e3 * seconds, "clips/s": batch / seconds, "faster": first / seconds}
         if name in peaks:
             row["peak_mb"] = peaks[name] / 1e6
-        dtype = torch.bfloat16 if "bf16" in name else torch.float32
-        row["of peak"] = flops / seconds / matrix_peak(dtype, tf32=not backbone.startswith("timesformer"))
-        if variants[name].net != "hf":  # it has other weights
+        narrow = next((dtype for amp, dtype in AUTOCAST.items() if amp in name), None)
+        tf32 = "TF32" in name or not backbone.startswith("timesformer")
+        row["of peak"] = flops / seconds / matrix_peak(narrow or torch.float32, tf32=tf32)
+        if variants[name].comparable:
             mine, ours = (torch.stack(losses[key][:steps]).float() for key in (name, OURS))
             row["apart"] = float((mine - ours).abs().max() / ours[0])  # NaN if any loss is
         rows.append(row)
@@ -155,6 +186,8 @@ def _make_update(
     model = _build_model(config, spec, variant).to(device).train()
     objective = Objective(variation_weight=1.0)
     optimizer = build_optimizer(config, model)
+    dtype = autocast_type(config.trainer.amp)
+    scaler = make_scaler(torch.device(device), dtype)
     clips, labels = random_batch(model, spec, batch, torch.device(device), classes=CLASSES)
     forward = torch.compile(model, dynamic=False) if config.trainer.compile else model
 
@@ -165,11 +198,12 @@ def _make_update(
             if variant.direct and variant.net == "ours":
                 modes.enter_context(sdpa_kernel(SDPBackend.MATH))
             modes.enter_context(torch.autograd.set_detect_anomaly(variant.anomaly))
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=config.trainer.amp == "bf16"):
+            with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
                 out = forward(clips)
             loss = objective(out.logits, labels, out.variations)["loss"]
-            loss.backward()
-        optimizer.step()
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         losses.append(loss.detach())
 
     return update
