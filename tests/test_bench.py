@@ -180,5 +180,5 @@ def test_parts_of_make_gpu_fail_alone_and_are_run_once(tmp_path):
     again = call()
     assert again.returncode == 0, again.stdout + again.stderr
     assert "tests: done already" in again.stdout
-    (row,) = json.loads((tmp_path / "waits.json").read_text())["rows"]
-    assert row["waits"] == row["updates"] == 10
+    rows = json.loads((tmp_path / "waits.json").read_text())["rows"]
+    assert [row["waits"] for row in rows if row["updates"] == 10] == [10]
