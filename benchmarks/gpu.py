@@ -125,6 +125,7 @@ def main() -> int:
     folder = options.out or ROOT / "outputs" / ("gpu-toy" if options.toy else "gpu")
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # which ends the part, too
     machine = describe_machine()
     over = time.monotonic() + 60 * (options.minutes or (60 if options.toy else 8))
     results: dict[str, dict[str, Any]] = {}
