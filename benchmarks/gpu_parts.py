@@ -123,8 +123,8 @@ def waits(folder: Path, toy: bool, save: Save) -> None:
     from omegaconf import OmegaConf
     from torch.utils._python_dispatch import TorchDispatchMode
 
+    from vmp.compose import composer
     from vmp.engine import trainer
-    from vmp.paper.planning import composer
     from vmp.train import train
 
     at: dict[str, list[int]] = {}  # line -> steps

@@ -10,11 +10,11 @@ import pytest
 import torch
 from runs import ROOT, Ranks, Running, bright_or_dark, differences, folder, overrides_for
 
+from vmp.compose import composer
 from vmp.engine import checkpoint
 from vmp.engine.precision import choose, describe, make_scaler, may_skip
 from vmp.engine.update import UpdateSums
 from vmp.errors import RunError
-from vmp.paper.planning import composer
 from vmp.runs.folder import check_same_run
 from vmp.runs.precision import settle_precision
 from vmp.runs.records import write_records

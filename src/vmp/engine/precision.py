@@ -71,7 +71,7 @@ def describe(values: dict[str, Any], device: torch.device) -> str:
 
 
 def autocast_type(amp: str) -> torch.dtype | None:
-    """The type of forward passes under trainer.amp; None: float32."""
+    """The type of forward passes under trainer.amp; None: float32, which `auto` is outside of a run."""
     return AUTOCAST.get(amp)
 
 
