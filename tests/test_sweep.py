@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 from runs import folder, overrides_for
 
@@ -383,3 +387,31 @@ def test_a_job_near_its_time_limit_saves_and_is_queued_again(tmp_path):
     assert "waiting: " in said
     assert times_run(tmp_path) == {"seed0": 2}
     assert [p.read_text() for p in tmp_path.rglob("saved")] == ["SIGTERM"]
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        [[f"vmp.lambda={v}", f"optim={o}"] for o in ("sgd_cosine", "adamw_cosine") for v in (0, 0.5, 2.5)],
+        [[f"experiment={e}", f"seed={s}"] for e in ("finegym_x3d", "mpii_cooking2_i3d") for s in (1, 2)],
+        [["recipe=tiny", f"optim.lr={v}", "tag=lr${optim.lr}"] for v in (0.1, 0.2)],
+        [["vmp=none", f"seed={s}", "++vmp.lambda=0", "tag=of-${hydra:runtime.choices.vmp}"] for s in (1, 2)],
+        [[f"seed={s}", "tag=job${hydra:overrides.task}"] for s in (1, 2)],  # Hydra's own account of the job
+    ],
+    ids=["values", "experiments", "interpolations", "files", "hydra"],
+)
+def test_jobs_that_differ_in_values_have_the_configs_that_hydra_composes_for_each_alone(grid):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("train", [], RunMode.MULTIRUN)
+
+        def sweeper():
+            made = Plugins.instance().class_name_to_class["hydra_plugins.vmp_sweep.RunSweeper"](None)
+            context = HydraContext(config_loader=loader, callbacks=Callbacks())
+            made.setup(hydra_context=context, task_function=lambda _: None, config=master)
+            return made
+
+        together = sweeper()
+        found = [together._compose(job) for job in grid]
+        assert found == [sweeper()._compose(job) for job in grid]
+        assert len({json.dumps(raw, sort_keys=True) for raw in found}) == len(grid)

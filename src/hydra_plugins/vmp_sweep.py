@@ -36,6 +36,8 @@ class RunSweeper(BasicSweeper):
     ) -> None:
         super().__init__(max_batch_size, params)
         self.processes = processes
+        # files and keys of a job -> its whole config, and the same without Hydra's part
+        self._composed: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         # the launcher is made in `sweep`, once the sweep's folder has a name
@@ -91,19 +93,33 @@ class RunSweeper(BasicSweeper):
         sys.exit(sweep.report())
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """The resolved config of a job."""
+        """The resolved config of a job. Jobs that differ in plain values only are composed once: the values of the
+        others are set afterwards, which takes milliseconds instead of a tenth of a second."""
         from hydra.core.hydra_config import HydraConfig
+        from omegaconf.errors import OmegaConfBaseException
 
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        rest, values = _divide(overrides, set(self.config.hydra.runtime.choices))
+        key = (*rest, *values)
+        known = self._composed.get(key)
+        config = None
+        if known:
+            full, config = known[0], copy.deepcopy(known[1])
+            try:
+                for name, value in values.items():
+                    OmegaConf.update(config, name, value)
+            except OmegaConfBaseException:  # Hydra's own message is clearer
+                config = None
+        if config is None:
+            full = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            config = OmegaConf.masked_copy(full, [name for name in full if name != "hydra"])
+            if not _looks_at_the_job(config, overrides):
+                self._composed[key] = full, config
         before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)  # for ${hydra:...}
+        HydraConfig.instance().set_config(full)  # for ${hydra:...}
         try:
-            with open_dict(config):
-                del config["hydra"]
-            raw = OmegaConf.to_container(config, resolve=True)
+            return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
         finally:
             HydraConfig.instance().cfg = before
-        return cast(dict[str, Any], raw)
 
     def _make_launcher(self) -> Launcher:
         from hydra.core.plugins import Plugins
@@ -132,6 +148,26 @@ class RunSweeper(BasicSweeper):
         return Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=self.task_function, config=self.config
         )
+
+
+def _divide(overrides: Sequence[str], groups: set[str]) -> tuple[list[str], dict[str, Any]]:
+    """Overrides that choose files, add or delete, and those that set plain values: key -> value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import OverrideType
+
+    rest, values = [], {}
+    for o in OverridesParser.create().parse_overrides(list(overrides)):
+        if o.type != OverrideType.CHANGE or o.package or o.key_or_group in groups or o.key_or_group in values:
+            rest.append(str(o.input_line))
+        else:
+            values[o.key_or_group] = o.value()
+    return rest, values
+
+
+def _looks_at_the_job(config: DictConfig, overrides: Sequence[str]) -> bool:
+    """Whether values come from Hydra's description of the job (${hydra:job.num}, ...), other than its files."""
+    text = OmegaConf.to_yaml(config) + "".join(overrides)
+    return text.count("${hydra:") != text.count("${hydra:runtime.choices.")
 
 
 class _JobLoader(ConfigLoaderImpl):
