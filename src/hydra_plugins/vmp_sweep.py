@@ -111,7 +111,7 @@ class RunSweeper(BasicSweeper):
                 config = None
         if config is None:
             full = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            config = OmegaConf.masked_copy(full, [name for name in full if name != "hydra"])
+            config = OmegaConf.masked_copy(full, [str(name) for name in full if name != "hydra"])
             if not _looks_at_the_job(config, overrides):
                 self._composed[key] = full, config
         before = HydraConfig.instance().cfg
