@@ -12,12 +12,12 @@ from runs import ROOT, Ranks, Running, bright_or_dark, differences, folder, over
 
 from vmp.compose import composer
 from vmp.engine import checkpoint
-from vmp.engine.precision import choose, describe, make_scaler, may_skip
+from vmp.engine.precision import KEYS, choose, describe, make_scaler, may_skip
 from vmp.engine.update import UpdateSums
 from vmp.errors import RunError
 from vmp.runs.folder import check_same_run
 from vmp.runs.precision import settle_precision
-from vmp.runs.records import write_records
+from vmp.runs.records import read_config, write_records
 
 CPU = torch.device("cpu")
 
@@ -146,3 +146,18 @@ def test_updates_that_overflow_are_skipped_and_a_killed_run_keeps_its_scale(stee
     last = [checkpoint.newest(run / "checkpoints").state["scaler"] for run in (whole, rows.parent)]
     assert last[0] == last[1]
     assert last[0]["scale"] == scales[-1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["auto", "fp16"])
+def test_a_run_on_this_gpu_learns_and_says_its_precision(tmp_path, amp):
+    data = bright_or_dark(tmp_path / "data")
+    done = Running(overrides_for(data, tmp_path / "out", "trainer.device=cuda", f"trainer.amp={amp}")).wait()
+    assert done.returncode == 0, done.stderr
+    where = next((tmp_path / "out").rglob("config.yaml")).parent
+    chosen = choose(torch.cuda.get_device_capability(), deterministic=False)._asdict()
+    chosen |= {} if amp == "auto" else {"amp": amp}
+    kept = read_config(where)["trainer"]
+    assert [kept[key] for key in KEYS] == [chosen[key] for key in KEYS]
+    assert f"precision: {describe(chosen, torch.device('cuda'))} (" in done.stdout
+    assert json.loads((where / "result.json").read_text())["top1"] > 60
