@@ -1,4 +1,4 @@
-"""make scale: what grows with the work, at the size that is asked for: manifests, curves, accuracies.
+"""make scale: what grows with the work, at the size that is asked for: manifests, curves, accuracies, gathered scores.
 
     python -m benchmarks.scale [--clips 1000000] [--rows 1000000] [--classes 400] [--folder DIR]
 
@@ -107,11 +107,43 @@ def accuracies(folder: Path, options: Any) -> dict[str, Any]:
     return found
 
 
+def gathering(folder: Path, options: Any) -> dict[str, Any]:
+    """Two processes with every other clip each; this one is the first."""
+    import multiprocessing
+
+    other = multiprocessing.get_context("spawn").Process(target=gather, args=(1, folder, options))
+    other.start()
+    found = gather(0, folder, options)
+    other.join()
+    return found
+
+
+def gather(rank: int, folder: Path, options: Any) -> dict[str, Any]:
+    import torch
+    import torch.distributed as dist
+
+    from vmp.engine.dist import Processes
+    from vmp.engine.evaluator import in_order
+
+    store = dist.FileStore(str(folder / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    here, indices = Processes(rank, 2, torch.device("cpu")), torch.arange(rank, options.clips, 2)
+    own = torch.randn(len(indices), options.classes)
+    found: dict[str, Any] = {}
+    here.maximum([0])  # waits for the other
+    with measured(found, f"scores of two processes, {options.clips:,} x {options.classes}"):
+        scores = in_order(own, here.collect(indices), here)
+    assert rank or torch.equal(scores[::2], own)
+    dist.destroy_process_group()
+    return found
+
+
 PARTS: dict[str, tuple[Callable[[Path, Any], dict[str, Any]], str]] = {
     "manifest, first time": (manifest, "clips"),
     "manifest": (manifest, "clips"),
     "metrics.jsonl": (curves, "rows"),
     "scores": (accuracies, "clips"),
+    "gathering": (gathering, "clips"),
 }
 
 

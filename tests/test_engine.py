@@ -52,6 +52,7 @@ def test_the_official_steps():
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 
+UNSCALED = torch.amp.GradScaler("cpu", enabled=False)
 MODEL = {"a": torch.arange(600.0), "b": torch.tensor([3])}
 OPTIMIZER = {"state": {0: {"momentum_buffer": torch.ones(4)}}}
 STATE = {"progress": {"step": 5, "bad": {"x": "y"}}}
@@ -413,4 +414,4 @@ def test_a_checkpoint_of_another_version_is_refused_with_its_commit(tmp_path):
         state={"progress": before},
     )
     with pytest.raises(RunError, match=r"(?s)another version.*commit bbb.*init_from=.*run tag=WORD"):
-        resume.restore(checkpoint.load(where), model, optimizer, steps=9)
+        resume.restore(checkpoint.load(where), model, optimizer, UNSCALED, steps=9)

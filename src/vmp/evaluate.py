@@ -131,7 +131,7 @@ def _test(
         processes=processes,
         workers=options.workers,
     )
-    if not processes.first:
+    if scores is None:  # not the first process
         return
     where = home / folder_name(options, split.name, select, views)
     where.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,9 @@
 """A backbone with motion prompts in front of it, from uint8 clips to logits."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from vmp.controls import OraclePrompt
@@ -107,7 +106,6 @@ def measuring_attention(model: PromptedClassifier) -> Iterator[dict[str, list[Te
             handle.remove()
 
 
-def mean_of(found: Sequence[Mapping[str, Sequence[Tensor]]]) -> dict[str, float]:
-    """Pathway -> mean over all clips of what `measuring_attention` found, in one process or several."""
-    each = {pathway: [m.cpu() for part in found for m in part.get(pathway, ())] for pathway in found[0]}
-    return {pathway: float(torch.cat(means).mean()) for pathway, means in each.items() if means}
+def mean_of(found: Mapping[str, Tensor]) -> dict[str, float]:
+    """Pathway -> mean attention of each clip (N,), of all processes -> the mean over clips, where there are some."""
+    return {pathway: float(means.mean()) for pathway, means in found.items() if len(means)}

@@ -152,10 +152,9 @@ def _train_in_folder(
             del found  # free its memory
             throughput = session.fit(state, optimizer, scaler)
             epoch = session.load_selected_weights(state)
-            attention: dict[str, float] = {}  # by pathway
-            scores = session.score(session.tested, session.views, attention)
-        if processes.first:
-            session.write_result(scores, attention, state, throughput, epoch=epoch)
+            scores = session.score(session.tested, session.views, attention=True)
+        if scores:  # on the first process
+            session.write_result(scores, state, throughput, epoch=epoch)
         code = 0
     except UserError as error:
         code = error.code if isinstance(error, Stopped) else 2
@@ -319,7 +318,8 @@ class Session:
 
     def validate(self, epoch: int) -> dict[str, float]:
         """Score the validation split with one view, for the learning curve; the result comes from the final test."""
-        found = summarize(self.score("val", (1, 1)), self.splits["val"])
+        scores = self.score("val", (1, 1))
+        found = self.processes.gather(summarize(scores, self.splits["val"]) if scores else {})[0]
         found["loss"] = found["cross_entropy"] + self.config.vmp.lambda_ * found.get("variation", 0.0)
         self.show_attention(epoch)
         return found
@@ -338,9 +338,7 @@ class Session:
         self.processes.share(self.model.buffers())
         return epoch
 
-    def score(
-        self, split: str, views: tuple[int, int], attention: dict[str, float] | None = None
-    ) -> "Scores":
+    def score(self, split: str, views: tuple[int, int], *, attention: bool = False) -> "Scores | None":
         return score(
             self.model,
             self.splits[split],
@@ -371,13 +369,12 @@ class Session:
     def write_result(
         self,
         scores: "Scores",
-        attention: dict[str, float],
         state: "TrainingState",
         throughput: "Throughput",
         *,
         epoch: int,
     ) -> None:
-        """Write result.json and the files beside it. attention: means by pathway; epoch: of the weights tested."""
+        """Write result.json and the files beside it. epoch: of the weights tested."""
         from vmp.engine import checkpoint
         from vmp.runs.result import describe_training
 
@@ -400,7 +397,9 @@ class Session:
             "classes": len(self.classes),
             **describe_training(config, self.model, self.plan, state, throughput, self.processes),
         }
-        result["scalars"] |= {scalar_name(pathway, "attention"): mean for pathway, mean in attention.items()}
+        result["scalars"] |= {
+            scalar_name(pathway, "attention"): mean for pathway, mean in scores.attention.items()
+        }
         write_result(config.folder, result)
         if config.trainer.keep_finished == "weights":
             try:

@@ -191,6 +191,7 @@ class TrainedModel:
             workers=0,
             at_once=batch_size,
         )
+        assert scored  # of a single process
         found = []
         for index, row in zip(scored.indices.tolist(), scored.scores, strict=True):
             mean = row.astype(np.float64) / (views[0] * views[1])

@@ -1,7 +1,8 @@
 """The processes of a run, one per device: started by torchrun, srun or mpirun, or only this one."""
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from vmp.ranks import MPI, Rank, read_rank
 
 TIMEOUT = timedelta(minutes=10)  # how long a process waits for another
 UNSURE = timedelta(minutes=2)  # the same at the start, where there may be no other after all
+AT_ONCE = 2**26  # bytes of all processes that are gathered at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +31,54 @@ class Processes:
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in rank order, on every process."""
+        """Every process's value, in rank order, on every process. It is pickled: for small values."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
 
-    def maximum(self, values: Sequence[int]) -> list[int]:
-        """Elementwise maximum over processes of equally many whole numbers."""
-        numbers = [int(value) for value in values]
+    def gather_rows(self, rows: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """The rows of every process's tensor (N, ...), whose N may differ, on the first process, in pieces of a bounded
+        size. All processes have to iterate.
+
+        Yields:
+            a piece on the CPU, after the number of its first row among all rows in rank order; nothing on the others.
+        """
         if self.world == 1:
-            return numbers
-        shared = torch.tensor(numbers, device=self.device)
+            yield 0, rows.cpu()
+            return
+        here = torch.tensor([len(rows)], device=self.device)
+        each = [torch.empty_like(here) for _ in range(self.world)]
+        dist.all_gather(each, here)
+        counts = torch.cat(each).tolist()
+        size = max(1, AT_ONCE // (self.world * max(1, rows.element_size() * math.prod(rows.shape[1:]))))
+        for at in range(0, max(counts), size):
+            piece = rows.new_zeros((min(size, max(counts) - at), *rows.shape[1:]), device=self.device)
+            own = rows[at : at + len(piece)]
+            piece[: len(own)] = own
+            pieces = [torch.empty_like(piece) for _ in counts] if self.first else None
+            dist.gather(piece, pieces)
+            for rank, found in enumerate(pieces or ()):
+                if at < counts[rank]:
+                    yield sum(counts[:rank]) + at, found[: counts[rank] - at].cpu()
+
+    def collect(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """The rows (N, ...) of every process, in rank order, on the CPU of the first process; None on the others."""
+        pieces = dict(self.gather_rows(rows))
+        return torch.cat([rows[:0].cpu(), *(pieces[at] for at in sorted(pieces))]) if self.first else None
+
+    def maximum(self, values: Sequence[int | torch.Tensor]) -> list[int]:
+        """Elementwise maximum over processes of equally many whole numbers, some of them perhaps still on the device,
+        for which this waits once."""
+        if self.world == 1:
+            return [int(value) for value in values]
+        shared = torch.tensor([0 if isinstance(value, torch.Tensor) else int(value) for value in values])
+        if self.device.type == "cuda":  # from pinned memory: a plain copy would wait
+            shared = shared.pin_memory().to(self.device, non_blocking=True)
+        for place, value in enumerate(values):
+            if isinstance(value, torch.Tensor):
+                shared[place] = value
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return shared.tolist()
 

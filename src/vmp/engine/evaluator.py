@@ -1,14 +1,15 @@
 """Tests a model: scores every clip of a split once, over all its views, and counts top-1, top-5 and mean class.
 
 Notable here:
-- clips are distributed over processes one by one, without padding or repeats, and scores are merged by clip;
+- clips are distributed over processes one by one, without padding or repeats, and their scores are put in order on
+  the first process, as tensors; the others get no scores;
 - a clip that cannot be read gets no score: it is listed, and `top1_lower_bound` counts it as wrong;
 - accuracies are in percent and micro-averaged over clips unless they are named otherwise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class Scores:
     losses: (N,), cross-entropy of the mean over views.
     bad: index -> why the clip could not be read.
     variation: mean over distinct views of V summed over pathways; None without prompts.
+    attention: mean attention of each prompted pathway, where it was measured.
     """
 
     indices: np.ndarray
@@ -42,6 +44,7 @@ class Scores:
     losses: np.ndarray
     bad: dict[int, str]
     variation: float | None
+    attention: dict[str, float] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -57,14 +60,19 @@ def score(
     name: str = "test",
     between: Callable[[], None] = lambda: None,
     at_once: int | None = None,
-) -> Scores:
-    """Score every clip of the split once; every process returns all scores.
+    check: Callable[[dict[int, str]], None] = lambda bad: None,
+) -> Scores | None:
+    """Score every clip of the split once; the first process gets all scores, the others None.
 
     Args:
         model: clips (V, 3, T, H, W) uint8 -> an output with `logits` and `variations`.
         reduce: what is summed over views, "probs" or "logits".
         between: is called after each batch and may raise.
         at_once: clips in a batch of the loader; None: as many as give 32 views.
+        check: is called on every process with the clips that none could read, and may raise.
+
+    Raises:
+        RunError: on every process: a score is not finite.
     """
     mine = list(range(processes.rank, len(dataset), processes.world))
     loader: DataLoader = DataLoader(
@@ -76,7 +84,9 @@ def score(
         **loader_processes(dataset, workers, timeout=timeout),
     )
     model.eval()
-    found: dict[int, tuple[np.ndarray, float]] = {}  # index -> scores, loss
+    indices: list[int] = []  # of the clips that this process could read
+    losses: list[float] = []
+    own = torch.empty(0, 0)  # (clips, classes), filled from the start
     bad: dict[int, str] = {}
     variation: list[float] = []
     with (
@@ -98,28 +108,54 @@ def score(
                     if out.variations:
                         variations.append(sum(v.double() for v in out.variations.values()).expand(len(chunk)))
                 each = torch.cat(logits).cpu()
+                if not indices:
+                    own = torch.empty(len(mine), each.shape[1])
                 variation += torch.cat(variations).tolist() if variations else []
                 at = 0
                 for index, x, weights in good:
-                    own = each[at : at + len(x)]
-                    loss = _cross_entropy(own, weights, dataset.present.clips[index].label, reduce=reduce)
-                    own = own.softmax(dim=1) if reduce == "probs" else own
-                    found[index] = (own * weights[:, None]).sum(dim=0).numpy(), loss
+                    row = each[at : at + len(x)]  # (V, classes)
+                    label = dataset.present.clips[index].label
+                    losses.append(_cross_entropy(row, weights, label, reduce=reduce))
+                    row = row.softmax(dim=1) if reduce == "probs" else row
+                    own[len(indices)] = (row * weights[:, None]).sum(dim=0)
+                    indices.append(index)
                     at += len(x)
             shown.advance(len(items))
             between()
-        parts = processes.gather((found, bad, variation))
-    merged = {index: pair for part, _, _ in parts for index, pair in part.items()}
-    assert len(merged) == sum(len(part) for part, _, _ in parts), "a clip was scored twice"
-    indices = sorted(merged)
-    scores = np.stack([merged[i][0] for i in indices]) if merged else np.zeros((0, 0), np.float32)
-    if not np.isfinite(scores).all():
-        raise RunError(f"{name}: the model gives scores that are not finite; the run has diverged")
-    losses = np.array([merged[i][1] for i in indices])
-    all_bad = {i: reason for _, part, _ in parts for i, reason in part.items()}
-    values = [v for _, _, part in parts for v in part]
-    mean = float(np.mean(values)) if values else None
-    return Scores(np.array(indices, dtype=np.int64), scores, losses, all_bad, mean)
+        own = own[: len(indices)]
+        parts = processes.gather((bad, bool(own.isfinite().all()), *own.shape))
+        bad = {index: reason for part, *_ in parts for index, reason in part.items()}
+        check(bad)
+        if not all(finite for _, finite, *_ in parts):
+            raise RunError(f"{name}: the model gives scores that are not finite; the run has diverged")
+        classes = max(part[-1] for part in parts)
+        clips = processes.collect(torch.tensor(indices, dtype=torch.long))
+        cost = processes.collect(torch.tensor(losses, dtype=torch.double))
+        values = processes.collect(torch.tensor(variation, dtype=torch.double))
+        if processes.world > 1:
+            own = in_order(own if indices else own.new_empty(0, classes), clips, processes)
+    if clips is None or cost is None or values is None:
+        return None
+    assert len(clips.unique()) == len(clips), "a clip was scored twice"
+    order = clips.argsort()
+    mean = float(np.mean(values.numpy())) if len(values) else None
+    return Scores(clips[order].numpy(), own.numpy(), cost[order].numpy(), bad, mean)
+
+
+def in_order(own: Tensor, clips: Tensor | None, processes: Processes) -> Tensor:
+    """The scores of all processes by clip, on the first; piece by piece, since all of them may take gigabytes.
+
+    Args:
+        own: (clips of this process, classes).
+        clips: of all rows, process by process; None on the other processes.
+    """
+    places = (
+        torch.empty(0, dtype=torch.long) if clips is None else clips.argsort().argsort()
+    )  # (N,), of the rows
+    scores = own.new_empty(len(places), own.shape[1])
+    for at, piece in processes.gather_rows(own):
+        scores.index_copy_(0, places[at : at + len(piece)], piece)
+    return scores
 
 
 def _cross_entropy(logits: Tensor, weights: Tensor, label: int, *, reduce: str) -> float:

@@ -237,12 +237,12 @@ def fit(
                 # --- the processes compare what they found, and step or stop together
                 if scaler.is_enabled():
                     scaler.unscale_(optimizer)
-                finite = sums.is_finite(optimizer)  # waits for the device, once per step
-                skipped = not finite and may_skip(scaler, sums)
+                finite = sums.is_finite(optimizer)
+                skipped = scaler.is_enabled() and not finite and may_skip(scaler, sums)
                 due = time.monotonic() - saved_at > 60 * settings.save_minutes
                 broken, stop, due_anywhere, any_read, skip = processes.maximum(
-                    (not finite and not skipped, stopping.code, due, sums.weight > 0, skipped)
-                )
+                    (False if skipped else ~finite, stopping.code, due, sums.weight > 0, skipped)
+                )  # waits for the device, without fp16 once per step
                 if not any_read:
                     raise RunError(f"none of the {plan.batch} clips of step {state.step + 1} could be read")
                 if broken:

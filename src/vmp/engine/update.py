@@ -4,7 +4,8 @@ Notable here:
 - clips that cannot be read have no part in an update. A process that could read none of a micro-batch still takes part
   in it where the others would wait for it forever: in the last micro-batch, where DDP averages gradients, and in every
   one where batch normalisation is synchronised. It then runs a blank clip whose gradient is multiplied by 0;
-- sums stay on the device until a row or a checkpoint is written; a step waits for the device once, in `is_finite`.
+- sums stay on the device until a row or a checkpoint is written; a step waits for the device once, when the processes
+  compare what they found.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -61,9 +62,9 @@ class UpdateSums:
             self.terms[name] = self.terms.get(name, 0) + value.detach() * weight
         self.weight += weight
 
-    def is_finite(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the loss and all gradients are finite. Waits for the device."""
-        return bool(torch.isfinite(self.terms.get("loss", 0) + _largest_gradient(optimizer)))
+    def is_finite(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Whether the loss and all gradients are finite, () bool."""
+        return torch.isfinite(self.terms.get("loss", 0) + _largest_gradient(optimizer))
 
     def has_finite_loss(self) -> bool:
         """Waits for the device."""

@@ -70,4 +70,4 @@ def _measure(folder: Path) -> dict[str, float]:
         for index in range(len(clips)):
             if isinstance(found := clips[index][1], torch.Tensor):
                 opened.model(found)
-    return mean_of([sums])
+    return mean_of({pathway: torch.cat(means) for pathway, means in sums.items() if means})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,9 +38,9 @@ class Split(NamedTuple):
         """The label of each usable clip."""
         return Clips.of(self.present.clips).numbers("label").tolist()
 
-    def unscored(self, scores: "Scores") -> dict[str, str]:
-        """Clip id -> why it has no score."""
-        return {self.present.clips[i].id: why for i, why in scores.bad.items()} | self.present.bad
+    def unscored(self, bad: dict[int, str]) -> dict[str, str]:
+        """Clip id -> why it has no score. bad: the same of usable clips, by index."""
+        return {self.present.clips[i].id: why for i, why in bad.items()} | self.present.bad
 
     def test_clips(
         self, config: Config, spec: "Spec", model: "PromptedClassifier", *, views: tuple[int, int] = (1, 1)
@@ -81,26 +82,32 @@ def score(
     processes: "Processes",
     workers: int | None = None,
     between: Callable[[], None] = lambda: None,
-    attention: dict[str, float] | None = None,
     at_once: int | None = None,
-) -> "Scores":
-    """Score a split once; every process gets all scores.
+    attention: bool = False,
+) -> "Scores | None":
+    """Score a split once; the first process gets all scores, the others None.
 
     Args:
         views: temporal x spatial.
         workers: loader processes; None: as trainer.workers says.
         between: called after each batch; it may raise.
-        attention: gets the mean attention of each prompted pathway; None: it is not measured.
         at_once: clips in a batch; None: as many as give 32 views.
+        attention: whether to measure the mean attention of each prompted pathway.
 
     Raises:
-        DataError: more clips cannot be read than data.max_bad_fraction allows.
+        DataError: on every process: more clips cannot be read than data.max_bad_fraction allows.
     """
+    import torch
+
     from vmp.engine import evaluator
     from vmp.engine.precision import autocast_type
     from vmp.model import mean_of, measuring_attention
 
-    measured: Any = nullcontext({}) if attention is None else measuring_attention(model)
+    def check(bad: dict[int, str]) -> None:
+        share = config.data.max_bad_fraction
+        check_bad(split.unscored(bad), split.present.total, share, where=str(split.manifest.path))
+
+    measured: Any = measuring_attention(model) if attention else nullcontext({})
     with measured as found:
         scores = evaluator.score(
             model,
@@ -113,12 +120,13 @@ def score(
             name=split.name,
             between=between,
             at_once=at_once,
+            check=check,
         )
-    if attention is not None:
-        attention |= mean_of(processes.gather({p: [m.cpu() for m in means] for p, means in found.items()}))
-    share = config.data.max_bad_fraction
-    check_bad(split.unscored(scores), split.present.total, share, where=str(split.manifest.path))
-    return scores
+    empty = torch.empty(0, dtype=torch.double, device=processes.device)
+    means = {pathway: processes.collect(torch.cat([empty, *each])) for pathway, each in found.items()}
+    if scores is None:
+        return None
+    return replace(scores, attention=mean_of({p: each for p, each in means.items() if each is not None}))
 
 
 def summarize(scores: "Scores", split: Split) -> dict[str, float]:
@@ -158,7 +166,7 @@ def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
     for index, row, top in zip(scores.indices.tolist(), scores.scores, best, strict=True):
         predicted = [top[0], names[top[0]], f"{row[top[0]]:.6g}"]
         rows.append([*describe(clips[index]), *predicted, " ".join(map(str, top)), ""])
-    unscored = split.unscored(scores)
+    unscored = split.unscored(scores.bad)
     by_id = {clip.id: clip for clip in split.manifest.clips if clip.id in unscored} if unscored else {}
     rows += [[*describe(by_id[i]), "", "", "", "", why] for i, why in sorted(unscored.items())]
     counts = class_accuracies(scores, split.labels, classes=len(names))
