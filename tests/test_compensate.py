@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from runs import QUICK, Running
 
-from vmp.compensate import CompensatedPrompt, camera_motion, warp
 from vmp.data.motions import Motions, motion_of, render_clip
+from vmp.extensions.compensate import camera_motion, warp
+from vmp.extensions.layer import ExtendedPrompt
 from vmp.layer import MotionPrompt
 
 SPEC = Motions(train=12, val=10, test=10, frames=8, size=40, camera="moving", noise=6.0)
@@ -34,7 +34,7 @@ def clip_of(index: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["translation", "affine"])
 def test_the_estimate_is_the_pan_of_the_generator_under_noise_and_moving_objects(kind):
-    layer, errors, pans = CompensatedPrompt(compensate=kind), [], []
+    layer, errors, pans = ExtendedPrompt(compensate=kind), [], []
     for index in range(SPEC.train):
         clip, true = clip_of(index)
         grey = layer.grey_frames(clip)[0]
@@ -89,14 +89,14 @@ def test_a_still_camera_leaves_the_layer_as_it_is():
     for t in range(4):
         clip[:, :, t, 10:18, 8 + 3 * t : 16 + 3 * t] = 230
     clip = clip.to(torch.uint8)
-    plain, compensated = MotionPrompt()(clip), CompensatedPrompt(compensate="translation")(clip)
+    plain, compensated = MotionPrompt()(clip), ExtendedPrompt(compensate="translation")(clip)
     torch.testing.assert_close(compensated.prompts, plain.prompts, atol=0.02, rtol=0.02)
     torch.testing.assert_close(compensated.variation, plain.variation, atol=1e-3, rtol=0.05)
 
 
 def test_a_moving_camera_gives_less_attention_to_the_scene_and_slope_and_shift_learn():
     clip, _ = clip_of(3)
-    plain, compensated = MotionPrompt(), CompensatedPrompt(compensate="translation")
+    plain, compensated = MotionPrompt(), ExtendedPrompt(compensate="translation")
     assert compensated.differences(clip).abs().mean() < 0.85 * plain.differences(clip).abs().mean()
     out = compensated(clip)
     (out.prompts.square().mean() + out.variation).backward()
@@ -107,26 +107,11 @@ def test_a_moving_camera_gives_less_attention_to_the_scene_and_slope_and_shift_l
 def test_blank_frames_have_no_motion():
     blank = torch.zeros(1, 3, 3, 32, 32, dtype=torch.uint8)
     for kind in ("translation", "affine"):
-        assert not CompensatedPrompt(compensate=kind).differences(blank).any()
+        assert not ExtendedPrompt(compensate=kind).differences(blank).any()
 
 
 def test_frames_that_are_too_small_and_kinds_that_there_are_not():
     with pytest.raises(ValueError, match="at least 16 per side"):
-        CompensatedPrompt(compensate="translation")(torch.zeros(1, 3, 3, 8, 8, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="compensate = 'rotation': must be one of translation, affine"):
-        CompensatedPrompt(compensate="rotation")
-
-
-@pytest.mark.slow
-def test_a_run_trains_with_it(data, tmp_path):
-    def train(*more: str):
-        return Running(
-            [*QUICK, f"dataset.folder='{data}'", f"output='{tmp_path}'", "trainer.epochs=1", *more]
-        ).wait()
-
-    done = train("vmp=compensated")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert list(tmp_path.glob("manifest/tiny/compensated_lambda1/seed0/result.json"))
-    refused = train("vmp=compensated", "vmp.attention_from=other_clip", "tag=other")
-    assert refused.returncode == 2
-    assert "has no effect with vmp.attention_from = other_clip" in refused.stderr
+        ExtendedPrompt(compensate="translation")(torch.zeros(1, 3, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="compensate = 'rotation': must be one of none, translation, affine"):
+        ExtendedPrompt(compensate="rotation")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vmp.engine.schedule import Schedule
     from vmp.layer import MotionPrompt
     from vmp.model import PromptedClassifier
+    from vmp.power_norm import LearnedPowerNorm
 
 
 PREPARE_OPTIONS = {  # dataset -> the options that `scripts/prepare.py` needs, where these are more than --videos
@@ -298,11 +299,11 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
         return {}
     keys = (WHOLE,) if v.split == "shared" else config.prompted
     options: dict[str, Any] = {"grey": v.grey, "modulate": v.modulate, "variation": v.variation}
-    return {key: _build_prompt(v, mean=spec.mean, std=spec.std, **options) for key in keys}
+    return {key: _build_prompt(v, spec.crop, mean=spec.mean, std=spec.std, **options) for key in keys}
 
 
-def _build_prompt(v: AnyPrompts, **options: Any) -> "MotionPrompt":
-    from vmp.compensate import CompensatedPrompt
+def _build_prompt(v: AnyPrompts, side: int, **options: Any) -> "MotionPrompt":
+    """side: of the frames in training, in pixels."""
     from vmp.controls import Constant, OraclePrompt, OtherClipPrompt
     from vmp.layer import MotionPrompt
     from vmp.power_norm import FAMILY
@@ -314,11 +315,31 @@ def _build_prompt(v: AnyPrompts, **options: Any) -> "MotionPrompt":
     if isinstance(v, FixedPrompts):
         return MotionPrompt(power_norm=FAMILY[v.kind](v.exponent, entry=v.entry), **options)
     assert isinstance(v, Prompts)
-    options |= v.model_dump(include={"alpha", "beta", "gamma", "epsilon"}) | v.start
-    if v.compensate != "none":
-        return CompensatedPrompt(compensate=v.compensate, **options)
-    layer = OtherClipPrompt if v.attention_from == "other_clip" else MotionPrompt
-    return layer(**options)
+    constants = v.model_dump(include={"alpha", "beta", "gamma", "epsilon"}) | v.start
+    if v.attention_from == "other_clip":
+        return OtherClipPrompt(**options, **constants)
+    if not v.extended:
+        return MotionPrompt(**options, **constants)
+    from vmp.extensions.layer import ExtendedPrompt
+
+    norm = _build_form(v, side, constants)
+    return ExtendedPrompt(compensate=v.compensate, scales=v.scales, power_norm=norm, **options)
+
+
+def _build_form(v: Prompts, side: int, constants: dict[str, Any]) -> "LearnedPowerNorm":
+    from vmp.extensions.patch import PatchPowerNorm
+    from vmp.extensions.per_clip import PerClip
+    from vmp.extensions.two_sided import TwoSided
+    from vmp.power_norm import LearnedPowerNorm
+
+    if v.form == "two_sided":
+        return TwoSided(**constants)
+    if v.form == "per_clip":
+        return PerClip(**constants)
+    if v.form == "patch":
+        grid = (side // v.patch,) * 2 if v.patch_scalars == "position" else None
+        return PatchPowerNorm(patch=v.patch, pool=v.pool, upsample=v.upsample, grid=grid, **constants)
+    return LearnedPowerNorm(**constants)
 
 
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:

@@ -17,6 +17,9 @@ Reader = Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec", 
 
 # prompts
 CameraMotion = Literal["none", "translation", "affine"]
+Form = Literal["pixel", "two_sided", "patch", "per_clip"]
+Pool = Literal["mean_abs", "mean", "rms"]
+Upsample = Literal["bilinear", "nearest"]
 
 # models
 AttentionKind = Literal["divided", "joint", "space"]

@@ -173,8 +173,12 @@ def plain(
     layer: MotionPrompt, clip: Tensor, power_norm: Callable[[Tensor], Tensor], *, variation: bool
 ) -> Prompted:
     """Eq. 1-6 op by op: what torch.compile fuses, torch.func transforms, and the kernels are tested against."""
+    return weigh(layer, clip, power_norm(layer.differences(clip)), variation=variation)
+
+
+def weigh(layer: MotionPrompt, clip: Tensor, a: Tensor, *, variation: bool) -> Prompted:
+    """Eq. 4-6: the frames after the first, multiplied by attention maps (B, T, H, W), and V of these."""
     frames = as_normalized(clip, layer.mean, layer.std)[:, :, 1:]  # (B, 3, T, H, W)
-    a = power_norm(layer.differences(clip))  # (B, T, H, W)
     if layer.modulate == "normalized":
         prompts = a.unsqueeze(1) * frames  # Eq. 4
     else:  # the product in [0, 1] is a (x std + mean); normalised again: a (x + mean / std) - mean / std

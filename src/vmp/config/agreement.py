@@ -51,11 +51,7 @@ def _prompts(c: Config) -> Iterator[str]:
     v = c.vmp
     if isinstance(v, Prompts):
         yield from _prompts_start(v)
-        if v.compensate != "none" and v.attention_from != "clip":
-            yield (
-                f"vmp.compensate = {v.compensate} is about the clip's own differences; it has no effect with "
-                f"vmp.attention_from = {v.attention_from}; drop one"
-            )
+        yield from _prompts_extended(c, v)
     if isinstance(v, FixedPrompts) and v.kind == "maxexp" and v.exponent < 1:
         yield f"vmp.exponent = {v.exponent:g}: must be at least 1 for maxexp"
     if isinstance(v, OraclePrompts) and not isinstance(c.dataset, MotionsDataset):
@@ -79,6 +75,34 @@ def _prompts(c: Config) -> Iterator[str]:
         )
     if v.split != "plus_one":
         yield f"vmp.split = {v.split!r} has no effect without pathways; it belongs to backbone={several}"
+
+
+def _prompts_extended(c: Config, v: Prompts) -> Iterator[str]:
+    """What is beyond the paper: options without effect, and patches that do not fill the frames."""
+    if v.extended and v.attention_from != "clip":
+        yield (
+            f"vmp.compensate, vmp.scales and vmp.form are about the clip's own differences; they have no effect with "
+            f"vmp.attention_from = {v.attention_from}; drop one"
+        )
+    if len(set(v.scales)) < len(v.scales):
+        yield f"vmp.scales = {v.scales}: a spacing is there twice"
+    spec = SPECS[c.backbone.key].at(frames=c.backbone.frames, crop=c.backbone.crop)
+    if max(v.scales) > spec.frames:
+        yield f"vmp.scales = {v.scales}: clips have {spec.frames + 1} frames, so spacings are at most {spec.frames}"
+    if v.form != "patch":
+        return
+    sides = dict.fromkeys((spec.crop, spec.test_crop))
+    if bad := [side for side in sides if side % v.patch]:
+        good = [p for p in range(1, min(sides) + 1) if not any(side % p for side in sides)]
+        yield (
+            f"vmp.patch = {v.patch}: does not divide the frames' side of {', '.join(map(str, bad))} pixels "
+            f"(training {spec.crop}, testing {spec.test_crop}); these do: {', '.join(map(str, good))}"
+        )
+    elif v.patch_scalars == "position" and len(sides) > 1:
+        yield (
+            f"vmp.patch_scalars = position: frames have {spec.crop} pixels per side in training and {spec.test_crop} "
+            "in testing, so that places do not agree; use shared"
+        )
 
 
 def _prompts_start(v: Prompts) -> Iterator[str]:

@@ -20,13 +20,16 @@ from vmp.choices import (
     CameraMotion,
     Clock,
     Degradation,
+    Form,
     Freeze,
     MotionClasses,
     PathwaySplit,
+    Pool,
     Reader,
     Reduce,
     Short,
     Spacing,
+    Upsample,
     X3DSize,
 )
 from vmp.config.types import (
@@ -228,8 +231,19 @@ class Prompts(AnyPrompts):
     shift: float | None = None
     attention_from: Literal["clip", "other_clip"]
     compensate: CameraMotion
+    scales: Annotated[list[Count], Field(min_length=1)]
+    form: Form
+    patch: Count
+    pool: Pool
+    upsample: Upsample
+    patch_scalars: Literal["shared", "position"]
     lr_mult: Positive
     weight_decay: NotNegative | None
+
+    @property
+    def extended(self) -> bool:
+        """Whether it is more than the paper's layer."""
+        return self.compensate != "none" or self.scales != [1] or self.form != "pixel"
 
     @property
     def start(self) -> dict[str, Start]:

@@ -171,6 +171,10 @@ def open_prompts(folder: Path) -> Opened:
     config = run.checked_config
     spec = backbone_spec(config)
     layers = build_prompts(config, spec)
+    if any(parameter.numel() > 1 for layer in layers.values() for parameter in layer.parameters()):
+        opened = open_run(folder)  # more than scalars was learned
+        opened.model.backbone = torch.nn.Identity()
+        return opened
     for pathway, layer in layers.items():
         for name, parameter in layer.power_norm.named_parameters():
             key, scalars = scalar_name(pathway, name), run.result.get("scalars", {})

@@ -1,4 +1,6 @@
-"""Camera compensation: the camera's motion between two frames is estimated and undone before they are subtracted.
+"""Camera compensation: the camera's motion c between two frames is estimated and undone before they are subtracted,
+
+    D_t(x) = F'_{t+1}(x) - F'_t(x + c_t(x)).
 
 Notable here:
 - a translation is found by phase correlation (Kuglin and Hines 1975), to a pixel, and refined by Gauss-Newton steps on
@@ -13,15 +15,10 @@ Notable here:
 Shapes: B clips, T pairs of frames, H x W pixels; motions in pixels, x to the right, y down.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmp.layer import MotionPrompt, Prompted, plain
-
-KINDS = ("translation", "affine")
 LEAST = 16  # pixels per side: below, too few frequencies tell a pan from noise
 _STEPS = 6
 _SIGMA, _REACH = 1.5, 5
@@ -29,36 +26,15 @@ _TUKEY = 4.685  # residuals beyond this many scales have no weight
 _BLUR = 0.1  # fraction of the sampling frequency at which the correlation's spectrum falls to exp(-1/2)
 
 
-class CompensatedPrompt(MotionPrompt):
-    """A `MotionPrompt` on differences after the camera's motion was undone: D_t = F'_{t+1}(x) - F'_t(x + c_t(x)).
-
-    Args:
-        compensate: "translation" or "affine".
-        options: those of `MotionPrompt`.
+def compensated_differences(earlier: Tensor, later: Tensor, *, kind: str) -> Tensor:
+    """later - earlier where the camera shows it: (B, T, H, W) grey frames twice -> (B, T, H, W).
 
     Raises:
-        ValueError: another kind of motion, or frames of less than 16 pixels per side.
+        ValueError: frames of less than 16 pixels per side.
     """
-
-    def __init__(self, *, compensate: str, **options: Any) -> None:
-        super().__init__(**options)
-        if compensate not in KINDS:
-            raise ValueError(f"compensate = {compensate!r}: must be one of {', '.join(KINDS)}")
-        self.compensate = compensate
-
-    def forward(self, clip: Tensor, *, variation: bool = True) -> Prompted:
-        return plain(self, clip, self.power_norm, variation=variation)
-
-    def differences(self, clip: Tensor) -> Tensor:
-        """(B, 3, T+1, H, W) -> (B, T, H, W); 0 where the earlier frame shows nothing."""
-        grey = self.grey_frames(clip)
-        earlier, later = grey[:, :-1].flatten(0, 1), grey[:, 1:].flatten(0, 1)  # (BT, H, W)
-        motion = camera_motion(earlier, later, kind=self.compensate)
-        moved, seen = warp(earlier, motion)
-        return ((later - moved) * seen).view(len(grey), -1, *grey.shape[2:])
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, compensate={self.compensate!r}"
+    before, after = earlier.flatten(0, 1), later.flatten(0, 1)  # (BT, H, W)
+    moved, seen = warp(before, camera_motion(before, after, kind=kind))
+    return ((after - moved) * seen).view(earlier.shape)
 
 
 @torch.no_grad()

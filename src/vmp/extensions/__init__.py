@@ -1,0 +1,4 @@
+"""Prompt layers beyond the paper: other differences, and other functions from differences to attention.
+
+Each file is one idea, with its equations. All of them keep the layer's interface: T + 1 frames in, T prompts and V out.
+"""
