@@ -52,7 +52,7 @@ scale: $(READY) ## what grows with the work: manifests, curves and accuracies of
 	$(BIN)/python -m benchmarks.scale $(SIZES)
 
 # where tables, claims, figures and maps of starts are written; docs/results is written by make publish only
-OUTPUTS = outputs$(if $(filter mini real,$(PROFILE)),/$(PROFILE))
+OUTPUTS = outputs$(if $(filter mini real extensions,$(PROFILE)),/$(PROFILE))
 RESULTS ?= $(OUTPUTS)/results
 
 figures: $(READY) ## the paper's figures, of runs below outputs/ (PROFILE=mini or real, FIGURES='3 17', OUT=FOLDER)
@@ -64,7 +64,7 @@ figures: $(READY) ## the paper's figures, of runs below outputs/ (PROFILE=mini o
 TABLES := table1 table2 table3 table4 table5 table6 table7 table8
 REPRODUCE = $(BIN)/python scripts/reproduce.py profile=$(or $(PROFILE),paper) seeds=$(or $(SEEDS),1) \
 	dry=$(or $(DRY),0) 'results=$(RESULTS)' 'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
-.PHONY: table paper real $(TABLES)
+.PHONY: table paper real extensions $(TABLES)
 
 table: ## make table1 ... table8: a table of the paper, ours beside theirs; PROFILE=mini needs no data, DRY=1 plans
 	@echo "which one? make table1 ... make table8, or make paper"; exit 2
@@ -74,6 +74,10 @@ $(TABLES): $(READY)
 
 real: $(READY) ## prompts on real clips from real weights (docs/results.md): SEEDS=3, ONLY='handwash12 none learned', SEARCH=1, DRY=1
 	$(BIN)/python scripts/study.py real seeds=$(or $(SEEDS),1) dry=$(or $(DRY),0) search=$(or $(SEARCH),0) \
+		'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
+
+extensions: $(READY) ## layers beyond the paper beside the paper's and controls, in miniature (docs/extensions.md): SEEDS=5, ONLY, DRY=1, SEARCH=1
+	$(BIN)/python scripts/study.py extensions seeds=$(or $(SEEDS),1) dry=$(or $(DRY),0) search=$(or $(SEARCH),0) \
 		'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
 
 timing: $(READY) ## time a few steps of the models of TABLE=1, for the estimates of DRY=1; on a quiet machine (PROFILE, ONLY)

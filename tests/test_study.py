@@ -189,3 +189,14 @@ def test_a_study_file_with_faults(tmp_path: Path):
         load_study(tmp_path / "x.yaml")
     with pytest.raises(ConfigError, match="no such study; there are: x"):
         load_study(tmp_path / "y.yaml")
+
+
+def test_arms_of_the_extensions_differ_in_their_prompts_alone():
+    study, planner = (
+        load_study(ROOT / "conf/study/extensions.yaml"),
+        Planner(composer(ROOT / "conf"), output="x"),
+    )
+    runs = plan(study, planner, sets=["moving"], arms=study.arms, seeds=[0], settings=["base"])
+    assert len({run.planned.folder for run in runs}) == len(study.arms)
+    assert len({str({**run.planned.raw, "vmp": None}) for run in runs}) == 1
+    assert {run.planned.config.vmp.lambda_ for run in runs} == {0}
