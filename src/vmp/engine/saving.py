@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -119,7 +120,11 @@ class Saver:
             ):
                 kept = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
                 self._copies[at] = kept
-            return kept.copy_(value, non_blocking=True)
+            if value.is_cuda or value.dtype == torch.bfloat16:  # which numpy does not have
+                return kept.copy_(value, non_blocking=True)
+            # by one thread: torch's wait for each other after each tensor, for seconds where cores are shared
+            np.copyto(kept.numpy(), value.numpy())
+            return kept
         if isinstance(value, dict):
             return {key: self._copy(one, *at, key) for key, one in value.items()}
         if isinstance(value, list | tuple):
