@@ -13,7 +13,6 @@ from runs import ROOT, Ranks, Running, bright_or_dark, differences, folder, over
 from vmp.compose import composer
 from vmp.engine import checkpoint
 from vmp.engine.precision import KEYS, choose, describe, make_scaler, may_skip
-from vmp.engine.update import UpdateSums
 from vmp.errors import RunError
 from vmp.runs.folder import check_same_run
 from vmp.runs.precision import settle_precision
@@ -69,16 +68,22 @@ def test_auto_is_settled_once_and_kept(tmp_path):
         check_same_run(folder, config(amp="none"))
 
 
-def test_a_scale_above_1_may_be_lowered_but_does_not_mend_the_loss():
-    scaler, sums = make_scaler(CPU, torch.float16), UpdateSums()
-    sums.add({"loss": torch.tensor(2.0)}, 1)
-    assert may_skip(scaler, sums)
-    assert not may_skip(make_scaler(CPU, torch.bfloat16), sums)
+def test_a_scale_above_1_may_be_lowered():
+    scaler = make_scaler(CPU, torch.float16)
+    assert may_skip(scaler)
+    assert not may_skip(make_scaler(CPU, torch.bfloat16))
     scaler.scale(torch.ones(()))  # makes the scale
     scaler.update(1.0)
-    assert not may_skip(scaler, sums)
-    sums.add({"loss": torch.tensor(float("inf"))}, 1)
-    assert not may_skip(make_scaler(CPU, torch.float16), sums)
+    assert not may_skip(scaler)
+
+
+@pytest.mark.slow
+def test_under_fp16_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    """The rate is so high that the first update leaves weights that no activation in fp16 survives."""
+    data = bright_or_dark(tmp_path / "data")
+    done = Running(overrides_for(data, tmp_path / "out", "trainer.amp=fp16", "optim.lr=1e8")).wait()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert re.search(r"the loss or a gradient of step \d+ is not finite", done.stderr)
 
 
 @pytest.fixture(scope="module")

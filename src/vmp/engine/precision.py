@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vmp.engine.update import UpdateSums
 from vmp.machine import has_amx
 
 AUTO = "auto"
@@ -80,9 +79,6 @@ def make_scaler(device: torch.device, autocast: torch.dtype | None) -> torch.amp
     return torch.amp.GradScaler(device.type, enabled=autocast is torch.float16)
 
 
-def may_skip(scaler: torch.amp.GradScaler, sums: UpdateSums) -> bool:
-    """Whether a gradient that is not finite can be the scale's doing, so that a lower one helps. Waits for the device.
-
-    A loss that is not finite comes from the forward pass, which the scale does not reach.
-    """
-    return scaler.is_enabled() and scaler.get_scale() > LOWEST_SCALE and sums.has_finite_loss()
+def may_skip(scaler: torch.amp.GradScaler) -> bool:
+    """Whether gradients that are not finite, of a loss that is, can be the scale's doing: a lower one then helps."""
+    return scaler.is_enabled() and scaler.get_scale() > LOWEST_SCALE

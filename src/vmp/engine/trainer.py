@@ -238,14 +238,14 @@ def fit(
                 if scaler.is_enabled():
                     scaler.unscale_(optimizer)
                 finite = sums.is_finite(optimizer)
-                skipped = scaler.is_enabled() and not finite and may_skip(scaler, sums)
+                no_loss = scaler.is_enabled() and ~sums.has_finite_loss()
                 due = time.monotonic() - saved_at > 60 * settings.save_minutes
-                broken, stop, due_anywhere, any_read, skip = processes.maximum(
-                    (False if skipped else ~finite, stopping.code, due, sums.weight > 0, skipped)
-                )  # waits for the device, without fp16 once per step
+                found = (~finite, no_loss, stopping.code, due, sums.weight > 0)
+                broken, lost, stop, due_anywhere, any_read = processes.maximum(found)  # waits, once per step
                 if not any_read:
                     raise RunError(f"none of the {plan.batch} clips of step {state.step + 1} could be read")
-                if broken:
+                skip = broken and not lost and may_skip(scaler)
+                if broken and not skip:
                     raise_not_finite(folder, state.step + 1, sums, scalars, processes)
                 if not skip:
                     optimizer.step()

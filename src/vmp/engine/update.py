@@ -66,9 +66,9 @@ class UpdateSums:
         """Whether the loss and all gradients are finite, () bool."""
         return torch.isfinite(self.terms.get("loss", 0) + _largest_gradient(optimizer))
 
-    def has_finite_loss(self) -> bool:
-        """Waits for the device."""
-        return bool(torch.isfinite(torch.as_tensor(self.terms.get("loss", 0.0))))
+    def has_finite_loss(self) -> Tensor:
+        """() bool"""
+        return torch.isfinite(torch.as_tensor(self.terms.get("loss", 0.0)))
 
     def values(self) -> dict[str, float]:
         """The sums as floats. Waits for the device."""
