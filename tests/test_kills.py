@@ -182,6 +182,27 @@ def test_when_one_of_two_processes_is_killed_the_other_ends_too(data, pair, tmp_
     assert not wrong
 
 
+def test_sixteen_processes_lose_one_and_go_on(data, tmp_path):
+    """As on two machines with eight GPUs: one clip each, more processes than there are clips to validate on, and a
+    clip that cannot be read. One is killed, fifteen say so and end, and the same command goes on."""
+    more = (*TWO, "trainer.batch_size=16", "trainer.epochs=4")
+    ranks, where = start_ranks(data, tmp_path, *more, ranks=16), folder(tmp_path)
+    while len(list((where / "checkpoints").glob("step_*"))) < 2:
+        assert not ranks.over()
+        time.sleep(0.01)
+    ranks.running[7].signal(signal.SIGKILL)
+    done = ranks.wait(200)
+    assert done.pop(7).returncode == -signal.SIGKILL
+    assert {one.returncode for one in done} == {2}, done[0].stderr[-2000:]
+    assert all("another process of this run died" in one.stderr for one in done)
+    done = start_ranks(data, tmp_path, *more, ranks=16).wait(200)
+    assert {one.returncode for one in done} == {0}, done[0].stderr[-2000:]
+    assert "continuing from step_" in done[0].stdout
+    assert [row["step"] for row in read_metrics(where) if row["kind"] == "val"] == [1, 2, 3, 4]
+    scored = (where / "predictions.csv").read_text().splitlines()[1:]
+    assert [line.partition(",")[0] for line in scored] == [f"val/{number}" for number in range(9)]
+
+
 def contents(home: Path) -> dict[str, bytes]:
     """Of the files of a run that a start must not touch; a start may append to log.txt, and takes the lock."""
     return {
