@@ -507,17 +507,17 @@ def test_missing_data_is_an_error_that_says_how_to_prepare_them(tmp_path):
 def test_a_plan_estimates_the_runs_that_are_not_finished(tmp_path, compose_one, capsys):
     table, profile = table_of(1), profile_of("mini")
     planner = Planner(compose_one, output=str(tmp_path))
-    chosen = [c for c in cells(table, profile) if c.run and matches(c, table, ["x3d", "finegym"])]
+    chosen = [c for c in cells(table, profile) if c.run and matches(c, table, ["x3d", "hmdb51"])]
     runs, tests = plan_cells(chosen, planner, [0])
-    assert (len(runs), len(tests)) == (3, 0)  # including the run that both start from
+    assert (len(runs), len(tests)) == (6, 0)
     for run in runs[:2]:
         finish(run, top1=70)
     estimates.print_plan(runs, tests, profile, tmp_path, {})
     said = capsys.readouterr().out
-    assert "3 runs: 2 finished, 0 half done, 1 not run" in said
+    assert "6 runs: 2 finished, 0 half done, 4 not run" in said
     assert "no estimate for x3d_xs" in said
     result = json.loads((runs[1].folder / "result.json").read_text())
-    result["clips"]["train"] = {"present": 400}
+    result["clips"]["train"] = {"present": 1600}
     session = {"step": 0, "processes": 1, "device": "CPU", "threads": 1, "torch": "2"}
     elsewhere = {"seconds": 3600, "sessions": [session | {"device": "NVIDIA V100"}]}
     (runs[1].folder / "result.json").write_text(json.dumps(result | elsewhere))
@@ -527,7 +527,7 @@ def test_a_plan_estimates_the_runs_that_are_not_finished(tmp_path, compose_one, 
     )
     estimates.print_plan(runs, tests, profile, tmp_path, estimates.measured_rates(tmp_path), renew="make x")
     said = capsys.readouterr().out
-    assert "about 1.0 device-hours on CPU, 1 threads" in said
+    assert "about 4.0 device-hours on CPU, 1 threads" in said
     assert f"measured on CPU, 1 threads, 2026-11-02, {runs[1].folder}" in said
     assert "make x measures this anew" in said
     assert "timing" not in said
