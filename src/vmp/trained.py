@@ -24,6 +24,7 @@ from vmp.runs.videos import as_split, measure_video, measure_videos, read_clip
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vmp.backbones import Spec
     from vmp.engine.dist import Processes
     from vmp.layer import MotionPrompt
     from vmp.model import PromptedClassifier
@@ -97,6 +98,11 @@ class TrainedModel:
         return self._opened.config
 
     @property
+    def spec(self) -> "Spec":
+        """Input sizes and test protocol."""
+        return self._opened.spec
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return self._opened.classes
 
@@ -112,7 +118,7 @@ class TrainedModel:
     @property
     def views(self) -> tuple[int, int]:
         """Temporal x spatial views of a test."""
-        return self.config.trainer.views or self._opened.spec.views
+        return self.config.trainer.views or self.spec.views
 
     @property
     def device(self) -> Any:
@@ -185,7 +191,7 @@ class TrainedModel:
             self.model,
             split,
             config=self.config.model_copy(update={"data": data}),
-            spec=self._opened.spec,
+            spec=self.spec,
             views=views,
             processes=self._processes,
             workers=0,
@@ -195,7 +201,7 @@ class TrainedModel:
         found = []
         for index, row in zip(scored.indices.tolist(), scored.scores, strict=True):
             mean = row.astype(np.float64) / (views[0] * views[1])
-            if self._opened.spec.reduce != "probs":
+            if self.spec.reduce != "probs":
                 mean = np.exp(mean - mean.max())
                 mean /= mean.sum()
             clip, reader = split.present.clips[index], split.present.readers[index]
@@ -307,7 +313,7 @@ class TrainedModel:
 
     def _views(self, split: Split, views: tuple[int, int]) -> "Iterator[tuple[Tensor, Tensor]]":
         """The distinct views of each video, (V, 3, frames, S, S), with their weights."""
-        data = split.test_clips(self.config, self._opened.spec, self.model, views=views)
+        data = split.test_clips(self.config, self.spec, self.model, views=views)
         for index in range(len(data)):
             _, clips, weights = data[index]
             if isinstance(clips, Exception):

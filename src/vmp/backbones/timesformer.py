@@ -154,7 +154,7 @@ class Attention(nn.Module):
         q, k, v = (
             self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )  # each (S, h, L, D / h)
-        if len(x) <= SDPA_BATCH:
+        if torch.compiler.is_exporting() or len(x) <= SDPA_BATCH:  # in a graph, of any batch
             x = F.scaled_dot_product_attention(q, k, v)
         else:
             parts = zip(*(y.split(SDPA_BATCH) for y in (q, k, v)), strict=True)
@@ -185,7 +185,7 @@ def resize_time(embed: Tensor, frames: int) -> Tensor:
 
 def resize_positions(embed: Tensor, grid: tuple[int, int]) -> Tensor:
     """Position embedding (1, 1 + n n, D) for another grid (rows, columns), nearest neighbour; class token kept."""
-    side = round((embed.shape[1] - 1) ** 0.5)
+    side = round((int(embed.shape[1]) - 1) ** 0.5)
     if grid == (side, side):
         return embed
     square = embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # (1, D, n, n)

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "where two runs differ, and whether it is noise",
     "figure": "the paper's figures, from runs and clips",
     "convert": "weights of any known layout as safetensors",
+    "export": "a trained model as torch.export, ONNX or TorchScript",
     "upload": "send a finished run to wandb",
 }
 _USAGE = "usage: vmp COMMAND ...    (vmp COMMAND --help says more)\n\n"

@@ -34,8 +34,9 @@ Formulas = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # clip, sl
 
 
 def is_usable() -> bool:
-    """Whether hand-written derivatives may be used: not under torch.compile or torch.func."""
-    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    """Whether hand-written derivatives may be used: not under torch.compile, torch.func, or to export a graph."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not traced and not torch._C._are_functorch_transforms_active()
 
 
 def apply(

@@ -1,0 +1,48 @@
+"""Write a trained model as one file that needs none of this project: from uint8 clips to logits, for any batch.
+
+vmp export run=outputs/.../seed0 format=onnx
+vmp export run=outputs/.../seed0 format=torch_export out=model.pt2 --checkpoint best
+vmp export backbone=i3d_inception weights=k400 format=torchscript out=i3d.pt
+
+The formats are torch_export, onnx and torchscript. The file is read again and compared with the model before it is
+kept; FILE.json beside it has the input's shape and the classes.
+"""
+
+from pathlib import Path
+
+from vmp.cli import parser_of
+from vmp.errors import UserError
+from vmp.overrides import model_source
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    what = "run=FOLDER, or backbone=NAME weights=NAME|FILE; format=NAME; out=FILE (default: model.SUFFIX)"
+    parser.add_argument("what", nargs="+", help=what)
+    parser.add_argument("--checkpoint", choices=("last", "best"), help="of a run; default: as it was tested")
+    options = parser.parse_intermixed_args()
+    own = {"format": "", "out": ""}
+    words = []
+    for word in options.what:
+        key, sign, value = word.partition("=")
+        if sign and key in own:
+            own[key] = value
+        else:
+            words.append(word)
+    source = model_source(words)
+    if source.rest:
+        raise UserError(f"{source.rest[0]}: settings are written KEY=VALUE, as in run=FOLDER format=onnx")
+
+    from vmp.exporting import SUFFIXES, export
+    from vmp.trained import load, load_published
+
+    if own["format"] not in SUFFIXES:
+        raise UserError(f"format={own['format']}: must be one of {', '.join(SUFFIXES)}")
+    if source.run:
+        trained = load(source.run, checkpoint=options.checkpoint, device="cpu")
+    elif source.overrides:
+        trained = load_published(source.overrides, device="cpu")
+    else:
+        raise UserError("name a model: run=FOLDER, or backbone=NAME weights=NAME|FILE")
+    out = Path(own["out"] or f"model{SUFFIXES[own['format']]}")
+    print(export(trained, out, format=own["format"]))
