@@ -23,7 +23,7 @@ from vmp.model import PromptedClassifier
 from vmp.trained import TrainedModel
 
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx", "torchscript": ".pt"}
-CLOSE = 1e-4  # of logits; larger ones are compared relatively
+CLOSE = 1e-4  # of logits; if the largest is above 1, relative to it
 
 
 class Logits(nn.Module):
@@ -96,7 +96,7 @@ def compare(model: nn.Module, exported: Callable[[Tensor], Tensor], size: tuple[
         clips = torch.randint(0, 256, (batch, *size), dtype=torch.uint8, generator=random)
         wanted = model(clips)
         found = exported(clips)
-        worst = max(worst, float(((found - wanted).abs() / wanted.abs().clamp(min=1)).max()))
+        worst = max(worst, float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1)))
     return worst
 
 
