@@ -26,6 +26,13 @@ SMALL = {  # the builder's options and the size
 }
 
 
+READ_AGAIN = (
+    "tiny",
+    "slowfast",
+    "timesformer",
+)  # ONNX files are made from the same graph, which takes long to read
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_exported_logits_are_the_models(name, tmp_path):
@@ -51,6 +58,8 @@ def test_exported_logits_are_the_models(name, tmp_path):
         program = make_graph(model, clips, format="onnx")
         script = make_graph(model, clips, format="torchscript")
         for form, write in WRITERS.items():
+            if form == "torch_export" and name not in READ_AGAIN:
+                continue
             file = tmp_path / f"model{SUFFIXES[form]}"
             write(script if form == "torchscript" else program, file)
             read = READERS[form](file)
