@@ -26,11 +26,8 @@ SMALL = {  # the builder's options and the size
 }
 
 
-READ_AGAIN = (
-    "tiny",
-    "slowfast",
-    "timesformer",
-)  # ONNX files are made from the same graph, which takes long to read
+# reading a graph takes long, and the ONNX files of the other backbones are made from theirs
+READ_AGAIN = ("tiny", "slowfast", "timesformer")
 
 
 @pytest.mark.slow
