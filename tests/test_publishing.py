@@ -13,7 +13,7 @@ from vmp.errors import RunError
 from vmp.paper.publishing import publish
 from vmp.paper.tables import load_profile, results_of
 
-SHIPPED = ROOT / "docs/results/mini"
+SHIPPED = ROOT / "docs/results/mini_first"
 
 
 @pytest.fixture
