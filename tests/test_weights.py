@@ -55,7 +55,7 @@ def test_rows_agree_with_the_published_sizes():
         ("slowfast", "k600", r"Kinetics-600 weights of slowfast are not public.*k400, ssv2.*timesformer,"),
         ("x3d_m", "ssv2", "Something-Something v2 weights of x3d_m are not public.*k400"),
         ("timesformer_hr", "howto100m", "HowTo100M weights of timesformer_hr are not public"),
-        ("c2d", "k401", r"weights 'k401' of c2d: must be a name \(k400\)"),
+        ("c2d", "k401", r"weights 'k401' of c2d: must be a name \(k400, motions\)"),
         ("tiny", "k400", "not public; public for tiny: motions;"),
     ],
 )

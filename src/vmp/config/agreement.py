@@ -85,10 +85,10 @@ def _prompts_extended(c: Config, v: Prompts) -> Iterator[str]:
             f"vmp.attention_from = {v.attention_from}; drop one"
         )
     if len(set(v.scales)) < len(v.scales):
-        yield f"vmp.scales = {v.scales}: a spacing is there twice"
+        yield f"vmp.scales = {list(v.scales)}: a spacing is there twice"
     spec = SPECS[c.backbone.key].at(frames=c.backbone.frames, crop=c.backbone.crop)
     if max(v.scales) > spec.frames:
-        yield f"vmp.scales = {v.scales}: clips have {spec.frames + 1} frames, so spacings are at most {spec.frames}"
+        yield f"vmp.scales = {list(v.scales)}: clips have {spec.frames + 1} frames, so spacings are at most {spec.frames}"
     if v.form != "patch":
         return
     sides = dict.fromkeys((spec.crop, spec.test_crop))

@@ -230,20 +230,20 @@ class Prompts(AnyPrompts):
     slope: float | None = None  # start values too, in place of m and n
     shift: float | None = None
     attention_from: Literal["clip", "other_clip"]
-    compensate: CameraMotion
-    scales: Annotated[list[Count], Field(min_length=1)]
-    form: Form
-    patch: Count
-    pool: Pool
-    upsample: Upsample
-    patch_scalars: Literal["shared", "position"]
+    compensate: CameraMotion = "none"  # this and what follows: runs of earlier versions lack the keys
+    scales: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
+    form: Form = "pixel"
+    patch: Count = 8
+    pool: Pool = "mean_abs"
+    upsample: Upsample = "bilinear"
+    patch_scalars: Literal["shared", "position"] = "shared"
     lr_mult: Positive
     weight_decay: NotNegative | None
 
     @property
     def extended(self) -> bool:
         """Whether it is more than the paper's layer."""
-        return self.compensate != "none" or self.scales != [1] or self.form != "pixel"
+        return self.compensate != "none" or self.scales != (1,) or self.form != "pixel"
 
     @property
     def start(self) -> dict[str, Start]:

@@ -29,7 +29,13 @@ RUNTIME = {
     "logger": ...,
 }
 # keys of later versions: with these values a run is what it was without them
-ADDED = {"train": {"precise_bn": 0}}
+ADDED: dict[str, dict[str, Any]] = {
+    "train": {"precise_bn": 0},
+    "vmp": {
+        **{"compensate": "none", "scales": [1], "form": "pixel"},
+        **{"patch": 8, "pool": "mean_abs", "upsample": "bilinear", "patch_scalars": "shared"},
+    },
+}
 OTHER_DATA = "dataset.name=WORD, which gives its runs a folder of their own"
 
 
