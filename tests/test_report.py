@@ -392,7 +392,10 @@ def test_runs_come_first_and_shipped_tables_only_on_request(made, tmp_path, monk
     page = tmp_path / "page.html"
     for words, tables in (
         ([], 0),  # the user has no tables yet
-        (["--tables", str(ROOT / "docs/results")], len(list((ROOT / "docs/results/mini").glob("table*.csv")))),
+        (
+            ["--tables", str(ROOT / "docs/results")],
+            len(list((ROOT / "docs/results/mini").glob("table*.csv"))),
+        ),
     ):
         monkeypatch.setattr(sys, "argv", [script, str(out), "--out", str(page), "--clips", "0", *words])
         runpy.run_path(script)["main"]()
