@@ -88,7 +88,8 @@ def _prompts_extended(c: Config, v: Prompts) -> Iterator[str]:
         yield f"vmp.scales = {list(v.scales)}: a spacing is there twice"
     spec = SPECS[c.backbone.key].at(frames=c.backbone.frames, crop=c.backbone.crop)
     if max(v.scales) > spec.frames:
-        yield f"vmp.scales = {list(v.scales)}: clips have {spec.frames + 1} frames, so spacings are at most {spec.frames}"
+        most = spec.frames
+        yield f"vmp.scales = {list(v.scales)}: clips have {most + 1} frames, so spacings are at most {most}"
     if v.form != "patch":
         return
     sides = dict.fromkeys((spec.crop, spec.test_crop))
