@@ -6,16 +6,19 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed
-from runs import CONTEXT
+from runs import CONTEXT, folder, run
+from torch import nn
 
 from vmp.engine.dist import Processes
 from vmp.engine.update import (
     RunningAccuracy,
     UpdateSums,
+    clip_gradients,
     decide_participation,
     mean_terms,
     use_running_statistics,
 )
+from vmp.runs.records import read_metrics
 
 CPU = torch.device("cpu")
 CASES = list(
@@ -124,3 +127,26 @@ def test_the_accuracy_counts_on_from_a_checkpoint():
     assert (accuracy.correct, accuracy.counted) == (3, 5)
     accuracy.reset()
     assert (accuracy.correct, accuracy.counted) == (0, 0)
+
+
+def test_gradients_are_clipped_by_the_norm_of_all_together():
+    a, b, frozen = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    a.grad, b.grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    optimizer = torch.optim.SGD([{"params": [a, frozen]}, {"params": [b], "lr": 0.1}], lr=1)
+    clip_gradients(optimizer, 10)
+    assert (a.grad.tolist(), b.grad.tolist()) == ([3, 0], [0, 4])
+    clip_gradients(optimizer, 1)
+    torch.testing.assert_close(torch.cat([a.grad, b.grad]), torch.tensor([0.6, 0, 0, 0.8]))
+
+
+@pytest.mark.slow
+def test_a_run_clips_and_a_loose_bound_changes_nothing(data, tmp_path):
+    def slopes(name: str, *more: str) -> list[float]:
+        done = run(data, tmp_path / name, "trainer.epochs=1", "optim.weight_decay=0", *more)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return [row["vmp/slope"] for row in read_metrics(folder(tmp_path / name)) if row["kind"] == "train"]
+
+    free = slopes("free")
+    assert slopes("loose", "optim.clip_norm=1e6") == free
+    tight = slopes("tight", "optim.clip_norm=1e-9")
+    assert max(tight) - min(tight) < 1e-5 < max(free) - min(free)

@@ -280,6 +280,7 @@ class Session:
                 save_steps=t.save_steps,
                 keep=t.keep,
                 max_bad_fraction=config.data.max_bad_fraction,
+                clip_norm=config.optim.clip_norm,
                 precise_bn=self._precise_bn(),
                 val_views=len(val.present.clips) if val else 0,
                 test_views=len(tested.present.clips) * math.prod(self.views),

@@ -317,6 +317,7 @@ class Optim(Section):
     at: tuple[float, ...] | None = None
     factors: tuple[Positive, ...] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    clip_norm: Positive | None = None
 
 
 class Train(Section):

@@ -45,6 +45,7 @@ class LoopSettings:
     timeout: seconds without a batch after which a loader process counts as hung; 0 waits forever.
     autocast: the type of forward passes; None is float32.
     save_minutes, save_steps: how often to save within an epoch. keep: steps whose checkpoints are kept.
+    clip_norm: the largest norm of all gradients together; None: any.
     precise_bn: training clips over which batch statistics are recomputed before a test; 0: they stay as they are.
     val_views, test_views: of all clips of one validation, and of the test after training; the ETA counts them.
     """
@@ -58,6 +59,7 @@ class LoopSettings:
     save_steps: int | None = None
     keep: int = 2
     max_bad_fraction: float = 0.001
+    clip_norm: float | None = None
     precise_bn: int = 0
     val_views: int = 0
     test_views: int = 0

@@ -36,6 +36,7 @@ from vmp.engine.stopping import Stopped, Stopping, block_stop_signals
 from vmp.engine.update import (
     RunningAccuracy,
     UpdateSums,
+    clip_gradients,
     decide_participation,
     has_synced_statistics,
     mean_terms,
@@ -248,6 +249,8 @@ def fit(
                 if broken and not skip:
                     raise_not_finite(folder, state.step + 1, sums, scalars, processes)
                 if not skip:
+                    if settings.clip_norm:
+                        clip_gradients(optimizer, settings.clip_norm)
                     optimizer.step()
                 if scaler.is_enabled():
                     scaler.update()

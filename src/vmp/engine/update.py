@@ -139,3 +139,12 @@ def use_running_statistics(model: nn.Module) -> None:
 def has_synced_statistics(model: nn.Module, processes: Processes) -> bool:
     """Whether batch normalisation is synchronised between several processes."""
     return processes.world > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, most: float) -> None:
+    """Scale the gradients down to the norm `most`, all parameters taken together; smaller ones stay as they are.
+
+    Every process has the same averaged gradients, so that all scale alike. Waits for nothing.
+    """
+    found = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    nn.utils.clip_grad_norm_(found, most)

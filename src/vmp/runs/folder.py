@@ -30,6 +30,7 @@ RUNTIME = {
 }
 # keys of later versions: with these values a run is what it was without them
 ADDED: dict[str, dict[str, Any]] = {
+    "optim": {"clip_norm": None},
     "train": {"precise_bn": 0},
     "vmp": {
         **{"compensate": "none", "scales": [1], "form": "pixel"},
