@@ -55,4 +55,5 @@ def train(cfg):
 vmp.train.train = train
 if __name__ == "__main__":
     # not runpy, which would say that this is train.py: the jobs of a sweep run the script that was started
-    exec(compile((ROOT / "train.py").read_text(), str(ROOT / "train.py"), "exec"))
+    where = str(ROOT / "train.py")
+    exec(compile((ROOT / "train.py").read_text(), where, "exec"), {"__name__": "__main__", "__file__": where})

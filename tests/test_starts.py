@@ -78,7 +78,7 @@ def test_runs_start_at_the_grid_points_and_gains_are_over_the_same_seed(tmp_path
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads(path.read_text()) for path in Path(tmp_path / "out").rglob("result.json")]
-    assert len(results) == 4  # pretraining, baseline, two starts
+    assert len(results) == 3  # baseline, two starts
     rows = list(csv.DictReader(out.with_suffix(".csv").open(encoding="utf-8")))
     assert [float(row["shift"]) for row in rows] == [-0.5, 0.5]
     baseline = next(Path(tmp_path / "out/static").rglob("none/*/result.json"))

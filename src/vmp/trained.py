@@ -16,9 +16,11 @@ import numpy as np
 from vmp.config import Config, check, check_start, parse_views
 from vmp.errors import DataError, UserError
 from vmp.overrides import quote
+from vmp.runs.hub import PREFIX, fetch
 from vmp.runs.open import Opened, open_published, open_run
 from vmp.runs.run import read_run
 from vmp.runs.score import Split, score
+from vmp.runs.sharing import is_shared, open_shared
 from vmp.runs.videos import as_split, measure_video, measure_videos, read_clip
 
 if TYPE_CHECKING:
@@ -333,7 +335,7 @@ def load(
     """A trained model: vmp.load("outputs/.../seed0"), or vmp.load(backbone="i3d_inception", weights="k400").
 
     Args:
-        run: a run's folder.
+        run: a run's folder, or a shared model: a folder that `vmp push` wrote, or "hf:OWNER/NAME[@REVISION]".
         backbone, weights: names that train.py takes, or a file of weights.
         settings: more of the backbone's and of the prompts', as one types them: ["backbone.size=hr", "vmp=learned"].
             Without vmp=... published weights have no prompts.
@@ -352,10 +354,13 @@ def load(
             raise UserError(
                 f"{run}: a run has its own backbone, weights and prompts; leave weights and settings out"
             )
-        read_run(Path(run).expanduser())
-        return _on(
-            device, lambda where: open_run(Path(run).expanduser(), checkpoint=checkpoint, device=where)
-        )
+        folder = fetch(str(run)) if str(run).startswith(PREFIX) else Path(run).expanduser()
+        if is_shared(folder):
+            if checkpoint:
+                raise UserError(f"checkpoint {checkpoint}: {run} is a shared model, which has one")
+            return _on(device, lambda where: open_shared(folder, device=where))
+        read_run(folder)
+        return _on(device, lambda where: open_run(folder, checkpoint=checkpoint, device=where))
     if checkpoint:
         raise UserError(f"checkpoint {checkpoint}: published weights have none; use it with a run")
     chosen = [

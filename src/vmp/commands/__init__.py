@@ -20,6 +20,7 @@ COMMANDS = {
     "figure": "the paper's figures, from runs and clips",
     "convert": "weights of any known layout as safetensors",
     "export": "a trained model as torch.export, ONNX or TorchScript",
+    "push": "share a run's model on the Hugging Face Hub, or as a folder",
     "upload": "send a finished run to wandb",
 }
 _USAGE = "usage: vmp COMMAND ...    (vmp COMMAND --help says more)\n\n"

@@ -1,0 +1,166 @@
+"""A trained model as a folder to give away: what `vmp push` uploads and `vmp.load("hf:...")` opens.
+
+Notable here:
+- the folder has model.safetensors, config.yaml, classes.txt, result.json and README.md, the model card. It has no
+  data, no predictions, no names of videos, and no path of the machine that it was made on;
+- reading it executes nothing: the config is checked, the weights are read as tensors.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from vmp.build import backbone_spec, build_model
+from vmp.config.keys import is_path
+from vmp.errors import RunError
+from vmp.files import read_json, write_json, write_text
+from vmp.runs.folder import load_config
+from vmp.runs.open import Opened, open_run
+from vmp.runs.records import (
+    CLASSES_FILE,
+    CONFIG_FILE,
+    RESULT_FILE,
+    read_classes,
+    read_config,
+    read_result,
+    read_weights,
+)
+from vmp.runs.run import read_run
+
+MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
+FILES = (MODEL_FILE, CONFIG_FILE, CLASSES_FILE, RESULT_FILE, CARD_FILE)
+# of result.json; what else it has is about the machine
+TOLD = (
+    "split",
+    "views",
+    "reduce",
+    "top1",
+    "top5",
+    "mean_class",
+    "cross_entropy",
+    "clips",
+    "scalars",
+    "commit",
+)
+
+
+def is_shared(folder: Path) -> bool:
+    """Whether the folder is one that `write_shared` has written, rather than a run's."""
+    return (folder / MODEL_FILE).is_file() and (folder / CONFIG_FILE).is_file()
+
+
+def write_shared(run: Path, folder: Path, *, name: str) -> list[Path]:
+    """Write what others need of a finished run; returns the files.
+
+    Args:
+        folder: is made; files of these names in it are replaced.
+        name: of the model, for the card.
+
+    Raises:
+        RunError: there is no run, or it is not finished.
+    """
+    from safetensors.torch import save_file
+
+    read_run(run)
+    opened, result = open_run(run), read_result(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.contiguous() for key, value in opened.model.state_dict().items()}
+    save_file(state, folder / MODEL_FILE, {"format": "pt", "vmp_backbone": opened.config.backbone.key})
+    raw = {**_without_paths(read_config(run)), "output": "outputs"}
+    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(raw)))
+    write_text(folder / CLASSES_FILE, "".join(f"{one}\n" for one in opened.classes))
+    told = {key: result[key] for key in TOLD if key in result}
+    write_json(folder / RESULT_FILE, told)
+    write_text(folder / CARD_FILE, _card(name, opened, told, read_weights(run)))
+    return [folder / file for file in FILES]
+
+
+def open_shared(folder: Path, *, device: Any = "cpu") -> Opened:
+    """Raises:
+    RunError: a file is missing or damaged, or the weights are not those of the config's model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = load_config(folder)
+    classes, spec = read_classes(folder), backbone_spec(config)
+    model = build_model(config, len(classes), spec)
+    try:
+        model.load_state_dict(load_file(folder / MODEL_FILE))
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{folder / MODEL_FILE}: cannot be read ({error})") from None
+    except RuntimeError as error:
+        raise RunError(f"{folder / MODEL_FILE}: does not fit the model of {CONFIG_FILE}: {error}") from None
+    found = read_json(folder / RESULT_FILE)
+    note = f"shared model: top-1 {found['top1']:.2f} on {config.name} ({found['split']})" if found else ""
+    return Opened(
+        config=config,
+        spec=spec,
+        model=model.eval().to(device),
+        classes=tuple(classes),
+        notes=(note,) if note else (),
+    )
+
+
+def _without_paths(raw: dict[Any, Any], prefix: str = "") -> dict[Any, Any]:
+    """A config with the last part of each path alone."""
+    out: dict[Any, Any] = {}
+    for key, value in raw.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            out[key] = _without_paths(value, f"{name}.")
+        else:
+            out[key] = Path(value).name if isinstance(value, str) and is_path(name) else value
+    return out
+
+
+def _card(name: str, opened: Opened, told: dict[str, Any], weights: dict[str, Any]) -> str:
+    """The model card: what was trained on what, its accuracies, slope and shift, and the licence of its start."""
+    config = opened.config
+    scalars = {k: v for k, v in told.get("scalars", {}).items() if k.endswith(("slope", "shift"))}
+    learned = ", ".join(f"{key} {value:.4f}" for key, value in scalars.items()) or "none"
+    clips = told.get("clips", {})
+    counts = [f"{split}: {c['present']:,} clips" for split, c in clips.items() if isinstance(c, dict)]
+    licence = weights.get("licence")
+    start, source = "random weights", weights.get("source", "random")
+    if source != "random":
+        start = f"{Path(str(source)).name}, licence {licence or 'unknown'}"
+    head = {
+        "library_name": "video-motion-prompts",
+        "pipeline_tag": "video-classification",
+        "tags": ["video-motion-prompts", config.backbone.key],
+        **({"license": str(licence).lower()} if licence else {}),
+    }
+    row = f"| {config.backbone.key} | {config.vmp.kind} | {config.name} | {told['top1']:.2f} | {told['top5']:.2f} |"
+    return "\n".join(
+        [
+            "---",
+            OmegaConf.to_yaml(OmegaConf.create(head)).rstrip(),
+            "---",
+            "",
+            f"# {name}",
+            "",
+            "A video classifier, trained with the framework Video Motion Prompts.",
+            "",
+            "| backbone | prompts | dataset | top-1 | top-5 |",
+            "|---|---|---|---|---|",
+            row,
+            "",
+            f"- tested on {told['split']}, {'x'.join(map(str, told.get('views', [])))} views",
+            f"- data: {'; '.join(counts) or 'unknown'}",
+            f"- slope and shift: {learned}",
+            f"- start: {start}",
+            f"- commit of the code: {told.get('commit') or 'unknown'}",
+            "",
+            "```python",
+            "import vmp",
+            "",
+            f'model = vmp.load("hf:{name}")',
+            'print(model.predict("my.mp4").top(5))',
+            "```",
+            "",
+            "The weights may be used as the licence of their start and of the training data allow.",
+            "",
+        ]
+    )
