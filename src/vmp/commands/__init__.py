@@ -53,8 +53,8 @@ def main() -> None:
             raise
         print(
             f"error: vmp {name}: needs {error.name}, which is not installed. The extras of the package bring what the "
-            "commands need: pip install 'video-motion-prompts[train]'; [wandb] and [tensorboard] are the trackers, [onnx] "
-            "is for vmp export, [hub] for vmp push",
+            "commands need: pip install 'video-motion-prompts[train]'; [wandb] and [tensorboard] are the trackers, "
+            "[onnx] is for vmp export, [hub] for vmp push",
             file=sys.stderr,
         )
         sys.exit(2)
