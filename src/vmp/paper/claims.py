@@ -334,10 +334,11 @@ def section_of_controls(found: Sequence[Controlled], profile: Profile) -> list[s
         return [*parts, NOT_RUN]
     return [
         *parts,
-        "True motion is attention where the generator says that something moves (`vmp=oracle`), the other two have "
-        "nothing to do with what moves in the clip. Blind: the gain of true motion is smaller than what these runs "
-        "could show, so that a null result of motion prompts there says nothing. Where constant attention gains as "
-        "much as true motion, the gain is not that of attention in the right place.",
+        "True motion is attention where the generator says that something moves (`vmp=oracle`). The camera undone is "
+        "the learned layer on differences without the camera's motion. Another clip's motion and constant attention "
+        "have nothing to do with what moves in the clip. Blind: the gain of true motion is smaller than what these "
+        "runs could show, so that a null result of motion prompts there says nothing. Where constant attention gains "
+        "as much as true motion, the gain is not that of attention in the right place.",
         _to_markdown(head, rows),
     ]
 
