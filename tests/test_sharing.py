@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from runs import ROOT
 from safetensors.numpy import load
 
@@ -52,6 +53,19 @@ def test_nothing_private_is_in_it(shared, finished, data):
     assert f"slope {result['scalars']['slope']:.4f}" in card
     assert 'vmp.load("hf:me/model")' in card
     assert "- start: random weights" in card
+
+
+def test_the_account_of_a_tracker_stays(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    config = OmegaConf.load(tmp_path / "run/config.yaml")
+    config.logger = OmegaConf.load(ROOT / "conf/logger/wandb.yaml")
+    config.logger.entity = "my-laboratory"
+    OmegaConf.save(config, tmp_path / "run/config.yaml")
+    write_shared(tmp_path / "run", tmp_path / "model", name="me/model")
+    assert "my-laboratory" not in "".join(
+        f.read_text(errors="replace") for f in (tmp_path / "model").iterdir()
+    )
+    assert vmp.load(tmp_path / "model", device="cpu").config.logger.kind == "files"
 
 
 def test_damaged_and_foreign_files_are_errors(shared, tmp_path):

@@ -12,12 +12,24 @@ from typing import Any
 
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vmp.overrides import hydra_override
 
 _INSTALLED = Path(__file__).parent / "conf"  # a wheel has it inside the package
 CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
 Compose = Callable[[Sequence[str]], dict[str, Any]]  # overrides -> a resolved config
+
+
+def with_values(config: DictConfig, values: Iterable[tuple[str, Any]]) -> DictConfig | None:
+    """A copy of a composed config with plain values set; None where Hydra has to say what is wrong with one."""
+    out = copy.deepcopy(config)
+    try:
+        for key, value in values:
+            OmegaConf.update(out, key, value)
+    except OmegaConfBaseException:  # Hydra's own message is clearer
+        return None
+    return out
 
 
 @cache
@@ -28,7 +40,6 @@ def composer(conf: Path, name: str = "train") -> Compose:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf.errors import OmegaConfBaseException
 
     conf = conf.absolute()
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
@@ -51,13 +62,8 @@ def composer(conf: Path, name: str = "train") -> Compose:
         config = None
         if all(o.type == OverrideType.CHANGE and not o.is_sweep_override() and not o.package for o in parsed):
             files = tuple(str(o.input_line) for o in parsed if o.key_or_group in groups)
-            config = copy.deepcopy(compose_files(files))
-            try:
-                for o in parsed:
-                    if o.key_or_group not in groups:
-                        OmegaConf.update(config, o.key_or_group, o.value())
-            except OmegaConfBaseException:  # Hydra's own message is clearer
-                config = None
+            values = ((o.key_or_group, o.value()) for o in parsed if o.key_or_group not in groups)
+            config = with_values(compose_files(files), values)
         config = compose_with_hydra(overrides) if config is None else config
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 

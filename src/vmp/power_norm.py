@@ -58,12 +58,20 @@ class LearnedPowerNorm(nn.Module):
     @property
     def slope(self) -> Tensor:
         """a(m), shape (1,), float32 at least (Eq. 2)."""
-        return self.alpha / (self.beta * _wide(self.m).tanh().abs() + self.epsilon)
+        return self.slope_of(self.m)
 
     @property
     def shift(self) -> Tensor:
         """b(n), shape (1,), float32 at least (Eq. 2)."""
-        return self.gamma * _wide(self.n).tanh()
+        return self.shift_of(self.n)
+
+    def slope_of(self, m: Tensor) -> Tensor:
+        """a of any m, elementwise (Eq. 2)."""
+        return self.alpha / (self.beta * _wide(m).tanh().abs() + self.epsilon)
+
+    def shift_of(self, n: Tensor) -> Tensor:
+        """b of any n, elementwise (Eq. 2)."""
+        return self.gamma * _wide(n).tanh()
 
     def forward(self, d: Tensor) -> Tensor:
         # torch.sigmoid, not 1 / (1 + exp(-z)): the latter's gradient is NaN once exp overflows

@@ -71,9 +71,8 @@ def camera_motion(earlier: Tensor, later: Tensor, *, kind: str) -> Tensor:
         steep = moved[:, 1:].square().sum(1)  # (N, H, W)
         weight = weight / (steep + _median(steep, seen) + 1e-9)
         each = (torch.ones_like(x), 2 * x / w, 2 * y / h)[:parts]
-        jacobian = torch.stack([g * e for g in moved[:, 1:].unbind(1) for e in each], dim=1).flatten(
-            2
-        )  # (N, 2 parts, HW)
+        parts_of = [g * e for g in moved[:, 1:].unbind(1) for e in each]
+        jacobian = torch.stack(parts_of, dim=1).flatten(2)  # (N, 2 parts, HW)
         weighted = jacobian * weight.flatten(1)[:, None]
         normal = weighted @ jacobian.mT  # (N, 2 parts, 2 parts)
         normal.diagonal(dim1=1, dim2=2).add_(1e-6 * normal.diagonal(dim1=1, dim2=2).mean(1, True) + 1e-9)

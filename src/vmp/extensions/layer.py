@@ -8,15 +8,16 @@ so that slow motions, which single steps hardly show, count as well. K = {1} wit
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from vmp.choices import CameraMotion
 from vmp.extensions.compensate import compensated_differences
 from vmp.layer import MotionPrompt, Prompted, weigh
 
-COMPENSATIONS = ("none", "translation", "affine")
+COMPENSATIONS = get_args(CameraMotion)
 
 
 class ExtendedPrompt(MotionPrompt):

@@ -7,15 +7,15 @@ are shared, or learned for each place of the patches' grid. A patch averages sen
 patches is what a transformer's tokens can use.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vmp.choices import Pool, Upsample
 from vmp.power_norm import LearnedPowerNorm
 
-POOLS = ("mean_abs", "mean", "rms")
-UPSAMPLES = ("bilinear", "nearest")
+POOLS, UPSAMPLES = get_args(Pool), get_args(Upsample)
 
 
 class PatchPowerNorm(LearnedPowerNorm):

@@ -37,9 +37,7 @@ class PerClip(LearnedPowerNorm):
         """(B, T, H, W) -> (B, T, H, W)."""
         with torch.autocast(d.device.type, enabled=False):
             m, n = self.head(self.histogram(d).to(self.m.dtype)).unbind(1)  # (B,) each
-        wide = [x if x.dtype == torch.float64 else x.float() for x in (self.m + m, self.n + n)]
-        slope = self.alpha / (self.beta * wide[0].tanh().abs() + self.epsilon)
-        shift = self.gamma * wide[1].tanh()
+        slope, shift = self.slope_of(self.m + m), self.shift_of(self.n + n)
         a, b = (x.to(d.dtype).view(-1, 1, 1, 1) for x in (slope, shift))
         return torch.sigmoid(a * (d - b))
 

@@ -2,7 +2,7 @@
 
 Notable here:
 - the folder has model.safetensors, config.yaml, classes.txt, result.json and README.md, the model card. It has no
-  data, no predictions, no names of videos, and no path of the machine that it was made on;
+  data, no predictions, no names of videos, no account of a tracker, and no path of the machine that it was made on;
 - reading it executes nothing: the config is checked, the weights are read as tensors.
 """
 
@@ -67,7 +67,7 @@ def write_shared(run: Path, folder: Path, *, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.contiguous() for key, value in opened.model.state_dict().items()}
     save_file(state, folder / MODEL_FILE, {"format": "pt", "vmp_backbone": opened.config.backbone.key})
-    raw = {**_without_paths(read_config(run)), "output": "outputs"}
+    raw = {**_without_paths(read_config(run)), "output": "outputs", "logger": {"kind": "files"}}
     write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(raw)))
     write_text(folder / CLASSES_FILE, "".join(f"{one}\n" for one in opened.classes))
     told = {key: result[key] for key in TOLD if key in result}
