@@ -62,6 +62,15 @@ def placements():
 # --- every backbone ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("beta_inv", [1, 2])
+def test_the_fast_pathway_of_slowfast_has_width_over_beta_inv_channels(beta_inv):
+    model, _ = small("slowfast", beta_inv=beta_inv)
+    stems = model.backbone.blocks[0].multipathway_blocks
+    assert [stem.conv.out_channels for stem in stems] == [8, 8 // beta_inv]
+    clip = torch.rand(2, 3, 8, 32, 32)
+    assert model.backbone([clip[:, :, ::4], clip]).shape == (2, 5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["c2d", "i3d", "slowfast", "x3d_xs"])
 def test_crops_smaller_than_the_stride(name):

@@ -74,10 +74,17 @@ def _build_resnet(
 
 
 def build_slowfast(
-    *, num_classes: int, frames: int, crop: int, dropout: float, width: int = 64, blocks: int | None = None
+    *,
+    num_classes: int,
+    frames: int,
+    crop: int,
+    dropout: float,
+    width: int = 64,
+    blocks: int | None = None,
+    beta_inv: int = 8,
 ) -> nn.Module:
     """SlowFast ResNet-50, fusion over 7 frames (8x8: frames = 32). Takes [slow (B, 3, frames / 4, H, W), fast
-    (B, 3, frames, H, W)]. width: channels of the slow stem, a multiple of 8; the fast one has an eighth."""
+    (B, 3, frames, H, W)]. width: channels of the slow stem, a multiple of 8; the fast one has width / beta_inv."""
     from pytorchvideo.models.slowfast import create_slowfast
 
     side = math.ceil(crop / STRIDE)
@@ -87,7 +94,8 @@ def build_slowfast(
         dropout_rate=dropout,
         slowfast_fusion_conv_kernel_size=(7, 1, 1),
         slowfast_fusion_conv_stride=(ALPHA, 1, 1),
-        stem_dim_outs=(width, width // 8),
+        slowfast_channel_reduction_ratio=(beta_inv,),
+        stem_dim_outs=(width, width // beta_inv),
         head_pool_kernel_sizes=((frames // ALPHA, side, side), (frames, side, side)),
     )
     return Blocks(net, blocks)

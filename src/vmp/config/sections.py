@@ -154,9 +154,16 @@ class TinyConfig(BackboneConfig):
 
 
 class ResNetConfig(BackboneConfig):
-    name: Literal["i3d", "slowfast"]
+    name: Literal["i3d"]
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None
     blocks: Count | None
+
+
+class SlowFastConfig(BackboneConfig):
+    name: Literal["slowfast"]
+    width: Annotated[int, Field(ge=8, multiple_of=8)] | None
+    blocks: Count | None
+    beta_inv: Literal[1, 2, 4, 8] | None
 
 
 class C2DConfig(BackboneConfig):
@@ -413,7 +420,13 @@ class Config(Section):
         Field(discriminator="kind"),
     ]
     backbone: Annotated[
-        TinyConfig | ResNetConfig | C2DConfig | InceptionConfig | X3DConfig | TimeSformerConfig,
+        TinyConfig
+        | ResNetConfig
+        | SlowFastConfig
+        | C2DConfig
+        | InceptionConfig
+        | X3DConfig
+        | TimeSformerConfig,
         Field(discriminator="name"),
     ]
     vmp: Annotated[

@@ -25,7 +25,7 @@ from vmp.runs.run import Run
 
 MOST_BYTES = 1_500_000
 # keys of `backbone` that give a network's size; `size` of X3D and TimeSformer is part of its key
-SIZES = ("width", "blocks", "patch", "dim", "depth", "heads")
+SIZES = ("width", "blocks", "beta_inv", "patch", "dim", "depth", "heads")
 
 
 class Pretraining(PaperSection):
