@@ -61,7 +61,7 @@ def composed(*overrides: str):
         (["train.freeze=all"], "train.freeze = 'all'"),
         (["backbone.weights=none", "train.batch_norm=frozen"], "would freeze random weights"),
         (["backbone=slowfast", "vmp=none", "vmp.placement=fast"], "no effect with vmp=none"),
-        (["dataset=finegym", "dataset.split=2"], "only hmdb51 has splits"),
+        (["dataset=finegym", "dataset.split=2"], "only hmdb51 and ucf101 have splits"),
         (["backbone=timesformer", "backbone.heads=10"], "multiple of backbone.heads = 10"),
         (["backbone=timesformer", "backbone.patch=10"], "crop = 224: must be a multiple of the patch, 10"),
         (["backbone=timesformer", "backbone.attention=joint"], "published weights have divided attention"),

@@ -45,6 +45,9 @@ PREPARE_OPTIONS = {  # dataset -> the options that `scripts/prepare.py` needs, w
     "hmdb51": "--videos DIR --splits DIR",
     "finegym": "--annotations DIR --videos DIR --cut",
     "mpii_cooking2": "--mat FILE --splits DIR --videos DIR --cut",
+    **dict.fromkeys(
+        ("kinetics400", "kinetics600", "kinetics700", "ucf101", "ssv2"), "--annotations DIR --videos DIR"
+    ),
 }
 
 

@@ -7,6 +7,9 @@ examples:
   vmp prepare finegym --videos subactions --annotations annotations --allow-missing
   vmp prepare mpii_cooking2 --videos videos --splits experimentalSetup \\
       --mat attributesAnnotations_MPII-Cooking-2.mat --cut --short-side 320
+  vmp prepare kinetics400 --videos k400 --annotations kinetics400 --allow-missing
+  vmp prepare ucf101 --videos UCF101.rar --annotations UCF101TrainTestSplits-RecognitionTask.zip
+  vmp prepare ssv2 --videos 20bn-something-something-v2 --annotations labels
   vmp prepare handwash12 --videos handwash12 --cut --short-side 128
   vmp prepare verify data/hmdb51/split1/test.csv
   vmp prepare verify data/hmdb51 --reader torchcodec_cuda --workers 4
@@ -26,6 +29,7 @@ from vmp.data.decode import OPTIONAL
 from vmp.data.times import CLOCKS
 from vmp.errors import ConfigError, DataError, shortlist
 from vmp.prepare.children import TIMEOUT
+from vmp.prepare.official import OFFICIAL, plan_official
 from vmp.prepare.published import COLLECTIONS, plan_collection
 
 
@@ -127,6 +131,10 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
         annotations, allow_missing = options.annotations or options.videos, options.allow_missing
         plan = plan_finegym(options.videos, annotations, times=options.times, allow_missing=allow_missing)
         return dataclasses.replace(plan, clock=options.clock)
+    if options.dataset in OFFICIAL:
+        videos, lists = _unpacked(options.videos, out / "videos", options), options.annotations
+        lists = _unpacked(lists, out / "annotations", options) if lists else videos
+        return plan_official(options.dataset, videos, lists)
     if options.dataset in COLLECTIONS:
         return plan_collection(options.dataset, options.videos, options.csv)
     from vmp.prepare.mpii import plan_mpii
@@ -193,6 +201,11 @@ def _parser() -> argparse.ArgumentParser:
         one = datasets.add_parser(name, parents=[common], help=collection.about)
         table = "columns path,label, and group and split as far as there are any (default: VIDEOS/clips.csv, if any)"
         one.add_argument("--csv", type=Path, help=table)
+        _add_where_clips_are(one)
+
+    for name, official in OFFICIAL.items():
+        one = datasets.add_parser(name, parents=[common], help=official.about)
+        one.add_argument("--annotations", type=Path, help="folder of the official lists (default: VIDEOS)")
         _add_where_clips_are(one)
 
     check = datasets.add_parser("verify", help="check the files behind manifests")

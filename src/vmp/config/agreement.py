@@ -23,8 +23,9 @@ def disagreements(c: Config) -> Iterator[str]:
     yield from _weights(c)
     yield from _sizes(c)
     yield from _training(c)
-    if isinstance(c.dataset, PreparedDataset) and c.dataset.split and not c.dataset.name.startswith("hmdb51"):
-        yield f"dataset.split = {c.dataset.split}: only hmdb51 has splits to choose from; leave it out"
+    d = c.dataset
+    if isinstance(d, PreparedDataset) and d.split and not d.name.startswith(("hmdb51", "ucf101")):
+        yield f"dataset.split = {d.split}: only hmdb51 and ucf101 have splits to choose from; leave it out"
     if isinstance(c.dataset, FoldersDataset):
         yield from _folders(c.dataset)
 

@@ -59,7 +59,7 @@ class PreparedDataset(Section):
     name: Word
     folder: File
     root: File | None
-    split: Annotated[int, Field(ge=1, le=3)] | None = None  # of HMDB-51
+    split: Annotated[int, Field(ge=1, le=3)] | None = None  # of HMDB-51 and UCF-101
     set: Annotated[int, Field(ge=1, le=2)] | None = None  # of UT-Interaction
     fold: Count | None = None
     flip: Fraction

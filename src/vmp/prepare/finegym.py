@@ -13,7 +13,6 @@ Notable here:
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 
 from vmp.data.manifest import NUMBER, raise_faults, read_annotation, read_csv
 from vmp.errors import ConfigError, ManifestError
-from vmp.prepare.plan import Check, DatasetPlan, Item, equal, read_lines, shipped_classes
+from vmp.prepare.plan import Check, DatasetPlan, Item, equal, first_of, read_lines, shipped_classes
 from vmp.prepare.videos import find_videos, pick
 
 TRAIN, TRAIN_V10, TEST = 26320, 20484, 8521
@@ -73,7 +72,7 @@ def plan_finegym(
     elements = [element for part in lists.values() for element in part]
     cut = {element: path for element in elements if (path := _cut_clip(found, element))}
     sources = {name for element in elements for name in (element[:11], element[:27]) if name in found}
-    file = times or _first(annotations, JSONS, pattern=r"finegym_annotation_info.*\.json")
+    file = times or first_of(annotations, JSONS, pattern=r"finegym_annotation_info.*\.json")
     if times and not times.is_file():
         raise ConfigError(f"--times {times}: no such file; it is a CSV with the columns id,start,end")
     if not file and not cut and not allow_missing:
@@ -292,16 +291,7 @@ def _list_file(annotations: Path, split: str) -> Path:
     where = f"--annotations {annotations}"
     if not annotations.is_dir():
         raise ConfigError(f"{where}: no such folder; it should hold the lists from {PAGE}")
-    file = _first(annotations, LISTS[split])
+    file = first_of(annotations, LISTS[split])
     if not file:
         raise ConfigError(f"{where}: holds no {LISTS[split][0]}; fetch it from {PAGE}")
     return file
-
-
-def _first(folder: Path, names: tuple[str, ...], *, pattern: str = "") -> Path | None:
-    """The first of these names that is found in a folder, in any depth, or else one that fits a pattern."""
-    there = {name: Path(inner) / name for inner, _, files in os.walk(folder) for name in sorted(files)}
-    for name in names:
-        if name in there:
-            return there[name]
-    return next((there[name] for name in sorted(there) if pattern and re.fullmatch(pattern, name)), None)

@@ -3,6 +3,8 @@
 Class ids come from the lists in classes/, never from a directory listing or the order of annotation files.
 """
 
+import os
+import re
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -110,3 +112,12 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """The lines of an annotation file that are not blank, stripped, with their numbers."""
     lines = ((number, line.strip()) for number, line in enumerate(read_annotation(path).split("\n"), 1))
     return [(number, line) for number, line in lines if line]
+
+
+def first_of(folder: Path, names: tuple[str, ...], *, pattern: str = "") -> Path | None:
+    """The first of these names that is found in a folder, in any depth, or else one that fits a pattern."""
+    there = {name: Path(inner) / name for inner, _, files in os.walk(folder) for name in sorted(files)}
+    for name in names:
+        if name in there:
+            return there[name]
+    return next((there[name] for name in sorted(there) if pattern and re.fullmatch(pattern, name)), None)
