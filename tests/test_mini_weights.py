@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from vmp.backbones import SPECS, build_backbone, zoo
-from vmp.backbones.download import sha256_of
 from vmp.backbones.layouts import read
 from vmp.data.motions.pretraining import CLASSES
 from vmp.errors import RunError, WeightsError
 from vmp.paper.pretraining import WeightsRequest, make_weights
+from vmp.transfer import sha256_of
 
 ROOT = Path(__file__).parents[1]
 ROWS = [pytest.param(row, id=f"{row.backbone}-{row.name}") for row in zoo.SHIPPED]

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from weights_made import flax_i3d, make, official_file, run_folder, save_flax, timesformer
 
 from vmp.backbones import build_backbone
-from vmp.backbones.download import sha256_of
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
 from vmp.errors import WeightsError
+from vmp.transfer import sha256_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

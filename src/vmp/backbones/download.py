@@ -9,19 +9,15 @@ Notable here:
 """
 
 import errno
-import hashlib
 import os
-import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from vmp.backbones.transfer import Failed, download, remove_part
 from vmp.errors import WeightsError
-from vmp.files import write_text
+from vmp.transfer import Failed, check_digest, digest_file, download, keep_part, name_of, remove_part
 
 
 def cache_folder() -> Path:
@@ -47,15 +43,15 @@ def fetch(
     """
     folder = cache_folder() if folder is None else folder
     try:
-        for path in (folder / _name(url) for url in urls):
-            if path.is_file() and _record(path).is_file():  # nothing to write: no lock
-                _check(path)
+        for path in (folder / name_of(url) for url in urls):
+            if path.is_file() and digest_file(path).is_file():  # nothing to write: no lock
+                check_digest(path, WeightsError)
                 return path
         folder.mkdir(parents=True, exist_ok=True)
         with _Locked(folder):
-            for path in (folder / _name(url) for url in urls):
+            for path in (folder / name_of(url) for url in urls):
                 if path.is_file():
-                    _check(path)
+                    check_digest(path, WeightsError)
                     return path
             if licence:
                 limits = ": for non-commercial use only" if "NC" in licence.upper().split("-") else ""
@@ -63,11 +59,11 @@ def fetch(
             failed: list[str] = []
             for url in urls:
                 try:
-                    path = _fetch_from(url, folder / _name(url), progress)
+                    path = _fetch_from(url, folder / name_of(url), progress)
                 except Failed as error:
                     failed.append(f"  {url}\n    {error}")
                 else:
-                    _check(path)
+                    check_digest(path, WeightsError)
                     return path
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -76,17 +72,12 @@ def fetch(
             + ("Free some space there or set" if full else "Set")
             + " VMP_CACHE to a folder that can be written to."
         ) from error
-    places = "\n".join(f"  {folder / _name(url)}" for url in urls)
+    places = "\n".join(f"  {folder / name_of(url)}" for url in urls)
     raise WeightsError(
         "the weights could not be fetched:\n" + "\n".join(failed) + "\n"
         "Fetch one of these where there is a network, then pass the file: backbone.weights=/path/to/file\n"
         f"or put it where it will be found:\n{places}"
     )
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def container(head: bytes) -> str | None:
@@ -119,33 +110,6 @@ class _Locked:
         self.lock.release()
 
 
-def _name(url: str) -> str:
-    return unquote(urlsplit(url).path.rpartition("/")[2])
-
-
-def _record(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _check(path: Path) -> None:
-    """Compare with the SHA-256 recorded in <file>.sha256; record it where there is none."""
-    record, found = _record(path), sha256_of(path)
-    if not record.is_file():
-        write_text(record, f"{found}  {path.name}\n")
-        return
-    expected = record.read_bytes()[:64].decode("ascii", errors="replace")
-    if not re.fullmatch("[0-9a-f]{64}", expected):
-        raise WeightsError(
-            f"{record}: holds no SHA-256. Remove it to record that of {path.name} as it is now, or remove both "
-            "files to fetch the weights again."
-        )
-    if found != expected:
-        raise WeightsError(
-            f"{path}: not the file it should be:\n  SHA-256 {expected} (recorded in {record.name} at the first use)\n"
-            f"  SHA-256 {found} (found)\nRemove {path.name} and {record.name} to fetch it again."
-        )
-
-
 def _fetch_from(url: str, path: Path, progress: bool) -> Path:
     part = path.with_name(f"{path.name}.part")
     length_known = download(url, part, progress=progress)
@@ -158,10 +122,7 @@ def _fetch_from(url: str, path: Path, progress: bool) -> Path:
     if not (length_known or _has_its_end(part, head)):
         remove_part(part)
         raise Failed("the server did not say how long the file is, so it may have been cut short on its way")
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    remove_part(part)
+    keep_part(part, path)
     return path
 
 

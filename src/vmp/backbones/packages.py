@@ -6,10 +6,11 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from vmp.backbones.download import cache_folder, sha256_of
+from vmp.backbones.download import cache_folder
 from vmp.backbones.zoo import Package
 from vmp.errors import WeightsError
 from vmp.files import replacing
+from vmp.transfer import sha256_of
 
 
 def find_in_package(package: Package) -> Path | None:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vmp.backbones.download import container, sha256_of
+from vmp.backbones.download import container
 from vmp.errors import RunError, WeightsError, first_line, shortlist
 from vmp.files import read_json
+from vmp.transfer import sha256_of
 
 State = dict[str, Tensor]
 

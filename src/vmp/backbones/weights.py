@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from vmp.backbones import zoo
-from vmp.backbones.download import cache_folder, fetch, sha256_of
+from vmp.backbones.download import cache_folder, fetch
 from vmp.backbones.layouts import Foreign, State, read
 from vmp.backbones.packages import find_in_package
 from vmp.errors import WeightsError, shortlist
 from vmp.pathways import scalar_name
+from vmp.transfer import sha256_of
 
 _FIRST_CONV = re.compile(
     r"(patch_embed\.proj|Conv3d_1a_7x7\.conv3d|blocks\.0\.(multipathway_blocks\.\d\.)?conv(\.conv_t)?|stages\.0\.0)\.weight"

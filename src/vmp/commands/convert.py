@@ -50,11 +50,11 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
     from safetensors.torch import save_file
     from torch import Tensor
 
-    from vmp.backbones.download import sha256_of
     from vmp.backbones.layouts import read, to_huggingface
     from vmp.data.manifest import write_classes
     from vmp.pathways import split_scalar_name
     from vmp.runs.heads import classes_of, names_beside
+    from vmp.transfer import sha256_of
 
     foreign = read(source)
     checked = _check(foreign.state, foreign.file, backbone) if backbone else ""

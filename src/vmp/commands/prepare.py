@@ -3,6 +3,7 @@
 examples:
   vmp prepare hmdb51 --videos hmdb51_org --splits testTrainMulti_7030_splits
   vmp prepare hmdb51 --videos hmdb51_org.rar --splits test_train_splits.rar
+  vmp prepare hmdb51 --download
   vmp prepare finegym --videos videos --annotations annotations --cut --dry-run
   vmp prepare finegym --videos subactions --annotations annotations --allow-missing
   vmp prepare mpii_cooking2 --videos videos --splits experimentalSetup \\
@@ -17,7 +18,8 @@ examples:
 dataset=hmdb51, dataset=finegym and so on read these manifests; your own clips need none (dataset=folders). The videos
 stay as they are; --cut writes each clip as a small file of its own. When a file is missing or a count is not the
 dataset's, nothing is written and the exit code is 2, unless --allow-missing is given. The same command again continues
-where it was interrupted.
+where it was interrupted. --download fetches what no option names: the archives of HMDB-51, UCF-101 and MPII Cooking 2,
+FineGym's annotations, and its videos if yt-dlp is installed.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from vmp.data.decode import OPTIONAL
 from vmp.data.times import CLOCKS
 from vmp.errors import ConfigError, DataError, shortlist
 from vmp.prepare.children import TIMEOUT
+from vmp.prepare.fetch import SOURCES
 from vmp.prepare.official import OFFICIAL, plan_official
 from vmp.prepare.published import COLLECTIONS, plan_collection
 
@@ -120,6 +123,11 @@ def _manifests_under(path: Path) -> list[Path]:
 
 
 def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-def]
+    if getattr(options, "download", False):
+        _download(options, out)
+    if options.videos is None:
+        how = ", or --download to fetch them" if options.dataset in SOURCES else ""
+        raise ConfigError(f"{options.dataset}: needs --videos, the folder of the videos{how}")
     if options.dataset == "hmdb51":
         from vmp.prepare.hmdb51 import plan_hmdb51
 
@@ -137,10 +145,32 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
         return plan_official(options.dataset, videos, lists)
     if options.dataset in COLLECTIONS:
         return plan_collection(options.dataset, options.videos, options.csv)
-    from vmp.prepare.mpii import plan_mpii
+    from vmp.prepare.mpii import PAGE, plan_mpii
 
+    if not options.mat or not options.splits:
+        lacking = "--splits, the folder experimentalSetup" if options.mat else "--mat, the annotations"
+        raise ConfigError(f"mpii_cooking2: needs {lacking} of {PAGE}")
     choices = {"frame_base": options.frame_base, "train_on_val": options.train_on_val}
-    return plan_mpii(options.videos, options.mat, options.splits, **choices)
+    videos = _unpacked(options.videos, out / "videos", options)
+    return plan_mpii(videos, options.mat, options.splits, **choices)
+
+
+def _download(options: argparse.Namespace, out: Path) -> None:
+    """Fetch what the options of a dataset do not name, and name it."""
+    from vmp.prepare.fetch import LICENCES, fetch, fetch_videos
+    from vmp.prepare.finegym import read_videos
+
+    if options.dry_run:
+        raise ConfigError("--dry-run: fetches nothing; leave out --download, or --dry-run")
+    lacking = [s for s in SOURCES[options.dataset] if getattr(options, s.option) is None]
+    print(f"{options.dataset}: licence {LICENCES[options.dataset]}", flush=True)
+    for source in lacking:
+        path = fetch(source, out / "downloads")
+        # FineGym's annotations are several files
+        setattr(options, source.option, path.parent if options.dataset == "finegym" else path)
+    if options.dataset == "finegym" and options.videos is None:
+        options.videos = out / "videos"
+        fetch_videos(read_videos(options.annotations), options.videos)
 
 
 def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
@@ -163,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
-    add("--videos", type=Path, required=True, help="folder with the videos or frame folders, in any depth")
+    add("--videos", type=Path, help="folder with the videos or frame folders, in any depth")
     add("--out", type=Path, help="folder for the manifests (default: data/DATASET)")
     add("--allow-missing", action="store_true", help="write manifests even if a check failed")
     side = "short side of clips that are cut; 0: of the source (default: 320)"
@@ -189,8 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     finegym.add_argument("--clock", choices=CLOCKS, default="file", help=clock)
     _add_where_clips_are(finegym)
     mpii = datasets.add_parser("mpii_cooking2", parents=[common], help="MPII Cooking 2, 67 verbs")
-    mpii.add_argument("--mat", type=Path, required=True, help="attributesAnnotations_MPII-Cooking-2.mat")
-    mpii.add_argument("--splits", type=Path, required=True, help="the folder experimentalSetup")
+    mpii.add_argument("--mat", type=Path, help="attributesAnnotations_MPII-Cooking-2.mat")
+    mpii.add_argument("--splits", type=Path, help="the folder experimentalSetup")
     base = "0: one frame late, as the authors' script reads it"
     mpii.add_argument("--frame-base", type=int, choices=(0, 1), default=1, help=base)
     mpii.add_argument("--train-on-val", action="store_true", help="train on the validation subject, too")
@@ -207,6 +237,10 @@ def _parser() -> argparse.ArgumentParser:
         one = datasets.add_parser(name, parents=[common], help=official.about)
         one.add_argument("--annotations", type=Path, help="folder of the official lists (default: VIDEOS)")
         _add_where_clips_are(one)
+
+    for name in SOURCES:
+        what = "fetch what no other option names, into OUT/downloads; needs a network, and room"
+        datasets.choices[name].add_argument("--download", action="store_true", help=what)
 
     check = datasets.add_parser("verify", help="check the files behind manifests")
     add = check.add_argument

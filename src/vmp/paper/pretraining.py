@@ -100,9 +100,9 @@ def write_weights(name: str, run: PlannedRun, out: Path, *, command: str) -> str
     """
     from safetensors.torch import save
 
-    from vmp.backbones.download import sha256_of
     from vmp.backbones.layouts import read
     from vmp.build import backbone_spec
+    from vmp.transfer import sha256_of
 
     config, result = run.config, Run(run.folder).result
     weights = name.partition(":")[2] or "motions"

@@ -164,6 +164,14 @@ def read_elements(path: Path, classes: int) -> dict[str, int]:
     return labels
 
 
+def read_videos(annotations: Path) -> set[str]:
+    """The YouTube ids of the videos that the lists are about."""
+    classes = len(shipped_classes("gym99"))
+    return {
+        element[:11] for split in LISTS for element in read_elements(_list_file(annotations, split), classes)
+    }
+
+
 def read_times(path: Path, elements: list[str]) -> Times:
     """When elements begin and end, from the annotation JSON or a CSV with the columns id,start,end, or why not.
 

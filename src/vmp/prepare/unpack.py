@@ -4,13 +4,15 @@ Notable here:
 - an archive may name members outside its folder, or hold links: members are checked before and after unpacking;
 - each archive is unpacked into a temporary folder and moved into place when it is whole; a file marks it as done, so
   that a run that was killed can continue;
-- Python reads ZIP. RAR needs a program, and some builds read only some kinds of RAR: all are tried, one after another.
+- Python reads ZIP and tar. RAR needs a program, and some builds read only some kinds of RAR: all are tried, one after
+  another.
 """
 
 import os
 import shutil
 import stat
 import subprocess
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -21,6 +23,7 @@ from typing import Any
 from vmp.data.manifest import check_relative
 from vmp.errors import ConfigError, DataError, shortlist
 
+TARS = (".tar", ".tar.gz", ".tgz")
 LARGEST = 50  # members may be this many times the size of their archive together
 
 
@@ -56,7 +59,7 @@ def _unpack(source: Path, target: Path, say: Callable[[str], None]) -> None:
 
 
 def is_archive(path: Path) -> bool:
-    return path.suffix.lower() in (".rar", ".zip") and path.is_file() and not path.is_symlink()
+    return path.name.lower().endswith((".rar", ".zip", *TARS)) and path.is_file() and not path.is_symlink()
 
 
 def _merge(source: Path, target: Path) -> None:
@@ -80,6 +83,8 @@ def _unpack_one(archive: Path, target: Path) -> None:
                 opened.extractall(target)
         except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
             raise DataError(f"{archive}: cannot be unpacked ({error}); is it whole?") from None
+    elif archive.name.lower().endswith(TARS):
+        _unpack_tar(archive, target)
     else:
         _unpack_rar(archive, target)
     for path in target.rglob("*"):
@@ -99,14 +104,35 @@ def _check_members(archive: Path, names: list[str]) -> None:
             raise DataError(f"{archive}: {why}") from None
 
 
-def _check_room(archive: Path, size: int, target: Path) -> None:
-    """Videos do not shrink when they are packed, so an archive of much larger members is a trap, or damaged."""
+def _check_room(archive: Path, size: int, target: Path, more: int | None = None) -> None:
+    """Videos do not shrink when they are packed, so an archive of much larger members is a trap, or damaged.
+
+    `more`: bytes that are still to be written; None: all.
+    """
     room = shutil.disk_usage(target).free
-    if size > LARGEST * archive.stat().st_size + 1e6 or size > room:
+    if size > LARGEST * archive.stat().st_size + 1e6 or (size if more is None else more) > room:
         raise DataError(
             f"{archive}: says that it unpacks to {size:,} bytes, from {archive.stat().st_size:,}, with {room:,} free "
             "on the disk; nothing was unpacked"
         )
+
+
+def _unpack_tar(archive: Path, target: Path) -> None:
+    """In one pass, because finding a member in a compressed archive means to unpack what is before it."""
+    checked: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    size = 0
+    try:
+        with tarfile.open(archive) as opened:
+            for member in opened:
+                _check_members(archive, [member.name])
+                if not (member.isfile() or member.isdir()):
+                    what = "a link, a pipe or a device"
+                    raise DataError(f"{archive}: its member {member.name} is {what}; nothing was kept")
+                size += member.size
+                _check_room(archive, size, target, more=member.size)
+                opened.extract(member, target, **checked)
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error}); is it whole?") from None
 
 
 def _unpack_rar(archive: Path, target: Path) -> None:
@@ -119,6 +145,7 @@ def _unpack_rar(archive: Path, target: Path) -> None:
         (["7z", "l", "-ba", "-slt", file], ["7z", "x", "-y", "-bd", f"-o{to}", file]),
         (["lsar", file], ["unar", "-q", "-f", "-D", "-o", to, file]),
     ]
+    find_rar_tool(archive)
     usable = [pair for pair in tools if all(shutil.which(command[0]) for command in pair)]
     faults: list[str] = []
     for listing, unpacking in usable:
@@ -133,11 +160,17 @@ def _unpack_rar(archive: Path, target: Path) -> None:
             faults.append(f"{error.cmd[0]} ended with {error.returncode}: {output[-200:]}")
         for path in list(target.iterdir()):  # what a failed attempt left
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    if faults:
-        raise DataError(
-            f"{archive}: could not be unpacked:\n{shortlist(faults)}\nIt is damaged (fetch it again), or of a kind "
-            "that needs another tool (unrar reads every RAR)."
-        )
+    raise DataError(
+        f"{archive}: could not be unpacked:\n{shortlist(faults)}\nIt is damaged (fetch it again), or of a kind "
+        "that needs another tool (unrar reads every RAR)."
+    )
+
+
+def find_rar_tool(archive: Path) -> str:
+    """The program that is tried first on a RAR. Raises ConfigError where none is installed."""
+    for tools in (("unrar",), ("bsdtar",), ("7zz",), ("7z",), ("unar", "lsar")):
+        if all(map(shutil.which, tools)):
+            return tools[0]
     raise ConfigError(
         f"{archive}: a RAR archive, and none of unrar, bsdtar, 7zz, 7z and unar is installed. Install one "
         "(unrar, or apt install libarchive-tools), or unpack it and the archives inside it elsewhere."

@@ -1,4 +1,5 @@
-"""Download one file over HTTP, completely, into <file>.part; resume an earlier attempt only of the same version.
+"""Download one file over HTTP, completely, into <file>.part; resume an earlier attempt only of the same version; know
+it again by its SHA-256.
 
 Notable here:
 - a dropped connection is resumed (HTTP Range) with If-Range, and the answer's ETag, Last-Modified and length are
@@ -9,8 +10,10 @@ Notable here:
 - network faults become `Failed` or `Dropped`; any OSError that leaves this module comes from the disk.
 """
 
+import hashlib
 import http.client
 import json
+import os
 import re
 import shutil
 import ssl
@@ -21,7 +24,9 @@ from dataclasses import asdict, dataclass
 from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from vmp.errors import UserError
 from vmp.files import write_text
 from vmp.progress import bar
 
@@ -63,6 +68,47 @@ def download(url: str, part: Path, *, progress: bool) -> bool:
             began, wait = time.monotonic(), waits.pop(0)
             print(f"{part.stem}: {error}, trying again in {wait:g} s", flush=True)
             time.sleep(wait)
+
+
+def name_of(url: str) -> str:
+    """The last part of a URL."""
+    return unquote(urlsplit(url).path.rpartition("/")[2])
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def check_digest(path: Path, error: type[UserError]) -> None:
+    """Compare with the SHA-256 recorded in <file>.sha256; record it where there is none. Raises `error`."""
+    record, found = digest_file(path), sha256_of(path)
+    if not record.is_file():
+        write_text(record, f"{found}  {path.name}\n")
+        return
+    expected = record.read_bytes()[:64].decode("ascii", errors="replace")
+    if not re.fullmatch("[0-9a-f]{64}", expected):
+        raise error(
+            f"{record}: holds no SHA-256. Remove it to record that of {path.name} as it is now, or remove both "
+            "files to fetch it again."
+        )
+    if found != expected:
+        raise error(
+            f"{path}: not the file it should be:\n  SHA-256 {expected} (recorded in {record.name} at the first use)\n"
+            f"  SHA-256 {found} (found)\nRemove {path.name} and {record.name} to fetch it again."
+        )
+
+
+def keep_part(part: Path, path: Path) -> None:
+    """Give a partial file that is whole its name."""
+    with open(part, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    remove_part(part)
 
 
 def remove_part(part: Path) -> None:
@@ -117,7 +163,7 @@ def _request(url: str, part: Path, progress: bool) -> bool:
     with _connect(url, headers, part) as answer:
         kind = answer.headers.get_content_type()
         if kind in ("text/html", "application/xhtml+xml"):
-            raise Failed(f"a web page came ({kind}), not weights")
+            raise Failed(f"a web page came ({kind}), not the file")
         found, first = _version(url, answer)
         if answer.status == 206:
             if first != have or (kept and have and not kept.continued_by(found)):
