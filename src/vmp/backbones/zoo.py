@@ -20,9 +20,6 @@ NAMES = {
     "ssv2": "Something-Something v2",
     "howto100m": "HowTo100M",
     "motions": "the embedded dataset's motions for pretraining",
-    "motions_more": "the embedded dataset's motions for pretraining, for longer",
-    "motions_moving": "the embedded dataset's motions for pretraining, before a moving camera",
-    "motions_noisy": "the embedded dataset's motions for pretraining, with more noise",
 }
 MOTIONS = Path(__file__).parent / "motions"  # the weights in this package
 _APACHE, _NON_COMMERCIAL = "Apache-2.0", "CC-BY-NC-4.0"
