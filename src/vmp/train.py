@@ -46,6 +46,7 @@ from vmp.tracking import Tracker, check_tracker, start_tracker
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
+    from vmp.engine.average import Average
     from vmp.engine.checkpoint import Checkpoint
     from vmp.engine.dist import Processes
     from vmp.engine.evaluator import Scores
@@ -112,6 +113,7 @@ def _train_in_folder(
     import torch
 
     from vmp.engine import checkpoint, dist
+    from vmp.engine.average import Average
     from vmp.engine.loggers import Log
     from vmp.engine.precision import autocast_type, make_scaler
     from vmp.engine.stopping import Stopped, Stopping
@@ -148,9 +150,11 @@ def _train_in_folder(
         with stopping:
             optimizer = build_optimizer(config, model)
             scaler = make_scaler(processes.device, autocast_type(config.trainer.amp))
-            state = session.restore(found, optimizer, scaler)
+            decay = config.train.ema
+            average = Average(model, decay=decay, warmup=config.train.ema_warmup) if decay else None
+            state = session.restore(found, optimizer, scaler, average)
             del found  # free its memory
-            throughput = session.fit(state, optimizer, scaler)
+            throughput = session.fit(state, optimizer, scaler, average)
             epoch = session.load_selected_weights(state)
             scores = session.score(session.tested, session.views, attention=True)
         if scores:  # on the first process
@@ -227,19 +231,24 @@ class Session:
         ):
             self.log.warn(warning)
 
-    def restore(self, found: "Checkpoint | None", optimizer: Any, scaler: Any) -> "TrainingState":
-        """Load the checkpoint into model, optimizer and scaler; returns its state, without a checkpoint a new one."""
+    def restore(
+        self, found: "Checkpoint | None", optimizer: Any, scaler: Any, average: "Average | None"
+    ) -> "TrainingState":
+        """Load the checkpoint into model, optimizer, scaler and average; returns its state, without a checkpoint a new
+        one."""
         from vmp.runs import resume
 
         self.log(f"lr {optimizer.param_groups[0]['lr']:g}")
-        state = resume.restore(found, self.model, optimizer, scaler, steps=self.plan.steps)
+        state = resume.restore(found, self.model, optimizer, scaler, average=average, steps=self.plan.steps)
         if found and state.step < self.plan.steps:
             self.log(f"continuing from {found.path.name}: step {state.step} of {self.plan.steps}")
         resume.record_session(state, self.processes, self.log)
         return state
 
-    def fit(self, state: "TrainingState", optimizer: Any, scaler: Any) -> "Throughput":
-        """Train to the plan's end."""
+    def fit(
+        self, state: "TrainingState", optimizer: Any, scaler: Any, average: "Average | None"
+    ) -> "Throughput":
+        """Train to the plan's end; the model is then the average of its weights, if there is one."""
         from vmp.data.dataset import TrainClips
         from vmp.engine import trainer
         from vmp.engine.loggers import Metrics
@@ -257,6 +266,7 @@ class Session:
             ),
             optimizer=optimizer,
             scaler=scaler,
+            average=average,
             state=state,
             schedule=build_schedule(config),
             data=TrainClips(

@@ -331,6 +331,8 @@ class Train(Section):
     freeze: Freeze
     batch_norm: BatchNorm
     precise_bn: Annotated[int, Field(ge=0)] = 0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema_warmup: bool = True
 
 
 class Trainer(Section):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vmp.engine import checkpoint
+from vmp.engine.average import Average
 from vmp.engine.plan import TrainingState
 from vmp.engine.stopping import SIGNALS, Stopped
 from vmp.errors import RunError
@@ -80,11 +81,13 @@ class Saver:
         scaler: torch.amp.GradScaler,
         progress: TrainingState,
         *,
+        average: Average | None = None,
         best: bool,
     ) -> None:
         """Write a checkpoint of this step and validation, unless it is the newest one already.
 
         Args:
+            average: of the weights, which is then saved as the model; the weights go with the optimizer's state.
             best: whether the epoch that was just validated is the best so far; its weights are kept, too.
 
         Raises:
@@ -95,9 +98,10 @@ class Saver:
         (step, before), path = self._newest, self._folder / name
         if path == before:
             return
-        moments = before if step == progress.step else self._copy(optimizer.state_dict(), "optimizer")
+        needed = optimizer.state_dict() | ({"trained": average.trained()} if average else {})
+        moments = before if step == progress.step else self._copy(needed, "optimizer")
         linked = step == progress.step and not self._recomputes
-        weights = before if linked else self._copy(model.state_dict(), "model")
+        weights = before if linked else self._copy((average or model).state_dict(), "model")
         copied = torch.cuda.Event() if next(model.parameters()).is_cuda else None
         if copied:
             copied.record()

@@ -23,6 +23,7 @@ from vmp.data.dataset import TrainClips, collate_train, end_workers, loader_proc
 from vmp.data.present import check_bad
 from vmp.data.sampler import DROPOUT, TrainBatches, generator
 from vmp.data.shared import SharedMemoryCollate
+from vmp.engine.average import Average
 from vmp.engine.dist import Processes
 from vmp.engine.faults import explain_torch_errors
 from vmp.engine.loggers import Log, Metrics
@@ -56,6 +57,7 @@ def fit(
     objective: Callable[[Tensor, Tensor, Mapping[str, Tensor]], dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: Average | None = None,
     state: TrainingState,
     schedule: Schedule,
     data: TrainClips,
@@ -77,7 +79,8 @@ def fit(
         objective: logits, labels and the model's variations -> named terms; `loss` is minimised.
         optimizer: its groups' `lr` at entry are the base learning rates.
         scaler: of fp16's loss; disabled for other types.
-        state: of the checkpoint that model, optimizer and scaler hold, or a new one.
+        average: of the weights: what is validated, and what the model holds in the end; None: the weights themselves.
+        state: of the checkpoint that model, optimizer, scaler and average hold, or a new one.
         evaluate: epoch -> metrics, after each epoch; None: no validation. It may raise Stopped.
         scalars: returns further columns of every row of metrics.jsonl.
         describe: turns the row of a validation into a line of the log.
@@ -101,6 +104,7 @@ def fit(
     unsynced = wrapped.no_sync if isinstance(wrapped, DistributedDataParallel) else nullcontext
     synced = has_synced_statistics(model, processes)
     forward: Callable[..., Any] = torch.compile(wrapped, dynamic=False) if settings.compiled else wrapped
+    averaged = average.in_place if average else nullcontext
     signals_blocked = block_stop_signals if settings.compiled else nullcontext
     autocast: dict[str, Any] = {"dtype": settings.autocast, "enabled": settings.autocast is not None}
 
@@ -133,7 +137,7 @@ def fit(
         state.rows, state.seconds = metrics.rows, seconds_before + time.monotonic() - began
         metrics.sync()
         if processes.first:
-            saver.save(model, optimizer, scaler, state, best=best)
+            saver.save(model, optimizer, scaler, state, average=average, best=best)
         saved_at = time.monotonic()
 
     def recompute(epoch: int) -> None:
@@ -175,20 +179,22 @@ def fit(
             if evaluate and state.step and state.step % per_epoch == 0 and state.evaluated < epoch:
                 processes.share(model.buffers())  # batch statistics differ by process
                 save()  # an evaluation may take long, and is abandoned when the run is asked to stop
-                with shown.untimed(), remaining.timed():
+                with shown.untimed(), remaining.timed(), averaged():
+                    processes.share(model.buffers() if average else ())
                     recompute(epoch)
-                    result = evaluate(epoch)
+                    result, learned = evaluate(epoch), scalars()
                 state.evaluated = epoch
                 if best := result["top1"] > state.best:
                     state.best, state.best_epoch = result["top1"], epoch
-                row = {f"val/{name}": value for name, value in result.items()} | scalars()
+                row = {f"val/{name}": value for name, value in result.items()} | learned
                 metrics.write({"kind": "val", "epoch": epoch, "step": state.step, **row})
                 pace = str(epoch_total) if epoch_total.clips else ""
                 log(f"epoch {epoch}/{plan.epochs}  {describe(row)}  {pace}".rstrip())
                 save(best=best)
             if state.step >= plan.steps:
                 if settings.precise_bn and not evaluate and state.evaluated < epoch:
-                    recompute(epoch)
+                    with averaged():
+                        recompute(epoch)
                     state.evaluated = epoch  # the test follows; in the checkpoint's name, which is a new one
                     save()
                 break
@@ -252,6 +258,8 @@ def fit(
                     if settings.clip_norm:
                         clip_gradients(optimizer, settings.clip_norm)
                     optimizer.step()
+                    if average:
+                        average.update(state.step + 1)
                 if scaler.is_enabled():
                     scaler.update()
                 if skip:
@@ -292,6 +300,8 @@ def fit(
             if not evaluate:
                 log(f"epoch {epoch + 1}/{plan.epochs}  {epoch_total}")
                 save()
+    if average:
+        average.exchange()
     state.seconds = seconds_before + time.monotonic() - began
     return total
 

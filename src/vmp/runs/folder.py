@@ -31,7 +31,7 @@ RUNTIME = {
 # keys of later versions: with these values a run is what it was without them
 ADDED: dict[str, dict[str, Any]] = {
     "optim": {"clip_norm": None},
-    "train": {"precise_bn": 0},
+    "train": {"precise_bn": 0, "ema": None, "ema_warmup": True},
     "vmp": {
         **{"compensate": "none", "scales": [1], "form": "pixel"},
         **{"patch": 8, "pool": "mean_abs", "upsample": "bilinear", "patch_scalars": "shared"},

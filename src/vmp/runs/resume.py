@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from vmp.engine import checkpoint
+from vmp.engine.average import Average
 from vmp.engine.checkpoint import Checkpoint
 from vmp.engine.dist import Processes
 from vmp.engine.loggers import Log
@@ -126,9 +127,11 @@ def restore(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     *,
+    average: Average | None = None,
     steps: int,
 ) -> TrainingState:
-    """Put a checkpoint into the model, the scaler and the optimizer, whose base learning rates stay as they are.
+    """Put a checkpoint into the model, its average, the scaler and the optimizer, whose base learning rates stay as
+    they are.
 
     Raises:
         RunError: there are steps left, and the checkpoint is that of a finished run, without the optimizer's state.
@@ -146,6 +149,8 @@ def restore(
         )
     state = TrainingState(**progress)
     model.load_state_dict(found.model)
+    if average:
+        average.restore(found.state.get("optimizer", {}).pop("trained", None))
     if "optimizer" in found.state:
         rates = [group["lr"] for group in optimizer.param_groups]
         optimizer.load_state_dict(found.state["optimizer"])

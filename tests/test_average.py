@@ -1,0 +1,91 @@
+"""The moving average of the weights, against its formula and through checkpoints."""
+
+import pytest
+import torch
+from runs import folder, run
+from torch import nn
+
+from vmp.engine import checkpoint
+from vmp.engine.average import Average
+from vmp.engine.plan import TrainingState
+from vmp.engine.saving import Saver
+from vmp.runs import resume
+from vmp.runs.records import read_metrics, read_result
+
+UNSCALED = torch.amp.GradScaler("cpu", enabled=False)
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def train(model, optimizer, average, steps) -> list[dict[str, torch.Tensor]]:
+    """The weights before the first update and after each."""
+    seen = [{k: v.clone() for k, v in model.state_dict().items()}]
+    for step in steps:
+        optimizer.zero_grad()
+        model(torch.rand(5, 3)).square().sum().backward()
+        optimizer.step()
+        average.update(step)
+        seen.append({k: v.clone() for k, v in model.state_dict().items()})
+    return seen
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_it_is_the_weighted_sum_of_the_weights_so_far(warmup):
+    model = net()
+    average = Average(model, decay=0.6, warmup=warmup)
+    seen = train(model, torch.optim.SGD(model.parameters(), lr=0.1), average, range(1, 21))
+    decays = [min(0.6, (1 + n) / (10 + n)) if warmup else 0.6 for n in range(1, 21)]
+    assert not warmup or sum(decay < 0.6 for decay in decays) == 12
+    shares = [1.0]  # of each of the weights seen
+    for decay in decays:
+        shares = [share * decay for share in shares] + [1 - decay]
+    for name, found in average.state_dict().items():
+        if name == "1.num_batches_tracked":
+            assert found == 20
+            continue
+        expected = sum(share * at[name].double() for share, at in zip(shares, seen, strict=True))
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_checkpoint_is_the_average_and_training_goes_on_from_the_weights(tmp_path):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    average = Average(model, decay=0.9, warmup=False)
+    train(model, optimizer, average, [1, 2, 3])
+    with Saver(tmp_path, keep=2, recomputes=False) as saver:
+        saver.save(model, optimizer, UNSCALED, TrainingState(step=3), average=average, best=False)
+    trained, averaged = ({k: v.clone() for k, v in x.state_dict().items()} for x in (model, average))
+    with average.in_place():
+        assert all(torch.equal(model.state_dict()[name], averaged[name]) for name in averaged)
+    assert all(torch.equal(model.state_dict()[name], trained[name]) for name in trained)
+
+    found = checkpoint.newest(tmp_path)
+    assert all(torch.equal(found.model[name], averaged[name]) for name in averaged)
+    other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    again = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
+    own = Average(other, decay=0.9, warmup=False)
+    resume.restore(found, other, again, UNSCALED, average=own, steps=9)
+    for one, two, three in ((model, optimizer, average), (other, again, own)):
+        torch.manual_seed(5)
+        train(one, two, three, [4, 5])
+    for name, value in average.state_dict().items():
+        assert torch.equal(own.state_dict()[name], value)
+        assert torch.equal(other.state_dict()[name], model.state_dict()[name])
+
+
+@pytest.mark.slow
+def test_a_run_tests_and_keeps_the_average(data, tmp_path):
+    """With a decay near 1 and no warm-up the average stays at the start, and so does what is tested and kept."""
+    options = ("trainer.epochs=1", "train.ema=0.9999999", "train.ema_warmup=false", "vmp.lr_mult=500")
+    done = run(data, tmp_path, *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    where = folder(tmp_path)
+    kept = checkpoint.newest(where / "checkpoints").model
+    rows = list(read_metrics(where))
+    start, val = rows[0], rows[-1]
+    assert abs(val["vmp/slope"] - start["vmp/slope"]) < 1e-4 < abs(rows[-2]["vmp/slope"] - start["vmp/slope"])
+    assert read_result(where)["scalars"]["slope"] == val["vmp/slope"]
+    assert abs(float(kept["prompts.video.power_norm.m"]) - start["vmp/m"]) < 1e-4
