@@ -1,5 +1,6 @@
 """Arms compared on small sets of real clips, over folds and seeds: python scripts/study.py real [seeds=3] [only=...]
 
+    FILE.yaml                   in place of real: a study of your own (docs/extending.md)
     only='SET ... ARM ...'      sets and arms, as in only='handwash12 none learned'; default: all
     search=1                    every arm at every setting of the search, not at the default alone
     launch=warm                 single | warm | torchrun=N | 'hydra/launcher=slurm ...'
@@ -31,8 +32,9 @@ def read_request(arguments: list[str]) -> StudyRequest:
     ConfigError: there is no study's name, or an argument is wrong.
     """
     if not arguments or "=" in arguments[0]:
-        raise ConfigError("which study? A file of conf/study without its suffix, such as real")
+        raise ConfigError("which study? A file of conf/study without its suffix, such as real, or a file of yours")
     name, *rest = arguments
+    name = os.path.abspath(name) if name.endswith(".yaml") else name
     own, others = sort_arguments(rest, OWN, numbers=("seeds",), flags=("dry", "search"))
     return StudyRequest(
         name=name,

@@ -98,7 +98,8 @@ def test_a_single_crop_is_the_centre_of_a_larger_picture(backbone, crops, side, 
 
 
 def test_drawn_starts_follow_the_seed_and_the_default_does_not():
-    from vmp.build import backbone_spec, build_prompts
+    from vmp.build import backbone_spec
+    from vmp.prompts import build_prompts
 
     def starts(*overrides: str) -> list[tuple[float, float]]:
         found = []

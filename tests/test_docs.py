@@ -1,13 +1,22 @@
 """The examples in docs/ run as they stand."""
 
+import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from runs import Running
 
 from vmp.backbones import SPECS, build_backbone
 from vmp.backbones.zoo import WEIGHTS
+from vmp.compose import composer
+from vmp.config import check
+from vmp.preflight import try_own_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKBONES = (ROOT / "docs/backbones.md").read_text(encoding="utf-8")
@@ -15,11 +24,28 @@ PAGE = ROOT / "docs/extend.md"
 BLOCKS = re.findall(
     r"^## ([^\n]+)$(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S
 )
+EXTENDING = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```", EXTENDING, re.M | re.S))
+COMMANDS = re.findall(r"^    ((?:vmp|PYTHONPATH).+)$", EXTENDING, re.M)
+QUICK = [
+    *("trainer=debug", "trainer.epochs=1", "trainer.clips=8", "trainer.batch_size=4", "trainer.device=cpu"),
+    *("trainer.threads=1", "trainer.workers=0", "backbone.weights=none"),
+]
 
 
 def test_the_page_has_its_examples():
-    titles = ["torchvision", "Hugging Face", "Our backbones, from Python", "Your own power normalisation"]
+    titles = ["torchvision", "Hugging Face", "Our backbones, from Python"]
     assert [title for title, _ in BLOCKS] == titles
+    assert list(FILES) == [
+        f"my_project/{name}.{suffix}"
+        for name, suffix in zip(
+            ("norms", "networks", "data", "conf/vmp/gaussian", "study"),
+            ("py", "py", "py", "yaml", "yaml"),
+            strict=True,
+        )
+    ]
+    assert all(text.count("\n") < 30 for text in FILES.values())
+    assert len(COMMANDS) == 8
 
 
 @pytest.mark.slow
@@ -31,6 +57,57 @@ def test_examples_run(title, code, capsys):
     prompt = values.get("prompt") or getattr(values.get("model"), "prompt", None)
     if prompt is not None:  # the two training examples: the loss reached the layer
         assert prompt.m.grad.abs().item() > 0
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with the page's files, and videos whose annotations are as the page says."""
+    from vmp.data.motions import Motions, make_motions
+
+    home = tmp_path_factory.mktemp("extending")
+    for name, text in FILES.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    made = make_motions(home / "made", Motions(train=20, val=10, test=10), progress=False)
+    clips = [
+        {"file": path.name, "what": "abc"[i % 3], "person": i // 3}
+        for i, path in enumerate(sorted((made / "videos/train").glob("*.mp4")))
+    ]
+    (home / "clips.json").write_text(json.dumps(clips))
+    (home / "videos").symlink_to(made / "videos/train")
+    return home
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[:4])[-40:])
+def test_commands_with_parts_of_ones_own_run(project, command):
+    words = shlex.split(command.replace("$PWD", str(project)))
+    if "torchvision" in command:  # its training is the next example's
+        small = ["backbone.frames=8", "backbone.crop=16"]
+        return try_own_parts(check(composer(ROOT / "conf")([*words[2:], *small])))
+    if words[0].startswith("PYTHONPATH"):
+        name, _, folder = words[0].partition("=")
+        quick = [f"output={project}/mine", f"data.root={project}/data", "only=none gaussian"]
+        done = subprocess.run(
+            [sys.executable, ROOT / words[2], *words[3:], *quick],
+            cwd=project, env={**os.environ, name: folder}, capture_output=True, text=True, timeout=250,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Gaussian" in (project / "mine/results/study_mine.md").read_text()
+        return
+    if words[1] == "evaluate":
+        run = next(project.glob("outputs/*/*/narrow_lambda1/*"), None)
+        if run is None:
+            pytest.skip("the run of the first example was not made")
+        words = [f"run={run}" if word.startswith("run=") else word for word in words] + ["device=cpu"]
+    else:
+        small = ["backbone.frames=8", "backbone.crop=16"] if "backbone=custom" in words else []
+        words = [word for word in words if word != "-m"] + QUICK + small
+        words = [word.replace("vmp=gaussian,none", "vmp=gaussian") for word in words]
+    script = {"train": "train.py", "evaluate": "evaluate.py"}[words[1]]
+    done = Running(words[2:], script=script, cwd=project, environment={"OMP_NUM_THREADS": "1"}).wait(200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "top-1" in done.stdout
 
 
 def lines_for(name: str) -> list[str]:

@@ -6,6 +6,7 @@ names, the experiment, the recipe, the defaults. Hydra offers no hook for that, 
 that corrects a composed config. Hydra imports this module with its plugins, before it composes anything.
 """
 
+import copy
 import hashlib
 import re
 import sys
@@ -31,6 +32,7 @@ class Loader(ConfigLoaderImpl):
         super().__init__(*args, **kwargs)
         self._files: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], dict[str, Any]]] = {}
         self._notes: set[str] = set()
+        self._places: list[str] = []  # further ones for config files, as hydra.searchpath has them
 
     def _load_configuration_impl(
         self,
@@ -49,6 +51,7 @@ class Loader(ConfigLoaderImpl):
             return cfg
         parsed = OverridesParser.create().parse_overrides(task)
         given = {o.key_or_group for o in parsed} - set(choices)
+        self._places = [str(place) for place in cfg.hydra.searchpath]
         named = {
             o.key_or_group: choices[o.key_or_group]
             for o in parsed
@@ -81,7 +84,10 @@ class Loader(ConfigLoaderImpl):
     def _read_file(self, group: str, choice: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """What a file of a group sets, by section, and the files that it chooses in other groups."""
         if (group, choice) not in self._files:  # not functools.cache: launchers pickle this class
-            file = super()._load_configuration_impl(f"{group}/{choice}", [], RunMode.RUN)
+            places = copy.deepcopy(self.get_search_path())
+            for place in self._places:
+                places.prepend("hydra.searchpath", place, anchor="schema")
+            file = ConfigLoaderImpl(places)._load_configuration_impl(f"{group}/{choice}", [], RunMode.RUN)
             chosen = dict(file.hydra.runtime.choices)
             with open_dict(file):
                 del file["hydra"]
@@ -138,6 +144,11 @@ def _word(key: str, *, _root_: DictConfig) -> str:
     return f"{readable or 'value'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
+def _last_word(key: str, *, _root_: DictConfig) -> str:
+    """${last_word:KEY}: what follows the last dot of the value of KEY; `custom` where it has none yet."""
+    return str(OmegaConf.select(_root_, key) or "custom").rpartition(".")[2]
+
+
 def _groups() -> str:
     """${groups:}: the groups and their files, for --help."""
     from vmp.config.keys import GROUPS
@@ -148,5 +159,6 @@ def _groups() -> str:
 
 OmegaConf.register_new_resolver("if_set", _if_set, replace=True)
 OmegaConf.register_new_resolver("word", _word, replace=True)
+OmegaConf.register_new_resolver("last_word", _last_word, replace=True)
 OmegaConf.register_new_resolver("groups", _groups, replace=True)
 hydra._internal.hydra.ConfigLoaderImpl = Loader  # type: ignore[misc]

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmp.config import (
-    AnyPrompts,
     Config,
-    ConstantPrompts,
-    FixedPrompts,
+    CustomBackbone,
+    CustomDataset,
+    CustomPrompts,
     FoldersDataset,
     ListDataset,
     MotionsDataset,
-    NoPrompts,
     OraclePrompts,
     PreparedDataset,
     Prompts,
@@ -26,7 +25,7 @@ from vmp.config import (
 from vmp.data.columns import Clip, Clips
 from vmp.data.manifest import Manifest, read_manifest, spread
 from vmp.errors import ConfigError, DataError, ManifestError
-from vmp.pathways import WHOLE
+from vmp.prompts import build_prompts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,9 +35,7 @@ if TYPE_CHECKING:
     from vmp.data.dataset import ClipShape
     from vmp.data.motions import Motions
     from vmp.engine.schedule import Schedule
-    from vmp.layer import MotionPrompt
     from vmp.model import PromptedClassifier
-    from vmp.power_norm import LearnedPowerNorm
 
 
 PREPARE_OPTIONS = {  # dataset -> the options that `scripts/prepare.py` needs, where these are more than --videos
@@ -135,6 +132,8 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
             timeout=config.data.timeout,
         )
         return folder, videos
+    if isinstance(dataset, CustomDataset):
+        return _list_own(dataset, config, progress=progress), Path(dataset.root)
     if isinstance(dataset, FoldersDataset):
         from vmp.prepare.dataset import prepare
         from vmp.prepare.folders import plan_folders
@@ -170,6 +169,33 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
     raise ConfigError(
         f"dataset.folder = {dataset.folder}: no such folder; it must hold classes.txt, train.csv and "
         "val.csv or test.csv, as docs/data.md says"
+    )
+
+
+def _list_own(dataset: CustomDataset, config: Config, *, progress: bool) -> Path:
+    """The folder of the manifests of rows that a user's function makes, by way of lists."""
+    import hashlib
+
+    from vmp.files import write_text
+    from vmp.own import list_rows
+    from vmp.prepare.lists import make_list
+
+    texts = list_rows(dataset.target, dataset.options)
+    check_enough_clips(config, texts["train"].count("\n") - 1, f"dataset.target = {dataset.target}")
+    home = Path(config.data.root) / dataset.name
+    folder = home / f"rows-{hashlib.sha256(repr(texts).encode()).hexdigest()[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, text in texts.items():
+        write_text(folder / f"{split}.csv", text)
+    return make_list(
+        home,
+        videos=Path(dataset.root),
+        lists={split: folder / f"{split}.csv" for split in texts},
+        clock=dataset.clock,
+        fps=dataset.fps,
+        most=config.trainer.clips,
+        progress=progress,
+        timeout=config.data.timeout,
     )
 
 
@@ -234,25 +260,32 @@ def _overlap(a: Clip, b: Clip) -> bool:
 
 def backbone_spec(config: Config) -> "Spec":
     """The published sizes, with those that the config sets."""
-    from vmp import backbones
+    return config.backbone.spec
 
+
+def make_backbone(config: Config, classes: int) -> "nn.Module":
+    """The backbone with random weights, or as its own builder makes it."""
     b = config.backbone
-    return backbones.backbone_spec(b.key).at(frames=b.frames, stride=b.stride, crop=b.crop, spacing=b.spacing)
+    if isinstance(b, CustomBackbone):
+        from vmp.own import build_backbone as build_own
+
+        return build_own(b.target, b.options, num_classes=classes)
+    from vmp.backbones import build_backbone
+
+    return build_backbone(b.key, num_classes=classes, spec=b.spec, **b.options())
 
 
 def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifier":
     """The model, with random weights from the seed; the backbone's are the same with and without prompts."""
     import torch
 
-    from vmp.backbones import build_backbone
     from vmp.data.sampler import WEIGHTS, generator
     from vmp.finetune import set_batch_norm
 
     set_precision_switches(config)
     prompts = build_prompts(config, spec)
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 1).integers(2**62)))
-    b = config.backbone
-    backbone = build_backbone(b.key, num_classes=classes, spec=spec, **b.options())
+    backbone = make_backbone(config, classes)
     model = attach_prompts(config, spec, backbone, prompts)
     if config.trainer.channels_last:
         model = model.to(memory_format=torch.channels_last_3d)
@@ -290,61 +323,6 @@ def set_precision_switches(config: Config) -> None:
     torch.backends.cuda.matmul.allow_tf32 = t.tf32 is True
 
 
-def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
-    """Pathway -> layer; m and n that are drawn follow from the seed."""
-    import torch
-
-    from vmp.data.sampler import WEIGHTS, generator
-
-    v = config.vmp
-    torch.manual_seed(int(generator(WEIGHTS, config.seed, 0).integers(2**62)))
-    if isinstance(v, NoPrompts):
-        return {}
-    keys = (WHOLE,) if v.split == "shared" else config.prompted
-    options: dict[str, Any] = {"grey": v.grey, "modulate": v.modulate, "variation": v.variation}
-    return {key: _build_prompt(v, spec.crop, mean=spec.mean, std=spec.std, **options) for key in keys}
-
-
-def _build_prompt(v: AnyPrompts, side: int, **options: Any) -> "MotionPrompt":
-    """side: of the frames in training, in pixels."""
-    from vmp.controls import Constant, OraclePrompt, OtherClipPrompt
-    from vmp.layer import MotionPrompt
-    from vmp.power_norm import FAMILY
-
-    if isinstance(v, OraclePrompts):
-        return OraclePrompt(low=v.low, **options)
-    if isinstance(v, ConstantPrompts):
-        return MotionPrompt(power_norm=Constant(v.number), **options)
-    if isinstance(v, FixedPrompts):
-        return MotionPrompt(power_norm=FAMILY[v.kind](v.exponent, entry=v.entry), **options)
-    assert isinstance(v, Prompts)
-    constants = v.model_dump(include={"alpha", "beta", "gamma", "epsilon"}) | v.start
-    if v.attention_from == "other_clip":
-        return OtherClipPrompt(**options, **constants)
-    if not v.extended:
-        return MotionPrompt(**options, **constants)
-    from vmp.extensions.layer import ExtendedPrompt
-
-    norm = _build_form(v, side, constants)
-    return ExtendedPrompt(compensate=v.compensate, scales=v.scales, power_norm=norm, **options)
-
-
-def _build_form(v: Prompts, side: int, constants: dict[str, Any]) -> "LearnedPowerNorm":
-    from vmp.extensions.patch import PatchPowerNorm
-    from vmp.extensions.per_clip import PerClip
-    from vmp.extensions.two_sided import TwoSided
-    from vmp.power_norm import LearnedPowerNorm
-
-    if v.form == "two_sided":
-        return TwoSided(**constants)
-    if v.form == "per_clip":
-        return PerClip(**constants)
-    if v.form == "patch":
-        grid = (side // v.patch,) * 2 if v.patch_scalars == "position" else None
-        return PatchPowerNorm(patch=v.patch, pool=v.pool, upsample=v.upsample, grid=grid, **constants)
-    return LearnedPowerNorm(**constants)
-
-
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
     """SGD or AdamW in up to four groups: the scalars of the prompts, normalisation layers, the head where it has a rate
     of its own, the rest."""
@@ -365,7 +343,7 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
         groups[0]["params"] = [p for p in rest if id(p) not in head]
         own = [p for p in rest if id(p) in head]
         groups.append({"params": own, "lr": lr * o.head_lr_mult, "weight_decay": o.weight_decay})
-    if isinstance(v, Prompts):
+    if isinstance(v, Prompts | CustomPrompts):
         decay = o.weight_decay if v.weight_decay is None else v.weight_decay
         groups.append({"params": prompts, "lr": lr * v.lr_mult, "weight_decay": decay})
     groups = [group for group in groups if group["params"]]

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vmp.overrides import hydra_override
+from vmp.targets import trust_targets
 
 _INSTALLED = Path(__file__).parent / "conf"  # a wheel has it inside the package
 CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
@@ -61,10 +62,18 @@ def composer(conf: Path, name: str = "train") -> Compose:
         parsed = [parse(override) for override in overrides]
         config = None
         if all(o.type == OverrideType.CHANGE and not o.is_sweep_override() and not o.package for o in parsed):
-            files = tuple(str(o.input_line) for o in parsed if o.key_or_group in groups)
-            values = ((o.key_or_group, o.value()) for o in parsed if o.key_or_group not in groups)
+            where = {
+                o.key_or_group: o.key_or_group in groups or o.key_or_group.startswith("hydra.")
+                for o in parsed
+            }
+            files = tuple(
+                str(o.input_line) for o in parsed if where[o.key_or_group]
+            )  # and where to look for them
+            values = ((o.key_or_group, o.value()) for o in parsed if not where[o.key_or_group])
             config = with_values(compose_files(files), values)
         config = compose_with_hydra(overrides) if config is None else config
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+        composed: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        trust_targets(composed)
+        return composed
 
     return compose_quickly

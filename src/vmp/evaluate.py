@@ -24,6 +24,7 @@ from vmp.runs.heads import explain_other_classes
 from vmp.runs.records import write_result
 from vmp.runs.run import read_run
 from vmp.runs.score import Split, find_split, print_result, record_scores, score
+from vmp.targets import trust
 
 if TYPE_CHECKING:
     from vmp.engine.dist import Processes
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 def evaluate(cfg: DictConfig) -> None:
     """Test a run again and write FOLDER/evaluations/...; the run itself stays as it is."""
     options = check_evaluate(OmegaConf.to_container(cfg, resolve=True))
+    if options.trust:
+        trust(*options.trust.split(","))
     folder = Path(options.run)
     config = _changed(load_config(folder), options)
     if options.list:

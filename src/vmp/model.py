@@ -33,8 +33,8 @@ class PromptedClassifier(nn.Module):
         *,
         prompts: Mapping[str, MotionPrompt] | None = None,
         cut: Cut | None = None,
-        mean: float = 0.45,
-        std: float = 0.225,
+        mean: float | tuple[float, ...] = 0.45,
+        std: float | tuple[float, ...] = 0.225,
         variation_in_training: bool = True,
     ) -> None:
         super().__init__()

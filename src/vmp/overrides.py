@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vmp.errors import ConfigError
+from vmp.targets import take_trust
 
 _WITH_VALUE = {  # Hydra's options that take a value
     *("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"),
@@ -53,7 +54,7 @@ class Source(NamedTuple):
 
 def model_source(words: Sequence[str], *, vmp: str = "none") -> Source:
     """Sort words of a script into run=FOLDER, or backbone=NAME weights=NAME|FILE backbone.KEY=VALUE vmp=... vmp.KEY=...
-    and the rest.
+    and the rest. trust=PACKAGE is obeyed.
 
     Args:
         vmp: the prompts of published weights where no word says which.
@@ -63,7 +64,7 @@ def model_source(words: Sequence[str], *, vmp: str = "none") -> Source:
             KEY=VALUE with another key and no file.
     """
     runs, settings, rest = [], [], []
-    for word in words:
+    for word in take_trust(words):
         key, sign, value = word.partition("=")
         if sign and key == "run":
             runs.append(Path(value))
@@ -121,6 +122,8 @@ def hydra_override(word: str, command: str = "train", *, sweep: bool = False) ->
         raise ConfigError(_explain_word(word, command))
     from vmp.config.keys import is_list, is_number_too, is_path, is_text
 
+    if re.fullmatch(r"(dataset|backbone|vmp)\.options(\.[\w.]+)?", key) and command == "train":
+        return f"++{key}={value if _parses(f'{key}={value}') else quote(value)}"  # keys of a user's own
     name = key.lstrip("+~")
     if is_text(name, command):
         if is_number_too(name, command) and all(

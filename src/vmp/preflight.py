@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vmp.config import Config
+from vmp.build import backbone_spec
+from vmp.config import Config, CustomBackbone, CustomPrompts
 from vmp.errors import ConfigError, RunError
 from vmp.ranks import read_rank
 from vmp.runs.folder import check_writable
@@ -28,6 +29,21 @@ def check_machine(config: Config) -> None:
         device = dist.find_device(config.trainer.device)
         if config.train.batch_norm == "sync" and device.type != "cuda":
             raise ConfigError("train.batch_norm = 'sync' works on CUDA devices only; use train")
+
+
+def try_own_parts(config: Config) -> None:
+    """Raise ConfigError where prompts or a backbone of the user's own cannot be built, or fail on a clip."""
+    b, v, spec = config.backbone, config.vmp, backbone_spec(config)
+    if not isinstance(b, CustomBackbone) and not isinstance(v, CustomPrompts):
+        return
+    from vmp import own
+    from vmp.prompts import build_prompts
+
+    if isinstance(v, CustomPrompts):
+        for layer in build_prompts(config, spec).values():
+            own.try_prompt(v.target, layer, frames=spec.frames, crop=spec.crop)
+    if isinstance(b, CustomBackbone):
+        own.try_backbone(b.target, b.options, frames=spec.frames, crop=spec.crop)
 
 
 def clips_per_process(config: Config, world: int) -> int:

@@ -8,6 +8,7 @@ Notable here:
 import math
 import os
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,11 @@ from vmp.build import (
     clip_shape,
     find_splits,
 )
-from vmp.config import Config, check, check_start
+from vmp.config import Config, CustomBackbone, check, check_start
 from vmp.data.present import digest
 from vmp.errors import UserError
 from vmp.pathways import scalar_name
-from vmp.preflight import check_machine, clips_per_process, explain_disk_errors
+from vmp.preflight import check_machine, clips_per_process, explain_disk_errors, try_own_parts
 from vmp.ranks import read_rank
 from vmp.runs.attention import take_level
 from vmp.runs.folder import begun, check_same_data, check_same_run, checkpoints_of, run_folder, what_matters
@@ -42,6 +43,7 @@ from vmp.runs.score import (
     summarize,
 )
 from vmp.runs.start import start_weights
+from vmp.targets import trust_targets
 from vmp.tracking import Tracker, check_tracker, start_tracker
 
 if TYPE_CHECKING:
@@ -62,10 +64,12 @@ def train(cfg: DictConfig) -> None:
     raw = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(raw, dict)
     config = check(raw)  # type: ignore[arg-type]
+    trust_targets(raw)  # type: ignore[arg-type]
     check_tracker(config.logger)
     check_same_run(config.folder, raw)
     if not begun(config.folder):
         check_start(config)
+        try_own_parts(config)
     if _is_finished(config):
         if read_rank().first:
             print(f"{config.folder} is finished:")
@@ -472,7 +476,10 @@ def _make_model(
         log(text)
     freeze(model, config.train.freeze)
     known = [*start.prompts, *start.given]
-    check_frozen(model, start.report.matched if start.report else (), known, start.warnings)
+    loaded: Container[str] = start.report.matched if start.report else ()
+    if isinstance(config.backbone, CustomBackbone) and not start.report:
+        loaded = [name for name, _ in model.backbone.named_parameters()]  # by its own builder, or not at all
+    check_frozen(model, loaded, known, start.warnings)
     if processes.first:
         write_weights(config.folder, kept)
     layers: dict[str, Any] = dict(model.prompts.items())

@@ -1,7 +1,8 @@
 """vmp.load: a trained model in Python. What it predicts, its features, and its attention on any video.
 
 Notable here:
-- nothing of a run's folder is executed: configs are checked, weights are read as tensors;
+- nothing of a run's folder is executed: configs are checked, weights are read as tensors, and code that a config
+  names is imported only from packages that the caller trusts;
 - a video is read and tested as `vmp predict` does it, with the frames, crops and views of the run or of the published
   protocol.
 """
@@ -22,6 +23,7 @@ from vmp.runs.run import read_run
 from vmp.runs.score import Split, score
 from vmp.runs.sharing import is_shared, open_shared
 from vmp.runs.videos import as_split, measure_video, measure_videos, read_clip
+from vmp.targets import trust as allow
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -331,6 +333,7 @@ def load(
     settings: Sequence[str] = (),
     checkpoint: str | None = None,
     device: str = "auto",
+    trust: str | Sequence[str] = (),
 ) -> TrainedModel:
     """A trained model: vmp.load("outputs/.../seed0"), or vmp.load(backbone="i3d_inception", weights="k400").
 
@@ -341,10 +344,12 @@ def load(
             Without vmp=... published weights have no prompts.
         checkpoint: "best" or "last" of a run; None: the one that it was tested with.
         device: auto, cpu, cuda or cuda:N.
+        trust: packages that a run's own prompts or backbone may be imported from (docs/extending.md).
 
     Raises:
         UserError: there is no such run, backbone or device, or weights that cannot be used.
     """
+    allow(*([trust] if isinstance(trust, str) else trust))
     if (run is None) == (backbone is None):
         raise UserError(
             'name one model: vmp.load("outputs/.../seed0") or vmp.load(backbone="i3d_inception", weights="k400")'

@@ -36,8 +36,8 @@ class Spec:
     spacing: str = "stride"
     views: tuple[int, int]  # temporal x spatial
     reduce: str = "probs"
-    mean: float = 0.45
-    std: float = 0.225
+    mean: float | tuple[float, float, float] = 0.45
+    std: float | tuple[float, float, float] = 0.225
     pathways: tuple[str, ...] = ("video",)
     alpha: int = 1
 
@@ -112,6 +112,17 @@ SPECS: dict[str, Spec] = {
     ),
     "timesformer_l": replace(_VIT, frames=96, stride=4),
 }
+# where a network of the user's own starts from: as torchvision's, but for a test of one clip, three crops
+OWN = Spec(
+    frames=16,
+    stride=2,
+    crop=112,
+    jitter=(128, 160),
+    test_side=112,
+    test_crop=112,
+    views=(1, 3),
+    reduce="logits",
+)
 
 
 def backbone_spec(name: str) -> Spec:

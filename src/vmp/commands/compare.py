@@ -16,6 +16,7 @@ from vmp.errors import UserError
 from vmp.figures.comparison import ClassChange, Pairing, bootstrap, class_changes, mcnemar, pair
 from vmp.runs.folder import differences
 from vmp.runs.run import Run, read_run
+from vmp.targets import take_trust
 
 ELSEWHERE = ("output", "logger")  # settings that do not affect what is trained
 
@@ -24,7 +25,10 @@ def main() -> None:
     options = _parser().parse_args()
     if options.most < 1 or (options.layers is not None and options.layers < 0):
         raise UserError("--most must be at least 1, --layers at least 0")
-    a, b = (read_run(folder) for folder in options.runs)
+    runs = take_trust(options.runs)
+    if len(runs) != 2:
+        raise UserError(f"{' '.join(runs) or 'no run'}: name two runs")
+    a, b = (read_run(Path(folder)) for folder in runs)
     if a.folder.resolve() == b.folder.resolve():
         raise UserError(f"{a.folder}: name two runs, not one twice")
     paired = pair(a, b)
@@ -58,7 +62,9 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="two finished runs on the same clips")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="two finished runs on the same clips; trust=PACKAGE"
+    )
     parser.add_argument("--most", type=int, default=8, help="classes to list, of gains and of losses")
     layers = "add the cosine similarity of layers, over N test clips"
     parser.add_argument("--layers", type=int, metavar="N", help=layers)

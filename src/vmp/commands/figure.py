@@ -14,6 +14,7 @@ from vmp.cli import parser_of
 from vmp.errors import UserError
 from vmp.figures.numbered import FIGURES, draw
 from vmp.figures.selection import SHIFT, SLOPE, FigureOptions, MissingRuns, named_runs
+from vmp.targets import take_trust
 
 
 def main() -> None:
@@ -78,7 +79,7 @@ def read(what: list[str]) -> tuple[list[int], list[str], bool]:
     """Numbers of figures, folders of runs, and whether all figures are wanted."""
     numbers: list[int] = []
     runs: list[str] = []
-    for word in what:
+    for word in take_trust(what):
         key, equals, value = word.partition("=")
         if equals and key in ("run", "runs"):
             runs += [name for name in value.split(",") if name]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vmp.cli import parser_of
 from vmp.errors import UserError
+from vmp.targets import take_trust
 
 
 def main() -> None:
@@ -18,9 +19,9 @@ def main() -> None:
     parser.add_argument("what", nargs="+", help="run=FOLDER, and repo=OWNER/NAME or to=FOLDER")
     parser.add_argument("--private", action="store_true", help="a new repository is private")
     options = parser.parse_intermixed_args()
-    given = dict(word.partition("=")[::2] for word in options.what)
+    given = dict(word.partition("=")[::2] for word in take_trust(options.what))
     if wrong := [key for key in given if key not in ("run", "repo", "to")]:
-        raise UserError(f"{wrong[0]}: no such key; there are run, repo and to")
+        raise UserError(f"{wrong[0]}: no such key; there are run, repo, to and trust")
     run, repo, to = (given.get(key, "") for key in ("run", "repo", "to"))
     if not run or bool(repo) == bool(to):
         raise UserError("name a run and where it goes: run=FOLDER repo=OWNER/NAME, or run=FOLDER to=FOLDER")

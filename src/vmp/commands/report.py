@@ -9,11 +9,12 @@ from pathlib import Path
 from vmp.cli import parser_of
 from vmp.errors import UserError
 from vmp.report.page import CLIPS, write_report
+from vmp.targets import take_trust
 
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="runs, or folders with runs below them")
+    parser.add_argument("folders", nargs="+", help="runs, or folders with runs below them; trust=PACKAGE")
     parser.add_argument("--out", type=Path, help="file of the page; default: report.html in the first folder")
     parser.add_argument(
         "--tables",
@@ -26,6 +27,7 @@ def main() -> None:
         "--clips", type=int, default=CLIPS, help="worst clips to draw per run; 0 reads no video"
     )
     options = parser.parse_args()
+    options.folders = [Path(word) for word in take_trust(options.folders)]
     if options.clips < 0:
         raise UserError(f"--clips {options.clips}: must be at least 0")
     out, tables = options.out or options.folders[0] / "report.html", options.tables

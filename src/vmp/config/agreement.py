@@ -6,6 +6,8 @@ from vmp.backbones import SPECS, zoo
 from vmp.config.sections import (
     Config,
     ConstantPrompts,
+    CustomBackbone,
+    CustomPrompts,
     FixedPrompts,
     FoldersDataset,
     MotionsDataset,
@@ -87,7 +89,7 @@ def _prompts_extended(c: Config, v: Prompts) -> Iterator[str]:
         )
     if len(set(v.scales)) < len(v.scales):
         yield f"vmp.scales = {list(v.scales)}: a spacing is there twice"
-    spec = SPECS[c.backbone.key].at(frames=c.backbone.frames, crop=c.backbone.crop)
+    spec = c.backbone.spec
     if max(v.scales) > spec.frames:
         most = spec.frames
         yield f"vmp.scales = {list(v.scales)}: clips have {most + 1} frames, so spacings are at most {most}"
@@ -130,18 +132,19 @@ def _prompts_start(v: Prompts) -> Iterator[str]:
 def _weights(c: Config) -> Iterator[str]:
     """Keys that contradict the weights, or need some."""
     b = c.backbone
+    random = not (b.weights or c.init_from or isinstance(b, CustomBackbone))  # whose builder may load weights
     public = b.weights in zoo.NAMES and not c.init_from
     if public and isinstance(b, TimeSformerConfig) and b.attention != "divided":
         yield f"backbone.attention = {b.attention!r}: published weights have divided attention; use weights=none"
     if c.train.freeze != "none":
-        if not b.weights and not c.init_from:
+        if random:
             yield (
                 f"train.freeze = {c.train.freeze!r} would freeze random weights; give backbone.weights or "
                 "init_from=<a run's folder>"
             )
-        if c.train.freeze == "backbone_and_head" and c.vmp.kind != "learned":
+        if c.train.freeze == "backbone_and_head" and not isinstance(c.vmp, Prompts | CustomPrompts):
             yield f"train.freeze = 'backbone_and_head' leaves nothing to train with vmp={c.vmp.kind}; use vmp=learned"
-    if c.train.batch_norm == "frozen" and not b.weights and not c.init_from:
+    if c.train.batch_norm == "frozen" and random:
         yield "train.batch_norm = 'frozen' would freeze random weights; give backbone.weights or init_from"
     if isinstance(b, TimeSformerConfig) and b.flip_patch_embed and (c.init_from or not b.weights):
         yield "backbone.flip_patch_embed turns pretrained weights round; it has no effect without backbone.weights"

@@ -6,12 +6,13 @@ Notable here:
 - sizes left null in `backbone` are the published ones (vmp.backbones.SPECS).
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from vmp.backbones import SPECS, zoo
+from vmp.backbones import OWN, SPECS, Spec, zoo
 from vmp.choices import (
     Anchor,
     AttentionKind,
@@ -39,10 +40,12 @@ from vmp.config.types import (
     Fraction,
     Level,
     NotNegative,
+    PerChannel,
     Positive,
     Section,
     StartValue,
     TagCondition,
+    Target,
     Text,
     Views,
     Word,
@@ -120,12 +123,24 @@ class ManifestDataset(Section):
     flip: Fraction
 
 
+class CustomDataset(Section):
+    """Rows that a function of the user's own makes, with the columns of a list and `split`."""
+
+    kind: Literal["custom"]
+    name: Word
+    target: Target
+    options: dict[str, Any]
+    root: File
+    clock: Clock
+    fps: Positive | None
+    flip: Fraction
+
+
 class BackboneConfig(Section):
     """What every backbone has."""
 
     name: str
     weights: Annotated[File | None, BeforeValidator(lambda v: None if v == "none" else v)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
     frames: Count | None
     stride: Count | None
     crop: Annotated[int, Field(ge=16)] | None
@@ -138,47 +153,86 @@ class BackboneConfig(Section):
         return self.name
 
     @property
+    def label(self) -> str:
+        """Its name in a run's folder."""
+        return self.key
+
+    @property
+    def spec(self) -> Spec:
+        """The published sizes, with those that the config sets."""
+        return self._published.at(
+            frames=self.frames, stride=self.stride, crop=self.crop, spacing=self.spacing
+        )
+
+    @property
     def pathways(self) -> tuple[str, ...]:
-        return SPECS[self.key].pathways
+        return self._published.pathways
+
+    @property
+    def _published(self) -> Spec:
+        return SPECS[self.key]
+
+
+class CustomBackbone(BackboneConfig):
+    """A network that a class or function of the user's own builds."""
+
+    name: Literal["custom"]
+    target: Target
+    options: dict[str, Any]
+    mean: PerChannel
+    std: PerChannel
+    fps: Positive | None
+
+    @property
+    def label(self) -> str:
+        return self.target.rpartition(".")[2]
+
+    @property
+    def _published(self) -> Spec:
+        return replace(OWN, mean=self.mean, std=self.std, fps=self.fps)
+
+
+class ShippedBackbone(BackboneConfig):
+    dropout: Annotated[float, Field(ge=0, lt=1)]
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of the backbone's builder: its own keys, as far as they are set, and the dropout."""
+        """Keyword arguments of the backbone's builder: its own keys, as far as they are set."""
         own = set(type(self).model_fields) - set(BackboneConfig.model_fields) - {"size", "flip_patch_embed"}
-        chosen = {key: getattr(self, key) for key in sorted(own)} | {"dropout": self.dropout}
+        chosen = {key: getattr(self, key) for key in sorted(own)}
         return {key: value for key, value in chosen.items() if value is not None}
 
 
-class TinyConfig(BackboneConfig):
+class TinyConfig(ShippedBackbone):
     name: Literal["tiny"]
     width: Count
 
 
-class ResNetConfig(BackboneConfig):
+class ResNetConfig(ShippedBackbone):
     name: Literal["i3d"]
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None
     blocks: Count | None
 
 
-class SlowFastConfig(BackboneConfig):
+class SlowFastConfig(ShippedBackbone):
     name: Literal["slowfast"]
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None
     blocks: Count | None
     beta_inv: Literal[1, 2, 4, 8] | None
 
 
-class C2DConfig(BackboneConfig):
+class C2DConfig(ShippedBackbone):
     name: Literal["c2d"]
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None
     blocks: Count | None
     temporal_pool: bool
 
 
-class InceptionConfig(BackboneConfig):
+class InceptionConfig(ShippedBackbone):
     name: Literal["i3d_inception"]
     width: Annotated[int, Field(ge=4, multiple_of=4)] | None
 
 
-class X3DConfig(BackboneConfig):
+class X3DConfig(ShippedBackbone):
     name: Literal["x3d"]
     size: X3DSize
     width: Annotated[int, Field(ge=8, multiple_of=4)] | None
@@ -190,7 +244,7 @@ class X3DConfig(BackboneConfig):
         return f"x3d_{self.size}"
 
 
-class TimeSformerConfig(BackboneConfig):
+class TimeSformerConfig(ShippedBackbone):
     name: Literal["timesformer"]
     size: Literal["base", "hr", "l"]
     attention: AttentionKind
@@ -273,6 +327,17 @@ class FixedPrompts(AnyPrompts):
     kind: Literal["gamma", "maxexp", "sigme", "asinhe"]
     exponent: Positive
     entry: Literal["magnitude", "affine"]
+
+
+class CustomPrompts(AnyPrompts):
+    """A power normalisation, or a whole layer, that a class or function of the user's own makes."""
+
+    kind: Literal["custom"]
+    name: Word
+    target: Target
+    options: dict[str, Any]
+    lr_mult: Positive
+    weight_decay: NotNegative | None
 
 
 class ConstantPrompts(AnyPrompts):
@@ -404,6 +469,7 @@ class Evaluate(Section):
     reduce: Reduce | None
     reader: Reader | None
     where: TagCondition | None
+    trust: Annotated[str, BeforeValidator(lambda v: ",".join(v) if isinstance(v, list | tuple) else v)] | None
     device: Device
     workers: Annotated[int, Field(ge=0)] | None
 
@@ -418,7 +484,7 @@ class Config(Section):
     """A run of train.py."""
 
     dataset: Annotated[
-        MotionsDataset | ListDataset | FoldersDataset | ManifestDataset | PreparedDataset,
+        MotionsDataset | ListDataset | FoldersDataset | ManifestDataset | PreparedDataset | CustomDataset,
         Field(discriminator="kind"),
     ]
     backbone: Annotated[
@@ -428,11 +494,13 @@ class Config(Section):
         | C2DConfig
         | InceptionConfig
         | X3DConfig
-        | TimeSformerConfig,
+        | TimeSformerConfig
+        | CustomBackbone,
         Field(discriminator="name"),
     ]
     vmp: Annotated[
-        NoPrompts | Prompts | FixedPrompts | ConstantPrompts | OraclePrompts, Field(discriminator="kind")
+        NoPrompts | Prompts | FixedPrompts | ConstantPrompts | OraclePrompts | CustomPrompts,
+        Field(discriminator="kind"),
     ]
     recommended: Recommended | None
     train: Train
@@ -477,8 +545,8 @@ class Config(Section):
     def _start(self) -> str:
         """The backbone and the weights that it starts from, as part of a folder's name."""
         if self.init_from:
-            return f"{self.backbone.key}-run"
+            return f"{self.backbone.label}-run"
         weights = self.backbone.weights
         if not weights:
-            return self.backbone.key
-        return f"{self.backbone.key}-{weights if weights in zoo.NAMES else 'file'}"
+            return self.backbone.label
+        return f"{self.backbone.label}-{weights if weights in zoo.NAMES else 'file'}"

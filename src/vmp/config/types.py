@@ -19,6 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from vmp.slope_shift import Start
 
+PerChannel = float | tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -56,6 +57,12 @@ def _check_condition(value: str) -> str:
     return value
 
 
+def _check_target(value: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+|[\w+-]+", value):
+        raise ValueError("must be package.module.NAME, or the name of an entry point that a package declares")
+    return value
+
+
 def _expand_home(value: Any) -> Any:
     """A path with its leading ~ expanded, as in a shell."""
     text = _number_as_text(value)
@@ -73,6 +80,7 @@ Word = Annotated[
 ]  # part of a folder's name
 File = Annotated[str, BeforeValidator(_expand_home), IS_PATH]  # or a folder
 Level = Annotated[float | str, BeforeValidator(_check_level), IS_PATH]  # or a run's folder
+Target = Annotated[str, AfterValidator(_check_target)]  # a class or function of the user's own
 Device = Annotated[str, AfterValidator(_check_device)]
 TagCondition = Annotated[str, AfterValidator(_check_condition)]
 Text = Annotated[str, BeforeValidator(_number_as_text), Field(min_length=1, max_length=128)]

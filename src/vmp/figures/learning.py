@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmp.build import backbone_spec, build_prompts, find_splits
+from vmp.build import backbone_spec, find_splits
 from vmp.config import Config, MotionsDataset
 from vmp.errors import DataError
 from vmp.figures.canvas import COLORS, figure, save, style
@@ -13,6 +13,7 @@ from vmp.figures.clips import plain_frames
 from vmp.figures.curves import line_of, plain_numbers, whole_epochs
 from vmp.figures.layers import slope_and_shift
 from vmp.figures.panels import fill_grid, panel_rows
+from vmp.prompts import build_prompts
 from vmp.runs.open import open_prompts
 from vmp.runs.run import Run
 from vmp.runs.score import find_split

@@ -193,9 +193,7 @@ def _command(planned: PlannedRun | PlannedEvaluation) -> str:
 
 def _estimate_hours(config: Config, rate: Rate, clips: Mapping[str, int]) -> float:
     """Device-hours of a run."""
-    from vmp.backbones import backbone_spec
-
-    views = config.trainer.views or backbone_spec(config.backbone.key).views
+    views = config.trainer.views or config.backbone.spec.views
     seconds = rate.train * clips["train"] * config.trainer.epochs
     seconds += rate.test * clips.get("test", 0) * views[0] * views[1]
     return seconds / 3600

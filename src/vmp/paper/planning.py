@@ -17,6 +17,7 @@ from vmp.overrides import quote
 from vmp.paper.tables import Cell, RunSpec
 from vmp.runs.folder import begun, check_same_run
 from vmp.runs.run import Run
+from vmp.targets import packages_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ class PlannedEvaluation:
     def arguments(self) -> tuple[str, ...]:
         chosen = [f"degrade={self.degrade}"] if self.degrade else []
         chosen += [f"where={quote(self.where)}"] if self.where else []
+        chosen += [f"trust=[{','.join(known)}]"] if (known := packages_of(self.run.raw)) else []
         return f"run={quote(str(self.run.folder))}", *chosen, f"device={self.run.config.trainer.device}"
 
     @property
@@ -82,11 +84,9 @@ class PlannedEvaluation:
 
     @property
     def folder(self) -> Path:
-        from vmp.backbones import backbone_spec
-
         config = self.run.config
         options = Evaluate.model_construct(degrade=self.degrade, where=self.where, reduce=None, reader=None)
-        views = parse_views(config.trainer.views or backbone_spec(config.backbone.key).views)
+        views = parse_views(config.trainer.views or config.backbone.spec.views)
         folders = [
             self.run.folder / "evaluations" / folder_name(options, split, config.trainer.select, views)
             for split in ("test", "val")  # val where there is no test split

@@ -63,7 +63,8 @@ def run_study(request: StudyRequest, root: Path) -> int:
     Raises:
         UserError: something is missing or wrong.
     """
-    study = load_study(root / "conf" / "study" / f"{request.name}.yaml")
+    own = Path(request.name)
+    study = load_study(own if own.suffix == ".yaml" else root / "conf" / "study" / f"{request.name}.yaml")
     output = request.output or study.output
     launch = parse_launch(request.launch or study.launch)
     planner = Planner(composer(root / "conf"), output=output, extra=request.overrides)

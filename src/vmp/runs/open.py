@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmp.backbones import zoo
-from vmp.build import attach_prompts, backbone_spec, build_model, build_prompts
-from vmp.config import Config, Prompts, TimeSformerConfig, check_start
+from vmp.build import attach_prompts, backbone_spec, build_model, make_backbone
+from vmp.config import Config, CustomPrompts, Prompts, TimeSformerConfig, check_start
 from vmp.errors import ConfigError, RunError, WeightsError
 from vmp.pathways import scalar_name
+from vmp.prompts import build_prompts
 from vmp.runs.folder import checkpoints_of
 from vmp.runs.heads import classes_of, names_beside, run_of
 from vmp.runs.run import read_run
@@ -95,7 +96,6 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
     """
     import torch
 
-    from vmp.backbones import build_backbone
     from vmp.backbones.layouts import read
     from vmp.backbones.weights import load_weights, resolve
 
@@ -115,7 +115,7 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
             f"weights={path}: a run of this project, which has a config of its own; use run={path}"
         )
     with torch.device("meta"):
-        head = build_backbone(b.key, num_classes=1, spec=spec, **b.options()).head_name
+        head = make_backbone(config, 1).head_name
     found = read(path).state.get(f"{head}.weight")
     if found is None:
         raise WeightsError(f"{path}: no {head}.weight in it; without its head a network predicts nothing")
@@ -171,7 +171,8 @@ def open_prompts(folder: Path) -> Opened:
     config = run.checked_config
     spec = backbone_spec(config)
     layers = build_prompts(config, spec)
-    if any(parameter.numel() > 1 for layer in layers.values() for parameter in layer.parameters()):
+    parameters = [p for layer in layers.values() for p in layer.parameters()]
+    if isinstance(config.vmp, CustomPrompts) or any(parameter.numel() > 1 for parameter in parameters):
         opened = open_run(folder)  # more than scalars was learned
         opened.model.backbone = torch.nn.Identity()
         return opened

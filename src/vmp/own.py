@@ -1,0 +1,165 @@
+"""Prompts, backbones and data of a user's own (docs/extending.md): built from their targets, and tried before training.
+
+What each has to be:
+- prompts: a module from differences (B, T, H, W) in [-1, 1] to attention of the same shape, or a subclass of
+  `MotionPrompt`, which is given the options of that layer;
+- a backbone: a module from normalised clips (B, 3, T, H, W) to logits, made by a call with num_classes=N;
+- data: rows with the columns of a list (docs/data.md) and the column split.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vmp.errors import ConfigError
+from vmp.layer import MotionPrompt
+from vmp.targets import call, describe, find
+
+SPLITS = ("train", "val", "test")
+_CLASSES = 7  # of a backbone that is tried
+
+
+def build_prompt(target: str, options: Mapping[str, Any], **layer: Any) -> MotionPrompt:
+    """A prompt layer. layer: the options of `MotionPrompt`.
+
+    Raises:
+        ConfigError: the target cannot be imported or built, or is no module.
+    """
+    part = find("vmp", target)
+    if isinstance(part, type) and issubclass(part, MotionPrompt):
+        return call("vmp", target, **{**layer, **options})
+    norm = call("vmp", target, **options)
+    if not isinstance(norm, nn.Module):
+        raise ConfigError(
+            f"vmp.target = {target}: made a {type(norm).__name__}; it must be a torch.nn.Module"
+        )
+    return MotionPrompt(power_norm=norm, **layer)
+
+
+def build_backbone(target: str, options: Mapping[str, Any], *, num_classes: int) -> nn.Module:
+    """A backbone; its `head_name` is the last Linear where it has none of its own.
+
+    Raises:
+        ConfigError: the target cannot be imported or built, is no module, or has no Linear.
+    """
+    model = call("backbone", target, num_classes=num_classes, **options)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"backbone.target = {target}: made a {type(model).__name__}; it must be a torch.nn.Module"
+        )
+    if not hasattr(model, "head_name"):
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise ConfigError(
+                f"backbone.target = {target}: has no Linear that could be its head; give it the attribute head_name, "
+                "the dotted name of its last layer"
+            )
+        model.head_name = linear[-1]
+    return model
+
+
+def list_rows(target: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """Split -> the text of a list with a header, from rows of the user's own.
+
+    Raises:
+        ConfigError: the target fails, a row has no such split, or there are no rows to train or to test on.
+    """
+    found = call("dataset", target, **options)
+    where = f"dataset.target = {target}"
+    if not isinstance(found, Iterable):
+        raise ConfigError(f"{where}: returned a {type(found).__name__}; it must return or yield rows")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for row in found:
+            rest = dict(row)
+            rows.setdefault(rest.pop("split", ""), []).append(rest)
+    except Exception as error:  # of a generator, it is raised here
+        raise ConfigError(f"{where}: fails: {describe(error)}") from error
+    if wrong := [split for split in rows if split not in SPLITS]:
+        shown = rows[wrong[0]][0]
+        raise ConfigError(f"{where}: split = {wrong[0]!r} of {shown}: must be one of {', '.join(SPLITS)}")
+    if "train" not in rows or len(rows) < 2:
+        raise ConfigError(
+            f"{where}: has rows of {', '.join(rows) or 'no split'}; train, and val or test, are needed"
+        )
+    texts = {}
+    for split, part in rows.items():
+        text = io.StringIO()
+        writer = csv.DictWriter(
+            text, list(dict.fromkeys(key for row in part for key in row)), lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(part)
+        texts[split] = text.getvalue()
+    return texts
+
+
+def try_prompt(target: str, layer: MotionPrompt, *, frames: int, crop: int) -> None:
+    """Run a layer forwards and backwards on a clip that is still in places.
+
+    Raises:
+        ConfigError: it fails; its attention, prompts or V have another shape; they or a gradient are not finite.
+    """
+    where, clip = f"vmp.target = {target}", _clip(frames + 1, crop)
+    shape = (len(clip), frames, crop, crop)
+    a = _run(where, layer.attention, clip)
+    _check(where, "attention", a, shape, f"as the differences have, {shape}")
+    prompts, v = _run(where, layer, clip)
+    _check(where, "prompts", prompts, (len(clip), 3, frames, crop, crop), "one frame less than the clip")
+    _check(where, "variation", v, (), "one number")
+    _check_gradients(where, layer, prompts.float().square().mean() + v)
+
+
+def try_backbone(target: str, options: Mapping[str, Any], *, frames: int, crop: int) -> None:
+    """Build a backbone and run it forwards and backwards on a clip.
+
+    Raises:
+        ConfigError: it fails; its logits have another shape; they or a gradient are not finite.
+    """
+    where, clip = f"backbone.target = {target}", _clip(frames, crop)
+    model = build_backbone(target, options, num_classes=_CLASSES)
+    if str(model.head_name) not in dict(model.named_modules()):
+        raise ConfigError(f"{where}: head_name = {model.head_name!r}: it has no such part")
+    logits = _run(where, model, clip.float() / 127.5 - 1)
+    _check(where, "logits", logits, (len(clip), _CLASSES), f"(clips, num_classes) = {(len(clip), _CLASSES)}")
+    _check_gradients(where, model, logits.float().square().mean())
+
+
+def _clip(frames: int, crop: int) -> Tensor:
+    """(2, 3, frames, crop, crop) uint8; the upper half does not move."""
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randint(0, 256, (2, 3, frames, crop, crop), dtype=torch.uint8, generator=generator)
+    clip[..., : crop // 2, :] = clip[:, :, :1, : crop // 2]
+    return clip
+
+
+def _run(where: str, function: Callable[[Tensor], Any], clip: Tensor) -> Any:
+    try:
+        return function(clip)
+    except Exception as error:
+        raise ConfigError(
+            f"{where}: fails on a clip of shape {tuple(clip.shape)}: {describe(error)}"
+        ) from error
+
+
+def _check(where: str, what: str, value: Any, shape: tuple[int, ...], wanted: str) -> None:
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
+        raise ConfigError(f"{where}: its {what} has {found}; it must have shape {shape}: {wanted}")
+    if not value.isfinite().all():
+        raise ConfigError(f"{where}: its {what} is not finite on a clip that is still in places")
+
+
+def _check_gradients(where: str, module: nn.Module, loss: Tensor) -> None:
+    if not loss.requires_grad:
+        return  # it learns nothing
+    loss.backward()
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            raise ConfigError(
+                f"{where}: the gradient of {name} is not finite on a clip that is still in places"
+            )

@@ -1,0 +1,279 @@
+"""Prompts, backbones and data of a user's own: what is wrong with them is said before training, and a run's folder
+imports nothing by itself."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from faults import no_traceback
+from runs import ROOT, Running, bright_or_dark, overrides_for
+
+import vmp
+from vmp import own, targets
+from vmp.build import find_splits
+from vmp.compose import composer
+from vmp.config import check
+from vmp.errors import ConfigError
+from vmp.layer import MotionPrompt
+from vmp.preflight import try_own_parts
+from vmp.runs.folder import load_config
+from vmp.runs.open import open_prompts
+from vmp.runs.sharing import open_shared, write_shared
+
+PARTS = """
+from os import system
+from pathlib import Path
+import torch
+from vmp import MotionPrompt
+
+(Path(__file__).parent / "imported").touch()
+
+
+class Gaussian(torch.nn.Module):
+    def __init__(self, width=0.2, power=2.0):
+        super().__init__()
+        self.width = torch.nn.Parameter(torch.tensor(width))
+        self.power = power
+
+    def forward(self, d):
+        return 1 - torch.exp(-((d.abs() / self.width) ** self.power))
+
+    def scalars(self):
+        return {"width": self.width.detach()}
+
+
+class Root(Gaussian):
+    def forward(self, d):
+        return (d.abs() * self.width).sqrt()
+
+
+class Pooled(Gaussian):
+    def forward(self, d):
+        return torch.nn.functional.avg_pool2d(super().forward(d), 2)
+
+
+class Divided(Gaussian):
+    def forward(self, d):
+        return d / d
+
+
+class Broken(Gaussian):
+    def forward(self, d):
+        return d[:, :, :, :, 0]
+
+
+class Whole(MotionPrompt):
+    pass
+
+
+def Network(num_classes, more=0):
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.Linear(3, num_classes + more))
+    return net
+
+
+def headless(num_classes):
+    return torch.nn.Flatten()
+
+
+def number(**options):
+    return 3
+
+
+def rows(splits=("train", "val"), videos=12):
+    for i in range(videos):
+        yield {"split": splits[i % len(splits)], "path": f"train/{i:03}.mp4", "label": "ab"[i // 2 % 2]}
+
+
+constant = 3
+"""
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """The folder of a package `parts`, in the working folder; nothing is trusted."""
+    monkeypatch.setattr(targets, "_trusted", set())
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "parts"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/__init__.py").touch()
+    (tmp_path / "parts/all.py").write_text(PARTS)
+    return tmp_path / "parts"
+
+
+def config(*overrides: str):
+    return check(composer(ROOT / "conf")(overrides))
+
+
+PROMPT, NETWORK = ("vmp=custom", "vmp.target=parts.all."), ("backbone=custom", "backbone.target=parts.all.")
+SMALL = ("backbone.frames=4", "backbone.crop=16")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "name", "more", "message"),
+    [
+        (PROMPT, "Gausian", (), "has no Gausian; did you mean Gaussian?"),
+        (PROMPT, "constant", (), "is neither a class nor a function"),
+        (PROMPT, "system", (), "is code of posix; it must be a class or a function that parts defines"),
+        (PROMPT, "number", (), "made a int; it must be a torch.nn.Module"),
+        (PROMPT, "Gaussian", ("vmp.options.wide=1",), "unexpected keyword argument 'wide'"),
+        (PROMPT, "Pooled", (), "its attention has shape (2, 4, 8, 8); it must have shape (2, 4, 16, 16)"),
+        (PROMPT, "Divided", (), "its attention is not finite on a clip that is still in places"),
+        (PROMPT, "Root", (), "the gradient of power_norm.width is not finite"),
+        (PROMPT, "Broken", (), "fails on a clip of shape (2, 3, 5, 16, 16): IndexError: too many indices"),
+        (NETWORK, "headless", (), "has no Linear that could be its head"),
+        (NETWORK, "Network", ("backbone.options.more=1",), "it must have shape (2, 7): (clips, num_classes)"),
+    ],
+)
+def test_what_is_wrong_is_said_before_training(parts, chosen, name, more, message):
+    with pytest.raises(ConfigError) as caught:
+        try_own_parts(config(chosen[0], chosen[1] + name, *more, *SMALL))
+    assert message in str(caught.value)
+    assert f"target = parts.all.{name}: " in str(caught.value)
+
+
+def test_errors_while_importing_name_the_line(parts):
+    (parts / "broken.py").write_text("import torch\n\n1 / 0\n")
+    for target, message in (
+        ("parts.broken.A", f"ZeroDivisionError: division by zero ({parts}/broken.py:3)"),
+        ("parts.none.A", "No module named 'parts.none'"),
+        ("absent", "no installed package declares that entry point of the group vmp.power_norms"),
+        ("parts:all.A", "must be package.module.NAME, or the name of an entry point"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            try_own_parts(config("vmp=custom", f"vmp.target={target}"))
+        assert message in str(caught.value)
+    assert str(parts.parent) not in sys.path
+
+
+def test_a_power_normalisation_and_a_layer_of_ones_own_are_used(parts):
+    targets.trust("parts")
+    layer = own.build_prompt("parts.all.Gaussian", {"width": 0.5, "power": 1.0}, mean=0.5, std=0.25)
+    clip = torch.randint(0, 256, (2, 3, 4, 8, 8), dtype=torch.uint8)
+    d = layer.differences(clip).double().numpy()
+    torch.testing.assert_close(
+        layer.attention(clip),
+        torch.tensor(1 - np.exp(-abs(d) / 0.5)).float(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert layer.mean == (0.5, 0.5, 0.5)
+    whole = own.build_prompt("parts.all.Whole", {"alpha": 4.0}, mean=0.5, grey="bgr")
+    assert (type(whole).__name__, whole.power_norm.alpha, whole.grey) == ("Whole", 4.0, "bgr")
+    torch.testing.assert_close(whole(clip)[0], MotionPrompt(alpha=4.0, mean=0.5, grey="bgr")(clip)[0])
+    network = own.build_backbone("parts.all.Network", {}, num_classes=5)
+    assert network.head_name == "2"
+
+
+def test_rows_are_lists_with_their_splits(parts):
+    targets.trust("parts")
+    texts = own.list_rows("parts.all.rows", {"videos": 3})
+    assert texts == {
+        "train": "path,label\ntrain/000.mp4,a\ntrain/002.mp4,b\n",
+        "val": "path,label\ntrain/001.mp4,a\n",
+    }
+    for options, message in (
+        ({"splits": ["train", "other"]}, "split = 'other' of {'path': 'train/001.mp4', 'label': 'a'}"),
+        ({"splits": ["train"]}, "has rows of train; train, and val or test, are needed"),
+        ({"splits": 3}, "object of type 'int' has no len()"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            own.list_rows("parts.all.rows", options)
+        assert message in str(caught.value)
+
+
+def test_entry_points_are_names(parts, monkeypatch):
+    """Of a distribution as pip would have installed it."""
+    info = parts.parent / "parts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: parts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vmp.power_norms]\ngaussian = parts.all:Gaussian\n")
+    monkeypatch.syspath_prepend(str(parts.parent))
+    with pytest.raises(ConfigError, match=r"would import parts\.all and call its Gaussian"):
+        targets.find("vmp", "gaussian")
+    assert not (parts / "imported").exists()
+    chosen = config("vmp=custom", "vmp.target=gaussian")  # typed by the user: trusted
+    try_own_parts(chosen)
+    assert chosen.vmp.name == "gaussian"
+    with pytest.raises(ConfigError, match=r"\(there are: gaussian\)"):
+        targets.find("vmp", "gausian")
+
+
+def test_trust_is_of_packages(parts):
+    assert targets.take_trust(["a", "trust=parts,others", "b"]) == ["a", "b"]
+    assert targets.find("vmp", "parts.all.Gaussian").__name__ == "Gaussian"
+    for word in ("trust=parts.all", "trust=", "trust=a b"):
+        with pytest.raises(ConfigError, match="must be the name of a package, without dots"):
+            targets.take_trust([word])
+
+
+@pytest.mark.slow
+def test_a_run_of_somebody_else_imports_nothing_until_its_package_is_trusted(parts, tmp_path, capsys):
+    data, out = bright_or_dark(tmp_path / "data"), tmp_path / "out"
+    words = overrides_for(data, out, "vmp=custom", "vmp.target=parts.all.Gaussian", "trainer.epochs=1")
+    mine = [
+        "dataset=custom",
+        "dataset.target=parts.all.rows",
+        f"dataset.root={data}",
+        f"data.root={tmp_path}/made",
+    ]
+    mine += [
+        "vmp=none",
+        f"output={out}",
+        *(w for w in words if w.startswith(("trainer", "backbone", "optim"))),
+    ]
+    for typed in (words, mine):
+        done = Running(typed, cwd=tmp_path, environment={"OMP_NUM_THREADS": "1"}).wait()
+        assert done.returncode == 0, done.stderr
+    run, listed = out / "manifest/tiny/Gaussian_lambda1/seed0", out / "rows/tiny/none/seed0"
+    shared = tmp_path / "shared"
+    targets.trust("parts")
+    write_shared(run, shared, name="mine")
+    width = json.loads((run / "result.json").read_text())["scalars"]["width"]
+    assert width != 0.2
+    for name in [name for name in sys.modules if name.partition(".")[0] == "parts"]:
+        del sys.modules[name]
+    targets._trusted.clear()
+    (parts / "imported").unlink()
+
+    attempts = {
+        "load": lambda: vmp.load(run),
+        "prompts": lambda: open_prompts(run),
+        "shared": lambda: open_shared(shared),
+        "data": lambda: find_splits(load_config(listed)),
+    }
+    for attempt in attempts.values():
+        with pytest.raises(ConfigError, match=r"would import parts\.all and call its .*trust=parts"):
+            attempt()
+    done = Running([f"run={run}", "device=cpu"], script="evaluate.py", cwd=tmp_path).wait()
+    assert "trust=parts" in no_traceback(done)
+    assert not (parts / "imported").exists()
+
+    assert vmp.load(run, trust="parts").model.scalars()["width"].item() == pytest.approx(width)
+    assert (parts / "imported").exists()
+    for attempt in attempts.values():
+        attempt()
+    assert open_prompts(run).prompts["video"].power_norm.width.item() == pytest.approx(width)
+    done = Running([f"run={listed}", "device=cpu", "trust=parts"], script="evaluate.py", cwd=tmp_path).wait()
+    assert done.returncode == 0, done.stderr
+
+
+def test_search_paths_of_hydra_hold_files_of_ones_own(tmp_path):
+    (tmp_path / "vmp").mkdir()
+    (tmp_path / "vmp/mine.yaml").write_text("defaults: [learned, _self_]\nalpha: 4.0\nname: mine\n")
+    (tmp_path / "vmp/none.yaml").write_text("kind: surprise\n")
+    where = f"hydra.searchpath=[{tmp_path}]"
+    composed = config(where, "vmp=mine", "vmp.lambda=2", "trainer=debug")
+    assert (composed.vmp.alpha, composed.vmp.lambda_, composed.trainer.epochs) == (4.0, 2.0, 2)
+    assert config(where, "vmp=none").vmp.kind == "none"  # the project's own files come first
+    (tmp_path / "primary.yaml").write_text(
+        f"defaults: [train, {{override vmp: mine}}, _self_]\nseed: 5\nhydra: {{searchpath: [{tmp_path}]}}\n"
+    )
+    done = Running(
+        [f"--config-dir={tmp_path}", "--config-name=primary", "vmp=mine", "--cfg", "job"], cwd=Path(tmp_path)
+    ).wait()
+    assert "seed: 5" in done.stdout, done.stderr
+    assert "alpha: 4.0" in done.stdout
