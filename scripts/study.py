@@ -32,7 +32,9 @@ def read_request(arguments: list[str]) -> StudyRequest:
     ConfigError: there is no study's name, or an argument is wrong.
     """
     if not arguments or "=" in arguments[0]:
-        raise ConfigError("which study? A file of conf/study without its suffix, such as real, or a file of yours")
+        raise ConfigError(
+            "which study? A file of conf/study without its suffix, such as real, or a file of yours"
+        )
     name, *rest = arguments
     name = os.path.abspath(name) if name.endswith(".yaml") else name
     own, others = sort_arguments(rest, OWN, numbers=("seeds",), flags=("dry", "search"))

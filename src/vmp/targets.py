@@ -120,7 +120,9 @@ def _locate(section: str, target: str, *, missing: str | None = None) -> str:
     """package.module.NAME of a target. missing: for an entry point that no package declares; None: an error."""
     if "." in target:
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
-            raise ConfigError(f"{section}.target = {target!r}: must be package.module.NAME, or the name of an entry point")
+            raise ConfigError(
+                f"{section}.target = {target!r}: must be package.module.NAME, or the name of an entry point"
+            )
         return target
     group = ENTRY_POINTS[section]
     declared: dict[str, EntryPoint] = {e.value: e for e in entry_points(group=group) if e.name == target}
