@@ -1,6 +1,7 @@
-"""make scale: what grows with the work, at the size that is asked for: manifests, curves, accuracies, gathered scores.
+"""make scale: what grows with the work, at the size that is asked for: manifests, curves, accuracies, gathered scores,
+the report about many runs.
 
-    python -m benchmarks.scale [--clips 1000000] [--rows 1000000] [--classes 400] [--folder DIR]
+    python -m benchmarks.scale [--clips 1000000] [--rows 1000000] [--classes 400] [--runs 300] [--folder DIR]
 
 Each part runs in a process of its own, which prints seconds, and the memory that it took beyond its imports (peak) and
 that it keeps (what other processes can share is counted, too). Results also go to outputs/scale.json. The files are
@@ -21,6 +22,7 @@ from vmp.cli import friendly, parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = 400  # that the videos lie in
+RUN_CLIPS, RUN_CLASSES = 3000, 99
 
 
 def memory(what: str = "VmRSS") -> float:
@@ -138,12 +140,23 @@ def gather(rank: int, folder: Path, options: Any) -> dict[str, Any]:
     return found
 
 
+def report(folder: Path, _: Any) -> dict[str, Any]:
+    from vmp.report.page import write_report
+
+    found: dict[str, Any] = {}
+    with measured(found, "write the page"):
+        written = write_report([folder / "runs"], out=folder / "report.html")
+    found["write the page"]["page_mb"] = written.bytes / 1e6
+    return found
+
+
 PARTS: dict[str, tuple[Callable[[Path, Any], dict[str, Any]], str]] = {
     "manifest, first time": (manifest, "clips"),
     "manifest": (manifest, "clips"),
     "metrics.jsonl": (curves, "rows"),
     "scores": (accuracies, "clips"),
     "gathering": (gathering, "clips"),
+    "report": (report, "runs"),
 }
 
 
@@ -153,6 +166,7 @@ def main() -> None:
     add("--clips", type=int, default=1_000_000)
     add("--rows", type=int, default=1_000_000, help="of metrics.jsonl")
     add("--classes", type=int, default=400, help="of the scores")
+    add("--runs", type=int, default=300, help=f"of the report, with {RUN_CLIPS} tested clips each")
     add("--folder", type=Path, help="where to make the files; default: a temporary folder")
     add("--out", type=Path, default=ROOT / "outputs" / "scale.json")
     add("--part", help="for the processes that this starts")
@@ -163,14 +177,19 @@ def main() -> None:
         return
 
     from benchmarks.measure import Row, describe_machine, print_rows
+    from benchmarks.runs import make_runs
 
     results: dict[str, Any] = {"machine": describe_machine()}
     with tempfile.TemporaryDirectory(dir=options.folder) as home:
         folder = Path(home)
-        print(f"making {options.clips:,} empty videos and {options.rows:,} rows in {folder}", flush=True)
+        print(
+            f"making {options.clips:,} empty videos and {options.rows:,} rows and {options.runs} runs in {folder}",
+            flush=True,
+        )
         make_set(folder, options.clips)
         make_rows(folder, options.rows)
-        sizes = [f"--{name}={getattr(options, name)}" for name in ("clips", "rows", "classes")]
+        make_runs(folder / "runs", options.runs, clips=RUN_CLIPS, classes=RUN_CLASSES)
+        sizes = [f"--{name}={getattr(options, name)}" for name in ("clips", "rows", "classes", "runs")]
         rows: list[Row] = []
         for part, (_, size) in PARTS.items():
             command = [sys.executable, "-m", "benchmarks.scale", "--part", part, "--folder", home, *sizes]

@@ -244,8 +244,13 @@ def test_numbers_are_those_of_the_folders(made):
         assert one["per_class"] == [
             [int(r["clips"]), int(r["right"])] for r in read_csv(folder / "per_class.csv")
         ]
-        right = sum(n for label, guess, n in one["confusion"] if label == guess)
-        total = sum(n for _, _, n in one["confusion"])
+        pairs = [
+            (label, *pair)
+            for label, row in enumerate(one["confusion"])
+            for pair in zip(row[::2], row[1::2], strict=True)
+        ]
+        right = sum(n for label, guess, n in pairs if label == guess)
+        total = sum(n for *_, n in pairs)
         assert 100 * right / total == pytest.approx(result["top1"])
         assert len(data["classes"][one["classes"]]) == len(one["per_class"])
     ranges = next(r["ranges"] for r in data["runs"] if r["ranges"])

@@ -17,6 +17,7 @@ import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -164,17 +165,20 @@ def read_csv(path: Path, *, required: Sequence[str]) -> list[dict[str, str]]:
         RunError: the file is not CSV, lacks a required column, or has a row that is longer than the header.
     """
     try:
-        reader = csv.DictReader(io.StringIO(read_text(path, limit=ROWS_LIMIT), newline=""), restval="")
-        rows = list(reader)
+        lines = csv.reader(io.StringIO(read_text(path, limit=ROWS_LIMIT), newline=""))
+        header = next(lines, [])
+        found = [cells for cells in lines if cells]
     except csv.Error as error:  # for example a cell longer than csv.field_size_limit()
         raise RunError(f"{path}: not CSV ({error})") from None
-    if absent := [name for name in required if name not in (reader.fieldnames or ())]:
+    if absent := [name for name in required if name not in header]:
         raise RunError(f"{path}: has no column {', '.join(absent)}")
-    for line, row in enumerate(rows, 2):
-        if None in row:
+    rows = []
+    for line, cells in enumerate(found, 2):
+        if len(cells) > len(header):
             raise RunError(f"{path}, row {line}: more cells than the header has")
-        if any(len(cell) > CELL for cell in row.values()):
+        if max(map(len, cells)) > CELL:
             raise RunError(f"{path}, row {line}: a cell of more than {CELL} characters")
+        rows.append(dict(zip_longest(header, cells, fillvalue="")))
     return rows
 
 

@@ -7,10 +7,13 @@ from typing import Any
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from vmp.errors import RunError, UserError, first_line
-from vmp.formats import finite, round_digits
+from vmp.errors import UserError, first_line
+from vmp.formats import finite
 from vmp.progress import bar
 from vmp.report.entries import Entry
+from vmp.runs.run import Run
+
+MOST_PICTURED = 40  # runs whose clips are drawn
 
 
 def as_json(value: Any) -> Markup:
@@ -20,7 +23,6 @@ def as_json(value: Any) -> Markup:
 
 def drawn_data(entries: Sequence[Entry]) -> dict[str, Any]:
     """Runs in the order of the list; a list of classes that several runs share is kept once."""
-    points = max(24, min(240, 60_000 // max(1, len(entries))))
     lists: list[list[str]] = []
     runs = []
     for number, e in enumerate(entries):
@@ -40,54 +42,20 @@ def drawn_data(entries: Sequence[Entry]) -> dict[str, Any]:
                 "top1": finite(e.result.get("top1")),
                 "split": e.result.get("split"),
                 "classes": lists.index(e.classes),
-                "curves": _curves(e, points),
+                "curves": e.curves,
                 "ranges": _ranges(e.config.get("vmp")),
                 "pairs": [
                     [pathway, slope, e.scalars("shift")[pathway]]
                     for pathway, slope in e.scalars("slope").items()
                     if pathway in e.scalars("shift")
                 ],
-                **_by_class(e),
+                "confusion": e.tested and e.tested.confusion,
+                "per_class": e.per_class if e.classes and len(e.per_class) == len(e.classes) else None,
                 "worst": None,
                 "worst_note": "",
             }
         )
     return {"runs": runs, "classes": lists, "left_out": ""}
-
-
-def _curves(e: Entry, points: int) -> list[dict[str, Any]]:
-    """Lines over epochs: what (loss, top1, top5, slope, shift), pathway, points (epoch, value)."""
-    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for row in e.rows:
-        epoch = finite(row.get("epoch"))
-        if epoch is None:
-            continue
-        for key, value in row.items():
-            number, path = finite(value), str(key).split("/")
-            if number is None:
-                continue
-            if key == "train/cross_entropy":  # without λV, so that runs of different λ compare
-                lines.setdefault(("loss", ""), []).append((epoch, number))
-            elif key in ("val/top1", "val/top5"):
-                lines.setdefault((path[1], ""), []).append((epoch, number))
-            elif path[0] == "vmp" and path[-1] in ("slope", "shift"):
-                lines.setdefault((path[-1], "/".join(path[1:-1])), []).append((epoch, number))
-    return [
-        {
-            "what": what,
-            "pathway": pathway,
-            "points": [[round_digits(x), round_digits(y)] for x, y in _thin(line, points)],
-        }
-        for (what, pathway), line in sorted(lines.items())
-    ]
-
-
-def _thin(line: list[tuple[float, float]], points: int) -> list[tuple[float, float]]:
-    """At most `points` evenly spaced points, including the first and the last."""
-    if len(line) <= points:
-        return line
-    step = (len(line) - 1) / (points - 1)
-    return [line[round(i * step)] for i in range(points)]
 
 
 def _ranges(v: Any) -> dict[str, list[float]] | None:
@@ -100,89 +68,89 @@ def _ranges(v: Any) -> dict[str, list[float]] | None:
     return {"slope": [alpha / (beta + epsilon), alpha / epsilon], "shift": [-gamma, gamma]}
 
 
-def _by_class(e: Entry) -> dict[str, Any]:
-    """confusion: (true, predicted, clips) of the pairs that occur; per_class: (clips, right) of each class. None where
-    the files do not have them."""
-    counts: dict[tuple[int, int], int] = {}
-    per_class: list[list[int]] | None = None
-    if not e.result or not e.classes:
-        return {"confusion": None, "per_class": None}
-    try:
-        for row in e.run.predictions:
-            if row["predicted"]:
-                at = int(row["label"]), int(row["predicted"])
-                counts[at] = counts.get(at, 0) + 1
-        rows = e.run.per_class
-        if len(rows) == len(e.classes):
-            per_class = [[int(row["clips"]), int(row["right"])] for row in rows]
-    except RunError:
-        return {"confusion": None, "per_class": None}
-    return {"confusion": [[*at, n] for at, n in sorted(counts.items())] or None, "per_class": per_class}
+def fit_confusions(data: dict[str, Any], first: Sequence[int], room: int) -> None:
+    """Leave out as many confusion matrices as it takes for the data to have at most `room` bytes; those of `first`,
+    numbers of runs, last."""
+    for kept in (set(first), set[int]()):
+        if len(as_json(data)) <= room:
+            return
+        data["left_out"] = (
+            "Confusion matrices of other runs are left out to keep the page small: name fewer folders."
+        )
+        for one in data["runs"]:
+            one["confusion"] = one["confusion"] if one["number"] in kept else None
 
 
 def draw_worst(
-    entries: Sequence[Entry], runs: list[dict[str, Any]], *, clips: int, room: int, progress: bool
+    entries: Sequence[Entry],
+    runs: list[dict[str, Any]],
+    *,
+    first: Sequence[int],
+    clips: int,
+    room: int,
+    progress: bool,
 ) -> int:
     """Add to `runs` the clips that each got wrong with the highest score, with pictures while there is room.
 
-    Every run's worst clip is drawn before any run's second worst.
+    The runs that are drawn share the room evenly.
 
     Args:
+        first: numbers of the runs to draw before the others.
         room: bytes that clips and pictures may take.
 
     Returns:
         the number of pictures.
     """
-    from vmp.figures.worst import ClipDrawer, worst_clips
-
-    drawers: dict[int, ClipDrawer] = {}
-    drawn = 0
-    for e, one in zip(entries, runs, strict=True):
+    todo = []
+    for number, (e, one) in enumerate(zip(entries, runs, strict=True)):
         if not e.result:
             one["worst_note"] = "There is no result yet."
             continue
-        try:
-            one["worst"] = worst_clips(e.run, e.result, count=clips)
-        except RunError as error:
-            one["worst_note"] = f"predictions.csv cannot be read ({first_line(error)})."
-            continue
+        one["worst"] = e.tested.worst if e.tested else []
         room -= len(as_json(one["worst"]))
         if not clips:
             one["worst_note"] = "No clips were drawn (--clips 0)."
         elif not one["worst"]:
-            one["worst_note"] = "No clip was wrong."
-    todo = [
-        (number, rank)
-        for rank in range(clips)
-        for number, one in enumerate(runs)
-        if rank < len(one["worst"] or ()) and not one["worst_note"]
-    ]
+            one["worst_note"] = "No clip was wrong." if e.tested else "It has no predictions.csv."
+        else:
+            todo.append(number)
+    todo = list(dict.fromkeys([*(n for n in first if n in set(todo)), *todo]))
+    drawn = pictured = 0
     with bar("draw clips", len(todo), shown=progress) as shown:
-        for number, rank in todo:
+        for done, number in enumerate(todo):
             shown.advance()
-            e, one = entries[number], runs[number]
-            if one["worst_note"]:  # an earlier clip of this run failed or did not fit
+            if pictured == MOST_PICTURED:
+                runs[number]["worst_note"] = (
+                    f"Pictures of the best runs only, {MOST_PICTURED}: name fewer folders to see others."
+                )
                 continue
-            clip = one["worst"][rank]
-            try:
-                if number not in drawers:
-                    drawers[number] = ClipDrawer(e.run, e.result)
-                strips = drawers[number].draw(clip["id"])
-            except (
-                Exception
-            ) as error:  # a foreign run's config may hold anything; the page goes without its pictures
-                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                one["worst_note"] = f"No pictures: {kind}{first_line(error)}"
-                continue
+            sharing = min(len(todo) - done, MOST_PICTURED - pictured)
+            used, pictures = _draw_run(entries[number], runs[number], room // sharing)
+            room -= used
+            drawn += pictures
+            pictured += bool(pictures)
+    return drawn
+
+
+def _draw_run(e: Entry, one: dict[str, Any], room: int) -> tuple[int, int]:
+    """Draw a run's clips; the bytes that it took, and the number of pictures."""
+    from vmp.figures.worst import ClipDrawer
+
+    used = drawn = 0
+    try:
+        drawer = ClipDrawer(Run(e.run.folder), e.result)  # reads much, and is not kept
+        for clip in one["worst"]:
             pictures = [
                 {**about, "src": "data:image/webp;base64," + base64.b64encode(picture).decode("ascii")}
-                for about, picture in strips
+                for about, picture in drawer.draw(clip["id"])
             ]
             size = len(as_json(pictures))
-            if size > room:
+            if used + size > room:
                 one["worst_note"] = "Some pictures are left out to keep the page small."
-                continue
-            room -= size
+                break
             clip["pictures"] = pictures
-            drawn += len(pictures)
-    return drawn
+            used, drawn = used + size, drawn + len(pictures)
+    except Exception as error:  # a foreign run's config may hold anything; the page goes without its pictures
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        one["worst_note"] = f"No pictures: {kind}{first_line(error)}"
+    return used, drawn

@@ -1,13 +1,20 @@
-"""A run's folder, read for the page. Damaged files are noted and shown, not raised."""
+"""A run's folder, read for the page. Damaged files are noted and shown, not raised.
 
-from collections.abc import Callable
+Notable here:
+- what a page shows of a run is taken from its files at once, and the files' text is not kept: a page may be about
+  hundreds of runs, each with thousands of clips and rows.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vmp.errors import RunError, first_line
-from vmp.formats import finite, natural_key
+from vmp.formats import finite, natural_key, round_digits
 from vmp.pathways import split_scalar_name
+from vmp.report.tested import Tested, read_tested
+from vmp.runs.rows import Row
 from vmp.runs.run import Run
 
 
@@ -25,10 +32,15 @@ class Entry:
     method: str = "?"
     weight: float | None = None  # lambda; None without prompts
     seed: str = "?"
+    tag: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)  # see curves_of
+    per_class: list[list[int]] = field(
+        default_factory=list
+    )  # clips and correctly classified ones of each class
+    tested: Tested | None = None
     problem: str = ""
     damaged: list[str] = field(default_factory=list)
 
@@ -81,9 +93,15 @@ class Entry:
         return found
 
 
-def read_entry(run: Run, name: str) -> Entry:
-    """Read a run's files. One that cannot be read sets `problem` or is listed in `damaged`; nothing is raised."""
-    entry = Entry(run, name)
+def read_entry(folder: Path, name: str, *, points: int, worst: int) -> Entry:
+    """Read a run's files. One that cannot be read sets `problem` or is listed in `damaged`; nothing is raised.
+
+    Args:
+        points: of a curve, at most.
+        worst: wrongly predicted clips to keep.
+    """
+    run = Run(folder)  # with everything that it reads, only while it is read
+    entry = Entry(Run(folder), name)
     try:
         config = run.config
         dataset, backbone, v = config["dataset"], config["backbone"], config["vmp"]
@@ -102,25 +120,29 @@ def read_entry(run: Run, name: str) -> Entry:
         if frozen != "none":
             entry.method += f", frozen {frozen}"
         entry.config = config
-        entry.seed = str(config.get("seed", "?")) + (f" {config['tag']}" if config.get("tag") else "")
+        entry.tag = str(config.get("tag") or "")
+        entry.seed = f"{config.get('seed', '?')} {entry.tag}".rstrip()
     except (RunError, KeyError, TypeError, AttributeError) as error:
         entry.config = {}
         entry.problem = f"config.yaml cannot be read ({first_line(error)})"
         return entry
     older = not run.lists_classes  # early runs kept no list of classes
     names = _read_or_note(entry, lambda: [row["name"] for row in run.per_class] if older else run.classes)
-    entry.classes, entry.rows = names or [], _read_or_note(entry, lambda: run.curve) or []
+    entry.classes = names or []
+    rows: list[Row] = _read_or_note(entry, lambda: run.rows.thinned(points)) or []
+    entry.curves = curves_of(rows, points)
     if not run.finished:
-        entry.problem = _describe_progress(entry)
+        entry.problem = _describe_progress(entry, rows)
         return entry
     try:
         entry.result = run.result
     except RunError as error:
         entry.problem = f"result.json cannot be read ({first_line(error)})"
         return entry
-    _read_or_note(entry, lambda: run.predictions)
-    if not older:
-        _read_or_note(entry, lambda: run.per_class)
+    entry.tested = _read_or_note(entry, lambda: read_tested(run, entry.result, worst=worst))
+    if names or not older:
+        by_class = _read_or_note(entry, lambda: run.per_class) or []
+        entry.per_class = [[int(row["clips"]), int(row["right"])] for row in by_class]
     return entry
 
 
@@ -143,7 +165,42 @@ def _describe_backbone(config: dict[str, Any]) -> str:
     return f"{key}, {Path(str(weights)).name}" if weights and weights != "none" else str(key)
 
 
-def _describe_progress(entry: Entry) -> str:
+def _describe_progress(entry: Entry, rows: Sequence[Row]) -> str:
     epochs = (entry.config.get("trainer") or {}).get("epochs", "?")
-    reached = max((r["epoch"] for r in entry.rows if finite(r.get("epoch")) is not None), default=0)
+    reached = max((r["epoch"] for r in rows if finite(r.get("epoch")) is not None), default=0)
     return f"unfinished: epoch {reached:.3g} of {epochs}" if reached else "unfinished: nothing logged yet"
+
+
+def curves_of(rows: Sequence[Row], points: int) -> list[dict[str, Any]]:
+    """Lines over epochs: what (loss, top1, top5, slope, shift), pathway, points (epoch, value)."""
+    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        epoch = finite(row.get("epoch"))
+        if epoch is None:
+            continue
+        for key, number in row.items():
+            if key == "kind":
+                continue
+            path = key.split("/")
+            if key == "train/cross_entropy":  # without λV, so that runs of different λ compare
+                lines.setdefault(("loss", ""), []).append((epoch, number))
+            elif key in ("val/top1", "val/top5"):
+                lines.setdefault((path[1], ""), []).append((epoch, number))
+            elif path[0] == "vmp" and path[-1] in ("slope", "shift"):
+                lines.setdefault((path[-1], "/".join(path[1:-1])), []).append((epoch, number))
+    return [
+        {
+            "what": what,
+            "pathway": pathway,
+            "points": [[round_digits(x), round_digits(y)] for x, y in _thin(line, points)],
+        }
+        for (what, pathway), line in sorted(lines.items())
+    ]
+
+
+def _thin(line: list[tuple[float, float]], points: int) -> list[tuple[float, float]]:
+    """At most `points` evenly spaced points, including the first and the last."""
+    if len(line) <= points:
+        return line
+    step = (len(line) - 1) / (points - 1)
+    return [line[round(i * step)] for i in range(points)]

@@ -1,11 +1,13 @@
 """Runs and tables as one HTML page that opens from disk: no server, no network, no files beside it.
 
 Notable here:
-- the runs come first; tables follow, only those of the runs' own folders or those named on the command line;
+- the answer comes first (answers.py), then the runs; tables follow, only those of the runs' own folders or those
+  named on the command line;
 - the templates (*.html) render tables, the list of runs and their details as plain HTML and escape everything that
   comes from a run's folder; script.js draws the rest from JSON in the page (drawn.py);
 - the same inputs give the same bytes: no clock, no host name, everything in a fixed order;
-- the page never exceeds a given size: curves are thinned, pictures are left out, and the page says so.
+- the page never exceeds a given size: curves are thinned, confusion matrices and pictures of the less interesting
+  runs are left out, and the page says so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,15 +20,17 @@ from markupsafe import Markup
 
 from vmp.errors import UserError
 from vmp.files import replacing
-from vmp.formats import finite, format_duration, format_number
+from vmp.formats import finite, format_duration, format_number, format_signed
+from vmp.report.answers import Answer, find_answers, summarize
 from vmp.report.details import Details, read_details
-from vmp.report.drawn import as_json, draw_worst, drawn_data
+from vmp.report.drawn import as_json, draw_worst, drawn_data, fit_confusions
 from vmp.report.entries import Entry, read_entry
 from vmp.report.tables import PrintedTable, read_tables
-from vmp.runs.run import Run, find_runs
+from vmp.runs.run import find_runs
 
 HERE = Path(__file__).parent
-LIMIT = 14_000_000  # bytes of a page at most
+LIMIT = 5_000_000  # bytes of a page at most
+POINTS, MOST_POINTS, FEWEST_POINTS = 18_000, 240, 24  # of a line in all runs, in one run
 CLIPS = 4  # worst clips drawn per run
 
 
@@ -62,24 +66,28 @@ def write_report(
     Raises:
         UserError: there is no run, the page would exceed `limit`, or it cannot be written.
     """
-    entries = sorted((read_entry(run, name) for run, name in _find_runs(folders)), key=lambda e: e.order)
+    found = list(_find_runs(folders))
+    points = max(FEWEST_POINTS, min(MOST_POINTS, POINTS // max(1, len(found))))
+    entries = sorted(
+        (read_entry(folder, name, points=points, worst=clips) for folder, name in found),
+        key=lambda e: e.order,
+    )
     printed = [table for folder in tables for table in read_tables(folder)]
+    answers = find_answers(entries)
+    first = [number for a in answers for one in (a.best, a.other) if one for number in one.numbers[:1]]
     data = drawn_data(entries)
     details = [read_details(entry) for entry in entries]
-    room = limit - len(_render(entries, details, printed, {}))
-    if room < len(as_json(data)):  # confusions grow with classes x runs
-        data["left_out"] = "Confusion matrices are left out to keep the page small: name fewer folders."
-        for one in data["runs"]:
-            one["confusion"] = None
+    room = limit - len(_render(entries, details, printed, answers, {}))
+    fit_confusions(data, first, room)
     room -= len(as_json(data))
     if room < 0:
         raise UserError(
             f"{len(entries)} runs do not fit into a page of {limit / 1e6:.0f} MB; name fewer folders"
         )
     pictures = draw_worst(
-        entries, data["runs"], clips=clips, room=room - 200 * len(entries), progress=progress
+        entries, data["runs"], first=first, clips=clips, room=room - 200 * len(entries), progress=progress
     )
-    page = _render(entries, details, printed, data)
+    page = _render(entries, details, printed, answers, data)
     try:
         with replacing(out) as temporary:
             temporary.write_bytes(page)
@@ -89,7 +97,7 @@ def write_report(
     return WrittenPage(out, len(entries), finished, len(printed), pictures, len(page))
 
 
-def _find_runs(folders: Sequence[Path]) -> Iterator[tuple[Run, str]]:
+def _find_runs(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Each run once, with its folder as the user named it."""
     seen = set()
     for folder in folders:
@@ -100,13 +108,17 @@ def _find_runs(folders: Sequence[Path]) -> Iterator[tuple[Run, str]]:
             empty = False
             if run.folder.resolve() not in seen:
                 seen.add(run.folder.resolve())
-                yield run, run.folder.as_posix()
+                yield run.folder, run.folder.as_posix()
         if empty:
             raise UserError(f"{folder}: no run there (no config.yaml below it); python train.py makes one")
 
 
 def _render(
-    entries: Sequence[Entry], details: Sequence[Details], tables: Sequence[PrintedTable], data: dict[str, Any]
+    entries: Sequence[Entry],
+    details: Sequence[Details],
+    tables: Sequence[PrintedTable],
+    answers: Sequence[Answer],
+    data: dict[str, Any],
 ) -> bytes:
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -119,11 +131,14 @@ def _render(
     environment.filters |= {
         "finite": finite,
         "format_number": format_number,
+        "format_signed": format_signed,
         "format_duration": format_duration,
     }
     text = environment.get_template("page.html").render(
         runs=entries,
         finished=sum(not entry.problem for entry in entries),
+        answers=answers,
+        summary=summarize(answers),
         notes=_notes(entries, tables),
         provenance=details,
         tables=tables,

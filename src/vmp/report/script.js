@@ -325,8 +325,9 @@
     const step = Math.max(1, Math.ceil(all.length / MOST));
     const names = step === 1 ? all : Array.from({ length: Math.ceil(all.length / step) }, (_, i) => `${all[i * step]} … ${all[Math.min(all.length, (i + 1) * step) - 1]}`);
     const count = names.length;
+    const taken = run.confusion.flatMap((row, label) => Array.from({ length: row.length / 2 }, (_, i) => [label, row[2 * i], row[2 * i + 1]]));
     const merged = new Map();
-    for (const [label, guess, n] of run.confusion) {
+    for (const [label, guess, n] of taken) {
       const at = Math.floor(label / step) * count + Math.floor(guess / step);
       merged.set(at, (merged.get(at) || 0) + n);
     }
@@ -364,7 +365,7 @@
       svg.append(rect);
       if (few && cell >= 22) svg.append(s("text", { class: "count", x: x + cell / 2, y: y + cell / 2 + 4, style: share > 0.72 ? "fill: var(--raised)" : "fill: var(--ink)" }, String(n)));
     }
-    const wrong = run.confusion.filter(([label, guess]) => label !== guess).sort((p, q) => q[2] - p[2] || p[0] - q[0] || p[1] - q[1]);
+    const wrong = taken.filter(([label, guess]) => label !== guess).sort((p, q) => q[2] - p[2] || p[0] - q[0] || p[1] - q[1]);
     const lines = wrong.slice(0, 10).map(([label, guess, n]) => h("tr", {}, h("th", { scope: "row" }, breakable(all[label])), h("td", {}, breakable(all[guess])), h("td", { class: "n" }, String(n))));
     const pairs = lines.length
       ? h("div", { class: "scroll full", style: "padding: 0", tabindex: 0, role: "region", "aria-label": "Most confused" }, h("table", { class: "small pairs" },

@@ -242,10 +242,19 @@ def _check(kind: type[BaseModel], value: Any, where: str) -> None:
 
 def _check_cells(path: Path, rows: Sequence[dict[str, str]], checks: dict[str, Callable[[str], str]]) -> None:
     """Raise RunError for the first cell with a fault; checks: column -> what says the fault of a cell, "" for none."""
+    faults = {
+        (column, cell): fault
+        for column, fault_of in checks.items()
+        for cell in {row.get(column, "") for row in rows}  # most occur many times
+        if cell and (fault := fault_of(cell))
+    }
+    if not faults:
+        return
     for line, row in enumerate(rows, 2):
-        for column, fault_of in checks.items():
+        for column in checks:
             cell = row.get(column, "")
-            if cell and (fault := fault_of(cell)):
+            if (column, cell) in faults:
+                fault = faults[column, cell]
                 raise RunError(f"{path}, row {line}: {column} = {_shortened(cell)}: {fault}")
 
 

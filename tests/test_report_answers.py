@@ -1,0 +1,114 @@
+"""What the report says first: on clips paired by id, against the same numbers counted by hand."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import overrides_for
+from test_report import composed, write_run
+
+from vmp.paper.paired import difference
+from vmp.report.answers import DRAWS, find_answers, summarize
+from vmp.report.entries import read_entry
+from vmp.report.page import write_report
+from vmp.runs.records import PREDICTION_COLUMNS
+
+CLIPS = 200
+BASE = composed(*overrides_for(Path("nowhere"), Path("out")))
+
+
+def write_tested(folder: Path, right: np.ndarray, *, seed: int, lost: int = 0, **vmp) -> None:
+    """A finished run whose clips are right where `right` says; its rows are in an order of its own."""
+    config = json.loads(json.dumps(BASE)) | {"seed": seed}
+    config["vmp"] |= vmp
+    write_run(folder, config, classes=("a", "b"), seed=seed, top1=100 * float(right[lost:].mean()))
+    order = np.random.default_rng(seed).permutation(np.arange(lost, len(right)))
+    with open(folder / "predictions.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(PREDICTION_COLUMNS)
+        for i in range(lost):
+            table.writerow([f"clip{i}", "", "", "", 0, "a", *[""] * 4, "missing"])
+        for i in order:
+            label, guess = i % 2, i % 2 if right[i] else 1 - i % 2
+            table.writerow([f"clip{i}", "", "", "", label, "", guess, "", 0.9, guess, ""])
+
+
+def answers_of(home: Path):
+    found = sorted(path.parent for path in home.rglob("config.yaml"))
+    entries = [read_entry(folder, str(folder), points=50, worst=2) for folder in found]
+    return find_answers(sorted(entries, key=lambda e: e.order))
+
+
+def draw(chance: float, seeds: int, *, stream: int) -> np.ndarray:
+    return np.random.default_rng(stream).random((seeds, CLIPS)) < chance
+
+
+@pytest.mark.parametrize(
+    ("chance", "seeds", "verdict"),
+    [(0.9, 3, "more than noise"), (0.62, 3, "may be noise"), (0.9, 1, "real on these clips, but 1 seed")],
+)
+def test_the_best_setting_is_compared_on_the_clips_and_seeds_in_common(tmp_path, chance, seeds, verdict):
+    plain, good, bad = (draw(p, seeds, stream=n) for n, p in enumerate((0.6, chance, 0.3)))
+    for seed in range(seeds):
+        write_tested(tmp_path / f"none{seed}", plain[seed], seed=seed, lost=3 * (seed == 0), kind="none")
+        write_tested(tmp_path / f"good{seed}", good[seed], seed=seed, **{"lambda": 1.0})
+        write_tested(tmp_path / f"bad{seed}", bad[seed], seed=seed, **{"lambda": 2.5})
+    write_tested(
+        tmp_path / "more", np.ones(CLIPS, bool), seed=seeds, **{"lambda": 1.0}
+    )  # a seed of one arm only
+    (answer,) = answers_of(tmp_path)
+    assert (answer.best.name, answer.other.name, answer.settings) == ("learned, λ 1", "without prompts", 3)
+    assert answer.best.top1 == pytest.approx(100 * (good.mean() * seeds + 1) / (seeds + 1))
+    lost = 3  # seed 0 of the baseline has no score for them, so no seed is compared on them
+    wanted = difference(good[:, lost:], plain[:, lost:], level=1 - 0.05 / 2)
+    assert answer.gain == pytest.approx(100 * (good[:, lost:].mean() - plain[:, lost:].mean()))
+    assert (answer.difference.seeds, answer.difference.clips) == (seeds, CLIPS - lost)
+    assert answer.difference.low == pytest.approx(wanted.low, abs=1.5)  # other draws
+    assert answer.difference.high == pytest.approx(wanted.high, abs=1.5)
+    narrow = difference(good[:, lost:], plain[:, lost:], draws=DRAWS)
+    assert answer.difference.low < narrow.low  # widened for the choice of one of two
+    assert answer.verdict == verdict
+    assert verdict in summarize([answer]).lower()
+
+
+def test_a_control_is_never_the_best_and_other_settings_are_not_seeds(tmp_path):
+    for seed in range(2):
+        write_tested(tmp_path / f"none{seed}", draw(0.5, 1, stream=seed)[0], seed=seed, kind="none")
+        write_tested(tmp_path / f"a/{seed}", draw(0.6, 1, stream=seed + 9)[0], seed=seed, weight_decay=0.1)
+        write_tested(tmp_path / f"b/{seed}", draw(0.7, 1, stream=seed + 9)[0], seed=seed, weight_decay=0.2)
+        write_tested(tmp_path / f"c/{seed}", np.ones(CLIPS, bool), seed=seed, attention_from="other_clip")
+    (answer,) = answers_of(tmp_path)
+    assert answer.settings == 4
+    assert len(answer.best.entries) == 2
+    assert answer.best.name == "learned, λ 1 (b)"
+    assert [e.run.folder.parent.name for e in answer.best.entries] == ["b", "b"]
+
+
+def test_slope_and_shift_are_shown_from_start_to_end_with_the_attention_of_a_still_pixel(tmp_path):
+    write_tested(tmp_path / "run", np.ones(CLIPS, bool), seed=0)
+    lines = (tmp_path / "run/metrics.jsonl").read_text()
+    start = {"kind": "start", "epoch": 0, "step": 0, "vmp/slope": 10.0, "vmp/shift": 0.0}
+    (tmp_path / "run/metrics.jsonl").write_text(json.dumps(start) + "\n" + lines)
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    result["scalars"] = {"slope": 20.0, "shift": -0.1}
+    (tmp_path / "run/result.json").write_text(json.dumps(result))
+    (answer,) = answers_of(tmp_path)
+    # 1 / (1 + exp(-a (0 - b))): 1/2 before, 1 / (1 + exp(-2)) after
+    assert answer.scalars == [["", "slope 10.00 → 20.00", "shift 0.000 → −0.100", "still pixel 0.50 → 0.88"]]
+    assert answer.verdict == "nothing to compare with"
+    assert summarize([answer]).startswith("Nothing can be compared yet")
+
+
+def test_the_answer_is_the_first_thing_on_the_page(tmp_path):
+    for seed in range(3):
+        write_tested(tmp_path / f"out/none{seed}", draw(0.5, 1, stream=seed)[0], seed=seed, kind="none")
+        write_tested(tmp_path / f"out/good{seed}", draw(0.9, 1, stream=seed + 9)[0], seed=seed)
+    page = tmp_path / "r.html"
+    write_report([tmp_path / "out"], out=page, clips=0)
+    text = page.read_text(encoding="utf-8")
+    (answer,) = answers_of(tmp_path / "out")
+    assert text.index(summarize([answer])) < text.index('id="answers-table"') < text.index('id="runs"')
+    number = min(answer.best.numbers)
+    assert f'href="#run-{number}">learned, λ 1</a>' in text
