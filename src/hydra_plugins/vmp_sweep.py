@@ -1,4 +1,4 @@
-"""What Hydra calls for `python train.py -m ...`: a sweeper that hands the jobs to vmp.jobs.
+"""What Hydra calls for `python train.py -m ...`: sweepers that hand the jobs of a grid, or of a search, to vmp.jobs.
 
 Hydra finds plugins in packages of this name only, and imports them all at every start: what is heavy is imported late.
 """
@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -16,6 +16,11 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+    from vmp.jobs.sweep import Sweep
 
 EXTRAS = {"joblib": "joblib", "submitit": "slurm", "ray": "ray"}  # word in a plugin's name -> our extra
 
@@ -46,39 +51,57 @@ class RunSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
+        from vmp.jobs.planning import name_sweep
+
+        self._check()
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
+        each = [overrides for batch in self.split_arguments(parsed, None) for overrides in batch]
+        sys.exit(self._run(self._home() / name_sweep(arguments, each), each).report())
+
+    def _check(self) -> None:
         from vmp.errors import ConfigError
-        from vmp.jobs.places import local_places
-        from vmp.jobs.planning import check_started_once, name_sweep, plan_jobs
-        from vmp.jobs.sweep import Sweep
+        from vmp.jobs.planning import check_started_once
 
         check_started_once()
         if not isinstance(self.processes, int) or self.processes < 1:
             raise ConfigError(f"hydra.sweeper.processes = {self.processes!r}: must be at least 1")
-        config, own = self.config, self.config.hydra.launcher
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
-        each = [overrides for batch in self.split_arguments(parsed, None) for overrides in batch]
-        place = Path(str(config.output)).expanduser().absolute() / "sweeps" / name_sweep(arguments, each)
-        jobs = plan_jobs(each, place, self._compose)
-        with open_dict(config):
-            config.hydra.sweep.dir = str(place)
+
+    def _home(self) -> Path:
+        return Path(str(self.config.output)).expanduser().absolute() / "sweeps"
+
+    def _places(self) -> list[dict[str, str]]:
+        """Of jobs that run at the same time on this machine; none: a launcher of its own runs them elsewhere."""
+        from vmp.jobs.places import local_places
+
+        own = self.config.hydra.launcher
         kind = str(own._target_).rpartition(".")[2]
-        places: list[dict[str, str]] = []
         if kind == "BasicLauncher":  # Hydra's, for one job after another
-            places = [{}]
-        elif kind == "local_places":
-            places = local_places(own.n_jobs, own.devices, self.processes)[: self.max_batch_size]
+            return [{}]
+        if kind == "local_places":
+            return local_places(own.n_jobs, own.devices, self.processes)[: self.max_batch_size]
+        return []
+
+    def _run(self, place: Path, each: list[list[str]]) -> "Sweep":
+        """Run the jobs with these overrides; `place` is the sweep's folder."""
+        from vmp.jobs.planning import plan_jobs
+        from vmp.jobs.sweep import Sweep
+
+        jobs = plan_jobs(each, place, self._compose)
+        with open_dict(self.config):
+            self.config.hydra.sweep.dir = str(place)
+        places = self._places()
         sweep = Sweep(
             place,
             jobs,
             script=str(Path(sys.argv[0]).absolute()),
-            options=_list_options(config),
+            options=_list_options(self.config),
             processes=self.processes,
             echo=len(places) == 1,
         )
         if places:
             sweep.run_here(places)
-            sys.exit(sweep.report())
+            return sweep
         launcher = self._make_launcher()
 
         def launch(numbers: Sequence[int]) -> None:
@@ -89,8 +112,9 @@ class RunSweeper(BasicSweeper):
                     if result.status == JobStatus.FAILED:
                         raise result._return_value
 
-        sweep.run_elsewhere(launch, stoppable=kind != "SlurmLauncher")
-        sys.exit(sweep.report())
+        stoppable = not str(self.config.hydra.launcher._target_).endswith("SlurmLauncher")
+        sweep.run_elsewhere(launch, stoppable=stoppable)
+        return sweep
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The resolved config of a job. Jobs that differ in plain values only are composed once: the values of the
@@ -144,6 +168,80 @@ class RunSweeper(BasicSweeper):
         return Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=self.task_function, config=self.config
         )
+
+
+class SearchSweeper(RunSweeper):
+    """Runs that Optuna proposes.
+
+    Args:
+        space: what is searched where the command line says nothing of it, see vmp.jobs.search.Search.
+        trials: runs in all, those of earlier commands among them.
+        seed: of the proposals.
+        max_batch_size: runs at a time with a launcher of its own (joblib, Slurm, Ray); None: one.
+    """
+
+    def __init__(
+        self, space: DictConfig, trials: int, seed: int, max_batch_size: int | None = None, processes: int = 1
+    ) -> None:
+        super().__init__(max_batch_size, None, processes)
+        self.space, self.trials, self.seed = space, trials, seed
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from filelock import FileLock, Timeout
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        from vmp.errors import ConfigError, RunError
+        from vmp.jobs.planning import name_sweep
+        from vmp.jobs.search import Search
+
+        self._check()
+        if not isinstance(self.trials, int) or self.trials < 1:
+            raise ConfigError(f"hydra.sweeper.trials = {self.trials!r}: must be at least 1")
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parsed = parser.parse_overrides(arguments)
+        space = {o.key_or_group: _searched(o) for o in parsed if o.is_sweep_override()}
+        space = space or cast(dict[str, Any], OmegaConf.to_container(self.space, resolve=True))
+        tags = [a.partition("=")[2] for a in arguments if a.partition("=")[0] == "tag"]
+        fixed = [str(o.input_line) for o in parsed if o.key_or_group not in (*space, "tag")]
+        place = self._home() / f"search-{name_sweep(arguments, [arguments]).rpartition('-')[2]}"
+        place.mkdir(parents=True, exist_ok=True)
+        code = 0
+        try:
+            with FileLock(place / ".lock", timeout=0):
+                search = Search(place, space, trials=self.trials, seed=self.seed)
+                count = len(self._places()) or self.max_batch_size or 1
+                while trials := search.propose(count):
+                    tag = [*tags, "trial"]
+                    each = [[*fixed, *t.overrides, f"tag={'-'.join(tag)}{t.number}"] for t in trials]
+                    sweep = self._run(place / f"trial{trials[0].number:04}", each)
+                    for trial, job in zip(trials, sweep.jobs, strict=True):
+                        if job.state in ("done", "finished before", "failed"):
+                            search.record(trial, job.folder)
+                    search.write()
+                    states = {job.state for job in sweep.jobs}
+                    if not states <= {"done", "finished before", "failed"}:
+                        code = sweep.report()
+                        break
+                    if "failed" in states:
+                        code = sweep.report()
+                        tried = [t.state for t in search.read()]
+                        if len(tried) >= 3 and set(tried) == {"failed"}:  # a mistake, not bad luck
+                            break
+                print(search.write())
+                print(f"-> {place / 'search.json'}", flush=True)
+        except Timeout:
+            raise RunError(f"this search is running already (see {place})") from None
+        sys.exit(code)
+
+
+def _searched(override: "Override") -> Any:
+    """What `vmp.jobs.search` takes for KEY=a,b, range(...), interval(a,b) or tag(log,interval(a,b))."""
+    from hydra.core.override_parser.types import IntervalSweep
+
+    swept = override.value()
+    if isinstance(swept, IntervalSweep):
+        return {"low": swept.start, "high": swept.end, "log": "log" in swept.tags}
+    return list(override.sweep_iterator())
 
 
 def _divide(overrides: Sequence[str], groups: set[str]) -> tuple[list[str], dict[str, Any]]:

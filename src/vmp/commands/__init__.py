@@ -54,7 +54,7 @@ def main() -> None:
         print(
             f"error: vmp {name}: needs {error.name}, which is not installed. The extras of the package bring what the "
             "commands need: pip install 'video-motion-prompts[train]'; [wandb] and [tensorboard] are the trackers, "
-            "[onnx] is for vmp export, [hub] for vmp push",
+            "[onnx] is for vmp export, [hub] for vmp push, [optuna] for searches",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -25,6 +25,7 @@ from vmp.report.answers import Answer, find_answers, summarize
 from vmp.report.details import Details, read_details
 from vmp.report.drawn import as_json, draw_worst, drawn_data, fit_confusions
 from vmp.report.entries import Entry, read_entry
+from vmp.report.searches import SearchTable, read_searches
 from vmp.report.tables import PrintedTable, read_tables
 from vmp.runs.run import find_runs
 
@@ -77,7 +78,8 @@ def write_report(
     first = [number for a in answers for one in (a.best, a.other) if one for number in one.numbers[:1]]
     data = drawn_data(entries)
     details = [read_details(entry) for entry in entries]
-    room = limit - len(_render(entries, details, printed, answers, {}))
+    searches = read_searches(folders)
+    room = limit - len(_render(entries, details, printed, answers, searches, {}))
     fit_confusions(data, first, room)
     room -= len(as_json(data))
     if room < 0:
@@ -87,7 +89,7 @@ def write_report(
     pictures = draw_worst(
         entries, data["runs"], first=first, clips=clips, room=room - 200 * len(entries), progress=progress
     )
-    page = _render(entries, details, printed, answers, data)
+    page = _render(entries, details, printed, answers, searches, data)
     try:
         with replacing(out) as temporary:
             temporary.write_bytes(page)
@@ -118,6 +120,7 @@ def _render(
     details: Sequence[Details],
     tables: Sequence[PrintedTable],
     answers: Sequence[Answer],
+    searches: Sequence[SearchTable],
     data: dict[str, Any],
 ) -> bytes:
     environment = Environment(
@@ -142,6 +145,8 @@ def _render(
         notes=_notes(entries, tables),
         provenance=details,
         tables=tables,
+        searches=searches,
+        as_folder=lambda text: Path(text).absolute(),
         run_numbers={entry.run.folder.absolute(): number for number, entry in enumerate(entries)},
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "script.js").read_text(encoding="utf-8")),

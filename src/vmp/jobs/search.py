@@ -1,0 +1,155 @@
+"""A search for good values: Optuna proposes them, each trial is a run, and the validation split judges it.
+
+Notable here:
+- the study is a SQLite file in the search's folder, so that the same command continues it; a trial that was interrupted
+  is run again with its values, and its run continues where it saved;
+- the test split is never looked at: a dataset without a validation split is refused;
+- the released Hydra plugin for Optuna (hydra-optuna-sweeper 1.3.0) needs Optuna 2 and would start the runs itself.
+  Here they are jobs like those of any sweep: checked first, a process each, on any launcher.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmp.errors import ConfigError
+from vmp.files import write_json
+from vmp.overrides import quote
+from vmp.runs.records import is_finished, read_result
+
+METRIC = "val/top1"
+FILE = "search.json"  # what the report reads
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Values to try, and what came of them; value is the best accuracy of the epochs on the validation split, in %."""
+
+    number: int
+    values: Mapping[str, Any]  # key -> value, as the run has it
+    state: str = "waiting"  # waiting, done or failed
+    value: float | None = None
+    folder: str = ""
+
+    @property
+    def overrides(self) -> list[str]:
+        return [f"{key}={quote(v) if isinstance(v, str) else v}" for key, v in self.values.items()]
+
+
+class Search:
+    """An Optuna study in `place`/study.db.
+
+    Args:
+        space: key -> a list of choices, or low and high, and optionally log, step and integer.
+        trials: how many to finish, those of earlier commands among them.
+
+    Raises:
+        ConfigError: Optuna is not installed, or the space is none.
+    """
+
+    def __init__(self, place: Path, space: Mapping[str, Any], *, trials: int, seed: int) -> None:
+        try:
+            import optuna
+        except ImportError:
+            raise ConfigError("hydra/sweeper=optuna needs Optuna: pip install '.[optuna]'") from None
+        self.place, self.space, self.trials = place, dict(space), trials
+        self._distributions = {key: _distribution(key, given) for key, given in space.items()}
+        if not self._distributions:
+            raise ConfigError("hydra.sweeper.space: names no key to search; docs/sweeps.md has an example")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        place.mkdir(parents=True, exist_ok=True)
+        self._study = optuna.create_study(
+            storage=f"sqlite:///{place.absolute() / 'study.db'}",
+            study_name=place.name,
+            load_if_exists=True,
+            direction="maximize",
+        )
+        self._seed = seed
+        try:
+            kept = json.loads((place / FILE).read_text(encoding="utf-8"))["trials"]
+        except (FileNotFoundError, ValueError, KeyError):
+            kept = []
+        self._folders = {int(trial["number"]): str(trial["folder"]) for trial in kept}
+
+    def read(self) -> list[Trial]:
+        """All trials, by number."""
+        states = {"COMPLETE": "done", "FAIL": "failed"}
+        return [
+            Trial(
+                t.number,
+                {key: _rounded(value) for key, value in t.params.items()},
+                states.get(t.state.name, "waiting"),
+                t.value,
+                self._folders.get(t.number, ""),
+            )
+            for t in self._study.get_trials(deepcopy=False)
+        ]
+
+    def propose(self, count: int) -> list[Trial]:
+        """The next trials, at most `count`: first those that an earlier command left unfinished."""
+        from optuna.samplers import TPESampler
+
+        known = self.read()
+        left = sum(trial.state == "waiting" for trial in known)
+        for number in range(len(known), min(self.trials, len(known) + count - left)):
+            # no state of a generator: a search that was stopped goes on like one that was not
+            self._study.sampler = TPESampler(seed=self._seed + number)
+            self._study.ask(self._distributions)
+        return [trial for trial in self.read() if trial.state == "waiting"][:count]
+
+    def record(self, trial: Trial, folder: str) -> None:
+        """Tell the study what the run in a folder came to. Raises ConfigError where nothing was validated."""
+        value = None
+        if is_finished(Path(folder)):
+            result = read_result(Path(folder))
+            value = result.get("best_val_top1", result["top1"] if result["split"] == "val" else None)
+            if value is None:
+                raise ConfigError(
+                    f"{folder}: was not validated, since its dataset has no val.csv; a search needs a validation split"
+                )
+        self._folders[trial.number] = folder
+        if value is None or not math.isfinite(value):
+            import optuna
+
+            self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        else:
+            self._study.tell(trial.number, value)
+
+    def write(self) -> str:
+        """Write search.json; returns a table of the trials, the best first."""
+        trials = sorted(self.read(), key=lambda t: -math.inf if t.value is None else t.value, reverse=True)
+        keys = list(self.space)
+        shown = [vars(t) | {"values": dict(t.values)} for t in trials]
+        write_json(self.place / FILE, {"metric": METRIC, "space": self.space, "trials": shown})
+        rows = [["trial", METRIC, *keys, "folder"]]
+        for t in trials:
+            value = t.state if t.value is None else f"{t.value:.2f}"
+            rows.append([str(t.number), value, *(str(t.values.get(key, "")) for key in keys), t.folder])
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+
+def _distribution(key: str, given: Any) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    try:
+        if isinstance(given, list):
+            return CategoricalDistribution(given)
+        options = dict(given)
+        kind = IntDistribution if options.pop("integer", False) else FloatDistribution
+        return kind(options.pop("low"), options.pop("high"), **options)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"hydra.sweeper.space.{key} = {given}: must be a list of choices, or {{low: A, high: B}} with log: true, "
+            f"step: C or integer: true ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _rounded(value: Any) -> Any:
+    """Four significant digits, which also name the run's folder."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value

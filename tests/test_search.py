@@ -1,0 +1,119 @@
+"""A search: Optuna's proposals as runs, interrupted and continued, judged by the validation split only."""
+
+import json
+import math
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from test_sweep import finish, start, times_run
+
+pytest.importorskip("optuna")
+
+from vmp.errors import ConfigError
+from vmp.jobs.search import Search
+from vmp.report.page import write_report
+
+SPACE = {
+    "vmp.lambda": {"low": 0.01, "high": 100, "log": True},
+    "vmp.placement": ["slow", "fast"],
+    "seed": {"low": 1, "high": 3, "integer": True},
+}
+
+
+def run_trials(search: Search, home: Path, most: int = 10**6) -> int:
+    """Stands in for training: the best λ is 2, and slow is a little better than fast."""
+    done = 0
+    while done < most and (trials := search.propose(2)):
+        for trial in trials:
+            folder = home / f"trial{trial.number}"
+            folder.mkdir(exist_ok=True)
+            top1 = (
+                80
+                - 5 * abs(math.log(trial.values["vmp.lambda"] / 2))
+                + (trial.values["vmp.placement"] == "slow")
+            )
+            result = {"top1": 0.0, "split": "test", "best_val_top1": top1, "clips": {}}
+            (folder / "result.json").write_text(json.dumps(result))
+            search.record(trial, str(folder))
+            done += 1
+        search.write()
+    return done
+
+
+@pytest.mark.slow
+def test_it_finds_the_best_and_goes_on_as_if_it_had_not_been_stopped(tmp_path):
+    whole = Search(tmp_path / "a", SPACE, trials=30, seed=1)
+    assert run_trials(whole, tmp_path) == 30
+    trials = whole.read()
+    assert {type(t.values["seed"]) for t in trials} == {int}
+    assert {t.values["seed"] for t in trials} <= {1, 2, 3}
+    best = max(trials, key=lambda t: t.value)
+    assert abs(math.log(best.values["vmp.lambda"] / 2)) < 0.7  # of the 4.6 on either side
+    early, late = (
+        [abs(math.log(t.values["vmp.lambda"] / 2)) for t in part] for part in (trials[:10], trials[20:])
+    )
+    assert sum(late) < sum(early)  # it learns where to look
+
+    assert run_trials(Search(tmp_path / "b", SPACE, trials=30, seed=1), tmp_path, 11) == 12
+    Search(tmp_path / "b", SPACE, trials=30, seed=1).propose(2)  # and is killed
+    again = Search(tmp_path / "b", SPACE, trials=30, seed=1)
+    assert run_trials(again, tmp_path) == 18
+    assert [t.values for t in again.read()] == [t.values for t in trials]
+    assert [(t.state, t.value) for t in again.read()] == [(t.state, t.value) for t in trials]
+    more = Search(tmp_path / "b", SPACE, trials=31, seed=1)
+    assert run_trials(more, tmp_path) == 1
+    shown = json.loads((tmp_path / "b/search.json").read_text())["trials"]
+    assert shown[0]["value"] == max(t.value for t in more.read())
+    assert all(t["folder"] for t in shown)
+
+
+def test_what_cannot_be_searched_is_refused(tmp_path):
+    for space, message in (
+        ({}, "names no key"),
+        ({"vmp.lambda": {"low": 1}}, r"space.vmp.lambda = .*must be a list of choices"),
+        ({"vmp.lambda": {"low": 0, "high": 1, "log": True}}, r"space.vmp.lambda = "),
+        ({"vmp.lambda": 3}, r"space.vmp.lambda = 3"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Search(tmp_path, space, trials=3, seed=0)
+    search = Search(tmp_path, SPACE, trials=3, seed=0)
+    (trial,) = search.propose(1)
+    (tmp_path / "result.json").write_text(json.dumps({"top1": 50.0, "split": "test", "clips": {}}))
+    with pytest.raises(ConfigError, match=r"was not validated, since its dataset has no val.csv"):
+        search.record(trial, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_trials_are_jobs_that_may_fail_and_stop(tmp_path):
+    """optim.lr=9 fails with a message; 7 goes on until it is asked to stop, saves, and is finished the next time."""
+    words = ["hydra/sweeper=optuna", f"output='{tmp_path}'", "tag=mine"]
+    words += ["optim.lr=0.1,9,7", "vmp.lambda=tag(log,interval(0.1,1.0))"]
+    process = start(*words, "hydra.sweeper.trials=30")
+    deadline = time.monotonic() + 200
+    while not (ready := list(tmp_path.rglob("ready"))):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    code, said, wrong = finish(process)
+    assert (code, "Traceback" in wrong) == (130, False), (said, wrong)
+    (path,) = tmp_path.glob("sweeps/search-*/search.json")
+    before = json.loads(path.read_text())["trials"]
+    assert [(t["values"]["optim.lr"], t["state"]) for t in before if t["state"] == "waiting"] == [
+        (7, "waiting")
+    ]
+    code, said, wrong = finish(start(*words, f"hydra.sweeper.trials={len(before)}"))
+    trials = json.loads(path.read_text())["trials"]
+    assert len(trials) == len(before)
+    wanted = {0.1: "done", 9: "failed", 7: "done"}
+    assert all(t["state"] == wanted[t["values"]["optim.lr"]] for t in trials), trials
+    assert code == 0, (said, wrong)
+    assert all(re.search(r"seed0-mine-trial\d+$", t["folder"]) for t in trials)
+    assert {name for name, count in times_run(tmp_path).items() if count > 1} == {ready[0].parent.name}
+    page = tmp_path / "report.html"
+    write_report([tmp_path], out=page, clips=0)
+    done = sum(t["value"] is not None for t in trials)
+    assert f"{done} of {len(trials)} trials finished" in page.read_text()
