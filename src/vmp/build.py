@@ -25,6 +25,7 @@ from vmp.config import (
 from vmp.data.columns import Clip, Clips
 from vmp.data.manifest import Manifest, read_manifest, spread
 from vmp.errors import ConfigError, DataError, ManifestError
+from vmp.invocation import command_line
 from vmp.prompts import build_prompts
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from vmp.model import PromptedClassifier
 
 
-PREPARE_OPTIONS = {  # dataset -> the options that `scripts/prepare.py` needs, where these are more than --videos
+PREPARE_OPTIONS = {  # dataset -> the options that `vmp prepare` needs, where these are more than --videos
     "hmdb51": "--videos DIR --splits DIR",
     "finegym": "--annotations DIR --videos DIR --cut",
     "mpii_cooking2": "--mat FILE --splits DIR --videos DIR --cut",
@@ -163,7 +164,7 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
             raise ConfigError(f"dataset.fold = {dataset.fold}: {folder.parent} holds folds 1 to {len(folds)}")
         raise ConfigError(
             f"{dataset.name} is not prepared: {folder} does not exist. Prepare it from its videos and annotations:\n"
-            f"  python scripts/prepare.py {base} {PREPARE_OPTIONS.get(base, '--videos DIR')} --out {home / base}\n"
+            f"  {command_line('prepare')} {base} {PREPARE_OPTIONS.get(base, '--videos DIR')} --out {home / base}\n"
             "or name a folder of manifests: dataset.folder=..."
         )
     raise ConfigError(

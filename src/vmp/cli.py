@@ -6,22 +6,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from vmp.errors import UserError
+from vmp.invocation import typed_command
 from vmp.streams import tolerate_failing_streams
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach us, to be explained
 # conf/hydra/launcher replaces the values of two launchers' plugins; Hydra 1.3 warns that it takes those as schemas
 warnings.filterwarnings("ignore", r"(?s).*is validated against ConfigStore schema", UserWarning)
-
-
-def typed_command() -> list[str]:
-    """The words that started this process: python train.py KEY=VALUE, or vmp train KEY=VALUE."""
-    script, *rest = sys.argv
-    if Path(script).parent == Path(__file__).parent / "commands":
-        return ["vmp", Path(script).stem, *rest]
-    return ["python", script, *rest]
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from vmp.errors import WeightsError, shortlist
 from vmp.pathways import scalar_name
 
 LAYOUTS = {
-    "ours": "a run's folder, a checkpoint, or what scripts/convert_weights.py wrote",
+    "ours": "a run's folder, a checkpoint, or what vmp convert wrote",
     "timesformer": "TimeSformer's published .pyth (model.blocks.0.attn.qkv.weight)",
     "vmp-official": "the same with the prompt's vmps.m and vmps.n",
     "huggingface": "TimeSformer of the Hugging Face hub (timesformer.encoder.layer.0...)",

@@ -56,7 +56,7 @@ from vmp.slope_shift import Start, m_of, n_of
 
 
 class PreparedDataset(Section):
-    """A dataset that scripts/prepare.py made: a folder with manifests."""
+    """A dataset that `vmp prepare` made: a folder with manifests."""
 
     kind: Literal["prepared"]
     name: Word

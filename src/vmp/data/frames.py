@@ -24,7 +24,7 @@ from vmp.errors import VideoReadError
 FRAMES = "frames"  # the reader of every frame folder, in manifests
 FRAME = re.compile(r"(?!\.)(.*?)([0-9]+)(\.(?:jpe?g|png|webp|bmp))", re.IGNORECASE | re.DOTALL)
 RATE_KEYS = (
-    "dataset.fps or a column fps (lists, folders), --fps (scripts/prepare.py, predict.py, visualize.py) or fps in the "
+    "dataset.fps or a column fps (lists, folders), --fps (of prepare, predict and visualize) or fps in the "
     "manifest"
 )
 _ALLOWED = "numbered .jpg, .jpeg, .png, .webp or .bmp files, such as img_00001.jpg"

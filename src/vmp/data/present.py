@@ -20,6 +20,7 @@ from vmp.data.decode import ON_GPU, OPTIONAL, READERS, check_reader
 from vmp.data.frames import FRAMES, RATE_KEYS
 from vmp.data.manifest import Manifest, inside
 from vmp.errors import DataError, shortlist
+from vmp.invocation import command_line
 
 READER_NAMES = (*READERS, FRAMES)
 _MISSING, _FILE, _FOLDER = range(3)
@@ -112,7 +113,7 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
         measuring = ""
         if reader in OPTIONAL:
             where = ["verify", str(manifest.path), "--root", str(manifest.root), "--reader", reader]
-            measuring = f"\nTo measure: {shlex.join(['python', 'scripts/prepare.py', *where])}"
+            measuring = f"\nTo measure: {command_line('prepare')} {shlex.join(where)}"
         raise DataError(
             f"data.reader={reader} was not measured to give the exact frames of {len(inexact)} of "
             f"{len(manifest.clips)} clips in {manifest.path}:\n{shortlist(inexact)}\n"

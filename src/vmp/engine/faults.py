@@ -8,6 +8,7 @@ import torch
 
 from vmp.data.shared import ADVICE, WHERE
 from vmp.errors import RunError, first_line, shortlist
+from vmp.invocation import command_line
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def _explain(
     return RunError(
         f"a data worker died or stopped answering ({first}). A video may have crashed or hung its "
         f"decoder, or memory ran out. {at}The same command continues; with trainer.workers=0 the decoder's own "
-        "messages are shown, fewer trainer.workers need less memory, and `python scripts/prepare.py verify MANIFEST` "
+        f"messages are shown, fewer trainer.workers need less memory, and `{command_line('prepare')} verify MANIFEST` "
         "tries every file in a process that may crash."
     )
 

@@ -45,6 +45,7 @@ from vmp.engine.update import (
     use_running_statistics,
 )
 from vmp.errors import RunError
+from vmp.invocation import command_line
 from vmp.machine import cpus
 from vmp.progress import bar
 
@@ -332,6 +333,6 @@ class _EvaluationTime:
 def _advice_on_slow_data(workers: int) -> str:
     return (
         f"Reading holds training back. Try more trainer.workers (now {workers}; {cpus()} CPUs are available), small "
-        "exact clips (scripts/prepare.py ... --cut) or, for small datasets, data.keep. `make bench BENCH=clips` "
-        "measures the readers."
+        f"exact clips ({command_line('prepare')} ... --cut) or, for small datasets, data.keep. "
+        "`make bench BENCH=clips` measures the readers."
     )

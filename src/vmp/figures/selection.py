@@ -17,6 +17,7 @@ import numpy as np
 
 from vmp.errors import UserError, shortlist
 from vmp.figures.layers import layer_with, layers_of
+from vmp.invocation import command_line
 from vmp.runs.records import is_run
 from vmp.runs.run import Run, read_run, readable_runs
 
@@ -294,8 +295,8 @@ def missing_runs(
 ) -> MissingRuns:
     """paper: what is to be added to the command of the paper's experiment; small: to a run in miniature; arms: of the
     study on real clips."""
-    full = shortlist([f"python train.py {PAPER[number].experiment} {words}" for words in paper])
-    quick = shortlist([f"python train.py {words}" for words in small])
+    full = shortlist([f"{command_line('train')} {PAPER[number].experiment} {words}" for words in paper])
+    quick = shortlist([f"{command_line('train')} {words}" for words in small])
     return MissingRuns(
         f"figure {number} needs {what}. The paper's:\n{full}\nThe same in miniature, on the embedded dataset, in "
         f"minutes:\n{quick}\nOn real clips:\n  make real ONLY='handwash12 {arms}'\nOr name runs that are elsewhere: "

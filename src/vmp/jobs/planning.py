@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vmp.errors import ConfigError, RunError, UserError
+from vmp.invocation import command_line
 from vmp.jobs.supervisor import Job
 from vmp.ranks import COMMANDS, read_rank
 from vmp.runs.records import is_finished
@@ -24,7 +25,7 @@ def check_started_once() -> None:
     if "WORLD_SIZE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or (here.certain and not here.alone):
         raise ConfigError(
             "a sweep (-m) starts the processes of its jobs itself: run it once, with python, not with "
-            f"{COMMANDS.get(here.starter, 'torchrun')}. For jobs of N processes each: python train.py -m "
+            f"{COMMANDS.get(here.starter, 'torchrun')}. For jobs of N processes each: {command_line('train')} -m "
             "hydra.sweeper.processes=N ..."
         )
 

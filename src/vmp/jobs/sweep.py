@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from vmp.cli import typed_command
 from vmp.engine.stopping import OUT_OF_TIME
 from vmp.errors import RunError
 from vmp.files import write_json, write_text
+from vmp.invocation import typed_command
 from vmp.jobs.process import JobProcess, python_command
 from vmp.jobs.supervisor import Job, ProgressLines, StopRequests, announce_stop, listen_for_signals, run_jobs
 from vmp.runs.records import is_finished, read_result

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from vmp.data.manifest import NUMBER, raise_faults, read_csv
 from vmp.errors import ManifestError
+from vmp.invocation import command_line
 from vmp.prepare.plan import read_lines
 from vmp.prepare.videos import VIDEO
 
@@ -88,7 +89,7 @@ def read_list(path: Path, split: str = "") -> list[Row]:
     if _OFFICIAL_HMDB.fullmatch(path.name):
         raise ManifestError(
             f"{path}: an official split file of HMDB-51, whose numbers say how a clip is used and are no labels; make "
-            "manifests with scripts/prepare.py hmdb51 and train with dataset=hmdb51"
+            f"manifests with {command_line('prepare')} hmdb51 and train with dataset=hmdb51"
         )
     first = lines[0][1]
     if first.startswith(("{", "[")):

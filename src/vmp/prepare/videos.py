@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from vmp.data.frames import FRAME
 from vmp.data.manifest import check_relative
 from vmp.errors import ConfigError
+from vmp.invocation import command_line
 
 if TYPE_CHECKING:
     from vmp.prepare.list_format import Row
@@ -100,7 +101,7 @@ def why_not_found(root: Path) -> str:
                 return (
                     f"{why}. {Path(folder, name)} is HDF5, which is not read. Name the folder of the original videos. "
                     "Clips as the authors' script makes them (files and train.csv, unpacked from it) are read by "
-                    "`python train.py dataset=list`, see docs/data.md."
+                    f"`{command_line('train')} dataset=list`, see docs/data.md."
                 )
     return why
 

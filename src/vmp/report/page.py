@@ -21,6 +21,7 @@ from markupsafe import Markup
 from vmp.errors import UserError
 from vmp.files import replacing
 from vmp.formats import finite, format_duration, format_number, format_signed
+from vmp.invocation import command_line
 from vmp.report.answers import Answer, find_answers, summarize
 from vmp.report.details import Details, read_details
 from vmp.report.drawn import as_json, draw_worst, drawn_data, fit_confusions
@@ -112,7 +113,9 @@ def _find_runs(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
                 seen.add(run.folder.resolve())
                 yield run.folder, run.folder.as_posix()
         if empty:
-            raise UserError(f"{folder}: no run there (no config.yaml below it); python train.py makes one")
+            raise UserError(
+                f"{folder}: no run there (no config.yaml below it); {command_line('train')} makes one"
+            )
 
 
 def _render(

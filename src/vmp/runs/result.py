@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from vmp.cli import typed_command
 from vmp.config import Config
 from vmp.engine.dist import Processes
 from vmp.engine.plan import Throughput, TrainingPlan, TrainingState
 from vmp.finetune import trained
+from vmp.invocation import typed_command
 from vmp.machine import device_name, peak_memory
 from vmp.model import PromptedClassifier
 from vmp.provenance import provenance
