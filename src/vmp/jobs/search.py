@@ -90,13 +90,15 @@ class Search:
 
     def propose(self, count: int) -> list[Trial]:
         """The next trials, at most `count`: first those that an earlier command left unfinished."""
+        import numpy as np
         from optuna.samplers import TPESampler
 
         known = self.read()
         left = sum(trial.state == "waiting" for trial in known)
         for number in range(len(known), min(self.trials, len(known) + count - left)):
             # no state of a generator: a search that was stopped goes on like one that was not
-            self._study.sampler = TPESampler(seed=self._seed + number)
+            seed = np.random.SeedSequence([self._seed, number]).generate_state(1).item()
+            self._study.sampler = TPESampler(seed=seed)
             self._study.ask(self._distributions)
         return [trial for trial in self.read() if trial.state == "waiting"][:count]
 
