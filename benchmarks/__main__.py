@@ -1,7 +1,7 @@
 """make bench: the layer, the first convolution after it, a training step, a checkpoint, start-up, the loader, reading
 clips, and what Table 1 costs, each beside a plain implementation.
 
-    python -m benchmarks [layer|stem|step|save|start|loader|clips|costs] [--batch 8 --frames 8 --size 224]
+    python -m benchmarks [layer|stem|step|save|start|loader|clips|views|costs] [--batch 8 --frames 8 --size 224]
     python -m benchmarks step costs --backbone c2d i3d slowfast x3d timesformer
     python -m benchmarks step --backbone x3d backbone.size=s        KEY=VALUE: overrides for step, as for train.py
 
@@ -17,7 +17,7 @@ from typing import Any
 from vmp.cli import friendly, parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("layer", "stem", "step", "save", "start", "loader", "clips", "costs")
+PARTS = ("layer", "stem", "step", "save", "start", "loader", "clips", "views", "costs")
 
 
 def compose(overrides: list[str]) -> tuple[Any, Any]:
@@ -55,7 +55,7 @@ def main() -> None:
     import torch
 
     from benchmarks.costs import bench_costs
-    from benchmarks.feed import bench_clips, bench_loader
+    from benchmarks.feed import bench_clips, bench_loader, bench_views
     from benchmarks.layer import bench_layer
     from benchmarks.save import bench_save
     from benchmarks.start import bench_start
@@ -101,6 +101,7 @@ def main() -> None:
         "start": lambda: bench_start(ROOT),
         "loader": lambda: bench_loader(compose, ROOT),
         "clips": lambda: bench_clips(ROOT),
+        "views": bench_views,
         "costs": lambda: bench_costs(ROOT, results.get("step", {})),
     }
     for part, bench in benchmarks.items():

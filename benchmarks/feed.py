@@ -1,11 +1,13 @@
 """Clips per second: from the embedded videos with the share of time that training waits, and from original and cut
 videos."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +264,60 @@ def sorted_by_time(path: Path, indices: np.ndarray) -> np.ndarray:
     pictures = torch.as_tensor(np.stack([found[pts].to_ndarray(format="rgb24") for pts in sorted(found)]))
     chosen = pictures[torch.as_tensor(indices - indices[0])].numpy()
     return np.stack([resize_short_side(picture, 256) for picture in chosen])
+
+
+def bench_views(clips: int = 6, workers: int = 2) -> list[Row]:
+    """10 x 3 views of SlowFast of each clip, whole and in pieces: seconds per clip, and shared memory at most."""
+    import tempfile
+
+    from torch.utils.data import DataLoader
+
+    from vmp.data.columns import Clip
+    from vmp.data.dataset import ClipShape, TestClips, loader_processes, stream_views
+    from vmp.data.encode import write_video
+    from vmp.data.manifest import Manifest
+    from vmp.data.present import find_clips
+    from vmp.data.shared import SharedMemoryCollate
+
+    shape = ClipShape(frames=33, stride=2, crop=224, jitter=(256, 256), test_side=256, test_crop=256)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as home:
+        write_video(Path(home) / "a.mp4", islice(back_and_forth(256, 340), 300))
+        clip = Clip("0", "a.mp4", 0, frames=300, fps=25, width=340, height=256, readers=("pyav_seek", "pyav"))
+        listed = tuple(replace(clip, id=str(number)) for number in range(clips))
+        manifest = Manifest(Path(home) / "a.csv", Path(home), ("a",), listed)
+        data = TestClips(manifest, find_clips(manifest, max_bad_fraction=0), shape, temporal=10, spatial=3)
+
+        def whole() -> Iterator[int]:
+            processes = loader_processes(data, workers)
+            for ((_, views, _),) in DataLoader(
+                data, batch_size=1, collate_fn=SharedMemoryCollate(list), **processes
+            ):
+                yield len(views)
+
+        def in_pieces() -> Iterator[int]:
+            for piece in stream_views(data, range(clips), workers=workers, timeout=0, pin_memory=False):
+                assert isinstance(piece.views, torch.Tensor)
+                yield len(piece.views)
+
+        for what, read in (("whole items", whole), ("in pieces", in_pieces)):
+            used, most, began, first, views = shared_memory(), 0.0, time.perf_counter(), 0.0, 0
+            for found in read():
+                first = first or time.perf_counter() - began
+                views += found
+                most = max(most, shared_memory() - used)
+            seconds = (time.perf_counter() - began) / clips
+            rows.append(
+                {"what": what, "first views after s": first, "s per clip": seconds, "shared MB": most}
+            )
+            assert views == 30 * clips
+    print_rows(
+        f"10 x 3 views of 33 frames of 256 x 256, {workers} loader processes, {describe_machine()}", rows
+    )
+    return rows
+
+
+def shared_memory() -> float:
+    """MB in use in /dev/shm, of all processes of the machine."""
+    found = os.statvfs("/dev/shm")
+    return (found.f_blocks - found.f_bfree) * found.f_frsize / 1e6

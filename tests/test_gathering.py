@@ -1,5 +1,6 @@
 """What processes bring together: rows of tensors and scores on the first, flags on all."""
 
+import time
 from datetime import timedelta
 from itertools import product
 from types import SimpleNamespace
@@ -11,10 +12,10 @@ import torch.distributed
 from runs import CONTEXT
 from torch import nn
 
-from vmp.data.dataset import ClipShape, TestClips
+from vmp.data.dataset import ClipShape, TestClips, read_ahead, stream_views
 from vmp.data.manifest import read_manifest
 from vmp.data.present import find_clips
-from vmp.engine import dist
+from vmp.engine import dist, evaluator
 from vmp.engine.dist import Processes
 from vmp.engine.evaluator import score
 from vmp.errors import DataError, RunError, VideoReadError
@@ -70,10 +71,10 @@ class Some(TestClips):
     __test__ = False
     unreadable: tuple[int, ...] = ()
 
-    def __getitem__(self, index: int):
+    def _read(self, index: int, *args, **options):
         if index in self.unreadable:
-            return index, VideoReadError(self.root, "gone"), torch.zeros(0)
-        return super().__getitem__(index)
+            raise VideoReadError(self.root, "gone")
+        return super()._read(index, *args, **options)
 
 
 def test_clips(data, unreadable: tuple[int, ...]) -> Some:
@@ -166,3 +167,96 @@ def test_three_processes_score_as_one(data, by_rank):
 def test_what_one_process_finds_wrong_ends_all(by_rank):
     said = ["test: the model gives scores that are not finite; the run has diverged", "2 clips"]
     assert [one[1][-2:] for one in by_rank] == [said] * WORLD
+
+
+# --- views in pieces -----------------------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    """A network whose float32 logits depend, in their last bits, on how it is called; with a variation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU(), nn.Conv3d(8, 16, 2), nn.ReLU())
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, clips: torch.Tensor) -> SimpleNamespace:
+        features = self.layers(clips.float() / 255).mean(dim=(2, 3, 4))
+        return SimpleNamespace(logits=self.head(features), variations={"": features.square().mean()})
+
+
+@torch.inference_mode()
+def score_whole(model: nn.Module, clips: TestClips, *, at_once: int, pixels: int) -> tuple[list, list, float]:
+    """Slow reference: whole clips, read in order, in batches of `at_once` clips and chunks of `pixels`."""
+    scores, losses, variation = [], [], []
+    for begin in range(0, len(clips), at_once):
+        items = [clips[i] for i in range(begin, min(begin + at_once, len(clips)))]
+        items = [item for item in items if isinstance(item[1], torch.Tensor)]
+        if not items:
+            continue
+        chunks = torch.cat([views for _, views, _ in items]).split(max(1, pixels // (4 * 16 * 16)))
+        outs = [model(chunk) for chunk in chunks]
+        variation += [out.variations[""].double() for out, c in zip(outs, chunks, strict=True) for _ in c]
+        rows = torch.cat([out.logits for out in outs]).split([len(weights) for *_, weights in items])
+        for (index, _, weights), row in zip(items, rows, strict=True):
+            scores.append((row.softmax(dim=1) * weights[:, None]).sum(dim=0).numpy())
+            each = row.double().log_softmax(dim=1)[:, clips.present.clips[index].label]
+            shares = weights.double() / weights.sum()
+            losses.append(-float((shares.log() + each).logsumexp(dim=0)))
+    return scores, losses, float(np.mean(variation))
+
+
+@pytest.mark.parametrize(
+    ("at_once", "pixels", "workers"), [(1, 4 * 1024, 2), pytest.param(4, 5 * 1024, 0, marks=pytest.mark.slow)]
+)
+def test_views_in_pieces_give_the_same_bits_as_whole_clips(data, monkeypatch, at_once, pixels, workers):
+    """However many views a piece has, and however many processes read them. Each clip has six views of 3 kB."""
+    monkeypatch.setattr(evaluator, "PIXELS_AT_ONCE", pixels)
+    clips, model = test_clips(data, (1, 4)), Small()
+    clips.views_per_piece = 6
+    wanted = score_whole(model, clips, at_once=at_once, pixels=pixels)
+    for views in (1, 4):
+        clips.views_per_piece = views
+        assert len(list(clips.pieces(0))) == -(-6 // views)
+        here = Processes(0, 1, CPU)
+        got = score(model, clips, processes=here, reduce="probs", at_once=at_once, workers=workers)
+        assert got.indices.tolist() == [0, 2, 3, 5, 6, 7, 8]
+        assert sorted(got.bad) == [1, 4]
+        np.testing.assert_array_equal(got.scores, wanted[0])
+        np.testing.assert_array_equal(got.losses, wanted[1])
+        assert got.variation == wanted[2]
+
+
+class Uneven(Some):
+    """Whose first clip takes much longer than the others."""
+
+    def _read(self, index: int, *args, **options):
+        time.sleep(0.5 * (index == 0))
+        return super()._read(index, *args, **options)
+
+
+def test_pieces_come_in_order_whichever_process_is_first(data):
+    manifest = read_manifest(data / "val.csv")
+    shape = ClipShape(frames=4, stride=1, crop=16, jitter=(32, 32), test_side=32, test_crop=16)
+    clips = Uneven(manifest, find_clips(manifest, max_bad_fraction=0), shape, temporal=2, spatial=3)
+    clips.views_per_piece = 4
+    order = [8, 0, 3, 4, 1]
+    found = list(stream_views(clips, order, workers=3, timeout=60, pin_memory=False))
+    assert [(p.clip, len(p.views), p.last) for p in found] == [
+        (clip, *piece) for clip in order for piece in ((4, False), (2, True))
+    ]
+    for index in order:
+        views = torch.cat([piece.views for piece in found if piece.clip == index])
+        assert torch.equal(views, clips[index][1])
+
+
+@pytest.mark.parametrize(("frames", "crop"), [(33, 256), (9, 224), (4, 16), (65, 512)])
+def test_what_a_process_reads_ahead_is_bounded(frames, crop):
+    shape = ClipShape(frames=frames, stride=1, crop=crop, jitter=(crop, crop), test_side=crop, test_crop=crop)
+    view = 3 * frames * crop * crop
+    for views in (1, 3, 30):
+        each, pieces = read_ahead(shape, views)
+        assert each <= views
+        assert pieces >= 2  # so that one is made while another is used
+        assert each * pieces * view <= max(25e6, 2 * view)

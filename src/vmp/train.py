@@ -206,8 +206,8 @@ class Session:
         """Log what is about to be trained on what; warn where shared memory is too small for its batches."""
         import torch
 
-        from vmp.data.shared import shortage
-        from vmp.engine.evaluator import clips_at_once
+        from vmp.data.dataset import read_ahead
+        from vmp.data.shared import AHEAD, shortage
         from vmp.finetune import trained
         from vmp.runs.result import describe_devices
 
@@ -227,12 +227,10 @@ class Session:
             f"{config.backbone.key}, {parameters:,} parameters ({trained(self.model):,} trained), sees "
             f"{self.spec.frames} frames of {self.spec.crop} pixels; {shape.frames} are decoded at stride {shape.stride}"
         )
-        at_once = max(clips_at_once(n) * n for n in (1, math.prod(self.views)))  # views of a batch
-        largest = max(plan.micro_batch * shape.crop**2, at_once * shape.test_crop**2)
+        tested = math.prod(read_ahead(shape, math.prod(self.views))) * shape.test_crop**2 // AHEAD
+        batch = shape.channels * shape.frames * max(plan.micro_batch * shape.crop**2, tested)
         workers = loader_workers(config.trainer.workers)
-        if warning := shortage(
-            shape.channels * shape.frames * largest, workers=workers, beside=read_rank().local_world
-        ):
+        if warning := shortage(batch, workers=workers, beside=read_rank().local_world):
             self.log.warn(warning)
 
     def restore(

@@ -4,16 +4,18 @@ Notable here:
 - a sample is a function of (seed, epoch, clip), never of workers or batches;
 - a clip that cannot be read is returned as an error and counted; it is never replaced by another one;
 - each process may keep a small training set decoded: that changes how long an epoch takes, and no sample;
+- the test views of a clip, which may be hundreds of megabytes, leave a loader process one piece after another;
 - a clip has a fourth channel, masks of what moves, if the shape says where to take them from (`vmp=oracle`). They go
   through the same resizing, crop and flip as the frames.
 """
 
+import itertools
 import multiprocessing
 import signal
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,10 +33,12 @@ from vmp.data.manifest import Manifest
 from vmp.data.opencv import opencv
 from vmp.data.present import Present, check_rates
 from vmp.data.sampler import AUGMENT, generator
+from vmp.data.shared import SharedMemoryCollate
 from vmp.data.times import even_frames
 from vmp.errors import VideoReadError
 
 MOST_WORKERS = 64  # slots of `being_read`; further loader processes share them
+PIECE, IN_FLIGHT, MOST_AHEAD = 12_500_000, 25_000_000, 64  # bytes of views, of a process; pieces of a process
 SECONDS_TO_END = 10  # of a killed process that the system cannot end at once
 
 
@@ -123,7 +127,9 @@ class _Clips(torch.utils.data.Dataset):
         path, reader = self.root / clip.path, self.present.readers[index]
         change = self.shape.change(clip, training=training)
         worker = torch.utils.data.get_worker_info()
-        slot = 0 if worker is None else 1 + worker.id % MOST_WORKERS
+        # a worker of a dataset that is shared out (WorkersViews) has a number of its own
+        number = None if worker is None else getattr(worker.dataset, "number", worker.id)
+        slot = 0 if number is None else 1 + number % MOST_WORKERS
         self._reading[slot] = index
         try:
             size = clip.length * clip.height * clip.width * 3  # bytes
@@ -175,10 +181,28 @@ class TrainClips(_Clips):
         return index, torch.from_numpy(transforms.to_clip(picture)), clip.label
 
 
+def read_ahead(shape: ClipShape, views: int) -> tuple[int, int]:
+    """Views of a piece of test clips with this many views, and pieces that a loader process has on their way: together
+    at most IN_FLIGHT bytes, or two views if these are larger."""
+    view = shape.channels * shape.frames * shape.test_crop**2  # bytes
+    each = max(1, min(views, PIECE // view))
+    return each, max(2, min(MOST_AHEAD, IN_FLIGHT // (each * view)))
+
+
+class Piece(NamedTuple):
+    """Some of the views of a test clip, in order, or why it cannot be read."""
+
+    clip: int  # its index
+    views: Tensor | VideoReadError  # (V', C, T, H, W) uint8
+    weights: Tensor  # (V',); those of all pieces of a clip sum to temporal x spatial
+    last: bool  # of the clip
+
+
 class TestClips(_Clips):
     """All fixed views of a clip: temporal starts x spatial crops. Views that coincide are returned once.
 
-    An item is (index, (V, C, T, H, W) uint8, weights (V,)) with weights that sum to temporal x spatial.
+    An item is (index, (V, C, T, H, W) uint8, weights (V,)) with weights that sum to temporal x spatial; `pieces` gives
+    the same views one piece after another.
     """
 
     def __init__(
@@ -187,7 +211,17 @@ class TestClips(_Clips):
         super().__init__(manifest, present, shape)
         self.temporal, self.spatial = temporal, spatial
 
+        self.views_per_piece = read_ahead(shape, temporal * spatial)[0]
+
     def __getitem__(self, index: int) -> tuple[int, Tensor | VideoReadError, Tensor]:
+        pieces = list(self.pieces(index))
+        weights = torch.cat([piece.weights for piece in pieces])
+        if isinstance(pieces[0].views, VideoReadError):
+            return index, pieces[0].views, weights
+        return index, torch.cat([piece.views for piece in pieces]), weights  # type: ignore[misc]
+
+    def pieces(self, index: int) -> Iterator[Piece]:
+        """The clip's views in pieces of at most `views_per_piece`; each frame is decoded once."""
         clip, s = self.present.clips[index], self.shape
         shown, offsets = s.grid(clip)
         starts = sampling.view_starts(len(shown), offsets, views=self.temporal, anchor=s.anchor)
@@ -196,20 +230,76 @@ class TestClips(_Clips):
             shown[sampling.frame_indices(len(shown), offsets, start=int(i), short=s.short)]
             for i in distinct
         ])  # fmt: skip
+        numbers, back = np.unique(at, return_inverse=True)
         try:
-            frames = self._read(index, at.ravel(), short_side=s.test_side, training=False)
+            frames = self._read(index, numbers, short_side=s.test_side, training=False)  # (frames, H, W, C)
         except VideoReadError as error:
-            return index, error, torch.zeros(0)
-        frames = frames.reshape(*at.shape, *frames.shape[1:])  # (starts, T, H, W, 3)
-        size = s.test_crop
-        corners = Counter(transforms.test_corners(*frames.shape[2:4], crop=size, positions=self.spatial))
-        views = [
-            transforms.to_clip(v[:, top : top + size, left : left + size])
-            for v in frames
-            for top, left in corners
-        ]
+            yield Piece(index, error, torch.zeros(0), True)
+            return
+        size, back = s.test_crop, back.reshape(at.shape)  # (starts, T), into frames
+        corners = Counter(transforms.test_corners(*frames.shape[1:3], crop=size, positions=self.spatial))
+        views = list(itertools.product(range(len(at)), corners))
         weights = np.outer(times, list(corners.values())).ravel().astype(np.float32)
-        return index, torch.from_numpy(np.stack(views)), torch.from_numpy(weights)
+        for first in range(0, len(views), self.views_per_piece):
+            part = slice(first, first + self.views_per_piece)
+            stack = [
+                transforms.to_clip(frames[:, top : top + size, left : left + size][back[start]])
+                for start, (top, left) in views[part]
+            ]
+            last = first + self.views_per_piece >= len(views)
+            yield Piece(index, torch.from_numpy(np.stack(stack)), torch.from_numpy(weights[part]), last)
+
+
+class WorkersViews(torch.utils.data.IterableDataset):
+    """What one of several loader processes reads: the pieces of every `of`-th clip, from the `number`-th on."""
+
+    def __init__(self, clips: TestClips, indices: Sequence[int], number: int, of: int) -> None:
+        self.clips, self.indices, self.number = clips, indices[number::of], number
+
+    def __iter__(self) -> Iterator[Piece]:
+        for index in self.indices:
+            yield from self.clips.pieces(index)
+
+
+def stream_views(
+    clips: TestClips, indices: Sequence[int], *, workers: int, timeout: float, pin_memory: bool
+) -> Iterator[Piece]:
+    """The pieces of these clips, clip by clip in the order of `indices`, read ahead by `workers` processes.
+
+    Each process decodes its next clip while others are taken from, and reads ahead as `read_ahead` says. A loader of
+    torch's takes turns between its processes after every piece; here turns change after every clip, so that clips come
+    in order. That takes one loader per process.
+
+    Args:
+        timeout: seconds to wait for a piece; 0: no limit.
+    """
+    if not workers:
+        yield from WorkersViews(clips, indices, 0, 1)
+        return
+    workers = max(1, min(workers, len(indices)))
+    loaders = [
+        iter(
+            torch.utils.data.DataLoader(
+                WorkersViews(clips, indices, number, workers),
+                batch_size=None,
+                collate_fn=SharedMemoryCollate(_keep),
+                pin_memory=pin_memory,
+                prefetch_factor=read_ahead(clips.shape, clips.temporal * clips.spatial)[1],
+                **loader_processes(clips, 1, timeout=timeout),
+            )
+        )
+        for number in range(workers)
+    ]
+    for place in range(len(indices)):
+        while True:
+            piece = Piece(*next(loaders[place % workers]))
+            yield piece
+            if piece.last:
+                break
+
+
+def _keep(piece: Any) -> Any:
+    return piece
 
 
 TestClips.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test

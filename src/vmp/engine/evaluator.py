@@ -3,6 +3,8 @@
 Notable here:
 - clips are distributed over processes one by one, without padding or repeats, and their scores are put in order on
   the first process, as tensors; the others get no scores;
+- views come one piece after another (data/dataset.py) and go through the model in chunks of a fixed size, so that no
+  clip's views, nor how they came, decide how much memory a test takes or what it gives;
 - a clip that cannot be read gets no score: it is listed, and `top1_lower_bound` counts it as wrong;
 - accuracies are in percent and micro-averaged over clips unless they are named otherwise.
 """
@@ -14,10 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from vmp.data.dataset import TestClips, end_workers, loader_processes
-from vmp.data.shared import SharedMemoryCollate
+from vmp.data.dataset import Piece, TestClips, end_workers, stream_views
 from vmp.engine.dist import Processes
 from vmp.engine.faults import explain_torch_errors
 from vmp.errors import RunError, VideoReadError
@@ -68,21 +68,15 @@ def score(
         model: clips (V, 3, T, H, W) uint8 -> an output with `logits` and `variations`.
         reduce: what is summed over views, "probs" or "logits".
         between: is called after each batch and may raise.
-        at_once: clips in a batch of the loader; None: as many as give 32 views.
+        at_once: clips whose views share chunks; None: as many as give 32 views.
         check: is called on every process with the clips that none could read, and may raise.
 
     Raises:
         RunError: on every process: a score is not finite.
     """
-    mine = list(range(processes.rank, len(dataset), processes.world))
-    loader: DataLoader = DataLoader(
-        dataset,
-        sampler=mine,
-        batch_size=at_once or clips_at_once(dataset.temporal * dataset.spatial),
-        collate_fn=SharedMemoryCollate(_keep),
-        pin_memory=processes.device.type == "cuda",
-        **loader_processes(dataset, workers, timeout=timeout),
-    )
+    mine = range(processes.rank, len(dataset), processes.world)
+    device, batch = processes.device, at_once or clips_at_once(dataset.temporal * dataset.spatial)
+    stream = stream_views(dataset, mine, workers=workers, timeout=timeout, pin_memory=device.type == "cuda")
     model.eval()
     indices: list[int] = []  # of the clips that this process could read
     losses: list[float] = []
@@ -94,33 +88,31 @@ def score(
         _ending_workers_on_errors(),
         bar(name, len(mine), shown=processes.first) as shown,
     ):
-        for items in loader:
-            good = [(i, x, w) for i, x, w in items if isinstance(x, Tensor)]
-            bad |= {i: f"unreadable: {x}" for i, x, _ in items if isinstance(x, VideoReadError)}
+        for at in range(0, len(mine), batch):
+            count = len(mine[at : at + batch])
+            good: list[tuple[int, Tensor]] = []  # index and weights (V,) of each clip
+            logits, variations = [], []
+            for chunk in _chunks(stream, count, good, bad, device):  # (V of several clips, 3, T, H, W)
+                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                    out = model(chunk)
+                logits.append(out.logits.float())
+                if out.variations:
+                    variations.append(sum(v.double() for v in out.variations.values()).expand(len(chunk)))
             if good:
-                # (V of all clips, 3, T, H, W)
-                views = torch.cat([x.to(processes.device, non_blocking=True) for _, x, _ in good])
-                logits, variations = [], []
-                for chunk in views.split(max(1, PIXELS_AT_ONCE // views[0, 0].numel())):
-                    with torch.autocast(processes.device.type, dtype=autocast, enabled=autocast is not None):
-                        out = model(chunk)
-                    logits.append(out.logits.float())
-                    if out.variations:
-                        variations.append(sum(v.double() for v in out.variations.values()).expand(len(chunk)))
                 each = torch.cat(logits).cpu()
                 if not indices:
                     own = torch.empty(len(mine), each.shape[1])
                 variation += torch.cat(variations).tolist() if variations else []
-                at = 0
-                for index, x, weights in good:
-                    row = each[at : at + len(x)]  # (V, classes)
+                begin = 0
+                for index, weights in good:
+                    row = each[begin : begin + len(weights)]  # (V, classes)
                     label = dataset.present.clips[index].label
                     losses.append(_cross_entropy(row, weights, label, reduce=reduce))
                     row = row.softmax(dim=1) if reduce == "probs" else row
                     own[len(indices)] = (row * weights[:, None]).sum(dim=0)
                     indices.append(index)
-                    at += len(x)
-            shown.advance(len(items))
+                    begin += len(weights)
+            shown.advance(count)
             between()
         own = own[: len(indices)]
         parts = processes.gather((bad, bool(own.isfinite().all()), *own.shape))
@@ -140,6 +132,37 @@ def score(
     order = clips.argsort()
     mean = float(np.mean(values.numpy())) if len(values) else None
     return Scores(clips[order].numpy(), own.numpy(), cost[order].numpy(), bad, mean)
+
+
+def _chunks(
+    stream: Iterator[Piece],
+    clips: int,
+    good: list[tuple[int, Tensor]],
+    bad: dict[int, str],
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Yield the views of the next `clips` clips in the chunks that go through the model at once, on the device, as they
+    arrive. Once all are taken, `good` has the index and weights of each clip that could be read, `bad` the others."""
+    waiting: list[Tensor] = []
+    most = 1
+    while clips:
+        index, views, weights, last = next(stream)
+        clips -= last
+        if isinstance(views, VideoReadError):
+            bad[index] = f"unreadable: {views}"
+            continue
+        if good and good[-1][0] == index:
+            good[-1] = index, torch.cat([good[-1][1], weights])
+        else:
+            good.append((index, weights))
+        waiting.append(views.to(device, non_blocking=True))
+        most = max(1, PIXELS_AT_ONCE // views[0, 0].numel())
+        while sum(map(len, waiting)) >= most:
+            found = torch.cat(waiting)
+            yield found[:most]
+            waiting = [found[most:]] if len(found) > most else []
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def in_order(own: Tensor, clips: Tensor | None, processes: Processes) -> Tensor:
@@ -181,7 +204,7 @@ def best_classes(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def clips_at_once(views: int) -> int:
-    """Clips in a batch of the loader, where each clip has this many views."""
+    """Clips that are scored together, where each clip has this many views."""
     return max(1, 32 // views)
 
 
@@ -233,7 +256,3 @@ def _ending_workers_on_errors() -> Iterator[None]:
     except BaseException:
         end_workers()
         raise
-
-
-def _keep(items: list) -> list:
-    return items
