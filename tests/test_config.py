@@ -23,6 +23,7 @@ GIVEN = {
     "list": ["dataset.root=.", "dataset.train=a", "dataset.val=b"],
     "manifest": ["dataset.folder=."],
     "folders": ["dataset.root=."],
+    "features": ["vmp.at=stages.1"],
 }
 
 

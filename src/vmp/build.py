@@ -26,7 +26,7 @@ from vmp.data.columns import Clip, Clips
 from vmp.data.manifest import Manifest, read_manifest, spread
 from vmp.errors import ConfigError, DataError, ManifestError
 from vmp.invocation import command_line
-from vmp.prompts import build_prompts
+from vmp.prompts import build_inside, build_prompts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -284,19 +284,23 @@ def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifi
     from vmp.finetune import set_batch_norm
 
     set_precision_switches(config)
-    prompts = build_prompts(config, spec)
+    prompts, inside = build_prompts(config, spec), build_inside(config)
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 1).integers(2**62)))
     backbone = make_backbone(config, classes)
-    model = attach_prompts(config, spec, backbone, prompts)
+    model = attach_prompts(config, spec, backbone, prompts, inside)
     if config.trainer.channels_last:
         model = model.to(memory_format=torch.channels_last_3d)
     return set_batch_norm(model, config.train.batch_norm)
 
 
 def attach_prompts(
-    config: Config, spec: "Spec", backbone: "nn.Module", prompts: dict[str, Any]
+    config: Config,
+    spec: "Spec",
+    backbone: "nn.Module",
+    prompts: dict[str, Any],
+    inside: dict[str, Any] | None = None,
 ) -> "PromptedClassifier":
-    """Put prompt layers (pathway -> layer) in front of a backbone."""
+    """Put prompt layers (pathway -> layer) in front of a backbone, and others (stage -> layer) inside."""
     from vmp.model import PromptedClassifier
     from vmp.pathways import cut
 
@@ -304,6 +308,7 @@ def attach_prompts(
     return PromptedClassifier(
         backbone,
         prompts=prompts,
+        inside=inside,
         cut=cut(frames=spec.frames, alpha=spec.alpha, prompted=config.prompted, split=config.vmp.split)
         if several
         else None,
@@ -334,7 +339,8 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
     o, v = config.optim, config.vmp
     lr = o.lr * config.trainer.batch_size / (o.ref_batch or config.trainer.batch_size)
     rest, norms = parameter_groups(model.backbone)
-    prompts = [p for p in model.prompts.parameters() if p.requires_grad]
+    layers = [*model.prompts.parameters(), *model.inside.parameters()]
+    prompts = [p for p in layers if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": rest, "lr": lr, "weight_decay": o.weight_decay},
         {"params": norms, "lr": lr, "weight_decay": o.norm_weight_decay},

@@ -19,6 +19,7 @@ Reader = Literal["auto", "pyav_seek", "opencv", "pyav", "decord", "torchcodec", 
 CameraMotion = Literal["none", "translation", "affine"]
 Form = Literal["pixel", "two_sided", "patch", "per_clip"]
 Pool = Literal["mean_abs", "mean", "rms"]
+Regulariser = Literal["temporal", "spatial", "compensated"]
 Upsample = Literal["bilinear", "nearest"]
 
 # models

@@ -36,7 +36,7 @@ def freeze(model: PromptedClassifier, what: str) -> None:
     head = {id(module) for module in head_of(model.backbone)}
     trained_ids = set() if what == "backbone_and_head" else head
     frozen = [module for module in model.backbone.modules() if id(module) not in trained_ids]
-    frozen += list(model.prompts.modules()) if what == "all_but_head" else []
+    frozen += [*model.prompts.modules(), *model.inside.modules()] if what == "all_but_head" else []
     _freeze_modules(model, frozen)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"freeze = {what!r}: nothing is left to train")
@@ -60,6 +60,7 @@ def check_frozen(
         random += [
             f"{n} of the prompts" for n, p in named.items() if not p.requires_grad and n not in prompts
         ]
+    random += [f"{n} inside" for n, p in model.inside.named_parameters() if not p.requires_grad]
     if random:
         raise ConfigError(
             f"train.freeze would freeze what nothing has trained: {', '.join(random[:6])}. The weights to start from "

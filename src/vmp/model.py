@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from vmp.controls import OraclePrompt
+from vmp.extensions.features import FeaturePrompt, find_stage
 from vmp.layer import MotionPrompt, normalize
 from vmp.pathways import WHOLE, Cut, scalar_name, take
 
@@ -24,6 +26,7 @@ class PromptedClassifier(nn.Module):
     prompts: pathway -> layer; empty for the baseline without prompts. "video" is the whole clip.
     cut: how a clip becomes the backbone's pathways; None for a backbone with one pathway.
     mean, std: input normalisation of pathways without prompts; a prompt layer has its own.
+    inside: stage of the backbone -> layer on its feature maps (extensions/features.py).
     variation_in_training: False skips V in training mode (lambda = 0); evaluation always measures it.
     """
 
@@ -33,6 +36,7 @@ class PromptedClassifier(nn.Module):
         *,
         prompts: Mapping[str, MotionPrompt] | None = None,
         cut: Cut | None = None,
+        inside: Mapping[str, FeaturePrompt] | None = None,
         mean: float | tuple[float, ...] = 0.45,
         std: float | tuple[float, ...] = 0.225,
         variation_in_training: bool = True,
@@ -42,6 +46,13 @@ class PromptedClassifier(nn.Module):
         self.backbone = backbone
         self.cut = cut
         self.mean, self.std, self.variation_in_training = mean, std, variation_in_training
+        self.inside = nn.ModuleDict(
+            {stage.replace(".", "_"): layer for stage, layer in (inside or {}).items()}
+        )
+        self._found: dict[str, Tensor] = {}  # V by stage, of the forward pass under way
+        for stage, layer in (inside or {}).items():
+            find_stage(backbone, stage).register_forward_hook(partial(self._prompt_stage, stage, layer))
+        self._stages = tuple(inside or {})
         # whether clips have a fourth channel, which pathways without prompts leave out
         self.masked = any(isinstance(layer, OraclePrompt) for layer in self.prompts.values())
         self.frozen_modules: list[nn.Module] = []  # kept in evaluation mode; set by finetune.freeze
@@ -52,7 +63,10 @@ class PromptedClassifier(nn.Module):
         backbone's T without prompts and T + 1 with them."""
         variations: dict[str, Tensor] = {}
         if self.cut is None:
-            return Output(self.backbone(self._prepare_pathway(WHOLE, clips, variations)), variations)
+            logits = self.backbone(self._prepare_pathway(WHOLE, clips, variations))
+            for stage in self._stages if self._wants_variation else ():
+                variations[stage] = self._found.pop(stage)
+            return Output(logits, variations)
         whole = self._prepare_pathway(WHOLE, clips, variations) if self.cut.shared else clips
         pathways = [
             take(whole, indices)
@@ -66,18 +80,40 @@ class PromptedClassifier(nn.Module):
         """Raw frames -> the backbone's input: prompts if the pathway has a layer, else normalised frames."""
         if pathway not in self.prompts:
             return normalize(clips[:, :3] if self.masked else clips, self.mean, self.std)
-        wanted = self.variation_in_training or not self.training
+        wanted = self._wants_variation
         x, v = self.prompts[pathway](clips, variation=wanted)
         if wanted:
             variations[pathway] = v
         return x
 
+    @property
+    def _wants_variation(self) -> bool:
+        return self.variation_in_training or not self.training
+
+    def _prompt_stage(
+        self, stage: str, layer: FeaturePrompt, _: nn.Module, inputs: Any, maps: Tensor
+    ) -> Tensor:
+        """A hook that gives a stage's output its prompts; tokens come from a block that is called with T."""
+        wanted = self._wants_variation
+        run = (
+            layer(maps, variation=wanted)
+            if maps.dim() == 5
+            else layer.tokens(maps, inputs[1], variation=wanted)
+        )
+        if wanted:
+            self._found[stage] = run.variation
+        return run.prompts
+
     def scalars(self) -> dict[str, Tensor]:
-        """Learned scalars by name: `slope`, `shift`, `m`, `n`; `<pathway>/slope` ... with several pathways."""
+        """Learned scalars by name: `slope`, `shift`, `m`, `n`; `<pathway>/slope` ... with several pathways, and
+        `<stage>/slope` ... of layers inside."""
         out: dict[str, Tensor] = {}
         for pathway, prompt in self.prompts.items():
             assert isinstance(prompt, MotionPrompt)
             out |= {scalar_name(pathway, name): value for name, value in prompt.scalars().items()}
+        for stage, layer in zip(self._stages, self.inside.values(), strict=True):
+            assert isinstance(layer, FeaturePrompt)
+            out |= {scalar_name(stage, name): value for name, value in layer.scalars().items()}
         return out
 
     def train(self, mode: bool = True) -> "PromptedClassifier":

@@ -5,13 +5,14 @@ torch is imported only where a device has to be looked at.
 
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vmp.build import backbone_spec
-from vmp.config import Config, CustomBackbone, CustomPrompts
+from vmp.build import backbone_spec, make_backbone
+from vmp.config import Config, CustomBackbone, CustomPrompts, Prompts, TimeSformerConfig
 from vmp.errors import ConfigError, RunError
 from vmp.ranks import read_rank
 from vmp.runs.folder import check_writable
@@ -44,6 +45,38 @@ def try_own_parts(config: Config) -> None:
             own.try_prompt(v.target, layer, frames=spec.frames, crop=spec.crop)
     if isinstance(b, CustomBackbone):
         own.try_backbone(b.target, b.options, frames=spec.frames, crop=spec.crop)
+
+
+def check_stage(config: Config) -> None:
+    """Raise ConfigError where the backbone has no feature maps over time at vmp.at."""
+    v, b, spec = config.vmp, config.backbone, backbone_spec(config)
+    if not isinstance(v, Prompts) or not v.at:
+        return
+    import torch
+
+    from vmp.extensions.features import find_stage, stage_names
+
+    with torch.device("cpu" if isinstance(b, CustomBackbone) else "meta"):  # shapes alone need no arithmetic
+        backbone = make_backbone(config, 2)
+        clip = torch.zeros(2, 3, spec.frames, spec.crop, spec.crop)
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name in dict.fromkeys([v.at, *stage_names(backbone)]):
+            find_stage(backbone, name).register_forward_hook(
+                lambda _, __, out, name=name: shapes.update({name: tuple(getattr(out, "shape", ()))})
+            )
+        with torch.no_grad():
+            backbone(clip)
+    tokens = isinstance(b, TimeSformerConfig)
+
+    def fits(name: str) -> bool:
+        shape = shapes.get(name, ())
+        if tokens:
+            return bool(re.fullmatch(r"blocks\.\d+", name))
+        return len(shape) == 5 and shape[2] > 1
+
+    if not fits(v.at):
+        good = ", ".join(name for name in stage_names(backbone) if fits(name))
+        raise ConfigError(f"vmp.at = {v.at}: has no feature maps of several times; these have: {good}")
 
 
 def clips_per_process(config: Config, world: int) -> int:

@@ -31,11 +31,22 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
 
     v = config.vmp
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 0).integers(2**62)))
-    if isinstance(v, NoPrompts):
+    if isinstance(v, NoPrompts) or not config.prompted:
         return {}
     keys = (WHOLE,) if v.split == "shared" else config.prompted
     options: dict[str, Any] = {"grey": v.grey, "modulate": v.modulate, "variation": v.variation}
     return {key: _build_prompt(v, spec.crop, mean=spec.mean, std=spec.std, **options) for key in keys}
+
+
+def build_inside(config: Config) -> dict[str, Any]:
+    """Stage of the backbone -> layer on its feature maps."""
+    from vmp.extensions.features import FeaturePrompt
+
+    v = config.vmp
+    if not isinstance(v, Prompts) or not v.at:
+        return {}
+    constants = v.model_dump(include={"alpha", "beta", "gamma", "epsilon"}) | v.start
+    return {v.at: FeaturePrompt(variation=v.variation, **constants)}
 
 
 def _build_prompt(v: AnyPrompts, side: int, **options: Any) -> "MotionPrompt":
@@ -63,7 +74,8 @@ def _build_prompt(v: AnyPrompts, side: int, **options: Any) -> "MotionPrompt":
     from vmp.extensions.layer import ExtendedPrompt
 
     norm = _build_form(v, side, constants)
-    return ExtendedPrompt(compensate=v.compensate, scales=v.scales, power_norm=norm, **options)
+    own: dict[str, Any] = {"compensate": v.compensate, "scales": v.scales, "regulariser": v.regulariser}
+    return ExtendedPrompt(power_norm=norm, **own, **options)
 
 
 def _build_form(v: Prompts, side: int, constants: dict[str, Any]) -> "LearnedPowerNorm":

@@ -27,7 +27,7 @@ from vmp.config import Config, CustomBackbone, check, check_start
 from vmp.data.present import digest
 from vmp.errors import UserError
 from vmp.pathways import scalar_name
-from vmp.preflight import check_machine, clips_per_process, explain_disk_errors, try_own_parts
+from vmp.preflight import check_machine, check_stage, clips_per_process, explain_disk_errors, try_own_parts
 from vmp.ranks import read_rank
 from vmp.runs.attention import take_level
 from vmp.runs.folder import begun, check_same_data, check_same_run, checkpoints_of, run_folder, what_matters
@@ -70,6 +70,7 @@ def train(cfg: DictConfig) -> None:
     if not begun(config.folder):
         check_start(config)
         try_own_parts(config)
+        check_stage(config)
     if _is_finished(config):
         if read_rank().first:
             print(f"{config.folder} is finished:")

@@ -148,6 +148,8 @@ class Blocks(nn.Module):
                 stage.res_blocks = blocks[:most]
         self.blocks = net.blocks
         self.head_name = f"blocks.{len(self.blocks) - 1}.proj"
+        residual = [i for i, block in enumerate(self.blocks) if hasattr(block, "res_blocks")]
+        self.aliases = {f"res{number}": f"blocks.{i}" for number, i in enumerate(residual, 2)}
         self.blocks[-1].output_pool = MeanOfPositions()
         _replace_layers(self)
 

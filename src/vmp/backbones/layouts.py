@@ -173,6 +173,8 @@ def _take_prompts(tensors: State) -> tuple[State, State]:
     found: dict[str, State] = {}
     rest: State = {}
     for name, value in tensors.items():
+        if name.startswith("inside."):  # of layers on feature maps
+            continue
         if not (match := _PROMPTS.match(name)):
             rest[name] = value
         elif name[match.end() :] in ("power_norm.m", "power_norm.n") and value.numel() == 1:

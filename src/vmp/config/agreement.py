@@ -87,6 +87,19 @@ def _prompts_extended(c: Config, v: Prompts) -> Iterator[str]:
             f"vmp.compensate, vmp.scales and vmp.form are about the clip's own differences; they have no effect with "
             f"vmp.attention_from = {v.attention_from}; drop one"
         )
+    if not v.pixels and not v.at:
+        yield "vmp.pixels = false and vmp.at = null leave nothing to prompt; name a stage, as in vmp.at=res3"
+    if not v.pixels and (v.extended or v.attention_from != "clip" or v.modulate != "normalized"):
+        yield (
+            "vmp.pixels = false: vmp.compensate, scales, form, regulariser, attention_from and modulate are about the "
+            "frames; leave them as they are, or prompt these too with vmp.pixels=true"
+        )
+    if v.regulariser == "compensated" and v.compensate != "none":
+        yield f"vmp.regulariser = compensated with vmp.compensate = {v.compensate} compensates twice; use temporal"
+    if v.at and len(c.backbone.pathways) > 1:
+        yield f"vmp.at = {v.at}: stages of {c.backbone.name} have maps of several pathways; use another backbone"
+    if v.at and isinstance(c.backbone, TimeSformerConfig) and c.backbone.attention == "space":
+        yield f"vmp.at = {v.at}: with backbone.attention = space no block sees more than a frame; use divided or joint"
     if len(set(v.scales)) < len(v.scales):
         yield f"vmp.scales = {list(v.scales)}: a spacing is there twice"
     spec = c.backbone.spec

@@ -28,6 +28,7 @@ from vmp.choices import (
     Pool,
     Reader,
     Reduce,
+    Regulariser,
     Short,
     Spacing,
     Upsample,
@@ -298,13 +299,17 @@ class Prompts(AnyPrompts):
     pool: Pool = "mean_abs"
     upsample: Upsample = "bilinear"
     patch_scalars: Literal["shared", "position"] = "shared"
+    regulariser: Regulariser = "temporal"
+    at: str | None = None
+    pixels: bool = True
     lr_mult: Positive
     weight_decay: NotNegative | None
 
     @property
     def extended(self) -> bool:
-        """Whether it is more than the paper's layer."""
-        return self.compensate != "none" or self.scales != (1,) or self.form != "pixel"
+        """Whether the layer at the pixels is more than the paper's."""
+        other = self.scales != (1,) or self.form != "pixel" or self.regulariser != "temporal"
+        return other or self.compensate != "none"
 
     @property
     def start(self) -> dict[str, Start]:
@@ -517,16 +522,20 @@ class Config(Section):
     @property
     def placement(self) -> str | None:
         """slow, fast or both; None without prompts, or without pathways to choose from."""
-        if len(self.backbone.pathways) == 1 or self.vmp.kind == "none":
+        if len(self.backbone.pathways) == 1 or not self._prompts_pixels:
             return None
         return "both" if self.vmp.placement == "default" else self.vmp.placement
 
     @property
     def prompted(self) -> tuple[str, ...]:
         """Pathways with a layer in front of them."""
-        if self.vmp.kind == "none":
+        if not self._prompts_pixels:
             return ()
         return self.backbone.pathways if self.placement in (None, "both") else (str(self.placement),)
+
+    @property
+    def _prompts_pixels(self) -> bool:
+        return self.vmp.kind != "none" and getattr(self.vmp, "pixels", True)
 
     @property
     def folder(self) -> Path:

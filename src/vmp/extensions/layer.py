@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from vmp.choices import CameraMotion
 from vmp.extensions.compensate import compensated_differences
-from vmp.layer import MotionPrompt, Prompted, weigh
+from vmp.extensions.variations import REGULARISERS, total_variation
+from vmp.layer import MotionPrompt, Prompted, temporal_attention_variation, weigh
 
 COMPENSATIONS = get_args(CameraMotion)
 
@@ -24,14 +25,25 @@ class ExtendedPrompt(MotionPrompt):
     """Args:
     compensate: the camera's motion that is undone before frames are subtracted: "none", "translation" or "affine".
     scales: spacings of the frames that are subtracted, in frames.
+    regulariser: what stands for V: "temporal" (Eq. 6), "spatial" or "compensated" (variations.py).
     options: those of `MotionPrompt`.
 
     Raises:
         ValueError: another kind of motion, spacings below 1 or repeated; frames too small to compensate.
     """
 
-    def __init__(self, *, compensate: str = "none", scales: Sequence[int] = (1,), **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        compensate: str = "none",
+        scales: Sequence[int] = (1,),
+        regulariser: str = "temporal",
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        if regulariser not in REGULARISERS:
+            raise ValueError(f"regulariser = {regulariser!r}: must be one of {', '.join(REGULARISERS)}")
+        self.regulariser = regulariser
         if compensate not in COMPENSATIONS:
             raise ValueError(f"compensate = {compensate!r}: must be one of {', '.join(COMPENSATIONS)}")
         if not scales or min(scales) < 1 or len(set(scales)) < len(scales):
@@ -40,7 +52,16 @@ class ExtendedPrompt(MotionPrompt):
         self.scale_logits = nn.Parameter(torch.zeros(len(scales))) if len(scales) > 1 else None
 
     def forward(self, clip: Tensor, *, variation: bool = True) -> Prompted:
-        return weigh(self, clip, self.attention(clip), variation=variation)
+        a, own = self.attention(clip), variation and self.regulariser != "temporal"
+        out = weigh(self, clip, a, variation=variation and not own)
+        return Prompted(out.prompts, self._sibling(clip, a)) if own else out
+
+    def _sibling(self, clip: Tensor, attention: Tensor) -> Tensor:
+        if self.regulariser == "spatial":
+            return total_variation(attention, reduction=self.variation)
+        grey = self.grey_frames(clip)
+        d = compensated_differences(grey[:, :-1], grey[:, 1:], kind="translation")
+        return temporal_attention_variation(self.power_norm(d), reduction=self.variation)
 
     def differences(self, clip: Tensor) -> Tensor:
         """Those of the first spacing: (B, 3, T+1, H, W) -> (B, T, H, W)."""
@@ -64,7 +85,8 @@ class ExtendedPrompt(MotionPrompt):
         return found
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, compensate={self.compensate!r}, scales={self.scales}"
+        own = f"compensate={self.compensate!r}, scales={self.scales}, regulariser={self.regulariser!r}"
+        return f"{super().extra_repr()}, {own}"
 
     def _subtract(self, grey: Tensor, scale: int) -> Tensor:
         """(B, T+1, H, W) -> (B, T, H, W)."""

@@ -54,7 +54,9 @@ def layers_of(run: Run) -> "dict[str, MotionPrompt]":
     """
     layers = open_prompts(run.folder).prompts
     if not layers:
-        raise RunError(f"{run.folder}: a run without prompts (vmp=none), so there is no attention to look at")
+        raise RunError(
+            f"{run.folder}: a run without prompts on its frames, so there is no attention to look at"
+        )
     return layers
 
 

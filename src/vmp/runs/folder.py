@@ -35,6 +35,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "vmp": {
         **{"compensate": "none", "scales": [1], "form": "pixel"},
         **{"patch": 8, "pool": "mean_abs", "upsample": "bilinear", "patch_scalars": "shared"},
+        **{"regulariser": "temporal", "at": None, "pixels": True},
     },
 }
 OTHER_DATA = "dataset.name=WORD, which gives its runs a folder of their own"
