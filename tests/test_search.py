@@ -8,12 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_sweep import finish, start, times_run
+
+from hydra_plugins.vmp_sweep import search_space
 
 pytest.importorskip("optuna")
 
 from vmp.errors import ConfigError
-from vmp.jobs.search import Search
+from vmp.jobs.search import Search, check_validated
 from vmp.report.page import write_report
 
 SPACE = {
@@ -84,6 +87,36 @@ def test_what_cannot_be_searched_is_refused(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({"top1": 50.0, "split": "test", "clips": {}}))
     with pytest.raises(ConfigError, match=r"was not validated, since its dataset has no val.csv"):
         search.record(trial, str(tmp_path))
+
+
+def test_datasets_without_a_validation_split_are_refused_before_a_run(tmp_path):
+    prepared = {"kind": "prepared", "name": "finegym", "folder": str(tmp_path)}
+    check_validated(prepared)  # not prepared yet: the run says so
+    (tmp_path / "train.csv").touch()
+    folders = {"kind": "folders", "name": "mine", "folds": None, "ratio": [0.8, 0.1, 0.1]}
+    check_validated(folders)
+    for dataset in (prepared, folders | {"ratio": [0.8, 0, 0.2]}, folders | {"folds": 5}):
+        with pytest.raises(ConfigError, match=f"{dataset['name']} has no validation split"):
+            check_validated(dataset)
+    (tmp_path / "val.csv").touch()
+    check_validated(prepared)
+
+
+def test_what_the_command_line_searches_and_sets():
+    default = {"vmp.lambda": {"low": 0.1, "high": 1}, "vmp.lr_mult": {"low": 1, "high": 100}}
+
+    def space(*words):
+        return search_space(OverridesParser.create().parse_overrides(list(words)), default)
+
+    assert space("seed=1") == default
+    assert space("vmp.lambda=2.5") == {
+        "vmp.lr_mult": {"low": 1, "high": 100}
+    }  # never searched against one's word
+    assert space("optim.lr=0.1,0.2", "vmp.lambda=tag(log,interval(0.1,3))", "vmp.lr_mult=3") == {
+        "optim.lr": [0.1, 0.2],
+        "vmp.lambda": {"low": 0.1, "high": 3, "log": True},
+    }
+    assert space("seed=range(1,4)") == {"seed": [1, 2, 3]}
 
 
 @pytest.mark.slow

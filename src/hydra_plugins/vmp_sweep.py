@@ -192,19 +192,23 @@ class SearchSweeper(RunSweeper):
 
         from vmp.errors import ConfigError, RunError
         from vmp.jobs.planning import name_sweep
-        from vmp.jobs.search import Search
+        from vmp.jobs.search import Search, check_validated
 
         self._check()
         if not isinstance(self.trials, int) or self.trials < 1:
             raise ConfigError(f"hydra.sweeper.trials = {self.trials!r}: must be at least 1")
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides(arguments)
-        space = {o.key_or_group: _searched(o) for o in parsed if o.is_sweep_override()}
-        space = space or cast(dict[str, Any], OmegaConf.to_container(self.space, resolve=True))
+        space = search_space(parsed, cast(dict[str, Any], OmegaConf.to_container(self.space, resolve=True)))
         tags = [a.partition("=")[2] for a in arguments if a.partition("=")[0] == "tag"]
         fixed = [str(o.input_line) for o in parsed if o.key_or_group not in (*space, "tag")]
+        check_validated(self._compose(fixed)["dataset"])
         place = self._home() / f"search-{name_sweep(arguments, [arguments]).rpartition('-')[2]}"
-        place.mkdir(parents=True, exist_ok=True)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = f"cannot be written ({error.strerror}); choose another with output=FOLDER"
+            raise RunError(f"{place} {why}") from None
         code = 0
         try:
             with FileLock(place / ".lock", timeout=0):
@@ -232,6 +236,13 @@ class SearchSweeper(RunSweeper):
         except Timeout:
             raise RunError(f"this search is running already (see {place})") from None
         sys.exit(code)
+
+
+def search_space(overrides: Sequence["Override"], default: dict[str, Any]) -> dict[str, Any]:
+    """What the command line searches; where it searches nothing, the default without what it sets."""
+    given = {o.key_or_group: _searched(o) for o in overrides if o.is_sweep_override()}
+    fixed = {o.key_or_group for o in overrides}
+    return given or {key: space for key, space in default.items() if key not in fixed}
 
 
 def _searched(override: "Override") -> Any:

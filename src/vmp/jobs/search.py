@@ -136,6 +136,18 @@ class Search:
         )
 
 
+def check_validated(dataset: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a dataset's config says that it has no validation split, before hours are spent."""
+    folder = Path(dataset.get("folder") or "")
+    lacking = (folder / "train.csv").is_file() and not (folder / "val.csv").is_file()
+    if dataset["kind"] == "folders":
+        lacking = bool(dataset.get("folds")) or (dataset.get("ratio") or [1, 1])[1] == 0
+    if lacking:
+        raise ConfigError(
+            f"{dataset['name']} has no validation split, by which a search could judge; the test split is not for that"
+        )
+
+
 def _distribution(key: str, given: Any) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
