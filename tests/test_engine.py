@@ -238,6 +238,10 @@ def test_accuracies_by_hand():
     assert got["mean_class"] == pytest.approx(np.mean(by_class), abs=1e-4)
     assert got["top1_lower_bound"] == pytest.approx(top1 * 200 / 250, abs=1e-4)
     assert class_accuracies(scores, labels, classes=7)[6] == (0, 0)
+    own = [
+        [label in row[:5] for label, row in zip(labels, order, strict=True) if label == c] for c in range(7)
+    ]
+    assert class_accuracies(scores, labels, classes=7, k=5) == [(len(each), sum(each)) for each in own]
 
 
 def test_counts_are_whole_numbers():

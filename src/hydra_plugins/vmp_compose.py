@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vmp.ranks import read_rank
 
 # sections that hold the keys of one file and no others; a recipe or an experiment adds to the other ones
-WHOLE = ("dataset", "backbone", "vmp", "optim", "logger")
+WHOLE = ("dataset", "backbone", "vmp", "optim", "augment", "logger")
 
 
 class Loader(ConfigLoaderImpl):

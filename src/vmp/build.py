@@ -92,6 +92,11 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
         raise ConfigError(f"{folder}: holds neither val.csv nor test.csv, so there is nothing to test on")
     if not val and config.trainer.select == "best":
         raise ConfigError("trainer.select = 'best': the dataset has no validation split; use last")
+    if not val and config.train.patience:
+        raise ConfigError(
+            f"train.patience = {config.train.patience}: the dataset has no validation split, so nothing says when to "
+            "stop; use null"
+        )
     # published splits are taken as they are: FineGym's neighbouring clips may share a frame
     if not isinstance(config.dataset, PreparedDataset):
         _check_disjoint(splits)
@@ -331,10 +336,10 @@ def set_precision_switches(config: Config) -> None:
 
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
     """SGD or AdamW in up to four groups: the scalars of the prompts, normalisation layers, the head where it has a rate
-    of its own, the rest."""
+    of its own, the rest. With a layer decay each of the backbone's groups is divided by block, the last one first."""
     import torch
 
-    from vmp.finetune import head_of, parameter_groups
+    from vmp.finetune import blocks_of, head_of, parameter_groups
 
     o, v = config.optim, config.vmp
     lr = o.lr * config.trainer.batch_size / (o.ref_batch or config.trainer.batch_size)
@@ -350,6 +355,17 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
         groups[0]["params"] = [p for p in rest if id(p) not in head]
         own = [p for p in rest if id(p) in head]
         groups.append({"params": own, "lr": lr * o.head_lr_mult, "weight_decay": o.weight_decay})
+    if o.layer_decay != 1:
+        blocks = [{id(p) for p in block} for block in blocks_of(model.backbone)]
+        groups = [
+            {
+                **group,
+                "params": [p for p in group["params"] if id(p) in block],
+                "lr": group["lr"] * o.layer_decay**below,
+            }
+            for group in groups
+            for below, block in enumerate(reversed(blocks))
+        ]
     if isinstance(v, Prompts | CustomPrompts):
         decay = o.weight_decay if v.weight_decay is None else v.weight_decay
         groups.append({"params": prompts, "lr": lr * v.lr_mult, "weight_decay": decay})

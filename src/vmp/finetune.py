@@ -106,6 +106,28 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return [p for p in others if p.requires_grad], [p for p in norms if p.requires_grad]
 
 
+def blocks_of(backbone: nn.Module) -> list[list[nn.Parameter]]:
+    """All parameters, each once, from the input to the output: the stem or the embeddings, each block or stage, and
+    what follows the last one, up to the head. Without a sequence `blocks` or `stages`, the children are the blocks."""
+    children = dict(backbone.named_children())
+    rows = (
+        name for name in ("blocks", "stages") if isinstance(children.get(name), nn.ModuleList | nn.Sequential)
+    )
+    found = [list(backbone.parameters(recurse=False))]
+    if row := next(rows, None):
+        parts, at = list(children.values()), list(children).index(row)
+        found[0] += [p for part in parts[:at] for p in part.parameters()]
+        found += [list(block.parameters()) for block in children[row].children()]
+        found.append([p for part in parts[at + 1 :] for p in part.parameters()])
+    else:
+        found += [list(child.parameters()) for child in children.values()]
+    owner = {
+        id(p): number for number, block in reversed([*enumerate(found)]) for p in block
+    }  # the first that has it
+    once = [[p for p in dict.fromkeys(block) if owner[id(p)] == number] for number, block in enumerate(found)]
+    return [block for block in once if block]
+
+
 def _freeze_modules(model: PromptedClassifier, modules: list[nn.Module]) -> None:
     for module in modules:
         for parameter in module.parameters(recurse=False):

@@ -1,27 +1,49 @@
 """What training minimises: L = cross-entropy + λ V (Eq. 7), as named terms."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def balanced_weights(labels: Sequence[int], *, classes: int) -> Tensor:
+    """(classes,), inverse to the clips of a class, and 1 on average over clips; 0 for a class without clips."""
+    counts = torch.bincount(torch.tensor(labels), minlength=classes)
+    return torch.where(counts > 0, len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1)), 0.0)
 
 
 class Objective:
     """Args:
     variation_weight: λ of Eq. 7; at 0 the variation is ignored and costs nothing.
     label_smoothing: 0 in the paper.
+    class_weights: (classes,), factors on the cross-entropy of each class; None: 1, as in the paper. The mean is still
+        over clips, and not over weights as torch's is: else a clip would count by what else is in its micro-batch.
     """
 
-    def __init__(self, *, variation_weight: float = 0.0, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        variation_weight: float = 0.0,
+        label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+    ) -> None:
         if not 0 <= variation_weight < float("inf"):
             raise ValueError(f"variation_weight (lambda) = {variation_weight}: must be a number from 0 up")
         self.variation_weight, self.label_smoothing = variation_weight, label_smoothing
+        self.class_weights = class_weights
 
     def __call__(self, logits: Tensor, labels: Tensor, variations: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """logits (B, classes), labels (B,), V by prompted pathway -> scalars: `loss`, which is to be
-        differentiated, and its terms `cross_entropy` and, with prompts, `variation` (the sum over pathways, before
-        the factor λ)."""
-        cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        """logits (B, classes), labels (B,) or shares of classes (B, classes), V by prompted pathway -> scalars: `loss`,
+        which is to be differentiated, and its terms `cross_entropy` and, with prompts, `variation` (the sum over
+        pathways, before the factor λ)."""
+        how: dict[str, Any] = {"label_smoothing": self.label_smoothing}
+        if self.class_weights is None:
+            cross_entropy = F.cross_entropy(logits.float(), labels, **how)
+        else:
+            how |= {"weight": self.class_weights, "reduction": "none"}
+            cross_entropy = F.cross_entropy(logits.float(), labels, **how).mean()
         terms = {"loss": cross_entropy, "cross_entropy": cross_entropy}
         if variations:
             total = sum(variations.values())

@@ -25,7 +25,7 @@ from vmp.build import (
 )
 from vmp.config import Config, CustomBackbone, check, check_start
 from vmp.data.present import digest
-from vmp.errors import UserError
+from vmp.errors import ConfigError, UserError
 from vmp.pathways import scalar_name
 from vmp.preflight import check_machine, check_stage, clips_per_process, explain_disk_errors, try_own_parts
 from vmp.ranks import read_rank
@@ -146,7 +146,7 @@ def _train_in_folder(
         if processes.first:
             write_records(folder, raw, digests, classes)
         tracker = start_tracker(config, folder, first=processes.first, log=log)
-        plan = _make_plan(config, processes.world, clips=len(splits["train"].present.clips), log=log)
+        plan = _make_plan(config, processes.world, labels=splits["train"].labels, log=log)
         spec = backbone_spec(config)
         model = _make_model(config, classes, spec, processes, log, new=found is None).to(processes.device)
         session = Session(config, splits, processes, log, tracker, stopping, plan, spec, model)
@@ -242,8 +242,10 @@ class Session:
         from vmp.runs import resume
 
         self.log(f"lr {optimizer.param_groups[0]['lr']:g}")
-        state = resume.restore(found, self.model, optimizer, scaler, average=average, steps=self.plan.steps)
-        if found and state.step < self.plan.steps:
+        state = resume.restore(
+            found, self.model, optimizer, scaler, average=average, steps=self.plan.steps, over=self.plan.over
+        )
+        if found and not self.plan.over(state):
             self.log(f"continuing from {found.path.name}: step {state.step} of {self.plan.steps}")
         resume.record_session(state, self.processes, self.log)
         return state
@@ -252,20 +254,26 @@ class Session:
         self, state: "TrainingState", optimizer: Any, scaler: Any, average: "Average | None"
     ) -> "Throughput":
         """Train to the plan's end; the model is then the average of its weights, if there is one."""
+        from vmp.data.augment import Augmentation
         from vmp.data.dataset import TrainClips
         from vmp.engine import trainer
         from vmp.engine.loggers import Metrics
         from vmp.engine.plan import LoopSettings
         from vmp.engine.precision import autocast_type
-        from vmp.objective import Objective
+        from vmp.objective import Objective, balanced_weights
 
         config, t = self.config, self.config.trainer
         train, val, tested = self.splits["train"], self.splits.get("val"), self.splits[self.tested]
         rows = config.folder / METRICS_FILE if self.processes.first else None
+        weights = None
+        if config.train.class_weights == "balanced":
+            weights = balanced_weights(train.labels, classes=len(self.classes))
         throughput = trainer.fit(
             self.model,
             objective=Objective(
-                variation_weight=config.vmp.lambda_, label_smoothing=config.optim.label_smoothing
+                variation_weight=config.vmp.lambda_,
+                label_smoothing=config.optim.label_smoothing,
+                class_weights=weights.to(self.processes.device) if weights is not None else None,
             ),
             optimizer=optimizer,
             scaler=scaler,
@@ -278,6 +286,7 @@ class Session:
                 clip_shape(config, self.spec, self.model),
                 seed=config.seed,
                 keep=config.data.keep * 10**6,
+                augmentation=Augmentation(**config.augment.model_dump()),
             ),
             evaluate=self.validate if val else None,
             scalars=self._scalars,
@@ -342,7 +351,7 @@ class Session:
         """Load the weights to test, last or best, on every process; returns their epoch."""
         from vmp.engine import checkpoint
 
-        epoch = self.plan.epochs
+        epoch = state.step // self.plan.steps_per_epoch
         if self.config.trainer.select == "best":
             epoch = state.best_epoch
             if self.processes.first:
@@ -433,22 +442,38 @@ class Session:
         print_result(config.folder)
 
 
-def _make_plan(config: Config, world: int, *, clips: int, log: "Log") -> "TrainingPlan":
+def _make_plan(config: Config, world: int, *, labels: list[int], log: "Log") -> "TrainingPlan":
     from vmp.engine.plan import TrainingPlan
 
-    t = config.trainer
+    t, clips = config.trainer, len(labels)
     each = clips_per_process(config, world)
     if config.train.batch_norm == "sync" and world == 1:
         log.warn("train.batch_norm = 'sync' has no effect with a single process")
     wanted = min(each, t.micro_batch or each)
-    micro = max(n for n in range(1, wanted + 1) if each % n == 0)
+    mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
+    micro = max((n for n in range(1, wanted + 1) if each % n == 0 and not (mixes and n % 2)), default=0)
+    if not micro:
+        raise ConfigError(
+            f"augment.mixup and augment.cutmix mix the clips of a micro-batch in pairs, and one of at most {wanted} "
+            f"of {each} clips per device has no even size; choose trainer.micro_batch from 2 up and an even number of "
+            "clips per device (trainer.batch_size / processes)"
+        )
+    if mixes:
+        log("mixed clips: train/top1 counts the class with the larger share of a clip")
     if micro < wanted / 2 and config.train.batch_norm == "train":
         log.warn(
             f"{each} clips per device are divided into micro-batches of {micro}, and batch normalisation sees no more "
             f"at a time; choose a trainer.batch_size that {t.micro_batch} (trainer.micro_batch) x {world} divides"
         )
     return TrainingPlan(
-        epochs=t.epochs, batch=t.batch_size, micro_batch=micro, world=world, clips=clips, seed=config.seed
+        epochs=t.epochs,
+        batch=t.batch_size,
+        micro_batch=micro,
+        world=world,
+        clips=clips,
+        seed=config.seed,
+        labels=labels if config.train.sampling == "balanced" else None,
+        patience=config.train.patience,
     )
 
 

@@ -179,12 +179,16 @@ def _sizes(c: Config) -> Iterator[str]:
 
 
 def _training(c: Config) -> Iterator[str]:
-    t, o = c.trainer, c.optim
+    t, o, a = c.trainer, c.optim, c.augment
+    if isinstance(c.vmp, OraclePrompts) and (a.mixup or a.cutmix or a.rand_ops or a.erase):
+        yield "augment changes frames, and not the masks that vmp=oracle has beside them; use augment=none"
     if t.clips is not None and t.clips < t.batch_size:
         yield (
             f"trainer.clips = {t.clips}: fewer than one update, trainer.batch_size = {t.batch_size}; raise the one or "
             "lower the other"
         )
+    if c.train.sampling == c.train.class_weights == "balanced":
+        yield "train.sampling = balanced and train.class_weights = balanced each make up for rare classes; drop one"
     if t.channels_last and isinstance(c.backbone, TimeSformerConfig):
         yield "trainer.channels_last = true is for networks of 3-D convolutions; timesformer has none"
     if c.data.reader == "torchcodec_cuda" and t.device == "cpu":

@@ -395,12 +395,24 @@ class Optim(Section):
     factors: tuple[Positive, ...] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     clip_norm: Positive | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Augment(Section):
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    rand_ops: Annotated[int, Field(ge=0)] = 0
+    rand_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    erase: Fraction = 0.0
 
 
 class Train(Section):
     freeze: Freeze
     batch_norm: BatchNorm
     precise_bn: Annotated[int, Field(ge=0)] = 0
+    patience: Count | None = None
+    sampling: Literal["natural", "balanced"] = "natural"
+    class_weights: Literal["none", "balanced"] = "none"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     ema_warmup: bool = True
 
@@ -510,6 +522,7 @@ class Config(Section):
     recommended: Recommended | None
     train: Train
     optim: Optim
+    augment: Augment = Augment()
     trainer: Trainer
     data: Data
     logger: Logger

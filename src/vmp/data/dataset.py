@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 
 from vmp.data import sampling, transforms
+from vmp.data.augment import Augmentation
 from vmp.data.columns import Clip
 from vmp.data.decode import ON_GPU, finish, read_frames, resize_short_side
 from vmp.data.degrade import degrade
 from vmp.data.manifest import Manifest
 from vmp.data.opencv import opencv
 from vmp.data.present import Present, check_rates
-from vmp.data.sampler import AUGMENT, generator
+from vmp.data.sampler import AUGMENT, MIX, generator
 from vmp.data.shared import SharedMemoryCollate
 from vmp.data.times import even_frames
 from vmp.errors import VideoReadError
@@ -91,7 +92,7 @@ class ClipShape:
 
 class Batch(NamedTuple):
     clips: Tensor  # (B, C, T, H, W) uint8; the clips that could be read
-    labels: Tensor  # (B,)
+    labels: Tensor  # (B,), or (B, classes) of mixed clips
     indices: Tensor  # (B,) of the split's usable clips
     bad: dict[int, str]  # index -> why it could not be read
 
@@ -151,13 +152,22 @@ class _Clips(torch.utils.data.Dataset):
 
 
 class TrainClips(_Clips):
-    """Random views. An item's index is (clip index, epoch). Each process may keep `keep` bytes of decoded clips."""
+    """Random views. An item's index is (clip index, epoch), or (clip index, epoch, how often the epoch had it before).
+    Each process may keep `keep` bytes of decoded clips."""
 
     def __init__(
-        self, manifest: Manifest, present: Present, shape: ClipShape, *, seed: int, keep: int = 0
+        self,
+        manifest: Manifest,
+        present: Present,
+        shape: ClipShape,
+        *,
+        seed: int,
+        keep: int = 0,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__(manifest, present, shape, keep=keep)
-        self.seed = seed
+        self.seed, self.classes = seed, len(manifest.classes)
+        self.augmentation = augmentation or Augmentation()
 
     def blank(self) -> tuple[Tensor, Tensor]:
         """A black clip (1, C, T, crop, crop) uint8 and a label (1,), for a process that could not read any clip."""
@@ -165,10 +175,18 @@ class TrainClips(_Clips):
         clip = torch.zeros(1, s.channels, s.frames, s.crop, s.crop, dtype=torch.uint8)
         return clip, torch.zeros(1, dtype=torch.long)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor | VideoReadError, int]:
-        index, epoch = item
+    def __getitems__(self, items: list[tuple[int, ...]]) -> list[tuple[int, Tensor | VideoReadError, Any]]:
+        """A micro-batch, which a DataLoader asks for at once: its clips are mixed, if they are to be."""
+        found = [self[item] for item in items]
+        if not self.augmentation.mixes:
+            return found
+        rngs = [generator(MIX, self.seed, epoch, index, *again) for index, epoch, *again in items]
+        return self.augmentation.mix_pairs(found, rngs, classes=self.classes)
+
+    def __getitem__(self, item: tuple[int, ...]) -> tuple[int, Tensor | VideoReadError, int]:
+        index, epoch, *again = item
         clip, s = self.present.clips[index], self.shape
-        rng = generator(AUGMENT, self.seed, epoch, index)
+        rng = generator(AUGMENT, self.seed, epoch, index, *again)
         shown, offsets = s.grid(clip)
         start = sampling.random_start(len(shown), offsets, rng=rng)
         view = transforms.draw_train_view(rng, jitter=s.jitter, flip=s.flip)
@@ -178,7 +196,8 @@ class TrainClips(_Clips):
         except VideoReadError as error:
             return index, error, clip.label
         picture = transforms.apply_train_view(frames, view, crop=s.crop)
-        return index, torch.from_numpy(transforms.to_clip(picture)), clip.label
+        whole = torch.from_numpy(transforms.to_clip(picture))
+        return index, self.augmentation.change(whole, rng), clip.label
 
 
 def read_ahead(shape: ClipShape, views: int) -> tuple[int, int]:
@@ -305,13 +324,16 @@ def _keep(piece: Any) -> Any:
 TestClips.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
 
 
-def collate_train(items: list[tuple[int, Tensor | VideoReadError, int]]) -> Batch:
+def collate_train(items: list[tuple[int, Tensor | VideoReadError, Any]]) -> Batch:
     """Stack the clips that could be read, and list the others with their errors."""
     good = [(index, clip, label) for index, clip, label in items if isinstance(clip, Tensor)]
     bad = {index: f"unreadable: {x}" for index, x, _ in items if isinstance(x, VideoReadError)}
     stack = torch.stack([clip for _, clip, _ in good]) if good else torch.zeros(0, dtype=torch.uint8)
     indices = torch.tensor([index for index, _, _ in good], dtype=torch.long)
-    return Batch(stack, torch.tensor([label for _, _, label in good], dtype=torch.long), indices, bad)
+    labels = [label for _, _, label in good]
+    if labels and isinstance(labels[0], Tensor):
+        return Batch(stack, torch.stack(labels), indices, bad)
+    return Batch(stack, torch.tensor(labels, dtype=torch.long), indices, bad)
 
 
 def end_workers() -> None:

@@ -234,10 +234,13 @@ def accuracies(scores: Scores, labels: Sequence[int], *, expected: int) -> dict[
     }
 
 
-def class_accuracies(scores: Scores, labels: Sequence[int], *, classes: int) -> list[tuple[int, int]]:
-    """(clips, correctly classified ones) of each class."""
+def class_accuracies(
+    scores: Scores, labels: Sequence[int], *, classes: int, k: int = 1
+) -> list[tuple[int, int]]:
+    """(clips, those with their class among the k best) of each class."""
     target = _targets(scores, labels)
-    return _counts(target, best_classes(scores.scores, 1)[:, 0] == target, classes=classes)
+    right = (best_classes(scores.scores, k) == target[:, None]).any(axis=1)
+    return _counts(target, right, classes=classes)
 
 
 def _targets(scores: Scores, labels: Sequence[int]) -> np.ndarray:

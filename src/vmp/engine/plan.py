@@ -14,6 +14,8 @@ class TrainingPlan:
     batch: clips of one update, over all processes.
     micro_batch: clips of one forward pass on one process.
     clips: usable clips of the training split.
+    labels: theirs, if every epoch is to have the classes equally often; None: every epoch has each clip once.
+    patience: validations without a better top-1 after which training ends; None: never.
     """
 
     epochs: int
@@ -22,6 +24,8 @@ class TrainingPlan:
     world: int
     clips: int
     seed: int
+    labels: Sequence[int] | None = None
+    patience: int | None = None
 
     @property
     def accumulate(self) -> int:
@@ -35,6 +39,12 @@ class TrainingPlan:
     @property
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
+
+    def over(self, state: "TrainingState") -> bool:
+        """Whether training ends in this state: all updates are done, or patience is at its end."""
+        validated = state.evaluated * self.steps_per_epoch == state.step
+        patient = self.patience is None or state.evaluated - state.best_epoch < self.patience
+        return state.step >= self.steps or (validated and not patient)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,6 +116,7 @@ def fit(
         seed=plan.seed,
         rank=processes.rank,
         world=processes.world,
+        labels=plan.labels,
     )
     loader: DataLoader[Any] | None = DataLoader(
         data,
@@ -192,7 +193,11 @@ def fit(
                 pace = str(epoch_total) if epoch_total.clips else ""
                 log(f"epoch {epoch}/{plan.epochs}  {describe(row)}  {pace}".rstrip())
                 save(best=best)
-            if state.step >= plan.steps:
+            if plan.over(state):
+                if state.step < plan.steps:
+                    log(
+                        f"no better top-1 than that of epoch {state.best_epoch}: training ends (train.patience)"
+                    )
                 if settings.precise_bn and not evaluate and state.evaluated < epoch:
                     with averaged():
                         recompute(epoch)

@@ -89,7 +89,9 @@ class RunningAccuracy:
         self._correct, self.counted = torch.tensor(correct, device=device), counted
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """logits (B, classes), labels (B,), both on the device."""
+        """logits (B, classes), labels (B,), or (B, classes) of mixed clips, whose largest share counts; both on the
+        device."""
+        labels = labels if labels.dim() == 1 else labels.argmax(dim=1)
         self._correct += (logits.detach().argmax(dim=1) == labels).sum()
         self.counted += len(labels)
 

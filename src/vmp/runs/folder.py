@@ -30,8 +30,12 @@ RUNTIME = {
 }
 # keys of later versions: with these values a run is what it was without them
 ADDED: dict[str, dict[str, Any]] = {
-    "optim": {"clip_norm": None},
-    "train": {"precise_bn": 0, "ema": None, "ema_warmup": True},
+    "optim": {"clip_norm": None, "layer_decay": 1.0},
+    "augment": {"mixup": 0, "cutmix": 0, "rand_ops": 0, "rand_magnitude": 9, "erase": 0},
+    "train": {
+        **{"precise_bn": 0, "ema": None, "ema_warmup": True},
+        **{"patience": None, "sampling": "natural", "class_weights": "none"},
+    },
     "vmp": {
         **{"compensate": "none", "scales": [1], "form": "pixel"},
         **{"patch": 8, "pool": "mean_abs", "upsample": "bilinear", "patch_scalars": "shared"},
@@ -176,4 +180,6 @@ def what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
         if isinstance(out.get(section), dict):
             kept = {k: v for k, v in out[section].items() if k not in neutral or v != neutral[k]}
             out[section] = kept
+            if not kept:
+                del out[section]
     return out

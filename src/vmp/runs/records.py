@@ -42,6 +42,7 @@ PREDICTION_COLUMNS = (
     *("score", "top5", "problem"),
 )
 CLASS_COLUMNS = ("class", "name", "clips", "right", "accuracy")
+CLASS_TOP5_COLUMNS = ("right_top5", "accuracy_top5")  # where there are more than five classes
 MOST_CLASSES = 200_000  # in classes.txt
 
 
@@ -195,8 +196,9 @@ def read_per_class(folder: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     rows = read_csv(path, required=CLASS_COLUMNS)
-    counts = dict.fromkeys(("class", "clips", "right"), _whole_number())
-    _check_cells(path, rows, {**counts, "accuracy": _finite_number})
+    counts = dict.fromkeys(("class", "clips", "right", "right_top5"), _whole_number())
+    shares = dict.fromkeys(("accuracy", "accuracy_top5"), _finite_number)
+    _check_cells(path, rows, counts | shares)
     for line, row in enumerate(rows, 2):
         if not (row["class"] and row["clips"] and row["right"]) or int(row["right"]) > int(row["clips"]):
             raise RunError(f"{path}, row {line}: counts are missing, or more clips are right than there are")
@@ -298,10 +300,11 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
 
 
 def write_scores(folder: Path, clips: Sequence[Sequence[Any]], classes: Sequence[Sequence[Any]]) -> None:
-    """Write predictions.csv, one row per clip, and per_class.csv, one row per class."""
+    """Write predictions.csv, one row per clip, and per_class.csv, one row per class, with top-5 if the rows have it."""
+    columns = CLASS_COLUMNS + (CLASS_TOP5_COLUMNS if len(classes[0]) > len(CLASS_COLUMNS) else ())
     for name, rows in (
         (PREDICTIONS_FILE, [PREDICTION_COLUMNS, *clips]),
-        (PER_CLASS_FILE, [CLASS_COLUMNS, *classes]),
+        (PER_CLASS_FILE, [columns, *classes]),
     ):
         with open(folder / name, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)

@@ -33,7 +33,7 @@ def describe_training(
         "parameters": sum(p.numel() for p in model.parameters()),
         "parameters_trained": trained(model),
         "weights": {k: len(v) if k == "matched" else v for k, v in read_weights(config.folder).items()},
-        "steps": plan.steps,
+        "steps": state.step,
         "batch": {"clips": plan.batch, "micro": plan.micro_batch, "accumulate": plan.accumulate},
         "seed": config.seed,
         "seconds": round(state.seconds, 1),

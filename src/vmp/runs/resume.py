@@ -129,9 +129,13 @@ def restore(
     *,
     average: Average | None = None,
     steps: int,
+    over: Callable[[TrainingState], bool] = lambda state: False,
 ) -> TrainingState:
     """Put a checkpoint into the model, its average, the scaler and the optimizer, whose base learning rates stay as
     they are.
+
+    Args:
+        over: whether training ended before its last step.
 
     Raises:
         RunError: there are steps left, and the checkpoint is that of a finished run, without the optimizer's state.
@@ -158,7 +162,7 @@ def restore(
             group["lr"] = rate
         if scaler.is_enabled():
             scaler.load_state_dict(found.state["scaler"])
-    elif state.step < steps:
+    elif state.step < steps and not over(state):
         raise RunError(
             f"{found.path}: holds the weights of a finished run without the optimizer's state "
             f"(trainer.keep_finished=weights), so training cannot continue from step {state.step} to {steps}. "

@@ -174,6 +174,11 @@ def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
         [label, names[label], n, right, f"{100 * right / n:.2f}" if n else ""]
         for label, (n, right) in enumerate(counts)
     ]
+    if len(names) > 5:
+        for row, (n, right) in zip(
+            by_class, class_accuracies(scores, split.labels, classes=len(names), k=5), strict=True
+        ):
+            row += [right, f"{100 * right / n:.2f}" if n else ""]
     records.write_scores(folder, rows, by_class)
 
 
