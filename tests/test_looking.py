@@ -16,6 +16,7 @@ import torch
 from runs import ROOT, Running, folder, overrides_for
 from weights_made import flax_i3d, save_flax
 
+import vmp
 from vmp.backbones import build_backbone, zoo
 from vmp.backbones.packages import find_in_package
 from vmp.data.decode import read_frames
@@ -86,12 +87,61 @@ def test_a_video_becomes_an_mp4_and_a_png(script, tmp_path):
     assert out.read_bytes()[:4] == b"\x89PNG"
     shown = read_frames(out.with_suffix(".mp4"), range(11))  # 12 frames at stride 2: 11 differences
     first = read_frames(source, [2])[0]
-    # 48 lines are enlarged twice; the frame stands under its name, at the upper left
-    large = first.repeat(2, axis=0).repeat(2, axis=1)
-    assert shown.shape[1:] == (2 * (16 + 96), 2 * 128, 3)
-    assert np.abs(shown[0, 16:112, :128].astype(int) - large).mean() < 20
+    # 48 lines are enlarged four times; the frame stands at the upper left, under what was learned and its name
+    large = first.repeat(4, axis=0).repeat(4, axis=1)
+    assert shown.shape[1:] == (18 + 2 * (18 + 192 + 8 + 18), 2 * 256, 3)
+    assert np.abs(shown[0, 36:228, :256].astype(int) - large).mean() < 20
     with pytest.raises(VideoReadError, match="frame 11 asked for"):
         read_frames(out.with_suffix(".mp4"), range(12))
+
+
+def test_a_gif_explains_a_video_with_its_frame_number_classes_and_scales(home, script, tmp_path):
+    """The pictures are those that `explain` makes of the source's frames, up to the palette; each is shown 0.08 s."""
+    from PIL import Image, ImageSequence
+
+    from vmp.figures.explained import explain
+
+    run, source, out = folder(home / "out"), video(tmp_path / "my.mp4", 12, fps=25), tmp_path / "readme.gif"
+    code, said, _ = script("visualize", source, f"run={run}", "--out", out, "--columns", 2)
+    assert code == 0
+    best = vmp.load(run).predict(source).top(3)
+    line = next(line for line in said.splitlines() if line.startswith("predicted: "))
+    assert line == f"predicted: {', '.join(f'{name} {100 * p:.1f} %' for name, p in best)}"
+    assert not out.with_suffix(".mp4").exists()
+    assert out.with_suffix(".png").exists()
+    frames, layer = read_frames(source, [0, 2, 4, 6, 8, 10]), layers_of(read_run(run))["video"]
+    with Image.open(out) as gif:
+        assert gif.info["loop"] == 0
+        shown = [
+            (one.info["duration"], np.asarray(one.convert("RGB"))) for one in ImageSequence.Iterator(gif)
+        ]
+    assert [duration for duration, _ in shown] == [80] * 5
+    for number, (_, picture) in enumerate(shown, 1):
+        wanted = explain(frames[number - 1 : number + 1], layer, 2 * number, [line])
+        assert picture.shape == wanted.shape
+        assert np.abs(picture.astype(int) - wanted).mean() < 12
+        other = explain(frames[number - 1 : number + 1], layer, 2 * number + 1, ["predicted: nothing"])
+        band = np.s_[: 3 * 18]  # what is said, what was learned, the number
+        assert (
+            np.abs(picture[band].astype(int) - wanted[band]).mean()
+            < np.abs(picture[band].astype(int) - other[band]).mean()
+        )
+
+
+def test_the_scales_of_the_explained_colours_are_those_of_the_pictures():
+    """A pixel that grows brighter by FULL has the colour at the right end of the bar, a still one its middle."""
+    from vmp.figures.explained import BAND, BAR, FULL, explain
+
+    pair = np.full((2, 192, 192, 3), 100, np.uint8)
+    pair[1, 96:] += round(255 * FULL)
+    layer = MotionPrompt(m=math.atanh((5 / 12 - 0.1) / 0.45), n=0.0)
+    shown = explain(pair, layer, 7)
+    difference = shown[2 * BAND :, 192:]  # below the line of what was learned, and its name
+    bar = difference[192 : 192 + BAR]
+    assert np.abs(difference[10, 10].astype(int) - bar[0, 96]).max() <= 2
+    assert np.abs(difference[150, 10].astype(int) - bar[0, 191]).max() <= 8  # 26 of 25.5 grey levels
+    attention = shown[2 * BAND + 192 + BAR + 2 * BAND :, :192]
+    assert np.abs(attention[10, 10].astype(int) - attention[192, 96]).max() <= 2  # sigmoid(0) is a half
 
 
 def test_no_file_is_overwritten(script, tmp_path, monkeypatch):
@@ -307,7 +357,7 @@ def test_weights_are_asked_about_frames_and_prompts(script, tmp_path, weights):
     code, _, errors = script("visualize", *folder)
     assert code == 2
     assert "1 clip(s) are frame folders of unknown frame rate" in errors
-    assert "visualize.py) or fps" in errors
+    assert "visualize) or fps" in errors
 
 
 def test_weights_that_cannot_predict_are_an_error(home, script, tmp_path, weights):

@@ -1,16 +1,18 @@
-"""Frames, differences, attention and motion prompts of a video, as MP4 and PNG (Fig. 5).
+"""Frames, differences, attention and motion prompts of a video, as MP4 or GIF and PNG (Fig. 5).
 
 vmp visualize                                  a street, or an embedded clip if it is not installed
 vmp visualize my.mp4 --slope 12 --shift -0.3
 vmp visualize my.mp4 run=outputs/.../seed0 --start 40 --out picture.png
+vmp visualize my.mp4 run=outputs/.../seed0 --out readme.gif --frames 40
 vmp visualize my.mp4 backbone=i3d_inception weights=k400
 
-With a backbone the frames are a clip as it takes them, at its rate, size and normalisation, and what its weights say of
-the clip is printed and drawn: of the plain frames, and of the prompts.
+With a run, its predicted classes stand above the video. With a backbone the frames are a clip as it takes them, at its
+rate, size and normalisation, and what its weights say of the clip is printed and drawn: of the plain frames, and of the
+prompts.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain, count, islice
 from pathlib import Path
@@ -19,16 +21,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmp.cli import parser_of
-from vmp.errors import UserError, VideoReadError
+from vmp.errors import UserError, VideoReadError, first_line
 from vmp.overrides import Source, model_source
 
 if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
 
 DEFAULTS, STRIDE = {"slope": 11.0, "shift": 0.1}, 2
-SMALLEST = 96  # pixels; smaller videos are enlarged by a whole factor, so that names fit
-FULL = 0.1  # the difference of grey levels in [0, 1] that has the full colour
-BAND = 16  # pixels above a picture, for its name
 
 
 def main() -> None:
@@ -59,23 +58,24 @@ def main() -> None:
 
 
 def choose_output(options: argparse.Namespace) -> Path:
-    """The pictures' path without a suffix: from --out, or a new one below outputs/.
+    """The path of the video to write: from --out, or a new one below outputs/; the PNG's differs in its suffix.
 
     Raises:
-        UserError: the MP4 or the PNG would overwrite the video.
+        UserError: one of the two would overwrite the video.
     """
     if options.out:
+        kind = ".gif" if options.out.suffix == ".gif" else ".mp4"
         out: Path = options.out.with_suffix("")
-        for path in (out.with_name(f"{out.name}.png"), out.with_name(f"{out.name}.mp4")):
+        for path in (out.with_name(f"{out.name}.png"), out.with_name(f"{out.name}{kind}")):
             if options.video and path.exists() and path.samefile(options.video):
                 raise UserError(f"--out {options.out}: {path} is the video itself; choose another name")
-        return out
+        return out.with_name(f"{out.name}{kind}")
     stem = f"{options.video.stem if options.video else 'motions'}-prompts"
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
     free = (
         name for name in names if not any(Path(f"outputs/{name}.{kind}").exists() for kind in ("png", "mp4"))
     )
-    return Path("outputs", next(free))
+    return Path("outputs", f"{next(free)}.mp4")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,12 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     fps = "frames per second of a frame folder, which does not say it; needed with a backbone"
     parser.add_argument("--fps", type=float, default=0.0, help=fps)
     parser.add_argument("--columns", type=int, default=5, help="prompts in the PNG, from --start on")
-    parser.add_argument("--frames", type=int, default=300, help="most prompts in the MP4; 0: no MP4")
+    parser.add_argument("--frames", type=int, default=300, help="most prompts in the MP4 or GIF; 0: none")
     parser.add_argument("--side", type=int, default=224, help="longest short side of a picture")
     parser.add_argument("--slope", type=float, help="default: 11; not with a run")
     parser.add_argument("--shift", type=float, help="default: 0.1; not with a run")
     parser.add_argument("--title", help="above the PNG; default: the video's name")
-    out = "the PNG; the MP4 goes beside it (default: a new outputs/NAME-prompts[-2].png)"
+    out = (
+        "the PNG, and the MP4 beside it, or NAME.gif for a GIF (default: a new outputs/NAME-prompts[-2].png)"
+    )
     parser.add_argument("--out", type=Path, help=out)
     return parser
 
@@ -122,9 +124,9 @@ def find_layer(options: argparse.Namespace) -> "MotionPrompt":
 
 
 def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
-    """Write out.png and out.mp4."""
-    from vmp.data.encode import write_video
+    """Write the video `out` and the PNG beside it."""
     from vmp.figures.clips import check_enough_clips, embedded_clip, stream, to_clip
+    from vmp.figures.explained import explain
     from vmp.figures.panels import panel_rows
 
     most = max(options.columns, options.frames) + 1
@@ -139,6 +141,9 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
         read = {"start": options.start, "stride": options.stride, "most": most, "short_side": options.side}
         frames, fps = stream(options.video, **read), rate(options.video, options.stride, options.fps)
 
+    said = what_it_says(options.run, options.video, options.fps) if options.run and options.video else []
+    print(*said, sep="\n", end="\n" * bool(said))
+
     def shown() -> Iterator[np.ndarray]:
         """Yield four pictures in one for every frame but the first; at a fault in the file, record it and stop."""
         before: np.ndarray | None = None
@@ -148,7 +153,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
                 if len(kept) <= options.columns:
                     kept.append(frame)
                 if before is not None:
-                    yield quad(np.stack([before, frame]), layer, number)
+                    yield explain(np.stack([before, frame]), layer, number, said)
                 before, number = frame, number + options.stride
         except VideoReadError as error:
             if len(kept) < 2:
@@ -161,9 +166,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     assert first is not None
     out.parent.mkdir(parents=True, exist_ok=True)
     if options.frames:
-        path = out.with_name(f"{out.name}.mp4")
-        written = write_video(path, islice(chain([first], pictures), options.frames), fps=fps, crf=20)
-        print(f"{path}  ({written} frames at {float(fps):.3g}/s)")
+        write_pictures(out, islice(chain([first], pictures), options.frames), fps=fps)
     while len(kept) <= options.columns and next(pictures, None) is not None:
         pass
     rows = panel_rows(to_clip(np.stack(kept)), layer)
@@ -176,7 +179,7 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
     """Write the PNG and the MP4 of a backbone's clip, and print what its weights say of it."""
     from vmp.compose import CONF, composer
     from vmp.config import check
-    from vmp.data.encode import write_video
+    from vmp.figures.explained import explain
     from vmp.figures.panels import panel_rows
     from vmp.figures.seen import in_words, look
 
@@ -198,49 +201,45 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
     out = choose_output(options)
     frames = seen.clip.permute(1, 2, 3, 0).numpy()  # (T + 1, H, W, 3)
     if options.frames:
-        path = out.with_name(f"{out.name}.mp4")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
         numbered = list(enumerate(seen.numbers))[1 : options.frames + 1]
-        pictures = (quad(frames[i - 1 : i + 1], seen.layer, number) for i, number in numbered)
-        written = write_video(path, pictures, fps=seen.fps, crf=20)
-        print(f"{path}  ({written} frames at {float(seen.fps):.3g}/s)")
+        pictures = (explain(frames[i - 1 : i + 1], seen.layer, number, lines) for i, number in numbered)
+        write_pictures(out, pictures, fps=seen.fps)
     rows = panel_rows(seen.clip, seen.layer, columns=options.columns)
     title = "\n".join([options.title or options.video.name, *lines])
     print(save_grid(rows, seen.layer, out, title=title))
 
 
 def save_grid(rows: list[np.ndarray], layer: "MotionPrompt", out: Path, *, title: str) -> Path:
-    """Write out.png: frames, differences, attention and prompts in named rows."""
+    """Write the PNG beside `out`: frames, differences, attention and prompts in named rows."""
     from vmp.figures.canvas import save
     from vmp.figures.panels import draw_rows
 
-    return save(draw_rows(rows, layer, title=title), out, kinds=("png",))[0]
+    return save(draw_rows(rows, layer, title=title), out.with_suffix(""), kinds=("png",))[0]
 
 
-def quad(pair: np.ndarray, layer: "MotionPrompt", number: int) -> np.ndarray:
-    """Named frame, difference, attention and prompt of two frames (2, H, W, 3) as one picture with even sides.
+def write_pictures(out: Path, pictures: Iterable[np.ndarray], *, fps: Fraction) -> None:
+    """Write the video of `out`, a GIF if that is its suffix, else an MP4, and print its name."""
+    from vmp.data.encode import write_gif, write_video
 
-    Colours of differences have one scale throughout the video, so that moments can be compared.
-    """
-    import cv2
+    written = (
+        write_gif(out, pictures, fps=fps)
+        if out.suffix == ".gif"
+        else write_video(out, pictures, fps=fps, crf=20)
+    )
+    print(f"{out}  ({written} frames at {float(fps):.3g}/s)")
 
-    from vmp.figures.clips import to_clip
-    from vmp.figures.panels import color_differences, nothing_is, panel_rows
 
-    clip = to_clip(pair)
-    frame, _, attention, prompt = (row[0] for row in panel_rows(clip, layer))
-    difference = color_differences(layer.differences(clip[None])[0, 0].numpy(), limit=FULL)
-    factor = -(-SMALLEST // min(frame.shape[:2]))
-    names = (f"frame {number}", "difference", "attention", f"prompt ({nothing_is(layer)}: 0)")
-    tiles = []
-    for name, picture in zip(names, (frame, difference, attention, prompt), strict=True):
-        large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
-        band = np.full((BAND, large.shape[1], 3), 255, np.uint8)
-        cv2.putText(band, name, (3, BAND - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
-        tiles.append(np.concatenate([band, large]))
-    whole = np.concatenate([np.concatenate(tiles[:2], axis=1), np.concatenate(tiles[2:], axis=1)])
-    h, w = whole.shape[:2]
-    return np.pad(whole, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255)
+def what_it_says(run: str, video: Path, fps: float) -> list[str]:
+    """The run's three most probable classes of the whole video, or why there are none."""
+    from vmp.figures.seen import in_words
+    from vmp.trained import load
+
+    try:
+        best = load(run).predict(video, fps=fps).top(3)
+    except UserError as error:
+        return [f"no prediction: {first_line(error)}"]
+    return [f"predicted: {in_words(best)}"]
 
 
 def rate(path: Path, stride: int, given: float) -> Fraction:

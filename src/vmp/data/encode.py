@@ -1,7 +1,7 @@
-"""Writes video files, with the frames in exactly the order in which they were given."""
+"""Writes video files and GIFs, with the frames in exactly the order in which they were given."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -46,4 +46,27 @@ def write_video(
             container.mux(stream.encode(picture))
             count += 1
         container.mux(stream.encode())
+    return count
+
+
+def write_gif(path: str | os.PathLike[str], frames: Iterable[np.ndarray], *, fps: Fraction | int) -> int:
+    """Write RGB uint8 frames (H, W, 3) as a GIF that repeats, each with a palette of its own; returns their number.
+
+    A GIF counts hundredths of a second, of which most programs show at least two per frame.
+    """
+    from PIL import Image
+
+    count = 0
+
+    def pictures() -> Iterator[Image.Image]:
+        nonlocal count
+        for frame in frames:
+            count += 1
+            yield Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE)
+
+    made = pictures()
+    first = next(made)
+    with replacing(Path(path)) as temporary:
+        milliseconds = max(20, round(float(100 / Fraction(fps))) * 10)
+        first.save(temporary, format="GIF", save_all=True, append_images=made, duration=milliseconds, loop=0)
     return count

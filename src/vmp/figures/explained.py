@@ -1,0 +1,90 @@
+"""One picture per frame of a video that explains its prompts: frame, difference, attention and prompt, with the frame's
+number, what was learned, what the model says of the video, and the colours' scales.
+
+Notable here:
+- colours of differences have one scale throughout the video, so that moments can be compared.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vmp.figures.clips import to_clip
+from vmp.figures.layers import slope_and_shift
+from vmp.figures.panels import color_attention, color_differences, nothing_is, panel_rows
+
+if TYPE_CHECKING:
+    from vmp.layer import MotionPrompt
+
+SMALLEST = (
+    192  # pixels per side of a picture; smaller videos are enlarged by a whole factor, so that words fit
+)
+FULL = 0.1  # the difference of grey levels in [0, 1] that has the full colour
+BAND, BAR = 18, 8  # pixels of a line of words, of a bar of colours
+
+
+def explain(pair: np.ndarray, layer: "MotionPrompt", number: int, said: Sequence[str] = ()) -> np.ndarray:
+    """The picture of frame `number`, the second of two frames (2, H, W, 3); its sides are even.
+
+    said: lines about the whole video, which stand on top.
+    """
+    clip = to_clip(pair)
+    frame, _, attention, prompt = (row[0] for row in panel_rows(clip, layer))
+    difference = color_differences(layer.differences(clip[None])[0, 0].numpy(), limit=FULL)
+    learned = ", ".join(f"{name} {value:.2f}" for name, value in slope_and_shift(layer).items())
+    factor = -(-SMALLEST // min(frame.shape[:2]))
+    width = frame.shape[1] * factor
+    ramp = np.linspace(-1, 1, width)[None].repeat(BAR, axis=0)  # (BAR, width)
+    nothing = f"{nothing_is(layer)} where attention is 0"
+    tiles = [
+        _tile(f"frame {number}", frame, factor, None, ()),
+        _tile(
+            "difference D",
+            difference,
+            factor,
+            color_differences(ramp),
+            (f"-{FULL:g} darker", "0", f"brighter {FULL:g}"),
+        ),
+        _tile("attention f(D)", attention, factor, color_attention((ramp + 1) / 2), ("0", "0.5", "1")),
+        _tile("motion prompt", prompt, factor, None, (nothing,)),
+    ]
+    halves = [np.concatenate(tiles[at : at + 2], axis=1) for at in (0, 2)]
+    lines = [*said, *([learned] if learned else [])]
+    whole = np.concatenate([*(words(line, halves[0].shape[1]) for line in lines), *halves])
+    h, w = whole.shape[:2]
+    return np.pad(whole, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255)
+
+
+def _tile(
+    name: str, picture: np.ndarray, factor: int, bar: np.ndarray | None, scale: Sequence[str]
+) -> np.ndarray:
+    """A picture under its name, and above a bar of colours and the words at its left, middle and right."""
+    large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    bar = np.full((BAR, large.shape[1], 3), 255, np.uint8) if bar is None else bar
+    return np.concatenate([words(name, large.shape[1]), large, bar, words(scale, large.shape[1])])
+
+
+def words(text: str | Sequence[str], width: int) -> np.ndarray:
+    """Black on white, (BAND, width, 3) uint8: a line at the left, or up to three at left, middle and right. What does
+    not fit is cut off at the right."""
+    from PIL import Image, ImageDraw
+
+    parts = [text] if isinstance(text, str) else list(text)
+    canvas = Image.new("RGB", (width, BAND), "white")
+    draw = ImageDraw.Draw(canvas)
+    for place, part in enumerate(parts):
+        x, anchor = ((3, "lm"), (width // 2, "mm"), (width - 3, "rm"))[place]
+        draw.text((x, BAND // 2), part, fill="black", font=_font(), anchor=anchor)
+    return np.asarray(canvas)
+
+
+@cache
+def _font() -> Any:
+    """The font that comes with Matplotlib: it has Latin, Greek, Cyrillic and Arabic letters, which OpenCV's has not."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 12)
