@@ -73,6 +73,7 @@ def test_it_finds_the_best_and_goes_on_as_if_it_had_not_been_stopped(tmp_path):
     assert all(t["folder"] for t in shown)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_searched_is_refused(tmp_path):
     for space, message in (
         ({}, "names no key"),
