@@ -118,7 +118,8 @@ SMALL = ("backbone.frames=4", "backbone.crop=16")
         (PROMPT, "Gausian", (), "has no Gausian; did you mean Gaussian?"),
         (PROMPT, "constant", (), "is neither a class nor a function"),
         (PROMPT, "system", (), "is code of posix; it must be a class or a function that parts defines"),
-        (PROMPT, "number", (), "made a int; it must be a torch.nn.Module"),
+        (PROMPT, "number", (), "must be a class of torch.nn.Module"),
+        (NETWORK, "number", (), "made a int; it must be a torch.nn.Module"),
         (PROMPT, "Gaussian", ("vmp.options.wide=1",), "unexpected keyword argument 'wide'"),
         (PROMPT, "Pooled", (), "its attention has shape (2, 4, 8, 8); it must have shape (2, 4, 16, 16)"),
         (PROMPT, "Divided", (), "its attention is not finite on a clip that is still in places"),
@@ -192,8 +193,10 @@ def test_entry_points_are_names(parts, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: parts\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[vmp.power_norms]\ngaussian = parts.all:Gaussian\n")
     monkeypatch.syspath_prepend(str(parts.parent))
-    with pytest.raises(ConfigError, match=r"would import parts\.all and call its Gaussian"):
+    with pytest.raises(ConfigError, match=r"would import parts\.all and call Gaussian\(\)"):
         targets.find("vmp", "gaussian")
+    with pytest.raises(ConfigError, match=r"call Gaussian\(width=0.5\)"):
+        own.build_prompt("gaussian", {"width": 0.5})
     assert not (parts / "imported").exists()
     chosen = config("vmp=custom", "vmp.target=gaussian")  # typed by the user: trusted
     try_own_parts(chosen)
@@ -208,6 +211,8 @@ def test_trust_is_of_packages(parts):
     for word in ("trust=parts.all", "trust=", "trust=a b"):
         with pytest.raises(ConfigError, match="must be the name of a package, without dots"):
             targets.take_trust([word])
+    with pytest.raises(ConfigError, match="Python's own library"):
+        targets.take_trust(["trust=os"])
 
 
 @pytest.mark.slow
@@ -246,7 +251,7 @@ def test_a_run_of_somebody_else_imports_nothing_until_its_package_is_trusted(par
         "data": lambda: find_splits(load_config(listed)),
     }
     for attempt in attempts.values():
-        with pytest.raises(ConfigError, match=r"would import parts\.all and call its .*trust=parts"):
+        with pytest.raises(ConfigError, match=r"would import parts\.all and call .*trust=parts"):
             attempt()
     done = Running([f"run={run}", "device=cpu"], script="evaluate.py", cwd=tmp_path).wait()
     assert "trust=parts" in no_traceback(done)

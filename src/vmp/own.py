@@ -29,15 +29,12 @@ def build_prompt(target: str, options: Mapping[str, Any], **layer: Any) -> Motio
     Raises:
         ConfigError: the target cannot be imported or built, or is no module.
     """
-    part = find("vmp", target)
-    if isinstance(part, type) and issubclass(part, MotionPrompt):
+    part = find("vmp", target, options)
+    if not isinstance(part, type) or not issubclass(part, nn.Module):
+        raise ConfigError(f"vmp.target = {target}: must be a class of torch.nn.Module")
+    if issubclass(part, MotionPrompt):
         return call("vmp", target, **{**layer, **options})
-    norm = call("vmp", target, **options)
-    if not isinstance(norm, nn.Module):
-        raise ConfigError(
-            f"vmp.target = {target}: made a {type(norm).__name__}; it must be a torch.nn.Module"
-        )
-    return MotionPrompt(power_norm=norm, **layer)
+    return MotionPrompt(power_norm=call("vmp", target, **options), **layer)
 
 
 def build_backbone(target: str, options: Mapping[str, Any], *, num_classes: int) -> nn.Module:

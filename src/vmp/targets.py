@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
 from typing import Any
 
 from vmp.errors import ConfigError
@@ -34,6 +35,10 @@ def trust(*packages: str) -> None:
         if not package.isidentifier():
             raise ConfigError(
                 f"trust = {package!r}: must be the name of a package, without dots, as in trust=my_package"
+            )
+        if package in sys.stdlib_module_names and package != "__main__":
+            raise ConfigError(
+                f"trust = {package}: a package of Python's own library cannot be trusted with a config's calls"
             )
         _trusted.add(package)
 
@@ -62,12 +67,13 @@ def packages_of(config: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def find(section: str, target: str) -> Callable[..., Any]:
+def find(section: str, target: str, options: Mapping[str, Any] = MappingProxyType({})) -> Callable[..., Any]:
     """The class or function that SECTION.target names.
 
     Args:
         section: vmp, backbone or dataset.
         target: package.module.NAME, or the name of an entry point.
+        options: what it is to be called with, for the message.
 
     Raises:
         ConfigError: the package is not trusted, it cannot be imported, or it does not define the name.
@@ -77,8 +83,8 @@ def find(section: str, target: str) -> Callable[..., Any]:
     package = module.partition(".")[0]
     if package not in _trusted:
         raise ConfigError(
-            f"{where}: would import {module} and call its {name}, and a run's folder imports nothing by itself. If "
-            f"you trust the code of {package}, say so: trust={package}, or vmp.load(..., trust={package!r})"
+            f"{where}: would import {module} and call {name}({_show(options)}), and a run's folder imports nothing by "
+            f"itself. If you trust the code of {package}, say so: trust={package}, or vmp.load(..., trust={package!r})"
         )
     found = getattr(imported := _import(module, where), name, None)
     if found is None:
@@ -99,14 +105,16 @@ def call(section: str, target: str, **options: Any) -> Any:
     Raises:
         ConfigError: it cannot be found, or raises an error.
     """
-    part = find(section, target)
+    part = find(section, target, options)
     try:
         return part(**options)
     except Exception as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise ConfigError(
-            f"{section}.target = {target}: {target}({given}) fails: {describe(error)}"
-        ) from error
+        made = f"{target}({_show(options)})"
+        raise ConfigError(f"{section}.target = {target}: {made} fails: {describe(error)}") from error
+
+
+def _show(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in options.items())
 
 
 def describe(error: Exception) -> str:
