@@ -43,6 +43,11 @@ class Augmentation:
     def mixes(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0
 
+    def load(self) -> None:
+        """Import what `change` needs, so that forked loader processes have it already."""
+        if self.rand_ops or self.erase:
+            import torchvision.transforms.v2  # noqa: F401
+
     def change(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         """RandAugment and erasing of one clip."""
         if not self.rand_ops and not self.erase:

@@ -362,6 +362,8 @@ def loader_processes(data: _Clips, workers: int, *, timeout: float = 0.0) -> dic
     if not workers:
         return {"num_workers": 0}
     opencv()  # before a process is forked
+    if isinstance(data, TrainClips):
+        data.augmentation.load()
     on_gpu = any(reader in ON_GPU for reader in data.present.readers)
     return {
         "num_workers": workers,
