@@ -130,7 +130,8 @@ def test_a_gif_explains_a_video_with_its_frame_number_classes_and_scales(home, s
 
 def test_the_scales_of_the_explained_colours_are_those_of_the_pictures():
     """A pixel that grows brighter by FULL has the colour at the right end of the bar, a still one its middle."""
-    from vmp.figures.explained import BAND, BAR, FULL, explain
+    from vmp.figures.explained import FULL, explain
+    from vmp.figures.panels import BAND, BAR
 
     pair = np.full((2, 192, 192, 3), 100, np.uint8)
     pair[1, 96:] += round(255 * FULL)

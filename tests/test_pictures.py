@@ -8,7 +8,7 @@ import torch
 
 from vmp import MotionPrompt
 from vmp.figures.confusion import confusion_picture, count_confusions
-from vmp.figures.panels import ROWS, attention_panels, panel, panel_rows
+from vmp.figures.panels import BAND, BAR, NAMES, ROWS, attention_panels, color_attention, panel, panel_rows
 
 
 def test_a_panel_shows_frames_differences_attention_and_prompts():
@@ -30,8 +30,25 @@ def test_a_panel_shows_frames_differences_attention_and_prompts():
     shown = layer(clip[None]).prompts[0, :, 1, 0, 0].detach().numpy() * 0.225 + 0.45
     assert np.allclose(prompts[1, 0, 0] / 255, shown.clip(0, 1), atol=0.003)
     whole = panel(clip, layer, columns=2, width=15)
-    assert whole.shape == (4 * (10 + 4), 2 * (15 + 4), 3)
+    assert whole.shape == (BAND + 4 * (10 + 4) + 2 * (BAR + BAND), NAMES + 2 * (15 + 4), 3)
     assert whole.dtype == np.uint8
+
+
+def test_a_panel_names_its_rows_numbers_its_columns_and_shows_its_scales():
+    layer = MotionPrompt(m=1.5, n=-0.3)
+    clip = torch.randint(0, 256, (3, 5, 60, 80), dtype=torch.uint8)
+    drawn, later = (panel(each, layer, columns=4) for each in (clip, torch.cat([clip, clip], dim=1)))
+    names = [drawn[BAND + 64 * row : BAND + 64 * (row + 1), :NAMES] for row in range(4)]
+    assert all((one < 100).any() for one in names)
+    assert len({one.tobytes() for one in names}) == 4
+    head = [drawn[:BAND, NAMES + 84 * column : NAMES + 84 * (column + 1)] for column in range(4)]
+    assert all((one < 100).any() for one in head)
+    assert len({one.tobytes() for one in head}) == 4
+    assert np.array_equal(later[:BAND, NAMES : NAMES + 84], head[0])  # prompt 1 of 4, and of 9
+    assert not np.array_equal(later[:BAND, -84:], head[3])  # prompt 4, and 9
+    scale = drawn[-BAND - BAR, NAMES:]
+    for value, at in ((0.0, 0), (1.0, -1)):
+        assert np.array_equal(scale[at], color_attention(np.array([value]))[0])
 
 
 def test_a_pathways_panel_shows_the_frames_that_it_takes():
@@ -48,11 +65,11 @@ def test_a_pathways_panel_shows_the_frames_that_it_takes():
     assert list(pictures) == [f"a/1, {p}: slope 9.856, shift -0.175" for p in ("slow", "fast")]
     slow, fast = pictures.values()
     assert (slow.shape[1], fast.shape[1]) == (
-        4 * 28,
-        8 * 28,
+        NAMES + 4 * 28,
+        NAMES + 8 * 28,
     )  # four prompts; the first eight of sixteen columns
     last = clip[:, pathways.take["slow"][-1]].permute(1, 2, 0).numpy()
-    assert np.array_equal(slow[2:18, -26:-2], last)
+    assert np.array_equal(slow[BAND + 2 : BAND + 18, -26:-2], last)
 
 
 def test_a_confusion_picture_has_dark_cells_names_and_a_scale():

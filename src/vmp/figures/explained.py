@@ -6,15 +6,20 @@ Notable here:
 """
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vmp.figures.clips import to_clip
 from vmp.figures.layers import slope_and_shift
-from vmp.figures.panels import color_attention, color_differences, nothing_is, panel_rows
+from vmp.figures.panels import (
+    BAR,
+    color_attention,
+    color_differences,
+    nothing_is,
+    panel_rows,
+    words,
+)
 
 if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
@@ -23,7 +28,6 @@ SMALLEST = (
     192  # pixels per side of a picture; smaller videos are enlarged by a whole factor, so that words fit
 )
 FULL = 0.1  # the difference of grey levels in [0, 1] that has the full colour
-BAND, BAR = 18, 8  # pixels of a line of words, of a bar of colours
 
 
 def explain(pair: np.ndarray, layer: "MotionPrompt", number: int, said: Sequence[str] = ()) -> np.ndarray:
@@ -65,26 +69,3 @@ def _tile(
     large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     bar = np.full((BAR, large.shape[1], 3), 255, np.uint8) if bar is None else bar
     return np.concatenate([words(name, large.shape[1]), large, bar, words(scale, large.shape[1])])
-
-
-def words(text: str | Sequence[str], width: int) -> np.ndarray:
-    """Black on white, (BAND, width, 3) uint8: a line at the left, or up to three at left, middle and right. What does
-    not fit is cut off at the right."""
-    from PIL import Image, ImageDraw
-
-    parts = [text] if isinstance(text, str) else list(text)
-    canvas = Image.new("RGB", (width, BAND), "white")
-    draw = ImageDraw.Draw(canvas)
-    for place, part in enumerate(parts):
-        x, anchor = ((3, "lm"), (width // 2, "mm"), (width - 3, "rm"))[place]
-        draw.text((x, BAND // 2), part, fill="black", font=_font(), anchor=anchor)
-    return np.asarray(canvas)
-
-
-@cache
-def _font() -> Any:
-    """The font that comes with Matplotlib: it has Latin, Greek, Cyrillic and Arabic letters, which OpenCV's has not."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 12)

@@ -2,6 +2,8 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from vmp.model import PromptedClassifier
 
 ROWS = ("frame", "difference", "attention", "prompt")  # of a panel, from the top
+BAND, BAR, NAMES = (
+    18,
+    8,
+    100,
+)  # pixels of a line of words, of a bar of colours, of the names of a panel's rows
 CLEAR = 0.995  # the quantile of differences that has the full colour
 
 
@@ -83,7 +90,8 @@ def color_attention(attention: np.ndarray) -> np.ndarray:
 
 
 def panel(clip: "Tensor", layer: "MotionPrompt", *, columns: int = 8, width: int = 160) -> np.ndarray:
-    """`panel_rows` as one picture, (H', W', 3) uint8, in which a frame is at most `width` pixels wide."""
+    """`panel_rows` as one picture, (H', W', 3) uint8: named rows, numbered columns, the scales of the colours below.
+    A frame is at most `width` pixels wide."""
     from vmp.data.opencv import opencv
 
     cv2 = opencv()
@@ -94,7 +102,27 @@ def panel(clip: "Tensor", layer: "MotionPrompt", *, columns: int = 8, width: int
         rows = [np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in row]) for row in rows]
     gap = 2
     framed = [np.pad(row, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=255) for row in rows]
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in framed])
+    high, wide = framed[0].shape[1:3]
+    lines = [
+        np.concatenate([words(name, NAMES, high), *row], axis=1)
+        for name, row in zip(ROWS, framed, strict=True)
+    ]
+    t = clip.shape[1] - 1
+    numbers = (
+        np.linspace(0, t - 1, min(columns, t)).round().astype(int) + 1
+    )  # of the prompts, as panel_rows takes them
+    head = [words("prompt number", NAMES), *(words(["", str(n)], wide) for n in numbers)]
+    ramp = np.linspace(0, 1, wide * len(numbers))[None].repeat(BAR, axis=0)
+    scales = [
+        np.concatenate(
+            [words(name, NAMES, BAR + BAND), np.concatenate([bar, words(ends, ramp.shape[1])])], axis=1
+        )
+        for name, bar, ends in (
+            ("difference", color_differences(2 * ramp - 1), ("darker", "0", "brighter")),
+            ("attention", color_attention(ramp), ("0", "0.5", "1")),
+        )
+    ]
+    return np.concatenate([np.concatenate(head, axis=1), *lines, *scales])
 
 
 def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"]) -> dict[str, np.ndarray]:
@@ -180,3 +208,26 @@ def fill_grid(
 def wrap(text: str) -> str:
     """The text in lines of at most 20 characters, to stand beside a picture."""
     return "\n".join(textwrap.wrap(text, 20))
+
+
+def words(text: str | Sequence[str], width: int, height: int = BAND) -> np.ndarray:
+    """Black on white, (height, width, 3) uint8: a line at the left, or up to three at left, middle and right. What does
+    not fit is cut off at the right."""
+    from PIL import Image, ImageDraw
+
+    parts = [text] if isinstance(text, str) else list(text)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for place, part in enumerate(parts):
+        x, anchor = ((3, "lm"), (width // 2, "mm"), (width - 3, "rm"))[place]
+        draw.text((x, height // 2), part, fill="black", font=_font(), anchor=anchor)
+    return np.asarray(canvas)
+
+
+@cache
+def _font() -> Any:
+    """The font that comes with Matplotlib: it has Latin, Greek, Cyrillic and Arabic letters, which OpenCV's has not."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 12)
