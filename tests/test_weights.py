@@ -21,10 +21,11 @@ from weights_made import (
     unchanged,
 )
 
-from vmp.backbones import build_backbone, download, layouts, zoo
+from vmp.backbones import build_backbone, layouts, zoo
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
 from vmp.errors import ConfigError, WeightsError
+from vmp.transfer import name_of
 
 
 def test_every_row_is_usable():
@@ -32,7 +33,7 @@ def test_every_row_is_usable():
     for row in zoo.WEIGHTS:
         assert zoo.find(row.backbone, row.name) is row
         assert row.layout in layouts.LAYOUTS
-        files = [download._name(url) for url in row.urls]
+        files = [name_of(url) for url in row.urls]
         assert all(re.fullmatch(r"[\w.]+\.(pyth|pt|safetensors|bin)", file) for file in files), files
         assert len(set(files)) == len(files)
         assert all(url.startswith("https://") for url in row.urls)
