@@ -20,7 +20,7 @@ from vmp.preflight import try_own_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKBONES = (ROOT / "docs/backbones.md").read_text(encoding="utf-8")
-PAGE = ROOT / "docs/extend.md"
+PAGE = ROOT / "docs/layer.md"
 BLOCKS = re.findall(
     r"^## ([^\n]+)$(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S
 )
