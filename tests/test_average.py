@@ -76,6 +76,31 @@ def test_the_checkpoint_is_the_average_and_training_goes_on_from_the_weights(tmp
         assert torch.equal(other.state_dict()[name], model.state_dict()[name])
 
 
+def test_weights_with_two_names_are_kept_too():
+    def tied():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        model[1].weight = model[0].weight
+        return model
+
+    model = tied()
+    average = Average(model, decay=0.6, warmup=False)
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+    average.update(1)
+    trained, averaged = ({k: v.clone() for k, v in x.state_dict().items()} for x in (model, average))
+    assert not torch.equal(trained["1.weight"], averaged["1.weight"])
+    with average.in_place():
+        assert torch.equal(model[0].weight, averaged["1.weight"])
+    other = tied()
+    other.load_state_dict(averaged)
+    again = Average(other, decay=0.6, warmup=False)
+    again.restore(trained)
+    for kept, mean in ((model, average), (other, again)):
+        assert torch.equal(kept[0].weight, trained["0.weight"])
+        assert all(torch.equal(mean.state_dict()[name], averaged[name]) for name in averaged)
+
+
 @pytest.mark.slow
 def test_a_run_tests_and_keeps_the_average(data, tmp_path):
     """With a decay near 1 and no warm-up the average stays at the start, and so does what is tested and kept."""

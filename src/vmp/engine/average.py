@@ -40,17 +40,19 @@ class Average:
 
     def restore(self, trained: Mapping[str, Tensor] | None) -> None:
         """The model holds a checkpoint's average: keep it, and give the model the checkpoint's trained weights."""
-        for name, tensor in self.trained().items():
+        own = self.trained()
+        for name, tensor in own.items():
             self._tensors[name].copy_(tensor)
-            if trained is not None:
-                tensor.copy_(trained[name])
+        for name, value in (trained or {}).items():
+            own[name].copy_(value)
 
     def exchange(self) -> None:
         """Let the model's tensors and the average change places."""
-        for name, tensor in self.trained().items():
-            before = tensor.clone()
+        own = self.trained()
+        before = {name: tensor.clone() for name, tensor in own.items()}  # all first: one may have two names
+        for name, tensor in own.items():
             tensor.copy_(self._tensors[name])
-            self._tensors[name].copy_(before)
+        self._tensors = before
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
