@@ -13,15 +13,18 @@ from runs import ROOT, Running, bright_or_dark, overrides_for
 
 import vmp
 from vmp import own, targets
-from vmp.build import find_splits
+from vmp.build import backbone_spec, find_splits
 from vmp.compose import composer
 from vmp.config import check
+from vmp.engine.dist import Processes
+from vmp.engine.loggers import Log
 from vmp.errors import ConfigError
 from vmp.layer import MotionPrompt
 from vmp.preflight import try_own_parts
 from vmp.runs.folder import load_config
 from vmp.runs.open import open_prompts
 from vmp.runs.sharing import open_shared, write_shared
+from vmp.train import _make_model
 
 PARTS = """
 from os import system
@@ -63,6 +66,21 @@ class Divided(Gaussian):
 class Broken(Gaussian):
     def forward(self, d):
         return d[:, :, :, :, 0]
+
+
+class Steep(Gaussian):
+    def scalars(self):
+        return {"slope": self.width.detach()}
+
+
+class Counted(Gaussian):
+    def scalars(self):
+        return {"width": self.width.expand(3)}
+
+
+class Steps(Gaussian):
+    def forward(self, d):
+        return super().forward(d - d[:, [1, 0, *range(1, d.shape[1] - 1)]])
 
 
 class Whole(MotionPrompt):
@@ -124,6 +142,8 @@ SMALL = ("backbone.frames=4", "backbone.crop=16")
         (PROMPT, "Pooled", (), "its attention has shape (2, 4, 8, 8); it must have shape (2, 4, 16, 16)"),
         (PROMPT, "Divided", (), "its attention is not finite on a clip that is still in places"),
         (PROMPT, "Root", (), "the gradient of power_norm.width is not finite"),
+        (PROMPT, "Steep", (), "scalars() has slope without shift"),
+        (PROMPT, "Counted", (), "scalars() fails: "),
         (PROMPT, "Broken", (), "fails on a clip of shape (2, 3, 5, 16, 16): IndexError: too many indices"),
         (NETWORK, "headless", (), "has no Linear that could be its head"),
         (NETWORK, "Network", ("backbone.options.more=1",), "it must have shape (2, 7): (clips, num_classes)"),
@@ -134,6 +154,17 @@ def test_what_is_wrong_is_said_before_training(parts, chosen, name, more, messag
         try_own_parts(config(chosen[0], chosen[1] + name, *more, *SMALL))
     assert message in str(caught.value)
     assert f"target = parts.all.{name}: " in str(caught.value)
+
+
+def test_a_power_normalisation_over_several_times_starts_a_run(parts, tmp_path):
+    c = config(*PROMPT[:1], f"{PROMPT[1]}Steps", *SMALL, "backbone.weights=none")
+    targets.trust("parts")
+    alone, path = (
+        Processes(1, 2, torch.device("cpu")),
+        tmp_path / "log.txt",
+    )  # not the first: it writes no weights.json
+    assert _make_model(c, ("a", "b"), backbone_spec(c), alone, Log(path), new=True)
+    assert "the attention on a still pixel is 0.000" in path.read_text()
 
 
 def test_errors_while_importing_name_the_line(parts):

@@ -99,7 +99,8 @@ def try_prompt(target: str, layer: MotionPrompt, *, frames: int, crop: int) -> N
     """Run a layer forwards and backwards on a clip that is still in places.
 
     Raises:
-        ConfigError: it fails; its attention, prompts or V have another shape; they or a gradient are not finite.
+        ConfigError: it fails; its attention, prompts or V have another shape; they or a gradient are not finite; its
+            scalars are no numbers, or a slope without a shift.
     """
     where, clip = f"vmp.target = {target}", _clip(frames + 1, crop)
     shape = (len(clip), frames, crop, crop)
@@ -109,6 +110,7 @@ def try_prompt(target: str, layer: MotionPrompt, *, frames: int, crop: int) -> N
     _check(where, "prompts", prompts, (len(clip), 3, frames, crop, crop), "one frame less than the clip")
     _check(where, "variation", v, (), "one number")
     _check_gradients(where, layer, prompts.float().square().mean() + v)
+    _check_scalars(where, layer)
 
 
 def try_backbone(target: str, options: Mapping[str, Any], *, frames: int, crop: int) -> None:
@@ -160,3 +162,19 @@ def _check_gradients(where: str, module: nn.Module, loss: Tensor) -> None:
             raise ConfigError(
                 f"{where}: the gradient of {name} is not finite on a clip that is still in places"
             )
+
+
+def _check_scalars(where: str, layer: MotionPrompt) -> None:
+    try:
+        names = {name for name, value in layer.scalars().items() if float(value) is not None}
+    except Exception as error:
+        raise ConfigError(
+            f"{where}: scalars() fails: {describe(error)}; it must return name -> one number"
+        ) from error
+    for one, other in (("slope", "shift"), ("shift", "slope")):
+        for name in sorted(names):
+            if name.endswith(one) and name.removesuffix(one) + other not in names:
+                raise ConfigError(
+                    f"{where}: scalars() has {name} without {name.removesuffix(one)}{other}, and figures show the two "
+                    "together as those of Eq. 2; return both, or choose another name"
+                )

@@ -508,7 +508,7 @@ def _make_model(
         write_weights(config.folder, kept)
     layers: dict[str, Any] = dict(model.prompts.items())
     for pathway, layer in layers.items():
-        still = float(layer.power_norm(torch.zeros(1, 1, spec.crop, spec.crop)).detach().mean())
+        still = float(layer.power_norm(torch.zeros(1, spec.frames, spec.crop, spec.crop)).detach().mean())
         log(f"prompts ({pathway}): the attention on a still pixel is {still:.3f}")
         if still < 0.1 and layer.scalars():
             log.warn(
