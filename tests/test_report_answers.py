@@ -98,6 +98,10 @@ def test_slope_and_shift_are_shown_from_start_to_end_with_the_attention_of_a_sti
     # 1 / (1 + exp(-a (0 - b))): 1/2 before, 1 / (1 + exp(-2)) after
     assert answer.scalars == [["", "slope 10.00 → 20.00", "shift 0.000 → −0.100", "still pixel 0.50 → 0.88"]]
     assert answer.verdict == "nothing to compare with"
+    written = (tmp_path / "run/config.yaml").read_text()
+    (tmp_path / "run/config.yaml").write_text(written.replace("kind: learned", "kind: custom"))
+    (own,) = answers_of(tmp_path)
+    assert own.scalars == []  # a function of one's own gives a still pixel what it likes
     assert summarize([answer]).startswith("Nothing can be compared yet")
 
 

@@ -103,8 +103,9 @@ class Answer:
         """For each pathway its name and texts: where slope and shift of the best setting started and ended, as means
         over its seeds, and the attention that they give a pixel that does not change."""
         lines: list[list[str]] = []
-        if self.best.entries[0].config["vmp"].get("form", "pixel") != "pixel":
-            return lines  # slope and shift do not act on single pixels
+        v = self.best.entries[0].config["vmp"]
+        if v.get("kind") != "learned" or v.get("form", "pixel") != "pixel":
+            return lines  # slope and shift are not those of Eq. 3, or do not act on single pixels
         starts = [_starts(e) for e in self.best.entries]
         for pathway in self.best.entries[0].scalars("slope"):
             ends = [[e.scalars(name).get(pathway) for name in ("slope", "shift")] for e in self.best.entries]
