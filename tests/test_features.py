@@ -153,6 +153,7 @@ def test_still_maps_have_the_attention_of_no_difference():
         ),
         (["vmp=features", "vmp.at=stages.1", "vmp.form=two_sided"], "are about the frames"),
         (["vmp.regulariser=compensated", "vmp.compensate=affine"], "compensates twice"),
+        (["vmp.regulariser=spatial", "vmp=other_clip"], "form and regulariser are about the clip's own"),
     ],
 )
 def test_stages_and_options_that_make_no_sense_end_before_training(overrides, message):

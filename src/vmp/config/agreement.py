@@ -84,8 +84,8 @@ def _prompts_extended(c: Config, v: Prompts) -> Iterator[str]:
     """What is beyond the paper: options without effect, and patches that do not fill the frames."""
     if v.extended and v.attention_from != "clip":
         yield (
-            f"vmp.compensate, vmp.scales and vmp.form are about the clip's own differences; they have no effect with "
-            f"vmp.attention_from = {v.attention_from}; drop one"
+            "vmp.compensate, scales, form and regulariser are about the clip's own differences; they have no effect "
+            f"with vmp.attention_from = {v.attention_from}; drop one"
         )
     if not v.pixels and not v.at:
         yield "vmp.pixels = false and vmp.at = null leave nothing to prompt; name a stage, as in vmp.at=res3"
