@@ -81,6 +81,21 @@ def test_what_cannot_be_fetched_is_named_with_its_place(server, tmp_path, capsys
         fetch(second, tmp_path)
 
 
+def test_what_one_place_gave_is_kept_when_another_fails(server, tmp_path):
+    dead, refused = server.url("dead", "a.zip"), "http://127.0.0.1:9/a.zip"
+    with pytest.raises(DataError, match=r"4 tries in a row\n.*\n.*refused"):
+        fetch(Source("videos", (dead, refused)), tmp_path)
+    assert (tmp_path / "a.zip.part").stat().st_size == 1_000_000
+    server.dying = False
+    before = len(server.asked)
+    busy = server.url("range", "a.zip")
+    assert fetch(Source("videos", (busy, dead)), tmp_path).read_bytes() == server.content
+    assert server.asked[before:] == [
+        ("/dead/a.zip", "bytes=1000000-")
+    ]  # where it began, whatever comes first
+    assert {p.name for p in tmp_path.iterdir()} == {".lock", "a.zip", "a.zip.sha256"}
+
+
 def test_a_program_for_rar_is_asked_for_before_anything_is_fetched(server, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="none of unrar, bsdtar, 7zz, 7z and unar is installed"):

@@ -70,6 +70,11 @@ def download(url: str, part: Path, *, progress: bool) -> bool:
             time.sleep(wait)
 
 
+def begun(url: str, part: Path) -> bool:
+    """Whether `part` is the beginning of what the URL gave, and can be continued from it."""
+    return _size(part) > 0 and _recorded_version(part, url) is not None
+
+
 def name_of(url: str) -> str:
     """The last part of a URL."""
     return unquote(urlsplit(url).path.rpartition("/")[2])
@@ -150,9 +155,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def _request(url: str, part: Path, progress: bool) -> bool:
     """One request: append to `part`, or start it again. Returns whether its length is known, once the file is whole."""
     kept = _recorded_version(part, url)
-    if kept is None:
-        remove_part(part)
-    have = _size(part)
+    have = _size(part) if kept else 0  # what another URL gave stays until this one gives something
     if (
         kept and have and have == kept.length
     ):  # an earlier process stopped between the last byte and the rename
@@ -174,7 +177,8 @@ def _request(url: str, part: Path, progress: bool) -> bool:
         else:
             have = 0
         total = found.length if found.length is not None else kept.length if kept and have else None
-        if total is not None and (free := shutil.disk_usage(part.parent).free) < total - have:
+        free = shutil.disk_usage(part.parent).free + (0 if have else _size(part))
+        if total is not None and free < total - have:
             raise Failed(
                 f"{(total - have) / 1e6:,.0f} MB are still to come and {part.parent} has {free / 1e6:,.0f} MB free"
             )

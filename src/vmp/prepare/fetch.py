@@ -20,7 +20,7 @@ from vmp.errors import ConfigError, DataError, shortlist
 from vmp.prepare import mpii
 from vmp.prepare.unpack import find_rar_tool
 from vmp.prepare.videos import find_videos
-from vmp.transfer import Failed, check_digest, download, keep_part, name_of, remove_part, sha256_of
+from vmp.transfer import Failed, begun, check_digest, download, keep_part, name_of, remove_part, sha256_of
 
 _SERRE = "serre-lab.clps.brown.edu/wp-content/uploads/2013/10"
 _MPII = "https://datasets.d2.mpi-inf.mpg.de/MPII-Cooking-2"
@@ -89,10 +89,13 @@ def fetch(source: Source, folder: Path, *, progress: bool = True) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     failed: list[str] = []
     with FileLock(folder / ".lock"):
-        for url, path in zip(source.urls, paths, strict=True):
+        places = [
+            (url, path, path.with_name(f"{path.name}.part"))
+            for url, path in zip(source.urls, paths, strict=True)
+        ]
+        for url, path, part in sorted(places, key=lambda place: not begun(place[0], place[2])):
             if not path.is_file():
                 print(f"fetch {url}", flush=True)
-                part = path.with_name(f"{path.name}.part")
                 try:
                     _fetch(url, part, progress)
                 except Failed as error:
