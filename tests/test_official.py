@@ -97,6 +97,43 @@ def test_kinetics_test_set_with_labels_and_clips_on_two_sides(tmp_path):
         plan_official("kinetics700", tmp_path, lists)
 
 
+def kinetics_lists(folder: Path, label: str = "zumba") -> Path:
+    write(folder / "train.csv", HEADER + f"zumba,{WHOLE},1,3,train,0\n{label},{WHOLE},3,4,train,0\n")
+    write(folder / "val.csv", HEADER + f"zumba,{WHOLE},4,5,val,0\n")
+    return folder
+
+
+def test_a_label_does_not_lead_out_of_the_folder_of_clips(tmp_path):
+    write(tmp_path / f"videos/{WHOLE}.mkv", "")
+    lists = kinetics_lists(tmp_path / "lists", "../../../up")
+    plan = plan_official("kinetics700", tmp_path / "videos", lists)
+    with pytest.raises(ManifestError, match=r"clip '../../../up/_whole-vid_\S+': cannot name a file"):
+        run(plan, tmp_path / "a/b", how="cut", allow_missing=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "lists", "videos"}
+
+
+def test_lists_are_not_overwritten_nor_mixed_nor_mistaken(tmp_path):
+    lists = kinetics_lists(tmp_path / "data")
+    plan = plan_official("kinetics700", tmp_path, lists)
+    before = (lists / "train.csv").read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"train.csv is no manifest and would be overwritten; choose another"
+    ):
+        run(plan, lists, allow_missing=True)
+    assert (lists / "train.csv").read_bytes() == before
+    write(lists / "test.csv", "")
+    run(plan_official("kinetics700", tmp_path, lists), lists / "out", allow_missing=True)
+    again = plan_official("kinetics700", tmp_path, lists)  # not from its own manifests
+    assert again.splits == plan.splits
+    kinetics_lists(lists / "copy")
+    assert plan_official("kinetics700", tmp_path, lists).splits == plan.splits
+    kinetics_lists(lists / "kinetics700_2020", "abseiling")
+    with pytest.raises(
+        ConfigError, match=r"holds .*train.csv and .*2020/train.csv, which differ; name the folder"
+    ):
+        plan_official("kinetics700", tmp_path, lists)
+
+
 # --- UCF-101 -------------------------------------------------------------------------------------------------------
 
 

@@ -91,6 +91,7 @@ def prepare(
             workers = work.get("workers")
             notes.append(describe_estimate(plan, there, out, how=how, short_side=short_side, workers=workers))
         return finish(unmeasured_rows(plan, there), measured=False)
+    _refuse_to_overwrite([out / f"{split}.csv" for split in plan.splits])
     if how == "in place" and not long_in_place:
         _refuse_long(plan, present)
     try:
@@ -137,6 +138,19 @@ def _is_there(root: Path, path: str) -> bool:
         return inside(root, path).exists()
     except ValueError as error:
         raise ManifestError(str(error)) from None
+
+
+def _refuse_to_overwrite(paths: Sequence[Path]) -> None:
+    """Raise ConfigError where a file in the place of a manifest is none, as Kinetics' own train.csv."""
+    for path in paths:
+        if path.is_file():
+            with open(path, "rb") as file:
+                header = file.readline(1000)
+            if not header.startswith(b"id,path,label"):
+                raise ConfigError(
+                    f"--out {path.parent}: {path} is no manifest and would be overwritten; choose another --out, or "
+                    "move that file"
+                )
 
 
 def _refuse_long(plan: DatasetPlan, paths: Sequence[str]) -> None:

@@ -161,7 +161,8 @@ def _kinetics(official: Official, folder: Path) -> Lists:
     for split in ("train", "val"):
         rows[split] = read_list(official.find(folder, split))
     test = first_of(folder, _NAMES["test"])
-    if test and "label" not in read_lines(test)[0][1].split(","):
+    lines = read_lines(test) if test else []
+    if test and not (lines and "label" in lines[0][1].split(",")):
         notes.append(f"{test}: says no labels and is not used")
     elif test:
         rows["test"] = read_list(test)

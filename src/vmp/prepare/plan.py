@@ -3,6 +3,7 @@
 Class ids come from the lists in classes/, never from a directory listing or the order of annotation files.
 """
 
+import filecmp
 import os
 import re
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vmp.data.manifest import read_annotation
+from vmp.data.manifest import RECORD, read_annotation
 from vmp.data.times import Clock, Timeline
+from vmp.errors import ConfigError
 
 TOLERANCE = 1.0  # seconds that a span may reach beyond its video, with which it then ends
 
@@ -115,9 +117,19 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def first_of(folder: Path, names: tuple[str, ...], *, pattern: str = "") -> Path | None:
-    """The first of these names that is found in a folder, in any depth, or else one that fits a pattern."""
-    there = {name: Path(inner) / name for inner, _, files in os.walk(folder) for name in sorted(files)}
-    for name in names:
-        if name in there:
-            return there[name]
-    return next((there[name] for name in sorted(there) if pattern and re.fullmatch(pattern, name)), None)
+    """The first of these names that is found in a folder, in any depth, or else one that fits a pattern.
+
+    Manifests that were prepared there are passed over. Raises ConfigError where files of that name differ.
+    """
+    there: dict[str, list[Path]] = {}
+    for inner, _, held in os.walk(folder):
+        ours = {"train.csv", "val.csv", "test.csv"} if RECORD in held else set()
+        for name in set(held) - ours:
+            there.setdefault(name, []).append(Path(inner) / name)
+    fits = [*names, *(name for name in sorted(there) if pattern and re.fullmatch(pattern, name))]
+    found = sorted(next((there[name] for name in fits if name in there), []))
+    if other := next((path for path in found[1:] if not filecmp.cmp(found[0], path, shallow=False)), None):
+        raise ConfigError(
+            f"{folder}: holds {found[0]} and {other}, which differ; name the folder of one of them"
+        )
+    return next(iter(found), None)

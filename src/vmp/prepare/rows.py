@@ -16,8 +16,9 @@ from typing import Unpack
 
 from vmp.data.columns import Clip
 from vmp.data.frames import FRAMES, RATE_KEYS
+from vmp.data.manifest import check_relative
 from vmp.data.times import Clock
-from vmp.errors import ConfigError
+from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.children import Work
 from vmp.prepare.cut import CutClip, cut_all
 from vmp.prepare.measure import Measured
@@ -179,7 +180,13 @@ def files_to_remux(plan: DatasetPlan, there: Mapping[str, bool], out: Path) -> l
 
 
 def _target(item: Item) -> str:
-    return f"clips/{item.id}.mp4"
+    """Where a clip is written, below --out. Raises ManifestError where its id, which may hold a label, leads out."""
+    try:
+        return check_relative(f"clips/{item.id}.mp4")
+    except ValueError as error:
+        raise ManifestError(
+            f"clip {item.id[:200]!r}: cannot name a file ({error}); correct the annotations"
+        ) from None
 
 
 def _row(item: Item) -> Clip:
