@@ -181,6 +181,26 @@ def test_errors_while_importing_name_the_line(parts):
     assert str(parts.parent) not in sys.path
 
 
+def test_installed_packages_import_nothing_of_the_working_folder(parts, tmp_path, monkeypatch):
+    """Such as torchvision, which looks for accimage."""
+    (tmp_path / "site").mkdir()
+    text = "try:\n    import optional_part\nexcept ImportError:\n    optional_part = None\nclass Part: pass\n"
+    (tmp_path / "site/a_package.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    for name in ("a_package", "one_package", "optional_part", "second_part"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "optional_part.py").write_text("")
+    (tmp_path / "one_package.py").write_text("import optional_part\nclass Part: pass\n")
+    targets.trust("a_package", "one_package", "parts")
+    targets.find("vmp", "a_package.Part")
+    assert sys.modules["a_package"].optional_part is None
+    targets.find("vmp", "one_package.Part")  # the user's own may
+    targets.find("vmp", "parts.all.Gaussian")
+    (tmp_path / "second_part.py").write_text("")
+    (parts / "more.py").write_text("import second_part\nclass Part: pass\n")
+    targets.find("vmp", "parts.more.Part")  # also once it is imported
+
+
 def test_a_power_normalisation_and_a_layer_of_ones_own_are_used(parts):
     targets.trust("parts")
     layer = own.build_prompt("parts.all.Gaussian", {"width": 0.5, "power": 1.0}, mean=0.5, std=0.25)

@@ -10,12 +10,14 @@ Notable here:
 
 import difflib
 import importlib
+import importlib.util
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -150,10 +152,10 @@ def _import(module: str, where: str) -> Any:
     """The module, from the installed packages or else from the working folder."""
     here = os.getcwd()
     before = sys.path[:]
-    sys.path.append(
-        here
-    )  # for this import alone: nothing else is to be found in a folder that may be anyone's
     try:
+        if not _is_elsewhere(module.partition(".")[0], here):
+            # for this import alone: what another package may try to import is not to come from anyone's folder
+            sys.path.append(here)
         return importlib.import_module(module)
     except Exception as error:
         raise ConfigError(
@@ -162,3 +164,12 @@ def _import(module: str, where: str) -> Any:
         ) from error
     finally:
         sys.path[:] = before
+
+
+def _is_elsewhere(package: str, here: str) -> bool:
+    """Whether a package is found without the working folder; one without __init__.py may be spread over folders."""
+    if package in sys.modules:
+        file = getattr(sys.modules[package], "__file__", None)
+        return file is not None and Path(here).resolve() not in Path(file).resolve().parents[:2]
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
