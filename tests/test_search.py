@@ -11,12 +11,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_sweep import finish, start, times_run
 
-from hydra_plugins.vmp_sweep import search_space
+from hydra_plugins.vmp_sweep import name_search, search_space
 
 pytest.importorskip("optuna")
 
 from vmp.errors import ConfigError
-from vmp.jobs.search import Search, check_validated
+from vmp.jobs.search import Search, Trial, check_validated
 from vmp.report.page import write_report
 
 SPACE = {
@@ -118,6 +118,23 @@ def test_what_the_command_line_searches_and_sets():
         "vmp.lambda": {"low": 0.1, "high": 3, "log": True},
     }
     assert space("seed=range(1,4)") == {"seed": [1, 2, 3]}
+    assert space("seed=int(interval(1,4))") == {"seed": {"low": 1, "high": 4, "log": False, "integer": True}}
+    assert space("tag='a b','1'") == {"tag": ["a b", "1"]}
+    assert {type(word) for word in space("tag='a b','1'")["tag"]} == {str}
+    values = {"optim.clip_norm": None, "tag": "1", "vmp.pixels": True, "train.patience": 3}
+    parsed = OverridesParser.create().parse_overrides(Trial(0, values).overrides)
+    assert {o.key_or_group: o.value() for o in parsed} == values
+
+
+def test_another_space_is_another_search():
+    names = [name_search(["seed=1"], {"optim.lr": [*rates]}) for rates in ((0.1,), (0.1,), (0.1, 0.2))]
+    assert names[0] == names[1] != names[2]
+
+
+def test_the_study_is_in_its_folder_whatever_its_name(tmp_path):
+    for name in ("a?b", "c%41", "d#e"):
+        Search(tmp_path / name, {"seed": [1, 2]}, trials=1, seed=0).propose(1)
+        assert (tmp_path / name / "study.db").is_file()
 
 
 @pytest.mark.slow

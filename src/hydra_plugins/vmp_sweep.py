@@ -4,6 +4,7 @@ Hydra finds plugins in packages of this name only, and imports them all at every
 """
 
 import copy
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -191,7 +192,6 @@ class SearchSweeper(RunSweeper):
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         from vmp.errors import ConfigError, RunError
-        from vmp.jobs.planning import name_sweep
         from vmp.jobs.search import Search, check_validated
 
         self._check()
@@ -203,7 +203,7 @@ class SearchSweeper(RunSweeper):
         tags = [a.partition("=")[2] for a in arguments if a.partition("=")[0] == "tag"]
         fixed = [str(o.input_line) for o in parsed if o.key_or_group not in (*space, "tag")]
         check_validated(self._compose(fixed)["dataset"])
-        place = self._home() / f"search-{name_sweep(arguments, [arguments]).rpartition('-')[2]}"
+        place = self._home() / name_search(arguments, space)
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -245,14 +245,24 @@ def search_space(overrides: Sequence["Override"], default: dict[str, Any]) -> di
     return given or {key: space for key, space in default.items() if key not in fixed}
 
 
+def name_search(arguments: list[str], space: dict[str, Any]) -> str:
+    """The name of a search's folder, the same for the same command and space: trials of two spaces do not compare."""
+    from vmp.jobs.planning import name_sweep
+
+    given = [*arguments, json.dumps(space, sort_keys=True)]
+    return f"search-{name_sweep(given, [arguments]).rpartition('-')[2]}"
+
+
 def _searched(override: "Override") -> Any:
-    """What `vmp.jobs.search` takes for KEY=a,b, range(...), interval(a,b) or tag(log,interval(a,b))."""
-    from hydra.core.override_parser.types import IntervalSweep
+    """What `vmp.jobs.search` takes for KEY=a,b, range(...), interval(a,b), int(...) or tag(log,interval(a,b))."""
+    from hydra.core.override_parser.types import IntervalSweep, QuotedString
 
     swept = override.value()
     if isinstance(swept, IntervalSweep):
-        return {"low": swept.start, "high": swept.end, "log": "log" in swept.tags}
-    return list(override.sweep_iterator())
+        whole = isinstance(swept.start, int) and isinstance(swept.end, int)
+        found = {"low": swept.start, "high": swept.end, "log": "log" in swept.tags}
+        return found | {"integer": True} if whole else found
+    return [each.text if isinstance(each, QuotedString) else each for each in override.sweep_iterator()]
 
 
 def _divide(overrides: Sequence[str], groups: set[str]) -> tuple[list[str], dict[str, Any]]:

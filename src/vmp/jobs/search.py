@@ -36,7 +36,9 @@ class Trial:
 
     @property
     def overrides(self) -> list[str]:
-        return [f"{key}={quote(v) if isinstance(v, str) else v}" for key, v in self.values.items()]
+        plain = {key: "null" if value is None else value for key, value in self.values.items()}
+        quoted = {key: quote(value) for key, value in self.values.items() if isinstance(value, str)}
+        return [f"{key}={value}" for key, value in (plain | quoted).items()]
 
 
 class Search:
@@ -53,6 +55,7 @@ class Search:
     def __init__(self, place: Path, space: Mapping[str, Any], *, trials: int, seed: int) -> None:
         try:
             import optuna
+            from sqlalchemy.engine import URL
         except ImportError:
             raise ConfigError("hydra/sweeper=optuna needs Optuna: pip install '.[optuna]'") from None
         self.place, self.space, self.trials = place, dict(space), trials
@@ -62,7 +65,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         place.mkdir(parents=True, exist_ok=True)
         self._study = optuna.create_study(
-            storage=f"sqlite:///{place.absolute() / 'study.db'}",
+            storage=URL.create("sqlite", database=str(place.absolute() / "study.db")).render_as_string(),
             study_name=place.name,
             load_if_exists=True,
             direction="maximize",
@@ -70,7 +73,7 @@ class Search:
         self._seed = seed
         try:
             kept = json.loads((place / FILE).read_text(encoding="utf-8"))["trials"]
-        except (FileNotFoundError, ValueError, KeyError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             kept = []
         self._folders = {int(trial["number"]): str(trial["folder"]) for trial in kept}
 
