@@ -87,6 +87,16 @@ class Whole(MotionPrompt):
     pass
 
 
+class Halved(MotionPrompt):
+    def differences(self, clip):
+        return super().differences(clip) / 2
+
+
+class Inverted(MotionPrompt):
+    def attention(self, clip):
+        return 1 - super().attention(clip)
+
+
 def Network(num_classes, more=0):
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.Linear(3, num_classes + more))
     return net
@@ -216,6 +226,15 @@ def test_a_power_normalisation_and_a_layer_of_ones_own_are_used(parts):
     whole = own.build_prompt("parts.all.Whole", {"alpha": 4.0}, mean=0.5, grey="bgr")
     assert (type(whole).__name__, whole.power_norm.alpha, whole.grey) == ("Whole", 4.0, "bgr")
     torch.testing.assert_close(whole(clip)[0], MotionPrompt(alpha=4.0, mean=0.5, grey="bgr")(clip)[0])
+    paper = MotionPrompt(mean=0.5, std=0.25)
+    d, slope, shift = paper.differences(clip), paper.slope, paper.shift
+    for name, a in (  # what a subclass changes, its prompts and V show
+        ("Halved", torch.sigmoid(slope * (d / 2 - shift))),
+        ("Inverted", 1 - torch.sigmoid(slope * (d - shift))),
+    ):
+        prompts, v = own.build_prompt(f"parts.all.{name}", {"std": 0.25}, mean=0.5)(clip)
+        torch.testing.assert_close(prompts, a[:, None] * (clip[:, :, 1:] / 255 - 0.5) / 0.25)
+        torch.testing.assert_close(v, (a[:, 1:] - a[:, :-1]).square().mean())
     network = own.build_backbone("parts.all.Network", {}, num_classes=5)
     assert network.head_name == "2"
 

@@ -91,10 +91,9 @@ class MotionPrompt(nn.Module):
         """
         check_clip(clip, least_frames=2)
         norm = self.power_norm
-        if (
-            type(norm) is not LearnedPowerNorm or not one_pass.is_usable()
-        ):  # a subclass may compute something else
-            return plain(self, clip, norm, variation=variation)
+        # a subclass of either may compute something else
+        if not one_pass.is_usable() or type(norm) is not LearnedPowerNorm or _computes_its_own(type(self)):
+            return weigh(self, clip, self.attention(clip), variation=variation)
 
         def formulas(clip: Tensor, slope: Tensor, shift: Tensor) -> Prompted:
             return plain(self, clip, lambda d: torch.sigmoid(slope * (d - shift)), variation=variation)
@@ -169,10 +168,16 @@ class MotionPrompt(nn.Module):
         return self.power_norm
 
 
+def _computes_its_own(layer: type[MotionPrompt]) -> bool:
+    """Whether a subclass has other attention than the kernels compute."""
+    names = ("grey_frames", "differences", "attention")
+    return any(getattr(layer, name) is not getattr(MotionPrompt, name) for name in names)
+
+
 def plain(
     layer: MotionPrompt, clip: Tensor, power_norm: Callable[[Tensor], Tensor], *, variation: bool
 ) -> Prompted:
-    """Eq. 1-6 op by op: what torch.compile fuses, torch.func transforms, and the kernels are tested against."""
+    """Eq. 1-6 op by op, with this function of the differences."""
     return weigh(layer, clip, power_norm(layer.differences(clip)), variation=variation)
 
 
