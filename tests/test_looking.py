@@ -145,6 +145,21 @@ def test_the_scales_of_the_explained_colours_are_those_of_the_pictures():
     assert np.abs(attention[10, 10].astype(int) - attention[192, 96]).max() <= 2  # sigmoid(0) is a half
 
 
+def test_a_layer_that_learns_its_differences_is_explained():
+    from vmp.figures.explained import explain
+
+    class Weighed(MotionPrompt):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(1))
+
+        def differences(self, clip):
+            return self.gain * super().differences(clip)
+
+    pair = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
+    assert np.array_equal(explain(pair, Weighed(), 1), explain(pair, MotionPrompt(), 1))
+
+
 def test_no_file_is_overwritten(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = video(tmp_path / "my.mp4", 6)

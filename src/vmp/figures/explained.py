@@ -36,8 +36,7 @@ def explain(pair: np.ndarray, layer: "MotionPrompt", number: int, said: Sequence
     said: lines about the whole video, which stand on top.
     """
     clip = to_clip(pair)
-    frame, _, attention, prompt = (row[0] for row in panel_rows(clip, layer))
-    difference = color_differences(layer.differences(clip[None])[0, 0].numpy(), limit=FULL)
+    frame, difference, attention, prompt = (row[0] for row in panel_rows(clip, layer, limit=FULL))
     learned = ", ".join(f"{name} {value:.2f}" for name, value in slope_and_shift(layer).items())
     factor = -(-SMALLEST // min(frame.shape[:2]))
     width = frame.shape[1] * factor

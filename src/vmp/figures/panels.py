@@ -26,7 +26,9 @@ BAND, BAR, NAMES = (
 CLEAR = 0.995  # the quantile of differences that has the full colour
 
 
-def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = None) -> list[np.ndarray]:
+def panel_rows(
+    clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = None, limit: float | None = None
+) -> list[np.ndarray]:
     """Pictures of one clip in the order of ROWS, each (columns, H, W, 3) uint8.
 
     Differences are orange where a pixel grows brighter and blue where it grows darker; attention is white at 0 and dark
@@ -35,6 +37,7 @@ def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = N
     Args:
         clip: (3, T + 1, H, W) uint8, or four channels for a layer that takes them.
         columns: how many of the T prompts, evenly spaced; None: all.
+        limit: the difference with the full colour, as for `color_differences`.
     """
     import torch
 
@@ -50,7 +53,7 @@ def panel_rows(clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = N
     mean, std = (np.array(v, np.float32).reshape(3, 1, 1, 1) for v in (layer.mean, layer.std))
     return [
         frames,
-        color_differences(differences),
+        color_differences(differences, limit=limit),
         color_attention(attention),
         to_bytes((prompts * std + mean).transpose(1, 2, 3, 0)),
     ]
