@@ -199,7 +199,7 @@ def test_controls_are_rows_of_the_miniature_and_constant_attention_waits_for_the
             constant = "vmp=constant" in cell.run.own
             assert constant == bool(cell.run.level_from)
             assert not constant or cell.run.level_from in of_paper
-    assert counts == {1: 14, 7: 6}  # of 70 and 48
+    assert counts == {1: 21, 7: 6}  # of 70 and 48
     planner = Planner(compose_one, output="outputs")
     cell = next(c for c in controls if c.run.level_from)
     runs, _ = plan_cells([cell], planner, [1])
@@ -220,10 +220,10 @@ def test_control_rows_have_no_number_of_the_paper_and_say_not_run():
         text.partition(f"## {group}\n")[2].partition("## ")[0].splitlines()
         for group in ("HMDB-51", "FineGym")
     )
-    assert moving.count("| control: true motion | – | not run | – | not run |") == 2  # I3D, TimeSformer
-    assert hmdb.count("| control: true motion |" + " – |" * 8) == 2
+    assert moving.count("| control: true motion | – | not run | – | not run |") == 3  # C2D, I3D, TimeSformer
+    assert hmdb.count("| control: true motion |" + " – |" * 8) == 3
     rows = [row for row in csv.DictReader(io.StringIO(to_csv(filled))) if "control" in row["row"]]
-    assert len(rows) == 2 * (3 * 4 + 2)  # the camera moves in one of the two sets
+    assert len(rows) == 3 * (3 * 4 + 2)  # the camera moves in one of the two sets
     assert {(row["paper"], row["ours"], row["paper_gain"]) for row in rows} == {("", "not run", "")}
     assert sum("not in the paper" in note for note in notes) == 1
 
