@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from runs import QUICK, Running
 from test_extensions import START, clips, grey, sigmoid
 
@@ -14,9 +15,11 @@ from vmp.extensions.compensate import compensated_differences
 from vmp.extensions.features import FeaturePrompt
 from vmp.extensions.layer import ExtendedPrompt
 from vmp.extensions.variations import total_variation
+from vmp.figures.seen import look
 from vmp.objective import Objective
 from vmp.preflight import check_stage
 from vmp.runs.open import open_prompts, open_run
+from vmp.runs.start import _differences_to
 
 
 def maps(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -210,6 +213,18 @@ def test_the_compensated_sibling_leaves_the_camera_out():
     assert compensated < temporal / 10
 
 
+def test_a_run_that_starts_from_prompts_inside_says_that_they_are_left(tmp_path):
+    raw = composer(CONF)(["backbone.weights=none", "vmp=features", "vmp.at=stages.1"])
+    OmegaConf.save(OmegaConf.create(raw), tmp_path / "config.yaml")
+    found = [
+        next(_differences_to(tmp_path, c)) for c in (composed("vmp=features", "vmp.at=stages.1"), composed())
+    ]
+    assert found == [
+        "the prompts that it learned at vmp.at = stages.1 are not loaded: those here start anew",
+        "the prompts that it learned at vmp.at = stages.1 are not loaded, and none are there here",
+    ]
+
+
 @pytest.mark.slow
 def test_a_run_with_prompts_inside_is_opened_with_what_it_learned(tmp_path):
     from runs import bright_or_dark
@@ -226,3 +241,10 @@ def test_a_run_with_prompts_inside_is_opened_with_what_it_learned(tmp_path):
     assert not open_prompts(run).prompts
     done = Running([f"run={run}", "split=val", "device=cpu"], script="evaluate.py").wait()
     assert done.returncode == 0, done.stderr
+    video = next((data.parent / "data").rglob("*.mp4"))
+    more = [["vmp.pixels=true", "vmp.at=stages.1", "vmp.n=0.5"], []]
+    base = ["backbone=tiny", "backbone.weights=motions", "backbone.frames=4"]
+    plain = check(composer(CONF)([*base, "vmp=none"]))
+    said = [look(check(composer(CONF)([*base, *words])), plain, video, fps=25).said for words in more]
+    assert said[0]["plain frames"] == said[1]["plain frames"]
+    assert said[0]["motion prompts"] != said[1]["motion prompts"]

@@ -56,13 +56,17 @@ def look(
     import torch
 
     measured = measure_video(video, fps=fps)
-    opened = open_published(config, device="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    opened = open_published(config, device=device)
     layers: dict[str, Any] = opened.prompts
     if not layers or (pathway is not None and pathway not in layers):
         raise UserError(f"--pathway {pathway}: there are prompts on {', '.join(layers) or 'none (vmp=none)'}")
     key = pathway or next(iter(layers))
     clip = read_clip(opened, video, measured, start=start)
-    unprompted = attach_prompts(plain, opened.spec, opened.model.backbone, {}).eval()
+    if opened.model.inside:  # its backbone has prompts of its own
+        unprompted = open_published(plain, device=device).model
+    else:
+        unprompted = attach_prompts(plain, opened.spec, opened.model.backbone, {}).eval()
     count = clip_shape(plain, opened.spec, unprompted, crops=1).frames
     batch = clip.pixels[None].to(next(opened.model.parameters()).device)
     said = {}

@@ -94,6 +94,10 @@ def _differences_to(home: Path, config: Config) -> Iterator[str]:
     run = Run(home)
     before = run.config
     now = config.model_dump(by_alias=True)
+    if at := before.get("vmp", {}).get("at"):
+        yield f"the prompts that it learned at vmp.at = {at} are not loaded" + (
+            ": those here start anew" if now["vmp"].get("at") else ", and none are there here"
+        )
     for section, keys in (
         ("backbone", ("name", "size", "frames", "stride", "crop", "spacing")),
         ("vmp", ("kind", "alpha", "beta", "gamma", "epsilon", "exponent", "grey", "modulate")),
