@@ -147,6 +147,12 @@ def test_tar_archives(tmp_path):
         with pytest.raises(DataError, match=message):
             unpack(packed(tmp_path / name, a=b"one", b=member), tmp_path / name[0])
         assert not list((tmp_path / name[0]).rglob("*.avi"))
+    parts = {
+        f"{side}/part.tar.gz": packed(tmp_path / "x", **{side: b"x"}).read_bytes()
+        for side in ("train", "val")
+    }
+    both = unpack(zipped(tmp_path / "both.zip", parts), tmp_path / "both")
+    assert {p.name for p in both.rglob("*.avi")} == {"train.avi", "val.avi"}
     whole = packed(tmp_path / "w.tar.gz", a=bytes(range(256)) * 400).read_bytes()
     (tmp_path / "w.tar.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"w.tar.gz: cannot be unpacked .*; is it whole"):

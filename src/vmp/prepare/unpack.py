@@ -41,17 +41,18 @@ def unpack(source: Path, target: Path, *, say: Callable[[str], None] = print) ->
     return target
 
 
-def _unpack(source: Path, target: Path, say: Callable[[str], None]) -> None:
+def _unpack(source: Path, target: Path, say: Callable[[str], None], *, within: Path | None = None) -> None:
     archives = [source] if source.is_file() else sorted(p for p in source.iterdir() if is_archive(p))
     for archive in archives:
-        done = target / f".{archive.name}.done"
+        inner = archive.relative_to(within or archive.parent)  # train/part_0.zip and val/part_0.zip are two
+        done = target / f".{'+'.join(inner.parts)}.done"
         if done.exists():
             continue
         say(f"unpack {archive}")
         with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as held:
             _unpack_one(archive, Path(held))
             for nested in [path for path in sorted(Path(held).rglob("*")) if is_archive(path)]:
-                _unpack(nested, target, say)
+                _unpack(nested, target, say, within=Path(held))
                 nested.unlink()
             for entry in sorted(Path(held).iterdir()):
                 _merge(entry, target / entry.name)
