@@ -179,8 +179,10 @@ def test_a_power_normalisation_over_several_times_starts_a_run(parts, tmp_path):
 
 def test_errors_while_importing_name_the_line(parts):
     (parts / "broken.py").write_text("import torch\n\n1 / 0\n")
+    (parts / "reading.py").write_text("from pathlib import Path\n\nPath('absent').read_text()\n")
     for target, message in (
         ("parts.broken.A", f"ZeroDivisionError: division by zero ({parts}/broken.py:3)"),
+        ("parts.reading.A", f"No such file or directory: 'absent' ({parts}/reading.py:3)"),
         ("parts.none.A", "No module named 'parts.none'"),
         ("absent", "no installed package declares that entry point of the group vmp.power_norms"),
         ("parts:all.A", "must be package.module.NAME, or the name of an entry point"),
