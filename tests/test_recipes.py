@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from runs import ROOT, differences, folder, run, start, start_ranks
 from test_kills import progress, until_it_moves
+from torch import nn
 
 from vmp.build import backbone_spec, build_model, build_optimizer
 from vmp.compose import composer
@@ -124,6 +125,15 @@ def test_the_learning_rate_falls_from_block_to_block(overrides, blocks):
     assert len(found) == blocks
     for depth, block in enumerate(found):
         assert {rates[id(p)] for p in block if id(p) not in head} <= {0.5 ** (blocks - 1 - depth)}
+
+
+def test_a_network_inside_a_wrapper_has_the_blocks_of_the_network():
+    network = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.Linear(4, 2))
+    wrapper = nn.Module()
+    wrapper.net = network
+    assert [list(map(id, block)) for block in blocks_of(wrapper)] == [
+        [id(p) for p in part.parameters()] for part in network
+    ]
 
 
 def test_training_ends_when_patience_does():

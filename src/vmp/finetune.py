@@ -108,7 +108,8 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 def blocks_of(backbone: nn.Module) -> list[list[nn.Parameter]]:
     """All parameters, each once, from the input to the output: the stem or the embeddings, each block or stage, and
-    what follows the last one, up to the head. Without a sequence `blocks` or `stages`, the children are the blocks."""
+    what follows the last one, up to the head. Without a sequence `blocks` or `stages`, the children are the blocks; a
+    module around a single other one has the blocks of that one."""
     children = dict(backbone.named_children())
     rows = (
         name for name in ("blocks", "stages") if isinstance(children.get(name), nn.ModuleList | nn.Sequential)
@@ -119,6 +120,8 @@ def blocks_of(backbone: nn.Module) -> list[list[nn.Parameter]]:
         found[0] += [p for part in parts[:at] for p in part.parameters()]
         found += [list(block.parameters()) for block in children[row].children()]
         found.append([p for part in parts[at + 1 :] for p in part.parameters()])
+    elif len(children) == 1 and not found[0]:
+        return blocks_of(*children.values())
     else:
         found += [list(child.parameters()) for child in children.values()]
     owner = {
