@@ -87,6 +87,9 @@ def test_kinetics_test_set_with_labels_and_clips_on_two_sides(tmp_path):
     assert set(plan.splits) == {"train", "val", "test"}
     assert failed(plan)["clips on two sides of the split"] == ("0", "2")
     assert failed(plan)["clips in test"] == ("at least 64,260", "2")
+    quoted = HEADER.strip().replace("label", '"Label"')
+    write(lists / "test.csv", f"{quoted}\nzumba,{CUT},417,427,test,0\n")
+    assert len(plan_official("kinetics700", tmp_path, lists).splits["test"]) == 1
     write(lists / "val.csv", HEADER + f"zoomba,{CUT},417,427,val,0\n")
     with pytest.raises(ManifestError, match=r"val.csv:2: 'zoomba' is not one of the 2 classes"):
         plan_official("kinetics700", tmp_path, lists)

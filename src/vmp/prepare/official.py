@@ -162,7 +162,7 @@ def _kinetics(official: Official, folder: Path) -> Lists:
         rows[split] = read_list(official.find(folder, split))
     test = first_of(folder, _NAMES["test"])
     lines = read_lines(test) if test else []
-    if test and not (lines and "label" in lines[0][1].split(",")):
+    if test and not (lines and re.search(r"\blabel\b", lines[0][1], re.IGNORECASE)):
         notes.append(f"{test}: says no labels and is not used")
     elif test:
         rows["test"] = read_list(test)
