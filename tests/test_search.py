@@ -131,6 +131,13 @@ def test_another_space_is_another_search():
     assert names[0] == names[1] != names[2]
 
 
+def test_a_trial_without_all_of_its_values_is_not_run(tmp_path):
+    search = Search(tmp_path, SPACE, trials=3, seed=0)
+    search._study.ask({"seed": search._distributions["seed"]})  # as a kill leaves it
+    assert [(t.number, t.values.keys()) for t in search.propose(2)] == [(1, SPACE.keys()), (2, SPACE.keys())]
+    assert [t.state for t in search.read()] == ["failed", "waiting", "waiting"]
+
+
 def test_the_study_is_in_its_folder_whatever_its_name(tmp_path):
     for name in ("a?b", "c%41", "d#e"):
         Search(tmp_path / name, {"seed": [1, 2]}, trials=1, seed=0).propose(1)

@@ -96,6 +96,11 @@ class Search:
         import numpy as np
         from optuna.samplers import TPESampler
 
+        for trial in self.read():
+            if trial.state == "waiting" and trial.values.keys() != self._distributions.keys():
+                self._fail(
+                    trial
+                )  # a kill came between its values; with the defaults for the rest it would mislead
         known = self.read()
         left = sum(trial.state == "waiting" for trial in known)
         for number in range(len(known), min(self.trials, len(known) + count - left)):
@@ -117,11 +122,14 @@ class Search:
                 )
         self._folders[trial.number] = folder
         if value is None or not math.isfinite(value):
-            import optuna
-
-            self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            self._fail(trial)
         else:
             self._study.tell(trial.number, value)
+
+    def _fail(self, trial: Trial) -> None:
+        from optuna.trial import TrialState
+
+        self._study.tell(trial.number, state=TrialState.FAIL)
 
     def write(self) -> str:
         """Write search.json; returns a table of the trials, the best first."""
