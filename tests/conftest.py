@@ -145,6 +145,20 @@ def server(monkeypatch, fresh_wandb):
     found.close()
 
 
+@pytest.fixture
+def file_server(monkeypatch):
+    """A server of files whose connections drop, stall or lie; retries do not wait."""
+    from file_server import Server
+
+    from vmp import transfer
+
+    monkeypatch.setattr(transfer, "WAITS", (0.01, 0.02, 0.03))
+    server = Server()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
 # --- faults --------------------------------------------------------------------------------------------------------
 
 

@@ -25,12 +25,8 @@ from vmp.transfer import sha256_of
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(transfer, "WAITS", (0.01, 0.02, 0.03))
-    server = Server()
-    yield server
-    server.shutdown()
-    server.server_close()
+def server(file_server):
+    return file_server
 
 
 def files(folder: Path) -> set[str]:

@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from file_server import Server
 from small_datasets import JSON, MKV, TEST, TRAIN, VIDEO, read, write_splits, zipped
 
-from vmp import transfer
 from vmp.commands.prepare import main
 from vmp.errors import ConfigError, DataError
 from vmp.prepare.fetch import SOURCES, Source, fetch, fetch_videos
@@ -20,12 +18,8 @@ from vmp.transfer import sha256_of
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(transfer, "WAITS", (0.01, 0.02, 0.03))
-    server = Server()
-    yield server
-    server.shutdown()
-    server.server_close()
+def server(file_server):
+    return file_server
 
 
 def prepare(monkeypatch, *words: object) -> None:

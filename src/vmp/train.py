@@ -443,6 +443,7 @@ class Session:
 
 
 def _make_plan(config: Config, world: int, *, labels: list[int], log: "Log") -> "TrainingPlan":
+    from vmp.data.augment import Augmentation
     from vmp.engine.plan import TrainingPlan
 
     t, clips = config.trainer, len(labels)
@@ -450,7 +451,7 @@ def _make_plan(config: Config, world: int, *, labels: list[int], log: "Log") -> 
     if config.train.batch_norm == "sync" and world == 1:
         log.warn("train.batch_norm = 'sync' has no effect with a single process")
     wanted = min(each, t.micro_batch or each)
-    mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
+    mixes = Augmentation(**config.augment.model_dump()).mixes
     micro = max((n for n in range(1, wanted + 1) if each % n == 0 and not (mixes and n % 2)), default=0)
     if not micro:
         raise ConfigError(

@@ -23,13 +23,14 @@ from vmp.paper.tables import PaperSection, RunSpec, load_section
 from vmp.runs.folder import check_same_run
 from vmp.runs.run import Run
 
+WEIGHTS = "motions"
 MOST_BYTES = 1_650_000
 # keys of `backbone` that give a network's size; `size` of X3D and TimeSformer is part of its key
 SIZES = ("width", "blocks", "beta_inv", "patch", "dim", "depth", "heads")
 
 
 class Pretraining(PaperSection):
-    """networks: name, as BACKBONE or BACKBONE:WEIGHTS -> overrides."""
+    """networks: name of a backbone -> overrides."""
 
     output: str
     launch: str
@@ -88,8 +89,7 @@ def make_weights(request: WeightsRequest, root: Path, out: Path) -> int:
 
 
 def _spec(name: str, overrides: tuple[str, ...]) -> RunSpec:
-    _, _, weights = name.partition(":")
-    return RunSpec(dataset="motions-pretraining", model=name, overrides=overrides, tag=weights or None)
+    return RunSpec(dataset="motions-pretraining", model=name, overrides=overrides)
 
 
 def write_weights(name: str, run: PlannedRun, out: Path, *, command: str) -> str:
@@ -105,21 +105,20 @@ def write_weights(name: str, run: PlannedRun, out: Path, *, command: str) -> str
     from vmp.transfer import sha256_of
 
     config, result = run.config, Run(run.folder).result
-    weights = name.partition(":")[2] or "motions"
     state = {k: v.half().contiguous() for k, v in read(run.folder).state.items() if v.is_floating_point()}
     content = save(state, {"format": "pt", "vmp_backbone": config.backbone.key})
     if len(content) > MOST_BYTES:
         raise WeightsError(
             f"{name}: {len(content):,} bytes, more than the {MOST_BYTES:,} that a shipped file may have"
         )
-    file = out / f"{config.backbone.key}-{weights}.safetensors"
+    file = out / f"{config.backbone.key}-{WEIGHTS}.safetensors"
     out.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
         temporary.write_bytes(content)
     spec = backbone_spec(config)
     row: dict[str, Any] = {
         "backbone": config.backbone.key,
-        "name": weights,
+        "name": WEIGHTS,
         "file": file.name,
         "sha256": sha256_of(file),
         "options": {
