@@ -399,6 +399,28 @@ def vit(attention, *, frames=4, crop=32, classes=5, drop_path=0.0):
     )  # fmt: skip
 
 
+def test_a_narrow_network_from_scratch_sees_order_from_the_start():
+    torch.manual_seed(0)
+    options = {"num_classes": 5, "frames": 4, "crop": 16, "patch": 8, "dim": 64, "depth": 2, "heads": 2}
+    clips = torch.randn(2, 3, 4, 16, 16)
+
+    def scatter(init):
+        net = ts.TimeSformer(**options, init=init).eval()
+        weights = torch.cat(
+            [m.weight.flatten() for m in net.blocks.modules() if isinstance(m, torch.nn.Linear)]
+        )
+        return weights[weights != 0].std().item(), (net(clips) - net(clips.flip(2))).abs().max().item()
+
+    std, change = scatter("image")
+    assert std == pytest.approx(0.02, rel=0.02)
+    assert change < 1e-6
+    std, change = scatter("scratch")
+    assert std == pytest.approx(1 / 8, rel=0.02)
+    assert change > 0.01
+    with pytest.raises(ValueError, match="init = 'vit': must be one of image, scratch"):
+        ts.TimeSformer(**options, init="vit")
+
+
 def test_a_new_divided_model_is_its_image_model():
     """temporal_fc starts at zero: the frames of a still clip tell no more than one of them."""
     model = vit("divided").eval()

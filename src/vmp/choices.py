@@ -24,6 +24,7 @@ Upsample = Literal["bilinear", "nearest"]
 
 # models
 AttentionKind = Literal["divided", "joint", "space"]
+TransformerInit = Literal["image", "scratch"]
 X3DSize = Literal["xs", "s", "m", "l"]
 PathwaySplit = Literal["plus_one", "aligned", "shared"]
 Freeze = Literal["none", "backbone", "backbone_and_head", "all_but_head"]

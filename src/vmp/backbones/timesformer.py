@@ -4,7 +4,8 @@ Notable here:
 - divided attention: in each block a patch first looks at the same place in the other frames, then at the other
   places of its own frame; "joint" looks at everything at once, "space" at its own frame only;
 - parameters have the names of the published checkpoints, so those load by stripping a prefix;
-- the temporal branch ends in a Linear that starts at zero: a new model computes what the image model would;
+- the temporal branch ends in a Linear that starts at zero: a new model computes what the image model would.
+  `init="scratch"` is for narrow networks without image weights, which hardly learn from there (docs/backbones.md);
 - other clip lengths and sizes than the built ones are fine: embeddings are resized to the nearest.
 
 Shapes: B clips, T frames, N patches of a frame, D features, h heads. Tokens are (B, 1 + N T, D): the class token,
@@ -17,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmp.choices import AttentionKind
+from vmp.choices import AttentionKind, TransformerInit
 
-ATTENTION = get_args(AttentionKind)
+ATTENTION, INITS = get_args(AttentionKind), get_args(TransformerInit)
 SDPA_BATCH = 65535  # more sequences than this in one call fail in the fused CUDA kernels
 
 
@@ -30,6 +31,8 @@ class TimeSformer(nn.Module):
     attention: one of ATTENTION.
     dropout: before the last layer; the published recipes use none.
     drop_path: probability that the last block's branches are dropped for a sequence in training; rises from 0.
+    init: one of INITS. "image": weights with a standard deviation of 0.02, no difference between frames. "scratch":
+        weights with one of 1 / sqrt(dim), and embeddings of place and time that count beside the patches.
     """
 
     head_name = "head"
@@ -47,13 +50,15 @@ class TimeSformer(nn.Module):
         attention: str = "divided",
         dropout: float = 0.0,
         drop_path: float = 0.1,
+        init: str = "image",
     ) -> None:
         super().__init__()
         for name, value, unit, of in (("crop", crop, "patch", patch), ("dim", dim, "heads", heads)):
             if value % of:
                 raise ValueError(f"{name} = {value}: must be a multiple of {unit} = {of}")
-        if attention not in ATTENTION:
-            raise ValueError(f"attention = {attention!r}: must be one of {', '.join(ATTENTION)}")
+        for name, choice, allowed in (("attention", attention, ATTENTION), ("init", init, INITS)):
+            if choice not in allowed:
+                raise ValueError(f"{name} = {choice!r}: must be one of {', '.join(allowed)}")
         self.attention, self.patch = attention, patch
         self.patch_embed = nn.ModuleDict({"proj": PatchEmbedding(3, dim, patch, stride=patch)})
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
@@ -65,11 +70,22 @@ class TimeSformer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(dim, num_classes)
-        self.apply(_init)
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for block in self.blocks:
-            if attention == "divided":
+        self._init(from_scratch=init == "scratch")
+
+    def _init(self, from_scratch: bool) -> None:
+        dim = self.cls_token.shape[2]
+        std, of_embeddings = (dim**-0.5, 0.5) if from_scratch else (0.02, 0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=std)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.cls_token, std=of_embeddings)
+        nn.init.trunc_normal_(self.pos_embed, std=of_embeddings)
+        if from_scratch:
+            if self.attention != "space":
+                nn.init.trunc_normal_(self.time_embed, std=of_embeddings)
+        elif self.attention == "divided":
+            for block in self.blocks:
                 nn.init.zeros_(block.temporal_fc.weight)  # type: ignore[arg-type, union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,9 +207,3 @@ def resize_positions(embed: Tensor, grid: tuple[int, int]) -> Tensor:
     square = embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # (1, D, n, n)
     resized = F.interpolate(square, size=grid, mode="nearest").flatten(2).transpose(1, 2)
     return torch.cat([embed[:, :1], resized], dim=1)
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

@@ -149,6 +149,8 @@ def _weights(c: Config) -> Iterator[str]:
     public = b.weights in zoo.NAMES and not c.init_from
     if public and isinstance(b, TimeSformerConfig) and b.attention != "divided":
         yield f"backbone.attention = {b.attention!r}: published weights have divided attention; use weights=none"
+    if isinstance(b, TimeSformerConfig) and b.init == "scratch" and not random:
+        yield "backbone.init = 'scratch': has no effect on weights that are loaded; drop it, or use weights=none"
     if c.train.freeze != "none":
         if random:
             yield (

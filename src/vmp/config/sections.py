@@ -31,6 +31,7 @@ from vmp.choices import (
     Regulariser,
     Short,
     Spacing,
+    TransformerInit,
     Upsample,
     X3DSize,
 )
@@ -250,6 +251,7 @@ class TimeSformerConfig(ShippedBackbone):
     size: Literal["base", "hr", "l"]
     attention: AttentionKind
     drop_path: Annotated[float, Field(ge=0, lt=1)]
+    init: TransformerInit
     flip_patch_embed: bool
     patch: Count | None
     dim: Count | None

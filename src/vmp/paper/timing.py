@@ -205,7 +205,7 @@ def describe_device(name: str, threads: Any) -> str:
 
 def size_of(backbone: Mapping[str, Any]) -> str:
     """A key for the number of operations per clip: the config's backbone without its weights and what it drops."""
-    other = ("weights", "dropout", "drop_path", "flip_patch_embed")
+    other = ("weights", "dropout", "drop_path", "flip_patch_embed", "init")
     return json.dumps({k: v for k, v in backbone.items() if k not in other}, sort_keys=True)
 
 
