@@ -39,7 +39,8 @@ def main() -> None:
     else:
         profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
     source = options.results or results_of(profile.output)
-    target, frames = options.to or Path(profile.published), options.profile == "mini"
+    target = options.to or Path(profile.published)
+    frames = options.profile in ("mini", "extensions")
     for path in publish(source, target, only=options.only, frames=frames):
         print(f"-> {path}")
 

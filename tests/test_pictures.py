@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from vmp import MotionPrompt
+from vmp.build import build_model
+from vmp.compose import CONF, composer
+from vmp.config import check
+from vmp.figures.canvas import style
 from vmp.figures.confusion import confusion_picture, count_confusions
+from vmp.figures.looks import Look, draw_looks, look_at
 from vmp.figures.panels import BAND, BAR, NAMES, ROWS, attention_panels, color_attention, panel, panel_rows
+from vmp.runs.open import Opened
 
 
 def test_a_panel_shows_frames_differences_attention_and_prompts():
@@ -109,3 +115,63 @@ def test_a_confusion_matrix_stays_small_for_any_number_of_classes(classes):
     step = -(-classes // len(counts))
     for label, guess in zip(labels[:50], predicted[:50], strict=True):
         assert counts[label // step, guess // step] > 0
+
+
+C2D = ["backbone=c2d", *(f"backbone.{size}" for size in ("width=8", "blocks=1", "frames=8", "crop=32"))]
+VIT = [
+    "backbone=timesformer",
+    *(f"backbone.{size}" for size in ("dim=16", "depth=2", "heads=2", "crop=32", "patch=8")),
+]
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "changed"),
+    [
+        pytest.param("res2", C2D, [5, 6, 7], marks=pytest.mark.slow),
+        ("res3", C2D, [5, 7]),
+        ("blocks.0", VIT, [5, 6, 7]),
+    ],
+    ids=["maps", "maps of two frames", "tokens"],
+)
+def test_where_layers_look_is_on_the_frames_that_changed(stage, more, changed):
+    """A patch that flickers in frame 5, so that the prompts of 5 and 6 are others, and three differences of maps."""
+    words = ["backbone.weights=none", "vmp=features", f"vmp.at={stage}", "vmp.pixels=true", *more]
+    config = check(composer(CONF)(words))
+    spec = config.backbone.spec
+    model = build_model(config, 2, spec).eval()
+    still = torch.full((3, 9, spec.crop, spec.crop), 60, dtype=torch.uint8)
+    clip = still.clone()
+    clip[:, 5, 8:16, 16:24] = 250
+    opened = Opened(config=config, spec=spec, model=model, classes=("a", "b"))
+    found = look_at(opened, clip)
+    assert list(found) == ["", stage]
+    pixels, inside = found.values()
+    assert pixels.frames.tolist() == list(range(1, 9))
+    expected = model.prompts["video"].attention(clip[None])[0].detach().numpy()
+    np.testing.assert_array_equal(pixels.attention, expected)
+    assert inside.frames.tolist() == ([3, 5, 7] if stage == "res3" else list(range(2, 9)))
+    change = np.abs(inside.attention - look_at(opened, still)[stage].attention)
+    assert inside.frames[change.max(axis=(1, 2)) > 1e-4].tolist() == changed
+    side = change.shape[1]
+    y, x = np.unravel_index(Look(inside.frames, change).at(np.array([5]))[0].argmax(), (side, side))
+    middle = (np.array([y, x]) + 0.5) * spec.crop / side
+    assert (np.abs(middle - [12, 20]) < 8).all()
+    assert np.array_equal(inside.at(np.array([1, 8])), inside.attention[[0, -1]])
+
+
+def test_rows_of_attention_have_scales_of_their_own():
+    clip = torch.randint(0, 256, (3, 4, 16, 16), dtype=torch.uint8)
+    ramp = np.linspace(0.9, 0.98, 3 * 64, dtype=np.float32).reshape(3, 8, 8)
+    same = np.full((3, 16, 16), 0.5, np.float32)
+    at = np.arange(1, 4)
+    with style():
+        drawn = draw_looks(clip, {"ramp": Look(at, ramp), "same": Look(at, same)}, title="", columns=3)
+    pictures, bars = drawn.axes[:12], drawn.axes[12:]
+    assert [axis.get_title() for axis in pictures[:3]] == ["frame 1", "frame 2", "frame 3"]
+    assert np.array_equal(pictures[1].images[0].get_array(), clip[:, 2].permute(1, 2, 0))
+    low, high = bars[1].get_ylim()
+    assert (low, high) == pytest.approx((0.9, 0.98), abs=0.001)
+    middle = pictures[7].images[0].get_array()  # of the second frame
+    expected = color_attention(np.clip((ramp[1] - low) / (high - low), 0, 1))
+    assert np.abs(middle.astype(int) - expected).max() <= 1
+    assert bars[2].get_ylim() == pytest.approx((0.5, 0.501))

@@ -71,11 +71,13 @@ def test_a_study_runs_records_and_continues_from_its_published_records(checkout)
         right = sum(c["class"] == c["predicted"] for c in own)
         assert float(run["top1"]) == pytest.approx(100 * right / len(own), abs=0.01)
         assert bool(run["slope"]) == (run["arm"] == "learned")
+    assert (results / "figures/arms_bright.png").stat().st_size > 1000
     text = (results / "study_small.md").read_text()
     assert "| another clip's | not run |" in text
     assert "on 6 x 2" in text
 
     study(checkout, "publish", "--profile", "small")
+    assert not (checkout / "docs/results/small/figures").exists()  # it shows frames of these videos
     shutil.rmtree(checkout / "outputs")  # another machine
     said = study(checkout, "study", "small", "dry=1", "seeds=2")
     assert "6 runs, 4 recorded, 2 to do" in said

@@ -52,7 +52,7 @@ class PromptedClassifier(nn.Module):
         self._found: dict[str, Tensor] = {}  # V by stage, of the forward pass under way
         for stage, layer in (inside or {}).items():
             find_stage(backbone, stage).register_forward_hook(partial(self._prompt_stage, stage, layer))
-        self._stages = tuple(inside or {})
+        self.stages = tuple(inside or {})
         # whether clips have a fourth channel, which pathways without prompts leave out
         self.masked = any(isinstance(layer, OraclePrompt) for layer in self.prompts.values())
         self.frozen_modules: list[nn.Module] = []  # kept in evaluation mode; set by finetune.freeze
@@ -64,7 +64,7 @@ class PromptedClassifier(nn.Module):
         variations: dict[str, Tensor] = {}
         if self.cut is None:
             logits = self.backbone(self._prepare_pathway(WHOLE, clips, variations))
-            for stage in self._stages if self._wants_variation else ():
+            for stage in self.stages if self._wants_variation else ():
                 variations[stage] = self._found.pop(stage)
             return Output(logits, variations)
         whole = self._prepare_pathway(WHOLE, clips, variations) if self.cut.shared else clips
@@ -111,7 +111,7 @@ class PromptedClassifier(nn.Module):
         for pathway, prompt in self.prompts.items():
             assert isinstance(prompt, MotionPrompt)
             out |= {scalar_name(pathway, name): value for name, value in prompt.scalars().items()}
-        for stage, layer in zip(self._stages, self.inside.values(), strict=True):
+        for stage, layer in zip(self.stages, self.inside.values(), strict=True):
             assert isinstance(layer, FeaturePrompt)
             out |= {scalar_name(stage, name): value for name, value in layer.scalars().items()}
         return out

@@ -18,12 +18,14 @@ from vmp.formats import finite
 
 KINDS = (
     *("table*.csv", "table*.md", "table*.tex", "claims.md", "starts*.csv", "starts*.png", "starts*.svg"),
-    *("figures/figure*.png", "figures/figure*.svg"),
+    *("figures/figure*.png", "figures/figure*.svg", "figures/arms_*.png"),
     *("study_*.md", "study_*.png", "study_*.svg", "study_runs.csv", "study_clips.csv"),
 )
 
 
-SHOW_FRAMES = {f"figure{number}" for number in (1, 5, 6, *range(12, 19))}  # of the videos of runs
+SHOW_FRAMES = {
+    f"figure{number}" for number in (1, 5, 6, *range(12, 19))
+}  # of the videos of runs; so do arms_*
 
 _TABLE = ("row", "column"), "ours"
 _MAP = ("dataset", "slope", "shift", "seed"), "top1"  # of starts
@@ -42,9 +44,9 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: boo
         RunError: there is nothing to publish, or a published number would be lost.
     """
     found = sorted(path for kind in KINDS for path in source.glob(kind) if not only or path.stem in only)
-    found = [path for path in found if frames or path.stem not in SHOW_FRAMES]
+    found = [path for path in found if frames or not _shows_frames(path.stem)]
     if absent := [name for name in only if name not in {path.stem for path in found}]:
-        shown = [name for name in absent if name in SHOW_FRAMES and not frames]
+        shown = [name for name in absent if _shows_frames(name) and not frames]
         why = f" ({', '.join(shown)}: shows frames of videos, which is not published)" if shown else ""
         raise RunError(f"{source}: has no {', '.join(absent)}{why}")
     if not found:
@@ -71,6 +73,10 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: boo
         with replacing(new) as temporary:
             shutil.copyfile(path, temporary)
     return written
+
+
+def _shows_frames(stem: str) -> bool:
+    return stem in SHOW_FRAMES or stem.startswith("arms_")
 
 
 def lost_numbers(old: Path, new: Path) -> list[str]:

@@ -17,7 +17,7 @@ from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
 from vmp.paper.reproduce import run_missing
 from vmp.paper.study import PLACE, Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
 from vmp.paper.study_page import collect, draw, to_markdown
-from vmp.paper.study_pictures import draw_attention
+from vmp.paper.study_pictures import draw_arms, draw_attention
 
 RUN_COLUMNS = (*PLACE, "config", "commit", "top1", "slope", "shift", "seconds", "device")
 LATER_COLUMNS = ("attention",)  # that records of earlier versions lack
@@ -93,7 +93,10 @@ def run_study(request: StudyRequest, root: Path) -> int:
     # read again: another command may have written there meanwhile
     records = _merge(read_recorded(), _records_of(run for run in missing if run.planned.finished))
     write_results(study, records, results, command=request.command)
-    for path in draw_attention(study, "learned", planned, results) if "learned" in study.arms else ():
+    pictures = draw_arms(study, planned, results / "figures")
+    if "learned" in study.arms:
+        pictures += draw_attention(study, "learned", planned, results)
+    for path in pictures:
         print(f"-> {path}")
     print(f"-> {results}/study_{study.name}.md, .png, .svg, study_runs.csv, study_clips.csv")
     return 1 if left else 0

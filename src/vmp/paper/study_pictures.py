@@ -1,24 +1,95 @@
-"""What the prompts of a study's runs look at: clips that only they get right, and clips that only their reference does.
+"""What the prompts of a study's runs look at: one clip as all arms see it; and clips that only an arm gets right, or
+only its reference.
 
 The runs must be on this machine, with their videos; recorded runs have no folder to draw from. The pictures show frames
-of the videos, so they are not published.
+of the videos, so those of clips that runs disagree on are not published, and the others only in miniature.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vmp.build import find_splits
 from vmp.errors import UserError, VideoReadError
 from vmp.figures.canvas import save, style
 from vmp.figures.layers import layers_of
+from vmp.figures.looks import Look, draw_looks, look_at
 from vmp.figures.panels import draw_grid, panel_rows, wrap
 from vmp.figures.worst import ClipDrawer
 from vmp.paper.study import Study, StudyRun
+from vmp.runs.open import Opened, open_run
 from vmp.runs.run import Run
+from vmp.runs.score import find_split, spread_clips
+
+if TYPE_CHECKING:
+    from vmp.data.dataset import TestClips
 
 COLUMNS = 4  # moments of a clip
 MOST = 3  # clips of each kind
+TRIED = 24  # clips that one is chosen from
+
+
+def draw_arms(study: Study, planned: Sequence[StudyRun], folder: Path) -> list[Path]:
+    """One picture per set: frames of a tested clip, and the attention that each arm gives them; the files written.
+
+    Each arm is drawn from its first finished run of the first fold, at the default setting. Arms without attention or
+    with other frames, and sets without such runs here, are left out.
+    """
+    import torch
+
+    written = []
+    for chosen, of_set in study.sets.items():
+        here: dict[str, Path] = {}
+        for run in planned:
+            if (run.set, run.fold, run.setting) == (
+                chosen,
+                1,
+                study.default_setting,
+            ) and run.planned.finished:
+                here.setdefault(run.arm, run.planned.folder)
+        seen: dict[str, tuple[Opened, torch.Tensor]] = {}
+        at, name = -1, ""
+        for arm, where in here.items():
+            try:
+                opened = open_run(where)
+                split = find_split(opened.config, *find_splits(opened.config, progress=False).tested)
+            except UserError as error:
+                print(f"warning: no attention of {where}: {error}")
+                continue
+            clips = split.test_clips(opened.config, opened.spec, opened.model)
+            if at < 0:
+                at = _most_moving(clips)
+                name = split.manifest.classes[split.present.clips[at].label]
+            views = clips[at][1]
+            if isinstance(views, torch.Tensor):
+                seen[arm] = opened, views[0]
+        if not any(opened.prompts or opened.model.inside for opened, _ in seen.values()):
+            continue
+        longest = max((clip[:3] for _, clip in seen.values()), key=lambda clip: clip.shape[1])
+        rows: dict[str, Look] = {}
+        for arm, (opened, clip) in seen.items():
+            if torch.equal(clip[:3], longest[:, : clip.shape[1]]):
+                label = study.arms[arm].label
+                looks = look_at(opened, clip)
+                for part, look in looks.items():
+                    rows[f"{label}: on {part or 'pixels'}" if len(looks) > 1 else label] = look
+        title = f"Attention by each arm, {of_set.label}\na test clip of class {name}; each row has a scale of its own"
+        with style():
+            written += save(draw_looks(longest, rows, title=title), folder / f"arms_{chosen}", kinds=("png",))
+    return written
+
+
+def _most_moving(clips: "TestClips") -> int:
+    """The index of a clip with large differences in the middle, of TRIED that are spread over the split."""
+    from vmp.layer import MotionPrompt
+
+    layer, strength = MotionPrompt(), {}
+    for index, view in spread_clips(clips, TRIED):
+        h, w = (side // 4 for side in view.shape[2:])
+        strength[index] = float(layer.differences(view[None, :3])[..., h:-h, w:-w].abs().mean())
+    return max(strength, key=strength.__getitem__, default=0)
 
 
 def draw_attention(study: Study, arm: str, planned: Sequence[StudyRun], folder: Path) -> list[Path]:
