@@ -1,10 +1,10 @@
 """The motion prompt layer (Sec. 2 of the paper): two learned scalars turn frame differences into attention.
 
 Notable here:
-- reads beside Eq. 1-6: grey, difference, power normalisation, product, variation;
-- T+1 frames in, T prompts out: frame t+1 is weighed by what changed since frame t (Eq. 4);
-- grey and differences are float32 (float64 for float64 clips) for every type of clip, also under autocast:
-  with a slope of up to 50, rounding a frame to bfloat16 moves the attention logit by up to 0.1;
+- the code follows Eq. 1-6: grey frames, differences, power normalisation, product, variation;
+- the layer takes T+1 frames and returns T prompts: frame t+1 times the attention to its change since frame t (Eq. 4);
+- grey frames and differences are float32 (float64 for float64 clips), also for bfloat16 clips and under autocast: with
+  a slope of up to 50, rounding a frame to bfloat16 would change the sigmoid's argument by up to 0.1;
 - uint8 clips are normalised in the same pass.
 
 Shapes: B clips, T prompts, H x W pixels; a clip is (B, 3, T+1, H, W), RGB.
@@ -34,16 +34,16 @@ class MotionPrompt(nn.Module):
 
     Args:
         alpha, beta, gamma, epsilon, m, n: see `LearnedPowerNorm`.
-        mean, std: the backbone's input normalisation, one number or one per channel, on pixels in [0, 1].
-        grey: "rgb" weighs the channels as BT.601 does; "bgr" exchanges red and blue, as the authors' code does.
-        modulate: what the attention multiplies. "normalized": the normalised frame, as the authors' code does, so
-            no attention means mean grey; "pixel": the frame in [0, 1], as Eq. 4 says, so no attention means black.
-        variation: "mean" averages Eq. 6 over pixels, as the authors' code does and the printed lambdas assume;
-            "frobenius" is Eq. 6 to the letter, H*W times larger. Both average over the batch.
-        power_norm: any module from differences in [-1, 1] to attention in [0, 1], in place of the learned one.
+        mean, std: the backbone's input normalisation, one number or one per channel, for pixels in [0, 1].
+        grey: "rgb" uses the weights of BT.601; "bgr" exchanges those of red and blue, as in the authors' code.
+        modulate: what the attention multiplies. "normalized": the normalised frame, as in the authors' code, so
+            attention 0 gives mean grey; "pixel": the frame in [0, 1], as in Eq. 4, so attention 0 gives black.
+        variation: "mean" averages Eq. 6 over pixels, as in the authors' code and as the paper's lambdas suggest;
+            "frobenius" is Eq. 6 as printed, H*W times larger. Both average over the batch.
+        power_norm: any module from differences in [-1, 1] to attention in [0, 1], which replaces the learned one.
 
     Raises:
-        ValueError: an option or a constant that is not allowed, or a clip of another shape or type.
+        ValueError: an option or a constant is not allowed, or a clip has the wrong shape or type.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class MotionPrompt(nn.Module):
         """
         check_clip(clip, least_frames=2)
         norm = self.power_norm
-        # a subclass of either may compute something else
+        # the kernels compute exactly this layer; a subclass of the layer or of the power norm may differ
         if not one_pass.is_usable() or type(norm) is not LearnedPowerNorm or _computes_its_own(type(self)):
             return weigh(self, clip, self.attention(clip), variation=variation)
 
@@ -117,7 +117,7 @@ class MotionPrompt(nn.Module):
         return grey[:, 1:] - grey[:, :-1]
 
     def grey_frames(self, clip: Tensor) -> Tensor:
-        """Grey frames in [0, 1] less a constant, which differences do not see: (B, 3, T+1, H, W) -> (B, T+1, H, W)."""
+        """Grey frames in [0, 1], up to a constant that cancels in differences: (B, 3, T+1, H, W) -> (B, T+1, H, W)."""
         check_clip(clip, least_frames=2)
         wide = clip if clip.dtype == torch.float64 else clip.float()
         w = self.grey_weights(clip.dtype)
@@ -128,7 +128,7 @@ class MotionPrompt(nn.Module):
         return self.power_norm(self.differences(clip))
 
     def grey_weights(self, dtype: torch.dtype) -> tuple[float, float, float]:
-        """Channel weights that take a clip of this type to grey differences in [0, 1] units."""
+        """Channel weights for a clip of this type, such that grey differences are on the scale of [0, 1]."""
         r, g, b = LUMA[self.grey]
         s = (1 / 255,) * 3 if dtype == torch.uint8 else self.std
         return r * s[0], g * s[1], b * s[2]
@@ -169,7 +169,7 @@ class MotionPrompt(nn.Module):
 
 
 def _computes_its_own(layer: type[MotionPrompt]) -> bool:
-    """Whether a subclass has other attention than the kernels compute."""
+    """Whether a subclass computes its attention differently from the kernels."""
     names = ("grey_frames", "differences", "attention")
     return any(getattr(layer, name) is not getattr(MotionPrompt, name) for name in names)
 
@@ -177,7 +177,7 @@ def _computes_its_own(layer: type[MotionPrompt]) -> bool:
 def plain(
     layer: MotionPrompt, clip: Tensor, power_norm: Callable[[Tensor], Tensor], *, variation: bool
 ) -> Prompted:
-    """Eq. 1-6 op by op, with this function of the differences."""
+    """Eq. 1-6 in plain torch operations, with `power_norm` as Eq. 3."""
     return weigh(layer, clip, power_norm(layer.differences(clip)), variation=variation)
 
 
@@ -219,7 +219,7 @@ def as_normalized(clip: Tensor, mean: tuple[float, ...], std: tuple[float, ...])
     x = clip.float()
     if len(set(mean)) == 1 and len(set(std)) == 1:
         return x * (1 / (255 * std[0])) - mean[0] / std[0]
-    # Python numbers per channel, so that no buffer has to move with the module
+    # Python numbers per channel, so the module needs no buffer that moves between devices
     return torch.stack([x[:, c] * (1 / (255 * std[c])) - mean[c] / std[c] for c in range(3)], dim=1)
 
 

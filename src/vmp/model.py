@@ -15,16 +15,16 @@ from vmp.pathways import WHOLE, Cut, scalar_name, take
 
 class Output(NamedTuple):
     logits: Tensor  # (B, classes)
-    variations: dict[str, Tensor]  # prompted pathway -> V, a scalar (Eq. 6), if V was computed
+    variations: dict[str, Tensor]  # pathway with prompts -> V, a scalar (Eq. 6), if it was computed
 
 
 class PromptedClassifier(nn.Module):
     """Motion prompts in front of a backbone.
 
     Args:
-    backbone: (B, 3, T, H, W), normalised -> (B, classes); a list of such clips if it has several pathways.
-    prompts: pathway -> layer; empty for the baseline without prompts. "video" is the whole clip.
-    cut: how a clip becomes the backbone's pathways; None for a backbone with one pathway.
+    backbone: normalised clips (B, 3, T, H, W), or a list of them for several pathways -> logits (B, classes).
+    prompts: pathway -> layer; empty for the baseline. A backbone with one pathway calls it "video".
+    cut: the frames of each pathway; None for a backbone with one pathway.
     mean, std: input normalisation of pathways without prompts; a prompt layer has its own.
     inside: stage of the backbone -> layer on its feature maps (extensions/features.py).
     variation_in_training: False skips V in training mode (lambda = 0); evaluation always measures it.
@@ -49,18 +49,21 @@ class PromptedClassifier(nn.Module):
         self.inside = nn.ModuleDict(
             {stage.replace(".", "_"): layer for stage, layer in (inside or {}).items()}
         )
-        self._found: dict[str, Tensor] = {}  # V by stage, of the forward pass under way
+        self._found: dict[str, Tensor] = {}  # stage -> V, filled by hooks during a forward pass
         for stage, layer in (inside or {}).items():
             find_stage(backbone, stage).register_forward_hook(partial(self._prompt_stage, stage, layer))
         self.stages = tuple(inside or {})
-        # whether clips have a fourth channel, which pathways without prompts leave out
+        # whether clips have a fourth channel (a mask), which pathways without prompts do not use
         self.masked = any(isinstance(layer, OraclePrompt) for layer in self.prompts.values())
         self.frozen_modules: list[nn.Module] = []  # kept in evaluation mode; set by finetune.freeze
 
     def forward(self, clips: Tensor) -> Output:
-        """clips: (B, 3, frames, H, W), uint8 (or floating and normalised), with a fourth channel for prompts that take
-        one (`OraclePrompt`); as many frames as the cut takes, or the
-        backbone's T without prompts and T + 1 with them."""
+        """From clips to logits.
+
+        Args:
+            clips: (B, 3, frames, H, W), uint8 or floating and normalised; `OraclePrompt` needs a fourth channel. frames
+                is `cut.frames`, or for one pathway T without prompts and T + 1 with them.
+        """
         variations: dict[str, Tensor] = {}
         if self.cut is None:
             logits = self.backbone(self._prepare_pathway(WHOLE, clips, variations))
@@ -93,7 +96,7 @@ class PromptedClassifier(nn.Module):
     def _prompt_stage(
         self, stage: str, layer: FeaturePrompt, _: nn.Module, inputs: Any, maps: Tensor
     ) -> Tensor:
-        """A hook that gives a stage's output its prompts; tokens come from a block that is called with T."""
+        """Hook that applies a prompt layer to a stage's output: maps (B, C, T, H, W), or a transformer's tokens."""
         wanted = self._wants_variation
         run = (
             layer(maps, variation=wanted)
@@ -125,7 +128,7 @@ class PromptedClassifier(nn.Module):
 
 @contextmanager
 def measuring_attention(model: PromptedClassifier) -> Iterator[dict[str, list[Tensor]]]:
-    """Context in which every forward pass adds to pathway -> mean attention of each clip, (B,) for each pass."""
+    """Context that records the mean attention of each clip: pathway -> one tensor (B,) per forward pass."""
     found: dict[str, list[Tensor]] = {pathway: [] for pathway in model.prompts}
 
     def add(pathway: str, layer: Any, clips: Tensor) -> None:
@@ -143,5 +146,5 @@ def measuring_attention(model: PromptedClassifier) -> Iterator[dict[str, list[Te
 
 
 def mean_of(found: Mapping[str, Tensor]) -> dict[str, float]:
-    """Pathway -> mean attention of each clip (N,), of all processes -> the mean over clips, where there are some."""
+    """The mean over the clips of all processes. found: pathway -> mean attention of each clip, (N,)."""
     return {pathway: float(means.mean()) for pathway, means in found.items() if len(means)}

@@ -1,4 +1,4 @@
-"""What training minimises: L = cross-entropy + λ V (Eq. 7), as named terms."""
+"""The training loss L = cross-entropy + λ V (Eq. 7), as named terms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def balanced_weights(labels: Sequence[int], *, classes: int) -> Tensor:
-    """(classes,), inverse to the clips of a class, and 1 on average over clips; 0 for a class without clips."""
+    """Weights (classes,) inversely proportional to the clips of a class, with mean 1 over clips; 0 without clips."""
     counts = torch.bincount(torch.tensor(labels), minlength=classes)
     return torch.where(counts > 0, len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1)), 0.0)
 
 
 class Objective:
     """Args:
-    variation_weight: λ of Eq. 7; at 0 the variation is ignored and costs nothing.
+    variation_weight: λ of Eq. 7.
     label_smoothing: 0 in the paper.
-    class_weights: (classes,), factors on the cross-entropy of each class; None: 1, as in the paper. The mean is still
-        over clips, and not over weights as torch's is: else a clip would count by what else is in its micro-batch.
+    class_weights: (classes,), factors on the cross-entropy of each class; None: 1, as in the paper. The loss is the
+        mean over clips. torch would divide by the sum of weights, so a clip's weight would vary by batch.
     """
 
     def __init__(
@@ -35,9 +35,16 @@ class Objective:
         self.class_weights = class_weights
 
     def __call__(self, logits: Tensor, labels: Tensor, variations: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """logits (B, classes), labels (B,) or shares of classes (B, classes), V by prompted pathway -> scalars: `loss`,
-        which is to be differentiated, and its terms `cross_entropy` and, with prompts, `variation` (the sum over
-        pathways, before the factor λ)."""
+        """The loss and its terms.
+
+        Args:
+            logits: (B, classes).
+            labels: class numbers (B,), or class probabilities (B, classes) of mixed clips.
+            variations: pathway with prompts -> V.
+
+        Returns:
+            scalars: `loss`, `cross_entropy` and, with prompts, `variation` (the sum over pathways, without λ).
+        """
         how: dict[str, Any] = {"label_smoothing": self.label_smoothing}
         if self.class_weights is None:
             cross_entropy = F.cross_entropy(logits.float(), labels, **how)

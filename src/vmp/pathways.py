@@ -1,12 +1,12 @@
-"""How a clip is cut into the pathways of SlowFast, with motion prompts in front of one, the other or both.
+"""Which frames of a clip SlowFast's pathways take, with motion prompts on one of them or both.
 
-Notable here (F fast frames, alpha fast frames for each slow one; 32 and 4 as published):
-- a prompted pathway takes one frame more than it gives, and differences are taken between its own frames, after the
-  cut; the paper says no more than that, so there are three readings:
-      "plus_one"  F + 1 frames are decoded; slow prompts take every alpha-th of them, from the first
-      "aligned"   F + alpha are decoded; prompts are spaced as the frames that the baseline would take
-      "shared"    one layer runs on all F + 1 frames, and the pathways are cut from its prompts
-- the published cut of the slow pathway is not an even stride: 0, 4, 8, 13, 17, 22, 26, 31.
+Notable here (F fast frames, alpha fast frames per slow one; 32 and 4 as published):
+- a pathway with prompts takes one more frame than its network, and differences are between the frames of the pathway.
+  The paper leaves open which frames these are, so there are three interpretations:
+      "plus_one"  F + 1 frames are decoded; the slow pathway takes every alpha-th of them, from the first
+      "aligned"   F + alpha frames are decoded; prompts are at the same distances as the baseline's frames
+      "shared"    one layer runs on all F + 1 frames, and the pathways select from its prompts
+- the published indices of the slow pathway are not evenly spaced: 0, 4, 8, 13, 17, 22, 26, 31.
 """
 
 from collections.abc import Sequence
@@ -38,8 +38,12 @@ def display_name(pathway: str) -> str:
 
 
 class Cut(NamedTuple):
-    """frames: to decode. take: pathway -> indices into them (into the shared layer's prompts for pathways that have
-    these), in the order that the backbone wants. shared: the pathways fed by one layer over the whole clip."""
+    """The frames of each pathway.
+
+    frames: number of frames to decode.
+    take: pathway -> indices into these frames, or for shared pathways into the prompts; in the backbone's order.
+    shared: pathways whose input is selected from the prompts of one layer on the whole clip.
+    """
 
     frames: int
     take: dict[str, tuple[int, ...]]
@@ -47,7 +51,7 @@ class Cut(NamedTuple):
 
 
 def cut(*, frames: int, alpha: int, prompted: Sequence[str], split: str = "plus_one") -> Cut:
-    """The cut for `frames` fast frames and prompts on `prompted`, a part of ("slow", "fast").
+    """The frames of each pathway for `frames` fast frames. prompted: the pathways with prompts, of ("slow", "fast").
 
     Raises:
         ValueError: frames is not a multiple of alpha, or split is not one of SPLITS.

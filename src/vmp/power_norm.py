@@ -2,11 +2,11 @@
 
 Notable here:
 - every function takes differences D in [-1, 1], any shape, and returns attention in [0, 1], same shape and dtype;
-- the learned one is Eq. 1-3; its two parameters m and n are free, slope and shift are bounded by tanh (Eq. 2);
-- the fixed four are the family of Fig. 3a and Appendix B (Koniusz and Zhang, TPAMI 2021). They are defined on
-  x in [0, 1], so a signed difference is mapped there first; `entry` says how:
-      "magnitude"  x = |D|           motion counts, its sign does not; a still pixel gets f(0) = 0 (the default)
-      "affine"     x = (D + 1) / 2   the sign counts, as in the learned function; a still pixel gets f(1/2)
+- the learned one is Eq. 1-3; its parameters m and n are unbounded, and tanh bounds slope and shift (Eq. 2);
+- the four fixed ones are from Fig. 3a and Appendix B (Koniusz and Zhang, TPAMI 2021). They are defined on x in [0, 1],
+  so a signed difference is mapped there first, as `entry` selects:
+      "magnitude"  x = |D|           the sign is ignored; a still pixel has attention f(0) = 0 (the default)
+      "affine"     x = (D + 1) / 2   the sign matters, as in the learned function; a still pixel has attention f(1/2)
 """
 
 import math
@@ -26,10 +26,10 @@ class LearnedPowerNorm(nn.Module):
     Args:
         alpha, beta, epsilon: a(m) = alpha / (beta |tanh m| + epsilon), in [alpha / (beta + epsilon), alpha / epsilon].
         gamma: b(n) = gamma tanh n, in (-gamma, gamma).
-        m, n: start values; by default those of the authors' code. "draw" draws from N(1e-5, 1), m first (Sec. 3.1).
+        m, n: initial values; by default those of the authors' code. "draw" draws from N(1e-5, 1), m first (Sec. 3.1).
 
     Raises:
-        ValueError: a constant outside the range for which the paper shows f to be well behaved (Appendix D).
+        ValueError: a constant is outside the range for which Appendix D shows that f is well behaved.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LearnedPowerNorm(nn.Module):
 
 
 class _Fixed(nn.Module):
-    """A power normalisation without learned parameters: an exponent, and how signed differences enter."""
+    """A power normalisation with a fixed exponent. entry: how signed differences are mapped to [0, 1]."""
 
     def __init__(self, exponent: float, *, entry: str = "magnitude", lowest: float, below: str) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class _Fixed(nn.Module):
 
 
 class Gamma(_Fixed):
-    """x^g on [0, 1], g > 0; g < 1 lifts small motions, with an infinite slope at 0, so x starts at 1e-6."""
+    """x^g on [0, 1], g > 0. g < 1 amplifies small motions; the slope at 0 is infinite, so x is at least 1e-6."""
 
     def __init__(self, exponent: float = 0.5, *, entry: str = "magnitude") -> None:
         super().__init__(exponent, entry=entry, lowest=0, below="greater than 0")
@@ -133,7 +133,7 @@ class MaxExp(_Fixed):
 
 
 class SigmE(_Fixed):
-    """2 / (1 + e^(-ηx)) - 1 on [0, 1], η > 0; it ends at tanh(η/2), just below 1."""
+    """2 / (1 + e^(-ηx)) - 1 on [0, 1], η > 0; f(1) = tanh(η/2), slightly below 1."""
 
     def __init__(self, exponent: float = 10.0, *, entry: str = "magnitude") -> None:
         super().__init__(exponent, entry=entry, lowest=0, below="greater than 0")
