@@ -1,6 +1,6 @@
-"""From a checked config to objects: manifests, model, prompts, optimizer, schedule, clip shape.
+"""Build objects from a checked config: manifests, model, prompts, optimizer, schedule, clip shape.
 
-torch is imported inside the functions, so that everything that can be checked without it fails quickly.
+torch is imported inside the functions, so checks that do not need it fail quickly.
 """
 
 import posixpath
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vmp.model import PromptedClassifier
 
 
-PREPARE_OPTIONS = {  # dataset -> the options that `vmp prepare` needs, where these are more than --videos
+PREPARE_OPTIONS = {  # dataset -> the options that `vmp prepare` needs, if it needs more than --videos
     "hmdb51": "--videos DIR --splits DIR",
     "finegym": "--annotations DIR --videos DIR --cut",
     "mpii_cooking2": "--mat FILE --splits DIR --videos DIR --cut",
@@ -60,7 +60,7 @@ class Splits(NamedTuple):
 
     @property
     def tested(self) -> tuple[str, Manifest]:
-        """Name and manifest of the split that a finished run is tested on: test, or val if there is no test split."""
+        """Name and manifest of the split for the final test: test, or val if there is no test split."""
         manifest = self.test or self.val
         assert manifest
         return "test" if self.test else "val", manifest
@@ -104,7 +104,7 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
 
 
 def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
-    """The folders of the manifests and of the videos; None for the videos: as recorded beside the manifests."""
+    """The folders of manifests and videos; the latter is None if a file beside the manifests records it."""
     dataset, home = config.dataset, Path(config.data.root)
     if isinstance(dataset, MotionsDataset):
         from vmp.data.motions import SPLITS, make_motions
@@ -179,7 +179,7 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
 
 
 def _list_own(dataset: CustomDataset, config: Config, *, progress: bool) -> Path:
-    """The folder of the manifests of rows that a user's function makes, by way of lists."""
+    """Write the rows of a user's function as lists, and return the folder of their manifests."""
     import hashlib
 
     from vmp.files import write_text
@@ -206,14 +206,14 @@ def _list_own(dataset: CustomDataset, config: Config, *, progress: bool) -> Path
 
 
 def motions_of(dataset: MotionsDataset) -> "Motions":
-    """What its clips are like."""
+    """The generator's settings for a dataset."""
     from vmp.data.motions import Motions
 
     return Motions(**dataset.model_dump(exclude={"kind", "name", "flip"}))
 
 
 def true_masks(spec: "Motions", clip: Clip, frames: "np.ndarray") -> "np.ndarray":
-    """Where the object is in frames of a clip of `motions`, (T,) -> (T, S, S) uint8.
+    """Masks of the object in frames of a clip of `motions`: frame numbers (T,) -> (T, S, S) uint8.
 
     Raises:
         DataError: the clip is not one of `motions`.
@@ -265,12 +265,12 @@ def _overlap(a: Clip, b: Clip) -> bool:
 
 
 def backbone_spec(config: Config) -> "Spec":
-    """The published sizes, with those that the config sets."""
+    """The backbone's sizes: as published, except for those that the config sets."""
     return config.backbone.spec
 
 
 def make_backbone(config: Config, classes: int) -> "nn.Module":
-    """The backbone with random weights, or as its own builder makes it."""
+    """The backbone with random weights; a custom one as its builder returns it."""
     b = config.backbone
     if isinstance(b, CustomBackbone):
         from vmp.own import build_backbone as build_own
@@ -282,7 +282,7 @@ def make_backbone(config: Config, classes: int) -> "nn.Module":
 
 
 def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifier":
-    """The model, with random weights from the seed; the backbone's are the same with and without prompts."""
+    """The model with random weights. For one seed, the backbone's weights are equal with and without prompts."""
     import torch
 
     from vmp.data.sampler import WEIGHTS, generator
@@ -305,7 +305,7 @@ def attach_prompts(
     prompts: dict[str, Any],
     inside: dict[str, Any] | None = None,
 ) -> "PromptedClassifier":
-    """Put prompt layers (pathway -> layer) in front of a backbone, and others (stage -> layer) inside."""
+    """A model with prompt layers in front of the backbone (pathway -> layer) and inside it (stage -> layer)."""
     from vmp.model import PromptedClassifier
     from vmp.pathways import cut
 
@@ -324,8 +324,7 @@ def attach_prompts(
 
 
 def set_precision_switches(config: Config) -> None:
-    """Set torch's switches for float32 and convolutions on a GPU, for the whole process. Outside of a run, `auto` is
-    torch's default."""
+    """Set torch's switches for TF32 and cuDNN in this process. Outside of training, `auto` means torch's default."""
     import torch
 
     t = config.trainer
@@ -335,8 +334,8 @@ def set_precision_switches(config: Config) -> None:
 
 
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
-    """SGD or AdamW in up to four groups: the scalars of the prompts, normalisation layers, the head where it has a rate
-    of its own, the rest. With a layer decay each of the backbone's groups is divided by block, the last one first."""
+    """SGD or AdamW with up to four groups of parameters: prompts, normalisation layers, the head (if it has its own
+    rate), and the rest. With layer decay, each group of the backbone is divided by block, the last one first."""
     import torch
 
     from vmp.finetune import blocks_of, head_of, parameter_groups
@@ -377,7 +376,7 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
 
 
 def build_schedule(config: Config) -> "Schedule":
-    """Epoch, a real number -> factor on the learning rate."""
+    """The schedule: epoch (a real number) -> factor on the learning rate."""
     from vmp.engine import schedule
 
     o, epochs = config.optim, config.trainer.epochs
@@ -388,11 +387,12 @@ def build_schedule(config: Config) -> "Schedule":
 
 
 def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier", *, crops: int = 3) -> "ClipShape":
-    """What to decode: as many frames as backbone and prompts take together.
+    """What to decode for a clip: number of frames (with the extra ones for prompts), spacing, size, and views.
 
     Args:
-        crops: spatial crops of a test view. Several are spread over a frame whose short side is spec.test_side; a
-            single one is the centre of a frame with the smallest short side of training, as in PySlowFast.
+        crops: spatial crops per temporal view in testing. Several are spread over a frame with short side
+            spec.test_side; a single one is the centre of a frame with the smallest short side of training, as in
+            PySlowFast.
     """
     from vmp.data.dataset import ClipShape
 

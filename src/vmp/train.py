@@ -1,7 +1,7 @@
-"""train.py's command: trains, tests and records one run.
+"""The command train.py: train, test and record one run.
 
 Notable here:
-- the same command again continues the run in its folder (runs/folder.py) or says that it is finished;
+- the same command again continues the run in its folder (runs/folder.py), or says that it is finished;
 - config and data are checked before torch is imported, as far as possible.
 """
 
@@ -92,7 +92,7 @@ def train(cfg: DictConfig) -> None:
 
 
 def _is_finished(config: Config) -> bool:
-    """Whether the run has a result: as the first process sees it, on every process."""
+    """Whether the run has a result. The first process decides for all."""
     finished = is_finished(config.folder)
     if read_rank().alone:
         return finished
@@ -177,7 +177,7 @@ def _train_in_folder(
 
 @dataclass(frozen=True)
 class Session:
-    """One process's share of one call of the command, made once all checks have passed."""
+    """What one process needs to train and test, from one start of the command to its end."""
 
     config: Config
     splits: dict[str, Split]
@@ -191,7 +191,7 @@ class Session:
 
     @property
     def views(self) -> tuple[int, int]:
-        """Of the final test, temporal x spatial."""
+        """Views of the final test, (temporal, spatial)."""
         return self.config.trainer.views or self.spec.views
 
     @property
@@ -204,7 +204,7 @@ class Session:
         return self.splits["train"].manifest.classes
 
     def log_setup(self) -> None:
-        """Log what is about to be trained on what; warn where shared memory is too small for its batches."""
+        """Log run, data, plan and model; warn if shared memory is too small for the batches."""
         import torch
 
         from vmp.data.dataset import read_ahead
@@ -237,8 +237,7 @@ class Session:
     def restore(
         self, found: "Checkpoint | None", optimizer: Any, scaler: Any, average: "Average | None"
     ) -> "TrainingState":
-        """Load the checkpoint into model, optimizer, scaler and average; returns its state, without a checkpoint a new
-        one."""
+        """Load the checkpoint into model, optimizer, scaler and average; returns its state, or a new one without it."""
         from vmp.runs import resume
 
         self.log(f"lr {optimizer.param_groups[0]['lr']:g}")
@@ -253,7 +252,7 @@ class Session:
     def fit(
         self, state: "TrainingState", optimizer: Any, scaler: Any, average: "Average | None"
     ) -> "Throughput":
-        """Train to the plan's end; the model is then the average of its weights, if there is one."""
+        """Train to the end of the plan. With `average`, the model then holds the averaged weights."""
         from vmp.data.augment import Augmentation
         from vmp.data.dataset import TrainClips
         from vmp.engine import trainer
@@ -318,7 +317,7 @@ class Session:
         return throughput
 
     def _precise_bn(self) -> int:
-        """Clips for precise batch normalisation; 0, with a line in the log, where it would change nothing."""
+        """Clips for precise batch normalisation; 0, with a line in the log, if the model has no layers to update."""
         from vmp.engine.precise_bn import updated_layers
 
         clips = self.config.train.precise_bn
@@ -330,7 +329,7 @@ class Session:
         return clips
 
     def _scalars(self) -> dict[str, float]:
-        """Columns of metrics.jsonl for what the prompts have learned."""
+        """Columns of metrics.jsonl with the learned scalars of the prompts."""
         return {f"vmp/{name}": float(value) for name, value in self.model.scalars().items()}
 
     def _send_to_tracker(self, row: dict[str, Any]) -> None:
@@ -340,7 +339,7 @@ class Session:
             self.show_attention(0)
 
     def validate(self, epoch: int) -> dict[str, float]:
-        """Score the validation split with one view, for the learning curve; the result comes from the final test."""
+        """Score the validation split with one view per clip, for the learning curve. The final test uses all views."""
         scores = self.score("val", (1, 1))
         found = self.processes.gather(summarize(scores, self.splits["val"]) if scores else {})[0]
         found["loss"] = found["cross_entropy"] + self.config.vmp.lambda_ * found.get("variation", 0.0)
@@ -348,7 +347,7 @@ class Session:
         return found
 
     def load_selected_weights(self, state: "TrainingState") -> int:
-        """Load the weights to test, last or best, on every process; returns their epoch."""
+        """Load the weights to test (trainer.select) on every process; returns their epoch."""
         from vmp.engine import checkpoint
 
         epoch = state.step // self.plan.steps_per_epoch
@@ -374,7 +373,7 @@ class Session:
         )
 
     def show_attention(self, epoch: int) -> None:
-        """Send attention pictures of a few evenly spaced clips to the tracker, if it wants them after this epoch."""
+        """Send attention pictures of a few evenly spaced clips to the tracker, if it draws some after this epoch."""
         from vmp.figures.panels import attention_panels
 
         if not self.tracker.wants_panels(epoch, last=self.plan.epochs):
@@ -386,7 +385,7 @@ class Session:
             clips = {split.present.clips[index].id: clip for index, clip in few}
             step = epoch * self.plan.steps_per_epoch
             self.tracker.log_panels(epoch, step, attention_panels(self.model, clips))
-        except Exception as error:  # a picture must not cost a run
+        except Exception as error:  # a failed picture must not end the run
             self.log.warn(f"attention could not be drawn: {type(error).__name__}: {error}")
 
     def write_result(
@@ -397,7 +396,7 @@ class Session:
         *,
         epoch: int,
     ) -> None:
-        """Write result.json and the files beside it. epoch: of the weights tested."""
+        """Write result.json and the files beside it. epoch: the epoch of the tested weights."""
         from vmp.engine import checkpoint
         from vmp.runs.result import describe_training
 
@@ -436,7 +435,7 @@ class Session:
             from vmp.figures.curves import draw_curves
 
             draw_curves({config.folder.parent.name: config.folder}, config.folder / "curves.png")
-        except Exception as error:  # a picture must not cost a run
+        except Exception as error:  # a failed picture must not end the run
             self.log.warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
         self.tracker.log_result(config.folder)
         print_result(config.folder)
@@ -503,7 +502,7 @@ def _make_model(
     known = [*start.prompts, *start.given]
     loaded: Container[str] = start.report.matched if start.report else ()
     if isinstance(config.backbone, CustomBackbone) and not start.report:
-        loaded = [name for name, _ in model.backbone.named_parameters()]  # by its own builder, or not at all
+        loaded = [name for name, _ in model.backbone.named_parameters()]  # its builder may have loaded them
     check_frozen(model, loaded, known, start.warnings)
     if processes.first:
         write_weights(config.folder, kept)

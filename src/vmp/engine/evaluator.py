@@ -1,12 +1,12 @@
-"""Tests a model: scores every clip of a split once, over all its views, and counts top-1, top-5 and mean class.
+"""Test a model: score every clip of a split once, over all its views, and compute top-1, top-5 and mean class accuracy.
 
 Notable here:
-- clips are distributed over processes one by one, without padding or repeats, and their scores are put in order on
-  the first process, as tensors; the others get no scores;
-- views come one piece after another (data/dataset.py) and go through the model in chunks of a fixed size, so that no
-  clip's views, nor how they came, decide how much memory a test takes or what it gives;
+- clips are distributed over the processes one by one, without padding or repeats. The first process gathers all scores
+  and sorts them by clip; the others get none;
+- views arrive in pieces (data/dataset.py) and go through the model in chunks of a fixed size, so neither memory nor
+  results depend on the number of views or on how they were split;
 - a clip that cannot be read gets no score: it is listed, and `top1_lower_bound` counts it as wrong;
-- accuracies are in percent and micro-averaged over clips unless they are named otherwise.
+- accuracies are in percent and averaged over clips unless their name says otherwise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,19 +24,19 @@ from vmp.errors import RunError, VideoReadError
 from vmp.progress import bar
 
 ROWS_AT_ONCE = 1024  # clips ranked at a time, which bounds memory
-PIXELS_AT_ONCE = 64 * 8 * 224 * 224  # frames x height x width of the views of one forward pass
+PIXELS_AT_ONCE = 64 * 8 * 224 * 224  # views x frames x height x width of one forward pass
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """The N clips that could be read, in the split's order.
 
-    indices: (N,) of the split's usable clips.
+    indices: (N,), their places among the split's usable clips.
     scores: (N, classes), probabilities or logits summed over views.
     losses: (N,), cross-entropy of the mean over views.
     bad: index -> why the clip could not be read.
-    variation: mean over distinct views of V summed over pathways; None without prompts.
-    attention: mean attention of each prompted pathway, where it was measured.
+    variation: V summed over pathways, as the mean over distinct views; None without prompts.
+    attention: pathway with prompts -> mean attention, if it was measured.
     """
 
     indices: np.ndarray
@@ -62,17 +62,17 @@ def score(
     at_once: int | None = None,
     check: Callable[[dict[int, str]], None] = lambda bad: None,
 ) -> Scores | None:
-    """Score every clip of the split once; the first process gets all scores, the others None.
+    """Score every clip of the split once. Returns all scores on the first process, and None on the others.
 
     Args:
         model: clips (V, 3, T, H, W) uint8 -> an output with `logits` and `variations`.
         reduce: what is summed over views, "probs" or "logits".
-        between: is called after each batch and may raise.
-        at_once: clips whose views share chunks; None: as many as give 32 views.
-        check: is called on every process with the clips that none could read, and may raise.
+        between: called after each batch; may raise.
+        at_once: number of clips whose views share chunks; None: as many as have 32 views together.
+        check: called on every process with the unreadable clips of all processes; may raise.
 
     Raises:
-        RunError: on every process: a score is not finite.
+        RunError: a score is not finite (raised on every process).
     """
     mine = range(processes.rank, len(dataset), processes.world)
     device, batch = processes.device, at_once or clips_at_once(dataset.temporal * dataset.spatial)
@@ -141,8 +141,10 @@ def _chunks(
     bad: dict[int, str],
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """Yield the views of the next `clips` clips in the chunks that go through the model at once, on the device, as they
-    arrive. Once all are taken, `good` has the index and weights of each clip that could be read, `bad` the others."""
+    """Yield the views of the next `clips` clips on the device, in chunks for one forward pass each.
+
+    Afterwards `good` has index and weights of each clip that could be read, and `bad` the others with the reasons.
+    """
     waiting: list[Tensor] = []
     most = 1
     while clips:
@@ -166,15 +168,15 @@ def _chunks(
 
 
 def in_order(own: Tensor, clips: Tensor | None, processes: Processes) -> Tensor:
-    """The scores of all processes by clip, on the first; piece by piece, since all of them may take gigabytes.
+    """Sort the scores of all processes by clip, on the first process. They come in pieces, as they may be gigabytes.
 
     Args:
-        own: (clips of this process, classes).
-        clips: of all rows, process by process; None on the other processes.
+        own: the scores of this process, (clips, classes).
+        clips: the clip indices of all processes in rank order; None except on the first process.
     """
     places = (
         torch.empty(0, dtype=torch.long) if clips is None else clips.argsort().argsort()
-    )  # (N,), of the rows
+    )  # (N,), the place of each row
     scores = own.new_empty(len(places), own.shape[1])
     for at, piece in processes.gather_rows(own):
         scores.index_copy_(0, places[at : at + len(piece)], piece)
@@ -190,31 +192,32 @@ def _cross_entropy(logits: Tensor, weights: Tensor, label: int, *, reduce: str) 
 
 
 def best_classes(scores: np.ndarray, k: int) -> np.ndarray:
-    """(N, classes), finite -> (N, k), the k best classes of each clip, best first; equal scores by class number."""
+    """The k best classes of each clip, best first; ties by class number. scores: (N, classes), finite -> (N, k)."""
     k = min(k, scores.shape[1])
     found = np.empty((len(scores), k), dtype=np.int64)
     for at in range(0, len(scores), ROWS_AT_ONCE):
         left = scores[at : at + ROWS_AT_ONCE].copy()
         every = np.arange(len(left))
         for place in range(k):
-            best = left.argmax(axis=1)  # the first of equal ones
+            best = left.argmax(axis=1)  # the first one in a tie
             found[at : at + len(left), place] = best
             left[every, best] = -np.inf
     return found
 
 
 def clips_at_once(views: int) -> int:
-    """Clips that are scored together, where each clip has this many views."""
+    """Number of clips that are scored together, each with this many views."""
     return max(1, 32 // views)
 
 
 def accuracies(scores: Scores, labels: Sequence[int], *, expected: int) -> dict[str, float]:
-    """top1, top5, mean_class over the classes that occur, and top1_lower_bound, which counts clips without a score as
-    wrong; all in percent. Clips are counted in whole numbers, so that 3 of 400 are 0.75 exactly.
+    """Accuracies in percent: top1, top5, mean_class (over the classes that occur), and top1_lower_bound.
+
+    The last counts clips without a score as wrong. Clips are counted as integers, so 3 of 400 give exactly 0.75.
 
     Args:
-        labels: of the split's usable clips.
-        expected: clips in the split, missing ones included.
+        labels: the labels of the split's usable clips.
+        expected: number of clips in the split, including missing ones.
 
     Raises:
         RunError: no clip could be scored.
@@ -237,7 +240,7 @@ def accuracies(scores: Scores, labels: Sequence[int], *, expected: int) -> dict[
 def class_accuracies(
     scores: Scores, labels: Sequence[int], *, classes: int, k: int = 1
 ) -> list[tuple[int, int]]:
-    """(clips, those with their class among the k best) of each class."""
+    """For each class: (number of clips, number of those whose class is among the k best)."""
     target = _targets(scores, labels)
     right = (best_classes(scores.scores, k) == target[:, None]).any(axis=1)
     return _counts(target, right, classes=classes)

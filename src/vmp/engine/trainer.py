@@ -1,11 +1,12 @@
 """The training loop, top to bottom.
 
 Notable here:
-- order, augmentation and learning rate are functions of (seed, epoch, step, clip), and dropout of (seed, step, rank);
-  so the loop can start at any step, and a run that was killed and continued is bit-identical to one that was not;
-- it knows nothing of motion prompts: it takes a module that returns logits and variations, an objective that returns
-  named terms, and a function that returns further scalars to log;
-- it stops on a loss or gradient that is not finite, and on more unreadable clips than allowed.
+- order, augmentation and learning rate are functions of (seed, epoch, step, clip), and dropout of (seed, step, rank).
+  The loop can therefore start at any step, and a run that was killed and continued is bit-identical to an
+  uninterrupted one;
+- the loop does not depend on motion prompts: it takes a module that returns logits and variations, an objective that
+  returns named terms, and a function that returns further scalars to log;
+- it stops if the loss or a gradient is not finite, or if more clips than allowed are unreadable.
 """
 
 import time
@@ -49,7 +50,7 @@ from vmp.invocation import command_line
 from vmp.machine import cpus
 from vmp.progress import bar
 
-SLOW_DATA = 0.1  # of an epoch's time; a longer wait for data is worth a warning
+SLOW_DATA = 0.1  # warn if an epoch spends more than this share of its time waiting for data
 
 
 def fit(
@@ -73,24 +74,24 @@ def fit(
     log: Log,
     stopping: Stopping,
 ) -> Throughput:
-    """Train from the state's step to the plan's end, and update the state. Checkpoints go to folder/checkpoints.
+    """Train from the state's step to the end of the plan, and update the state. Checkpoints go to folder/checkpoints.
 
     Args:
         model: on its device; called with uint8 clips.
         objective: logits, labels and the model's variations -> named terms; `loss` is minimised.
-        optimizer: its groups' `lr` at entry are the base learning rates.
-        scaler: of fp16's loss; disabled for other types.
-        average: of the weights: what is validated, and what the model holds in the end; None: the weights themselves.
-        state: of the checkpoint that model, optimizer, scaler and average hold, or a new one.
-        evaluate: epoch -> metrics, after each epoch; None: no validation. It may raise Stopped.
-        scalars: returns further columns of every row of metrics.jsonl.
+        optimizer: the initial `lr` of each group is its base learning rate.
+        scaler: the loss scaler for fp16; disabled for other types.
+        average: a moving average of the weights, which is validated and which the model holds at the end; or None.
+        state: the state that belongs to the loaded checkpoint, or a new one.
+        evaluate: epoch -> metrics, called after each epoch; None: no validation. It may raise Stopped.
+        scalars: returns further columns for every row of metrics.jsonl.
         describe: turns the row of a validation into a line of the log.
-        metrics: already cut back to the state's rows; `fit` closes it.
+        metrics: the open file, already truncated to the state's rows; `fit` closes it.
 
     Raises:
-        RunError: a loss or gradient is not finite, no clip of a step can be read, or a record cannot be written.
+        RunError: a loss or gradient is not finite, no clip of a step can be read, or a file cannot be written.
         DataError: more clips than allowed cannot be read.
-        Stopped: the run was asked to stop; saved, unless a loader process died of the same signal first.
+        Stopped: the run was asked to stop. It has been saved, unless the same signal killed a loader process first.
     """
     device, per_epoch = processes.device, plan.steps_per_epoch
     base_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -159,7 +160,7 @@ def fit(
 
     def close() -> None:
         nonlocal loader, stream
-        # the last references: this ends the loader's processes, even while an exception propagates
+        # dropping the last references ends the loader processes, even while an exception propagates
         stream = loader = None
         end_workers()
         metrics.close()
@@ -180,7 +181,7 @@ def fit(
             # --- evaluate where an epoch has ended ---------------------------------------------------------------
             if evaluate and state.step and state.step % per_epoch == 0 and state.evaluated < epoch:
                 processes.share(model.buffers())  # batch statistics differ by process
-                save()  # an evaluation may take long, and is abandoned when the run is asked to stop
+                save()  # an evaluation may take long, and a stop abandons it
                 with shown.untimed(), remaining.timed(), averaged():
                     processes.share(model.buffers() if average else ())
                     recompute(epoch)
@@ -201,14 +202,14 @@ def fit(
                 if settings.precise_bn and not evaluate and state.evaluated < epoch:
                     with averaged():
                         recompute(epoch)
-                    state.evaluated = epoch  # the test follows; in the checkpoint's name, which is a new one
+                    state.evaluated = epoch  # part of the checkpoint's name, so this one gets a new name
                     save()
                 break
 
             # --- train to the end of the epoch -------------------------------------------------------------------
             batches.start_at(epoch, state.step % per_epoch * plan.accumulate)
             stream = Prefetcher(iter(loader), device)  # type: ignore[arg-type]
-            mine = Throughput()  # of this epoch, on this process
+            mine = Throughput()  # this process in this epoch
             while state.step < (epoch + 1) * per_epoch:
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = base * schedule(state.step / per_epoch)
@@ -241,13 +242,13 @@ def fit(
                         labels = labels.to(device, non_blocking=True)
                         terms = objective(out.logits, labels, out.variations)
                         scaler.scale(terms["loss"] * part.weight / plan.accumulate).backward()
-                    if not stopping.code:  # a run that stops takes no further batch
+                    if not stopping.code:  # a run that is about to stop needs no further batch
                         stream.fetch()
                     if part.weight:
                         sums.add(terms, part.weight)
                         accuracy.add(out.logits, labels)
 
-                # --- the processes compare what they found, and step or stop together
+                # --- the processes exchange their findings, and step or stop together
                 if scaler.is_enabled():
                     scaler.unscale_(optimizer)
                 finite = sums.is_finite(optimizer)
@@ -295,7 +296,7 @@ def fit(
                     at = f"step {state.step} of {plan.steps}"
                     raise Stopped(f"stopped by {stopping.name(stop)} at {at}; saved.", stop)
 
-            # --- how fast the epoch was ----------------------------------------------------------------------------
+            # --- report the speed of the epoch -----------------------------------------------------------------------
             mine.waited = stream.waited
             each = processes.gather(mine)
             total, epoch_total = total.add(each), Throughput().add(each)
@@ -317,7 +318,7 @@ class _EvaluationTime:
 
     def __init__(self, plan: TrainingPlan, settings: LoopSettings, state: TrainingState) -> None:
         self._plan, self._settings, self._state = plan, settings, state
-        self._validations, self._validating = 0, 0.0  # in this session: how many, and their seconds
+        self._validations, self._validating = 0, 0.0  # number and seconds of validations in this session
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -328,7 +329,7 @@ class _EvaluationTime:
         self._validations += 1
 
     def estimate(self, step: float) -> float:
-        """step: seconds of one update. Until a validation was timed, a forward pass counts as a third of a step."""
+        """Seconds that remain. step: seconds of one update, a third of which counts as a forward pass at first."""
         views = self._settings.val_views
         timed = self._validations * views
         view = self._validating / timed if timed else step / self._plan.batch / 3
