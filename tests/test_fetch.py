@@ -67,12 +67,19 @@ def test_what_cannot_be_fetched_is_named_with_its_place(server, tmp_path, capsys
     urls = (server.url("missing", "a.zip"), server.url("disguised", "a.zip"))
     with pytest.raises(DataError) as error:
         fetch(Source("videos", urls), tmp_path)
-    for text in ("HTTP 404", "a web page came", f"put it at\n  {tmp_path}/a.zip\n", "name it with --videos"):
+    for text in ("HTTP 404", "a web page came", "Only https is tried, since no", f"put it at\n  {tmp_path}/a.zip\n", "name it with --videos"):
         assert text in str(error.value)
     assert {p.name for p in tmp_path.iterdir()} == {".lock"}
     second = replace(Source("videos", urls), urls=(urls[0], server.url("range", "b.zip")), sha256="0" * 64)
     with pytest.raises(DataError, match=r"b.zip: not the published file: SHA-256 \w+, published is 0000"):
         fetch(second, tmp_path)
+
+
+def test_what_has_no_known_checksum_comes_over_https():
+    sources = [source for each in SOURCES.values() for source in each if not source.sha256]
+    places = [url for source in sources for url in source.urls]
+    assert places
+    assert [url for url in places if not url.startswith("https://")] == []
 
 
 def test_what_one_place_gave_is_kept_when_another_fails(server, tmp_path):
@@ -203,6 +210,7 @@ def test_finegym_through_yt_dlp(server, youtube, tmp_path, monkeypatch, capsys):
     assert [call[-2:] for call in calls] == [
         ["--", f"https://www.youtube.com/watch?v={id}"] for id in sorted(wanted)
     ]
+    assert all("--ignore-config" in call[: call.index("--output")] for call in calls)
     fetch_videos(wanted, out / "videos")  # those that are there are not asked for again
     assert len(youtube.read_text().splitlines()) == len(wanted) + 1
 

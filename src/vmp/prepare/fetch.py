@@ -2,10 +2,11 @@
 
 Notable here:
 - nobody publishes checksums of the archives: the SHA-256 is recorded at the first use and compared at every later one,
-  except where one is known;
+  except where one is known. A file without a known one is fetched over https only, since at the first use nothing else
+  vouches for it;
 - a RAR needs a program to unpack it, which is looked for before gigabytes are fetched;
-- FineGym's videos are on YouTube. yt-dlp is the user's own, found on the PATH and called without a shell; it resumes
-  by itself. A video that is gone is listed, and its clips are missing in the manifests.
+- FineGym's videos are on YouTube. yt-dlp is the user's own, found on the PATH and called without a shell and without
+  the user's configuration, which could choose another format or another name; it resumes by itself. A video that is gone is listed, and its clips are missing in the manifests.
 """
 
 import shutil
@@ -38,10 +39,8 @@ class Source:
 
 SOURCES: dict[str, tuple[Source, ...]] = {
     "hmdb51": (
-        Source(
-            "splits", (f"https://{_SERRE}/test_train_splits.rar", f"http://{_SERRE}/test_train_splits.rar")
-        ),
-        Source("videos", (f"https://{_SERRE}/hmdb51_org.rar", f"http://{_SERRE}/hmdb51_org.rar")),
+        Source("splits", (f"https://{_SERRE}/test_train_splits.rar",)),
+        Source("videos", (f"https://{_SERRE}/hmdb51_org.rar",)),
     ),
     "ucf101": (
         Source(
@@ -108,9 +107,10 @@ def fetch(source: Source, folder: Path, *, progress: bool = True) -> Path:
                 )
             check_digest(path, DataError)
             return path
+    unpublished = "" if source.sha256 else "Only https is tried, since no checksum of it is published. "
     raise DataError(
         "a file could not be fetched:\n" + "\n".join(failed) + "\n"
-        f"Fetch it where there is a network (a browser will do) and put it at\n  {paths[0]}\n"
+        f"{unpublished}Fetch it where there is a network (a browser will do) and put it at\n  {paths[0]}\n"
         f"or name it with --{source.option}. The same command again continues."
     )
 
@@ -143,6 +143,7 @@ def fetch_videos(ids: Iterable[str], folder: Path) -> None:
     for count, id in enumerate(wanted, 1):
         print(f"fetch video {id} ({count} of {len(wanted)})", flush=True)
         options = [
+            "--ignore-config",
             "--no-playlist",
             "--no-progress",
             "--quiet",
