@@ -173,6 +173,7 @@ def test_patches_that_do_not_fill_the_frames_are_refused_by_the_layer_too(patch,
         ["vmp=multiscale"],
         ["vmp=patch", "vmp.patch=8", "vmp.patch_scalars=position"],
         ["vmp=per_clip"],
+        ["vmp=other_clip"],
     ],
     ids=lambda form: form[0],
 )

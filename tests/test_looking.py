@@ -19,9 +19,12 @@ from weights_made import flax_i3d, save_flax
 import vmp
 from vmp.backbones import build_backbone, zoo
 from vmp.backbones.packages import find_in_package
+from vmp.commands import visualize
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.errors import VideoReadError
+from vmp.extensions.layer import ExtendedPrompt
+from vmp.extensions.per_clip import PerClip
 from vmp.figures.clips import stream
 from vmp.figures.comparison import mcnemar
 from vmp.figures.layers import layers_of
@@ -117,10 +120,10 @@ def test_a_gif_explains_a_video_with_its_frame_number_classes_and_scales(home, s
         ]
     assert [duration for duration, _ in shown] == [80] * 5
     for number, (_, picture) in enumerate(shown, 1):
-        wanted = explain(frames[number - 1 : number + 1], layer, 2 * number, [line])
+        [wanted] = explain(frames[number - 1 : number + 1], layer, [2 * number], [line])
         assert picture.shape == wanted.shape
         assert np.abs(picture.astype(int) - wanted).mean() < 12
-        other = explain(frames[number - 1 : number + 1], layer, 2 * number + 1, ["predicted: nothing"])
+        [other] = explain(frames[number - 1 : number + 1], layer, [2 * number + 1], ["predicted: nothing"])
         band = np.s_[: 3 * 18]  # what is said, what was learned, the number
         assert (
             np.abs(picture[band].astype(int) - wanted[band]).mean()
@@ -136,7 +139,7 @@ def test_the_scales_of_the_explained_colours_are_those_of_the_pictures():
     pair = np.full((2, 192, 192, 3), 100, np.uint8)
     pair[1, 96:] += round(255 * FULL)
     layer = MotionPrompt(m=math.atanh((5 / 12 - 0.1) / 0.45), n=0.0)
-    shown = explain(pair, layer, 7)
+    [shown] = explain(pair, layer, [7])
     difference = shown[2 * BAND :, 192:]  # below the line of what was learned, and its name
     bar = difference[192 : 192 + BAR]
     assert np.abs(difference[10, 10].astype(int) - bar[0, 96]).max() <= 2
@@ -157,7 +160,51 @@ def test_a_layer_that_learns_its_differences_is_explained():
             return self.gain * super().differences(clip)
 
     pair = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
-    assert np.array_equal(explain(pair, Weighed(), 1), explain(pair, MotionPrompt(), 1))
+    assert np.array_equal(*(next(explain(pair, layer, [1])) for layer in (Weighed(), MotionPrompt())))
+
+
+def test_attention_that_is_no_function_of_two_frames_is_drawn_from_whole_clips(tmp_path):
+    """A clip of five frames, and the last three frames in the last clip of five."""
+    from vmp.figures.explained import explain
+
+    torch.manual_seed(0)
+    layer = ExtendedPrompt(power_norm=PerClip(), scales=(1, 3))
+    with torch.no_grad():
+        layer.power_norm.head[2].weight.normal_(std=3)  # the histogram decides
+    rng, source, out, sees = np.random.default_rng(0), tmp_path / "my.mp4", tmp_path / "made.mp4", 5
+    blocks = [128 + rng.integers(-12, 13, (4, 4, 1)) * i for i in range(8)]  # changes grow
+    write_video(source, [block.repeat(8, 0).repeat(8, 1).repeat(3, 2).astype(np.uint8) for block in blocks])
+    options = visualize._parser().parse_args(["--stride", "1", "--columns", "2"])
+    options.run, options.video = None, source
+    visualize.draw(options, layer, sees, out)
+    frames, shown = read_frames(source, range(8)), read_frames(out, range(7)).astype(int)
+    wanted = [*explain(frames[:5], layer, [1, 2, 3, 4]), *explain(frames[3:], layer, [5, 6, 7])]
+    pairs = [next(explain(frames[at - 1 : at + 1], layer, [at])) for at in range(1, 8)]
+    for picture, right, pair in zip(shown, wanted, pairs, strict=True):
+        attention = np.s_[-(192 + 8 + 18) : -(8 + 18), :192]
+        near, far = (np.abs(picture[attention] - one[attention]).mean() for one in (right, pair))
+        assert near < far / 2
+    with pytest.raises(VideoReadError):
+        read_frames(out, range(8))
+
+
+@pytest.mark.slow
+def test_runs_with_patches_and_masks_are_drawn_or_refused_with_a_reason(data, script, tmp_path):
+    source = video(tmp_path / "v.mp4", 12, size=(36, 62))  # no whole number of patches
+    for form, code, said in (
+        (["vmp=patch", "vmp.patch=8"], 0, "p.mp4"),
+        (
+            ["vmp=patch", "vmp.patch=8", "vmp.patch_scalars=position"],
+            2,
+            "v.mp4: this run's prompts cannot be drawn",
+        ),
+    ):
+        out = tmp_path / str(len(form))
+        assert Running(overrides_for(data, out, "trainer.epochs=1", *form)).wait().returncode == 0
+        run = next(out.rglob("result.json")).parent
+        found = script("visualize", source, f"run={run}", "--stride", 1, "--out", tmp_path / "p.png")
+        assert found[0] == code
+        assert said in found[1] + found[2]
 
 
 def test_no_file_is_overwritten(script, tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ class OtherClipPrompt(MotionPrompt):
         return plain(self, clip, self.power_norm, variation=variation)
 
     def differences(self, clip: Tensor) -> Tensor:
-        """Differences of the clip before it in the batch, or in testing of the kept one: (B, T, H, W)."""
+        """Differences of the clip before it in the batch, or in testing the last T of the kept one: (B, T, H, W)."""
         own = super().differences(clip)
         if self.training:
             kept, self.kept = self.kept, own[-1].detach().float().clone()
@@ -75,7 +75,9 @@ class OtherClipPrompt(MotionPrompt):
             kept = self.kept
         if not kept.numel():
             return torch.zeros_like(own)
-        there = F.interpolate(kept[None].to(own), size=own.shape[2:], mode="bilinear", align_corners=False)
+        there = F.interpolate(
+            kept[None, -own.shape[1] :].to(own), size=own.shape[2:], mode="bilinear", align_corners=False
+        )
         return there.expand_as(own)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:

@@ -12,6 +12,7 @@ prompts.
 """
 
 import argparse
+from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain, count, islice
@@ -45,16 +46,16 @@ def main() -> None:
     for name, low in {"start": 0, "stride": 1, "fps": 0, "columns": 1, "frames": 0, "side": 16}.items():
         if getattr(options, name) < low:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least {low}")
-    layer = None if source.overrides else find_layer(options)
+    found = None if source.overrides else find_layer(options)
     if options.video is None:
         from vmp.figures.clips import natural_clip
 
         options.video = natural_clip()
         options.title = options.title or ("a street with bicycles" if options.video else None)
-    if layer is None:
+    if found is None:
         draw_seen(options, source)
     else:
-        draw(options, layer, choose_output(options))
+        draw(options, *found, choose_output(options))
 
 
 def choose_output(options: argparse.Namespace) -> Path:
@@ -105,32 +106,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_layer(options: argparse.Namespace) -> "MotionPrompt":
-    from vmp.figures.layers import layer_with, layers_of
+def find_layer(options: argparse.Namespace) -> tuple["MotionPrompt", int]:
+    """The layer, and how many frames it sees at a time."""
+    from vmp.controls import OraclePrompt
+    from vmp.figures.layers import frames_seen, layer_with, layers_of
     from vmp.runs.run import read_run
 
     given = {name: value for name in ("slope", "shift") if (value := getattr(options, name)) is not None}
     if not options.run:
-        return layer_with(**(DEFAULTS | given))
+        return layer_with(**(DEFAULTS | given)), 2
     if given:
         names = " and ".join(f"--{name}" for name in given)
         raise UserError(f"{names} and a run contradict each other: leave one of them out")
-    layers = layers_of(read_run(options.run))
-    if options.pathway is None:
-        return next(iter(layers.values()))
-    if options.pathway not in layers:
-        raise UserError(f"--pathway {options.pathway}: the run has prompts on {', '.join(layers)}")
-    return layers[options.pathway]
+    run = read_run(options.run)
+    layers = layers_of(run)
+    pathway = next(iter(layers)) if options.pathway is None else options.pathway
+    if pathway not in layers:
+        raise UserError(f"--pathway {pathway}: the run has prompts on {', '.join(layers)}")
+    if isinstance(layers[pathway], OraclePrompt):
+        raise UserError(
+            f"run={options.run}: vmp=oracle takes its attention from masks of the generator, which no video has"
+        )
+    return layers[pathway], frames_seen(run, layers[pathway], pathway)
 
 
-def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
-    """Write the video `out` and the PNG beside it."""
+def draw(options: argparse.Namespace, layer: "MotionPrompt", sees: int, out: Path) -> None:
+    """Write the video `out` and the PNG beside it. sees: how many frames the layer is shown at a time."""
+    from vmp.extensions.patch import PatchPowerNorm
     from vmp.figures.clips import check_enough_clips, embedded_clip, stream, to_clip
     from vmp.figures.explained import explain
     from vmp.figures.panels import panel_rows
 
-    most = max(options.columns, options.frames) + 1
-    kept: list[np.ndarray] = []  # the frames of the PNG
+    most = max(options.columns + 1, options.frames + 1, sees)
+    kept: list[np.ndarray] = []  # the frames of the PNG: a clip where the layer looks beyond pairs
+    enough = options.columns + 1 if sees == 2 else sees
+    norm = layer.power_norm
+    patch = norm.patch if isinstance(norm, PatchPowerNorm) else 1  # pixels; frames are cut to whole patches
     fault: list[str] = []
     frames: Iterator[np.ndarray]
     if options.video is None:
@@ -144,21 +155,36 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     said = what_it_says(options.run, options.video, options.fps) if options.run and options.video else []
     print(*said, sep="\n", end="\n" * bool(said))
 
-    def shown() -> Iterator[np.ndarray]:
-        """Yield four pictures in one for every frame but the first; at a fault in the file, record it and stop."""
-        before: np.ndarray | None = None
-        number = options.start
+    def explained(clip: Iterable[np.ndarray], numbers: list[int]) -> Iterator[np.ndarray]:
         try:
-            for frame in frames:
-                if len(kept) <= options.columns:
+            yield from explain(np.stack([*clip]), layer, numbers, said)
+        except ValueError as error:
+            raise UserError(f"{name}: this run's prompts cannot be drawn on it: {error}") from error
+
+    def shown() -> Iterator[np.ndarray]:
+        """Yield four pictures in one for every frame but the first, clip by clip, each clip beginning with the last
+        frame of the one before; at a fault in the file, record it and stop."""
+        clip: deque[np.ndarray] = deque(maxlen=sees)
+        number = options.start
+        waiting: list[int] = []  # numbers of the frames to show once the clip is whole
+        try:
+            for whole in frames:
+                h, w = (side - side % patch for side in whole.shape[:2])
+                frame = whole[:h, :w]
+                if len(kept) < enough:
                     kept.append(frame)
-                if before is not None:
-                    yield explain(np.stack([before, frame]), layer, number, said)
-                before, number = frame, number + options.stride
+                clip.append(frame)
+                waiting += [number] * (len(clip) > 1)
+                number += options.stride
+                if len(waiting) == sees - 1:
+                    yield from explained(clip, waiting)
+                    waiting = []
         except VideoReadError as error:
             if len(kept) < 2:
                 raise
             fault.append(f"{error}: stopped before frame {number}")
+        if waiting:
+            yield from explained(clip, waiting)
 
     pictures = shown()
     first = next(pictures, None)
@@ -167,9 +193,9 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if options.frames:
         write_pictures(out, islice(chain([first], pictures), options.frames), fps=fps)
-    while len(kept) <= options.columns and next(pictures, None) is not None:
+    while len(kept) < enough and next(pictures, None) is not None:
         pass
-    rows = panel_rows(to_clip(np.stack(kept)), layer)
+    rows = panel_rows(to_clip(np.stack(kept)), layer, columns=slice(options.columns))
     print(save_grid(rows, layer, out, title=options.title or name))
     for text in fault:
         print(f"note: {text}")
@@ -202,9 +228,8 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
     frames = seen.clip.permute(1, 2, 3, 0).numpy()  # (T + 1, H, W, 3)
     if options.frames:
         out.parent.mkdir(parents=True, exist_ok=True)
-        numbered = list(enumerate(seen.numbers))[1 : options.frames + 1]
-        pictures = (explain(frames[i - 1 : i + 1], seen.layer, number, lines) for i, number in numbered)
-        write_pictures(out, pictures, fps=seen.fps)
+        pictures = explain(frames, seen.layer, seen.numbers[1:], lines)
+        write_pictures(out, islice(pictures, options.frames), fps=seen.fps)
     rows = panel_rows(seen.clip, seen.layer, columns=options.columns)
     title = "\n".join([options.title or options.video.name, *lines])
     print(save_grid(rows, seen.layer, out, title=title))

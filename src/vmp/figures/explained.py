@@ -5,7 +5,7 @@ Notable here:
 - colours of differences have one scale throughout the video, so that moments can be compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,13 +30,25 @@ SMALLEST = (
 FULL = 0.1  # the difference of grey levels in [0, 1] that has the full colour
 
 
-def explain(pair: np.ndarray, layer: "MotionPrompt", number: int, said: Sequence[str] = ()) -> np.ndarray:
-    """The picture of frame `number`, the second of two frames (2, H, W, 3); its sides are even.
+def explain(
+    frames: np.ndarray, layer: "MotionPrompt", numbers: Sequence[int], said: Sequence[str] = ()
+) -> Iterator[np.ndarray]:
+    """One picture, with even sides, for each of the last frames of a clip.
 
-    said: lines about the whole video, which stand on top.
+    Args:
+        frames: (T + 1, H, W, 3), all that the layer sees.
+        numbers: of the frames to show, in the video: at most T.
+        said: lines about the whole video, which stand on top.
     """
-    clip = to_clip(pair)
-    frame, difference, attention, prompt = (row[0] for row in panel_rows(clip, layer, limit=FULL))
+    rows = panel_rows(to_clip(frames), layer, columns=slice(-len(numbers), None), limit=FULL)
+    for number, *pictures in zip(numbers, *rows, strict=True):
+        yield _picture(pictures, layer, number, said)
+
+
+def _picture(
+    pictures: Sequence[np.ndarray], layer: "MotionPrompt", number: int, said: Sequence[str]
+) -> np.ndarray:
+    frame, difference, attention, prompt = pictures
     learned = ", ".join(f"{name} {value:.2f}" for name, value in slope_and_shift(layer).items())
     factor = -(-SMALLEST // min(frame.shape[:2]))
     width = frame.shape[1] * factor

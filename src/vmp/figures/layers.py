@@ -60,6 +60,14 @@ def layers_of(run: Run) -> "dict[str, MotionPrompt]":
     return layers
 
 
+def frames_seen(run: Run, layer: "MotionPrompt", pathway: str) -> int:
+    """How many frames the layer needs for one picture: two, or a clip of the run where attention is not a function of
+    two frames (other spacings, slope and shift of each clip, a layer of the user's own)."""
+    from vmp.layer import MotionPrompt
+
+    return 2 if type(layer) is MotionPrompt else len(open_prompts(run.folder).frames_of(pathway))
+
+
 def slope_and_shift(layer: "MotionPrompt") -> dict[str, float]:
     """Empty for a fixed function."""
     scalars = layer.scalars()

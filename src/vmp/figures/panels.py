@@ -27,7 +27,11 @@ CLEAR = 0.995  # the quantile of differences that has the full colour
 
 
 def panel_rows(
-    clip: "Tensor", layer: "MotionPrompt", *, columns: int | None = None, limit: float | None = None
+    clip: "Tensor",
+    layer: "MotionPrompt",
+    *,
+    columns: int | slice | None = None,
+    limit: float | None = None,
 ) -> list[np.ndarray]:
     """Pictures of one clip in the order of ROWS, each (columns, H, W, 3) uint8.
 
@@ -36,14 +40,17 @@ def panel_rows(
 
     Args:
         clip: (3, T + 1, H, W) uint8, or four channels for a layer that takes them.
-        columns: how many of the T prompts, evenly spaced; None: all.
+        columns: how many of the T prompts, evenly spaced, or which; None: all.
         limit: the difference with the full colour, as for `color_differences`.
     """
     import torch
 
     device = next((p.device for p in layer.parameters()), clip.device)
     t = clip.shape[1] - 1
-    chosen = np.unique(np.linspace(0, t - 1, min(columns or t, t)).round().astype(int))
+    if isinstance(columns, slice):
+        chosen = np.arange(t)[columns]
+    else:
+        chosen = np.unique(np.linspace(0, t - 1, min(columns or t, t)).round().astype(int))
     with torch.no_grad():
         whole = clip.unsqueeze(0).to(device)  # (1, 3, T + 1, H, W)
         differences = layer.differences(whole)[0].cpu().numpy()[chosen]  # (columns, H, W)

@@ -171,9 +171,11 @@ def open_prompts(folder: Path) -> Opened:
     config = run.checked_config
     spec = backbone_spec(config)
     layers = build_prompts(config, spec)
-    parameters = [p for layer in layers.values() for p in layer.parameters()]
-    if isinstance(config.vmp, CustomPrompts) or any(parameter.numel() > 1 for parameter in parameters):
-        opened = open_run(folder)  # more than scalars was learned
+    scalars_only = all(
+        parameter.numel() == 1 for layer in layers.values() for parameter in layer.parameters()
+    ) and not any(list(layer.buffers()) for layer in layers.values())
+    if isinstance(config.vmp, CustomPrompts) or not scalars_only:
+        opened = open_run(folder)  # more than scalars was learned or kept
         opened.model.backbone = torch.nn.Identity()
         return opened
     for pathway, layer in layers.items():
