@@ -200,6 +200,24 @@ def test_siblings_stand_for_v_and_leave_the_prompts_alone(kind):
     assert made.power_norm.m.grad.item() != 0
 
 
+def test_the_compensated_sibling_has_the_spacings_of_the_attention():
+    clip = clips(size=20)
+    made = ExtendedPrompt(regulariser="compensated", scales=(1, 3), **START)
+    with torch.no_grad():
+        made.scale_logits.copy_(torch.tensor([0.0, np.log(3)]))  # weights 1/4 and 3/4
+    frames = torch.tensor(grey(clip), dtype=torch.float32)
+    t = frames.shape[1]
+    attention = 0
+    for weight, spacing in ((0.25, 1), (0.75, 3)):
+        earlier = frames[:, [max(at - spacing, 0) for at in range(1, t)]]
+        d = compensated_differences(earlier, frames[:, 1:], kind="translation").double().numpy()
+        attention = attention + weight * sigmoid(d)
+    out = made(clip)
+    assert out.variation.item() == pytest.approx(np.mean(np.diff(attention, axis=1) ** 2), rel=1e-3)
+    out.variation.backward()
+    assert made.scale_logits.grad.abs().max() > 0
+
+
 def test_the_compensated_sibling_leaves_the_camera_out():
     """A smooth picture that shakes: without the camera hardly anything changes."""
     y, x = np.mgrid[:48, :48] / 48

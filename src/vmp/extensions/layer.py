@@ -59,18 +59,20 @@ class ExtendedPrompt(MotionPrompt):
     def _sibling(self, clip: Tensor, attention: Tensor) -> Tensor:
         if self.regulariser == "spatial":
             return total_variation(attention, reduction=self.variation)
-        grey = self.grey_frames(clip)
-        d = compensated_differences(grey[:, :-1], grey[:, 1:], kind="translation")
-        return temporal_attention_variation(self.power_norm(d), reduction=self.variation)
+        undone = self._attend(self.grey_frames(clip), "translation")
+        return temporal_attention_variation(undone, reduction=self.variation)
 
     def differences(self, clip: Tensor) -> Tensor:
         """Those of the first spacing: (B, 3, T+1, H, W) -> (B, T, H, W)."""
-        return self._subtract(self.grey_frames(clip), self.scales[0])
+        return _subtract(self.grey_frames(clip), self.scales[0], self.compensate)
 
     def attention(self, clip: Tensor) -> Tensor:
         """(B, 3, T+1, H, W) -> (B, T, H, W) in [0, 1]."""
-        grey = self.grey_frames(clip)
-        each = [self.power_norm(self._subtract(grey, scale)) for scale in self.scales]
+        return self._attend(self.grey_frames(clip), self.compensate)
+
+    def _attend(self, grey: Tensor, compensate: str) -> Tensor:
+        """The attention of grey frames (B, T+1, H, W), with this motion of the camera undone: (B, T, H, W)."""
+        each = [self.power_norm(_subtract(grey, scale, compensate)) for scale in self.scales]
         if self.scale_logits is None:
             return each[0]
         weights = self.scale_logits.to(grey.dtype).softmax(0)
@@ -88,10 +90,11 @@ class ExtendedPrompt(MotionPrompt):
         own = f"compensate={self.compensate!r}, scales={self.scales}, regulariser={self.regulariser!r}"
         return f"{super().extra_repr()}, {own}"
 
-    def _subtract(self, grey: Tensor, scale: int) -> Tensor:
-        """(B, T+1, H, W) -> (B, T, H, W)."""
-        at = (torch.arange(1, grey.shape[1], device=grey.device) - scale).clamp(min=0)
-        earlier, later = grey[:, at], grey[:, 1:]
-        if self.compensate == "none":
-            return later - earlier
-        return compensated_differences(earlier, later, kind=self.compensate)
+
+def _subtract(grey: Tensor, scale: int, compensate: str) -> Tensor:
+    """Differences at one spacing, with this motion of the camera undone: (B, T+1, H, W) -> (B, T, H, W)."""
+    at = (torch.arange(1, grey.shape[1], device=grey.device) - scale).clamp(min=0)
+    earlier, later = grey[:, at], grey[:, 1:]
+    if compensate == "none":
+        return later - earlier
+    return compensated_differences(earlier, later, kind=compensate)

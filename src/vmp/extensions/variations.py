@@ -1,8 +1,8 @@
 """Siblings of V, as regularisers of attention maps A (B, T, H, W):
 
     spatial:      TV = mean |A_t(x + e_1) - A_t(x)| + mean |A_t(x + e_2) - A_t(x)|,    neighbours along x and along y;
-    compensated:  V (Eq. 6) of f(D^c), with D^c the differences that remain once the camera's translation is undone
-                  (compensate.py). The prompts stay those of f(D).
+    compensated:  V (Eq. 6) of what A would be of D^c, the differences that remain once the camera's translation is
+                  undone (compensate.py), at the same spacings with the same weights. The prompts stay those of A.
 
 V punishes attention that flickers, also where only the camera moves. TV asks for attention in whole regions instead,
 and the compensated V leaves the camera out.
