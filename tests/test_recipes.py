@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from runs import ROOT, differences, folder, run, start, start_ranks
 from test_kills import progress, until_it_moves
 from torch import nn
+from tracked import tensorboard_events
 
 from vmp.build import backbone_spec, build_model, build_optimizer
 from vmp.compose import composer
@@ -136,6 +137,19 @@ def test_a_network_inside_a_wrapper_has_the_blocks_of_the_network():
     ]
 
 
+def test_the_stages_of_torchvisions_networks_are_blocks():
+    from torchvision.models.video import swin3d_t
+
+    with torch.device("meta"):
+        model = swin3d_t(num_classes=2)
+    stages = [
+        list(stage.parameters()) for stage in model.features
+    ]  # four, and what merges patches between them
+    after = [*model.norm.parameters(), *model.head.parameters()]
+    wanted = [list(model.patch_embed.parameters()), *stages, after]
+    assert [list(map(id, block)) for block in blocks_of(model)] == [list(map(id, b)) for b in wanted]
+
+
 def test_training_ends_when_patience_does():
     plan = TrainingPlan(epochs=9, batch=2, micro_batch=2, world=1, clips=6, seed=0, patience=2)
     over = lambda step, evaluated, best: plan.over(  # noqa: E731
@@ -202,11 +216,15 @@ def test_top5_by_class_is_kept_where_there_are_more_than_five_classes(data, tmp_
 @pytest.mark.slow
 def test_with_all_of_them_on_a_killed_run_ends_with_the_same_bits(data, tmp_path):
     options, out = (*ALL, "trainer.workers=1"), tmp_path / "out"
-    done = start(data, tmp_path / "alone", *options).wait()
+    panels = ("logger=tensorboard", "logger.panels_every=50", "logger.max_panels=1")
+    done = start(data, tmp_path / "alone", *options, *panels).wait()
     assert done.returncode == 0, done.stderr[-2000:]
     alone = folder(tmp_path / "alone")
-    vals = [row["epoch"] for row in read_metrics(alone) if row["kind"] == "val"]
-    assert vals[-1] == read_result(alone)["best_val_epoch"] + 1 < 12  # patience ended it
+    last = [row for row in read_metrics(alone) if row["kind"] == "val"][-1]
+    assert last["epoch"] == read_result(alone)["best_val_epoch"] + 1 < 12  # patience ended it
+    drawn = tensorboard_events(alone)
+    tags = [tag for tag in drawn.Tags()["images"] if tag.startswith("attention")]
+    assert [{image.step for image in drawn.Images(tag)} for tag in tags] == [{0, last["step"]}]
     for moves in (9, 16):  # rows and saves
         process = start(data, out, *options)
         until_it_moves(process, out, progress(out), moves=moves)

@@ -17,6 +17,7 @@ from vmp.model import PromptedClassifier
 from vmp.pathways import scalar_name
 
 FREEZE, BATCH_NORM = get_args(Freeze), get_args(BatchNorm)
+SEQUENCES = ("blocks", "stages", "features", "layers")  # `features`: torchvision's Swin, S3D and the like
 
 
 def freeze(model: PromptedClassifier, what: str) -> None:
@@ -108,12 +109,10 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 def blocks_of(backbone: nn.Module) -> list[list[nn.Parameter]]:
     """All parameters, each once, from the input to the output: the stem or the embeddings, each block or stage, and
-    what follows the last one, up to the head. Without a sequence `blocks` or `stages`, the children are the blocks; a
-    module around a single other one has the blocks of that one."""
+    what follows the last one, up to the head. Without a sequence of one of the names in SEQUENCES, the children are the
+    blocks; a module around a single other one has the blocks of that one."""
     children = dict(backbone.named_children())
-    rows = (
-        name for name in ("blocks", "stages") if isinstance(children.get(name), nn.ModuleList | nn.Sequential)
-    )
+    rows = (name for name in SEQUENCES if isinstance(children.get(name), nn.ModuleList | nn.Sequential))
     found = [list(backbone.parameters(recurse=False))]
     if row := next(rows, None):
         parts, at = list(children.values()), list(children).index(row)

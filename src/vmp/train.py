@@ -312,8 +312,11 @@ class Session:
             log=self.log,
             stopping=self.stopping,
         )
-        if not val:
-            self.show_attention(self.plan.epochs)
+        ended = (
+            state.step // self.plan.steps_per_epoch
+        )  # before plan.epochs, where patience ended the training
+        if not val or not self.tracker.wants_panels(ended, last=self.plan.epochs):
+            self.show_attention(ended, last=ended)
         return throughput
 
     def _precise_bn(self) -> int:
@@ -336,14 +339,14 @@ class Session:
         """Send a row of metrics.jsonl to the tracker."""
         self.tracker.log_row(row)
         if row["kind"] == "start":
-            self.show_attention(0)
+            self.show_attention(0, last=self.plan.epochs)
 
     def validate(self, epoch: int) -> dict[str, float]:
         """Score the validation split with one view per clip, for the learning curve. The final test uses all views."""
         scores = self.score("val", (1, 1))
         found = self.processes.gather(summarize(scores, self.splits["val"]) if scores else {})[0]
         found["loss"] = found["cross_entropy"] + self.config.vmp.lambda_ * found.get("variation", 0.0)
-        self.show_attention(epoch)
+        self.show_attention(epoch, last=self.plan.epochs)
         return found
 
     def load_selected_weights(self, state: "TrainingState") -> int:
@@ -372,11 +375,11 @@ class Session:
             attention=attention,
         )
 
-    def show_attention(self, epoch: int) -> None:
+    def show_attention(self, epoch: int, *, last: int) -> None:
         """Send attention pictures of a few evenly spaced clips to the tracker, if it draws some after this epoch."""
         from vmp.figures.panels import attention_panels
 
-        if not self.tracker.wants_panels(epoch, last=self.plan.epochs):
+        if not self.tracker.wants_panels(epoch, last=last):
             return
         split = self.splits["val" if "val" in self.splits else "test"]
         try:
