@@ -67,7 +67,13 @@ def test_what_cannot_be_fetched_is_named_with_its_place(server, tmp_path, capsys
     urls = (server.url("missing", "a.zip"), server.url("disguised", "a.zip"))
     with pytest.raises(DataError) as error:
         fetch(Source("videos", urls), tmp_path)
-    for text in ("HTTP 404", "a web page came", "Only https is tried, since no", f"put it at\n  {tmp_path}/a.zip\n", "name it with --videos"):
+    for text in (
+        "HTTP 404",
+        "a web page came",
+        "Only https is tried, since no",
+        f"put it at\n  {tmp_path}/a.zip\n",
+        "name it with --videos",
+    ):
         assert text in str(error.value)
     assert {p.name for p in tmp_path.iterdir()} == {".lock"}
     second = replace(Source("videos", urls), urls=(urls[0], server.url("range", "b.zip")), sha256="0" * 64)

@@ -3,7 +3,10 @@
 Notable here:
 - batch normalisation's running statistics are averaged with the weights (train.precise_bn recomputes them anyway);
 - the decay of the warm-up is a function of the step, so nothing but the average itself is part of a checkpoint;
-- the trained weights go on from where they were: they change places with the average while it is tested.
+- the trained weights go on from where they were: they change places with the average while it is tested;
+- torch.optim.swa_utils.AveragedModel would not make this shorter: its start are the weights after the first update, its
+  decay has no warm-up, `use_buffers` averages counters of whole numbers too, and it is a second module, for which the
+  exchange and the names in checkpoints would have to be made here all the same.
 """
 
 from collections.abc import Iterator, Mapping

@@ -6,7 +6,8 @@ Notable here:
   vouches for it;
 - a RAR needs a program to unpack it, which is looked for before gigabytes are fetched;
 - FineGym's videos are on YouTube. yt-dlp is the user's own, found on the PATH and called without a shell and without
-  the user's configuration, which could choose another format or another name; it resumes by itself. A video that is gone is listed, and its clips are missing in the manifests.
+  its configuration, which could choose another format or name; it resumes by itself. A video that is gone is listed,
+  and its clips are missing in the manifests.
 """
 
 import shutil
