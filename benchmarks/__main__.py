@@ -1,7 +1,7 @@
 """make bench: the layer, the first convolution after it, a training step, a checkpoint, start-up, the loader, reading
-clips, and what Table 1 costs, each beside a plain implementation.
+clips, and what Table 1 costs, each beside a plain implementation; layers beyond the paper beside its own.
 
-    python -m benchmarks [layer|stem|step|save|start|loader|clips|views|costs] [--batch 8 --frames 8 --size 224]
+    python -m benchmarks [layer|stem|step|extensions|save|start|loader|clips|views|costs] [--batch 8 --size 224]
     python -m benchmarks step costs --backbone c2d i3d slowfast x3d timesformer
     python -m benchmarks step --backbone x3d backbone.size=s        KEY=VALUE: overrides for step, as for train.py
 
@@ -17,7 +17,7 @@ from typing import Any
 from vmp.cli import friendly, parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("layer", "stem", "step", "save", "start", "loader", "clips", "views", "costs")
+PARTS = ("layer", "stem", "step", "extensions", "save", "start", "loader", "clips", "views", "costs")
 
 
 def compose(overrides: list[str]) -> tuple[Any, Any]:
@@ -37,7 +37,7 @@ def main() -> None:
     add("--batch", type=int, default=8, help="clips of layer, and of stem and step on a GPU (on a CPU 2)")
     add("--frames", type=int, default=8, help="prompts per clip, of layer")
     add("--size", type=int, default=224, help="pixels per side, of layer")
-    add("--repeats", type=int, default=9, help="rounds; of step on a CPU 3")
+    add("--repeats", type=int, default=9, help="rounds; of step and extensions on a CPU 3")
     add("--steps", type=int, help="updates over which losses are compared; default 50, on a CPU 10")
     add("--backbone", nargs="+", help="of step; default on a GPU: all five, on a CPU: c2d")
     add("--out", type=Path, default=ROOT / "outputs" / "bench.json")
@@ -55,6 +55,7 @@ def main() -> None:
     import torch
 
     from benchmarks.costs import bench_costs
+    from benchmarks.extensions import bench_extensions
     from benchmarks.feed import bench_clips, bench_loader, bench_views
     from benchmarks.layer import bench_layer
     from benchmarks.save import bench_save
@@ -97,6 +98,13 @@ def main() -> None:
         },
         "stem": lambda: bench_stem(batch=options.batch if gpu else 2, rounds=options.repeats),
         "step": run_step,
+        "extensions": lambda: bench_extensions(
+            compose,
+            ROOT,
+            batch=options.batch if gpu else 2,
+            rounds=options.repeats if gpu else 3,
+            crop=224 if gpu else 112,
+        ),
         "save": lambda: bench_save(compose, rounds=3),
         "start": lambda: bench_start(ROOT),
         "loader": lambda: bench_loader(compose, ROOT),

@@ -1,6 +1,5 @@
 """The prompt layer beside a direct transcription of Eq. 1-6, and beside copying the same bytes."""
 
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Row, describe_machine, device_type, gpu_seconds, median_seconds, print_rows
+from benchmarks.measure import (
+    Row,
+    describe_machine,
+    device_type,
+    gpu_seconds,
+    median_seconds,
+    print_rows,
+    read_status,
+)
 from vmp.layer import MotionPrompt, normalize
 
 DIRECT = "direct transcription"
@@ -195,10 +202,10 @@ def print_peak(name: str, batch: int, frames: int, size: int) -> None:
         gradient = torch.zeros(batch, 3, frames, size, size)
         clip.add_(1), gradient.add_(1)  # touch the pages
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = _read_status("VmRSS")
+        before = read_status("VmRSS")
         prompts, variation = call(clip)
         torch.autograd.backward([prompts, variation], [gradient, torch.ones_like(variation)])
-        print((_read_status("VmHWM") - before - prompts.numel() * prompts.element_size()) / 1e6)
+        print((read_status("VmHWM") - before - prompts.numel() * prompts.element_size()) / 1e6)
 
     if "compiled" in name:
         call: Any = torch.compile(layer, dynamic=False, fullgraph=True)
@@ -207,14 +214,6 @@ def print_peak(name: str, batch: int, frames: int, size: int) -> None:
         call = layer if name != DIRECT else lambda clip: direct_prompts(clip, layer.m, layer.n)
         run(16, 1, layer)
     run(size, batch, call)
-
-
-def _read_status(key: str) -> float:
-    """A value of /proc/self/status in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return 1024.0 * int(line.split()[1])
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

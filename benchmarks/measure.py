@@ -1,9 +1,12 @@
 """Times alternatives side by side and prints the results as a table."""
 
+import ctypes
 import platform
+import resource
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +36,34 @@ def median_seconds(
     steps = {name: partial(time_call, call) for name, call in calls.items()}
     timed = time_rounds(steps, torch.device(device_type()), rounds=rounds, report=report)
     return {name: statistics.median(one["call"] for one in each) for name, each in timed.items()}
+
+
+def peak_memory(call: Call) -> float:
+    """MB that a call takes at its peak beyond what is held before it: on a GPU of tensors, on a CPU of the process
+    (Linux; elsewhere NaN)."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed goes back to the system
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    except (AttributeError, OSError):
+        return float("nan")
+    resident = read_status("VmRSS")
+    call()
+    return (read_status("VmHWM") - resident) / 1e6
+
+
+def read_status(key: str) -> float:
+    """A value of /proc/self/status in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return 1024.0 * int(line.split()[1])
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def gpu_seconds(call: Call) -> float:

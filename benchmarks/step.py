@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.layer import DirectLayer
-from benchmarks.measure import Row, describe_machine, device_type, median_seconds, print_rows, time_call
+from benchmarks.measure import (
+    Row,
+    describe_machine,
+    device_type,
+    median_seconds,
+    peak_memory,
+    print_rows,
+    time_call,
+)
 from vmp.engine.precision import AUTOCAST, autocast_type, make_scaler
 from vmp.machine import has_amx
 from vmp.paper.timing import random_batch, size_of
@@ -127,11 +135,11 @@ def bench_step(
     variants = variants or list_variants(backbone)
     losses: dict[str, list[Tensor]] = {name: [] for name in variants}
     updates = {
-        name: _make_update(*compose([*fixed, *variant.switches]), variant, batch, losses[name])
+        name: make_update(*compose([*fixed, *variant.switches]), variant, batch, losses[name])
         for name, variant in variants.items()
     }
     times = median_seconds(updates, rounds, report=lambda text: print(f"{backbone}:{text}", flush=True))
-    peaks = {name: _peak_memory(update) for name, update in updates.items()} if device == "cuda" else {}
+    peaks = {name: peak_memory(update) for name, update in updates.items()} if device == "cuda" else {}
     for name, update in updates.items():
         while len(losses[name]) < steps:
             update()
@@ -141,7 +149,7 @@ def bench_step(
         first = next(iter(times.values()))
         row: Row = {"what": name, "ms": 1e3 * seconds, "clips/s": batch / seconds, "faster": first / seconds}
         if name in peaks:
-            row["peak_mb"] = peaks[name] / 1e6
+            row["peak_mb"] = peaks[name]
         narrow = next((dtype for amp, dtype in AUTOCAST.items() if amp in name), None)
         tf32 = "TF32" in name or not backbone.startswith("timesformer")
         row["of peak"] = flops / seconds / matrix_peak(narrow or torch.float32, tf32=tf32)
@@ -175,7 +183,7 @@ def forward_flops(config: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def _make_update(
+def make_update(
     config: Any, spec: Any, variant: Variant, batch: int, losses: list[Tensor]
 ) -> Callable[[], None]:
     """One update on clips that are on the device; its loss is appended to `losses`."""
@@ -252,16 +260,6 @@ class _HuggingFace(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net(pixel_values=x.transpose(1, 2)).logits
         return logits
-
-
-def _peak_memory(update: Callable[[], None]) -> int:
-    """GPU memory in bytes that an update takes beyond what is allocated between updates."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    update()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 @cache

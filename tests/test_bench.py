@@ -9,7 +9,8 @@ import pytest
 import torch
 from runs import ROOT
 
-from benchmarks import costs, feed, gpu
+from benchmarks import costs, extensions, feed, gpu
+from benchmarks.__main__ import compose
 from benchmarks.costs import Work
 from benchmarks.layer import DirectLayer
 from benchmarks.measure import describe_machine, median_seconds
@@ -143,6 +144,29 @@ def test_all_variants_have_the_same_losses(tmp_path, backbone, overrides):
         assert row["clips/s"] > 0
         if "Hugging Face" not in name and "without prompts" not in name:
             assert row["apart"] < (0.05 if "bf16" in name or torch.cuda.is_available() else 1e-3), name
+
+
+@pytest.mark.slow
+def test_arms_beyond_the_paper_are_timed_beside_the_baseline_and_the_layer():
+    """The memory of a layer is that of what it makes at least: prompts of 2 clips, and maps inside the network."""
+    base = ["backbone=tiny", "backbone.weights=none", "backbone.crop=64", "trainer.device=cpu"]
+    arms = {
+        "none": [*base, "vmp=none"],
+        "learned": [*base, "vmp.lambda=0"],
+        "true_motion": [*base, "vmp=oracle"],
+        "features": [*base, "vmp=features", "vmp.at=stages.1", "vmp.pixels=true", "vmp.lambda=0"],
+    }
+    found = {row["what"]: row for row in extensions.time_arms(compose, arms, 2, 1)}
+    assert list(found) == list(arms)
+    for part in ("layer", "step"):
+        for row in found.values():
+            ratio = row[f"{part} ms"] / found["none"][f"{part} ms"]
+            assert row[f"{part} / none"] == pytest.approx(ratio)
+            assert row[f"{part} / learned"] == pytest.approx(ratio / found["learned"][f"{part} / none"])
+    prompts = 2 * 3 * 8 * 64 * 64 * 4 / 1e6
+    if sys.platform == "linux":
+        assert found["learned"]["layer MB"] > 0.9 * prompts
+        assert found["features"]["step MB"] > found["features"]["layer MB"] > found["learned"]["layer MB"]
 
 
 def test_a_page_of_results_shows_what_failed_and_all_columns():

@@ -185,12 +185,13 @@ class _TimedModel:
 def random_batch(
     model: Any, spec: Any, batch: int, device: "torch.device", *, classes: int
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """The same clips (B, 3, T, H, W) of uint8 and labels (B,) for every model of the same input shape."""
+    """The same clips (B, 3, T, H, W) of uint8 (four channels for a model with masks) and labels (B,) for every model of
+    the same input shape."""
     import torch
 
     frames = model.cut.frames if model.cut else spec.frames + (1 if model.prompts else 0)
     generator = torch.Generator().manual_seed(0)
-    shape = (batch, 3, frames, spec.crop, spec.crop)
+    shape = (batch, 4 if model.masked else 3, frames, spec.crop, spec.crop)
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     return clips.to(device), torch.arange(batch, device=device) % classes
 
