@@ -10,6 +10,7 @@ from test_extensions import START, clips, grey, sigmoid
 from vmp.build import build_model, build_optimizer
 from vmp.compose import CONF, composer
 from vmp.config import check
+from vmp.engine import checkpoint
 from vmp.errors import ConfigError
 from vmp.extensions.compensate import compensated_differences
 from vmp.extensions.features import FeaturePrompt
@@ -19,7 +20,7 @@ from vmp.figures.seen import look
 from vmp.objective import Objective
 from vmp.preflight import check_stage
 from vmp.runs.open import open_prompts, open_run
-from vmp.runs.start import _differences_to
+from vmp.runs.start import start_weights
 
 
 def maps(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -231,16 +232,40 @@ def test_the_compensated_sibling_leaves_the_camera_out():
     assert compensated < temporal / 10
 
 
-def test_a_run_that_starts_from_prompts_inside_says_that_they_are_left(tmp_path):
-    raw = composer(CONF)(["backbone.weights=none", "vmp=features", "vmp.at=stages.1"])
-    OmegaConf.save(OmegaConf.create(raw), tmp_path / "config.yaml")
-    found = [
-        next(_differences_to(tmp_path, c)) for c in (composed("vmp=features", "vmp.at=stages.1"), composed())
-    ]
-    assert found == [
-        "the prompts that it learned at vmp.at = stages.1 are not loaded: those here start anew",
-        "the prompts that it learned at vmp.at = stages.1 are not loaded, and none are there here",
-    ]
+def test_a_run_starts_with_what_prompts_of_another_learned_at_pixels_and_inside(tmp_path):
+    """m, n, weights of spacings and heads, by place; what has no place here is named."""
+    words = ["vmp=features", "vmp.pixels=true", "vmp.scales=[1,2]", "vmp.form=per_clip"]
+
+    def start(*words: str):
+        config = composed(*words, f"init_from={tmp_path}")
+        made = build_model(config, 2, config.backbone.spec)
+        return made, start_weights(config, made, ("a", "b"), config.backbone.spec)
+
+    OmegaConf.save(OmegaConf.create(composer(CONF)([*words, "vmp.at=stages.1"])), tmp_path / "config.yaml")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    config = composed(*words, "vmp.at=stages.1")
+    source = build_model(config, 2, config.backbone.spec)
+    torch.manual_seed(0)
+    for parameter in source.parameters():
+        torch.nn.init.normal_(parameter)
+    checkpoint.save(tmp_path / "checkpoints", "step_1", model=source.state_dict(), state={"step": 1})
+
+    same, told = start(*words, "vmp.at=stages.1")
+    for name, value in source.state_dict().items():
+        torch.testing.assert_close(same.state_dict()[name], value, rtol=0, atol=0)
+    assert {"m", "n", "scale_logits", "head.0.weight", "stages_1/m", "stages_1/n"} <= set(told.prompts)
+    assert not any("not loaded" in warning for warning in told.warnings)
+
+    given, told = start(*words, "vmp.at=stages.1", "vmp.m=0.7")
+    assert given.inside["stages_1"].m.item() == given.prompts["video"].m.item() == pytest.approx(0.7)
+    assert given.inside["stages_1"].n.item() == source.inside["stages_1"].n.item()
+    assert any("m, stages_1/m of the weights are not loaded" in warning for warning in told.warnings)
+
+    other, told = start(*words[:2], "vmp.at=stages.0")
+    assert other.prompts["video"].m.item() == source.prompts["video"].m.item()
+    assert other.inside["stages_0"].m.item() == pytest.approx(1.541, abs=1e-3)
+    (left,) = [warning for warning in told.warnings if "this model has no such layer" in warning]
+    assert "scale_logits, stages_1/m, stages_1/n of the weights are not loaded" in left
 
 
 @pytest.mark.slow

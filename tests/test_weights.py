@@ -157,11 +157,11 @@ def test_a_run_a_checkpoint_and_its_file(tmp_path):
         found = read(path)
         assert found.layout == "ours"
         assert set(found.state) == OUR_NAMES
-        assert {name: value.item() for name, value in found.prompts.items()} == {"m": 1.0, "n": -0.25}
+        assert found.scalars == {"m": 1.0, "n": -0.25}
     assert read(run).note == f"checkpoint step_0000002 of {run}"
     os.rename(run / "checkpoints" / "step_0000001", run / "checkpoints" / "best_0001")
-    assert read(run).prompts["m"].item() == 1.0  # the last one, unless another is named
-    assert read(run / "checkpoints" / "best_0001").prompts["m"].item() == 0.5
+    assert read(run).scalars["m"] == 1.0  # the last one, unless another is named
+    assert read(run / "checkpoints" / "best_0001").scalars["m"] == 0.5
     file = newest / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -171,18 +171,18 @@ def test_a_run_a_checkpoint_and_its_file(tmp_path):
 
 
 def test_prompts_are_taken_for_the_same_pathway(tmp_path):
-    from vmp import MotionPrompt
+    from vmp import MotionPrompt, PromptedClassifier
 
     report = load_weights(timesformer(), run_folder(tmp_path, timesformer()), backbone="timesformer")
     prompts: Any = nn.ModuleDict({"video": MotionPrompt(m=0.0, n=0.0), "slow": MotionPrompt(m=0.0, n=0.0)})
-    assert report.take_prompts(prompts) == ["m", "n"]
+    assert report.take_prompts(PromptedClassifier(nn.Identity(), prompts=prompts)) == ["m", "n"]
     assert (prompts["video"].m.item(), prompts["video"].n.item()) == (1.0, -0.25)
     assert prompts["slow"].n.item() == 0.0
     save_file(
         {"prompts.slow.power_norm.m": torch.ones(1), "backbone.blocks.0.conv.weight": torch.ones(1)},
         tmp_path / "two.safetensors",
     )
-    assert set(read(tmp_path / "two.safetensors").prompts) == {"slow/m"}
+    assert read(tmp_path / "two.safetensors").scalars == {"slow/m": 1.0}
 
 
 def test_a_run_of_the_tiny_net(tmp_path):

@@ -58,7 +58,7 @@ def test_convert_and_read_back(tmp_path, converter):
     assert metadata["source_sha256"] == sha256_of(path)
     found = read(out)
     assert found.layout == "ours"
-    assert {name: value.item() for name, value in found.prompts.items()} == {"m": 0.25, "n": -0.75}
+    assert found.scalars == {"m": 0.25, "n": -0.75}
     assert all(torch.equal(found.state[name], value) for name, value in source.items())
     assert set(found.state) == set(source)
     assert {p.name for p in out.parent.iterdir()} == {"w.safetensors"}

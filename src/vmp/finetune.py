@@ -14,7 +14,7 @@ from torch import nn
 from vmp.choices import BatchNorm, Freeze
 from vmp.errors import ConfigError
 from vmp.model import PromptedClassifier
-from vmp.pathways import scalar_name
+from vmp.pathways import learned_name
 
 FREEZE, BATCH_NORM = get_args(Freeze), get_args(BatchNorm)
 SEQUENCES = ("blocks", "stages", "features", "layers")  # `features`: torchvision's Swin, S3D and the like
@@ -56,12 +56,9 @@ def check_frozen(
         ConfigError: a frozen parameter was not loaded, and of m and n neither set.
     """
     random = [n for n, p in model.backbone.named_parameters() if not p.requires_grad and n not in loaded]
-    for pathway, layer in model.prompts.items():
-        named = {scalar_name(pathway, n.rpartition(".")[2]): p for n, p in layer.named_parameters()}
-        random += [
-            f"{n} of the prompts" for n, p in named.items() if not p.requires_grad and n not in prompts
-        ]
-    random += [f"{n} inside" for n, p in model.inside.named_parameters() if not p.requires_grad]
+    layers = [(n, p) for n, p in model.named_parameters() if n.startswith(("prompts.", "inside."))]
+    frozen = [learned_name(n) for n, p in layers if not p.requires_grad]
+    random += [f"{name} of the prompts" for name in frozen if name not in prompts]
     if random:
         raise ConfigError(
             f"train.freeze would freeze what nothing has trained: {', '.join(random[:6])}. The weights to start from "

@@ -26,6 +26,13 @@ def scalar_name(pathway: str, name: str) -> str:
     return name if pathway == WHOLE else f"{pathway}/{name}"
 
 
+def learned_name(key: str) -> str:
+    """How messages call a parameter of a prompt layer in a model's state: `prompts.slow.power_norm.m` is `slow/m`, and
+    `inside.res2.m` is `res2/m`."""
+    _, place, name = key.split(".", 2)
+    return scalar_name(place, name.removeprefix("power_norm."))
+
+
 def split_scalar_name(key: str) -> tuple[str, str]:
     """(pathway, name) of a key that `scalar_name` made."""
     pathway, _, name = key.rpartition("/")

@@ -496,7 +496,7 @@ def _make_model(
     kept: dict[str, Any] = {"source": "random"}
     if start.report:
         kept = {**start.report.as_dict(), "prompts_taken": start.prompts, "warnings": start.warnings}
-        log(f"{start.report}\n  m and n loaded into the prompt layers: {', '.join(start.prompts) or 'none'}")
+        log(f"{start.report}\n  loaded into the prompt layers: {', '.join(start.prompts) or 'none'}")
         for warning in start.warnings:
             log.warn(warning)
     if text := take_level(config, model):

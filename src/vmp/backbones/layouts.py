@@ -17,7 +17,7 @@ from torch import Tensor
 from vmp.backbones.i3d_names import from_flax, from_pytorch_i3d
 from vmp.backbones.weight_files import State, find_file, read_tensors
 from vmp.errors import WeightsError, shortlist
-from vmp.pathways import scalar_name
+from vmp.pathways import WHOLE, learned_name
 
 LAYOUTS = {
     "ours": "a run's folder, a checkpoint, or what vmp convert wrote",
@@ -35,13 +35,18 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Foreign:
-    """state: in our names. prompts: `m` and `n`, each 0-d; `slow/m` ... for a pathway other than "video"."""
+    """state: the backbone's, in our names. prompts: what prompt layers learned, in the names of a run's state."""
 
     layout: str
     state: State
     prompts: State = field(default_factory=dict)
     note: str = ""
     file: Path = Path()  # that was read
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """Single numbers of `prompts` by name: `m`, `n`; `slow/m` of one of several pathways, `res2/m` of a stage."""
+        return {learned_name(key): value.item() for key, value in self.prompts.items() if value.numel() == 1}
 
 
 def read(path: str | Path) -> Foreign:
@@ -117,7 +122,8 @@ _WRAPPERS = re.compile(
     r"^(?:(?:module|_orig_mod|model|backbone)\.)+"
 )  # of DDP, torch.compile, Lightning, ours
 _VMPS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)*vmps\.([mn])$")
-_PROMPTS = re.compile(r"^(?:module\.|_orig_mod\.)*prompts\.(\w+)\.")
+_PROMPTS = re.compile(r"^(?:module\.|_orig_mod\.)*((?:prompts|inside)\.\w+\..*)")
+_NOT_LEARNED = (".kept", ".level")  # buffers of the controls
 _HF = re.compile(r"^(?:timesformer\.)?encoder\.layer\.\d+\.attention\.attention\.qkv\.")
 _TIMESFORMER = re.compile(r"^blocks\.\d+\.attn\.qkv\.")
 _PYTORCHVIDEO = re.compile(
@@ -153,8 +159,9 @@ def _translate(tensors: State, metadata: Mapping[str, Any], file: Path) -> tuple
     if "Conv3d_1a_7x7.conv3d.weight" in state:
         return "pytorch-i3d", from_pytorch_i3d(state), {}
     if some(_TIMESFORMER):
-        scalars = {name: value.reshape(()) for name, value in official.items() if value.numel() == 1}
-        return "vmp-official" if official else "timesformer", state, scalars
+        scalars = {name: value.reshape(1) for name, value in official.items() if value.numel() == 1}
+        layer = {f"prompts.{WHOLE}.power_norm.{name}": value for name, value in scalars.items()}
+        return "vmp-official" if official else "timesformer", state, layer
     if some(_PYTORCHVIDEO):
         return "pyslowfast-pytorchvideo" if wrapped else "pytorchvideo", state, {}
     raise WeightsError(_unknown_layout(file, tensors))
@@ -169,19 +176,15 @@ def _unknown_layout(file: Path, tensors: State) -> str:
 
 
 def _take_prompts(tensors: State) -> tuple[State, State]:
-    """(prompts, the rest) of a state in our names; of a prompt layer only the learned m and n are kept."""
-    found: dict[str, State] = {}
+    """(what prompt layers learned, the rest) of a state in our names."""
+    found: State = {}
     rest: State = {}
     for name, value in tensors.items():
-        if name.startswith("inside."):  # of layers on feature maps
-            continue
         if not (match := _PROMPTS.match(name)):
             rest[name] = value
-        elif name[match.end() :] in ("power_norm.m", "power_norm.n") and value.numel() == 1:
-            found.setdefault(match[1], {})[name[-1]] = value.reshape(())
-    return {
-        scalar_name(pathway, name): v for pathway, pair in found.items() for name, v in pair.items()
-    }, rest
+        elif not name.endswith(_NOT_LEARNED):
+            found[match[1]] = value
+    return found, rest
 
 
 # TimeSformer: ours <-> Hugging Face. One to one.

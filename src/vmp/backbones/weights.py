@@ -9,7 +9,7 @@ Notable here:
 
 import re
 from collections.abc import Callable, Container, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from vmp.backbones.download import cache_folder, fetch
 from vmp.backbones.layouts import Foreign, State, read
 from vmp.backbones.packages import find_in_package
 from vmp.errors import WeightsError, shortlist
-from vmp.pathways import scalar_name
+from vmp.pathways import learned_name
 from vmp.transfer import sha256_of
 
 _FIRST_CONV = re.compile(
@@ -46,27 +46,36 @@ class LoadReport:
     unexpected: list[str]
     reversed: list[str]
     declined: list[str] = field(default_factory=list)  # the head: of the right size, but for other classes
-    prompts: dict[str, float] = field(default_factory=dict)
+    prompts: dict[str, float] = field(default_factory=dict)  # single numbers that they learned, by name
     note: str = ""
+    layers: State = field(default_factory=dict)  # all that they learned, in the names of a run's state
 
-    def take_prompts(self, prompts: nn.ModuleDict, *, leave: Container[str] = ()) -> list[str]:
-        """Copy the loaded m and n into the layers (pathway -> MotionPrompt) and return their names.
+    @property
+    def learned(self) -> list[str]:
+        """Names of all that the prompt layers of the file learned."""
+        return [learned_name(key) for key in self.layers]
+
+    def take_prompts(self, model: nn.Module, *, leave: Container[str] = ()) -> list[str]:
+        """Copy what prompt layers learned into those of a `PromptedClassifier` with the same names and shapes, at its
+        pixels and inside, and return their names. A single m or n fills one for each patch.
 
         Args:
             leave: m or n, where they are not to be changed.
         """
         taken = []
-        for pathway, layer in prompts.items():
-            for letter in ("m", "n"):
-                name = scalar_name(pathway, letter)
-                if name in self.prompts and letter not in leave:
-                    with torch.no_grad():
-                        getattr(layer, letter).fill_(self.prompts[name])
-                    taken.append(name)
+        for key, parameter in model.named_parameters():
+            if (value := self.layers.get(key)) is None or key.rpartition(".")[2] in leave:
+                continue
+            if value.numel() == 1 or value.shape == parameter.shape:
+                with torch.no_grad():
+                    parameter.copy_(value)
+                taken.append(learned_name(key))
         return taken
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(replace(self, layers={}))
+        del found["layers"]
+        return found
 
     def __str__(self) -> str:
         lines = [f"weights of {self.backbone}: {self.source} ({self.layout})"]
@@ -168,7 +177,8 @@ def load_weights(
         unexpected=unexpected,
         reversed=reversed_names,
         declined=declined,
-        prompts={name: value.item() for name, value in foreign.prompts.items()},
+        prompts=foreign.scalars,
+        layers=foreign.prompts,
         note="; ".join(note for note in notes if note),
     )
 

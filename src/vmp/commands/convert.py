@@ -48,24 +48,19 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
         raise WeightsError(f"{out}: exists already. Choose another name, or replace it with --force")
     from safetensors import SafetensorError
     from safetensors.torch import save_file
-    from torch import Tensor
 
     from vmp.backbones.layouts import read, to_huggingface
     from vmp.data.manifest import write_classes
-    from vmp.pathways import split_scalar_name
     from vmp.runs.heads import classes_of, names_beside
     from vmp.transfer import sha256_of
 
     foreign = read(source)
     checked = _check(foreign.state, foreign.file, backbone) if backbone else ""
-    prompts: dict[str, Tensor] = {}
+    prompts = foreign.prompts if to == "ours" else {}
     if to == "hf":
         state = to_huggingface(foreign.state)
     else:
         state = foreign.state
-        for name, value in foreign.prompts.items():
-            pathway, letter = split_scalar_name(name)
-            prompts[f"prompts.{pathway}.power_norm.{letter}"] = value.reshape(1)
     metadata = {
         "format": "pt",  # required by Hugging Face
         "source": foreign.file.name,
@@ -92,7 +87,7 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
         lines.append(f"  names of its {len(classes)} classes -> {names_beside(out)}")
     if foreign.prompts:
         kept = "kept" if to == "ours" else "left out: Hugging Face has no names for them"
-        values = ", ".join(f"{name} = {value.item():.5g}" for name, value in foreign.prompts.items())
+        values = ", ".join(f"{name} = {value:.5g}" for name, value in foreign.scalars.items())
         lines.append(f"  prompts {kept}: {values}")
     return "\n".join([*lines, checked] if checked else lines)
 

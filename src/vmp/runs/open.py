@@ -130,7 +130,7 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
     if report.reinitialised:
         raise WeightsError(f"{path}: its head does not fit {b.key}: {', '.join(report.reinitialised)}")
     start = config.vmp.start if isinstance(config.vmp, Prompts) else {}
-    taken = report.take_prompts(model.prompts, leave=start)
+    taken = report.take_prompts(model, leave=start)
     notes = [f"weights {report.source} ({report.layout})"]
     if row:
         notes[0] += f", trained on {row.dataset}, licence {row.licence}" + (
@@ -141,7 +141,7 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
             f"the weights were trained on {row.frames} frames of {row.crop} pixels, and are used on {spec.frames} of "
             f"{spec.crop}"
         )
-    if left := sorted(set(report.prompts) - set(taken)):
+    if left := sorted(set(report.learned) - set(taken)):
         notes.append(f"its prompts ({', '.join(left)}) are not used; vmp=learned puts them in front")
     if not names:
         notes.append(

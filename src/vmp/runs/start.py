@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 class StartWeights(NamedTuple):
-    """report: what was loaded; None for random weights. prompts: names of the m and n that were loaded. given: names of
-    the m and n that the config sets. warnings: what this run does differently from the source of the weights."""
+    """report: what was loaded; None for random weights. prompts: names of the prompts' parameters that were loaded.
+    given: names of the m and n that the config sets. warnings: what this run does otherwise than the weights' source."""
 
     report: "LoadReport | None"
     prompts: list[str]
@@ -34,8 +34,8 @@ def start_weights(
 ) -> StartWeights:
     """Load the pretrained weights, or those of the run to start from, into a new model.
 
-    The head is loaded only if the weights are known to be for the same classes (heads.py). Prompt layers load m and n
-    if the weights have them for the same pathways and the config does not set them.
+    The head is loaded only if the weights are known to be for the same classes (heads.py). Prompt layers, at the pixels
+    and inside the network, load what the weights have learned for the same places, but m and n that the config sets.
 
     Raises:
         ConfigError, WeightsError: the weights cannot be found or do not fit.
@@ -45,7 +45,7 @@ def start_weights(
 
     b, warnings, published = config.backbone, [], ""
     start = config.vmp.start if isinstance(config.vmp, Prompts) else {}
-    given = [scalar_name(pathway, letter) for pathway in model.prompts for letter in start]
+    given = [scalar_name(place, letter) for place in (*model.prompts, *model.inside) for letter in start]
     if config.init_from:
         source: str | Path = Path(config.init_from).expanduser()
         home = run_of(Path(source))
@@ -76,15 +76,15 @@ def start_weights(
     report = load_weights(model.backbone, source, backbone=b.key, reverse_channels=flip, keep_head=keep_head)
     if report.declined:
         warnings.append(f"the head starts from random weights, though it has as many classes: {other[0]}")
-    taken = report.take_prompts(model.prompts, leave=start) if isinstance(config.vmp, Prompts) else []
-    if set_here := sorted(set(report.prompts) & set(given)):
+    taken = report.take_prompts(model, leave=start)
+    if set_here := sorted(set(report.learned) & set(given)):
         shown = {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in start.items()}
         values = ", ".join(f"{letter} = {value}" for letter, value in shown.items())
         warnings.append(
             f"the config sets {values}, so the prompts' {', '.join(set_here)} of the weights are not loaded; they are "
             "with vmp.m=null vmp.n=null (and no vmp.slope and vmp.shift)"
         )
-    if left := ", ".join(sorted(set(report.prompts) - set(taken) - set(given))):
+    if left := ", ".join(sorted(set(report.learned) - set(taken) - set(given))):
         warnings.append(f"the prompts' {left} of the weights are not loaded: this model has no such layer")
     return StartWeights(report, taken, given, warnings)
 
@@ -94,10 +94,6 @@ def _differences_to(home: Path, config: Config) -> Iterator[str]:
     run = Run(home)
     before = run.config
     now = config.model_dump(by_alias=True)
-    if at := before.get("vmp", {}).get("at"):
-        yield f"the prompts that it learned at vmp.at = {at} are not loaded" + (
-            ": those here start anew" if now["vmp"].get("at") else ", and none are there here"
-        )
     for section, keys in (
         ("backbone", ("name", "size", "frames", "stride", "crop", "spacing")),
         ("vmp", ("kind", "alpha", "beta", "gamma", "epsilon", "exponent", "grey", "modulate")),
