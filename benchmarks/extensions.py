@@ -53,7 +53,8 @@ def time_arms(compose: Compose, arms: dict[str, list[str]], batch: int, rounds: 
         steps[arm] = make_update(config, spec, Variant(), batch, [])
     rows: dict[str, Row] = {arm: {"what": arm} for arm in arms}
     for part, calls in (("layer", layers), ("step", steps)):
-        times = median_seconds(calls, rounds, report=lambda text: print(text, flush=True))
+        many = 5 * rounds if part == "layer" else rounds  # a layer takes milliseconds
+        times = median_seconds(calls, many, report=lambda text: print(text, flush=True))
         for arm, call in calls.items():
             rows[arm] |= {f"{part} ms": 1e3 * times[arm]}
             rows[arm] |= {f"{part} / {other}": times[arm] / times[other] for other in (NONE, PAPER)}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class StartWeights(NamedTuple):
     """report: what was loaded; None for random weights. prompts: names of the prompts' parameters that were loaded.
-    given: names of the m and n that the config sets. warnings: what this run does otherwise than the weights' source."""
+    given: names of the m and n that the config sets. warnings: what this run does otherwise than their source."""
 
     report: "LoadReport | None"
     prompts: list[str]
