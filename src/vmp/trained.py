@@ -1,9 +1,9 @@
-"""vmp.load: a trained model in Python. What it predicts, its features, and its attention on any video.
+"""vmp.load: a trained model in Python, with predictions, features and attention for any video.
 
 Notable here:
-- nothing of a run's folder is executed: configs are checked, weights are read as tensors, and code that a config
+- no code from a run's folder is executed: configs are checked, weights are read as tensors, and code that a config
   names is imported only from packages that the caller trusts;
-- a video is read and tested as `vmp predict` does it, with the frames, crops and views of the run or of the published
+- videos are read and scored as by `vmp predict`, with the frames, crops and views of the run or of the published
   protocol.
 """
 
@@ -63,7 +63,9 @@ class Prediction:
 class Attention:
     """A layer's attention on the T + 1 frames of one clip that it sees.
 
-    frames: (T + 1, S, S, 3) uint8. numbers: of these frames in the video. difference: D, (T, S, S), in [-1, 1].
+    frames: (T + 1, S, S, 3) uint8.
+    numbers: the numbers of these frames in the video.
+    difference: D, (T, S, S), in [-1, 1].
     attention: f(D), (T, S, S), in [0, 1].
     """
 
@@ -86,8 +88,9 @@ class Attention:
 class TrainedModel:
     """A run's model or a published one, in evaluation mode on its device; `vmp.load` makes it.
 
-    model: uint8 clips (B, 3, frames, S, S) -> an output with `logits` (B, classes). config: the checked config of the
-    run. notes: what a user of published weights should know.
+    model: uint8 clips (B, 3, frames, S, S) -> an output with `logits` (B, classes).
+    config: the checked config of the run.
+    notes: remarks on published weights, such as their licence.
     """
 
     def __init__(self, opened: Opened, processes: "Processes") -> None:
@@ -130,8 +133,9 @@ class TrainedModel:
 
     @property
     def stages(self) -> list[str]:
-        """Names for `features`: the backbone's parts in order, those of lists of parts one by one. Every dotted name of
-        `model.backbone.named_modules()` works, too."""
+        """Names of stages for `features`: the backbone's children in order, with lists and sequences expanded.
+
+        Every dotted name of `model.backbone.named_modules()` works, too."""
         from torch import nn
 
         def parts(prefix: str, module: nn.Module) -> Iterator[str]:
@@ -161,15 +165,16 @@ class TrainedModel:
     def predict(
         self, videos: Any, *, batch_size: int | None = None, views: Any = None, fps: float = 0.0
     ) -> Any:
-        """What the model says of a video, or of each video of a list.
+        """Predict the class of a video, or of each video of a list.
 
         Args:
-            batch_size: videos decoded and tested at a time; None: as many as give 32 views.
+            batch_size: number of videos decoded and scored at a time; None: as many as have 32 views together.
             views: "TEMPORALxSPATIAL", such as "10x3"; None: as tested or published.
-            fps: frames per second of frame folders, which do not say it.
+            fps: frame rate of frame folders, which do not store it.
 
         Raises:
-            DataError: videos that cannot be read, all by name. UserError: views or batch_size make no sense.
+            DataError: some videos cannot be read; the message names them.
+            UserError: views or batch_size are not allowed.
         """
         one = isinstance(videos, str | Path)
         found, bad = self.predict_readable(
@@ -182,7 +187,7 @@ class TrainedModel:
     def predict_readable(
         self, videos: Sequence[Video], *, batch_size: int | None = None, views: Any = None, fps: float = 0.0
     ) -> tuple[list[Prediction], dict[str, str]]:
-        """Like `predict`: predictions for the videos that can be read, and for each other one, by name, why not."""
+        """Like `predict`, but returns predictions of readable videos and, for the others, name -> reason."""
         views = check_views(views) or self.views
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: must be at least 1")
@@ -220,17 +225,17 @@ class TrainedModel:
         views: Any = None,
         fps: float = 0.0,
     ) -> Any:
-        """The vector in front of the classification head, or what another part of the backbone gives.
+        """The feature vector in front of the classification head, or the output of another stage of the backbone.
 
         Args:
-            videos: one video or several, or clips (B, 3, frames, S, S) uint8 as `model` takes them.
-            stage: a name in `stages`; None: the input of the head, averaged over its positions.
-            views: of videos; None: as tested for the vector, the centre view for a stage.
+            videos: one video or several, or uint8 clips (B, 3, frames, S, S) as `model` takes them.
+            stage: a name in `stages`; None: the input of the head, averaged over positions.
+            views: views of videos; None: the test views for the vector, and the centre view for a stage.
 
         Returns:
-            (features,), averaged over views, of one video and (B, features) of several or of clips. With a stage: its
-            output with a row for each view of a video, in a list for several videos; a list of tensors where the stage
-            gives one for each pathway. On the CPU, in float32.
+            float32 on the CPU. Without a stage, vectors averaged over views: (features,) for one video, (B, features)
+            for several or for clips. With a stage, its output with one row per view; a list of these for several
+            videos, and a list of tensors for a stage with several pathways.
 
         Raises:
             UserError: no such stage. DataError, VideoReadError: a video cannot be read.
@@ -256,13 +261,14 @@ class TrainedModel:
     def attention(
         self, video: Video, *, start: int = 0, pathway: str | None = None, fps: float = 0.0
     ) -> Attention:
-        """The attention on the clip that begins with frame `start`, of its centre crop.
+        """The attention on the centre crop of the clip that begins with frame `start`.
 
         Args:
-            pathway: slow or fast, where there are several; None: the first that has prompts.
+            pathway: slow or fast, if the backbone has these; None: the first pathway with prompts.
 
         Raises:
-            UserError: the model has no prompts there, or too few frames follow. VideoReadError: it cannot be read.
+            UserError: the pathway has no prompts, or too few frames follow.
+            VideoReadError: the video cannot be read.
         """
         import torch
 
@@ -287,7 +293,7 @@ class TrainedModel:
         )
 
     def _module(self, stage: str | None) -> "tuple[nn.Module, bool]":
-        """The module whose output is wanted, or whose input: (module, whether it is the input)."""
+        """(module, whether its input is wanted and not its output)."""
         if stage is None:
             return self.model.backbone.get_submodule(str(self.model.backbone.head_name)), True
         named = dict(self.model.backbone.named_modules())
@@ -296,7 +302,7 @@ class TrainedModel:
         return named[stage], False
 
     def _run(self, clips: "Tensor", module: "nn.Module", *, before: bool) -> Any:
-        """What goes into a module, (B, features), or what comes out of it."""
+        """Run the model, and return the module's input (B, features) if `before`, else its output."""
         import torch
 
         caught: list[Any] = []
@@ -340,14 +346,14 @@ def load(
     Args:
         run: a run's folder, or a shared model: a folder that `vmp push` wrote, or "hf:OWNER/NAME[@REVISION]".
         backbone, weights: names that train.py takes, or a file of weights.
-        settings: more of the backbone's and of the prompts', as one types them: ["backbone.size=hr", "vmp=learned"].
-            Without vmp=... published weights have no prompts.
-        checkpoint: "best" or "last" of a run; None: the one that it was tested with.
+        settings: further overrides for published weights, as on the command line: ["backbone.size=hr", "vmp=learned"].
+            The default is vmp=none.
+        checkpoint: "best" or "last" of a run; None: the one with which it was tested.
         device: auto, cpu, cuda or cuda:N.
-        trust: packages that a run's own prompts or backbone may be imported from (docs/extending.md).
+        trust: packages from which a run's config may import prompts or a backbone (docs/extending.md).
 
     Raises:
-        UserError: there is no such run, backbone or device, or weights that cannot be used.
+        UserError: the run, backbone or device does not exist, or the weights cannot be used.
     """
     allow(*([trust] if isinstance(trust, str) else trust))
     if (run is None) == (backbone is None):
@@ -377,7 +383,7 @@ def load(
 
 
 def load_published(overrides: Sequence[str], *, device: str = "auto") -> TrainedModel:
-    """Published weights by overrides of train.py: backbone=... backbone.weights=... vmp=..."""
+    """Open published weights. overrides: as for train.py, backbone=... backbone.weights=... vmp=..."""
     from vmp.compose import CONF, composer
 
     plain = [] if any(word.startswith("vmp=") for word in overrides) else ["vmp=none"]
@@ -387,7 +393,7 @@ def load_published(overrides: Sequence[str], *, device: str = "auto") -> Trained
 
 
 def check_views(views: Any) -> tuple[int, int] | None:
-    """10x3 as (10, 3). Raises: UserError."""
+    """Parse "10x3" to (10, 3). Raises UserError."""
     if not views:
         return None
     try:
@@ -400,7 +406,7 @@ def check_views(views: Any) -> tuple[int, int] | None:
 
 
 def _on(device: str, open_model: Any) -> TrainedModel:
-    """Alone, whatever started this process: a user's own torchrun has its own use for its ranks."""
+    """Open the model on this process alone, also under torchrun, whose ranks belong to the caller's program."""
     from vmp.engine.dist import Processes, find_device
 
     processes = Processes(0, 1, find_device(device))

@@ -1,12 +1,12 @@
-"""An exponential moving average of the weights, which is then the model that is validated, tested and shared.
+"""An exponential moving average of the weights; the averaged model is validated, tested and saved.
 
 Notable here:
-- batch normalisation's running statistics are averaged with the weights (train.precise_bn recomputes them anyway);
-- the decay of the warm-up is a function of the step, so nothing but the average itself is part of a checkpoint;
-- the trained weights go on from where they were: they change places with the average while it is tested;
-- torch.optim.swa_utils.AveragedModel would not make this shorter: its start are the weights after the first update, its
-  decay has no warm-up, `use_buffers` averages counters of whole numbers too, and it is a second module, for which the
-  exchange and the names in checkpoints would have to be made here all the same.
+- batch normalisation's running statistics are averaged with the weights (train.precise_bn recomputes them afterwards);
+- the decay during warm-up is a function of the step, so a checkpoint needs only the average itself;
+- training continues from the trained weights, which are exchanged with the average for the time of a validation;
+- torch.optim.swa_utils.AveragedModel would not make this shorter. It starts at the weights after the first update, its
+  decay has no warm-up, and `use_buffers` also averages integer counters. As a second module, it would still need the
+  exchange and the names in checkpoints.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 
 class Average:
-    """The average of a model's floating tensors, from their values now.
+    """The average of a model's floating tensors, which starts at their current values.
 
     Args:
         decay: share of the average that one update keeps.
-        warmup: keep (1 + n) / (10 + n) after n updates, as long as that is less, so that the start is soon forgotten.
+        warmup: keep (1 + n) / (10 + n) after n updates as long as that is less, so early weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, *, decay: float, warmup: bool) -> None:
@@ -33,16 +33,16 @@ class Average:
         return {name: t for name, t in self.model.state_dict().items() if t.is_floating_point()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The whole model with averages in it; tensors of whole numbers are the trained model's."""
+        """The model's state with averaged floating tensors; integer tensors are the trained model's."""
         return self.model.state_dict() | self._tensors
 
     def update(self, step: int) -> None:
-        """Take in the weights after `step` updates."""
+        """Add the weights after `step` updates to the average."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         torch._foreach_lerp_([*self._tensors.values()], [*self.trained().values()], 1 - decay)
 
     def restore(self, trained: Mapping[str, Tensor] | None) -> None:
-        """The model holds a checkpoint's average: keep it, and give the model the checkpoint's trained weights."""
+        """Take the average from the model, which holds a checkpoint's, and load the trained weights into the model."""
         own = self.trained()
         for name, tensor in own.items():
             self._tensors[name].copy_(tensor)
@@ -50,7 +50,7 @@ class Average:
             own[name].copy_(value)
 
     def exchange(self) -> None:
-        """Let the model's tensors and the average change places."""
+        """Exchange the model's tensors with the average."""
         own = self.trained()
         before = {name: tensor.clone() for name, tensor in own.items()}  # all first: one may have two names
         for name, tensor in own.items():
@@ -59,7 +59,7 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """A context in which the model is the average."""
+        """Context in which the model holds the average."""
         self.exchange()
         try:
             yield

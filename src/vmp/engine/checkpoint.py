@@ -1,13 +1,13 @@
-"""Checkpoints: written whole or not at all, and checked when they are read.
+"""Checkpoints: written atomically, and checked when they are read.
 
 Notable here:
-- a checkpoint is a folder `step_<n>_<epochs validated>`: model.safetensors, optimizer.pt, state.pt (only tensors,
-  numbers, strings, lists, dicts) and meta.json with the SHA-256 of each; it is written under another name, synced, and
+- a checkpoint is a folder `step_<n>_<epochs validated>` with model.safetensors, optimizer.pt, state.pt (only tensors,
+  numbers, strings, lists, dicts), and meta.json with the SHA-256 of each. It is written under another name, synced, and
   renamed;
-- checkpoints with the same tensors share their files: hard links, where the file system has them;
-- a finished run keeps its weights only, as `step_<n>_<epochs>_weights` and `best_<epoch>`, without optimizer.pt;
-- loading checks the sums (neither format does) and never runs code (`weights_only=True`); where the newest checkpoint
-  is damaged, the one before it is taken, with a warning that names it.
+- checkpoints with the same tensors share their files through hard links, if the file system has them;
+- a finished run keeps only weights, as `step_<n>_<epochs>_weights` and `best_<epoch>`, without optimizer.pt;
+- loading checks the SHA-256 sums (neither file format has any) and executes no code (`weights_only=True`). If the
+  newest checkpoint is damaged, the one before it is used, with a warning.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _WEIGHTS_ONLY = "_weights"
 
 
 class Checkpoint(NamedTuple):
-    """state: what was saved as `state`, and `optimizer` if there is one. digest: the SHA-256 of its files' sums."""
+    """A loaded checkpoint. state: as saved, with `optimizer` if there is one. digest: SHA-256 of the files' sums."""
 
     path: Path
     model: dict[str, torch.Tensor]
@@ -46,12 +46,12 @@ def save(
     optimizer: Mapping[str, Any] | Path | None = None,
     state: dict[str, Any],
 ) -> Path:
-    """Write folder/name, which appears once it is whole. An undamaged checkpoint of that name is left as it is.
+    """Write the checkpoint folder/name atomically. An undamaged checkpoint of that name is kept as it is.
 
-    model, optimizer: what they hold, or a checkpoint that holds the same.
+    model, optimizer: their state dicts, or a checkpoint with the same content, whose files are linked.
 
     Raises:
-        RunError: it cannot be written. The checkpoints before are whole.
+        RunError: it cannot be written. Earlier checkpoints are intact.
     """
     from safetensors import SafetensorError
 
@@ -103,17 +103,19 @@ def load(path: Path) -> Checkpoint:
             if file in sums
         }
     except pickle.UnpicklingError as error:
-        raise RunError(f"{path}: holds what a checkpoint does not, and was not loaded") from error
+        raise RunError(
+            f"{path}: holds objects that a checkpoint must not contain; it was not loaded"
+        ) from error
     state = parts[_STATE] | ({"optimizer": parts[_OPTIMIZER]} if _OPTIMIZER in parts else {})
     digest = hashlib.sha256("".join(sums[file] for file in _FILES if file in sums).encode()).hexdigest()
     return Checkpoint(path, load_file(path / _MODEL), state, digest)
 
 
 def newest(folder: Path, *, warn: Any = print) -> Checkpoint | None:
-    """The newest undamaged checkpoint; None where there are no checkpoints.
+    """The newest undamaged checkpoint; None if there are no checkpoints.
 
     Raises:
-        RunError: all checkpoints are damaged. Whether to start from scratch is for the user to decide.
+        RunError: all checkpoints are damaged. The user has to decide whether to start from scratch.
     """
     names = steps_in(folder)
     for path in reversed(names):
@@ -131,8 +133,9 @@ def newest(folder: Path, *, warn: Any = print) -> Checkpoint | None:
 def keep_weights(folder: Path) -> None:
     """Reduce a finished run's checkpoints to the weights of its last and of its best epoch.
 
-    The newest checkpoint becomes `<name>_weights`, which still holds the progress: the run can be tested again, but
-    not trained further. Files with the same content become hard links, where the file system has them.
+    The newest checkpoint becomes `<name>_weights`, which still has the training state but not the optimizer's: the run
+    can be tested again, but not trained further. Files with the same content become hard links, if the file system has
+    them.
 
     Raises:
         RunError, OSError: the newest checkpoint is damaged, or the folder cannot be written. Nothing is lost.
@@ -168,10 +171,11 @@ def best_name(epoch: int) -> str:
 
 
 def prune(folder: Path, *, keep: int, best: int | None = None, newest: str | None = None) -> None:
-    """Remove all but the checkpoints of the newest `keep` steps, of each the last, and the best one; and what
-    interrupted writes have left behind.
+    """Remove old checkpoints, and the remains of interrupted writes.
 
-    newest: name of the checkpoint that a run has just written. Later ones were damaged when the run continued.
+    Kept are the last checkpoint of each of the newest `keep` steps, and the best one.
+
+    newest: name of the checkpoint that the run has just written. Any later ones were damaged when the run continued.
     """
     whole = [path for path in steps_in(folder) if newest is None or path.name <= newest]
     last = {path.name.split("_")[1]: path for path in whole}  # by step
@@ -186,7 +190,7 @@ def prune(folder: Path, *, keep: int, best: int | None = None, newest: str | Non
 
 
 def _write(part: Any, path: Path) -> str:
-    """Write one file of a checkpoint, or link that of the checkpoint `part`; returns its SHA-256."""
+    """Write one file of a checkpoint, or link it if `part` is another checkpoint; returns its SHA-256."""
     from safetensors.torch import save_file
 
     if isinstance(part, Path):
@@ -201,12 +205,12 @@ def _write(part: Any, path: Path) -> str:
 
 
 def _sums(path: Path) -> dict[str, str]:
-    """File -> SHA-256, as a checkpoint's meta.json has them."""
+    """File name -> SHA-256, from the checkpoint's meta.json."""
     return read_json(path / "meta.json")["sha256"]
 
 
 def _faults(path: Path, *, needed: Collection[str] = (_MODEL, _STATE)) -> str | None:
-    """What is wrong with a checkpoint; None: nothing, and the needed files are there."""
+    """Describe what is wrong with a checkpoint; None if it is intact and has the needed files."""
     try:
         sums = _sums(path)
         if unknown := set(sums) - set(_FILES):

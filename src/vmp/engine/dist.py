@@ -14,8 +14,8 @@ from vmp.errors import ConfigError, RunError
 from vmp.ranks import MPI, Rank, read_rank
 
 TIMEOUT = timedelta(minutes=10)  # how long a process waits for another
-UNSURE = timedelta(minutes=2)  # the same at the start, where there may be no other after all
-AT_ONCE = 2**26  # bytes of all processes that are gathered at a time
+UNSURE = timedelta(minutes=2)  # the same at the start, if it is not certain that there are others
+AT_ONCE = 2**26  # bytes that are gathered from all processes at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Processes:
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in rank order, on every process. It is pickled: for small values."""
+        """The values of all processes in rank order, on every process. They are pickled, so keep them small."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -39,11 +39,13 @@ class Processes:
         return values
 
     def gather_rows(self, rows: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-        """The rows of every process's tensor (N, ...), whose N may differ, on the first process, in pieces of a bounded
-        size. All processes have to iterate.
+        """Gather the rows of all processes on the first one, in pieces of bounded size. All processes have to iterate.
+
+        Args:
+            rows: (N, ...); N may differ between processes.
 
         Yields:
-            a piece on the CPU, after the number of its first row among all rows in rank order; nothing on the others.
+            on the first process: (number of the piece's first row among all rows in rank order, the piece on the CPU).
         """
         if self.world == 1:
             yield 0, rows.cpu()
@@ -64,13 +66,13 @@ class Processes:
                     yield sum(counts[:rank]) + at, found[: counts[rank] - at].cpu()
 
     def collect(self, rows: torch.Tensor) -> torch.Tensor | None:
-        """The rows (N, ...) of every process, in rank order, on the CPU of the first process; None on the others."""
+        """The rows (N, ...) of all processes in rank order, on the CPU of the first process; None on the others."""
         pieces = dict(self.gather_rows(rows))
         return torch.cat([rows[:0].cpu(), *(pieces[at] for at in sorted(pieces))]) if self.first else None
 
     def maximum(self, values: Sequence[int | torch.Tensor]) -> list[int]:
-        """Elementwise maximum over processes of equally many whole numbers, some of them perhaps still on the device,
-        for which this waits once."""
+        """Elementwise maximum over processes. values: integers, or scalar tensors on the device, for which this waits
+        once; equally many on every process."""
         if self.world == 1:
             return [int(value) for value in values]
         shared = torch.tensor([0 if isinstance(value, torch.Tensor) else int(value) for value in values])
@@ -90,7 +92,7 @@ class Processes:
 
 
 def find_device(device: str = "auto") -> torch.device:
-    """This process's device: "auto" takes CUDA where there is one; "cpu", "cuda" or "cuda:N" require it.
+    """This process's device. "auto" is CUDA if available; "cpu", "cuda" or "cuda:N" require that device.
 
     Raises:
         ConfigError: there is no such device.
@@ -118,7 +120,7 @@ def find_device(device: str = "auto") -> torch.device:
 
 
 def start(device: str = "auto") -> Processes:
-    """Join the processes that torchrun, srun or mpirun started; alone without them. It may be called again.
+    """Join the processes that torchrun, srun or mpirun started; without them, be the only one. May be called again.
 
     Raises:
         ConfigError: there is no such device, or two processes would share it.

@@ -1,4 +1,4 @@
-"""Turns torch's exceptions into messages that say what happened and what to do."""
+"""Translate torch's exceptions into messages that say what happened and what to do."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -15,12 +15,13 @@ from vmp.invocation import command_line
 def explain_torch_errors(
     being_read: Callable[[], list[str]] | None = None, check_stop: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Raise a RunError in place of an exception of torch that has a known cause; others pass unchanged.
+    """Context that replaces torch's exceptions of known cause by a RunError; others pass unchanged.
 
     Args:
-        being_read: the clips that loader processes are reading, to name when one of them dies; None: there are none.
-        check_stop: raises Stopped if the run was asked to stop, since a signal to all processes also ends loader
-            processes that are just starting.
+        being_read: returns the clips that loader processes are reading, for the message if one of them dies; None:
+            there are no loader processes.
+        check_stop: raises Stopped if the run was asked to stop. (A signal to all processes also ends loader processes
+            that are just starting.)
     """
     try:
         yield
@@ -41,7 +42,7 @@ def explain_torch_errors(
 def _explain(
     error: Exception, being_read: Callable[[], list[str]] | None, check_stop: Callable[[], None]
 ) -> Exception:
-    """The exception to raise in its place; itself where its cause is not known.
+    """The exception to raise instead; the same one if its cause is not known.
 
     Raises:
         Stopped: a worker is gone because the run was asked to stop.

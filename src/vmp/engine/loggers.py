@@ -1,9 +1,9 @@
 """Two records of a run: metrics.jsonl with its numbers, and log.txt with times and messages.
 
 Notable here:
-- metrics.jsonl has one row at the start, one per logged step and one per validation. It holds no clock times, so that a
-  run which was killed and continued ends with the same bytes as one that was left alone;
-- a checkpoint stores how many rows there were; a run that continues from it cuts the file back to them.
+- metrics.jsonl has one row at the start, one per logged step and one per validation. It has no clock times, so a run
+  that was killed and continued ends with the same bytes as an uninterrupted one;
+- a checkpoint stores the number of rows; a run that continues from it truncates the file to them.
 """
 
 import json
@@ -22,12 +22,12 @@ class Metrics:
     """Appends rows to metrics.jsonl.
 
     Args:
-        path: None counts rows without writing them, as processes other than the first do.
-        rows: how many rows of an existing file to keep.
-        also: is called with each new row.
+        path: the file; None, for processes other than the first: rows are only counted.
+        rows: number of rows of an existing file to keep.
+        also: called with each new row.
 
     Raises:
-        RunError: the file has fewer rows than that, or cannot be written.
+        RunError: the file has fewer rows than these, or cannot be written.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Metrics:
             self._also(row)
 
     def sync(self) -> None:
-        """Put the rows on the disk, before a checkpoint that counts them."""
+        """Flush the rows to the disk, before a checkpoint that counts them."""
         if self._file:
             with self._writing():
                 os.fsync(self._file.fileno())
@@ -76,7 +76,7 @@ class Metrics:
 
 
 def _cut(path: Path, rows: int) -> None:
-    """Shorten a file to its first rows, without reading what they hold; a RunError where it has fewer."""
+    """Truncate a file to its first rows, without parsing them. Raises RunError if it has fewer."""
     found, end = 0, 0
     if path.exists():
         with open(path, "rb+") as file:
@@ -90,12 +90,12 @@ def _cut(path: Path, rows: int) -> None:
             if found >= rows:
                 file.truncate(end)
     if found < rows:
-        raise RunError(f"{path}: {found} rows, but the checkpoint was written after {rows}; it has lost some")
+        raise RunError(f"{path}: {found} rows, but the checkpoint was written after {rows}; some are lost")
 
 
 class Log:
-    """Messages for people, printed and appended to log.txt. path: None prints warnings only, as processes other than
-    the first do."""
+    """Messages for people, printed and appended to log.txt. path: None, for processes other than the first: only
+    warnings are printed."""
 
     def __init__(self, path: Path | None) -> None:
         self._file: TextIO | None = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
@@ -112,7 +112,7 @@ class Log:
             try:
                 self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
                 self._file.flush()
-            except OSError as error:  # a message must not cost a run
+            except OSError as error:  # a lost message must not end the run
                 print(f"warning: {self._file.name}: cannot be written ({error.strerror})", file=sys.stderr)
                 self._file = None
 

@@ -1,4 +1,4 @@
-"""What the training loop is given and what it hands back: its plan, its settings, its state and its throughput."""
+"""Inputs and outputs of the training loop: its plan, settings, state and throughput."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ import torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
-    """How long to train, and in which micro-batches. Everything here decides the bits of the result.
+    """How long to train, and in which micro-batches. Unlike `LoopSettings`, all of these change the result.
 
-    batch: clips of one update, over all processes.
+    batch: clips per update, over all processes.
     micro_batch: clips of one forward pass on one process.
     clips: usable clips of the training split.
-    labels: theirs, if every epoch is to have the classes equally often; None: every epoch has each clip once.
-    patience: validations without a better top-1 after which training ends; None: never.
+    labels: their labels, for epochs in which all classes are equally frequent; None: each clip once per epoch.
+    patience: training ends after this many validations without a better top-1; None: never.
     """
 
     epochs: int
@@ -29,7 +29,7 @@ class TrainingPlan:
 
     @property
     def accumulate(self) -> int:
-        """Micro-batches of one update on one process."""
+        """Micro-batches per update on one process."""
         return self.batch // (self.micro_batch * self.world)
 
     @property
@@ -41,7 +41,7 @@ class TrainingPlan:
         return self.epochs * self.steps_per_epoch
 
     def over(self, state: "TrainingState") -> bool:
-        """Whether training ends in this state: all updates are done, or patience is at its end."""
+        """Whether training ends in this state: all updates are done, or `patience` is exhausted."""
         validated = state.evaluated * self.steps_per_epoch == state.step
         patient = self.patience is None or state.evaluated - state.best_epoch < self.patience
         return state.step >= self.steps or (validated and not patient)
@@ -51,13 +51,13 @@ class TrainingPlan:
 class LoopSettings:
     """How the loop runs.
 
-    workers: loader processes.
-    timeout: seconds without a batch after which a loader process counts as hung; 0 waits forever.
-    autocast: the type of forward passes; None is float32.
-    save_minutes, save_steps: how often to save within an epoch. keep: steps whose checkpoints are kept.
-    clip_norm: the largest norm of all gradients together; None: any.
-    precise_bn: training clips over which batch statistics are recomputed before a test; 0: they stay as they are.
-    val_views, test_views: of all clips of one validation, and of the test after training; the ETA counts them.
+    workers: number of loader processes.
+    timeout: seconds without a batch after which a loader process counts as hung; 0: never.
+    autocast: the type of forward passes; None: float32.
+    save_minutes, save_steps: how often to save within an epoch. keep: number of steps whose checkpoints are kept.
+    clip_norm: gradients are scaled down if their total norm exceeds this; None: never.
+    precise_bn: training clips from which batch statistics are recomputed before a test; 0: never.
+    val_views, test_views: number of views in one validation and in the final test, for the ETA.
     """
 
     workers: int = 0
@@ -77,13 +77,13 @@ class LoopSettings:
 
 @dataclass(slots=True)
 class TrainingState:
-    """What a checkpoint holds beside weights and momentum.
+    """What a checkpoint stores besides weights and momentum.
 
-    step: updates done. evaluated: epochs validated. rows: written to metrics.jsonl.
-    seconds: spent training and validating, over all sessions.
-    correct, counted: of the clips since the newest row of training, those classified correctly, and all of them.
+    step: number of updates done. evaluated: number of epochs validated. rows: number of rows in metrics.jsonl.
+    seconds: time of training and validation over all sessions.
+    correct, counted: correct predictions and clips since the last row of training.
     bad: clip id -> why it could not be read.
-    sessions: from which step on the run trained on which machine and code.
+    sessions: for each session its first step, machine, and code.
     """
 
     step: int = 0
@@ -100,7 +100,7 @@ class TrainingState:
 
 @dataclass(slots=True)
 class Throughput:
-    """Seconds of training, those spent waiting for data, and clips. Totals, since medians would hide stalls."""
+    """Seconds of training and of waiting for data, and clips. These are totals, since medians would hide stalls."""
 
     waited: float = 0.0
     trained: float = 0.0
@@ -111,7 +111,7 @@ class Throughput:
         return self.waited / self.trained if self.trained else 0.0
 
     def add(self, parts: Sequence["Throughput"]) -> "Throughput":
-        """The total with what the processes did side by side; the slowest of them holds back the others."""
+        """Add the work that processes did in parallel: their clips, and the times of the slowest."""
         waited = max(part.waited for part in parts)
         trained, clips = max(part.trained for part in parts), sum(part.clips for part in parts)
         return Throughput(self.waited + waited, self.trained + trained, self.clips + clips)

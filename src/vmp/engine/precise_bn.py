@@ -1,12 +1,12 @@
 """Precise batch normalisation: statistics recomputed over training clips, as PySlowFast does before a test.
 
-Running statistics are an average over the last updates, each with other weights, and begin at 0 and 1: after few
-updates they describe no network that there ever was. Here they are those of the weights as they are.
+Running statistics are averages over the last updates, during which the weights change, and they start at 0 and 1. After
+few updates they match no state of the network. The recomputed statistics are those of the current weights.
 
 Notable here:
 - each micro-batch is normalised by its own statistics, as in training; the rest of the model is in evaluation mode;
-- means and variances are those of all clips together, on all processes, not averages over micro-batches;
-- nothing of the former statistics enters, so a continued run recomputes the same bits.
+- means and variances are over all clips on all processes, not averages over micro-batches;
+- the result does not depend on the former statistics, so a continued run recomputes the same bits.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from vmp.progress import bar
 
 
 def updated_layers(model: nn.Module) -> list[_BatchNorm]:
-    """The batch normalisation layers whose statistics training updates: none that are frozen."""
+    """The batch normalisation layers whose statistics training updates, i.e. those that are not frozen."""
     model.train()
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return [layer for layer in layers if layer.training and layer.track_running_stats]
@@ -46,12 +46,12 @@ def recompute_statistics(
     autocast: torch.dtype | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> None:
-    """Replace the running statistics of `updated_layers` by those over training clips, in views of that epoch.
+    """Replace the running statistics of `updated_layers` by those of training clips.
 
     Args:
-        clips: how many, over all processes, as far as there are as many; rounded up to whole micro-batches.
-        epoch: whose order and views are taken.
-        between: is called after each micro-batch and may raise.
+        clips: number of clips over all processes, at most all; rounded up to whole micro-batches.
+        epoch: the epoch whose order and crops are used.
+        between: called after each micro-batch; may raise.
     """
     world, most = processes.world, len(data)
     batches = TrainBatches(
@@ -99,7 +99,7 @@ class _Moments:
         self.mean = self.squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
-        """A hook: take in a batch (B, C, ...), and let the layer normalise it by its own statistics."""
+        """Hook: add a batch (B, C, ...), and let the layer normalise it by the batch's own statistics."""
         x = inputs[0].float()
         variance, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], correction=0)  # (C,)
         _set(layer, mean, variance)
@@ -119,7 +119,7 @@ class _Moments:
         return self.count, self.mean, self.squares
 
     def write(self, layer: _BatchNorm) -> None:
-        """Make them the layer's running statistics; the variance is the unbiased one, as torch's is."""
+        """Set the layer's running statistics; the variance is unbiased, as in torch."""
         _set(layer, self.mean, self.squares / (self.count - 1))
 
 

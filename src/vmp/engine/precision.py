@@ -1,9 +1,9 @@
 """The floating-point types of a run, and what `auto` means on a device.
 
 Notable here:
-- fp16 has five bits of exponent, so small gradients would become 0: the loss is multiplied by a scale, which torch's
-  GradScaler adapts. An update whose gradients overflow is skipped on every process, and the scale halves;
-- a GPU of compute capability 8.0 (A100) or newer multiplies bf16 and TF32; older ones (V100, T4) fp16 only.
+- fp16 has only five bits of exponent, so small gradients would become 0. The loss is therefore multiplied by a scale
+  that torch's GradScaler adapts. If gradients overflow, every process skips the update, and the scale is halved;
+- GPUs of compute capability 8.0 (A100) or newer have bf16 and TF32 units; older ones (V100, T4) have only fp16 units.
 """
 
 from typing import Any, NamedTuple
@@ -16,12 +16,17 @@ AUTO = "auto"
 KEYS = ("amp", "tf32", "cudnn_benchmark")  # of trainer
 BF16_SINCE = (8, 0)  # compute capability
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-LOWEST_SCALE = 1.0  # with it, a gradient that overflows would do so unscaled
+LOWEST_SCALE = 1.0  # at this scale, a gradient that overflows would overflow unscaled, too
 
 
 class Choice(NamedTuple):
-    """amp: none, bf16 or fp16. tf32: for float32 products and convolutions; None: convolutions only, torch's default.
-    cudnn_benchmark: whether cuDNN times its kernels and takes the fastest. why: of `auto`, for the log."""
+    """The values that `auto` stands for.
+
+    amp: none, bf16 or fp16.
+    tf32: TF32 for float32 products and convolutions; None: for convolutions only, torch's default.
+    cudnn_benchmark: whether cuDNN times its algorithms and takes the fastest.
+    why: the reason, for the log.
+    """
 
     amp: str
     tf32: bool | None
@@ -30,11 +35,11 @@ class Choice(NamedTuple):
 
 
 def choose(capability: tuple[int, int] | None, *, deterministic: bool) -> Choice:
-    """What suits a device.
+    """The values for a device.
 
     Args:
-        capability: of the GPU; None: a CPU.
-        deterministic: kernels must not be chosen by time.
+        capability: the GPU's compute capability; None: a CPU.
+        deterministic: whether cuDNN must not choose algorithms by their time.
     """
     if capability is None:
         # bf16 is slow on most CPUs; with AMX it is faster for some backbones (C2D, TimeSformer), and slower for X3D
@@ -52,7 +57,7 @@ def choose_for(device: torch.device, *, deterministic: bool) -> Choice:
 
 
 def describe(values: dict[str, Any], device: torch.device) -> str:
-    """values: trainer's `KEYS`, none of them `auto`."""
+    """Describe the values of trainer's `KEYS`, none of which is `auto`, in words."""
     amp = {
         "none": "float32",
         "bf16": "bf16 autocast",
@@ -70,15 +75,15 @@ def describe(values: dict[str, Any], device: torch.device) -> str:
 
 
 def autocast_type(amp: str) -> torch.dtype | None:
-    """The type of forward passes under trainer.amp; None: float32, which `auto` is outside of a run."""
+    """The type of forward passes for trainer.amp; None: float32, also for `auto` outside of a run."""
     return AUTOCAST.get(amp)
 
 
 def make_scaler(device: torch.device, autocast: torch.dtype | None) -> torch.amp.GradScaler:
-    """The loss scale of fp16; of other types it is disabled, and changes nothing."""
+    """The loss scaler for fp16; for other types a disabled one, which changes nothing."""
     return torch.amp.GradScaler(device.type, enabled=autocast is torch.float16)
 
 
 def may_skip(scaler: torch.amp.GradScaler) -> bool:
-    """Whether gradients that are not finite, of a loss that is, can be the scale's doing: a lower one then helps."""
+    """Whether the scale may be why gradients overflow although the loss is finite; a lower scale then helps."""
     return scaler.is_enabled() and scaler.get_scale() > LOWEST_SCALE

@@ -11,18 +11,18 @@ from vmp.data.dataset import Batch
 
 @cache
 def _aside(device: torch.device) -> torch.cuda.Stream:
-    """The copying stream, one for all epochs: the allocator keeps memory for the stream that used it."""
+    """The stream for copies. All epochs share one, since the allocator reuses memory per stream."""
     return torch.cuda.Stream(device)
 
 
 class Prefetcher:
     """A loader's batches in order, on the device.
 
-    On a GPU, call `fetch` once the work on a batch is queued: it waits for the next batch and copies it from pinned
-    memory on a stream of its own, while that work runs. On a CPU `fetch` does nothing.
+    On a GPU, call `fetch` after queueing the work on a batch. It waits for the next batch and copies it from pinned
+    memory on a separate stream, while that work runs. On a CPU `fetch` does nothing.
 
-    waited: seconds so far in which the loader held up training. On a GPU, waiting while the device has work holds
-    nothing up; if the device runs out of work meanwhile, the whole wait counts.
+    waited: total seconds in which the loader delayed training. On a GPU a wait counts only if the device ran out of
+    work during it, and then as a whole.
     """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:

@@ -1,11 +1,11 @@
-"""Checkpoints of a run in training: copied while it waits, and written by a thread while it goes on.
+"""Saves checkpoints during training: the training thread copies the state, and another thread writes the copy.
 
 Notable here:
-- a copy takes CPU memory that is kept for the next one. For tensors on a GPU it is pinned, and the GPU copies them in
-  the order of its work, before the next update changes them; nobody waits for that but the thread;
-- there is one copy and one write at a time: a save waits for the write before it, and raises its error;
-- tensors are written once per step. After a validation they are those of the checkpoint before it: linked, also for
-  the best epoch.
+- the CPU memory of a copy is reused for the next one. For tensors on a GPU it is pinned, and the GPU queues the copy
+  before the next update, so only the writing thread waits for it;
+- there is one copy and one write at a time: a save waits for the previous write, and raises its error;
+- tensors are written once per step. The checkpoint after a validation, and that of the best epoch, link the files of
+  the checkpoint before the validation.
 """
 
 import shutil
@@ -32,12 +32,12 @@ class Saver:
     """A context that ends when the last checkpoint is written.
 
     Args:
-        keep: steps whose checkpoints are kept.
-        recomputes: whether the model may change between two checkpoints of a step.
-        warn: is told if the last checkpoint cannot be written while another error ends the context.
+        keep: number of steps whose checkpoints are kept.
+        recomputes: whether the model may change between two checkpoints of one step.
+        warn: called if the last checkpoint cannot be written while another error ends the context.
 
     Raises:
-        RunError: on leaving without another error: the last checkpoint could not be written.
+        RunError: the last checkpoint could not be written (on leaving without another error).
     """
 
     def __init__(
@@ -84,14 +84,15 @@ class Saver:
         average: Average | None = None,
         best: bool,
     ) -> None:
-        """Write a checkpoint of this step and validation, unless it is the newest one already.
+        """Save a checkpoint of this step and validation, unless it exists already.
 
         Args:
-            average: of the weights, which is then saved as the model; the weights go with the optimizer's state.
-            best: whether the epoch that was just validated is the best so far; its weights are kept, too.
+            average: the average of the weights. If given, it is saved as the model, and the trained weights are saved
+                with the optimizer's state.
+            best: whether the epoch that was just validated is the best so far; its weights are then kept, too.
 
         Raises:
-            RunError: the checkpoint before could not be written.
+            RunError: the previous checkpoint could not be written.
         """
         self.wait()
         name = f"step_{progress.step:08}_{progress.evaluated:04}"
@@ -114,7 +115,7 @@ class Saver:
         )
 
     def _copy(self, value: Any, *at: Any) -> Any:
-        """Dicts and lists, and the tensors in them, copied to the CPU; with a GPU, once its work so far is done."""
+        """Copy dicts and lists with their tensors to the CPU; on a GPU the copies are queued after its current work."""
         if isinstance(value, Tensor):
             kept = self._copies.get(at)
             if kept is None or (kept.shape, kept.stride(), kept.dtype) != (
@@ -126,7 +127,7 @@ class Saver:
                 self._copies[at] = kept
             if value.is_cuda or value.dtype == torch.bfloat16:  # which numpy does not have
                 return kept.copy_(value, non_blocking=True)
-            # by one thread: torch's wait for each other after each tensor, for seconds where cores are shared
+            # numpy copies with one thread; torch's threads would wait for each other, for seconds on shared cores
             np.copyto(kept.numpy(), value.numpy())
             return kept
         if isinstance(value, dict):
@@ -150,7 +151,9 @@ class Saver:
         folder, epoch = self._folder, state["progress"]["best_epoch"]
         if best:
             best_name, top1 = checkpoint.best_name(epoch), state["progress"]["best"]
-            shutil.rmtree(folder / best_name, ignore_errors=True)  # of a session that ended just here
+            shutil.rmtree(
+                folder / best_name, ignore_errors=True
+            )  # left by a session that ended at this point
             weights = checkpoint.save(folder, best_name, model=weights, state={"epoch": epoch, "top1": top1})
         checkpoint.save(folder, name, model=weights, optimizer=moments, state=state)
         checkpoint.prune(folder, keep=self._keep, best=epoch, newest=name)

@@ -1,6 +1,6 @@
-"""The learning rate as a function of progress, so that a run that continues needs no scheduler state.
+"""The learning rate as a function of progress, so a continued run needs no scheduler state.
 
-epoch: a real number, steps done over steps per epoch.
+epoch: a real number, the steps done divided by the steps per epoch.
 """
 
 import math
@@ -10,8 +10,9 @@ Schedule = Callable[[float], float]  # epoch -> factor on the base learning rate
 
 
 def cosine(*, epochs: float, warmup_epochs: float = 0.0, warmup_start: float = 0.1) -> Schedule:
-    """Half a cosine from 1 to 0 over the run. The warm-up is part of it, as in PySlowFast: linear, from warmup_start to
-    the value of the cosine at its end."""
+    """Half a cosine from 1 to 0 over the run, with a linear warm-up from warmup_start to the cosine's value at its end.
+
+    As in PySlowFast, the warm-up is part of the epochs."""
 
     def half(epoch: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
@@ -22,7 +23,7 @@ def cosine(*, epochs: float, warmup_epochs: float = 0.0, warmup_start: float = 0
 def steps(
     *, at: Sequence[float], factors: Sequence[float], warmup_epochs: float = 0.0, warmup_start: float = 0.1
 ) -> Schedule:
-    """factors[i] from epoch at[i] on; at[0] is 0. The official recipe is at (0, 11, 14), factors (1, 0.1, 0.01)."""
+    """factors[i] from epoch at[i] on; at[0] is 0. The authors' recipe: at = (0, 11, 14), factors = (1, 0.1, 0.01)."""
 
     def stair(epoch: float) -> float:
         return factors[max(i for i, since in enumerate(at) if epoch >= since)]

@@ -1,4 +1,4 @@
-"""Stops a run on a signal or at its time limit: the loop saves and ends, and the same command continues the run."""
+"""Stop a run on a signal or at its time limit. The loop then saves and ends, and the same command continues the run."""
 
 import signal
 import time
@@ -14,8 +14,9 @@ OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 @contextmanager
 def block_stop_signals() -> Iterator[None]:
-    """Start child processes that ignore the signals which ask a run to stop: a compiler killed by one would end the
-    run. This process receives such a signal as soon as the block is left."""
+    """Context that defers the signals that stop a run, also for child processes started in it.
+
+    Otherwise such a signal could kill a compiler, and with it the run. This process receives the signal on leaving."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -24,7 +25,7 @@ def block_stop_signals() -> Iterator[None]:
 
 
 class Stopped(RunError):
-    """The run was asked to stop and can be continued. code: its exit code, 128 + signal or OUT_OF_TIME."""
+    """The run was asked to stop, and can be continued. code: its exit code, 128 + the signal or OUT_OF_TIME."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(f"{message} The same command continues.")
@@ -32,8 +33,10 @@ class Stopped(RunError):
 
 
 class Stopping:
-    """A context in which the first signal is only noted; a second one has its usual effect. minutes: until the run
-    stops by itself; None: no limit."""
+    """Context in which the first signal is only recorded; a second one has its usual effect.
+
+    minutes: time until the run stops by itself; None: no limit.
+    """
 
     def __init__(self, minutes: float | None = None) -> None:
         self._signal = 0
@@ -42,13 +45,13 @@ class Stopping:
 
     @property
     def code(self) -> int:
-        """The exit code to stop with; 0: the run was not asked to stop."""
+        """The exit code with which to stop; 0 if the run was not asked to stop."""
         if self._signal:
             return 128 + self._signal
         return OUT_OF_TIME if self._until and time.monotonic() > self._until else 0
 
     def check(self) -> None:
-        """Raise Stopped if the run was asked to stop. For places that have nothing to save."""
+        """Raise Stopped if the run was asked to stop. Use it where nothing needs to be saved."""
         if self.code:
             raise Stopped(f"stopped by {self.name(self.code)}.", self.code)
 

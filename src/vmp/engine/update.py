@@ -1,11 +1,11 @@
-"""One update of the weights: which part a process takes in each micro-batch, and what the update adds up.
+"""Parts of one update of the weights: what a process does in each micro-batch, and the sums over micro-batches.
 
 Notable here:
-- clips that cannot be read have no part in an update. A process that could read none of a micro-batch still takes part
-  in it where the others would wait for it forever: in the last micro-batch, where DDP averages gradients, and in every
-  one where batch normalisation is synchronised. It then runs a blank clip whose gradient is multiplied by 0;
-- sums stay on the device until a row or a checkpoint is written; a step waits for the device once, when the processes
-  compare what they found.
+- clips that cannot be read do not contribute to an update. If a process could read no clip of a micro-batch, it still
+  runs a blank clip, with gradient weight 0, wherever the others would otherwise wait for it forever: in the last
+  micro-batch, in which DDP averages gradients, and in all of them if batch normalisation is synchronised;
+- sums stay on the device until a row or a checkpoint is written. A step waits for the device once, when the processes
+  exchange whether to step, skip or stop.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +23,9 @@ from vmp.files import write_json
 class Participation(NamedTuple):
     """What one process does in one micro-batch.
 
-    weight: the share of its clips that could be read; its gradient is multiplied by it.
-    runs: whether it runs the model at all; with weight 0 on a blank clip.
-    batch_statistics: whether batch normalisation uses the clips' statistics; False uses the running ones.
+    weight: the share of clips that could be read, by which the gradient is multiplied.
+    runs: whether the process runs the model; with weight 0 it runs a blank clip.
+    batch_statistics: whether batch normalisation uses the clips' statistics or the running ones.
     """
 
     weight: float
@@ -36,12 +36,11 @@ class Participation(NamedTuple):
 def decide_participation(
     readable: int, *, micro_batch: int, last: bool, synced: bool, processes: Processes
 ) -> Participation:
-    """What a process does in a micro-batch of which it could read `readable` clips.
+    """Decide what this process does in a micro-batch of which it could read `readable` clips.
 
     Args:
         last: whether it is the update's last micro-batch, in which DDP averages gradients.
-        synced: whether batch statistics are synchronised. The processes then agree here: if one of them has no clip,
-            all use running statistics.
+        synced: whether batch statistics are synchronised. If one process then has no clip, all use running statistics.
     """
     weight = readable / micro_batch
     everyone_has_clips = not synced or not processes.maximum([not weight])[0]
@@ -50,7 +49,8 @@ def decide_participation(
 
 
 class UpdateSums:
-    """Terms of the objective in one update on this process, weighted by the readable share of each micro-batch."""
+    """Sums of the objective's terms over the micro-batches of one update on this process, weighted by their readable
+    shares."""
 
     def __init__(self) -> None:
         self.terms: dict[str, Tensor] = {}
@@ -76,21 +76,21 @@ class UpdateSums:
 
 
 def mean_terms(parts: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
-    """Means over processes of their `UpdateSums.values()` and weights, one of which is positive."""
+    """Weighted means over processes. parts: (`UpdateSums.values()`, weight) of each; one weight is positive."""
     total = sum(weight for _, weight in parts)
     names = next(terms for terms, weight in parts if weight)
     return {name: sum(terms.get(name, 0.0) for terms, _ in parts) / total for name in names}
 
 
 class RunningAccuracy:
-    """Counts correct predictions of the training passes since the last row that was logged."""
+    """Counts correct predictions in training since the last logged row."""
 
     def __init__(self, correct: int, counted: int, device: torch.device) -> None:
         self._correct, self.counted = torch.tensor(correct, device=device), counted
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """logits (B, classes), labels (B,), or (B, classes) of mixed clips, whose largest share counts; both on the
-        device."""
+        """Add predictions. logits: (B, classes); labels: (B,), or (B, classes) for mixed clips, of which the largest
+        share counts. Both are on the device."""
         labels = labels if labels.dim() == 1 else labels.argmax(dim=1)
         self._correct += (logits.detach().argmax(dim=1) == labels).sum()
         self.counted += len(labels)
@@ -124,7 +124,7 @@ def raise_not_finite(
 
 
 def _largest_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
-    """The largest absolute value: not finite if any gradient is not. A sum of squares could overflow by itself."""
+    """The largest absolute gradient, which is not finite if any gradient is not. (A sum of squares could overflow.)"""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:
         return torch.zeros(())
@@ -132,7 +132,7 @@ def _largest_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
 
 
 def use_running_statistics(model: nn.Module) -> None:
-    """Let batch normalisation use running statistics, and leave them as they are, until the next `model.train()`."""
+    """Make batch normalisation use running statistics, without updating them, until the next `model.train()`."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
@@ -144,9 +144,9 @@ def has_synced_statistics(model: nn.Module, processes: Processes) -> bool:
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, most: float) -> None:
-    """Scale the gradients down to the norm `most`, all parameters taken together; smaller ones stay as they are.
+    """Scale the gradients down if their norm over all parameters exceeds `most`. Does not wait for the device.
 
-    Every process has the same averaged gradients, so that all scale alike. Waits for nothing.
+    All processes have the same averaged gradients, so they scale equally.
     """
     found = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     nn.utils.clip_grad_norm_(found, most)
