@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -15,8 +16,8 @@ from hydra_plugins.vmp_sweep import name_search, search_space
 
 pytest.importorskip("optuna")
 
-from vmp.errors import ConfigError
-from vmp.jobs.search import Search, Trial, check_validated
+from vmp.errors import ConfigError, RunError
+from vmp.jobs.search import Search, Trial, check_validated, explain_study_errors
 from vmp.report.page import write_report
 
 SPACE = {
@@ -103,6 +104,35 @@ def test_datasets_without_a_validation_split_are_refused_before_a_run(tmp_path):
     check_validated(prepared)
 
 
+def test_and_so_are_folders_and_rows_that_have_none(tmp_path, monkeypatch):
+    for split in ("train", "test", "val"):
+        for label in "ab":
+            (tmp_path / f"clips/{split}/{label}").mkdir(parents=True)
+            (tmp_path / f"clips/{split}/{label}/{split}.mp4").write_bytes(f"{split}{label}".encode())
+    folders = {"kind": "folders", "name": "mine", "root": str(tmp_path / "clips")}
+    (tmp_path / "rows_of_mine.py").write_text(
+        "def rows(splits):\n    for s in splits:\n        yield {'split': s, 'path': s, 'label': s}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"kind": "custom", "name": "own", "target": "rows_of_mine.rows"}
+    check_validated(folders)
+    check_validated(own | {"options": {"splits": ["train", "val"]}})
+    shutil.rmtree(tmp_path / "clips/val")
+    for dataset in (folders, own | {"options": {"splits": ["train", "test"]}}):
+        with pytest.raises(ConfigError, match=f"{dataset['name']} has no validation split"):
+            check_validated(dataset)
+
+
+def test_a_damaged_study_is_named_with_what_to_do(tmp_path):
+    Search(tmp_path, SPACE, trials=1, seed=0).propose(1)
+    whole = (tmp_path / "study.db").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"no database" * 999):
+        (tmp_path / "study.db").write_bytes(damaged)
+        wanted = r"study.db: .*(malformed|not a database).*move it away"
+        with pytest.raises(RunError, match=wanted), explain_study_errors(tmp_path):
+            Search(tmp_path, SPACE, trials=1, seed=0)
+
+
 def test_what_the_command_line_searches_and_sets():
     default = {"vmp.lambda": {"low": 0.1, "high": 1}, "vmp.lr_mult": {"low": 1, "high": 100}}
 
@@ -171,6 +201,10 @@ def test_trials_are_jobs_that_may_fail_and_stop(tmp_path):
     assert code == 0, (said, wrong)
     assert all(re.search(r"seed0-mine-trial\d+$", t["folder"]) for t in trials)
     assert {name for name, count in times_run(tmp_path).items() if count > 1} == {ready[0].parent.name}
+    path.with_name("study.db").write_bytes(b"no database" * 999)
+    code, _, wrong = finish(start(*words, f"hydra.sweeper.trials={len(before)}"))
+    assert (code, "Traceback" in wrong) == (2, False), wrong
+    assert "study.db: the search's trials cannot be read" in wrong
     page = tmp_path / "report.html"
     write_report([tmp_path], out=page, clips=0)
     done = sum(t["value"] is not None for t in trials)

@@ -192,7 +192,7 @@ class SearchSweeper(RunSweeper):
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         from vmp.errors import ConfigError, RunError
-        from vmp.jobs.search import Search, check_validated
+        from vmp.jobs.search import Search, check_validated, explain_study_errors
 
         self._check()
         if not isinstance(self.trials, int) or self.trials < 1:
@@ -211,7 +211,7 @@ class SearchSweeper(RunSweeper):
             raise RunError(f"{place} {why}") from None
         code = 0
         try:
-            with FileLock(place / ".lock", timeout=0):
+            with FileLock(place / ".lock", timeout=0), explain_study_errors(place):
                 search = Search(place, space, trials=self.trials, seed=self.seed)
                 count = len(self._places()) or self.max_batch_size or 1
                 while trials := search.propose(count):

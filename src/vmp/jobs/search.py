@@ -10,15 +10,17 @@ Notable here:
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmp.errors import ConfigError
+from vmp.errors import ConfigError, RunError, first_line
 from vmp.files import write_json
 from vmp.overrides import quote
 from vmp.runs.records import is_finished, read_result
+from vmp.targets import trust_targets
 
 METRIC = "val/top1"
 FILE = "search.json"  # what the report reads
@@ -147,16 +149,50 @@ class Search:
         )
 
 
+@contextmanager
+def explain_study_errors(place: Path) -> Iterator[None]:
+    """A context that raises a RunError in place of an error of the study's database in `place`."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "optuna"):
+            raise
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error  # sqlite's own words
+        raise RunError(
+            f"{place / 'study.db'}: the search's trials cannot be read or written ({first_line(cause)}). Unless the "
+            "disk is full or the folder read-only, the file is damaged: move it away, and the same command begins the "
+            "study anew and takes the results of the runs that are finished"
+        ) from error
+
+
 def check_validated(dataset: Mapping[str, Any]) -> None:
-    """Raise ConfigError where a dataset's config says that it has no validation split, before hours are spent."""
-    folder = Path(dataset.get("folder") or "")
-    lacking = (folder / "train.csv").is_file() and not (folder / "val.csv").is_file()
-    if dataset["kind"] == "folders":
-        lacking = bool(dataset.get("folds")) or (dataset.get("ratio") or [1, 1])[1] == 0
-    if lacking:
+    """Raise ConfigError where a dataset's config, or what it names, says that it has no validation split, before hours
+    are spent."""
+    if _lacks_validation(dataset):
         raise ConfigError(
             f"{dataset['name']} has no validation split, by which a search could judge; the test split is not for that"
         )
+
+
+def _lacks_validation(dataset: Mapping[str, Any]) -> bool:
+    """False also where it is not there yet, or wrong: each trial is checked, too."""
+    if dataset["kind"] == "folders":
+        if dataset.get("folds") or dataset.get("ratio"):
+            return bool(dataset.get("folds")) or dataset["ratio"][1] == 0
+        from vmp.prepare.folders import plan_folders
+
+        root, table = (Path(str(dataset.get(key) or "")).expanduser() for key in ("root", "csv"))
+        if not root.is_dir():
+            return False
+        plan, made = plan_folders(root, table if dataset.get("csv") else None, seed=dataset.get("seed", 0))
+        return f"{made}/val" not in plan.splits
+    if dataset["kind"] == "custom":
+        from vmp.own import list_rows
+
+        trust_targets({"dataset": dataset})
+        return "val" not in list_rows(dataset["target"], dataset["options"])
+    folder = Path(dataset.get("folder") or "")
+    return (folder / "train.csv").is_file() and not (folder / "val.csv").is_file()
 
 
 def _distribution(key: str, given: Any) -> Any:
