@@ -5,7 +5,8 @@
 with s_c the standard deviation of channel c over the clip: two unrelated maps have D near 0.7, a still one has 0,
 whatever the channels' scales. One slope and shift serve all channels, and V is that of A (Eq. 6). The first map has no
 earlier one and takes the attention of the second, so that a stage keeps its number of maps. Unlike frames the maps are
-learned, and the loss and V reach them through A.
+learned, and the loss and V reach them through A. Maps differ without motion where
+a network pads time with zeros (at a clip's ends) or adds embeddings of time.
 
 A transformer's maps are its patch tokens; the class token passes as it is.
 """
