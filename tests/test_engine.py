@@ -367,7 +367,7 @@ def test_a_worker_that_ends_while_its_end_is_being_explain_torch_errors():
     before = signal.signal(signal.SIGUSR1, raises)
     try:
         with (
-            pytest.raises(RunError, match=r"(?s)a data worker died.*train/5"),
+            pytest.raises(RunError, match=r"(?s)a loader process died.*train/5"),
             explain_torch_errors(being_read),
         ):
             raise ConnectionResetError("the batch was cut short")
@@ -403,7 +403,7 @@ def test_a_session_with_other_code_is_recorded_and_logged(tmp_path, monkeypatch)
     assert [(s["step"], s["commit"]) for s in state.sessions] == [(0, "aaa"), (20, "bbb"), (30, None)]
     said = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "warning" in line]
     assert len(said) == 2
-    assert "the code has changed since the last session (commit aaa -> bbb): what follows step 20" in said[0]
+    assert "the code has changed since the last session (commit aaa -> bbb): steps after 20 use" in said[0]
 
 
 def test_a_checkpoint_of_another_version_is_refused_with_its_commit(tmp_path):

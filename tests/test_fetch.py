@@ -162,7 +162,7 @@ def test_tar_archives(tmp_path):
     assert {p.name for p in both.rglob("*.avi")} == {"train.avi", "val.avi"}
     whole = packed(tmp_path / "w.tar.gz", a=bytes(range(256)) * 400).read_bytes()
     (tmp_path / "w.tar.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"w.tar.gz: cannot be unpacked .*; is it whole"):
+    with pytest.raises(DataError, match=r"w.tar.gz: cannot be unpacked .*; it may be incomplete"):
         unpack(tmp_path / "w.tar.gz", tmp_path / "w")
 
 

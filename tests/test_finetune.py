@@ -182,7 +182,7 @@ def test_weights_that_do_not_fit_are_told(data, baseline, tmp_path):
 def test_random_parts_are_not_frozen(data, other_data, baseline, tmp_path):
     start = f"init_from='{baseline}'"
     no_prompts = refused(data, tmp_path / "a", *VIT, "train.freeze=all_but_head", start)
-    assert "what nothing has trained" in no_prompts
+    assert "would freeze randomly initialised parameters" in no_prompts
     assert "m of the prompts" in no_prompts
     for key in ("init_from", "backbone.weights"):
         frozen = (*starting_from(key, baseline), "train.freeze=backbone_and_head")

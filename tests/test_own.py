@@ -150,7 +150,7 @@ SMALL = ("backbone.frames=4", "backbone.crop=16")
         (NETWORK, "number", (), "made a int; it must be a torch.nn.Module"),
         (PROMPT, "Gaussian", ("vmp.options.wide=1",), "unexpected keyword argument 'wide'"),
         (PROMPT, "Pooled", (), "its attention has shape (2, 4, 8, 8); it must have shape (2, 4, 16, 16)"),
-        (PROMPT, "Divided", (), "its attention is not finite on a clip that is still in places"),
+        (PROMPT, "Divided", (), "its attention is not finite on a clip with still regions"),
         (PROMPT, "Root", (), "the gradient of power_norm.width is not finite"),
         (PROMPT, "Steep", (), "scalars() has slope without shift"),
         (PROMPT, "Counted", (), "scalars() fails: "),

@@ -36,7 +36,7 @@ def test_a_killed_loader_process_names_the_clip_that_it_was_reading(data, tmp_pa
     fault.tries()
     done = Broken(overrides_for(data, tmp_path, "trainer.workers=1"), dies="005.mp4").wait(90)
     message = no_traceback(done)
-    assert "a data worker died" in message
+    assert "a loader process died" in message
     assert f"train/5 ({data}/train/005.mp4)" in message
     fault.survives()
 

@@ -216,7 +216,7 @@ def test_data_that_changed_under_a_run_is_refused(data, straight, tmp_path):
     (changed / "val.csv").write_text(rows)
     done = run(changed, tmp_path / "out", "trainer.epochs=2")
     assert done.returncode == 2
-    assert "the clips of val are not those that the run began with" in done.stderr
+    assert "the clips of val are not those with which the run began" in done.stderr
     done = Running([f"run='{where}'", "split=val"], script="evaluate.py").wait()
     assert done.returncode == 2
     assert "the clips of val" in done.stderr
@@ -252,11 +252,11 @@ def test_reading_that_holds_training_back_is_told_once(data, straight, tmp_path)
     shares = re.findall(r"epoch ./2 .*clips/s, (\d+)% waiting for data", done.stdout)
     assert len(shares) == 2
     assert min(map(int, shares)) > 50
-    assert done.stdout.count("Reading holds training back") == 1
+    assert done.stdout.count("Reading data slows training down") == 1
     assert "more trainer.workers (now 0;" in done.stdout
     quick = (straight / "log.txt").read_text()
     assert "waiting for data" in quick
-    assert "holds training back" not in quick
+    assert "slows training down" not in quick
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_members_that_leave_their_folder_are_refused(tmp_path):
             unpack(zipped(tmp_path / "x.zip", {name: b"x"}), tmp_path / "inner/out")
     assert not list(tmp_path.rglob("evil*"))
     (tmp_path / "broken.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"broken.zip: cannot be unpacked .*; is it whole"):
+    with pytest.raises(DataError, match=r"broken.zip: cannot be unpacked .*; it may be incomplete"):
         unpack(tmp_path / "broken.zip", tmp_path / "inner/out")
 
 

@@ -224,4 +224,4 @@ def test_classes_in_another_order_are_not_continued(data, finished, tmp_path):
     shutil.copytree(finished, where)
     (where / "result.json").unlink()
     message = no_traceback(run(changed, tmp_path / "out", "trainer.epochs=1"))
-    assert "the clips of train and val are not those that the run began with" in message
+    assert "the clips of train and val are not those with which the run began" in message

@@ -238,7 +238,7 @@ def _changed(config: Config, options: Evaluate) -> Config:
     }
     if moved and not moved.keys() <= type(config.dataset).model_fields.keys():
         raise ConfigError(
-            f"{', '.join(moved)}: dataset {config.name} has no such key; it is made where data.root is"
+            f"{', '.join(moved)}: dataset {config.name} has no such key; its videos are generated below data.root"
         )
     data = {key: value for key in ("degrade", "reader") if (value := getattr(options, key))}
     changed = {

@@ -50,7 +50,7 @@ def export(trained: TrainedModel, out: Path, *, format: str) -> str:
         _check_onnx()
     shape = clip_shape(trained.config, trained.spec, trained.model)
     if shape.channels != 3:
-        raise UserError("vmp=oracle takes masks that only the embedded dataset has; it cannot be exported")
+        raise UserError("vmp=oracle needs masks that only dataset=motions has, so it cannot be exported")
     size = (3, shape.frames, shape.test_crop, shape.test_crop)
     model = Logits(trained.model).eval()
     with replacing(out) as temporary:

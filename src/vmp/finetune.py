@@ -61,8 +61,8 @@ def check_frozen(
     random += [f"{name} of the prompts" for name in frozen if name not in prompts]
     if random:
         raise ConfigError(
-            f"train.freeze would freeze what nothing has trained: {', '.join(random[:6])}. The weights to start from "
-            "do not hold them (other classes, or no such prompts); freeze less, use vmp=none, or start from another run"
+            f"train.freeze would freeze randomly initialised parameters: {', '.join(random[:6])}. The initial weights "
+            "do not have them (other classes, or no such prompts); freeze less, use vmp=none, or start from another run"
             + "".join(f"\n  {reason}" for reason in why)
         )
 

@@ -150,7 +150,7 @@ def _check(where: str, what: str, value: Any, shape: tuple[int, ...], wanted: st
         found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
         raise ConfigError(f"{where}: its {what} has {found}; it must have shape {shape}: {wanted}")
     if not value.isfinite().all():
-        raise ConfigError(f"{where}: its {what} is not finite on a clip that is still in places")
+        raise ConfigError(f"{where}: its {what} is not finite on a clip with still regions")
 
 
 def _check_gradients(where: str, module: nn.Module, loss: Tensor) -> None:
@@ -159,9 +159,7 @@ def _check_gradients(where: str, module: nn.Module, loss: Tensor) -> None:
     loss.backward()
     for name, parameter in module.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
-            raise ConfigError(
-                f"{where}: the gradient of {name} is not finite on a clip that is still in places"
-            )
+            raise ConfigError(f"{where}: the gradient of {name} is not finite on a clip with still regions")
 
 
 def _check_scalars(where: str, layer: MotionPrompt) -> None:

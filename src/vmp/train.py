@@ -457,16 +457,16 @@ def _make_plan(config: Config, world: int, *, labels: list[int], log: "Log") -> 
     micro = max((n for n in range(1, wanted + 1) if each % n == 0 and not (mixes and n % 2)), default=0)
     if not micro:
         raise ConfigError(
-            f"augment.mixup and augment.cutmix mix the clips of a micro-batch in pairs, and one of at most {wanted} "
-            f"of {each} clips per device has no even size; choose trainer.micro_batch from 2 up and an even number of "
-            "clips per device (trainer.batch_size / processes)"
+            f"augment.mixup and augment.cutmix mix the clips of a micro-batch in pairs, but no even number up to "
+            f"{wanted} divides the {each} clips per device; choose a trainer.micro_batch of at least 2 and an even "
+            "number of clips per device (trainer.batch_size / processes)"
         )
     if mixes:
         log("mixed clips: train/top1 counts the class with the larger share of a clip")
     if micro < wanted / 2 and config.train.batch_norm == "train":
         log.warn(
-            f"{each} clips per device are divided into micro-batches of {micro}, and batch normalisation sees no more "
-            f"at a time; choose a trainer.batch_size that {t.micro_batch} (trainer.micro_batch) x {world} divides"
+            f"{each} clips per device are divided into micro-batches of {micro}, so batch normalisation sees only "
+            f"these at a time; choose a trainer.batch_size that {t.micro_batch} (trainer.micro_batch) x {world} divides"
         )
     return TrainingPlan(
         epochs=t.epochs,
@@ -516,7 +516,7 @@ def _make_model(
         if still < 0.1 and layer.scalars():
             log.warn(
                 "attention starts near 0, so the backbone sees nearly blank clips and trains slowly; try the authors' "
-                "start, vmp.m=1.541 vmp.n=-0.2934 (the default)"
+                "initial values, vmp.m=1.541 vmp.n=-0.2934 (the default)"
             )
     return model
 

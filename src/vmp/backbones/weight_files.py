@@ -123,7 +123,7 @@ def _restricted_load(file: Path) -> Any:
     except _RefusedGlobal as error:
         raise _refused(file, str(error)) from None
     except MemoryError:
-        raise WeightsError(f"{file}: damaged, it asks for more memory than there is") from None
+        raise WeightsError(f"{file}: damaged: it would need more memory than there is") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise WeightsError(
             f"{file}: not weights, or damaged ({type(error).__name__}: {first_line(error)}). Safetensors, files "

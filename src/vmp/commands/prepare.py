@@ -75,8 +75,8 @@ def prepare(options: argparse.Namespace) -> None:
     if done.failed and not options.allow_missing:
         failed = shortlist([check.name for check in done.failed])
         raise DataError(
-            f"{len(done.failed)} check(s) failed and no manifest was written:\n{failed}\nPut it right, or add "
-            "--allow-missing to continue with what is there; the counts are kept in every result."
+            f"{len(done.failed)} check(s) failed and no manifest was written:\n{failed}\nCorrect this, or add "
+            "--allow-missing to continue with the clips that were found; every result states the counts."
         )
     if options.dry_run:
         print("a dry run: nothing was written")
@@ -107,7 +107,7 @@ def verify(options: argparse.Namespace) -> None:
     if faulty:
         raise DataError(
             f"{len(faulty)} manifest(s) did not fit their files:\n{shortlist(faulty)}\nRows that cannot be used are "
-            "now marked in them and listed in quarantine.csv beside them. Put the files right and prepare again."
+            "now marked in them and listed in quarantine.csv beside them. Repair the files and prepare again."
         )
     if untried:
         raise DataError(
@@ -184,7 +184,9 @@ def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
     if not packed or not source.exists():
         return source
     if options.dry_run and not target.is_dir():
-        raise ConfigError(f"{source}: is packed; a dry run unpacks nothing. Run it once without --dry-run")
+        raise ConfigError(
+            f"{source}: is an archive, and a dry run unpacks nothing. Run it once without --dry-run"
+        )
     return target if options.dry_run else unpack(source, target)
 
 
@@ -193,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
-    add("--videos", type=Path, help="folder with the videos or frame folders, in any depth")
+    add("--videos", type=Path, help="folder with the videos or frame folders, at any depth")
     add("--out", type=Path, help="folder for the manifests (default: data/DATASET)")
     add("--allow-missing", action="store_true", help="write manifests even if a check failed")
     side = "short side of clips that are cut; 0: of the source (default: 320)"

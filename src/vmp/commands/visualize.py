@@ -36,7 +36,9 @@ def main() -> None:
     source = model_source(options.what, vmp="learned")
     options.run = source.run
     if len(source.rest) > 1:
-        raise UserError(f"{source.rest[1]}: one video at a time, and {source.rest[0]} is the first")
+        raise UserError(
+            f"{source.rest[1]}: only one video can be drawn at a time, and {source.rest[0]} is named already"
+        )
     options.video = Path(source.rest[0]) if source.rest else None
     if source.overrides and options.stride:
         raise UserError(
@@ -210,7 +212,7 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
     from vmp.figures.seen import in_words, look
 
     if options.video is None:
-        raise UserError("name a video: what weights say of an embedded clip means nothing")
+        raise UserError("name a video: predictions of published weights on a generated clip mean nothing")
     start = {"slope": options.slope, "shift": options.shift}
     if not any(word.startswith(("vmp=", "vmp.")) for word in options.what):
         start = {name: value if start[name] is None else start[name] for name, value in DEFAULTS.items()}

@@ -36,7 +36,7 @@ def _check_word(value: str) -> str:
     if not re.fullmatch(r"\w[\w.+-]*", value):
         short = re.sub(r"[^\w.+-]+", "-", value).strip("-.+") or "word"
         raise ValueError(
-            f"must be one word of letters, digits, and . + - _ after the first, as {short}: it names a folder"
+            f"must be one word of letters, digits and (not at its start) . + - _, as {short}, since it names a folder"
         )
     return value
 
@@ -71,7 +71,9 @@ def _expand_home(value: Any) -> Any:
 
 def _check_level(value: Any) -> Any:
     if isinstance(value, int | float) and not 0 < value <= 1:
-        raise ValueError("must be greater than 0 and at most 1, or a run whose mean attention it takes")
+        raise ValueError(
+            "must be greater than 0 and at most 1, or a run's folder, whose mean attention is used"
+        )
     return value if isinstance(value, int | float) else _expand_home(value)
 
 
@@ -92,7 +94,7 @@ def parse_views(value: Any) -> Any:
         return int(match[1]), int(match[2])
     if isinstance(value, list | tuple) and len(value) == 2:
         return value
-    raise ValueError("must be TEMPORALxSPATIAL, the clips along a video by the crops of each, as 10x3")
+    raise ValueError("must be TEMPORALxSPATIAL, clips along the video and crops of each, as 10x3")
 
 
 def _check_start(value: Any, read: Any) -> Any:

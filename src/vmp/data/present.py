@@ -117,7 +117,7 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
         raise DataError(
             f"data.reader={reader} was not measured to give the exact frames of {len(inexact)} of "
             f"{len(manifest.clips)} clips in {manifest.path}:\n{shortlist(inexact)}\n"
-            "Use data.reader=auto (the fastest exact reader for each file) or data.reader=pyav (always exact)."
+            "Use data.reader=auto (the first exact reader of each file) or data.reader=pyav (always exact)."
             f"{measuring}"
         )
     usable = np.flatnonzero(chosen != _NONE)
@@ -135,7 +135,7 @@ def check_bad(bad: dict[str, str], total: int, max_bad_fraction: float, *, where
         raise DataError(
             f"{where}: {len(bad)} of {total} clips cannot be used, more than data.max_bad_fraction="
             f"{max_bad_fraction:g} allows:\n{shortlist([f'{i}: {reason}' for i, reason in bad.items()])}\n"
-            "Put the files right, or raise data.max_bad_fraction (the same run may continue with another); "
+            "Repair or replace the files, or raise data.max_bad_fraction (the same run may continue with another); "
             "the counts are kept in the result."
         )
 

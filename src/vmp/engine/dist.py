@@ -115,7 +115,7 @@ def find_device(device: str = "auto") -> torch.device:
     if here.address and count == 1:  # srun --gpus-per-task=1 shows each task its own device only
         index = 0
     if index >= count:
-        raise ConfigError(f"trainer.device={device}: CUDA device {index} asked for, {count} found")
+        raise ConfigError(f"trainer.device={device}: there is no CUDA device {index}, only {count} device(s)")
     return torch.device("cuda", index)
 
 

@@ -63,8 +63,8 @@ def _explain(
         lines = [line for line in text.partition("\nSet TORCHDYNAMO_VERBOSE")[0].splitlines() if line.strip()]
         return RunError(
             f"trainer.compile=true: torch.compile failed: {' '.join(lines[:3])[:600]}\n"
-            "The same run with trainer.compile=false is another run (tag=WORD); TORCHDYNAMO_VERBOSE=1 and TORCH_LOGS "
-            "show more of torch's own messages; docs/running.md says what it needs."
+            "Without compilation, start another run: trainer.compile=false tag=WORD. TORCHDYNAMO_VERBOSE=1 and "
+            "TORCH_LOGS show more of torch's own messages, and docs/running.md says what compilation needs."
         )
     if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
         return RunError(
@@ -75,14 +75,14 @@ def _explain(
         return error
     if re.search(r"[Bb]us error|shared memory", text):
         return RunError(
-            f"a data worker could not hand over its clips: {WHERE} (shared memory) is full ({first}). {ADVICE}. The "
+            f"a loader process could not pass on its clips: {WHERE} (shared memory) is full ({first}). {ADVICE}. The "
             "same command continues."
         )
     check_stop()  # a worker may also go while it hands over its batch: a lost connection
     clips = being_read()
     at = f"It was reading one of:\n{shortlist(clips)}\n" if clips else ""
     return RunError(
-        f"a data worker died or stopped answering ({first}). A video may have crashed or hung its "
+        f"a loader process died or stopped answering ({first}). A video may have crashed or hung its "
         f"decoder, or memory ran out. {at}The same command continues; with trainer.workers=0 the decoder's own "
         f"messages are shown, fewer trainer.workers need less memory, and `{command_line('prepare')} verify MANIFEST` "
         "tries every file in a process that may crash."
@@ -90,7 +90,6 @@ def _explain(
 
 
 _LESS = (
-    "With tag=WORD, from the start: a lower trainer.micro_batch (micro-batches are accumulated to the same update; "
-    "batch norm sees fewer clips at a time), or trainer.amp=bf16. Less memory for data: fewer trainer.workers, in the "
-    "same run."
+    "Start a new run (tag=WORD) with a lower trainer.micro_batch (updates stay the same, but batch norm sees fewer "
+    "clips at a time) or with trainer.amp=bf16. Or continue this run with fewer trainer.workers."
 )

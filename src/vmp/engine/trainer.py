@@ -338,7 +338,7 @@ class _EvaluationTime:
 
 def _advice_on_slow_data(workers: int) -> str:
     return (
-        f"Reading holds training back. Try more trainer.workers (now {workers}; {cpus()} CPUs are available), small "
-        f"exact clips ({command_line('prepare')} ... --cut) or, for small datasets, data.keep. "
+        f"Reading data slows training down. Try more trainer.workers (now {workers}; {cpus()} CPUs are available), "
+        f"small exact clips ({command_line('prepare')} ... --cut) or, for small datasets, data.keep. "
         "`make bench BENCH=clips` measures the readers."
     )

@@ -122,9 +122,7 @@ def two_clips(config: Config, opened: Any) -> "list[tuple[str, Tensor]]":
     from vmp.data.motions import Motions
 
     if not isinstance(config.dataset, MotionsDataset):
-        raise DataError(
-            f"{config.dataset.name}: only clips of the embedded dataset are chosen for this picture"
-        )
+        raise DataError(f"{config.dataset.name}: this picture needs clips of dataset=motions")
     spec = Motions(**config.dataset.model_dump(exclude={"kind", "name", "flip"}))
     split = find_split(config, *find_splits(config, progress=False).tested)
     clips = split.test_clips(config, opened.spec, opened.model)

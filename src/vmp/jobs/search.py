@@ -170,7 +170,7 @@ def check_validated(dataset: Mapping[str, Any]) -> None:
     are spent."""
     if _lacks_validation(dataset):
         raise ConfigError(
-            f"{dataset['name']} has no validation split, by which a search could judge; the test split is not for that"
+            f"{dataset['name']} has no validation split, which a search needs; it must not use the test split"
         )
 
 

@@ -62,7 +62,7 @@ def plan_finegym(
 
     Args:
         videos: folder with source videos by id, or with clips named like their element.
-        annotations: folder with the two lists and the annotation JSON, in any depth.
+        annotations: folder with the two lists and the annotation JSON, at any depth.
         times: CSV with the columns id,start,end, in seconds from the start of the source, instead of the JSON.
         allow_missing: continue without times and clips; every element then counts as missing.
     """

@@ -55,7 +55,7 @@ def plan_mpii(
 
     Args:
         mat: attributesAnnotations_MPII-Cooking-2.mat.
-        splits: folder that holds the sequence lists, in any depth.
+        splits: folder that holds the sequence lists, at any depth.
         frame_base: 1, as annotated; 0, as the authors' script reads the numbers.
         train_on_val: the validation subject trains too, and there is no validation split.
     """

@@ -70,7 +70,7 @@ class Official:
 
 
 def plan_official(name: str, videos: Path, annotations: Path) -> DatasetPlan:
-    """The manifests of a dataset by its official lists, which lie in `annotations` in any depth."""
+    """The manifests of a dataset by its official lists, which lie in `annotations` at any depth."""
     official = OFFICIAL[name]
     for option, folder in (("--videos", videos), ("--annotations", annotations)):
         if not folder.is_dir():

@@ -117,7 +117,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def first_of(folder: Path, names: tuple[str, ...], *, pattern: str = "") -> Path | None:
-    """The first of these names that is found in a folder, in any depth, or else one that fits a pattern.
+    """The first of these names that is found in a folder, at any depth, or else one that fits a pattern.
 
     Manifests that were prepared there are passed over. Raises ConfigError where files of that name differ.
     """

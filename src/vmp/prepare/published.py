@@ -203,7 +203,7 @@ def _rows(collection: Collection, videos: Path, table: Path | None) -> list[Row]
 
 
 def _named(collection: Collection, videos: Path) -> list[Row]:
-    """UT-Interaction by the names of its files, in any depth: sequences 1 to 10 are set 1, 11 to 20 set 2."""
+    """UT-Interaction by the names of its files, at any depth: sequences 1 to 10 are set 1, 11 to 20 set 2."""
     rows = []
     for stem, paths in sorted(find_videos(videos).items()):
         if match := collection.name.fullmatch(stem):

@@ -83,7 +83,7 @@ def _unpack_one(archive: Path, target: Path) -> None:
                 _check_room(archive, sum(member.file_size for member in opened.infolist()), target)
                 opened.extractall(target)
         except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
-            raise DataError(f"{archive}: cannot be unpacked ({error}); is it whole?") from None
+            raise DataError(f"{archive}: cannot be unpacked ({error}); it may be incomplete") from None
     elif archive.name.lower().endswith(TARS):
         _unpack_tar(archive, target)
     else:
@@ -133,7 +133,7 @@ def _unpack_tar(archive: Path, target: Path) -> None:
                 _check_room(archive, size, target, more=member.size)
                 opened.extract(member, target, **checked)
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{archive}: cannot be unpacked ({error}); is it whole?") from None
+        raise DataError(f"{archive}: cannot be unpacked ({error}); it may be incomplete") from None
 
 
 def _unpack_rar(archive: Path, target: Path) -> None:

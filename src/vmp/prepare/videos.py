@@ -1,4 +1,4 @@
-"""Where the videos and frame folders are: found by stem in a folder, in any depth, and by what a list calls them.
+"""Where the videos and frame folders are: found by stem in a folder, at any depth, and by what a list calls them.
 
 Notable here, of the paths and ids in lists (`Locator`):
 - a path that exists as written is taken. Else backslashes are read as slashes, absolute paths are taken if they lie in
@@ -62,7 +62,7 @@ def find_videos(root: Path) -> dict[str, list[str]]:
     Clips that were made here from other videos come last: --videos may be a folder that --out is in.
     """
     if not root.is_dir():
-        raise ConfigError(f"--videos {root}: no such folder; it should hold the videos, in any depth")
+        raise ConfigError(f"--videos {root}: no such folder; it should hold the videos, at any depth")
     found: dict[str, list[tuple[bool, int, str]]] = {}
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

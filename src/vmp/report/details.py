@@ -9,7 +9,7 @@ from vmp.report.entries import Entry
 
 UNREADABLE = 20  # clips listed at most
 DATASETS = {
-    "motions": ", small embedded videos: a miniature",
+    "motions": ", small generated videos: a miniature",
     "prepared": ", the real videos",
     "list": ", your own videos",
     "manifest": ", your own videos",

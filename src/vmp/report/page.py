@@ -165,7 +165,7 @@ def _notes(entries: Sequence[Entry], tables: Sequence[PrintedTable]) -> list[str
     notes = []
     if miniatures:
         which = "All" if miniatures == len(entries) else f"{miniatures}"
-        notes.append(f"{which} of them are miniatures: small embedded videos, not the paper's datasets.")
+        notes.append(f"{which} of them are miniatures: small generated videos, not the paper's datasets.")
     if lacking:
         notes.append(f"{lacking} run{'s' * (lacking != 1)} lacked clips, and each is marked.")
     if any(table.miniature for table in tables):

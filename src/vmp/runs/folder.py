@@ -112,7 +112,7 @@ def check_same_data(folder: Path, digests: dict[str, str]) -> None:
     changed = [split for split, value in digests.items() if before.get(split, value) != value]
     if changed:
         raise RunError(
-            f"{folder}: the clips of {' and '.join(changed)} are not those that the run began with (files, labels, "
+            f"{folder}: the clips of {' and '.join(changed)} are not those with which the run began (files, labels, "
             "spans or classes have changed since). Restore them, or use tag=WORD for a new run; for another dataset "
             f"use {OTHER_DATA}."
         )

@@ -118,7 +118,7 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
         head = make_backbone(config, 1).head_name
     found = read(path).state.get(f"{head}.weight")
     if found is None:
-        raise WeightsError(f"{path}: no {head}.weight in it; without its head a network predicts nothing")
+        raise WeightsError(f"{path}: no {head}.weight in it, and a network without its head cannot predict")
     names = classes_of(path, row.name if row else "")
     if names and len(names) != len(found):
         raise WeightsError(

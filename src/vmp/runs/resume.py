@@ -184,13 +184,13 @@ def record_session(state: TrainingState, processes: Processes, log: Log) -> None
     changed = [key for key, value in here.items() if before.get(key) != value]
     if "commit" in changed:
         log.warn(
-            f"the code has changed since the last session (commit {before.get('commit')} -> {here['commit']}): what "
-            f"follows step {state.step} is made by the new code, and result.json lists both"
+            f"the code has changed since the last session (commit {before.get('commit')} -> {here['commit']}): "
+            f"steps after {state.step} use the new code, and result.json lists both commits"
         )
     if elsewhere := _changes(before, here, [key for key in changed if key != "commit"]):
         log.warn(
-            f"the run continues elsewhere ({elsewhere}): clips, augmentation and learning rates stay the same, "
-            "but sums are rounded differently, and batch statistics are those of the clips on one process"
+            f"the run continues with another setup ({elsewhere}): clips, augmentation and learning rates stay the "
+            "same, but sums are rounded differently, and batch statistics are those of the clips on one process"
         )
     if changed or not state.sessions:
         state.sessions = [*state.sessions, {"step": state.step, **here}]
