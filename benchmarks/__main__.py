@@ -37,7 +37,7 @@ def main() -> None:
     add("--batch", type=int, default=8, help="clips of layer, and of stem and step on a GPU (on a CPU 2)")
     add("--frames", type=int, default=8, help="prompts per clip, of layer")
     add("--size", type=int, default=224, help="pixels per side, of layer")
-    add("--repeats", type=int, default=9, help="rounds; of step and extensions on a CPU 3")
+    add("--repeats", type=int, default=9, help="rounds; on a CPU of step 3, of extensions 5")
     add("--steps", type=int, help="updates over which losses are compared; default 50, on a CPU 10")
     add("--backbone", nargs="+", help="of step; default on a GPU: all five, on a CPU: c2d")
     add("--out", type=Path, default=ROOT / "outputs" / "bench.json")
@@ -102,7 +102,7 @@ def main() -> None:
             compose,
             ROOT,
             batch=options.batch if gpu else 2,
-            rounds=options.repeats if gpu else 3,
+            rounds=options.repeats if gpu else 5,
             crop=224 if gpu else 112,
         ),
         "save": lambda: bench_save(compose, rounds=3),
