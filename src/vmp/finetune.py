@@ -1,4 +1,4 @@
-"""What of a model is trained, and how its batch normalisation behaves (Table 2 and 4 of the paper).
+"""Which parameters of a model are trained, and how its batch normalisation behaves (Tables 2 and 4 of the paper).
 
 Notable here:
 - frozen means frozen: no gradient, no weight decay, no running statistics, no dropout;

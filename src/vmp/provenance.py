@@ -1,4 +1,4 @@
-"""What a result has to say of where it came from."""
+"""The provenance that results record."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Where m and n start, and the inverse of Eq. 2: the m and n that give a slope and a shift.
+"""The initial m and n, and the inverse of Eq. 2: the m and n that give a slope and a shift.
 
 No torch, so that a config is checked quickly.
 """

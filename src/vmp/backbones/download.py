@@ -1,4 +1,4 @@
-"""Fetch a file of weights once and whole, and recognise it afterwards.
+"""Download a weights file completely, and check it at every later use.
 
 Notable here:
 - a file appears under its name once it is whole (transfer.py resumes dropped connections). If the server never said

@@ -1,4 +1,4 @@
-"""A four-layer 3-D CNN that trains in minutes on a CPU: the default, and the instrument of the quick experiments."""
+"""A four-layer 3-D CNN that trains in minutes on a CPU: the default, for quick experiments."""
 
 from torch import Tensor, nn
 

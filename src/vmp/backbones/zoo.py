@@ -1,4 +1,4 @@
-"""Which pretrained weights there are: one row per backbone and dataset, public or in this package.
+"""The available pretrained weights: one row per backbone and dataset, public or in this package.
 
 Sources: the model zoos of pytorchvideo and of facebookresearch/TimeSformer, top-1 as printed there. The Hugging Face
 files are the same TimeSformer weights under other names; Dropbox links may stop working, so they come second. The

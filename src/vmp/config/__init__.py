@@ -1,4 +1,4 @@
-"""What a config may say: every key, its type and range, and what has to agree with what.
+"""The schema of configs: every key with its type and range, and the rules between keys.
 
 Notable here:
 - no torch: a wrong key or value fails with an error within a second, before any data is read;

@@ -1,4 +1,4 @@
-"""What has to agree with what: values that are allowed one by one and wrong together."""
+"""Rules between keys: values that are valid by themselves but not together."""
 
 from collections.abc import Iterator
 

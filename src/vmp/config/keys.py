@@ -1,4 +1,4 @@
-"""The keys of train.py and evaluate.py, what they hold, and which one was meant by a wrong one."""
+"""The keys of train.py and evaluate.py, their values, and the likely key for a misspelt one."""
 
 import difflib
 from functools import cache

@@ -1,4 +1,4 @@
-"""Videos made worse on purpose, before they are resized and cropped (Sec. E.1, Table 5 of the paper).
+"""Degraded videos for tests (Sec. E.1, Table 5 of the paper). Frames are degraded before they are resized and cropped.
 
 Notable here:
 - a frame's noise is a function of (clip, frame): the same in every view, reader and run;

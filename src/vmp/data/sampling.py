@@ -1,4 +1,4 @@
-"""Which frames a clip is made of: T (or T + 1) of them, from a span of a video.
+"""Selects the frames of a clip: T (or T + 1) of them, from a span of a video.
 
 Notable here:
 - positions count from the start of the span; a span of `length` frames may be shorter than the clip wants;

@@ -1,4 +1,4 @@
-"""When a file's pictures are shown, and which of them a span in seconds holds.
+"""The timestamps of a file's frames, and the frames of a span in seconds.
 
 Notable here:
 - every picture has its own time; headers name rates that the pictures do not have (1000 per second in Matroska files,

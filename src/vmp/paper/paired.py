@@ -1,4 +1,4 @@
-"""Differences between two arms on the same clips: how large, how certain, and what could have been seen at all.
+"""Differences between two arms on the same clips: their size, their confidence interval, and the detectable difference.
 
 Notable here:
 - everything is computed from which clips each seed got right: arrays (S seeds, N clips) of bool;

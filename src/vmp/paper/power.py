@@ -1,4 +1,4 @@
-"""How small a difference paired runs could have shown: the one that they find with a probability of 80 %.
+"""The detectable difference of paired runs: the one that they find with a probability of 80 %.
 
 Notable here:
 - a mean difference is tested against its standard error, two-sided at 5 %, by Student's t: three seeds ask for 4.3

@@ -1,4 +1,4 @@
-"""Who is trained on and who is tested: labelled clips divided into train, val and test.
+"""Divides labelled clips into train, val and test.
 
 Notable here:
 - a split that the clips bring along is taken as it is; else splits.py makes one, by ratio or fold;

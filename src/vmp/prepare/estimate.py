@@ -1,4 +1,4 @@
-"""How much disk and time it will take to make clips, or to measure videos, before it is done.
+"""Estimates the disk space and time that cutting clips or measuring videos will take.
 
 Notable here:
 - headers say how many frames there are. What they cost depends on their content (noise takes ten times the bytes of a

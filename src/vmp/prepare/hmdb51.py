@@ -1,10 +1,11 @@
 """HMDB-51 (Kuehne et al. 2011): 6,766 whole files, 51 classes, three splits given by 153 files.
 
 Notable here:
-- ids come from the shipped class list: sorting the split files puts climb_stairs before climb, a directory listing
-  shifts with every stray folder, and a third order is in circulation;
-- file names start with `-` or `#`, hold `[`, `;`, `&`, `!`: they are matched as plain text, and nothing is a comment;
-- lines end in a blank; 1 is training, 2 is test, 0 is not used in this split;
+- class ids come from the class list of this package. Sorting the split files would put climb_stairs before climb, a
+  directory listing shifts with every stray folder, and a third order is in use elsewhere;
+- file names may start with `-` or `#` and contain `[`, `;`, `&`, `!`, so they are matched as plain text, and no line
+  is a comment;
+- a line ends with a space; 1 means training, 2 test, and 0 not used in this split;
 - files are found by name in any layout, and as .mp4 or .mkv where they were encoded again.
 """
 
@@ -36,7 +37,7 @@ Fold = dict[str, tuple[str, str]]  # file name -> class, "train" | "test" | "unu
 def plan_hmdb51(videos: Path, splits: Path | None = None) -> DatasetPlan:
     """Three folds from the official split files, or from mmaction2's lists.
 
-    Where `splits` is None, these are looked for under and beside the videos.
+    If `splits` is None, they are looked for under and beside the videos.
     """
     classes = shipped_classes("hmdb51")
     found = find_videos(videos)
@@ -82,7 +83,7 @@ def plan_hmdb51(videos: Path, splits: Path | None = None) -> DatasetPlan:
 
 
 def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold], list[Check]]:
-    """What each of the three splits does with each file. ManifestError has file:line of each fault."""
+    """The use of each file in each of the three splits. Raises ManifestError with file:line of each fault."""
     official = {
         (match[1], int(match[2])): file
         for file in sorted(folder.iterdir())
@@ -134,7 +135,7 @@ def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold]
 
 
 def digest(split_files: list[Path]) -> str:
-    """SHA-256 over names, in order, and lines without blanks around them."""
+    """SHA-256 over the sorted file names and their stripped lines."""
     h = hashlib.sha256()
     for file in sorted(split_files, key=lambda file: file.name):
         h.update(f"{file.name}\0{chr(10).join(text for _, text in read_lines(file))}\n".encode())

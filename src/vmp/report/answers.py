@@ -1,4 +1,4 @@
-"""What the page says first: which setting is best, by how much, whether that is noise, what slope and shift did.
+"""The summary at the top of the page: the best setting, its gain, whether that may be chance, and slope and shift.
 
 Notable here:
 - a comparison is a dataset and a backbone; a setting is what its runs with several seeds have in common;

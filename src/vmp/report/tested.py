@@ -1,4 +1,4 @@
-"""What a run said of each tested clip, in few bytes: predictions.csv is read once and not kept."""
+"""The predictions of a run in compact form: predictions.csv is read once and not kept."""
 
 from dataclasses import dataclass
 from typing import Any

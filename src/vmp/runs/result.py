@@ -1,4 +1,4 @@
-"""What result.json says of how a run was made: everything in it but the accuracies."""
+"""The parts of result.json that describe how a run was made, i.e. everything but the accuracies."""
 
 import shlex
 import time

@@ -1,4 +1,4 @@
-"""Trackers: mirrors of a run's records in wandb or TensorBoard. The files in the run's folder are the truth.
+"""Trackers: copies of a run's records in wandb or TensorBoard. The files in the run's folder have precedence.
 
 Notable here:
 - a tracker never stops training: any failure in it costs one warning and ends the tracking;

@@ -1,4 +1,4 @@
-"""What trackers show of a run beside its rows: its config and its result, without secrets."""
+"""What trackers show of a run besides its rows: its config and its result, without secrets."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The embedded dataset `motions`: short H.264 clips whose class is a motion and never a look.
+"""The generated dataset `motions`: short H.264 clips whose class is visible only in their motion.
 
 Notable here:
 - any one frame, at any index, has the same distribution under every class: place uniform on a torus (an object that

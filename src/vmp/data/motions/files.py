@@ -1,4 +1,4 @@
-"""The clips as files: made side by side, continued where an earlier making stopped, listed in manifests."""
+"""The clips as files: encoded in parallel, continued after an interruption, and listed in manifests."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Which clips there are: the spec, the name of its folder, and the label and motion of each clip."""
+"""The settings of the dataset, the name of its folder, and the label and motion of each clip."""
 
 import hashlib
 from dataclasses import dataclass, fields
