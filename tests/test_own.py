@@ -106,6 +106,10 @@ def headless(num_classes):
     return torch.nn.Flatten()
 
 
+def lazy(num_classes):
+    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.LazyLinear(num_classes))
+
+
 def number(**options):
     return 3
 
@@ -156,6 +160,7 @@ SMALL = ("backbone.frames=4", "backbone.crop=16")
         (PROMPT, "Counted", (), "scalars() fails: "),
         (PROMPT, "Broken", (), "fails on a clip of shape (2, 3, 5, 16, 16): IndexError: too many indices"),
         (NETWORK, "headless", (), "has no Linear that could be its head"),
+        (NETWORK, "lazy", (), "the size of 2.weight, 2.bias is left open until a clip comes"),
         (NETWORK, "Network", ("backbone.options.more=1",), "it must have shape (2, 7): (clips, num_classes)"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from vmp.errors import ConfigError
 from vmp.layer import MotionPrompt
@@ -41,12 +42,17 @@ def build_backbone(target: str, options: Mapping[str, Any], *, num_classes: int)
     """A backbone; its `head_name` is the last Linear where it has none of its own.
 
     Raises:
-        ConfigError: the target cannot be imported or built, is no module, or has no Linear.
+        ConfigError: the target cannot be imported or built, is no module, is lazy, or has no Linear.
     """
     model = call("backbone", target, num_classes=num_classes, **options)
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"backbone.target = {target}: made a {type(model).__name__}; it must be a torch.nn.Module"
+        )
+    if lazy := [name for name, p in model.named_parameters() if is_lazy(p)]:
+        raise ConfigError(
+            f"backbone.target = {target}: the size of {', '.join(lazy[:3])} is left open until a clip comes (a lazy module of "
+            "torch), and weights, optimizer and checkpoints need it before; give the module its size"
         )
     if not hasattr(model, "head_name"):
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
