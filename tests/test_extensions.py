@@ -14,6 +14,7 @@ from vmp.extensions.per_clip import PerClip
 from vmp.extensions.two_sided import TwoSided
 from vmp.layer import MotionPrompt
 from vmp.runs.open import open_prompts, open_run
+from vmp.runs.sharing import write_shared
 
 START = {"m": 0.7, "n": -0.2}
 
@@ -186,3 +187,6 @@ def test_runs_train_and_are_opened_with_what_they_learned(data, tmp_path, form):
     drawn = open_prompts(result.parent).model.prompts["video"]
     clip = clips(size=32, frames=5)
     torch.testing.assert_close(drawn.attention(clip), trained.attention(clip), rtol=1e-3, atol=1e-5)
+    write_shared(result.parent, tmp_path / "shared", name="mine")
+    shared = open_prompts(tmp_path / "shared").model.prompts["video"]
+    torch.testing.assert_close(shared.attention(clip), trained.attention(clip), rtol=1e-3, atol=1e-5)

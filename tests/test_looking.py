@@ -189,7 +189,7 @@ def test_attention_that_is_no_function_of_two_frames_is_drawn_from_whole_clips(t
 
 
 @pytest.mark.slow
-def test_runs_with_patches_and_masks_are_drawn_or_refused_with_a_reason(data, script, tmp_path):
+def test_runs_with_patches_are_drawn_or_refused_with_a_reason(data, script, tmp_path):
     source = video(tmp_path / "v.mp4", 12, size=(36, 62))  # no whole number of patches
     for form, code, said in (
         (["vmp=patch", "vmp.patch=8"], 0, "p.mp4"),

@@ -22,8 +22,8 @@ from vmp.errors import ConfigError
 from vmp.layer import MotionPrompt
 from vmp.preflight import try_own_parts
 from vmp.runs.folder import load_config
-from vmp.runs.open import open_prompts
-from vmp.runs.sharing import open_shared, write_shared
+from vmp.runs.open import open_prompts, open_shared
+from vmp.runs.sharing import write_shared
 from vmp.train import _make_model
 
 PARTS = """

@@ -18,10 +18,9 @@ from vmp.config import Config, check, check_start, parse_views
 from vmp.errors import DataError, UserError
 from vmp.overrides import quote
 from vmp.runs.hub import PREFIX, fetch
-from vmp.runs.open import Opened, open_published, open_run
+from vmp.runs.open import Opened, is_shared, open_published, open_run, open_shared
 from vmp.runs.run import read_run
 from vmp.runs.score import Split, score
-from vmp.runs.sharing import is_shared, open_shared
 from vmp.runs.videos import as_split, measure_video, measure_videos, read_clip
 from vmp.targets import trust as allow
 

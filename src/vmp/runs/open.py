@@ -1,4 +1,4 @@
-"""Opens a trained model: the only way to load weights outside training, a run's or published ones."""
+"""Opens a trained model: the only way to load weights outside training, of a run, a shared folder or published ones."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +8,20 @@ from vmp.backbones import zoo
 from vmp.build import attach_prompts, backbone_spec, build_model, make_backbone
 from vmp.config import Config, CustomPrompts, Prompts, TimeSformerConfig, check_start
 from vmp.errors import ConfigError, RunError, WeightsError
+from vmp.files import read_json
 from vmp.pathways import scalar_name
 from vmp.prompts import build_prompts
-from vmp.runs.folder import checkpoints_of
+from vmp.runs.folder import checkpoints_of, load_config
 from vmp.runs.heads import classes_of, names_beside, run_of
+from vmp.runs.records import CONFIG_FILE, RESULT_FILE, read_classes
 from vmp.runs.run import read_run
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
     from vmp.engine.dist import Processes
     from vmp.model import PromptedClassifier
+
+MODEL_FILE = "model.safetensors"  # of a shared folder (sharing.py)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,38 @@ def open_run(
         model=model.eval(),
         classes=tuple(run.classes),
         checkpoint=found.path.name,
+    )
+
+
+def is_shared(folder: Path) -> bool:
+    """Whether the folder is one that `write_shared` has written, rather than a run's."""
+    return (folder / MODEL_FILE).is_file() and (folder / CONFIG_FILE).is_file()
+
+
+def open_shared(folder: Path, *, device: Any = "cpu") -> Opened:
+    """Raises:
+    RunError: a file is missing or damaged, or the weights are not those of the config's model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = load_config(folder)
+    classes, spec = read_classes(folder), backbone_spec(config)
+    model = build_model(config, len(classes), spec)
+    try:
+        model.load_state_dict(load_file(folder / MODEL_FILE))
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{folder / MODEL_FILE}: cannot be read ({error})") from None
+    except RuntimeError as error:
+        raise RunError(f"{folder / MODEL_FILE}: does not fit the model of {CONFIG_FILE}: {error}") from None
+    found = read_json(folder / RESULT_FILE)
+    note = f"shared model: top-1 {found['top1']:.2f} on {config.name} ({found['split']})" if found else ""
+    return Opened(
+        config=config,
+        spec=spec,
+        model=model.eval().to(device),
+        classes=tuple(classes),
+        notes=(note,) if note else (),
     )
 
 
@@ -175,7 +211,8 @@ def open_prompts(folder: Path) -> Opened:
         parameter.numel() == 1 for layer in layers.values() for parameter in layer.parameters()
     ) and not any(list(layer.buffers()) for layer in layers.values())
     if isinstance(config.vmp, CustomPrompts) or not scalars_only:
-        opened = open_run(folder)  # more than scalars was learned or kept
+        # more than scalars was learned or kept
+        opened = open_shared(folder) if is_shared(folder) else open_run(folder)
         opened.model.backbone = torch.nn.Identity()
         return opened
     for pathway, layer in layers.items():

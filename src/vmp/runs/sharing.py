@@ -11,24 +11,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from vmp.build import backbone_spec, build_model
 from vmp.config.keys import is_path
-from vmp.errors import RunError
-from vmp.files import read_json, write_json, write_text
-from vmp.runs.folder import load_config
-from vmp.runs.open import Opened, open_run
+from vmp.files import write_json, write_text
+from vmp.runs.open import MODEL_FILE, Opened, open_run
 from vmp.runs.records import (
     CLASSES_FILE,
     CONFIG_FILE,
     RESULT_FILE,
-    read_classes,
     read_config,
     read_result,
     read_weights,
 )
 from vmp.runs.run import read_run
 
-MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
+CARD_FILE = "README.md"
 FILES = (MODEL_FILE, CONFIG_FILE, CLASSES_FILE, RESULT_FILE, CARD_FILE)
 # of result.json; what else it has is about the machine
 TOLD = (
@@ -43,11 +39,6 @@ TOLD = (
     "scalars",
     "commit",
 )
-
-
-def is_shared(folder: Path) -> bool:
-    """Whether the folder is one that `write_shared` has written, rather than a run's."""
-    return (folder / MODEL_FILE).is_file() and (folder / CONFIG_FILE).is_file()
 
 
 def write_shared(run: Path, folder: Path, *, name: str) -> list[Path]:
@@ -74,33 +65,6 @@ def write_shared(run: Path, folder: Path, *, name: str) -> list[Path]:
     write_json(folder / RESULT_FILE, told)
     write_text(folder / CARD_FILE, _card(name, opened, told, read_weights(run)))
     return [folder / file for file in FILES]
-
-
-def open_shared(folder: Path, *, device: Any = "cpu") -> Opened:
-    """Raises:
-    RunError: a file is missing or damaged, or the weights are not those of the config's model.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    config = load_config(folder)
-    classes, spec = read_classes(folder), backbone_spec(config)
-    model = build_model(config, len(classes), spec)
-    try:
-        model.load_state_dict(load_file(folder / MODEL_FILE))
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{folder / MODEL_FILE}: cannot be read ({error})") from None
-    except RuntimeError as error:
-        raise RunError(f"{folder / MODEL_FILE}: does not fit the model of {CONFIG_FILE}: {error}") from None
-    found = read_json(folder / RESULT_FILE)
-    note = f"shared model: top-1 {found['top1']:.2f} on {config.name} ({found['split']})" if found else ""
-    return Opened(
-        config=config,
-        spec=spec,
-        model=model.eval().to(device),
-        classes=tuple(classes),
-        notes=(note,) if note else (),
-    )
 
 
 def _without_paths(raw: dict[Any, Any], prefix: str = "") -> dict[Any, Any]:

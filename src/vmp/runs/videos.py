@@ -19,7 +19,7 @@ from vmp.data.decode import read_frames
 from vmp.data.frames import FRAMES
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, check_rates
-from vmp.errors import UserError, VideoReadError
+from vmp.errors import DataError, UserError, VideoReadError
 from vmp.prepare.measure import Measured, measure_all, stamp
 from vmp.prepare.rows import with_measured
 from vmp.runs.open import Opened
@@ -94,13 +94,17 @@ def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0
 
     Raises:
         UserError: too few frames after `start`. VideoReadError: the video cannot be read. DataError: a frame folder's
-            rate is needed and unknown.
+            rate is needed and unknown, or the model takes masks beside the frames.
     """
     import torch
 
     split = as_split(opened, {video: measured})
     clip, reader = split.present.clips[0], split.present.readers[0]
     shape = clip_shape(opened.config, opened.spec, opened.model, crops=1)
+    if shape.masks is not None:
+        raise DataError(
+            f"{video}: only the generator of dataset=motions knows what really moves (vmp=oracle)"
+        )
     shown, offsets = shape.grid(clip)
     if start and start + int(offsets[-1]) >= len(shown):
         raise UserError(
