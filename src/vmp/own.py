@@ -51,8 +51,8 @@ def build_backbone(target: str, options: Mapping[str, Any], *, num_classes: int)
         )
     if lazy := [name for name, p in model.named_parameters() if is_lazy(p)]:
         raise ConfigError(
-            f"backbone.target = {target}: the size of {', '.join(lazy[:3])} is left open until a clip comes (a lazy module "
-            "of torch), and weights, optimizer and checkpoints need it before; give the module its size"
+            f"backbone.target = {target}: the size of {', '.join(lazy[:3])} is left open until a clip comes (a lazy "
+            "module of torch), and weights, optimizer and checkpoints need it before; give the module its size"
         )
     if not hasattr(model, "head_name"):
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
