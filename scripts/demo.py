@@ -9,42 +9,30 @@ The runs are ordinary ones (python train.py dataset.camera=moving vmp=none seed=
 continues them or shows their results: a table, outputs/demo.png, and what they say and do not say.
 """
 
-import os
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from vmp.cli import friendly  # first: it sets how Hydra reports errors
 
 with friendly():
-    from vmp.paper.arguments import sort_arguments
+    from vmp.paper.arguments import read_request, run_script
     from vmp.paper.demo import DemoRequest, draw_demo, real_footage, run_demo, sentences, table_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("camera", "", "top-1 by seed", "mean", "spread or interval", "slope", "shift", "s")
 
 
-def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
+def run(request: DemoRequest) -> int:
     began = time.monotonic()
-    with friendly():
-        own, overrides = sort_arguments(sys.argv[1:], ("seeds", "launch", "output"), numbers=("seeds",))
-        os.chdir(ROOT)
-        request = DemoRequest(
-            seeds=int(own.get("seeds", 2)),
-            launch=own.get("launch", "warm"),
-            output=own.get("output", "outputs"),
-            overrides=overrides,
-        )
-        cameras = run_demo(request, ROOT)
-        (picture,) = draw_demo(cameras, Path(request.output) / "demo")
+    cameras = run_demo(request, ROOT)
+    (picture,) = draw_demo(cameras, Path(request.output) / "demo")
     show(table_rows(cameras))
     print("\n".join(sentences(cameras)))
     print(f"{time.monotonic() - began:.0f} s in all -> {picture}; every run is below {request.output}")
     if command := real_footage(ROOT):
         print(f"next: {command}")
+    return 0
 
 
 def show(rows: list[list[str]]) -> None:
@@ -61,4 +49,4 @@ def show(rows: list[list[str]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(__doc__, partial(read_request, DemoRequest), run, ROOT)

@@ -9,37 +9,19 @@
 Finished runs are not repeated and half-done ones are continued. `make mini-weights` does the same.
 """
 
-import os
-import sys
+from functools import partial
 from pathlib import Path
 
 from vmp.cli import friendly  # first: it sets how Hydra reports errors
 
 with friendly():
-    from vmp.paper.arguments import sort_arguments
+    from vmp.paper.arguments import read_request, run_script
     from vmp.paper.pretraining import WeightsRequest, make_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "src" / "vmp" / "backbones" / "motions"
 
-
-def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    with friendly():
-        own, overrides = sort_arguments(sys.argv[1:], ("only", "launch", "dry", "output"), flags=("dry",))
-        os.chdir(ROOT)
-        request = WeightsRequest(
-            only=tuple(own.get("only", "").split()),
-            launch=own.get("launch", ""),
-            dry=own.get("dry") == "1",
-            output=own.get("output"),
-            overrides=overrides,
-        )
-        code = make_weights(request, ROOT, OUT)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    main()
+    run_script(
+        __doc__, partial(read_request, WeightsRequest), partial(make_weights, root=ROOT, out=OUT), ROOT
+    )

@@ -11,52 +11,25 @@ It runs what is not finished, continues what is half done, and writes outputs/re
 table1 SEEDS=3` does the same; `make publish` copies the files into docs/results.
 """
 
-import os
-import sys
+from functools import partial
 from pathlib import Path
 
 from vmp.cli import friendly  # first: it sets how Hydra reports errors
 
 with friendly():
     from vmp.errors import ConfigError
-    from vmp.paper.arguments import sort_arguments
+    from vmp.paper import arguments
     from vmp.paper.reproduce import Request, reproduce
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = ("table", "profile", "seeds", "only", "dry", "timing", "launch", "output", "results")
 
 
-def read_request(arguments: list[str]) -> Request:
-    """Raises:
-    ConfigError: an argument is not KEY=VALUE, a key is unknown, or a value is out of range.
-    """
-    own, others = sort_arguments(arguments, OWN, numbers=("table", "seeds"), flags=("dry", "timing"))
-    if "table" not in own:
+def read_request(words: list[str]) -> Request:
+    """Raises ConfigError where no table is named, or an argument is wrong."""
+    if not any(word.startswith("table=") for word in words):
         raise ConfigError("table=N: which table of the paper, 1 to 8?")
-    return Request(
-        table=int(own["table"]),
-        profile=own.get("profile", "paper"),
-        seeds=int(own.get("seeds", 1)),
-        only=tuple(own.get("only", "").split()),
-        dry=own.get("dry") == "1",
-        timing=own.get("timing") == "1",
-        launch=own.get("launch", ""),
-        output=own.get("output"),
-        results=own.get("results"),
-        overrides=others,
-    )
-
-
-def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    with friendly():
-        request = read_request(sys.argv[1:])
-        os.chdir(ROOT)
-        code = reproduce(request, ROOT)
-    sys.exit(code)
+    return arguments.read_request(Request, words)
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run_script(__doc__, read_request, partial(reproduce, root=ROOT), ROOT)

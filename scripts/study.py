@@ -13,54 +13,29 @@ finished. `make real` does the same, and `make publish PROFILE=real` copies the 
 """
 
 import os
-import sys
+from functools import partial
 from pathlib import Path
 
 from vmp.cli import friendly  # first: it sets how Hydra reports errors
 
 with friendly():
     from vmp.errors import ConfigError
-    from vmp.paper.arguments import sort_arguments
+    from vmp.paper import arguments
     from vmp.paper.study_command import StudyRequest, run_study
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = ("seeds", "only", "search", "launch", "dry", "output", "results")
 
 
-def read_request(arguments: list[str]) -> StudyRequest:
-    """Raises:
-    ConfigError: there is no study's name, or an argument is wrong.
-    """
-    if not arguments or "=" in arguments[0]:
+def read_request(words: list[str]) -> StudyRequest:
+    """Raises ConfigError where there is no study's name, or an argument is wrong."""
+    if not words or "=" in words[0]:
         raise ConfigError(
             "which study? A file of conf/study without its suffix, such as real, or a file of yours"
         )
-    name, *rest = arguments
+    name, *rest = words
     name = os.path.abspath(name) if name.endswith(".yaml") else name
-    own, others = sort_arguments(rest, OWN, numbers=("seeds",), flags=("dry", "search"))
-    return StudyRequest(
-        name=name,
-        seeds=int(own.get("seeds", 1)),
-        only=tuple(own.get("only", "").split()),
-        search=own.get("search") == "1",
-        launch=own.get("launch", ""),
-        dry=own.get("dry") == "1",
-        output=own.get("output"),
-        results=own.get("results"),
-        overrides=others,
-    )
-
-
-def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    with friendly():
-        request = read_request(sys.argv[1:])
-        os.chdir(ROOT)
-        code = run_study(request, ROOT)
-    sys.exit(code)
+    return arguments.read_request(StudyRequest, rest, name=name)
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run_script(__doc__, read_request, partial(run_study, root=ROOT), ROOT)

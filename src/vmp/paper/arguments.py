@@ -1,28 +1,46 @@
-"""The KEY=VALUE arguments of scripts that make many runs: their own keys, and overrides for every run."""
+"""Scripts that make many runs: their KEY=VALUE arguments are the fields of a request, and overrides for every run."""
 
-from collections.abc import Collection, Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
 
+from vmp.cli import friendly
 from vmp.config import Config, suggest
 from vmp.config.keys import no_such_key
 from vmp.errors import ConfigError
 
+R = TypeVar("R")
 
-def sort_arguments(
-    arguments: Sequence[str],
-    own: Sequence[str],
-    *,
-    numbers: Collection[str] = (),
-    flags: Collection[str] = (),
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """(values of the script's own keys, overrides of train.py). An own key without a value counts as not given.
+
+def run_script(doc: str | None, read: Callable[[list[str]], R], run: Callable[[R], int], root: Path) -> None:
+    """Print a script's docstring for --help; else read its arguments, run it in the checkout `root`, and exit."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(doc)
+        return
+    with friendly():
+        request = read(arguments)
+        os.chdir(root)
+        code = run(request)
+    sys.exit(code)
+
+
+def read_request(kind: Any, arguments: Sequence[str], **given: Any) -> Any:
+    """A request: a dataclass whose fields are the script's own keys; `overrides` takes what train.py is to read.
+
+    Whole numbers count from 1, flags are 0 or 1, and a tuple has the words of its value. A key without a value counts
+    as not given.
 
     Args:
-        numbers: own keys that are whole numbers from 1; flags: own keys that are 0 or 1.
+        given: fields that are no keys.
 
     Raises:
         ConfigError: an argument is not KEY=VALUE, a key is unknown, or a value is out of range.
     """
-    given: dict[str, str] = {}
+    own = {field.name: field.type for field in fields(kind) if field.name not in (*given, "overrides")}
     overrides: list[str] = []
     for argument in arguments:
         key, sign, value = argument.partition("=")
@@ -32,16 +50,22 @@ def sort_arguments(
             )
         if key in own:
             if value:
-                given[key] = value
+                given[key] = _parse(key, value, own[key])
         elif "." in key or key in Config.model_fields:
             overrides.append(argument)
         else:
             near = suggest(key, list(own))
             raise ConfigError(f"{key}: no such key{near}" if "did you mean" in near else no_such_key(key))
-    for key in numbers:
-        if key in given and not (given[key].isdecimal() and int(given[key])):
-            raise ConfigError(f"{key}={given[key]}: must be a whole number from 1")
-    for key in flags:
-        if given.get(key, "0") not in ("0", "1"):
-            raise ConfigError(f"{key}={given[key]}: must be 0 or 1")
-    return given, tuple(overrides)
+    return kind(**given, overrides=tuple(overrides))
+
+
+def _parse(key: str, value: str, kind: Any) -> Any:
+    if kind is int:
+        if not (value.isdecimal() and int(value)):
+            raise ConfigError(f"{key}={value}: must be a whole number from 1")
+        return int(value)
+    if kind is bool:
+        if value not in ("0", "1"):
+            raise ConfigError(f"{key}={value}: must be 0 or 1")
+        return value == "1"
+    return value if kind in (str, str | None) else tuple(value.split())
