@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType, QuotedString
 from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from hydra.core.override_parser.types import Override
-
     from vmp.jobs.sweep import Sweep
 
 EXTRAS = {"joblib": "joblib", "submitit": "slurm", "ray": "ray"}  # word in a plugin's name -> our extra
@@ -50,8 +50,6 @@ class RunSweeper(BasicSweeper):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         from vmp.jobs.planning import name_sweep
 
         self._check()
@@ -188,11 +186,11 @@ class SearchSweeper(RunSweeper):
         self.space, self.trials, self.seed = space, trials, seed
 
     def sweep(self, arguments: list[str]) -> Any:
-        from filelock import FileLock, Timeout
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        from vmp.errors import ConfigError, RunError
+        from vmp.errors import ConfigError
         from vmp.jobs.search import Search, check_validated, explain_study_errors
+        from vmp.runs.folder import locked
 
         self._check()
         if not isinstance(self.trials, int) or self.trials < 1:
@@ -204,41 +202,33 @@ class SearchSweeper(RunSweeper):
         fixed = [str(o.input_line) for o in parsed if o.key_or_group not in (*space, "tag")]
         check_validated(self._compose(fixed)["dataset"])
         place = self._home() / name_search(arguments, space)
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = f"cannot be written ({error.strerror}); choose another with output=FOLDER"
-            raise RunError(f"{place} {why}") from None
         code = 0
-        try:
-            with FileLock(place / ".lock", timeout=0), explain_study_errors(place):
-                search = Search(place, space, trials=self.trials, seed=self.seed)
-                count = len(self._places()) or self.max_batch_size or 1
-                while trials := search.propose(count):
-                    tag = [*tags, "trial"]
-                    each = [[*fixed, *t.overrides, f"tag={'-'.join(tag)}{t.number}"] for t in trials]
-                    sweep = self._run(place / f"trial{trials[0].number:04}", each)
-                    for trial, job in zip(trials, sweep.jobs, strict=True):
-                        if job.state in ("done", "finished before", "failed"):
-                            search.record(trial, job.folder)
-                    search.write()
-                    states = {job.state for job in sweep.jobs}
-                    if not states <= {"done", "finished before", "failed"}:
-                        code = sweep.report()
+        with locked(place, f"this search is running already (see {place})"), explain_study_errors(place):
+            search = Search(place, space, trials=self.trials, seed=self.seed)
+            count = len(self._places()) or self.max_batch_size or 1
+            while trials := search.propose(count):
+                tag = [*tags, "trial"]
+                each = [[*fixed, *t.overrides, f"tag={'-'.join(tag)}{t.number}"] for t in trials]
+                sweep = self._run(place / f"trial{trials[0].number:04}", each)
+                for trial, job in zip(trials, sweep.jobs, strict=True):
+                    if job.state in ("done", "finished before", "failed"):
+                        search.record(trial, job.folder)
+                search.write()
+                states = {job.state for job in sweep.jobs}
+                if not states <= {"done", "finished before", "failed"}:
+                    code = sweep.report()
+                    break
+                if "failed" in states:
+                    code = sweep.report()
+                    tried = [t.state for t in search.read()]
+                    if len(tried) >= 3 and set(tried) == {"failed"}:  # a mistake, not bad luck
                         break
-                    if "failed" in states:
-                        code = sweep.report()
-                        tried = [t.state for t in search.read()]
-                        if len(tried) >= 3 and set(tried) == {"failed"}:  # a mistake, not bad luck
-                            break
-                print(search.write())
-                print(f"-> {place / 'search.json'}", flush=True)
-        except Timeout:
-            raise RunError(f"this search is running already (see {place})") from None
+            print(search.write())
+            print(f"-> {place / 'search.json'}", flush=True)
         sys.exit(code)
 
 
-def search_space(overrides: Sequence["Override"], default: dict[str, Any]) -> dict[str, Any]:
+def search_space(overrides: Sequence[Override], default: dict[str, Any]) -> dict[str, Any]:
     """What the command line searches; where it searches nothing, the default without what it sets."""
     given = {o.key_or_group: _searched(o) for o in overrides if o.is_sweep_override()}
     fixed = {o.key_or_group for o in overrides}
@@ -253,10 +243,8 @@ def name_search(arguments: list[str], space: dict[str, Any]) -> str:
     return f"search-{name_sweep(given, [arguments]).rpartition('-')[2]}"
 
 
-def _searched(override: "Override") -> Any:
+def _searched(override: Override) -> Any:
     """What `vmp.jobs.search` takes for KEY=a,b, range(...), interval(a,b), int(...) or tag(log,interval(a,b))."""
-    from hydra.core.override_parser.types import IntervalSweep, QuotedString
-
     swept = override.value()
     if isinstance(swept, IntervalSweep):
         whole = isinstance(swept.start, int) and isinstance(swept.end, int)
@@ -267,9 +255,6 @@ def _searched(override: "Override") -> Any:
 
 def _divide(overrides: Sequence[str], groups: set[str]) -> tuple[list[str], dict[str, Any]]:
     """Overrides that choose files, add or delete, and those that set plain values: key -> value."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import OverrideType
-
     rest, values = [], {}
     for o in OverridesParser.create().parse_overrides(list(overrides)):
         if o.type != OverrideType.CHANGE or o.package or o.key_or_group in groups or o.key_or_group in values:

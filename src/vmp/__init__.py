@@ -1,7 +1,7 @@
 """Video motion prompts: two learned scalars in front of any video model.
 
-The names below load on first use, so that `import vmp` (and `vmp train --help`) does not pay for torch. All but `load`,
-which opens trained models, need torch alone.
+The names in _HOMES load on first use, so that `import vmp` (and `vmp train --help`) does not pay for torch. All but
+`load`, which opens trained models, need torch alone.
 """
 
 from importlib import import_module
@@ -29,19 +29,7 @@ _HOMES = {
     "TrainedModel": "vmp.trained",
     "load": "vmp.trained",
 }
-__all__ = [
-    "AsinhE",
-    "Gamma",
-    "LearnedPowerNorm",
-    "MaxExp",
-    "MotionPrompt",
-    "Objective",
-    "PromptedClassifier",
-    "SigmE",
-    "TrainedModel",
-    "load",
-    "temporal_attention_variation",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> object:

@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -59,9 +59,28 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def wait_for_lock(file: Path, waiting: str, *, patience: float = 0.0) -> Any:
+    """A lock on a file, to be released by `with`; prints `waiting` where another process holds it longer than
+    `patience` seconds."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file)
+    try:
+        return lock.acquire(timeout=patience)
+    except Timeout:
+        print(waiting, flush=True)
+        return lock.acquire()
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Rows, the header first."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,8 +1,10 @@
-"""The CPUs, the device and the memory of this machine."""
+"""The CPUs, the device, the memory and the processes of this machine."""
 
+import multiprocessing
 import os
 import resource
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +21,18 @@ def cpus() -> int:
         if os.environ.get(name, "").isdigit():
             own = min(own, max(1, int(os.environ[name])))
     return own
+
+
+def end_with_parent() -> None:
+    """End this process, a child of multiprocessing, with its parent, which cannot tell it when it is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def has_amx() -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from vmp.config import Config, check, check_start, parse_views
+from vmp.config import check, check_start, parse_views
 from vmp.errors import DataError, UserError
 from vmp.overrides import quote
 from vmp.runs.hub import PREFIX, fetch
@@ -27,10 +27,8 @@ from vmp.targets import trust as allow
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from vmp.backbones import Spec
     from vmp.engine.dist import Processes
     from vmp.layer import MotionPrompt
-    from vmp.model import PromptedClassifier
 
 Video = str | Path  # a file, or a folder of numbered frames
 
@@ -89,46 +87,19 @@ class TrainedModel:
 
     model: uint8 clips (B, 3, frames, S, S) -> an output with `logits` (B, classes).
     config: the checked config of the run.
+    spec: input sizes and test protocol.
     notes: remarks on published weights, such as their licence.
+    prompts: pathway -> its layer, with `slope` and `shift`; empty without prompts.
+    views: temporal x spatial views of a test.
     """
 
     def __init__(self, opened: Opened, processes: "Processes") -> None:
         self._opened, self._processes = opened, processes
-
-    @property
-    def model(self) -> "PromptedClassifier":
-        return self._opened.model
-
-    @property
-    def config(self) -> Config:
-        return self._opened.config
-
-    @property
-    def spec(self) -> "Spec":
-        """Input sizes and test protocol."""
-        return self._opened.spec
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._opened.classes
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._opened.notes
-
-    @property
-    def prompts(self) -> "dict[str, MotionPrompt]":
-        """Pathway -> its layer, with `slope` and `shift`; empty without prompts."""
-        return self._opened.prompts
-
-    @property
-    def views(self) -> tuple[int, int]:
-        """Temporal x spatial views of a test."""
-        return self.config.trainer.views or self.spec.views
-
-    @property
-    def device(self) -> Any:
-        return self._processes.device
+        self.model, self.config, self.spec = opened.model, opened.config, opened.spec
+        self.classes, self.notes = opened.classes, opened.notes
+        self.prompts: dict[str, MotionPrompt] = opened.prompts
+        self.views: tuple[int, int] = opened.config.trainer.views or opened.spec.views
+        self.device = processes.device
 
     @property
     def stages(self) -> list[str]:

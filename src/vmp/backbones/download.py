@@ -14,9 +14,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from vmp.errors import WeightsError
+from vmp.files import wait_for_lock
 from vmp.transfer import Failed, check_digest, digest_file, download, keep_part, name_of, remove_part
 
 
@@ -48,7 +47,8 @@ def fetch(
                 check_digest(path, WeightsError)
                 return path
         folder.mkdir(parents=True, exist_ok=True)
-        with _Locked(folder):
+        waiting = f"waiting for another process that fetches weights into {folder}"
+        with wait_for_lock(folder / ".lock", waiting, patience=5):
             for path in (folder / name_of(url) for url in urls):
                 if path.is_file():
                     check_digest(path, WeightsError)
@@ -91,23 +91,6 @@ def container(head: bytes) -> str | None:
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return "pickle"
     return None
-
-
-class _Locked:
-    """A lock on the folder; prints a line when it has to wait for another process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.lock = folder, FileLock(folder / ".lock")
-
-    def __enter__(self) -> None:
-        try:
-            self.lock.acquire(timeout=5)
-        except Timeout:
-            print(f"waiting for another process that fetches weights into {self.folder}", flush=True)
-            self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
 
 
 def _fetch_from(url: str, path: Path, progress: bool) -> Path:

@@ -6,7 +6,6 @@ vmp compare A B --json
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from vmp.cli import parser_of
 from vmp.errors import UserError
 from vmp.figures.comparison import ClassChange, Pairing, bootstrap, class_changes, mcnemar, pair
+from vmp.files import write_csv
 from vmp.runs.folder import differences
 from vmp.runs.run import Run, read_run
 from vmp.targets import take_trust
@@ -103,15 +103,13 @@ def compare(
 
 def write_clips(path: Path, paired: Pairing, classes: list[str]) -> None:
     """Write one row per clip that only one run gets right: id, fixed or broken, actual and predicted classes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "change", "label", "predicted_a", "predicted_b"])
-        differ = paired.right_a != paired.right_b
-        for i in differ.nonzero()[0].tolist():
-            change = "fixed" if paired.right_b[i] else "broken"
-            names = (classes[row[i]] for row in (paired.labels, paired.predicted_a, paired.predicted_b))
-            writer.writerow([paired.ids[i], change, *names])
+    rows = [["id", "change", "label", "predicted_a", "predicted_b"]]
+    differ = paired.right_a != paired.right_b
+    for i in differ.nonzero()[0].tolist():
+        change = "fixed" if paired.right_b[i] else "broken"
+        names = (classes[row[i]] for row in (paired.labels, paired.predicted_a, paired.predicted_b))
+        rows.append([paired.ids[i], change, *names])
+    write_csv(path, rows)
 
 
 def show(found: dict[str, Any], *, most: int) -> None:

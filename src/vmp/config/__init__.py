@@ -27,28 +27,3 @@ from vmp.config.sections import (
     TimeSformerConfig,
 )
 from vmp.config.types import parse_views
-
-__all__ = [
-    "AnyPrompts",
-    "Config",
-    "ConstantPrompts",
-    "CustomBackbone",
-    "CustomDataset",
-    "CustomPrompts",
-    "Evaluate",
-    "FixedPrompts",
-    "FoldersDataset",
-    "ListDataset",
-    "Logger",
-    "MotionsDataset",
-    "NoPrompts",
-    "OraclePrompts",
-    "PreparedDataset",
-    "Prompts",
-    "TimeSformerConfig",
-    "check",
-    "check_evaluate",
-    "check_start",
-    "parse_views",
-    "suggest",
-]

@@ -12,19 +12,20 @@ Notable here:
 
 import csv
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vmp.data.columns import KEEP_FROM, STATUSES, Clip, Clips, digest_of, keep, read_kept
 from vmp.data.decode import READERS
 from vmp.data.frames import FRAMES
 from vmp.data.times import read_steps
 from vmp.errors import ManifestError, RunError, shortlist
-from vmp.files import read_json, replacing, write_json, write_text
+from vmp.files import read_json, write_csv, write_json, write_text
 
 RECORD = "dataset.json"
 COLUMNS = (
@@ -112,22 +113,20 @@ def raise_faults(faults: list[str], what: str = "line(s)") -> None:
         raise ManifestError(f"{len(faults)} {what} cannot be used:\n{shortlist(faults, 20)}")
 
 
-def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
+def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """Write a manifest, all of it or nothing."""
-    path = Path(path)
     clips = list(clips)
     tags = sorted({tag for clip in clips for tag in clip.tags})
     times = [TIMES] if any(clip.times for clip in clips) else []
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *times, *tags])
-        for c in clips:
-            start = "" if c.start == 0 and c.end is None else c.start
-            end = "" if c.end is None else c.end
-            measured = [c.frames, f"{c.fps:.6g}", c.width, c.height, c.status, " ".join(c.readers)]
-            measured += [c.times] if times else []
-            own = [c.tags.get(tag, "") for tag in tags]
-            writer.writerow([c.id, c.path, c.label, start, end, *measured, *own])
+
+    def row(c: Clip) -> list[Any]:
+        start = "" if c.start == 0 and c.end is None else c.start
+        end = "" if c.end is None else c.end
+        measured = [c.frames, f"{c.fps:.6g}", c.width, c.height, c.status, " ".join(c.readers)]
+        measured += [c.times] if times else []
+        return [c.id, c.path, c.label, start, end, *measured, *(c.tags.get(tag, "") for tag in tags)]
+
+    write_csv(path, itertools.chain([[*COLUMNS, *times, *tags]], map(row, clips)))
 
 
 def record_root(folder: Path, root: Path, *, within: Path) -> None:

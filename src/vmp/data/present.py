@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -25,36 +24,6 @@ from vmp.invocation import command_line
 READER_NAMES = (*READERS, FRAMES)
 _MISSING, _FILE, _FOLDER = range(3)
 _NONE = 255
-
-
-class Readers(Sequence[str]):
-    """The reader of each clip. codes: (N,), places in READER_NAMES."""
-
-    def __init__(self, codes: np.ndarray) -> None:
-        self.codes = codes
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "Readers": ...
-
-    def __getitem__(self, index: int | slice) -> "str | Readers":
-        return Readers(self.codes[index]) if isinstance(index, slice) else READER_NAMES[self.codes[index]]
-
-    def __iter__(self) -> Iterator[str]:
-        return (READER_NAMES[code] for code in self.codes.tolist())
-
-    def __contains__(self, name: object) -> bool:
-        return name in READER_NAMES and bool((self.codes == READER_NAMES.index(str(name))).any())
-
-    def __eq__(self, other: object) -> bool:
-        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +91,8 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
         )
     usable = np.flatnonzero(chosen != _NONE)
     in_order = {name: bad[name] for name in clips.texts("id") if name in bad} if bad else {}
-    present = Present(clips.take(usable), Readers(chosen[usable]), len(clips), in_order)
+    readers = tuple(READER_NAMES[code] for code in chosen[usable].tolist())
+    present = Present(clips.take(usable), readers, len(clips), in_order)
     check_bad(in_order, present.total, max_bad_fraction, where=str(manifest.path))
     if not len(usable):
         raise DataError(f"{manifest.path}: none of its {len(manifest.clips)} clips can be used")

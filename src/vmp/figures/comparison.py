@@ -91,12 +91,9 @@ def _require(run: Run, rows: list[dict[str, str]], name: str) -> list[dict[str, 
 
 def mcnemar(fixed: int, broken: int) -> float:
     """Exact two-sided p of McNemar's test: 2 P(X <= min(fixed, broken)) for X ~ B(fixed + broken, 1/2), at most 1."""
-    n = fixed + broken
-    ways = tail = 1  # n choose k, and their sum, for k = 0
-    for k in range(min(fixed, broken)):
-        ways = ways * (n - k) // (k + 1)
-        tail += ways
-    return min(1.0, 2 * tail / 2**n)
+    from scipy.stats import binomtest
+
+    return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
 
 
 DRAWS = 10_000  # of the bootstrap

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmp.build import backbone_spec, find_splits
+from vmp.build import backbone_spec, find_splits, motions_of
 from vmp.config import Config, MotionsDataset
 from vmp.errors import DataError
 from vmp.figures.canvas import COLORS, figure, save, style
@@ -119,11 +119,9 @@ def two_clips(config: Config, opened: Any) -> "list[tuple[str, Tensor]]":
     """
     import torch
 
-    from vmp.data.motions import Motions
-
     if not isinstance(config.dataset, MotionsDataset):
         raise DataError(f"{config.dataset.name}: this picture needs clips of dataset=motions")
-    spec = Motions(**config.dataset.model_dump(exclude={"kind", "name", "flip"}))
+    spec = motions_of(config.dataset)
     split = find_split(config, *find_splits(config, progress=False).tested)
     clips = split.test_clips(config, opened.spec, opened.model)
     order = sorted(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vmp.build import find_splits
+from vmp.build import find_splits, motions_of
 from vmp.config import Config, FoldersDataset, ListDataset, MotionsDataset
 from vmp.data.present import digest, find_clips
 from vmp.errors import DataError, UserError
@@ -112,10 +112,9 @@ def _check_there(config: Config) -> None:
     home = Path(config.data.root)
     where, there = home, True
     if isinstance(config.dataset, MotionsDataset):
-        from vmp.data.motions import Motions, folder_name
+        from vmp.data.motions import folder_name
 
-        spec = Motions(**config.dataset.model_dump(exclude={"kind", "name", "flip"}))
-        where = home / "motions" / folder_name(spec)
+        where = home / "motions" / folder_name(motions_of(config.dataset))
         there = (where / "train.csv").is_file()
     elif isinstance(config.dataset, ListDataset | FoldersDataset):
         where = Path(config.dataset.root)

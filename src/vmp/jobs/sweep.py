@@ -23,6 +23,7 @@ from vmp.files import write_json, write_text
 from vmp.invocation import typed_command
 from vmp.jobs.process import JobProcess, python_command
 from vmp.jobs.supervisor import Job, ProgressLines, StopRequests, announce_stop, listen_for_signals, run_jobs
+from vmp.runs.folder import locked
 from vmp.runs.records import is_finished, read_result
 
 RECORDED = ("state", "message", "code", "seconds")  # what N/state.json has
@@ -159,19 +160,7 @@ class Sweep:
     @contextmanager
     def _opened(self) -> Iterator[StopRequests]:
         """Hold the sweep's folder and this process's signals, and write sweep.json before and after."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.place / ".lock", timeout=0)
-        try:
-            self.place.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise RunError(f"this sweep is running already (see {self.place}/sweep.json)") from None
-        except OSError as error:
-            raise RunError(
-                f"{self.place} cannot be written ({error.strerror}); choose another with output=FOLDER"
-            ) from None
-        try:
+        with locked(self.place, f"this sweep is running already (see {self.place}/sweep.json)"):
             (self.place / "stop").unlink(missing_ok=True)
             for job in self.jobs:
                 job.output.with_name("state.json").unlink(missing_ok=True)
@@ -183,8 +172,6 @@ class Sweep:
                 yield requests
             self._signal = requests.signals[-1] if requests.signals else 0
             self._write("stopped" if self._signal else "over")
-        finally:
-            lock.release()
 
     def _start(self, job: Job, place: Mapping[str, str]) -> JobProcess:
         own = self.settings

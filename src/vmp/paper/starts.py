@@ -6,8 +6,6 @@ Notable here:
 - the map shows the gain in top-1 over the baseline of the same seed, and where slope and shift ended.
 """
 
-import csv
-import io
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from vmp.compose import composer
 from vmp.errors import ConfigError
 from vmp.figures.canvas import figure, save, style
 from vmp.figures.layers import layer_with
-from vmp.files import write_text
+from vmp.files import write_csv
 from vmp.jobs.launch import parse_launch
 from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
 from vmp.paper.reproduce import run_missing
@@ -106,13 +104,11 @@ def run_grid(grid: StartGrid, profile: Profile, root: Path, *, launch: str = "")
 
 def write_points(points: Sequence[Point], stem: Path) -> list[Path]:
     """Write `stem`.csv, one row per run, and the map as `stem`.png and .svg; the files."""
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(Point.__dataclass_fields__)
+    rows: list[list[object]] = [[*Point.__dataclass_fields__]]
     for p in points:
         numbers = [f"{number:.3f}" for number in (p.top1, p.gain, p.learned_slope, p.learned_shift)]
-        rows.writerow([p.dataset, p.slope, p.shift, p.seed, *numbers, p.commit, p.run])
-    write_text(stem.with_suffix(".csv"), text.getvalue())
+        rows.append([p.dataset, p.slope, p.shift, p.seed, *numbers, p.commit, p.run])
+    write_csv(stem.with_suffix(".csv"), rows)
     return [stem.with_suffix(".csv"), *draw_map(points, stem)]
 
 

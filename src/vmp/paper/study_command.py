@@ -1,7 +1,5 @@
 """A study from one command: plan it, run what is missing, write its results."""
 
-import csv
-import io
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ from typing import Any
 
 from vmp.compose import composer
 from vmp.errors import RunError
-from vmp.files import read_csv, write_text
+from vmp.files import read_csv, write_csv, write_text
 from vmp.formats import format_duration
 from vmp.jobs.launch import parse_launch
 from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
@@ -104,8 +102,11 @@ def run_study(request: StudyRequest, root: Path) -> int:
 
 def write_results(study: Study, records: Records, results: Path, *, command: str) -> None:
     """Write the table, the picture and the records."""
-    write_text(results / "study_runs.csv", _to_csv((*RUN_COLUMNS, *LATER_COLUMNS), records.runs))
-    write_text(results / "study_clips.csv", _to_csv(CLIP_COLUMNS, records.clips))
+    for file, columns, rows in (
+        ("study_runs.csv", (*RUN_COLUMNS, *LATER_COLUMNS), records.runs),
+        ("study_clips.csv", CLIP_COLUMNS, records.clips),
+    ):
+        write_csv(results / file, [columns, *([row.get(name, "") for name in columns] for row in rows)])
     found = collect(study, records.clips)
     write_text(results / f"study_{study.name}.md", to_markdown(study, found, records.runs, command=command))
     draw(study, found, results / f"study_{study.name}")
@@ -160,14 +161,6 @@ def _without_other_configs(study: Study, planner: Planner, records: Records) -> 
 
 def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in row.items()}
-
-
-def _to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _print_plan(

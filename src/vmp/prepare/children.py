@@ -13,14 +13,13 @@ import multiprocessing as mp
 import os
 import signal
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypedDict, TypeVar
 
-from vmp.machine import cpus
+from vmp.machine import cpus, end_with_parent
 
 TIMEOUT = 300.0  # seconds without progress
 ASLEEP = 0.01  # share of time on a CPU below which a process sleeps
@@ -196,7 +195,7 @@ def _serve(pipe: Connection, reports: Connection, work: Callable[[Any], Iterator
     _Reports.pipe = reports
     os.set_blocking(reports.fileno(), False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its children
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.environ["OPENCV_LOG_LEVEL"] = os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
     import av
     import cv2
@@ -218,10 +217,3 @@ def _serve(pipe: Connection, reports: Connection, work: Callable[[Any], Iterator
                 pipe.send(Lost(f"{type(error).__name__}: {error}"))
     except (EOFError, BrokenPipeError):
         return
-
-
-def _end_with_parent() -> None:
-    parent = mp.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -31,10 +31,6 @@ class Division:
     notes: tuple[str, ...] = ()
 
 
-def is_whole(row: Row) -> bool:
-    return row.start is None and row.end is None
-
-
 def divide(
     root: Path,
     rows: Sequence[Row],
@@ -136,7 +132,7 @@ def _copies(root: Path, rows: Sequence[Row]) -> dict[str, str]:
     first: dict[str, Row] = {}
     faults = []
     for row in rows:
-        if times[digests.get(row.path, "")] < 2 or not is_whole(row):
+        if times[digests.get(row.path, "")] < 2 or not row.whole:
             continue
         other = first.setdefault(digests[row.path], row)
         if other.label != row.label:

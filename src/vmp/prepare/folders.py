@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vmp.data.manifest import raise_faults, spread
 from vmp.errors import ConfigError, ManifestError, shortlist
-from vmp.prepare.division import UNUSED, Division, divide, is_whole
+from vmp.prepare.division import UNUSED, Division, divide
 from vmp.prepare.list_format import SPLITS, Row, read_list
 from vmp.prepare.plan import Check, DatasetPlan, Item
 from vmp.prepare.videos import SUFFIXES, Locator, is_frame_folder
@@ -85,17 +85,7 @@ def make_plan(
         ids = _ids([row for part in (*division.splits.values(), division.unused) for row in part])
         for split, part in division.splits.items():
             plans[posixpath.join(folder, split)] = tuple(
-                Item(
-                    id=ids[row],
-                    path=row.path,
-                    label=number[row.label],
-                    start=row.start or 0,
-                    end=row.end,
-                    unit="file" if is_whole(row) else "frames" if row.frames else "seconds",
-                    tags={"group": row.group} if row.group else {},
-                    fps=row.fps,
-                )
-                for row in part
+                row.item(id=ids[row], label=number[row.label]) for row in part
             )
         tables[posixpath.join(folder, TABLE)] = _table(division)
     several = len(divisions) > 1
@@ -127,7 +117,7 @@ def _ids(rows: Sequence[Row]) -> dict[Row, str]:
     named = {}
     for row in rows:
         stem = posixpath.splitext(row.path)[0]
-        span = "" if is_whole(row) else f"@{row.start or 0:g}-{'' if row.end is None else f'{row.end:g}'}"
+        span = "" if row.whole else f"@{row.start or 0:g}-{'' if row.end is None else f'{row.end:g}'}"
         named[row] = (stem if stems[stem] == 1 else row.path) + span
     return named
 
@@ -137,7 +127,7 @@ def _table(division: Division) -> str:
     writer = csv.writer(out, lineterminator="\n")
     rows = [(row, split) for split, part in division.splits.items() for row in part]
     rows += [(row, UNUSED) for row in division.unused]
-    spans, rates = not all(is_whole(row) for row, _ in rows), any(row.fps for row, _ in rows)
+    spans, rates = not all(row.whole for row, _ in rows), any(row.fps for row, _ in rows)
     units = ("start_frame", "end_frame") if any(row.frames for row, _ in rows) else ("start", "end")
     writer.writerow(
         ["path", "label", *(units if spans else ()), *(("fps",) if rates else ()), "group", "split"]

@@ -17,9 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from filelock import FileLock, Timeout
-
 from vmp.errors import DataError
+from vmp.files import wait_for_lock
 from vmp.prepare.children import TIMEOUT, Lost, in_children
 from vmp.prepare.measure import Measured, append_record, read_records, stamp
 from vmp.prepare.videos import JOURNAL
@@ -129,12 +128,8 @@ class _Journal:
     def __enter__(self) -> "_Journal":
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / ".cuts.lock")
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                print(f"{self.folder}: another process writes clips there; waiting for it", flush=True)
-                self._lock.acquire()
+            waiting = f"{self.folder}: another process writes clips there; waiting for it"
+            self._lock = wait_for_lock(self.folder / ".cuts.lock", waiting)
             self._remove_unfinished()
             entries = read_records(self.folder / JOURNAL)
             self.known = {entry["target"]: entry for entry in entries if isinstance(entry.get("target"), str)}
@@ -145,7 +140,7 @@ class _Journal:
 
     def __exit__(self, *_: object) -> None:
         self._remove_unfinished()
-        self._lock.release()
+        self._lock.lock.release()
 
     def _remove_unfinished(self) -> None:
         """Remove what a killed child left; while the lock is held, nobody is writing it."""

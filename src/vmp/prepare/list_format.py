@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from vmp.data.manifest import NUMBER, raise_faults, read_csv
 from vmp.errors import ManifestError
 from vmp.invocation import command_line
-from vmp.prepare.plan import read_lines
+from vmp.prepare.plan import Item, read_lines
 from vmp.prepare.videos import VIDEO
 
 # names of columns, lower case, with _ for blanks; the first one found is taken
@@ -76,6 +76,24 @@ class Row:
     group: str = ""
     split: str = ""  # as written
     fps: float = field(default=0.0, repr=False)  # of a frame folder; 0: not known
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of its file."""
+        return self.start is None and self.end is None
+
+    def item(self, *, id: str, label: int) -> Item:
+        """The clip of a located row."""
+        return Item(
+            id=id,
+            path=self.path,
+            label=label,
+            start=self.start or 0,
+            end=self.end,
+            unit="file" if self.whole else "frames" if self.frames else "seconds",
+            tags={"group": self.group} if self.group else {},
+            fps=self.fps,
+        )
 
 
 def read_list(path: Path, split: str = "") -> list[Row]:

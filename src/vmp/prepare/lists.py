@@ -9,8 +9,9 @@ Notable here:
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Unpack
 
 from filelock import FileLock
 
@@ -23,7 +24,7 @@ from vmp.prepare.dataset import count_table, write_manifests
 from vmp.prepare.division import check_groups
 from vmp.prepare.list_format import Row, read_list
 from vmp.prepare.measure import Measured, measure_cached
-from vmp.prepare.plan import DatasetPlan, Item
+from vmp.prepare.plan import DatasetPlan
 from vmp.prepare.rows import SHORT, in_place_rows, tag_short, unusable
 from vmp.prepare.videos import Locator
 
@@ -62,7 +63,10 @@ def make_list(
     classes, labels = _assign_labels(rows, classes_file)
     rows = {split: list(spread(part, most)) for split, part in rows.items()}
     items = {
-        split: tuple(_item(row, labels[split][row.label], f"{split}/{n:06}") for n, row in enumerate(part))
+        split: tuple(
+            replace(row, group="").item(id=f"{split}/{n:06}", label=labels[split][row.label])
+            for n, row in enumerate(part)
+        )
         for split, part in rows.items()
     }
     plan = DatasetPlan(name="list", classes=classes, splits=items, videos=videos, clock=clock, fps=fps or 0.0)
@@ -97,13 +101,6 @@ def _locate_all(root: Path, lists: Mapping[str, Path]) -> dict[str, list[Row]]:
     out = {split: locator.locate_all(read_list(file, split), file, faults) for split, file in lists.items()}
     raise_faults(faults)
     return out
-
-
-def _item(row: Row, label: int, id: str) -> Item:
-    whole = row.start is None and row.end is None
-    unit: Literal["file", "frames", "seconds"] = "file" if whole else "frames" if row.frames else "seconds"
-    start = row.start or 0
-    return Item(id=id, path=row.path, label=label, start=start, end=row.end, unit=unit, fps=row.fps)
 
 
 def _check_frame_counts(rows: Mapping[str, list[Row]], found: Mapping[str, Measured]) -> None:

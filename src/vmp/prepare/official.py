@@ -89,18 +89,7 @@ def plan_official(name: str, videos: Path, annotations: Path) -> DatasetPlan:
     def items(part: list[Row]) -> tuple[Item, ...]:
         found = locator.locate_all(part, annotations, faults)
         ids = {row.where: _clip_id(row) for row in part}
-        return tuple(
-            Item(
-                id=ids[row.where],
-                path=row.path,
-                label=number[row.label],
-                start=row.start or 0,
-                end=row.end,
-                unit="file" if row.start is None and row.end is None else "seconds",
-                tags={"group": row.group} if row.group else {},
-            )
-            for row in found
-        )
+        return tuple(row.item(id=ids[row.where], label=number[row.label]) for row in found)
 
     plans = {split: items(part) for split, part in lists.rows.items()}
     raise_faults(faults)

@@ -138,18 +138,8 @@ def _unpack_tar(archive: Path, target: Path) -> None:
 
 def _unpack_rar(archive: Path, target: Path) -> None:
     """Unpack with the first tool that can; some builds read only some kinds of RAR, or none."""
-    file, to = str(archive.resolve()), str(target.resolve())
-    tools = [  # how to list the names, one per line, and how to unpack
-        (["unrar", "lb", "-p-", "--", file], ["unrar", "x", "-o+", "-p-", "-inul", "--", file, f"{to}/"]),
-        (["bsdtar", "-tf", file], ["bsdtar", "-xf", file, "-C", to]),
-        (["7zz", "l", "-ba", "-slt", file], ["7zz", "x", "-y", "-bd", f"-o{to}", file]),
-        (["7z", "l", "-ba", "-slt", file], ["7z", "x", "-y", "-bd", f"-o{to}", file]),
-        (["lsar", file], ["unar", "-q", "-f", "-D", "-o", to, file]),
-    ]
-    find_rar_tool(archive)
-    usable = [pair for pair in tools if all(shutil.which(command[0]) for command in pair)]
     faults: list[str] = []
-    for listing, unpacking in usable:
+    for listing, unpacking in _rar_commands(archive, target):
         try:
             _check_members(archive, _names(_run(listing), listing[0]))
             _run(unpacking)
@@ -167,15 +157,28 @@ def _unpack_rar(archive: Path, target: Path) -> None:
     )
 
 
-def find_rar_tool(archive: Path) -> str:
-    """The program that is tried first on a RAR. Raises ConfigError where none is installed."""
-    for tools in (("unrar",), ("bsdtar",), ("7zz",), ("7z",), ("unar", "lsar")):
-        if all(map(shutil.which, tools)):
-            return tools[0]
+def _rar_commands(archive: Path, target: Path) -> list[tuple[list[str], list[str]]]:
+    """How each installed tool lists the names, one per line, and how it unpacks. ConfigError where none is there."""
+    file, to = str(archive.resolve()), str(target.resolve())
+    tools = [
+        (["unrar", "lb", "-p-", "--", file], ["unrar", "x", "-o+", "-p-", "-inul", "--", file, f"{to}/"]),
+        (["bsdtar", "-tf", file], ["bsdtar", "-xf", file, "-C", to]),
+        (["7zz", "l", "-ba", "-slt", file], ["7zz", "x", "-y", "-bd", f"-o{to}", file]),
+        (["7z", "l", "-ba", "-slt", file], ["7z", "x", "-y", "-bd", f"-o{to}", file]),
+        (["lsar", file], ["unar", "-q", "-f", "-D", "-o", to, file]),
+    ]
+    if usable := [pair for pair in tools if all(shutil.which(command[0]) for command in pair)]:
+        return usable
     raise ConfigError(
         f"{archive}: a RAR archive, and none of unrar, bsdtar, 7zz, 7z and unar is installed. Install one "
         "(unrar, or apt install libarchive-tools), or unpack it and the archives inside it elsewhere."
     )
+
+
+def find_rar_tool(archive: Path) -> str:
+    """The program that is tried first on a RAR. Raises ConfigError where none is installed."""
+    _, unpacking = _rar_commands(archive, Path())[0]
+    return unpacking[0]
 
 
 def _run(command: list[str]) -> str:

@@ -25,7 +25,7 @@ from vmp.data.decode import ON_GPU, check_reader
 from vmp.data.frames import FRAMES
 from vmp.data.manifest import Manifest, inside, read_manifest, write_manifest
 from vmp.errors import ManifestError
-from vmp.files import replacing
+from vmp.files import write_csv
 from vmp.prepare.children import TIMEOUT
 from vmp.prepare.measure import Measured, installed_seeking_readers, measure_all
 from vmp.progress import bar
@@ -95,9 +95,7 @@ def verify(
     quarantine = old.path.with_name(QUARANTINE)
     others = _rows_of_other_manifests(quarantine, {(clip.id, clip.path) for clip in clips})
     if rows or others or quarantine.exists():
-        with replacing(quarantine) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([Problem._fields, *others, *rows])
+        write_csv(quarantine, [Problem._fields, *others, *rows])
     if tuple(clips) != old.clips:
         _keep_copy(old.path)
         write_manifest(old.path, clips)

@@ -14,6 +14,7 @@ from vmp.report.entries import Entry
 from vmp.runs.run import Run
 
 MOST_PICTURED = 40  # runs whose clips are drawn
+SHOWN = ("label", "dataset", "backbone", "placement", "method", "seed", "problem", "curves")  # of an entry
 
 
 def as_json(value: Any) -> Markup:
@@ -30,19 +31,12 @@ def drawn_data(entries: Sequence[Entry]) -> dict[str, Any]:
             lists.append(e.classes)
         runs.append(
             {
+                **{name: getattr(e, name) for name in SHOWN},
                 "number": number,
-                "label": e.label,
-                "dataset": e.dataset,
-                "backbone": e.backbone,
-                "placement": e.placement,
-                "method": e.method,
                 "lambda": e.weight,
-                "seed": e.seed,
-                "problem": e.problem,
                 "top1": finite(e.result.get("top1")),
                 "split": e.result.get("split"),
                 "classes": lists.index(e.classes),
-                "curves": e.curves,
                 "ranges": _ranges(e.config.get("vmp")),
                 "pairs": [
                     [pathway, slope, e.scalars("shift")[pathway]]

@@ -127,34 +127,43 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Context in which a folder exists and this process alone works in it.
+
+    Raises:
+        RunError: it cannot be written, or another process has locked it, which `busy` says.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunError(busy) from None
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written ({error.strerror}); choose another with output=FOLDER"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def run_folder(folder: Path, raw: dict[Any, Any], *, first: bool) -> Iterator[None]:
     """Context in which the run's folder exists and is locked. Processes other than the first do nothing.
 
     Raises:
         RunError: the folder cannot be written, another process has locked it, or it holds a run with another config.
     """
-    from filelock import FileLock, Timeout
-
     if not first:
         yield
         return
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"{folder}: another process is training there; use tag=WORD for a run beside it"
-        ) from None
-    except OSError as error:
-        raise RunError(
-            f"{folder} cannot be written ({error.strerror}); choose another with output=FOLDER"
-        ) from None
-    try:
+    with locked(folder, f"{folder}: another process is training there; use tag=WORD for a run beside it"):
         check_same_run(folder, raw)
         yield
-    finally:
-        lock.release()
 
 
 def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:

@@ -5,7 +5,6 @@ the types that its callers count on, and anything else raises a `RunError` that 
 an evaluation has the same result.json, predictions.csv and per_class.csv.
 """
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +21,7 @@ from vmp.files import (
     read_csv,
     read_json,
     read_text,
+    write_csv,
     write_json,
     write_text,
 )
@@ -302,9 +302,5 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
 def write_scores(folder: Path, clips: Sequence[Sequence[Any]], classes: Sequence[Sequence[Any]]) -> None:
     """Write predictions.csv, one row per clip, and per_class.csv, one row per class, with top-5 if the rows have it."""
     columns = CLASS_COLUMNS + (CLASS_TOP5_COLUMNS if len(classes[0]) > len(CLASS_COLUMNS) else ())
-    for name, rows in (
-        (PREDICTIONS_FILE, [PREDICTION_COLUMNS, *clips]),
-        (PER_CLASS_FILE, [columns, *classes]),
-    ):
-        with open(folder / name, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+    write_csv(folder / PREDICTIONS_FILE, [PREDICTION_COLUMNS, *clips])
+    write_csv(folder / PER_CLASS_FILE, [columns, *classes])

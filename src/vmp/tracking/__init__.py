@@ -8,5 +8,3 @@ Notable here:
 """
 
 from vmp.tracking.tracker import Tracker, check_tracker, start_tracker
-
-__all__ = ["Tracker", "check_tracker", "start_tracker"]

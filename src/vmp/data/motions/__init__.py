@@ -23,18 +23,3 @@ from vmp.data.motions.pictures import object_masks, render_clip
 from vmp.data.motions.spec import CAMERAS, SPLITS, Motions, folder_name, label_of, motion_of
 from vmp.data.motions.state import Body, Motion
 from vmp.data.motions.ten import CLASSES
-
-__all__ = [
-    "CAMERAS",
-    "CLASSES",
-    "SPLITS",
-    "Body",
-    "Motion",
-    "Motions",
-    "folder_name",
-    "label_of",
-    "make_motions",
-    "motion_of",
-    "object_masks",
-    "render_clip",
-]

@@ -1,9 +1,7 @@
 """The clips as files: encoded in parallel, continued after an interruption, and listed in manifests."""
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -13,7 +11,8 @@ from vmp.data.encode import write_video
 from vmp.data.manifest import write_classes, write_manifest
 from vmp.data.motions.pictures import render_clip
 from vmp.data.motions.spec import SPLITS, Motions, folder_name, motion_of
-from vmp.machine import cpus
+from vmp.machine import cpus, end_with_parent
+from vmp.progress import bar
 
 # all of them return exactly these frames; tests/test_motions.py checks it
 READERS = ("opencv", "pyav", "decord")
@@ -59,9 +58,6 @@ def _complete(folder: Path, spec: Motions) -> bool:
 
 
 def _make_all(folder: Path, spec: Motions, workers: int | None, progress: bool) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     chunks = [
         (split, range(start, min(start + _CHUNK, getattr(spec, split))))
         for split in SPLITS
@@ -70,11 +66,10 @@ def _make_all(folder: Path, spec: Motions, workers: int | None, progress: bool) 
     if workers is None:
         # a worker takes about half a second to start, in which this process makes some 40 clips
         workers = min(cpus(), 1 + len(chunks) // 8)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(f"making {folder.name}", total=spec.train + spec.val + spec.test)
+    clips = sum(len(indices) for _, indices in chunks)
+    with bar(f"making {folder.name}", clips, shown=progress) as shown:
         for made in _make_chunks(folder, spec, chunks, min(workers, len(chunks))):
-            bar.advance(task, made)
+            shown.advance(made)
 
 
 def _make_chunks(folder: Path, spec: Motions, chunks: list[tuple[str, range]], workers: int) -> Iterator[int]:
@@ -97,14 +92,7 @@ def _start_worker() -> None:
 
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one handles it
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()  # a parent that is killed cannot tell its workers, which would wait for ever
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def _make_chunk(folder: Path, spec: Motions, split: str, indices: range) -> int:
