@@ -14,20 +14,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
 from vmp.cli import friendly, parser_of
 
-ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("layer", "stem", "step", "extensions", "save", "start", "loader", "clips", "views", "costs")
-
-
-def compose(overrides: list[str]) -> tuple[Any, Any]:
-    """Overrides of train.py -> the checked config and its backbone's spec."""
-    from vmp.build import backbone_spec
-    from vmp.compose import composer
-    from vmp.config import check
-
-    config = check(composer(ROOT / "conf")(overrides))
-    return config, backbone_spec(config)
 
 
 def main() -> None:
@@ -75,7 +65,6 @@ def main() -> None:
         for backbone in backbones or default:
             result = bench_step(
                 backbone,
-                compose,
                 overrides=overrides,
                 batch=options.batch if gpu else 2,
                 rounds=options.repeats if gpu else 3,
@@ -99,18 +88,16 @@ def main() -> None:
         "stem": lambda: bench_stem(batch=options.batch if gpu else 2, rounds=options.repeats),
         "step": run_step,
         "extensions": lambda: bench_extensions(
-            compose,
-            ROOT,
             batch=options.batch if gpu else 2,
             rounds=options.repeats if gpu else 5,
             crop=224 if gpu else 112,
         ),
-        "save": lambda: bench_save(compose, rounds=3),
-        "start": lambda: bench_start(ROOT),
-        "loader": lambda: bench_loader(compose, ROOT),
-        "clips": lambda: bench_clips(ROOT),
+        "save": lambda: bench_save(rounds=3),
+        "start": lambda: bench_start(),
+        "loader": lambda: bench_loader(),
+        "clips": lambda: bench_clips(),
         "views": bench_views,
-        "costs": lambda: bench_costs(ROOT, results.get("step", {})),
+        "costs": lambda: bench_costs(results.get("step", {})),
     }
     for part, bench in benchmarks.items():
         if not parts or part in parts:

@@ -7,7 +7,6 @@ prepared.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row, describe_machine, print_rows
@@ -34,23 +33,21 @@ class Work:
         return self.trained + FORWARD * self.larger * self.tested
 
 
-def work_of_table1(root: Path, data: str | None = None) -> dict[str, Work]:
+def work_of_table1(data: str | None = None) -> dict[str, Work]:
     """By backbone. data: data.root, if not the config's."""
-    from vmp.build import backbone_spec
-    from vmp.compose import composer
+    from vmp.compose import CONF, composer
     from vmp.paper.estimates import count_clips
     from vmp.paper.planning import Planner, plan_cells
     from vmp.paper.tables import cells, load_profile, load_table
     from vmp.paper.timing import size_of
 
-    conf = root / "conf"
-    profile = load_profile(conf / "table" / "profile" / "paper.yaml")
-    table = load_table(conf / "table" / "table1.yaml")
-    planner = Planner(composer(conf), output=profile.output, extra=(f"data.root={data}",) if data else ())
+    profile = load_profile(CONF / "table" / "profile" / "paper.yaml")
+    table = load_table(CONF / "table" / "table1.yaml")
+    planner = Planner(composer(CONF), output=profile.output, extra=(f"data.root={data}",) if data else ())
     runs, _ = plan_cells([cell for cell in cells(table, profile) if cell.run], planner, [0])
     work: dict[str, Work] = {}
     for run in runs:
-        config, spec = run.config, backbone_spec(run.config)
+        config, spec = run.config, run.config.backbone.spec
         clips = count_clips(run, profile)
         temporal, crops = config.trainer.views or spec.views
         key = config.backbone.key
@@ -66,10 +63,10 @@ def work_of_table1(root: Path, data: str | None = None) -> dict[str, Work]:
     return work
 
 
-def bench_costs(root: Path, steps: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+def bench_costs(steps: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """steps: results of bench_step by backbone; those of other sizes or another machine are not used."""
     rows: list[Row] = []
-    for backbone, work in work_of_table1(root).items():
+    for backbone, work in work_of_table1().items():
         row: Row = {
             "what": backbone,
             "runs": work.runs,

@@ -8,14 +8,22 @@ Notable here:
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Row, describe_machine, device_type, median_seconds, peak_memory, print_rows
-from benchmarks.step import CLASSES, Compose, Variant, make_update
+from benchmarks import ROOT
+from benchmarks.measure import (
+    Row,
+    compose,
+    describe_machine,
+    device_type,
+    median_seconds,
+    peak_memory,
+    print_rows,
+)
+from benchmarks.step import CLASSES, Variant, make_update
 from vmp.build import build_model
 from vmp.layer import normalize
 from vmp.paper.timing import random_batch
@@ -24,33 +32,32 @@ NONE, PAPER = "none", "learned"  # the arms that others are compared with
 LARGE = ["backbone=i3d", "backbone.weights=none", "backbone.frames=8", "trainer.channels_last=false"]
 
 
-def bench_extensions(
-    compose: Compose, root: Path, *, batch: int, rounds: int, crop: int
-) -> dict[str, list[Row]]:
+def bench_extensions(*, batch: int, rounds: int, crop: int) -> dict[str, list[Row]]:
     """Rows of the miniature, with the study's batch, and of I3D-R50 at `crop` pixels with `batch` clips."""
     from vmp.paper.study import load_study
 
-    study = load_study(root / "conf/study/extensions.yaml")
+    study = load_study(ROOT / "conf/study/extensions.yaml")
     arms = {name: list(arm.overrides) for name, arm in study.arms.items()}
     arms["constant"] += ["vmp.level=0.99"]  # not that of a run
     mini = [*study.overrides, *study.sets["moving"].overrides, "backbone.weights=none"]
     large = ["dataset=motions", *LARGE, f"backbone.crop={crop}", "trainer=paper"]
     found = {}
     for name, fixed, count in (("miniature", mini, 32), (f"{crop} pixels", large, batch)):
-        found[name] = time_arms(compose, {arm: [*fixed, *own] for arm, own in arms.items()}, count, rounds)
-        config, spec = compose([*fixed, *arms[NONE]])
-        title = f"{config.backbone.key}, {count} clips of {spec.frames} frames of {spec.crop} pixels"
+        found[name] = time_arms({arm: [*fixed, *own] for arm, own in arms.items()}, count, rounds)
+        backbone = compose([*fixed, *arms[NONE]]).backbone
+        spec = backbone.spec
+        title = f"{backbone.key}, {count} clips of {spec.frames} frames of {spec.crop} pixels"
         print_rows(f"layers beyond the paper, {title}; {describe_machine()}", found[name])
     return found
 
 
-def time_arms(compose: Compose, arms: dict[str, list[str]], batch: int, rounds: int) -> list[Row]:
+def time_arms(arms: dict[str, list[str]], batch: int, rounds: int) -> list[Row]:
     """arms: name -> overrides; the baseline and the paper's layer are among them."""
     layers, steps = {}, {}
     for arm, overrides in arms.items():
-        config, spec = compose(overrides)
-        layers[arm] = _layer_call(config, spec, batch)
-        steps[arm] = make_update(config, spec, Variant(), batch, [])
+        config = compose(overrides)
+        layers[arm] = _layer_call(config, batch)
+        steps[arm] = make_update(config, Variant(), batch, [])
     rows: dict[str, Row] = {arm: {"what": arm} for arm in arms}
     for part, calls in (("layer", layers), ("step", steps)):
         many = 5 * rounds if part == "layer" else rounds  # a layer takes milliseconds
@@ -62,10 +69,10 @@ def time_arms(compose: Compose, arms: dict[str, list[str]], batch: int, rounds: 
     return list(rows.values())
 
 
-def _layer_call(config: Any, spec: Any, batch: int) -> Callable[[], None]:
+def _layer_call(config: Any, batch: int) -> Callable[[], None]:
     """Forward and backward of all that stands between uint8 clips and the backbone, and inside it."""
-    model = build_model(config, CLASSES, spec).to(device_type()).train()
-    clips, _ = random_batch(model, spec, batch, torch.device(device_type()), classes=CLASSES)
+    model = build_model(config, CLASSES).to(device_type()).train()
+    clips, _ = random_batch(model, config, batch, torch.device(device_type()), classes=CLASSES)
     maps: list[Tensor] = []
     handles = [
         layer.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0].detach().requires_grad_()))

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Row, describe_machine, device_type, print_rows
-from benchmarks.step import Compose
+from benchmarks import ROOT
+from benchmarks.measure import Row, compose, describe_machine, device_type, print_rows
 from vmp.engine.prefetch import Prefetcher
 from vmp.errors import ConfigError, VideoReadError
 from vmp.machine import cpus
@@ -28,8 +28,6 @@ Read = Callable[[int, np.ndarray], Any]  # number of the span, indices within it
 
 
 def bench_loader(
-    compose: Compose,
-    root: Path,
     *,
     readers: Sequence[str] = ("opencv", "pyav", "decord"),
     overrides: Sequence[str] = (),
@@ -51,14 +49,14 @@ def bench_loader(
     from vmp.data.sampler import TrainBatches
     from vmp.objective import Objective
 
-    config, spec = compose([f"data.root={root / 'data'}", "dataset.size=64", "backbone.crop=64", *overrides])
+    config = compose([f"data.root={ROOT / 'data'}", "dataset.size=64", "backbone.crop=64", *overrides])
     splits = find_splits(config)
-    model = build_model(config, len(splits.classes), spec)
+    model = build_model(config, len(splits.classes))
     rows: list[Row] = []
     present = find_clips(splits.train, max_bad_fraction=0)
     for reader in filter(_works, readers):
         read_by = replace(present, readers=(reader,) * len(present.clips))  # measured to be exact or not
-        data = TrainClips(splits.train, read_by, clip_shape(config, spec, model), seed=0)
+        data = TrainClips(splits.train, read_by, clip_shape(config, model), seed=0)
         each = []
         for repeat in range(3):
             began = time.perf_counter()
@@ -68,7 +66,7 @@ def bench_loader(
                     raise clip
             each.append((time.perf_counter() - began) / reads)
         rows.append({"what": f"one process, {reader}", "clips/s": 1 / statistics.median(each)})
-    data = TrainClips(splits.train, present, clip_shape(config, spec, model), seed=0)
+    data = TrainClips(splits.train, present, clip_shape(config, model), seed=0)
     device = device_type()
     for workers in sorted({0, 1, min(8, cpus() - 1)}):
         order = TrainBatches(clips=len(data), batch=32, batches=batches, seed=0)
@@ -80,7 +78,7 @@ def bench_loader(
             pin_memory=device == "cuda",
             **loader_processes(data, workers),
         )
-        model = build_model(config, len(splits.classes), spec).to(device).train()
+        model = build_model(config, len(splits.classes)).to(device).train()
         objective, optimizer = Objective(variation_weight=1.0), build_optimizer(config, model)
         for epoch in range(2):  # the first one warms up
             order.start_at(epoch, 0)
@@ -123,7 +121,7 @@ def advise(rows: Sequence[Row]) -> str:
     return f"{result} The loader keeps up with this model; `make bench BENCH=clips` shows how many clips it can feed."
 
 
-def bench_clips(root: Path) -> list[Row]:
+def bench_clips() -> list[Row]:
     """Clips per second and core, by CPU time, from a long-GOP original and from the clips cut from it."""
     import av
     import cv2
@@ -135,14 +133,14 @@ def bench_clips(root: Path) -> list[Row]:
 
     av.logging.set_level(av.logging.ERROR)
     cv2.setNumThreads(1)
-    folder, rate = root / "data" / "bench" / f"{FRAMES}", Fraction(147, 5)
+    folder, rate = ROOT / "data" / "bench" / f"{FRAMES}", Fraction(147, 5)
     folder.mkdir(parents=True, exist_ok=True)
     patterns = {"9x32": offsets(9, 32, rate=29.4 / 30), "33x2": offsets(33, 2, rate=29.4 / 30)}
     rows: list[Row] = []
     for width, height in ((1624, 1224), (320, 240)):
         source = folder / f"{width}x{height}.mp4"
         if not source.exists():
-            print(f"writing {source.relative_to(root)}", flush=True)
+            print(f"writing {source.relative_to(ROOT)}", flush=True)
             write_video(
                 source, back_and_forth(height, width), fps=rate, crf=23, keyframe_every=250, b_frames=3
             )

@@ -18,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_parts import BUDGETS, ROOT
+from benchmarks import ROOT
+from benchmarks.gpu_parts import BUDGETS
 from vmp.cli import friendly, parser_of
 from vmp.errors import ConfigError
 from vmp.files import read_json, write_json, write_text

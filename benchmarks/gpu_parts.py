@@ -19,11 +19,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
 from vmp.cli import friendly
 from vmp.errors import RunError
 from vmp.files import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
 Save = Callable[[list[Row]], None]
 
@@ -58,17 +58,8 @@ def tests(folder: Path, toy: bool, save: Save) -> None:
     """The tests that need a GPU; at toy size a few of them, in Triton's interpreter."""
     chosen = ["tests/test_fused.py", "-k", "sizes"] if toy else ["-m", "gpu"]
     report = folder / "tests.xml"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={report}",
-        *chosen,
-    ]
-    code = subprocess.run(command, cwd=ROOT).returncode
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    code = subprocess.run([*command, *chosen], cwd=ROOT).returncode
     counts = dict(re.findall(r'(tests|failures|errors|skipped)="(\d+)"', report.read_text(encoding="utf-8")))
     save([{"what": " ".join(chosen), **{name: int(count) for name, count in counts.items()}}])
     if code:
@@ -92,7 +83,6 @@ def step(backbone: str, *, compiled: bool) -> Callable[[Path, bool, Save], None]
     """A training step with every switch, beside other implementations: eager, or those with torch.compile."""
 
     def run(folder: Path, toy: bool, save: Save) -> None:
-        from benchmarks.__main__ import compose
         from benchmarks.step import OURS, bench_step, list_variants
 
         variants = {
@@ -104,7 +94,6 @@ def step(backbone: str, *, compiled: bool) -> Callable[[Path, bool, Save], None]
             variants = {name: v for name, v in variants.items() if name == OURS or "bf16" in name}
         found = bench_step(
             backbone,
-            compose,
             batch=2 if toy else 8,
             rounds=1 if toy else 5,
             steps=1 if toy else 10,
@@ -145,13 +134,8 @@ def waits(folder: Path, toy: bool, save: Save) -> None:
 
     cuda, updates = torch.cuda.is_available(), 10
     overrides = [*FEW, *SHORT, f"data.root={folder / 'data'}", f"output={folder / 'waits'}"]
-    overrides += [
-        "trainer.log_every=1000",
-        "trainer.workers=0",
-        "backbone.weights=none",
-        "optim=sgd_cosine_tiny",
-    ]
-    overrides += [f"tag=t{time.time_ns()}"]  # a new run
+    overrides += ["trainer.log_every=1000", "trainer.workers=0"]
+    overrides += ["backbone.weights=none", "optim=sgd_cosine_tiny", f"tag=t{time.time_ns()}"]  # a new run
     with ExitStack() as stack:
         if cuda:
             warnings.simplefilter("always")
@@ -175,7 +159,7 @@ def deterministic(folder: Path, toy: bool, save: Save) -> None:
     """Three updates of each backbone twice, and a run twice: the same bits, under trainer.deterministic."""
     import torch
 
-    from benchmarks.__main__ import compose
+    from benchmarks.measure import compose
     from vmp.build import build_model, build_optimizer, set_precision_switches
     from vmp.engine import precision
     from vmp.objective import Objective
@@ -189,14 +173,12 @@ def deterministic(folder: Path, toy: bool, save: Save) -> None:
 
     def digest(backbone: str) -> str:
         small = TOY[backbone] if toy else ("backbone.crop=112",)
-        config, spec = compose(
-            [f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *switches, *small]
-        )
-        model = build_model(config, 10, spec).to(device).train()
+        config = compose([f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *switches, *small])
+        model = build_model(config, 10).to(device).train()
         set_precision_switches(config)
         optimizer, dtype = build_optimizer(config, model), precision.autocast_type(config.trainer.amp)
         scaler, objective = precision.make_scaler(device, dtype), Objective(variation_weight=1.0)
-        clips, labels = random_batch(model, spec, 2, device, classes=10)
+        clips, labels = random_batch(model, config, 2, device, classes=10)
         torch.manual_seed(0)
         for _ in range(3):
             optimizer.zero_grad()
@@ -232,22 +214,20 @@ def deterministic(folder: Path, toy: bool, save: Save) -> None:
 
 def checkpoint(folder: Path, toy: bool, save: Save) -> None:
     """How long a save holds training up."""
-    from benchmarks.__main__ import compose
     from benchmarks.save import bench_save
 
-    save(bench_save(compose, rounds=1 if toy else 5, overrides=TOY["timesformer"] if toy else ()))
+    save(bench_save(rounds=1 if toy else 5, overrides=TOY["timesformer"] if toy else ()))
 
 
 def loader(folder: Path, toy: bool, save: Save) -> None:
     """Clips per second by reader, torchcodec on CPU and GPU included, and the share of time waiting for them."""
-    from benchmarks.__main__ import compose
     from benchmarks.feed import bench_loader
 
     readers = ("opencv", "pyav", "pyav_seek", "decord", "torchcodec", "torchcodec_cuda")
     small = ("dataset.train=40", "dataset.val=10", "dataset.test=10")
     few = {"reads": 8, "batches": 1} if toy else {}
     overrides = (f"data.root={folder / 'data'}", *(small if toy else ()))
-    save(bench_loader(compose, ROOT, readers=readers, overrides=overrides, **few))
+    save(bench_loader(readers=readers, overrides=overrides, **few))
 
 
 def demo(folder: Path, toy: bool, save: Save) -> None:
@@ -276,14 +256,8 @@ def finetune(folder: Path, toy: bool, save: Save) -> None:
         write_json(folder / "finetune.json", {"rows": [], "skipped": "no real clips in data/ (docs/data.md)"})
         return
     if toy:
-        overrides = [
-            *FEW,
-            *SHORT,
-            "backbone.weights=none",
-            "backbone.width=4",
-            "backbone.frames=16",
-            "backbone.crop=64",
-        ]
+        overrides = [*FEW, *SHORT, "backbone.weights=none", "backbone.width=4"]
+        overrides += ["backbone.frames=16", "backbone.crop=64"]
     else:
         overrides = [f"dataset={there}", "backbone.frames=32", "train.batch_norm=frozen", "trainer.epochs=2"]
         overrides += ["trainer.views=1x1", f"data.root={data}"]

@@ -17,6 +17,14 @@ Row = dict[str, Any]
 Call = Callable[[], Any]
 
 
+def compose(overrides: Sequence[str]) -> Any:
+    """Overrides of train.py -> the checked config."""
+    from vmp.compose import CONF, composer
+    from vmp.config import check
+
+    return check(composer(CONF)(overrides))
+
+
 def device_type() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 

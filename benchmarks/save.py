@@ -8,19 +8,19 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Row, describe_machine, device_type, print_rows
-from benchmarks.step import CLASSES, Compose
+from benchmarks.measure import Row, compose, describe_machine, device_type, print_rows
+from benchmarks.step import CLASSES
 from vmp.engine.plan import TrainingState
 from vmp.engine.saving import Saver
 from vmp.paper.timing import Stopwatch
 
 
-def bench_save(compose: Compose, *, rounds: int, overrides: Sequence[str] = ()) -> list[Row]:
+def bench_save(*, rounds: int, overrides: Sequence[str] = ()) -> list[Row]:
     """Of TimeSformer's weights and momentum: milliseconds that training waits, and until the checkpoint is there."""
     from vmp.build import build_model, build_optimizer
 
-    config, spec = compose(["backbone=timesformer", "backbone.weights=none", *overrides])
-    model = build_model(config, CLASSES, spec).to(device_type())
+    config = compose(["backbone=timesformer", "backbone.weights=none", *overrides])
+    model = build_model(config, CLASSES).to(device_type())
     optimizer = build_optimizer(config, model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

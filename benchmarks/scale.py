@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
 from vmp.cli import friendly, parser_of
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = 400  # that the videos lie in
 RUN_CLIPS, RUN_CLASSES = 3000, 99
 

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.layer import DirectLayer
 from benchmarks.measure import (
     Row,
+    compose,
     describe_machine,
     device_type,
     median_seconds,
@@ -30,7 +31,6 @@ CLASSES = 400
 OURS = "ours, float32"
 AUTHORS = "plain, float32, anomaly mode"  # the published recipe: eager, with autograd's anomaly detection on
 CPU_CROP = 112  # pixels per side of a clip on a CPU
-Compose = Callable[[list[str]], tuple[Any, Any]]  # overrides -> the checked config and its backbone's spec
 
 
 class StepResult(NamedTuple):
@@ -108,7 +108,6 @@ def list_variants(backbone: str, *, everywhere: bool = False) -> dict[str, Varia
 
 def bench_step(
     backbone: str,
-    compose: Compose,
     *,
     batch: int,
     rounds: int,
@@ -131,11 +130,11 @@ def bench_step(
     fixed += [f"backbone.crop={CPU_CROP}"] if device == "cpu" else []
     fixed += ["trainer.channels_last=false", *overrides, "backbone.dropout=0"]
     fixed += ["backbone.drop_path=0"] if backbone.startswith("timesformer") else []
-    config, spec = compose(fixed)
+    config = compose(fixed)
     variants = variants or list_variants(backbone)
     losses: dict[str, list[Tensor]] = {name: [] for name in variants}
     updates = {
-        name: make_update(*compose([*fixed, *variant.switches]), variant, batch, losses[name])
+        name: make_update(compose([*fixed, *variant.switches]), variant, batch, losses[name])
         for name, variant in variants.items()
     }
     times = median_seconds(updates, rounds, report=lambda text: print(f"{backbone}:{text}", flush=True))
@@ -157,7 +156,7 @@ def bench_step(
             mine, ours = (torch.stack(losses[key][:steps]).float() for key in (name, OURS))
             row["apart"] = float((mine - ours).abs().max() / ours[0])  # NaN if any loss is
         rows.append(row)
-    title = f"training step of {backbone} with prompts, {batch} clips of {spec.crop}"
+    title = f"training step of {backbone} with prompts, {batch} clips of {config.backbone.spec.crop}"
     print_rows(f"{title}, {flops / batch / 1e9:.0f} GFLOP each; {describe_machine()}", rows)
     return StepResult(config.backbone.key, size_of(config.backbone.model_dump()), describe_machine(), rows)
 
@@ -167,9 +166,8 @@ def forward_flops(config: Any) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     from vmp.backbones import build_backbone
-    from vmp.build import backbone_spec
 
-    spec = backbone_spec(config)
+    spec = config.backbone.spec
     with torch.device("meta"), torch.no_grad():
         net = build_backbone(
             config.backbone.key, num_classes=51, spec=spec, **config.backbone.options()
@@ -183,20 +181,18 @@ def forward_flops(config: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def make_update(
-    config: Any, spec: Any, variant: Variant, batch: int, losses: list[Tensor]
-) -> Callable[[], None]:
+def make_update(config: Any, variant: Variant, batch: int, losses: list[Tensor]) -> Callable[[], None]:
     """One update on clips that are on the device; its loss is appended to `losses`."""
     from vmp.build import build_optimizer, set_precision_switches
     from vmp.objective import Objective
 
     device = device_type()
-    model = _build_model(config, spec, variant).to(device).train()
+    model = _build_model(config, variant).to(device).train()
     objective = Objective(variation_weight=1.0)
     optimizer = build_optimizer(config, model)
     dtype = autocast_type(config.trainer.amp)
     scaler = make_scaler(torch.device(device), dtype)
-    clips, labels = random_batch(model, spec, batch, torch.device(device), classes=CLASSES)
+    clips, labels = random_batch(model, config, batch, torch.device(device), classes=CLASSES)
     forward = torch.compile(model, dynamic=False) if config.trainer.compile else model
 
     def update() -> None:
@@ -217,19 +213,19 @@ def make_update(
     return update
 
 
-def _build_model(config: Any, spec: Any, variant: Variant) -> Any:
+def _build_model(config: Any, variant: Variant) -> Any:
     """The classifier with prompts, every variant from the same weights."""
     from vmp.backbones import convnets
     from vmp.build import build_model
 
-    model: Any = build_model(config, CLASSES, spec)
+    model: Any = build_model(config, CLASSES)
     if variant.net == "stock":
         with patch.object(convnets, "_replace_layers", lambda net: None):
-            stock = build_model(config, CLASSES, spec)
+            stock = build_model(config, CLASSES)
         stock.load_state_dict(model.state_dict())
         model = stock
     if variant.net == "hf":
-        model.backbone = _HuggingFace(config.backbone, spec)
+        model.backbone = _HuggingFace(config.backbone)
     if variant.direct:
         for name, layer in model.prompts.items():
             model.prompts[name] = DirectLayer(layer)
@@ -239,16 +235,16 @@ def _build_model(config: Any, spec: Any, variant: Variant) -> Any:
 class _HuggingFace(nn.Module):
     """Hugging Face's TimeSformer in the sizes of our backbone: (B, 3, T, H, W) -> (B, classes)."""
 
-    def __init__(self, backbone: Any, spec: Any) -> None:
+    def __init__(self, backbone: Any) -> None:
         super().__init__()
         from transformers import TimesformerConfig, TimesformerForVideoClassification
 
         ours = backbone.options()
         dim = ours.get("dim") or 768
         config = TimesformerConfig(
-            image_size=spec.crop,
+            image_size=backbone.spec.crop,
             patch_size=ours.get("patch") or 16,
-            num_frames=spec.frames,
+            num_frames=backbone.spec.frames,
             hidden_size=dim,
             intermediate_size=4 * dim,
             num_hidden_layers=ours.get("depth") or 12,

@@ -10,7 +10,6 @@ import torch
 from runs import ROOT
 
 from benchmarks import costs, extensions, feed, gpu
-from benchmarks.__main__ import compose
 from benchmarks.costs import Work
 from benchmarks.layer import DirectLayer
 from benchmarks.measure import describe_machine, median_seconds
@@ -37,7 +36,7 @@ def test_calls_are_timed_in_rounds_after_two_that_do_not_count():
 @pytest.mark.slow
 def test_work_of_table_1():
     """Rows x splits x clips x epochs of the recipes, by hand; published numbers of clips, as nothing is prepared."""
-    work = costs.work_of_table1(ROOT, data="/nowhere")
+    work = costs.work_of_table1(data="/nowhere")
     assert sum(part.runs for part in work.values()) == 70
     assert {name: part.runs for name, part in work.items()} == {
         "slowfast": 20,
@@ -60,14 +59,14 @@ def test_work_of_table_1():
 
 def test_hours_are_clips_times_measured_seconds(monkeypatch):
     work = {"c2d": Work(10, 3.6e6, 1.2e6, 1e9, 1.5, "224"), "i3d": Work(2, 1e6, 0, 1e9, 1.0, "224")}
-    monkeypatch.setattr(costs, "work_of_table1", lambda root: work)
+    monkeypatch.setattr(costs, "work_of_table1", lambda: work)
     rows = [
         {"what": OURS, "clips/s": 100.0},
         {"what": "ours, bf16", "clips/s": 400.0},
         {"what": AUTHORS, "clips/s": 50.0},
     ]
     here = {"size": "224", "machine": describe_machine(), "rows": rows}
-    c2d, i3d, total = costs.bench_costs(ROOT, {"c2d": here})
+    c2d, i3d, total = costs.bench_costs({"c2d": here})
     assert c2d["best"] == "ours, bf16"
     assert c2d["EFLOP"] == pytest.approx((3 * 3.6e6 + 1.5 * 1.2e6) * 1e9 / 1e18)
     assert c2d["hours"] == pytest.approx((3.6e6 + 1.5 * 1.2e6 / 3) / 400 / 3600)
@@ -76,7 +75,7 @@ def test_hours_are_clips_times_measured_seconds(monkeypatch):
     assert "hours" not in total  # only a part was measured
     assert total["runs"] == 12
     for other in ({"size": "112"}, {"machine": "elsewhere"}):
-        assert "hours" not in costs.bench_costs(ROOT, {"c2d": here | other})[0]
+        assert "hours" not in costs.bench_costs({"c2d": here | other})[0]
 
 
 def test_advice_depends_on_the_time_spent_waiting():
@@ -156,7 +155,7 @@ def test_arms_beyond_the_paper_are_timed_beside_the_baseline_and_the_layer():
         "true_motion": [*base, "vmp=oracle"],
         "features": [*base, "vmp=features", "vmp.at=stages.1", "vmp.pixels=true", "vmp.lambda=0"],
     }
-    found = {row["what"]: row for row in extensions.time_arms(compose, arms, 2, 1)}
+    found = {row["what"]: row for row in extensions.time_arms(arms, 2, 1)}
     assert list(found) == list(arms)
     for part in ("layer", "step"):
         for row in found.values():

@@ -38,10 +38,10 @@ def composed(*overrides: str):
 def test_weight_decay_and_learning_rate_by_group(overrides, decays):
     from torch import nn
 
-    from vmp.build import backbone_spec, build_model, build_optimizer
+    from vmp.build import build_model, build_optimizer
 
     config = composed(*overrides, "trainer.batch_size=16")
-    model = build_model(config, 5, backbone_spec(config))
+    model = build_model(config, 5)
     optimizer = build_optimizer(config, model)
     if "optim=adamw_cosine" in overrides:
         assert type(optimizer).__name__ == "AdamW"
@@ -85,27 +85,25 @@ def test_weight_decay_and_learning_rate_by_group(overrides, decays):
 def test_a_single_crop_is_the_centre_of_a_larger_picture(backbone, crops, side, crop):
     import torch
 
-    from vmp.build import backbone_spec, build_model, clip_shape
+    from vmp.build import build_model, clip_shape
 
     config = composed(f"backbone={backbone}")
-    spec = backbone_spec(config)
     with torch.device("meta"):
-        model = build_model(config, 5, spec)
-    shape = clip_shape(config, spec, model, crops=crops)
+        model = build_model(config, 5)
+    shape = clip_shape(config, model, crops=crops)
     assert (shape.test_side, shape.test_crop) == (side, crop)
     frames = {"timesformer": 9, "slowfast": 33, "x3d": 17, "tiny": 9}[backbone]
     assert shape.frames == frames
 
 
 def test_drawn_starts_follow_the_seed_and_the_default_does_not():
-    from vmp.build import backbone_spec
     from vmp.prompts import build_prompts
 
     def starts(*overrides: str) -> list[tuple[float, float]]:
         found = []
         for seed in (0, 0, 1):
             config = composed(*overrides, f"seed={seed}")
-            layer = build_prompts(config, backbone_spec(config))["video"]
+            layer = build_prompts(config)["video"]
             found.append((layer.m.item(), layer.n.item()))
         return found
 

@@ -107,7 +107,7 @@ def composed(*overrides: str):
 def test_a_stage_gets_prompts_and_its_variation_is_part_of_the_loss(stage, more):
     config = composed("vmp=features", f"vmp.at={stage}", *more)
     check_stage(config)
-    model = build_model(config, 5, config.backbone.spec).eval()
+    model = build_model(config, 5).eval()
     frames = 9 if config.vmp.pixels else 8
     clip = clips(frames=frames, size=config.backbone.spec.crop)
     out = model(clip)

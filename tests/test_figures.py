@@ -16,7 +16,6 @@ import yaml
 from runs import ROOT, Running, folder, overrides_for
 from torch import nn
 
-from vmp.build import backbone_spec
 from vmp.data import decode
 from vmp.data.manifest import read_manifest
 from vmp.data.motions import CAMERAS
@@ -406,7 +405,7 @@ def test_layer_and_clips_are_those_of_a_run_on_videos(home):
     clips = selection.choose_clips(options, count=3, run=prompted)
     assert list(clips) == ["brighter", "darker"]
     first = next(c for c in read_manifest(home / "data/val.csv").clips if c.label == 0)
-    stride = min(backbone_spec(prompted.checked_config).stride, (first.length - 1) // 2)
+    stride = min(prompted.checked_config.backbone.spec.stride, (first.length - 1) // 2)
     begin_at = first.start + (first.length - 1 - 2 * stride) // 2
     expected = decode.read_frames(
         home / "data" / first.path, begin_at + stride * np.arange(3), short_side=160

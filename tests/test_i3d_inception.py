@@ -20,7 +20,7 @@ from weights_made import Evil, flax_i3d, save_flax, unchanged
 from vmp.backbones import build_backbone, packages, weights, zoo
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
-from vmp.build import backbone_spec, build_model
+from vmp.build import build_model
 from vmp.compose import composer
 from vmp.config import check
 from vmp.errors import WeightsError
@@ -355,12 +355,12 @@ def test_published_weights_keep_their_head_for_their_own_classes(package, tmp_pa
     row_with(monkeypatch, package, "http://host.invalid/rgb_imagenet.pt")
     small = ("backbone=i3d_inception", f"backbone.width={WIDTH}", "backbone.frames=8", "backbone.crop=32")
     config = check(composer(ROOT / "conf")([*small, "vmp=none", "dataset=motions"]))
-    names, spec = zoo.class_names("k400"), backbone_spec(config)
+    names = zoo.class_names("k400")
     head = read(file).state["logits.weight"]
 
     def begin(classes):
-        model = build_model(config, len(classes), spec)
-        start = start_weights(config, model, classes, spec)
+        model = build_model(config, len(classes))
+        start = start_weights(config, model, classes)
         kept = torch.equal(model.backbone.logits.weight.detach(), head)
         return kept, start.report.reinitialised, " ".join(start.warnings)
 

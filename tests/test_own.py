@@ -13,7 +13,7 @@ from runs import ROOT, Running, bright_or_dark, overrides_for
 
 import vmp
 from vmp import own, targets
-from vmp.build import backbone_spec, find_splits
+from vmp.build import find_splits
 from vmp.compose import composer
 from vmp.config import check
 from vmp.engine.dist import Processes
@@ -178,7 +178,7 @@ def test_a_power_normalisation_over_several_times_starts_a_run(parts, tmp_path):
         Processes(1, 2, torch.device("cpu")),
         tmp_path / "log.txt",
     )  # not the first: it writes no weights.json
-    assert _make_model(c, ("a", "b"), backbone_spec(c), alone, Log(path), new=True)
+    assert _make_model(c, ("a", "b"), alone, Log(path), new=True)
     assert "the attention on a still pixel is 0.000" in path.read_text()
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vmp.build import backbone_spec, build_model, clip_shape, find_splits
+from vmp.build import build_model, clip_shape, find_splits
 from vmp.compose import composer
 from vmp.config import check
 from vmp.data.dataset import TrainClips
@@ -30,11 +30,10 @@ def made(data: Path, *overrides: str):
     given = ["dataset=manifest", f"dataset.folder='{data}'", "backbone=tiny", "backbone.width=4"]
     given += ["backbone.crop=32", "backbone.frames=4", "trainer.batch_size=4", "backbone.weights=none"]
     config = check(composer(ROOT / "conf")([*given, *overrides]))
-    spec = backbone_spec(config)
-    model = build_model(config, 2, spec)
+    model = build_model(config, 2)
     train = find_splits(config, progress=False).train
     present = find_clips(train, max_bad_fraction=0)
-    return model, TrainClips(train, present, clip_shape(config, spec, model), seed=config.seed)
+    return model, TrainClips(train, present, clip_shape(config, model), seed=config.seed)
 
 
 def by_hand(model: nn.Module, data: TrainClips, batches: list[list[int]], *, epoch: int) -> dict[str, tuple]:

@@ -14,7 +14,7 @@ from test_kills import progress, until_it_moves
 from torch import nn
 from tracked import tensorboard_events
 
-from vmp.build import backbone_spec, build_model, build_optimizer
+from vmp.build import build_model, build_optimizer
 from vmp.compose import composer
 from vmp.config import check
 from vmp.data.manifest import read_manifest
@@ -114,7 +114,7 @@ def test_class_weights_against_the_formula_and_however_clips_are_divided():
 def test_the_learning_rate_falls_from_block_to_block(overrides, blocks):
     more = ("backbone.weights=none", "optim.lr=1", "optim.ref_batch=null", "optim.head_lr_mult=3")
     config = config_of(*overrides, *more, "optim.layer_decay=0.5", "vmp.lr_mult=7")
-    model = build_model(config, 3, backbone_spec(config))
+    model = build_model(config, 3)
     groups = build_optimizer(config, model).param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert len(rates) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))

@@ -49,7 +49,7 @@ def test_an_opened_run_has_the_model_that_was_tested(straight):
     assert {**scalars, "attention": recorded["attention"]} == recorded
     assert not opened.model.training
     assert opened.classes == ("brighter", "darker")
-    assert clip_shape(opened.config, opened.spec, opened.model).frames == opened.spec.frames + 1
+    assert clip_shape(opened.config, opened.model).frames == opened.spec.frames + 1
     assert (straight / "checkpoints" / opened.checkpoint).is_dir()
     prompts = open_prompts(straight).prompts
     assert prompts.keys() == opened.prompts.keys() == {"video"}
@@ -61,7 +61,7 @@ def mean_by_formula(folder: Path) -> float:
     """Mean of sigmoid(a (D - b)) over all pixels of the clips that the run was tested on, in float64."""
     opened, scalars = open_run(folder), Run(folder).result["scalars"]
     split = find_split(opened.config, *find_splits(opened.config, progress=False).tested)
-    clips = split.test_clips(opened.config, opened.spec, opened.model)
+    clips = split.test_clips(opened.config, opened.model)
     views = torch.cat([clips[i][1] for i in range(len(clips))]).double() / 255  # (N, 3, T + 1, H, W)
     grey = 0.299 * views[:, 0] + 0.587 * views[:, 1] + 0.114 * views[:, 2]
     logits = scalars["slope"] * (grey[:, 1:] - grey[:, :-1] - scalars["shift"])

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from vmp.backbones import Spec
     from vmp.data.dataset import ClipShape
     from vmp.data.motions import Motions
     from vmp.engine.schedule import Schedule
@@ -264,11 +263,6 @@ def _overlap(a: Clip, b: Clip) -> bool:
     return a.start < (b.end or b.frames or 1) and b.start < (a.end or a.frames or 1)
 
 
-def backbone_spec(config: Config) -> "Spec":
-    """The backbone's sizes: as published, except for those that the config sets."""
-    return config.backbone.spec
-
-
 def make_backbone(config: Config, classes: int) -> "nn.Module":
     """The backbone with random weights; a custom one as its builder returns it."""
     b = config.backbone
@@ -281,7 +275,7 @@ def make_backbone(config: Config, classes: int) -> "nn.Module":
     return build_backbone(b.key, num_classes=classes, spec=b.spec, **b.options())
 
 
-def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifier":
+def build_model(config: Config, classes: int) -> "PromptedClassifier":
     """The model with random weights. For one seed, the backbone's weights are equal with and without prompts."""
     import torch
 
@@ -289,10 +283,10 @@ def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifi
     from vmp.finetune import set_batch_norm
 
     set_precision_switches(config)
-    prompts, inside = build_prompts(config, spec), build_inside(config)
+    prompts, inside = build_prompts(config), build_inside(config)
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 1).integers(2**62)))
     backbone = make_backbone(config, classes)
-    model = attach_prompts(config, spec, backbone, prompts, inside)
+    model = attach_prompts(config, backbone, prompts, inside)
     if config.trainer.channels_last:
         model = model.to(memory_format=torch.channels_last_3d)
     return set_batch_norm(model, config.train.batch_norm)
@@ -300,7 +294,6 @@ def build_model(config: Config, classes: int, spec: "Spec") -> "PromptedClassifi
 
 def attach_prompts(
     config: Config,
-    spec: "Spec",
     backbone: "nn.Module",
     prompts: dict[str, Any],
     inside: dict[str, Any] | None = None,
@@ -309,6 +302,7 @@ def attach_prompts(
     from vmp.model import PromptedClassifier
     from vmp.pathways import cut
 
+    spec = config.backbone.spec
     several = len(spec.pathways) > 1
     return PromptedClassifier(
         backbone,
@@ -386,7 +380,7 @@ def build_schedule(config: Config) -> "Schedule":
     return schedule.steps(at=o.at or (0,), factors=o.factors or (1,), **warmup)
 
 
-def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier", *, crops: int = 3) -> "ClipShape":
+def clip_shape(config: Config, model: "PromptedClassifier", *, crops: int = 3) -> "ClipShape":
     """What to decode for a clip: number of frames (with the extra ones for prompts), spacing, size, and views.
 
     Args:
@@ -396,7 +390,7 @@ def clip_shape(config: Config, spec: "Spec", model: "PromptedClassifier", *, cro
     """
     from vmp.data.dataset import ClipShape
 
-    masks = None
+    masks, spec = None, config.backbone.spec
     if isinstance(config.vmp, OraclePrompts) and isinstance(config.dataset, MotionsDataset):
         masks = partial(true_masks, motions_of(config.dataset))
     return ClipShape(

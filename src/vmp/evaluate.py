@@ -5,7 +5,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,15 +122,15 @@ def _test(
     select: str = "",
 ) -> None:
     """Score the split and write home/SPLIT_.../. about: what result.json says of the model."""
-    spec = replace(opened.spec, reduce=options.reduce or opened.spec.reduce)
-    views = options.views or config.trainer.views or spec.views
+    views = options.views or config.trainer.views or opened.spec.views
+    reduce = options.reduce or opened.spec.reduce
     scores = score(
         opened.model,
         split,
         config=config,
-        spec=spec,
         views=views,
         processes=processes,
+        reduce=reduce,
         workers=options.workers,
     )
     if scores is None:  # not the first process
@@ -142,7 +141,7 @@ def _test(
         **about,
         "split": split.name,
         "views": list(views),
-        "reduce": spec.reduce,
+        "reduce": reduce,
         "degrade": config.data.degrade,
         "readers": sorted(set(split.present.readers)),
         "where": options.where,

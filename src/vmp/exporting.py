@@ -48,7 +48,7 @@ def export(trained: TrainedModel, out: Path, *, format: str) -> str:
         raise UserError(f"format = {format!r}: must be one of {', '.join(SUFFIXES)}")
     if format == "onnx":
         _check_onnx()
-    shape = clip_shape(trained.config, trained.spec, trained.model)
+    shape = clip_shape(trained.config, trained.model)
     if shape.channels != 3:
         raise UserError("vmp=oracle needs masks that only dataset=motions has, so it cannot be exported")
     size = (3, shape.frames, shape.test_crop, shape.test_crop)

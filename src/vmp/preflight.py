@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vmp.build import backbone_spec, make_backbone
+from vmp.build import make_backbone
 from vmp.config import Config, CustomBackbone, CustomPrompts, Prompts, TimeSformerConfig
 from vmp.errors import ConfigError, RunError
 from vmp.ranks import read_rank
@@ -34,14 +34,14 @@ def check_machine(config: Config) -> None:
 
 def try_own_parts(config: Config) -> None:
     """Raise ConfigError where prompts or a backbone of the user's own cannot be built, or fail on a clip."""
-    b, v, spec = config.backbone, config.vmp, backbone_spec(config)
+    b, v, spec = config.backbone, config.vmp, config.backbone.spec
     if not isinstance(b, CustomBackbone) and not isinstance(v, CustomPrompts):
         return
     from vmp import own
     from vmp.prompts import build_prompts
 
     if isinstance(v, CustomPrompts):
-        for layer in build_prompts(config, spec).values():
+        for layer in build_prompts(config).values():
             own.try_prompt(v.target, layer, frames=spec.frames, crop=spec.crop)
     if isinstance(b, CustomBackbone):
         own.try_backbone(b.target, b.options, frames=spec.frames, crop=spec.crop)
@@ -49,7 +49,7 @@ def try_own_parts(config: Config) -> None:
 
 def check_stage(config: Config) -> None:
     """Raise ConfigError where the backbone has no feature maps over time at vmp.at."""
-    v, b, spec = config.vmp, config.backbone, backbone_spec(config)
+    v, b, spec = config.vmp, config.backbone, config.backbone.spec
     if not isinstance(v, Prompts) or not v.at:
         return
     import torch

@@ -18,12 +18,11 @@ from vmp.config import (
 from vmp.pathways import WHOLE
 
 if TYPE_CHECKING:
-    from vmp.backbones import Spec
     from vmp.layer import MotionPrompt
     from vmp.power_norm import LearnedPowerNorm
 
 
-def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
+def build_prompts(config: Config) -> dict[str, Any]:
     """Pathway -> layer; m and n that are drawn follow from the seed."""
     import torch
 
@@ -33,6 +32,7 @@ def build_prompts(config: Config, spec: "Spec") -> dict[str, Any]:
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 0).integers(2**62)))
     if isinstance(v, NoPrompts) or not config.prompted:
         return {}
+    spec = config.backbone.spec
     keys = (WHOLE,) if v.split == "shared" else config.prompted
     options: dict[str, Any] = {"grey": v.grey, "modulate": v.modulate, "variation": v.variation}
     return {key: _build_prompt(v, spec.crop, mean=spec.mean, std=spec.std, **options) for key in keys}

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from vmp.build import (
-    backbone_spec,
     build_model,
     build_optimizer,
     build_schedule,
@@ -147,9 +146,8 @@ def _train_in_folder(
             write_records(folder, raw, digests, classes)
         tracker = start_tracker(config, folder, first=processes.first, log=log)
         plan = _make_plan(config, processes.world, labels=splits["train"].labels, log=log)
-        spec = backbone_spec(config)
-        model = _make_model(config, classes, spec, processes, log, new=found is None).to(processes.device)
-        session = Session(config, splits, processes, log, tracker, stopping, plan, spec, model)
+        model = _make_model(config, classes, processes, log, new=found is None).to(processes.device)
+        session = Session(config, splits, processes, log, tracker, stopping, plan, model)
         session.log_setup()
         log(precision)
         with stopping:
@@ -186,8 +184,11 @@ class Session:
     tracker: Tracker
     stopping: "Stopping"
     plan: "TrainingPlan"
-    spec: "Spec"
     model: "PromptedClassifier"
+
+    @property
+    def spec(self) -> "Spec":
+        return self.config.backbone.spec
 
     @property
     def views(self) -> tuple[int, int]:
@@ -222,7 +223,7 @@ class Session:
             f"{plan.steps} updates of {plan.batch} clips ({plan.accumulate} x {plan.micro_batch} on {plan.world} "
             "process(es))"
         )
-        shape = clip_shape(config, self.spec, self.model)
+        shape = clip_shape(config, self.model)
         parameters = sum(p.numel() for p in self.model.parameters())
         self.log(
             f"{config.backbone.key}, {parameters:,} parameters ({trained(self.model):,} trained), sees "
@@ -282,7 +283,7 @@ class Session:
             data=TrainClips(
                 train.manifest,
                 train.present,
-                clip_shape(config, self.spec, self.model),
+                clip_shape(config, self.model),
                 seed=config.seed,
                 keep=config.data.keep * 10**6,
                 augmentation=Augmentation(**config.augment.model_dump()),
@@ -368,7 +369,6 @@ class Session:
             self.model,
             self.splits[split],
             config=self.config,
-            spec=self.spec,
             views=views,
             processes=self.processes,
             between=self.stopping.check,
@@ -383,7 +383,7 @@ class Session:
             return
         split = self.splits["val" if "val" in self.splits else "test"]
         try:
-            dataset = split.test_clips(self.config, self.spec, self.model)
+            dataset = split.test_clips(self.config, self.model)
             few = spread_clips(dataset, self.config.logger.max_panels)
             clips = {split.present.clips[index].id: clip for index, clip in few}
             step = epoch * self.plan.steps_per_epoch
@@ -481,18 +481,18 @@ def _make_plan(config: Config, world: int, *, labels: list[int], log: "Log") -> 
 
 
 def _make_model(
-    config: Config, classes: tuple[str, ...], spec: "Spec", processes: "Processes", log: "Log", *, new: bool
+    config: Config, classes: tuple[str, ...], processes: "Processes", log: "Log", *, new: bool
 ) -> "PromptedClassifier":
     """Build the model. For a new run, load the weights that it starts from and record them."""
     import torch
 
     from vmp.finetune import check_frozen, freeze
 
-    model = build_model(config, len(classes), spec)
+    model = build_model(config, len(classes))
     if not new:
         freeze(model, config.train.freeze)
         return model
-    start = start_weights(config, model, classes, spec)
+    start = start_weights(config, model, classes)
     kept: dict[str, Any] = {"source": "random"}
     if start.report:
         kept = {**start.report.as_dict(), "prompts_taken": start.prompts, "warnings": start.warnings}
@@ -510,8 +510,9 @@ def _make_model(
     if processes.first:
         write_weights(config.folder, kept)
     layers: dict[str, Any] = dict(model.prompts.items())
+    frames, crop = config.backbone.spec.frames, config.backbone.spec.crop
     for pathway, layer in layers.items():
-        still = float(layer.power_norm(torch.zeros(1, spec.frames, spec.crop, spec.crop)).detach().mean())
+        still = float(layer.power_norm(torch.zeros(1, frames, crop, crop)).detach().mean())
         log(f"prompts ({pathway}): the attention on a still pixel is {still:.3f}")
         if still < 0.1 and layer.scalars():
             log.warn(

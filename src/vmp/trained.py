@@ -170,7 +170,6 @@ class TrainedModel:
             self.model,
             split,
             config=self.config.model_copy(update={"data": data}),
-            spec=self.spec,
             views=views,
             processes=self._processes,
             workers=0,
@@ -293,7 +292,7 @@ class TrainedModel:
 
     def _views(self, split: Split, views: tuple[int, int]) -> "Iterator[tuple[Tensor, Tensor]]":
         """The distinct views of each video, (V, 3, frames, S, S), with their weights."""
-        data = split.test_clips(self.config, self.spec, self.model, views=views)
+        data = split.test_clips(self.config, self.model, views=views)
         for index in range(len(data)):
             _, clips, weights = data[index]
             if isinstance(clips, Exception):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmp.build import backbone_spec, find_splits, motions_of
+from vmp.build import find_splits, motions_of
 from vmp.config import Config, MotionsDataset
 from vmp.errors import DataError
 from vmp.figures.canvas import COLORS, figure, save, style
@@ -103,7 +103,7 @@ def _layer_before(run: Run) -> Any:
     import torch
 
     config = run.checked_config
-    (layer,) = build_prompts(config, backbone_spec(config)).values()
+    (layer,) = build_prompts(config).values()
     start = next(row for row in run.rows if row["kind"] == "start")
     for name, parameter in layer.power_norm.named_parameters():
         torch.nn.init.constant_(parameter, start[f"vmp/{name}"])
@@ -123,7 +123,7 @@ def two_clips(config: Config, opened: Any) -> "list[tuple[str, Tensor]]":
         raise DataError(f"{config.dataset.name}: this picture needs clips of dataset=motions")
     spec = motions_of(config.dataset)
     split = find_split(config, *find_splits(config, progress=False).tested)
-    clips = split.test_clips(config, opened.spec, opened.model)
+    clips = split.test_clips(config, opened.model)
     order = sorted(
         range(min(CANDIDATES, len(clips))), key=lambda i: -min(plain_frames(spec, i), clips.shape.frames)
     )

@@ -66,8 +66,8 @@ def look(
     if opened.model.inside:  # its backbone has prompts of its own
         unprompted = open_published(plain, device=device).model
     else:
-        unprompted = attach_prompts(plain, opened.spec, opened.model.backbone, {}).eval()
-    count = clip_shape(plain, opened.spec, unprompted, crops=1).frames
+        unprompted = attach_prompts(plain, opened.model.backbone, {}).eval()
+    count = clip_shape(plain, unprompted, crops=1).frames
     batch = clip.pixels[None].to(next(opened.model.parameters()).device)
     said = {}
     with torch.no_grad():

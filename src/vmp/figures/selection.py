@@ -156,9 +156,8 @@ def _clip_of(
 
 def _stride(run: Run, clip: "Clip") -> int:
     """The step from one frame that the run sees to the next, in frames of the clip."""
-    from vmp.build import backbone_spec
 
-    spec = backbone_spec(run.checked_config)
+    spec = run.checked_config.backbone.spec
     return max(1, round(spec.stride * (clip.fps / spec.fps if clip.fps and spec.fps else 1)))
 
 

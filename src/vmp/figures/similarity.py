@@ -114,7 +114,7 @@ def tested_clips(opened: Opened) -> "TestClips":
     """The split that the run was tested on, one view for each clip."""
     config = opened.config
     split = find_split(config, *find_splits(config, progress=False).tested)
-    return split.test_clips(config, opened.spec, opened.model)
+    return split.test_clips(config, opened.model)
 
 
 def paired_clips(a: Opened, b: Opened, count: int) -> list[tuple[Tensor, Tensor]]:

@@ -67,7 +67,7 @@ class ClipDrawer:
         check_same_data(run.folder, {name: digest(manifest, present)})
         opened = open_prompts(run.folder)
         self.model = opened.model
-        self.dataset = Split(name, manifest, present).test_clips(config, opened.spec, opened.model)
+        self.dataset = Split(name, manifest, present).test_clips(config, opened.model)
         self.index = {clip.id: number for number, clip in enumerate(present.clips)}
 
     def draw(self, clip: str) -> list[tuple[dict[str, Any], bytes]]:

@@ -56,7 +56,6 @@ def time_rates(runs: Sequence[PlannedRun], output: Path) -> bool:
 def _time_rate(run: PlannedRun, speed: str, output: Path) -> None:
     import torch
 
-    from vmp.build import backbone_spec
     from vmp.engine.dist import find_device
     from vmp.provenance import commit
 
@@ -70,7 +69,7 @@ def _time_rate(run: PlannedRun, speed: str, output: Path) -> None:
         (numbers,) = time_models([config], batch=batch, rounds=2, warmup=1, device=device)
     finally:
         torch.set_num_threads(threads)
-    spec = backbone_spec(config)
+    spec = config.backbone.spec
     numbers["test_forward"][0] *= (spec.test_crop / spec.crop) ** 2  # test crops are larger
     timing = {"device": name, "date": now(), "batch": batch, "commit": commit(), "speed": speed, **numbers}
     digest = hashlib.sha256(speed.encode()).hexdigest()[:8]

@@ -101,7 +101,6 @@ def write_weights(name: str, run: PlannedRun, out: Path, *, command: str) -> str
     from safetensors.torch import save
 
     from vmp.backbones.layouts import read
-    from vmp.build import backbone_spec
     from vmp.transfer import sha256_of
 
     config, result = run.config, Run(run.folder).result
@@ -115,7 +114,7 @@ def write_weights(name: str, run: PlannedRun, out: Path, *, command: str) -> str
     out.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
         temporary.write_bytes(content)
-    spec = backbone_spec(config)
+    spec = config.backbone.spec
     row: dict[str, Any] = {
         "backbone": config.backbone.key,
         "name": WEIGHTS,

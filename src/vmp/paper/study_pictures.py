@@ -58,7 +58,7 @@ def draw_arms(study: Study, planned: Sequence[StudyRun], folder: Path) -> list[P
             except UserError as error:
                 print(f"warning: no attention of {where}: {error}")
                 continue
-            clips = split.test_clips(opened.config, opened.spec, opened.model)
+            clips = split.test_clips(opened.config, opened.model)
             if at < 0:
                 at = _most_moving(clips)
                 name = split.manifest.classes[split.present.clips[at].label]

@@ -152,13 +152,12 @@ class _TimedModel:
     def __init__(self, config: Config, batch: int, device: "torch.device") -> None:
         import torch
 
-        from vmp.build import backbone_spec, build_model
+        from vmp.build import build_model
         from vmp.engine.precision import autocast_type
         from vmp.objective import Objective
 
-        spec = backbone_spec(config)
-        self.model = build_model(config, CLASSES, spec).to(device)
-        self.clips, self.labels = random_batch(self.model, spec, batch, device, classes=CLASSES)
+        self.model = build_model(config, CLASSES).to(device)
+        self.clips, self.labels = random_batch(self.model, config, batch, device, classes=CLASSES)
         self.objective = Objective(
             variation_weight=config.vmp.lambda_, label_smoothing=config.optim.label_smoothing
         )
@@ -183,16 +182,17 @@ class _TimedModel:
 
 
 def random_batch(
-    model: Any, spec: Any, batch: int, device: "torch.device", *, classes: int
+    model: Any, config: Config, batch: int, device: "torch.device", *, classes: int
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """The same clips (B, 3, T, H, W) of uint8 (four channels for a model with masks) and labels (B,) for every model of
     the same input shape."""
     import torch
 
-    frames = model.cut.frames if model.cut else spec.frames + (1 if model.prompts else 0)
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, 4 if model.masked else 3, frames, spec.crop, spec.crop)
-    clips = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    from vmp.build import clip_shape
+
+    shape, generator = clip_shape(config, model), torch.Generator().manual_seed(0)
+    size = (batch, 4 if model.masked else 3, shape.frames, shape.crop, shape.crop)
+    clips = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
     return clips.to(device), torch.arange(batch, device=device) % classes
 
 

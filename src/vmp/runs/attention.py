@@ -65,7 +65,7 @@ def _measure(folder: Path) -> dict[str, float]:
         return {}
     split = find_split(opened.config, *find_splits(opened.config, progress=False).tested)
     views = opened.config.trainer.views or opened.spec.views
-    clips = split.test_clips(opened.config, opened.spec, opened.model, views=views)
+    clips = split.test_clips(opened.config, opened.model, views=views)
     with measuring_attention(opened.model) as sums, torch.inference_mode():
         for index in range(len(clips)):
             if isinstance(found := clips[index][1], torch.Tensor):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmp.backbones import zoo
-from vmp.build import attach_prompts, backbone_spec, build_model, make_backbone
+from vmp.build import attach_prompts, build_model, make_backbone
 from vmp.config import Config, CustomPrompts, Prompts, TimeSformerConfig, check_start
 from vmp.errors import ConfigError, RunError, WeightsError
 from vmp.files import read_json
@@ -29,11 +29,15 @@ class Opened:
     """A model in evaluation mode, and what it takes to use it."""
 
     config: Config
-    spec: "Spec"
     model: "PromptedClassifier"
     classes: tuple[str, ...]
     checkpoint: str = ""  # its name; empty for published weights, or if only the prompts were opened
     notes: tuple[str, ...] = ()  # on published weights: what a user of the model should know
+
+    @property
+    def spec(self) -> "Spec":
+        """Input sizes and test protocol of the backbone."""
+        return self.config.backbone.spec
 
     @property
     def prompts(self) -> dict[str, Any]:
@@ -72,17 +76,15 @@ def open_run(
 
     run = read_run(folder)
     config, kept = run.checked_config, checkpoints_of(folder)
-    spec = backbone_spec(config)
     select = checkpoint or config.trainer.select
     choose = checkpoints.best if select == "best" else checkpoints.newest
-    model = build_model(config, len(run.classes), spec).to(device)
+    model = build_model(config, len(run.classes)).to(device)
     found = agree_on_checkpoint(kept, choose, processes) if processes else choose(kept)
     if found is None:
         raise RunError(f"{folder}: no such checkpoint in it yet ({select})")
     model.load_state_dict(found.model)
     return Opened(
         config=config,
-        spec=spec,
         model=model.eval(),
         classes=tuple(run.classes),
         checkpoint=found.path.name,
@@ -102,8 +104,8 @@ def open_shared(folder: Path, *, device: Any = "cpu") -> Opened:
     from safetensors.torch import load_file
 
     config = load_config(folder)
-    classes, spec = read_classes(folder), backbone_spec(config)
-    model = build_model(config, len(classes), spec)
+    classes = read_classes(folder)
+    model = build_model(config, len(classes))
     try:
         model.load_state_dict(load_file(folder / MODEL_FILE))
     except (SafetensorError, OSError) as error:
@@ -114,7 +116,6 @@ def open_shared(folder: Path, *, device: Any = "cpu") -> Opened:
     note = f"shared model: top-1 {found['top1']:.2f} on {config.name} ({found['split']})" if found else ""
     return Opened(
         config=config,
-        spec=spec,
         model=model.eval().to(device),
         classes=tuple(classes),
         notes=(note,) if note else (),
@@ -135,7 +136,7 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
     from vmp.backbones.layouts import read
     from vmp.backbones.weights import load_weights, resolve
 
-    b, spec = config.backbone, backbone_spec(config)
+    b, spec = config.backbone, config.backbone.spec
     if not b.weights:
         known = (
             ", ".join(row.name for row in (*zoo.WEIGHTS, *zoo.SHIPPED) if row.backbone == b.key)
@@ -160,7 +161,7 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
         raise WeightsError(
             f"{names_beside(path)}: names {len(names)} classes, and the head of {path.name} has {len(found)}"
         )
-    model = build_model(config, len(found), spec)
+    model = build_model(config, len(found))
     flip = isinstance(b, TimeSformerConfig) and b.flip_patch_embed
     report = load_weights(model.backbone, path, backbone=b.key, reverse_channels=flip)
     if report.reinitialised:
@@ -185,7 +186,6 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
         )
     return Opened(
         config=config,
-        spec=spec,
         model=model.eval().to(device),
         classes=names or tuple(map(str, range(len(found)))),
         notes=tuple(notes),
@@ -205,8 +205,7 @@ def open_prompts(folder: Path) -> Opened:
 
     run = read_run(folder)
     config = run.checked_config
-    spec = backbone_spec(config)
-    layers = build_prompts(config, spec)
+    layers = build_prompts(config)
     scalars_only = all(
         parameter.numel() == 1 for layer in layers.values() for parameter in layer.parameters()
     ) and not any(list(layer.buffers()) for layer in layers.values())
@@ -221,5 +220,5 @@ def open_prompts(folder: Path) -> Opened:
             if key not in scalars:
                 raise RunError(f"{folder}: its result has no learned {key}")
             torch.nn.init.constant_(parameter, scalars[key])
-    model = attach_prompts(config, spec, torch.nn.Identity(), layers)
-    return Opened(config=config, spec=spec, model=model.eval(), classes=tuple(run.classes))
+    model = attach_prompts(config, torch.nn.Identity(), layers)
+    return Opened(config=config, model=model.eval(), classes=tuple(run.classes))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmp.build import backbone_spec, clip_shape
+from vmp.build import clip_shape
 from vmp.config import Config
 from vmp.data.columns import Clip, Clips
 from vmp.data.manifest import Manifest
@@ -19,7 +19,6 @@ from vmp.runs.records import RESULT_FILE, read_result
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vmp.backbones import Spec
     from vmp.data.dataset import TestClips
     from vmp.engine.dist import Processes
     from vmp.engine.evaluator import Scores
@@ -43,12 +42,12 @@ class Split(NamedTuple):
         return {self.present.clips[i].id: why for i, why in bad.items()} | self.present.bad
 
     def test_clips(
-        self, config: Config, spec: "Spec", model: "PromptedClassifier", *, views: tuple[int, int] = (1, 1)
+        self, config: Config, model: "PromptedClassifier", *, views: tuple[int, int] = (1, 1)
     ) -> "TestClips":
         """The usable clips, as the model is tested on them. views: temporal x spatial."""
         from vmp.data.dataset import TestClips
 
-        shape = clip_shape(config, spec, model, crops=views[1])
+        shape = clip_shape(config, model, crops=views[1])
         return TestClips(self.manifest, self.present, shape, temporal=views[0], spatial=views[1])
 
 
@@ -58,7 +57,7 @@ def find_split(config: Config, name: str, manifest: Manifest) -> Split:
     """
     data = config.data
     present = find_clips(manifest, reader=data.reader, max_bad_fraction=data.max_bad_fraction)
-    check_rates(manifest, present, backbone_spec(config).fps)
+    check_rates(manifest, present, config.backbone.spec.fps)
     return Split(name, manifest, present)
 
 
@@ -77,9 +76,9 @@ def score(
     split: Split,
     *,
     config: Config,
-    spec: "Spec",
     views: tuple[int, int],
     processes: "Processes",
+    reduce: str | None = None,
     workers: int | None = None,
     between: Callable[[], None] = lambda: None,
     at_once: int | None = None,
@@ -89,6 +88,7 @@ def score(
 
     Args:
         views: temporal x spatial.
+        reduce: what is summed over the views; None: what the backbone sums.
         workers: loader processes; None: as trainer.workers says.
         between: called after each batch; it may raise.
         at_once: clips in a batch; None: as many as give 32 views.
@@ -111,9 +111,9 @@ def score(
     with measured as found:
         scores = evaluator.score(
             model,
-            split.test_clips(config, spec, model, views=views),
+            split.test_clips(config, model, views=views),
             processes=processes,
-            reduce=spec.reduce,
+            reduce=reduce or config.backbone.spec.reduce,
             workers=loader_workers(config.trainer.workers if workers is None else workers),
             timeout=config.data.timeout,
             autocast=autocast_type(config.trainer.amp),

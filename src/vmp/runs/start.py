@@ -14,7 +14,6 @@ from vmp.runs.heads import explain_other_classes, run_of
 from vmp.runs.run import Run
 
 if TYPE_CHECKING:
-    from vmp.backbones import Spec
     from vmp.backbones.weights import LoadReport
     from vmp.model import PromptedClassifier
 
@@ -29,9 +28,7 @@ class StartWeights(NamedTuple):
     warnings: list[str]
 
 
-def start_weights(
-    config: Config, model: "PromptedClassifier", classes: tuple[str, ...], spec: "Spec"
-) -> StartWeights:
+def start_weights(config: Config, model: "PromptedClassifier", classes: tuple[str, ...]) -> StartWeights:
     """Load the pretrained weights, or those of the run to start from, into a new model.
 
     The head is loaded only if the weights are known to be for the same classes (heads.py). Prompt layers, at the pixels
@@ -44,6 +41,7 @@ def start_weights(
     from vmp.backbones.weights import load_weights
 
     b, warnings, published = config.backbone, [], ""
+    spec = b.spec
     start = config.vmp.start if isinstance(config.vmp, Prompts) else {}
     given = [scalar_name(place, letter) for place in (*model.prompts, *model.inside) for letter in start]
     if config.init_from:

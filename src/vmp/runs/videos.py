@@ -100,7 +100,7 @@ def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0
 
     split = as_split(opened, {video: measured})
     clip, reader = split.present.clips[0], split.present.readers[0]
-    shape = clip_shape(opened.config, opened.spec, opened.model, crops=1)
+    shape = clip_shape(opened.config, opened.model, crops=1)
     if shape.masks is not None:
         raise DataError(
             f"{video}: only the generator of dataset=motions knows what really moves (vmp=oracle)"
