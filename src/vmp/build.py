@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vmp.data.motions import Motions
     from vmp.engine.schedule import Schedule
     from vmp.model import PromptedClassifier
+    from vmp.prepare.children import Work
 
 
 PREPARE_OPTIONS = {  # dataset -> the options that `vmp prepare` needs, if it needs more than --videos
@@ -105,6 +106,7 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
 def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
     """The folders of manifests and videos; the latter is None if a file beside the manifests records it."""
     dataset, home = config.dataset, Path(config.data.root)
+    work: Work = {"progress": progress, "timeout": config.data.timeout}
     if isinstance(dataset, MotionsDataset):
         from vmp.data.motions import SPLITS, make_motions
 
@@ -125,20 +127,11 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
         names = Path(dataset.classes) if dataset.classes else None
         if lists["train"].is_file():
             check_enough_clips(config, len(read_list(lists["train"], "train")), lists["train"])
-        folder = make_list(
-            home / dataset.name,
-            videos=videos,
-            lists=lists,
-            classes_file=names,
-            clock=dataset.clock,
-            fps=dataset.fps,
-            most=config.trainer.clips,
-            progress=progress,
-            timeout=config.data.timeout,
-        )
-        return folder, videos
+        how: dict[str, Any] = {"clock": dataset.clock, "fps": dataset.fps, "most": config.trainer.clips}
+        home /= dataset.name
+        return make_list(home, videos=videos, lists=lists, classes_file=names, **how, **work), videos
     if isinstance(dataset, CustomDataset):
-        return _list_own(dataset, config, progress=progress), Path(dataset.root)
+        return _list_own(dataset, config, work), Path(dataset.root)
     if isinstance(dataset, FoldersDataset):
         from vmp.prepare.dataset import prepare
         from vmp.prepare.folders import plan_folders
@@ -155,7 +148,7 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
         )
         check_enough_clips(config, len(plan.splits[f"{made}/train"]), dataset.root)
         out = home / "folders"
-        done = prepare(plan, out, allow_missing=True, progress=progress, timeout=config.data.timeout)
+        done = prepare(plan, out, allow_missing=True, **work)
         if progress:
             print(f"{done.text}\nthe split is listed in {out / made / 'split.csv'}")
         return out / made, plan.videos
@@ -177,7 +170,7 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
     )
 
 
-def _list_own(dataset: CustomDataset, config: Config, *, progress: bool) -> Path:
+def _list_own(dataset: CustomDataset, config: Config, work: "Work") -> Path:
     """Write the rows of a user's function as lists, and return the folder of their manifests."""
     import hashlib
 
@@ -192,16 +185,9 @@ def _list_own(dataset: CustomDataset, config: Config, *, progress: bool) -> Path
     folder.mkdir(parents=True, exist_ok=True)
     for split, text in texts.items():
         write_text(folder / f"{split}.csv", text)
-    return make_list(
-        home,
-        videos=Path(dataset.root),
-        lists={split: folder / f"{split}.csv" for split in texts},
-        clock=dataset.clock,
-        fps=dataset.fps,
-        most=config.trainer.clips,
-        progress=progress,
-        timeout=config.data.timeout,
-    )
+    lists = {split: folder / f"{split}.csv" for split in texts}
+    how: dict[str, Any] = {"clock": dataset.clock, "fps": dataset.fps, "most": config.trainer.clips}
+    return make_list(home, videos=Path(dataset.root), lists=lists, **how, **work)
 
 
 def motions_of(dataset: MotionsDataset) -> "Motions":

@@ -58,16 +58,6 @@ def _ambiguous(match: re.Match[str], command: str) -> str:
     )
 
 
-def _twice(match: re.Match[str], command: str) -> str:
-    return (
-        f"{match[1]}: chosen twice; name one of its files (several of them make a sweep: -m {match[1]}=A,B)"
-    )
-
-
-def _there_already(match: re.Match[str], command: str) -> str:
-    return f"+{match[1]}: the key exists already; leave the + out: {match[1]}=..."
-
-
 def _interpolation(match: re.Match[str], command: str) -> str:
     place = re.search(r"full_key: (\S+)", match.string)
     where = f"{place[1]} = " if place else ""
@@ -99,8 +89,16 @@ _KNOWN = (
         lambda match, command: no_such_key(match[1].replace("/", "."), command),
     ),
     (r"Ambiguous value for argument '(.*?)'\n", _ambiguous),
-    (r"Multiple values for (\S+?)\.", _twice),
-    (r"Could not append to config\. An item is already at '([^']*)'", _there_already),
+    (
+        r"Multiple values for (\S+?)\.",
+        lambda match, command: (
+            f"{match[1]}: chosen twice; name one of its files (several of them make a sweep: -m {match[1]}=A,B)"
+        ),
+    ),
+    (
+        r"Could not append to config\. An item is already at '([^']*)'",
+        lambda match, command: f"+{match[1]}: the key exists already; leave the + out: {match[1]}=...",
+    ),
     (r"Interpolation key '([^']*)' not found", _interpolation),
     (r"Error parsing override|LexerNoViableAltException|mismatched input|no viable alternative", _grammar),
 )

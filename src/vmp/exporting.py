@@ -121,19 +121,11 @@ def write_onnx(program: Any, path: Path) -> None:
     )
 
 
-def read_program(path: Path) -> Callable[[Tensor], Tensor]:
-    return torch.export.load(path).module()
-
-
 def read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])
-
-
-def read_torchscript(path: Path) -> Callable[[Tensor], Tensor]:
-    return torch.jit.load(str(path))
 
 
 WRITERS: dict[str, Callable[[Any, Path], None]] = {
@@ -142,9 +134,9 @@ WRITERS: dict[str, Callable[[Any, Path], None]] = {
     "torchscript": lambda script, path: torch.jit.save(script, str(path)),
 }
 READERS: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
-    "torch_export": read_program,
+    "torch_export": lambda path: torch.export.load(path).module(),
     "onnx": read_onnx,
-    "torchscript": read_torchscript,
+    "torchscript": lambda path: torch.jit.load(str(path)),
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vmp.data import transforms
 from vmp.data.decode import decoder_of, resize_short_side
 from vmp.errors import VideoReadError
 
@@ -109,4 +110,4 @@ def to_clip(frames: np.ndarray) -> "Tensor":
     """(T, H, W, 3) uint8 -> (3, T, H, W), as the layer takes it."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)))
+    return torch.from_numpy(transforms.to_clip(frames))

@@ -3,9 +3,9 @@ and the attention on clips before and after training (make demo)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from vmp.build import find_splits, motions_of
+from vmp.build import motions_of
 from vmp.config import Config, MotionsDataset
 from vmp.errors import DataError
 from vmp.figures.canvas import COLORS, figure, save, style
@@ -16,7 +16,7 @@ from vmp.figures.panels import fill_grid, panel_rows
 from vmp.prompts import build_prompts
 from vmp.runs.open import open_prompts
 from vmp.runs.run import Run
-from vmp.runs.score import find_split
+from vmp.runs.score import clips_tested
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,15 +25,15 @@ COLUMNS, CANDIDATES = 4, 100  # prompts of a clip; the first test clips, to choo
 SIZE = 0.95  # inches
 
 
-class Learned(NamedTuple):
-    """The runs of one dataset: arm -> a run for each seed. prompted: the arm whose attention is drawn."""
-
-    arms: Mapping[str, Sequence[Run]]
-    prompted: str
+Arms = Mapping[str, Sequence[Run]]  # arm -> a run for each seed
 
 
-def draw_learning(groups: Mapping[str, Learned], stem: Path) -> list[Path]:
-    """Write `stem`.png. groups: name -> its runs, on the embedded dataset and with one prompt layer.
+def draw_learning(groups: Mapping[str, Arms], prompted: str, stem: Path) -> list[Path]:
+    """Write `stem`.png.
+
+    Args:
+        groups: name -> the runs of one dataset, an embedded one, with one prompt layer.
+        prompted: the arm whose attention is drawn.
 
     Raises:
         UserError: a run is not finished, or its videos are missing.
@@ -44,17 +44,17 @@ def draw_learning(groups: Mapping[str, Learned], stem: Path) -> list[Path]:
         parts = drawn.subfigures(
             1 + len(groups), 1, height_ratios=[2.3, *[height / len(groups) + 0.3] * len(groups)]
         )
-        _draw_curves(parts[0], groups)
-        for part, (name, group) in zip(parts[1:], groups.items(), strict=True):
-            _draw_attention(part, name, group.arms[group.prompted][0])
+        _draw_curves(parts[0], groups, prompted)
+        for part, (name, arms) in zip(parts[1:], groups.items(), strict=True):
+            _draw_attention(part, name, arms[prompted][0])
         return save(drawn, stem, kinds=("png",))
 
 
-def _draw_curves(part: Any, groups: Mapping[str, Learned]) -> None:
+def _draw_curves(part: Any, groups: Mapping[str, Arms], prompted: str) -> None:
     axes = part.subplots(1, len(groups) + 2)
     colors = dict(zip(groups, COLORS[2:], strict=False))
-    for axis, (name, group) in zip(axes, groups.items(), strict=False):
-        for (label, runs), color in zip(group.arms.items(), COLORS, strict=False):
+    for axis, (name, arms) in zip(axes, groups.items(), strict=False):
+        for (label, runs), color in zip(arms.items(), COLORS, strict=False):
             for number, run in enumerate(runs):
                 epochs, values = line_of(run.curve, "val/top1")
                 axis.plot(epochs, values, color=color, linewidth=1, label=label if not number else "_")
@@ -62,8 +62,8 @@ def _draw_curves(part: Any, groups: Mapping[str, Learned]) -> None:
         axis.set_title(f"{name}: top-1, %")
         axis.legend(loc="lower right")
     for axis, scalar in zip(axes[-2:], ("slope", "shift"), strict=True):
-        for name, group in groups.items():
-            for number, run in enumerate(group.arms[group.prompted]):
+        for name, arms in groups.items():
+            for number, run in enumerate(arms[prompted]):
                 line = line_of(run.curve, f"vmp/{scalar}")
                 axis.plot(*line, color=colors[name], linewidth=1.2, label=name if not number else "_")
         axis.set_title(f"learned {scalar}")
@@ -122,14 +122,13 @@ def two_clips(config: Config, opened: Any) -> "list[tuple[str, Tensor]]":
     if not isinstance(config.dataset, MotionsDataset):
         raise DataError(f"{config.dataset.name}: this picture needs clips of dataset=motions")
     spec = motions_of(config.dataset)
-    split = find_split(config, *find_splits(config, progress=False).tested)
-    clips = split.test_clips(config, opened.model)
+    clips = clips_tested(opened)
     order = sorted(
         range(min(CANDIDATES, len(clips))), key=lambda i: -min(plain_frames(spec, i), clips.shape.frames)
     )
     found: dict[str, Tensor] = {}
     for index in order:
-        label = split.manifest.classes[split.labels[index]].replace("_", " ")
+        label = opened.classes[clips.present.clips[index].label].replace("_", " ")
         if label not in found and len(found) < 2:
             views = clips[index][1]
             if not isinstance(views, torch.Tensor):

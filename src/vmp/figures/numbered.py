@@ -173,20 +173,12 @@ def _per_class(number: int, options: FigureOptions) -> Any:
     )
 
 
-def _modulation(number: int, options: FigureOptions) -> Any:
-    """17: power normalisation functions side by side, maps and surfaces."""
-    from vmp.figures.family import draw_modulation
+def _family_on_clips(number: int, options: FigureOptions) -> Any:
+    """17, 18: power normalisation functions side by side: maps and surfaces, or attention and prompts."""
+    from vmp.figures.family import draw_modulation, draw_prompts_of_family
 
-    run = choose_run(options)
-    return draw_modulation(choose_clips(options, count=2, run=run), choose_layer(options, run))
-
-
-def _family_prompts(number: int, options: FigureOptions) -> Any:
-    """18: power normalisation functions side by side, attention and prompts."""
-    from vmp.figures.family import draw_prompts_of_family
-
-    run = choose_run(options)
-    return draw_prompts_of_family(choose_clips(options, count=2, run=run), choose_layer(options, run))
+    draw, run = draw_modulation if number == 17 else draw_prompts_of_family, choose_run(options)
+    return draw(choose_clips(options, count=2, run=run), choose_layer(options, run))
 
 
 def color_key(layer: "MotionPrompt") -> str:
@@ -206,6 +198,5 @@ FIGURES: dict[int, Callable[[int, FigureOptions], Any]] = {
     **dict.fromkeys((7, 8, 9), _layers),
     **dict.fromkeys((10, 11), _per_class),
     **dict.fromkeys((12, 13, 14, 15, 16), _regularisation),
-    17: _modulation,
-    18: _family_prompts,
+    **dict.fromkeys((17, 18), _family_on_clips),
 }

@@ -12,22 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vmp.build import find_splits
 from vmp.errors import RunError
 from vmp.figures.canvas import COLORS, figure
 from vmp.figures.curves import plain_numbers
 from vmp.runs.open import Opened, open_run
 from vmp.runs.run import Run
-from vmp.runs.score import find_split, spread_clips
-
-if TYPE_CHECKING:
-    from vmp.data.dataset import TestClips
+from vmp.runs.score import spread_clips, clips_tested
 
 LABELS = 36  # layer names that fit below a picture
 CLOSE = 0.9  # where every layer is more similar than this, the axis begins near the lowest
@@ -110,13 +106,6 @@ def feature_similarity(
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 
-def tested_clips(opened: Opened) -> "TestClips":
-    """The split that the run was tested on, one view for each clip."""
-    config = opened.config
-    split = find_split(config, *find_splits(config, progress=False).tested)
-    return split.test_clips(config, opened.model)
-
-
 def paired_clips(a: Opened, b: Opened, count: int) -> list[tuple[Tensor, Tensor]]:
     """At most `count` clips, spread over the tested split, as each run takes them.
 
@@ -129,7 +118,7 @@ def paired_clips(a: Opened, b: Opened, count: int) -> list[tuple[Tensor, Tensor]
             f"one run sees {shapes[0][1]} frames of {shapes[0][0]} pixels at stride {shapes[0][2]}, the other "
             f"{shapes[1][1]} of {shapes[1][0]} at {shapes[1][2]}: their features cannot be compared"
         )
-    wanted = [tested_clips(o) for o in (a, b)]
+    wanted = [clips_tested(o) for o in (a, b)]
     longer = max(wanted, key=lambda clips: clips.shape.frames)
     found = []
     for _, clip in spread_clips(longer, count):

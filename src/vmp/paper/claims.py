@@ -128,11 +128,9 @@ def list_gains(table: Table, profile: Profile, planner: Planner, seeds: Iterable
         if isinstance(cell.printed, float) and isinstance(base.printed, float):
             paper = cell.printed - base.printed
         row, column = table.row_name(cell.row), table.columns[cell.column].full_name
-        with_prompts, without = values[cell.place].by_seed, values[cell.baseline].by_seed
+        ours = values[cell.place].gains_over(values[cell.baseline])
         gains += [
-            Gain(row, column, cell.run.dataset, seed, with_prompts[seed] - without[seed], paper, base.run)
-            for seed in with_prompts
-            if seed in without
+            Gain(row, column, cell.run.dataset, seed, gain, paper, base.run) for seed, gain in ours.items()
         ]
     return gains
 
@@ -294,7 +292,8 @@ def table_of_costs(path: Path, *, repeats: int = 0) -> str:
         """What would be seen, in percent of the baseline, from the spread of both over the rounds: too large rather
         than too small, since both are timed in the same rounds, and a noisy one disturbs both."""
         whole = float(row["ours"]) - float(row["gain"])
-        base = next((t for t in reversed(timed[: timed.index(dict(row))]) if _is_base(t, row)), None)
+        before = reversed(timed[: timed.index(dict(row))])
+        base = next((t for t in before if not t["gain"] and t["column"] == row["column"]), None)
         if base is None or repeats < 2 or not (row["spread"] and base["spread"]):
             return "–"
         error = math.hypot(float(row["spread"]), float(base["spread"])) / math.sqrt(repeats)
@@ -311,11 +310,6 @@ def table_of_costs(path: Path, *, repeats: int = 0) -> str:
         limits = ", ".join(limit(by_column[column]) for column in columns if column in by_column)
         rows.append([label, *(costs.get(column, "–") for column in columns), limits])
     return _to_markdown(["Ours (paper's)", *columns, "Detectable"], rows)
-
-
-def _is_base(row: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether a row of table8.csv is the baseline of a later one."""
-    return not row["gain"] and row["column"] == other["column"]
 
 
 def load_repeats(conf: Path) -> int:

@@ -17,7 +17,7 @@ from vmp.backbones import zoo
 from vmp.backbones.packages import find_in_package
 from vmp.compose import composer
 from vmp.errors import RunError
-from vmp.figures.learning import Learned, draw_learning
+from vmp.figures.learning import draw_learning
 from vmp.jobs.launch import parse_launch
 from vmp.paper.paired import Difference, detectable, difference
 from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
@@ -51,7 +51,7 @@ class Camera:
 
     def right(self, arm: str) -> np.ndarray:
         """(seeds, clips) bool: which clips each seed got right, of those that every run has a score for."""
-        each = {name: [_right(run) for run in runs] for name, runs in self.runs.items()}
+        each = {name: [run.right for run in runs] for name, runs in self.runs.items()}
         ids = sorted(set.intersection(*(set(one) for runs in each.values() for one in runs)))
         return np.array([[one[i] for i in ids] for one in each[arm]])
 
@@ -102,7 +102,7 @@ def run_demo(request: DemoRequest, root: Path) -> list[Camera]:
 
 
 def draw_demo(cameras: Sequence[Camera], stem: Path) -> list[Path]:
-    return draw_learning({f"{c.name} camera": Learned(c.runs, PROMPTED) for c in cameras}, stem)
+    return draw_learning({f"{c.name} camera": c.runs for c in cameras}, PROMPTED, stem)
 
 
 def table_rows(cameras: Sequence[Camera]) -> list[list[str]]:
@@ -167,8 +167,3 @@ def real_footage(root: Path) -> str | None:
     return (
         "python scripts/visualize.py my.mp4 backbone=i3d_inception weights=k400  # Kinetics weights are here"
     )
-
-
-def _right(run: Run) -> dict[str, bool]:
-    """Clip -> whether it was classified correctly, of the clips that have a score."""
-    return {row["id"]: row["label"] == row["predicted"] for row in run.predictions if row["predicted"]}

@@ -50,7 +50,8 @@ class FilledTable:
 
     def gain(self, cell: Cell) -> float | None:
         """Our gain over the baseline, over the seeds that both have."""
-        return self.value(cell).gain_over(self.values[cell.baseline]) if cell.baseline else None
+        gains = self.value(cell).gains_over(self.values[cell.baseline]) if cell.baseline else {}
+        return sum(gains.values()) / len(gains) if gains else None
 
     def difference(self, cell: Cell) -> float | None:
         """Our number minus the paper's."""

@@ -18,7 +18,7 @@ from vmp.formats import format_signed
 from vmp.paper.planning import Planner
 from vmp.paper.power import Error, pooled
 from vmp.paper.tables import Header, Profile, Table, cells
-from vmp.paper.values import CellValue, read_values
+from vmp.paper.values import read_values
 
 LEARNED = "motion prompts"
 PREFIX = "control: "
@@ -49,7 +49,7 @@ def controlled_cells(
         if row.label != PREFIX + TRUE or cell.run is None or cell.baseline is None or cell.number != "top1":
             continue
         arms = {
-            _arm(other): _gains(values[i, c], values[cell.baseline])
+            _arm(other): values[i, c].gains_over(values[cell.baseline])
             for i, other in enumerate(table.rows)
             if other.model == row.model and not other.baseline and by_place[i, c].run
         }
@@ -61,11 +61,6 @@ def controlled_cells(
 
 def _arm(row: Header) -> str:
     return row.label.removeprefix(PREFIX) if row.control else LEARNED
-
-
-def _gains(arm: CellValue, baseline: CellValue) -> dict[int, float]:
-    mine, base = arm.by_seed, baseline.by_seed
-    return {seed: mine[seed] - base[seed] for seed in mine if seed in base}
 
 
 def spread_of_cells(found: Sequence[Controlled]) -> tuple[float, int] | None:

@@ -152,9 +152,7 @@ def _rows(pairs: Sequence[tuple[Path, Path]]) -> Iterator[tuple[str, list[np.nda
 
 def disagreements(mine: Path, theirs: Path) -> Mapping[str, list[str]]:
     """Ids of the clips that only one of two runs gets right."""
-    a, b = (
-        {row["id"]: row["label"] == row["predicted"] for row in Run(f).predictions} for f in (mine, theirs)
-    )
+    a, b = Run(mine).right, Run(theirs).right
     shared = [name for name in a if name in b]
     return {
         "only with prompts": [name for name in shared if a[name] and not b[name]],

@@ -72,11 +72,10 @@ class CellValue:
         """Clips present and expected, of the seed with the fewest."""
         return min((number.clips for number in self.numbers if number.clips), default=None)
 
-    def gain_over(self, baseline: "CellValue") -> float | None:
-        """Mean difference over the seeds that both have."""
+    def gains_over(self, baseline: "CellValue") -> dict[int, float]:
+        """Seed -> difference, for the seeds that both have."""
         mine, base = self.by_seed, baseline.by_seed
-        gains = [mine[seed] - base[seed] for seed in mine if seed in base]
-        return sum(gains) / len(gains) if gains else None
+        return {seed: mine[seed] - base[seed] for seed in mine if seed in base}
 
 
 CellValues = Mapping[tuple[int, int], CellValue]  # by row and column

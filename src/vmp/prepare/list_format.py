@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from vmp.data.manifest import NUMBER, raise_faults, read_csv
 from vmp.errors import ManifestError
@@ -151,42 +151,30 @@ KNOWN = {
 }
 
 
-class _Columns(NamedTuple):
-    """Names of the columns, as written in the file; empty: there is no such column."""
-
-    path: str
-    label: str
-    start: str
-    end: str
-    split: str
-    group: str
-    fps: str
-    is_id: bool
-    in_frames: bool
-
-
 def _with_header(path: Path, separator: str, split: str) -> list[Row]:
     table = read_csv(path, required=(), delimiter=separator, index=True)
     if not table:
         return []
     columns = _columns(path, list(table[0][1]))
 
+    in_frames = any(_key(columns.get(kind, "")) in FRAMES[0] for kind in ("start", "end"))
+    is_id = _key(columns["path"]) in IDS
+
     def read(where: str, cells: dict[str, str]) -> Row:
-        start = _moment(cells[columns.start] if columns.start else "", "start", columns.in_frames)
-        end = _moment(cells[columns.end] if columns.end else "", "end", columns.in_frames)
+        found = {kind: cells[name] for kind, name in columns.items()}
+        start, end = (_moment(found.get(kind, ""), kind, in_frames) for kind in ("start", "end"))
         if end is not None and end <= (start or 0):
             raise ValueError(f"end {end:g} must be after start {start or 0:g}")
-        name = cells[columns.path]
-        if not name:
-            raise ValueError(f"{columns.path} is empty")
-        label = _checked_label(cells[columns.label])
-        group, own = (cells[column] if column else "" for column in (columns.group, columns.split))
-        rate = cells[columns.fps] if columns.fps else ""
+        if not found["path"]:
+            raise ValueError(f"{columns['path']} is empty")
+        label, rate = _checked_label(found["label"]), found.get("fps", "")
         fps = float(rate) if NUMBER.fullmatch(rate) else 0.0
-        span = start, end, columns.in_frames
-        return Row(where, name, label, *span, id=columns.is_id, group=group, split=own, fps=fps)
+        group, own = found.get("group", ""), found.get("split", "")
+        return Row(
+            where, found["path"], label, start, end, in_frames, id=is_id, group=group, split=own, fps=fps
+        )
 
-    return _each(path, _of_split(path, table, columns.split, split), read)
+    return _each(path, _of_split(path, table, columns.get("split", ""), split), read)
 
 
 def _each(path: Path, lines: Sequence[tuple[int, Any]], read: Callable[[str, Any], Row]) -> list[Row]:
@@ -203,9 +191,11 @@ def _each(path: Path, lines: Sequence[tuple[int, Any]], read: Callable[[str, Any
     return rows
 
 
-def _columns(path: Path, header: Sequence[str]) -> _Columns:
-    """Raises:
-    ManifestError: a column is not known, or two mean the same.
+def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
+    """path, label, start, end, split, group and fps, as far as there are columns for them -> the column's name.
+
+    Raises:
+        ManifestError: a column is not known, or two mean the same.
     """
     by_key: dict[str, str] = {}
     for name in header:
@@ -226,17 +216,10 @@ def _columns(path: Path, header: Sequence[str]) -> _Columns:
             f"{path}: spans are in seconds (start, end) or in frames (start_frame, end_frame), once; found {found}"
         )
     start, end = spans[0] if spans else ("", "")
-    return _Columns(
-        path=next(by_key[key] for key in (*PATHS, *IDS) if key in by_key),
-        label=labels[0],
-        start=by_key.get(start, ""),
-        end=by_key.get(end, ""),
-        split=next((by_key[key] for key in SPLIT if key in by_key), ""),
-        group=next((by_key[key] for key in GROUP if key in by_key), ""),
-        fps=next((by_key[key] for key in FPS if key in by_key), ""),
-        is_id=by_key.keys().isdisjoint(PATHS),
-        in_frames=(start, end) in FRAMES,
-    )
+    kinds = {"path": (*PATHS, *IDS), "label": LABELS, "start": (start,), "end": (end,)}
+    kinds |= {"split": SPLIT, "group": GROUP, "fps": FPS}
+    there = {kind: [by_key[key] for key in keys if key and key in by_key] for kind, keys in kinds.items()}
+    return {kind: names[0] for kind, names in there.items() if names}
 
 
 def _of_split(

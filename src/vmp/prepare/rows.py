@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 from vmp.data.columns import Clip
 from vmp.data.frames import FRAMES, RATE_KEYS
@@ -27,6 +27,7 @@ from vmp.prepare.remux import KEPT, Remux, remux_all
 
 SHORT = 9  # frames: models of the paper take at least 8, and the prompts need one more
 Rows = dict[str, list[Clip]]  # split -> clips
+T = TypeVar("T", CutClip, Remux)
 
 
 def _rows(plan: DatasetPlan, row: Callable[[Item], Clip]) -> Rows:
@@ -114,13 +115,8 @@ def cut_rows(
 ) -> Rows:
     """Cut every clip that has a source; rows of all clips."""
     done = cut_all(clips_to_cut(plan, there, out), short_side=short_side, **work)
-    made = {cut.target: (cut, found) for cut, found in done}
 
-    def row(item: Item) -> Clip:
-        clip = _row(item)
-        if out / clip.path not in made:
-            return _without_file(clip, item, there)
-        cut, found = made[out / clip.path]
+    def row(clip: Clip, cut: CutClip, found: Measured) -> Clip:
         clip = with_measured(clip, found)
         if cut.end is not None:
             clip.tags[f"source_{cut.unit}"] = f"{cut.start:.10g}-{cut.end:.10g}"
@@ -128,7 +124,7 @@ def cut_rows(
             return clip
         return unusable(clip, found.status, found.reason)
 
-    return _rows(plan, row)
+    return _rows_of_files(plan, there, out, {cut.target: (cut, found) for cut, found in done}, row)
 
 
 def remux_rows(
@@ -141,17 +137,34 @@ def remux_rows(
     lines = [f"\n  {count:,} kept as they are: {reason}" for reason, count in kept.most_common()]
     note = f"{len(whole) - kept.total():,} of {len(whole):,} clips remuxed{''.join(lines)}"
 
-    def row(item: Item) -> Clip:
-        clip = _row(item)
-        if out / clip.path not in made:
-            return _without_file(clip, item, there)
-        task, found = made[out / clip.path]
+    def row(clip: Clip, task: Remux, found: Measured) -> Clip:
         clip = with_measured(replace(clip, path=task.file(found).relative_to(out).as_posix()), found)
         if found.status != "ok":
             return unusable(clip, found.status, found.reason)
         return replace(clip, tags=clip.tags | {"remuxed": "no" if found.reason else "yes"})
 
-    return _rows(plan, row), note
+    return _rows_of_files(plan, there, out, made, row), note
+
+
+def _rows_of_files(
+    plan: DatasetPlan,
+    there: Mapping[str, bool],
+    out: Path,
+    made: Mapping[Path, tuple[T, Measured]],
+    finish: Callable[[Clip, T, Measured], Clip],
+) -> Rows:
+    """Rows of all clips: of those whose file was made as `finish` has them."""
+
+    def row(item: Item) -> Clip:
+        tags = item.tags | {"source": item.path}
+        clip = Clip(id=item.id, path=_target(item), label=item.label, tags=tags)
+        if out / clip.path in made:
+            return finish(clip, *made[out / clip.path])
+        if there[item.path]:
+            return unusable(clip, "unreadable", item.problem)
+        return unusable(clip, "missing", item.problem or "source not found")
+
+    return _rows(plan, row)
 
 
 def clips_to_cut(plan: DatasetPlan, there: Mapping[str, bool], out: Path) -> list[CutClip]:
@@ -187,17 +200,6 @@ def _target(item: Item) -> str:
         raise ManifestError(
             f"clip {item.id[:200]!r}: cannot name a file ({error}); correct the annotations"
         ) from None
-
-
-def _row(item: Item) -> Clip:
-    return Clip(id=item.id, path=_target(item), label=item.label, tags=item.tags | {"source": item.path})
-
-
-def _without_file(clip: Clip, item: Item, there: Mapping[str, bool]) -> Clip:
-    """The row of a clip that was not made."""
-    if there[item.path]:
-        return unusable(clip, "unreadable", item.problem)
-    return unusable(clip, "missing", item.problem or "source not found")
 
 
 def _ends_with_source(cut: CutClip, found: Measured) -> bool:

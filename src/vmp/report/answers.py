@@ -197,13 +197,8 @@ def _describe_scalars(begin: Sequence[float] | None, end: Sequence[float]) -> li
     return [
         f"slope {arrow(format_number(slope, '.2f') for slope in slopes)}",
         f"shift {arrow(format_signed(shift, 3) for shift in shifts)}",
-        f"still pixel {arrow(f'{_attention(0.0, *pair):.2f}' for pair in pairs)}",
+        f"still pixel {arrow(f'{1 / (1 + math.exp(min(700.0, a * b))):.2f}' for a, b in pairs)}",  # Eq. 3 at D = 0
     ]
-
-
-def _attention(difference: float, slope: float, shift: float) -> float:
-    """Eq. 3 for one pixel."""
-    return 1 / (1 + math.exp(min(700.0, -slope * (difference - shift))))
 
 
 def summarize(answers: Sequence[Answer]) -> str:

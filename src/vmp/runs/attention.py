@@ -10,13 +10,12 @@ Notable here:
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmp.build import find_splits
 from vmp.config import Config, ConstantPrompts
 from vmp.errors import ConfigError
 from vmp.pathways import display_name, split_scalar_name
 from vmp.runs.open import open_prompts
 from vmp.runs.run import read_run
-from vmp.runs.score import find_split
+from vmp.runs.score import clips_tested
 
 if TYPE_CHECKING:
     from vmp.model import PromptedClassifier
@@ -63,9 +62,7 @@ def _measure(folder: Path) -> dict[str, float]:
     opened = open_prompts(folder)
     if not opened.prompts:
         return {}
-    split = find_split(opened.config, *find_splits(opened.config, progress=False).tested)
-    views = opened.config.trainer.views or opened.spec.views
-    clips = split.test_clips(opened.config, opened.model, views=views)
+    clips = clips_tested(opened, views=opened.config.trainer.views or opened.spec.views)
     with measuring_attention(opened.model) as sums, torch.inference_mode():
         for index in range(len(clips)):
             if isinstance(found := clips[index][1], torch.Tensor):

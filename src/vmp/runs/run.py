@@ -88,6 +88,11 @@ class Run:
         """One row per clip of the tested split, with the columns PREDICTION_COLUMNS."""
         return records.read_predictions(self.folder, classes=len(self.classes))
 
+    @property
+    def right(self) -> dict[str, bool]:
+        """Clip -> whether it was classified correctly, of the clips that have a score."""
+        return {row["id"]: row["label"] == row["predicted"] for row in self.predictions if row["predicted"]}
+
     @cached_property
     def per_class(self) -> list[dict[str, str]]:
         """One row per class, with the columns CLASS_COLUMNS."""

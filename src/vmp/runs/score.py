@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmp.build import clip_shape
+from vmp.build import clip_shape, find_splits
 from vmp.config import Config
 from vmp.data.columns import Clip, Clips
 from vmp.data.manifest import Manifest
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vmp.engine.dist import Processes
     from vmp.engine.evaluator import Scores
     from vmp.model import PromptedClassifier
+    from vmp.runs.open import Opened
 
 
 class Split(NamedTuple):
@@ -59,6 +60,12 @@ def find_split(config: Config, name: str, manifest: Manifest) -> Split:
     present = find_clips(manifest, reader=data.reader, max_bad_fraction=data.max_bad_fraction)
     check_rates(manifest, present, config.backbone.spec.fps)
     return Split(name, manifest, present)
+
+
+def clips_tested(opened: "Opened", *, views: tuple[int, int] = (1, 1)) -> "TestClips":
+    """The clips that a run was tested on, as its model takes them. views: temporal x spatial."""
+    split = find_split(opened.config, *find_splits(opened.config, progress=False).tested)
+    return split.test_clips(opened.config, opened.model, views=views)
 
 
 def spread_clips(dataset: "TestClips", count: int) -> "Iterator[tuple[int, Tensor]]":
