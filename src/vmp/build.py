@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vmp.backbones import build_backbone
 from vmp.config import (
     Config,
     CustomBackbone,
@@ -24,8 +25,12 @@ from vmp.config import (
 )
 from vmp.data.columns import Clip, Clips
 from vmp.data.manifest import Manifest, read_manifest, spread
+from vmp.data.sampler import WEIGHTS, generator
 from vmp.errors import ConfigError, DataError, ManifestError
+from vmp.files import write_text
 from vmp.invocation import command_line
+from vmp.pathways import cut
+from vmp.prepare.list_format import read_list
 from vmp.prompts import build_inside, build_prompts
 
 if TYPE_CHECKING:
@@ -118,7 +123,6 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
             spec = replace(spec, **sizes)
         return make_motions(home / "motions", spec, progress=progress), None
     if isinstance(dataset, ListDataset):
-        from vmp.prepare.list_format import read_list
         from vmp.prepare.lists import make_list
 
         videos = Path(dataset.root)
@@ -174,7 +178,6 @@ def _list_own(dataset: CustomDataset, config: Config, work: "Work") -> Path:
     """Write the rows of a user's function as lists, and return the folder of their manifests."""
     import hashlib
 
-    from vmp.files import write_text
     from vmp.own import list_rows
     from vmp.prepare.lists import make_list
 
@@ -256,7 +259,6 @@ def make_backbone(config: Config, classes: int) -> "nn.Module":
         from vmp.own import build_backbone as build_own
 
         return build_own(b.target, b.options, num_classes=classes)
-    from vmp.backbones import build_backbone
 
     return build_backbone(b.key, num_classes=classes, spec=b.spec, **b.options())
 
@@ -265,7 +267,6 @@ def build_model(config: Config, classes: int) -> "PromptedClassifier":
     """The model with random weights. For one seed, the backbone's weights are equal with and without prompts."""
     import torch
 
-    from vmp.data.sampler import WEIGHTS, generator
     from vmp.finetune import set_batch_norm
 
     set_precision_switches(config)
@@ -286,7 +287,6 @@ def attach_prompts(
 ) -> "PromptedClassifier":
     """A model with prompt layers in front of the backbone (pathway -> layer) and inside it (stage -> layer)."""
     from vmp.model import PromptedClassifier
-    from vmp.pathways import cut
 
     spec = config.backbone.spec
     several = len(spec.pathways) > 1

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from vmp.build import make_backbone
 from vmp.config import Config, CustomBackbone, CustomPrompts, Prompts, TimeSformerConfig
 from vmp.errors import ConfigError, RunError
+from vmp.prompts import build_prompts
 from vmp.ranks import read_rank
 from vmp.runs.folder import check_writable
 
@@ -38,7 +39,6 @@ def try_own_parts(config: Config) -> None:
     if not isinstance(b, CustomBackbone) and not isinstance(v, CustomPrompts):
         return
     from vmp import own
-    from vmp.prompts import build_prompts
 
     if isinstance(v, CustomPrompts):
         for layer in build_prompts(config).values():

@@ -15,6 +15,7 @@ from vmp.config import (
     OraclePrompts,
     Prompts,
 )
+from vmp.data.sampler import WEIGHTS, generator
 from vmp.pathways import WHOLE
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 def build_prompts(config: Config) -> dict[str, Any]:
     """Pathway -> layer; m and n that are drawn follow from the seed."""
     import torch
-
-    from vmp.data.sampler import WEIGHTS, generator
 
     v = config.vmp
     torch.manual_seed(int(generator(WEIGHTS, config.seed, 0).integers(2**62)))

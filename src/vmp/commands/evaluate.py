@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmp.cli import arguments, friendly  # first: it sets how Hydra reports errors
+from vmp.compose import CONF, composer
 
 with friendly():
     import hydra
     from omegaconf import DictConfig
 
-    from vmp.compose import CONF
     from vmp.errors import ConfigError
 
 
@@ -27,7 +27,6 @@ def evaluate(cfg: DictConfig) -> None:
 
 def published(words: Sequence[str], conf: Path) -> None:
     """evaluate.py's own keys, and the settings of train.py for the weights and the dataset."""
-    from vmp.compose import composer
     from vmp.config import Evaluate, check, check_evaluate
     from vmp.evaluate import evaluate_published
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmp.cli import parser_of
 from vmp.errors import UserError
+from vmp.files import replacing
 from vmp.overrides import Source, model_source
 
 if TYPE_CHECKING:
@@ -123,7 +124,6 @@ def as_entry(one: "Prediction", *, top: int) -> dict[str, Any]:
 
 def write_table(path: Path, found: "Sequence[Prediction]", bad: dict[str, str], *, top: int) -> None:
     """Columns file, frames, fps, class1, probability1, ... and problem."""
-    from vmp.files import replacing
 
     count = min(top, len(found[0].classes)) if found else 0
     ranked = [f"{word}{place}" for place in range(1, count + 1) for word in ("class", "probability")]

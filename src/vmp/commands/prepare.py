@@ -31,9 +31,14 @@ from vmp.data.decode import OPTIONAL
 from vmp.data.times import CLOCKS
 from vmp.errors import ConfigError, DataError, shortlist
 from vmp.prepare.children import TIMEOUT
-from vmp.prepare.fetch import SOURCES
+from vmp.prepare.fetch import LICENCES, SOURCES, fetch, fetch_videos
+from vmp.prepare.finegym import plan_finegym, read_videos
+from vmp.prepare.hmdb51 import plan_hmdb51
+from vmp.prepare.mpii import PAGE, plan_mpii
 from vmp.prepare.official import OFFICIAL, plan_official
 from vmp.prepare.published import COLLECTIONS, plan_collection
+from vmp.prepare.unpack import is_archive, unpack
+from vmp.prepare.videos import find_videos
 
 
 def main() -> None:
@@ -129,13 +134,9 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
         how = ", or --download to fetch them" if options.dataset in SOURCES else ""
         raise ConfigError(f"{options.dataset}: needs --videos, the folder of the videos{how}")
     if options.dataset == "hmdb51":
-        from vmp.prepare.hmdb51 import plan_hmdb51
-
         videos, splits = _unpacked(options.videos, out / "videos", options), options.splits
         return plan_hmdb51(videos, splits and _unpacked(splits, out / "splits", options))
     if options.dataset == "finegym":
-        from vmp.prepare.finegym import plan_finegym
-
         annotations, allow_missing = options.annotations or options.videos, options.allow_missing
         plan = plan_finegym(options.videos, annotations, times=options.times, allow_missing=allow_missing)
         return dataclasses.replace(plan, clock=options.clock)
@@ -145,7 +146,6 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
         return plan_official(options.dataset, videos, lists)
     if options.dataset in COLLECTIONS:
         return plan_collection(options.dataset, options.videos, options.csv)
-    from vmp.prepare.mpii import PAGE, plan_mpii
 
     if not options.mat or not options.splits:
         lacking = "--splits, the folder experimentalSetup" if options.mat else "--mat, the annotations"
@@ -157,8 +157,6 @@ def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-de
 
 def _download(options: argparse.Namespace, out: Path) -> None:
     """Fetch what the options of a dataset do not name, and name it."""
-    from vmp.prepare.fetch import LICENCES, fetch, fetch_videos
-    from vmp.prepare.finegym import read_videos
 
     if options.dry_run:
         raise ConfigError("--dry-run: fetches nothing; leave out --download, or --dry-run")
@@ -175,8 +173,6 @@ def _download(options: argparse.Namespace, out: Path) -> None:
 
 def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
     """A folder as it is; an archive, or a folder of archives without videos, unpacked."""
-    from vmp.prepare.unpack import is_archive, unpack
-    from vmp.prepare.videos import find_videos
 
     packed = is_archive(source) or (
         source.is_dir() and any(map(is_archive, source.iterdir())) and not find_videos(source)

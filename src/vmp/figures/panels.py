@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vmp.data.opencv import opencv
 from vmp.figures.canvas import bare, figure, style
 from vmp.figures.layers import describe, slope_and_shift
+from vmp.pathways import display_name, take
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +104,6 @@ def color_attention(attention: np.ndarray) -> np.ndarray:
 def panel(clip: "Tensor", layer: "MotionPrompt", *, columns: int = 8, width: int = 160) -> np.ndarray:
     """`panel_rows` as one picture, (H', W', 3) uint8: named rows, numbered columns, the scales of the colours below.
     A frame is at most `width` pixels wide."""
-    from vmp.data.opencv import opencv
 
     cv2 = opencv()
     rows = panel_rows(clip, layer, columns=columns)
@@ -140,7 +141,6 @@ def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"])
 
     clips: name -> (3, frames, H, W) uint8, as the model takes them.
     """
-    from vmp.pathways import display_name
 
     layers: dict[str, MotionPrompt] = dict(model.prompts.items())  # type: ignore[arg-type]
     pictures = {}
@@ -155,7 +155,6 @@ def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"])
 
 def frames_of_pathway(model: "PromptedClassifier", clip: "Tensor", pathway: str) -> "Tensor":
     """The frames of a clip, (3, frames, H, W), that the pathway's prompt layer takes."""
-    from vmp.pathways import take
 
     if not model.cut or pathway not in model.cut.take:
         return clip

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vmp.build import find_splits
+from vmp.data.decode import read_frames
 from vmp.errors import UserError, shortlist
 from vmp.figures.layers import layer_with, layers_of
 from vmp.invocation import command_line
@@ -136,8 +138,6 @@ def _clip_of(
 ) -> tuple[str, str, np.ndarray]:
     """Class, id and at most `count` frames (T, H, W, 3) uint8, from its middle, of a clip of the run's tested split, of
     the first of these classes that there is."""
-    from vmp.build import find_splits
-    from vmp.data.decode import read_frames
 
     _, manifest = find_splits(run.checked_config, progress=False).tested
     names = [plain_name(name) for name in manifest.classes]
@@ -169,7 +169,6 @@ def shows_videos(run: Run) -> bool:
 def choose_run(options: FigureOptions) -> Run | None:
     """The run whose layer and clips are drawn: the first of those named, or else, unless a slope or a shift is given,
     a finished one on videos that are here."""
-    from vmp.build import find_splits
 
     if options.runs and not options.found:
         return options.runs[0]

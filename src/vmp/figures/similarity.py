@@ -23,7 +23,7 @@ from vmp.figures.canvas import COLORS, figure
 from vmp.figures.curves import plain_numbers
 from vmp.runs.open import Opened, open_run
 from vmp.runs.run import Run
-from vmp.runs.score import spread_clips, clips_tested
+from vmp.runs.score import clips_tested, spread_clips
 
 LABELS = 36  # layer names that fit below a picture
 CLOSE = 0.9  # where every layer is more similar than this, the axis begins near the lowest

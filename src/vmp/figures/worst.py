@@ -13,6 +13,8 @@ from vmp.build import find_splits, motions_of
 from vmp.config import Config, FoldersDataset, ListDataset, MotionsDataset
 from vmp.data.present import digest, find_clips
 from vmp.errors import DataError, UserError
+from vmp.figures.layers import slope_and_shift
+from vmp.pathways import display_name
 from vmp.runs.folder import check_same_data
 from vmp.runs.open import open_prompts
 from vmp.runs.run import Run
@@ -79,10 +81,8 @@ class ClipDrawer:
         """
         import torch
 
-        from vmp.figures.layers import slope_and_shift
         from vmp.figures.panels import frames_of_pathway, panel_rows
         from vmp.layer import MotionPrompt
-        from vmp.pathways import display_name
 
         if clip not in self.index:
             raise DataError(f"the video of {clip} is missing.")

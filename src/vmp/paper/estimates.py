@@ -17,6 +17,7 @@ from vmp.machine import device_name
 from vmp.paper.planning import PlannedEvaluation, PlannedRun
 from vmp.paper.tables import Profile
 from vmp.paper.timing import describe_device, now, read_timing, speed_key, time_models
+from vmp.provenance import commit
 from vmp.runs.run import readable_runs
 
 GPU_BATCH, CPU_BATCH = 8, 2  # clips of a timed step at most; a CPU is too slow for more
@@ -57,7 +58,6 @@ def _time_rate(run: PlannedRun, speed: str, output: Path) -> None:
     import torch
 
     from vmp.engine.dist import find_device
-    from vmp.provenance import commit
 
     config, name = run.config, describe_own_device(run.config)
     device = find_device(config.trainer.device)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmp.build import find_splits
 from vmp.compose import composer
 from vmp.config import Config, MotionsDataset, PreparedDataset, check_start
 from vmp.errors import ConfigError, UserError
@@ -172,7 +173,6 @@ def check_data(runs: Sequence[PlannedRun]) -> None:
     Raises:
         ConfigError: prepared datasets are missing; says how to prepare each.
     """
-    from vmp.build import find_splits
 
     faults: list[str] = []
     configs: dict[str, Config] = {}  # one per dataset

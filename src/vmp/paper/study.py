@@ -16,10 +16,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from vmp.build import find_splits
 from vmp.errors import ConfigError
 from vmp.paper.planning import PlannedRun, Planner
 from vmp.paper.tables import PaperSection, RunSpec, load_section
 from vmp.runs.folder import what_matters
+from vmp.runs.run import Run
 
 PLACE = ("set", "fold", "arm", "setting", "seed")  # of a run; columns of the records
 
@@ -167,8 +169,6 @@ def _spec(study: Study, chosen: str, fold: int, arm: str, setting: str) -> RunSp
 
 def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What a finished run says about itself (a row of study_runs.csv) and about each tested clip (study_clips.csv)."""
-    from vmp.build import find_splits
-    from vmp.runs.run import Run
 
     done = Run(run.planned.folder)
     tested = find_splits(run.planned.config, progress=False).tested[1]

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vmp.build import build_model, clip_shape
 from vmp.config import Config
 from vmp.errors import ConfigError, RunError
 from vmp.files import read_json, write_json
@@ -25,6 +26,7 @@ from vmp.machine import device_name
 from vmp.paper.planning import PlannedRun, Planner
 from vmp.paper.tables import Cell, Table
 from vmp.paper.values import CellValue, Number
+from vmp.provenance import commit
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +154,6 @@ class _TimedModel:
     def __init__(self, config: Config, batch: int, device: "torch.device") -> None:
         import torch
 
-        from vmp.build import build_model
         from vmp.engine.precision import autocast_type
         from vmp.objective import Objective
 
@@ -187,8 +188,6 @@ def random_batch(
     """The same clips (B, 3, T, H, W) of uint8 (four channels for a model with masks) and labels (B,) for every model of
     the same input shape."""
     import torch
-
-    from vmp.build import clip_shape
 
     shape, generator = clip_shape(config, model), torch.Generator().manual_seed(0)
     size = (batch, 4 if model.masked else 3, shape.frames, shape.crop, shape.crop)
@@ -285,7 +284,6 @@ def _read_or_measure(
     import torch
 
     from vmp.engine.dist import find_device
-    from vmp.provenance import commit
 
     assert table.measured
     config = runs[0].config

@@ -8,6 +8,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from vmp.errors import UserError, first_line
+from vmp.figures.worst import ClipDrawer
 from vmp.formats import finite
 from vmp.progress import bar
 from vmp.report.entries import Entry
@@ -128,7 +129,6 @@ def draw_worst(
 
 def _draw_run(e: Entry, one: dict[str, Any], room: int) -> tuple[int, int]:
     """Draw a run's clips; the bytes that it took, and the number of pictures."""
-    from vmp.figures.worst import ClipDrawer
 
     used = drawn = 0
     try:

@@ -22,11 +22,11 @@ from vmp.errors import UserError
 from vmp.files import replacing
 from vmp.formats import finite, format_duration, format_number, format_signed
 from vmp.invocation import command_line
-from vmp.report.answers import Answer, find_answers, summarize
-from vmp.report.details import Details, read_details
+from vmp.report.answers import find_answers, summarize
+from vmp.report.details import read_details
 from vmp.report.drawn import as_json, draw_worst, drawn_data, fit_confusions
 from vmp.report.entries import Entry, read_entry
-from vmp.report.searches import SearchTable, read_searches
+from vmp.report.searches import read_searches
 from vmp.report.tables import PrintedTable, read_tables
 from vmp.runs.run import find_runs
 
@@ -78,9 +78,18 @@ def write_report(
     answers = find_answers(entries)
     first = [number for a in answers for one in (a.best, a.other) if one for number in one.numbers[:1]]
     data = drawn_data(entries)
-    details = [read_details(entry) for entry in entries]
-    searches = read_searches(folders)
-    room = limit - len(_render(entries, details, printed, answers, searches, {}))
+    content: dict[str, Any] = {
+        "runs": entries,
+        "finished": sum(not entry.problem for entry in entries),
+        "answers": answers,
+        "summary": summarize(answers),
+        "notes": _notes(entries, printed),
+        "provenance": [read_details(entry) for entry in entries],
+        "tables": printed,
+        "searches": read_searches(folders),
+        "run_numbers": {entry.run.folder.absolute(): number for number, entry in enumerate(entries)},
+    }
+    room = limit - len(_render(content, {}))
     fit_confusions(data, first, room)
     room -= len(as_json(data))
     if room < 0:
@@ -90,14 +99,13 @@ def write_report(
     pictures = draw_worst(
         entries, data["runs"], first=first, clips=clips, room=room - 200 * len(entries), progress=progress
     )
-    page = _render(entries, details, printed, answers, searches, data)
+    page = _render(content, data)
     try:
         with replacing(out) as temporary:
             temporary.write_bytes(page)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another with --out") from None
-    finished = sum(not entry.problem for entry in entries)
-    return WrittenPage(out, len(entries), finished, len(printed), pictures, len(page))
+    return WrittenPage(out, len(entries), content["finished"], len(printed), pictures, len(page))
 
 
 def _find_runs(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
@@ -118,14 +126,7 @@ def _find_runs(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             )
 
 
-def _render(
-    entries: Sequence[Entry],
-    details: Sequence[Details],
-    tables: Sequence[PrintedTable],
-    answers: Sequence[Answer],
-    searches: Sequence[SearchTable],
-    data: dict[str, Any],
-) -> bytes:
+def _render(content: dict[str, Any], data: dict[str, Any]) -> bytes:
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -141,16 +142,8 @@ def _render(
         "format_duration": format_duration,
     }
     text = environment.get_template("page.html").render(
-        runs=entries,
-        finished=sum(not entry.problem for entry in entries),
-        answers=answers,
-        summary=summarize(answers),
-        notes=_notes(entries, tables),
-        provenance=details,
-        tables=tables,
-        searches=searches,
+        **content,
         as_folder=lambda text: Path(text).absolute(),
-        run_numbers={entry.run.folder.absolute(): number for number, entry in enumerate(entries)},
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
         data=as_json(data),

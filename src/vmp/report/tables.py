@@ -6,25 +6,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vmp.errors import first_line
 from vmp.formats import finite, format_signed, natural_key
-
-
-@dataclass(frozen=True)
-class PrintedCell:
-    """The texts of one cell. run: number of the run on the page that it links to."""
-
-    ours: str
-    known: bool  # whether `ours` is a number and not the reason why there is none
-    gain: str
-    range: str
-    paper: str
-    paper_gain: str
-    difference: str
-    lacking: str
-    tooltip: str | None
-    run: int | None
 
 
 @dataclass
@@ -45,8 +30,9 @@ class PrintedTable:
     def commits(self) -> list[str]:
         return sorted({c for cell in self.cells.values() for c in cell.get("commit", "").split()})
 
-    def show(self, row: str, column: str, run_numbers: Mapping[Path, int]) -> PrintedCell:
-        """run_numbers: absolute folder of each run on the page -> its number there."""
+    def show(self, row: str, column: str, run_numbers: Mapping[Path, int]) -> dict[str, Any]:
+        """The texts of a cell, whether `ours` is a number and not the reason why there is none, and the number of the
+        run on the page that it links to. run_numbers: absolute folder of each run on the page -> its number there."""
         cell = self.cells[row, column]
         known, difference = finite(cell.get("ours", "")) is not None, finite(cell.get("difference", ""))
         low, high = (self._number(cell, key) or self._number(cell, f"{key}est") for key in ("low", "high"))
@@ -56,18 +42,18 @@ class PrintedTable:
         clips, expected = cell.get("clips", ""), cell.get("clips_expected", "")
         folders = [Path(text).absolute() for text in cell.get("runs", "").split()]
         runs = (run_numbers[p] for f in folders for p in (f, *f.parents) if p in run_numbers)
-        return PrintedCell(
-            ours=self._number(cell, "ours") if known else cell.get("ours") or "not run",
-            known=known,
-            gain=self._arrow(cell, "gain") if known else "",
-            range=spread,
-            paper=self._number(cell, "paper") or "–",
-            paper_gain=self._arrow(cell, "paper_gain"),
-            difference=format_signed(difference, self.digits) if known and difference is not None else "",
-            lacking=f"{clips} of {expected} clips" if known and expected and clips != expected else "",
-            tooltip=f"{clips}{f' of {expected}' if expected else ''} clips" if known and clips else None,
-            run=next(runs, None),
-        )
+        return {
+            "ours": self._number(cell, "ours") if known else cell.get("ours") or "not run",
+            "known": known,
+            "gain": self._arrow(cell, "gain") if known else "",
+            "range": spread,
+            "paper": self._number(cell, "paper") or "–",
+            "paper_gain": self._arrow(cell, "paper_gain"),
+            "difference": format_signed(difference, self.digits) if known and difference is not None else "",
+            "lacking": f"{clips} of {expected} clips" if known and expected and clips != expected else "",
+            "tooltip": f"{clips}{f' of {expected}' if expected else ''} clips" if known and clips else None,
+            "run": next(runs, None),
+        }
 
     def _number(self, cell: Mapping[str, str], key: str) -> str:
         number = finite(cell.get(key, ""))

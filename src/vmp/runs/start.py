@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from vmp.backbones import zoo
 from vmp.config import Config, Prompts, TimeSformerConfig
 from vmp.errors import ConfigError
 from vmp.pathways import scalar_name
@@ -37,7 +38,6 @@ def start_weights(config: Config, model: "PromptedClassifier", classes: tuple[st
     Raises:
         ConfigError, WeightsError: the weights cannot be found or do not fit.
     """
-    from vmp.backbones import zoo
     from vmp.backbones.weights import load_weights
 
     b, warnings, published = config.backbone, [], ""
