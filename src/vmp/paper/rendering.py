@@ -167,17 +167,8 @@ def _describe_clips(filled: FilledTable) -> Iterator[str]:
 # --- formats -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Block:
-    """The columns of one group. labels: how many of the first columns are row labels."""
-
-    group: str
-    header: list[str]
-    rows: list[list[str]]
-    labels: int
-
-
-def _blocks(filled: FilledTable) -> Iterator[_Block]:
+def _blocks(filled: FilledTable) -> Iterator[tuple[str, list[str], list[list[str]], int]]:
+    """For each group of columns: its name, header and rows, and how many of the columns are row labels."""
     table, comparable = filled.table, filled.profile.comparable
     groups: dict[str, list[int]] = {}
     for c, column in enumerate(table.columns):
@@ -200,7 +191,7 @@ def _blocks(filled: FilledTable) -> Iterator[_Block]:
                         "" if difference is None else format_signed(difference, 4 if table.measured else 1)
                     )
             rows.append(texts)
-        yield _Block(group, header, rows, 2 if table.grouped else 1)
+        yield group, header, rows, 2 if table.grouped else 1
 
 
 def to_markdown(filled: FilledTable, notes: Sequence[str]) -> str:
@@ -212,10 +203,10 @@ def to_markdown(filled: FilledTable, notes: Sequence[str]) -> str:
     out = [f"# Table {filled.table.number}: {filled.table.title}", ""]
     if filled.profile.note:
         out += [filled.profile.note.strip(), ""]
-    for block in _blocks(filled):
-        out += [f"## {block.group}", ""] if block.group else []
-        rule = "|" + "---|" * block.labels + "---:|" * (len(block.header) - block.labels)
-        out += [line(block.header), rule, *map(line, block.rows), ""]
+    for group, header, rows, labels in _blocks(filled):
+        out += [f"## {group}", ""] if group else []
+        rule = "|" + "---|" * labels + "---:|" * (len(header) - labels)
+        out += [line(header), rule, *map(line, rows), ""]
     return "\n".join([*out, *(f"- {note}" for note in notes), ""])
 
 
@@ -226,13 +217,13 @@ def to_latex(filled: FilledTable, notes: Sequence[str]) -> str:
         return " & ".join(map(escape_latex, texts)) + r" \\"
 
     out = [f"% Table {filled.table.number}: {filled.table.title}", *(f"% {note}" for note in notes)]
-    for block in _blocks(filled):
-        numbers = len(block.header) - block.labels
-        out += [r"\begin{tabular}{" + "l" * block.labels + "r" * numbers + "}", r"\toprule"]
-        if block.group:
-            heading = f"\\multicolumn{{{numbers}}}{{c}}{{{escape_latex(block.group)}}}"
-            out.append(f"{'&' * (block.labels - 1)} & {heading} \\\\")
-        out += [line(block.header), r"\midrule", *map(line, block.rows), r"\bottomrule", r"\end{tabular}", ""]
+    for group, header, rows, labels in _blocks(filled):
+        numbers = len(header) - labels
+        out += [r"\begin{tabular}{" + "l" * labels + "r" * numbers + "}", r"\toprule"]
+        if group:
+            heading = f"\\multicolumn{{{numbers}}}{{c}}{{{escape_latex(group)}}}"
+            out.append(f"{'&' * (labels - 1)} & {heading} \\\\")
+        out += [line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(out)
 
 

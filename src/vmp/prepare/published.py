@@ -221,13 +221,14 @@ def _named(collection: Collection, videos: Path) -> list[Row]:
 def _check_known(name: str, rows: Sequence[Row], videos: Path) -> None:
     """Raise ConfigError where nothing says the groups or the split that the protocol needs."""
     collection = COLLECTIONS[name]
-    needs = [("group", f"which {collection.group} each shows")] if collection.groups else []
-    needs += (
-        [("split", "which are trained on and which are tested")] if collection.split and not needs else []
-    )
-    for column, what in needs:
-        if not any(getattr(row, column) for row in rows):
-            raise ConfigError(
-                f"{videos}: {len(rows)} clips, and nothing says {what}. Put {TABLE} there, or name it with --csv: a "
-                f"CSV with the columns path,label,{column}"
-            )
+    if collection.groups:
+        column, what = "group", f"which {collection.group} each shows"
+    elif collection.split:
+        column, what = "split", "which are trained on and which are tested"
+    else:
+        return
+    if not any(getattr(row, column) for row in rows):
+        raise ConfigError(
+            f"{videos}: {len(rows)} clips, and nothing says {what}. Put {TABLE} there, or name it with --csv: a CSV "
+            f"with the columns path,label,{column}"
+        )
