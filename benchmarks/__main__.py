@@ -32,10 +32,8 @@ def main() -> None:
     add("--backbone", nargs="+", help="of step; default on a GPU: all five, on a CPU: c2d")
     add("--out", type=Path, default=ROOT / "outputs" / "bench.json")
     options = parser.parse_intermixed_args()
-    words = [
-        *options.what,
-        *(options.backbone or []),
-    ]  # argparse takes what follows --backbone for its values
+    # argparse takes what follows --backbone for its values
+    words = [*options.what, *(options.backbone or [])]
     overrides = [word for word in words if "=" in word]
     backbones = [word for word in options.backbone or [] if "=" not in word]
     parts = [word for word in options.what if "=" not in word]

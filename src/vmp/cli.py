@@ -57,9 +57,8 @@ def _friendly(command: str) -> Iterator[None]:
 
         print(f"error: {explain(error, command)}", file=sys.stderr)
         sys.exit(2)
-    except (
-        RuntimeError
-    ) as error:  # torch's handler of SIGCHLD raises anywhere; the run explains it where it can
+    except RuntimeError as error:
+        # torch's handler of SIGCHLD raises anywhere; the run explains it where it can
         if "DataLoader worker (pid" not in str(error):
             raise
         print(f"error: a data worker died ({error}). The same command continues", file=sys.stderr)

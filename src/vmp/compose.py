@@ -66,9 +66,8 @@ def composer(conf: Path, name: str = "train") -> Compose:
                 o.key_or_group: o.key_or_group in groups or o.key_or_group.startswith("hydra.")
                 for o in parsed
             }
-            files = tuple(
-                str(o.input_line) for o in parsed if where[o.key_or_group]
-            )  # and where to look for them
+            # the files, and where to look for them
+            files = tuple(str(o.input_line) for o in parsed if where[o.key_or_group])
             values = ((o.key_or_group, o.value()) for o in parsed if not where[o.key_or_group])
             config = with_values(compose_files(files), values)
         config = compose_with_hydra(overrides) if config is None else config

@@ -74,9 +74,8 @@ def evaluate_published(config: Config, options: Evaluate) -> None:
             own = "published weights have none" if key == "checkpoint" else f"use dataset.{key}={value}"
             raise ConfigError(f"{key} = {value}: {own}")
     check_start(config)
-    no_batch = {
-        "trainer": config.trainer.model_copy(update={"batch_size": 1})
-    }  # any training split is large enough
+    # any training split is large enough
+    no_batch = {"trainer": config.trainer.model_copy(update={"batch_size": 1})}
     config = _changed(config.model_copy(update=no_batch), options)
     splits = None if options.list else find_splits(config)
     processes = dist.start(options.device)

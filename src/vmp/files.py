@@ -26,11 +26,8 @@ import yaml  # type: ignore[import-untyped]
 from vmp.errors import RunError
 
 MB = 10**6
-CONFIG_LIMIT, JSON_LIMIT, ROWS_LIMIT = (
-    MB // 4,
-    64 * MB,
-    512 * MB,
-)  # bytes of a config, a JSON file, a file of rows
+# bytes of a config, a JSON file, a file of rows
+CONFIG_LIMIT, JSON_LIMIT, ROWS_LIMIT = (MB // 4, 64 * MB, 512 * MB)
 DEPTH = 32  # levels of nested values
 NODES = 50_000  # values in a YAML file
 DIGITS = 40  # digits of a number

@@ -120,9 +120,8 @@ def blocks_of(backbone: nn.Module) -> list[list[nn.Parameter]]:
         return blocks_of(*children.values())
     else:
         found += [list(child.parameters()) for child in children.values()]
-    owner = {
-        id(p): number for number, block in reversed([*enumerate(found)]) for p in block
-    }  # the first that has it
+    # the first that has it
+    owner = {id(p): number for number, block in reversed([*enumerate(found)]) for p in block}
     once = [[p for p in dict.fromkeys(block) if owner[id(p)] == number] for number, block in enumerate(found)]
     return [block for block in once if block]
 

@@ -73,9 +73,8 @@ def cut(*, frames: int, alpha: int, prompted: Sequence[str], split: str = "plus_
     if not prompted:
         return Cut(frames, {"slow": tuple(slow), "fast": tuple(fast)})
     if split == "shared":
-        first = {
-            pathway: 0 if pathway in prompted else 1 for pathway in ("slow", "fast")
-        }  # prompt i is frame i + 1
+        # prompt i is frame i + 1
+        first = {pathway: 0 if pathway in prompted else 1 for pathway in ("slow", "fast")}
         take = {
             "slow": tuple(first["slow"] + i for i in slow),
             "fast": tuple(first["fast"] + i for i in fast),

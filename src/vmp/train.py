@@ -429,10 +429,8 @@ class Session:
         if config.trainer.keep_finished == "weights":
             try:
                 checkpoint.keep_weights(checkpoints_of(config.folder))
-            except (
-                OSError,
-                UserError,
-            ) as error:  # the result is written already; failing here only wastes space
+            except (OSError, UserError) as error:
+                # the result is written already; failing here only wastes space
                 self.log.warn(f"the checkpoints could not be reduced to weights: {error}")
         try:
             from vmp.figures.curves import draw_curves

@@ -156,9 +156,8 @@ def _request(url: str, part: Path, progress: bool) -> bool:
     """One request: append to `part`, or start it again. Returns whether its length is known, once the file is whole."""
     kept = _recorded_version(part, url)
     have = _size(part) if kept else 0  # what another URL gave stays until this one gives something
-    if (
-        kept and have and have == kept.length
-    ):  # an earlier process stopped between the last byte and the rename
+    # an earlier process stopped between the last byte and the rename
+    if kept and have and have == kept.length:
         return True
     headers = {"User-Agent": "video-motion-prompts", "Accept-Encoding": "identity"}
     if kept and have:

@@ -118,9 +118,8 @@ def build_x3d(
 
     net = create_x3d(
         input_clip_length=frames,
-        input_crop_size=max(
-            crop, STRIDE
-        ),  # it refuses smaller ones; the pooling window is one position for both
+        # it refuses smaller ones; the pooling window is one position for both
+        input_crop_size=max(crop, STRIDE),
         model_num_class=num_classes,
         dropout_rate=dropout,
         width_factor=2.0 * (width or 24) / 24,

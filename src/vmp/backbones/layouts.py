@@ -118,9 +118,8 @@ def _fault_in_numbers(name: str, value: Tensor) -> str:
 
 # --- layouts -------------------------------------------------------------------------------------------------------
 
-_WRAPPERS = re.compile(
-    r"^(?:(?:module|_orig_mod|model|backbone)\.)+"
-)  # of DDP, torch.compile, Lightning, ours
+# of DDP, torch.compile, Lightning, ours
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|backbone)\.)+")
 _VMPS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)*vmps\.([mn])$")
 _PROMPTS = re.compile(r"^(?:module\.|_orig_mod\.)*((?:prompts|inside)\.\w+\..*)")
 _NOT_LEARNED = (".kept", ".level")  # buffers of the controls

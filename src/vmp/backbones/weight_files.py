@@ -36,10 +36,8 @@ def find_file(path: Path) -> tuple[Path, str]:
         *_newest_first(path),
         *sorted((path / "checkpoints").glob("best_*"), reverse=True),
     ):
-        names = (
-            "model.safetensors",
-            "pytorch_model.bin",
-        )  # the second: an older folder of the Hugging Face hub
+        # the second: an older folder of the Hugging Face hub
+        names = ("model.safetensors", "pytorch_model.bin")
         file = next((folder / name for name in names if (folder / name).is_file()), None)
         if file is None:
             continue
@@ -99,9 +97,8 @@ def read_tensors(file: Path) -> tuple[State, dict[str, Any]]:
 
 def _torch_load(file: Path) -> Any:
     with torch.serialization.safe_globals(_NUMPY_FOR_TORCH), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Validating sparse tensor", UserWarning
-        )  # sparse tensors are refused anyway
+        # sparse tensors are refused anyway
+        warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:

@@ -141,9 +141,8 @@ def load_weights(
         for name, value in fitted.items()
         if name in own and value.shape != own[name].shape
     ]
-    deeper = [
-        name for name in unexpected if name.startswith("blocks.")
-    ]  # a deeper network, not something beside it
+    # a deeper network, not something beside it
+    deeper = [name for name in unexpected if name.startswith("blocks.")]
     if wrong or deeper or 2 * len(unexpected) > len(foreign.state):
         if row and row.file:
             raise WeightsError(

@@ -9,17 +9,8 @@ from pydantic import BaseModel
 from vmp.config.sections import Config, Evaluate
 from vmp.config.types import IS_PATH
 
-GROUPS = (  # of train.yaml
-    "dataset",
-    "backbone",
-    "vmp",
-    "recipe",
-    "optim",
-    "augment",
-    "trainer",
-    "logger",
-    "experiment",
-)
+# of train.yaml
+GROUPS = ("dataset", "backbone", "vmp", "recipe", "optim", "augment", "trainer", "logger", "experiment")
 MEANT = {  # names in other projects -> ours
     "model": "backbone",
     "arch": "backbone",

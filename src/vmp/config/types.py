@@ -77,9 +77,8 @@ def _check_level(value: Any) -> Any:
     return value if isinstance(value, int | float) else _expand_home(value)
 
 
-Word = Annotated[
-    str, BeforeValidator(_number_as_text), AfterValidator(_check_word)
-]  # part of a folder's name
+# part of a folder's name
+Word = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_word)]
 File = Annotated[str, BeforeValidator(_expand_home), IS_PATH]  # or a folder
 Level = Annotated[float | str, BeforeValidator(_check_level), IS_PATH]  # or a run's folder
 Target = Annotated[str, AfterValidator(_check_target)]  # a class or function of the user's own

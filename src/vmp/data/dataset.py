@@ -135,9 +135,8 @@ class _Clips(torch.utils.data.Dataset):
         try:
             size = clip.length * clip.height * clip.width * 3  # bytes
             if index not in self._cache and 0 < size <= self._cache_left:
-                with suppress(
-                    VideoReadError
-                ):  # the clip may be damaged in frames that this sample does not need
+                # the clip may be damaged in frames that this sample does not need
+                with suppress(VideoReadError):
                     self._cache[index] = read_frames(
                         path, np.arange(clip.start, clip.start + clip.length), reader=reader
                     )

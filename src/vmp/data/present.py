@@ -168,9 +168,8 @@ def _find_files(manifest: Manifest, clips: Clips, paths: Sequence[tuple[int, str
                 if home not in listings:
                     listings[home] = _list(inside(manifest.root, home) if home else manifest.root)
                 kind = listings[home].get(name)
-                if (
-                    kind is None or kind == _FOLDER
-                ):  # absent, a link, or spelled otherwise than the system lists it
+                # absent, a link, or spelled otherwise than the system lists it
+                if kind is None or kind == _FOLDER:
                     file = inside(manifest.root, path)
                     kind = _FOLDER if file.is_dir() else _FILE if file.is_file() else _MISSING
             except ValueError as error:

@@ -12,21 +12,13 @@ import numpy as np
 
 from vmp.figures.clips import to_clip
 from vmp.figures.layers import slope_and_shift
-from vmp.figures.panels import (
-    BAR,
-    color_attention,
-    color_differences,
-    nothing_is,
-    panel_rows,
-    words,
-)
+from vmp.figures.panels import BAR, color_attention, color_differences, nothing_is, panel_rows, words
 
 if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
 
-SMALLEST = (
-    192  # pixels per side of a picture; smaller videos are enlarged by a whole factor, so that words fit
-)
+# pixels per side of a picture; smaller videos are enlarged by a whole factor, so that words fit
+SMALLEST = 192
 FULL = 0.1  # the difference of grey levels in [0, 1] that has the full colour
 
 
@@ -54,15 +46,10 @@ def _picture(
     width = frame.shape[1] * factor
     ramp = np.linspace(-1, 1, width)[None].repeat(BAR, axis=0)  # (BAR, width)
     nothing = f"{nothing_is(layer)} where attention is 0"
+    ends = f"-{FULL:g} darker", "0", f"brighter {FULL:g}"
     tiles = [
         _tile(f"frame {number}", frame, factor, None, ()),
-        _tile(
-            "difference D",
-            difference,
-            factor,
-            color_differences(ramp),
-            (f"-{FULL:g} darker", "0", f"brighter {FULL:g}"),
-        ),
+        _tile("difference D", difference, factor, color_differences(ramp), ends),
         _tile("attention f(D)", attention, factor, color_attention((ramp + 1) / 2), ("0", "0.5", "1")),
         _tile("motion prompt", prompt, factor, None, (nothing,)),
     ]

@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from vmp.model import PromptedClassifier
 
 ROWS = ("frame", "difference", "attention", "prompt")  # of a panel, from the top
-BAND, BAR, NAMES = (
-    18,
-    8,
-    100,
-)  # pixels of a line of words, of a bar of colours, of the names of a panel's rows
+# pixels of a line of words, of a bar of colours, of the names of a panel's rows
+BAND, BAR, NAMES = (18, 8, 100)
 CLEAR = 0.995  # the quantile of differences that has the full colour
 
 
@@ -119,9 +116,8 @@ def panel(clip: "Tensor", layer: "MotionPrompt", *, columns: int = 8, width: int
         for name, row in zip(ROWS, framed, strict=True)
     ]
     t = clip.shape[1] - 1
-    numbers = (
-        np.linspace(0, t - 1, min(columns, t)).round().astype(int) + 1
-    )  # of the prompts, as panel_rows takes them
+    # of the prompts, as panel_rows takes them
+    numbers = np.linspace(0, t - 1, min(columns, t)).round().astype(int) + 1
     head = [words("prompt number", NAMES), *(words(["", str(n)], wide) for n in numbers)]
     ramp = np.linspace(0, 1, wide * len(numbers))[None].repeat(BAR, axis=0)
     scales = [

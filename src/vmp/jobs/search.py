@@ -100,9 +100,8 @@ class Search:
 
         for trial in self.read():
             if trial.state == "waiting" and trial.values.keys() != self._distributions.keys():
-                self._fail(
-                    trial
-                )  # a kill came between its values; with the defaults for the rest it would mislead
+                # a kill came between its values; with the defaults for the rest it would mislead
+                self._fail(trial)
         known = self.read()
         left = sum(trial.state == "waiting" for trial in known)
         for number in range(len(known), min(self.trials, len(known) + count - left)):

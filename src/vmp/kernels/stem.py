@@ -95,12 +95,10 @@ def input_gradient(
     """
     o, c, *kernel = weight.shape
     b, _, *sizes = shape
-    tops = [
-        p % s for p, s in zip(padding, stride, strict=True)
-    ]  # zeros so that the kernel starts at a cell's edge
-    sides = [
-        -(-(k + top) // s) for k, top, s in zip(kernel, tops, stride, strict=True)
-    ]  # of the kernel, in cells
+    # zeros so that the kernel starts at a cell's edge
+    tops = [p % s for p, s in zip(padding, stride, strict=True)]
+    # of the kernel, in cells
+    sides = [-(-(k + top) // s) for k, top, s in zip(kernel, tops, stride, strict=True)]
     pads, margins = list[int](), list[int]()  # last axis first, as F.pad takes them
     for k, s, p, top, side, size, out in zip(
         kernel, stride, padding, tops, sides, sizes, grad.shape[2:], strict=True

@@ -25,6 +25,7 @@ from vmp.prepare.videos import find_videos
 from vmp.transfer import Failed, begun, check_digest, download, keep_part, name_of, remove_part, sha256_of
 
 _SERRE = "serre-lab.clps.brown.edu/wp-content/uploads/2013/10"
+_UCF = "https://www.crcv.ucf.edu"
 _MPII = "https://datasets.d2.mpi-inf.mpg.de/MPII-Cooking-2"
 _GYM = "https://sdolivia.github.io/FineGym/resources/dataset"
 
@@ -44,15 +45,10 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         Source("videos", (f"https://{_SERRE}/hmdb51_org.rar",)),
     ),
     "ucf101": (
-        Source(
-            "annotations", ("https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",)
-        ),
+        Source("annotations", (f"{_UCF}/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",)),
         Source(
             "videos",
-            (
-                "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar",
-                "https://www.crcv.ucf.edu/datasets/human-actions/ucf101/UCF101.rar",
-            ),
+            (f"{_UCF}/data/UCF101/UCF101.rar", f"{_UCF}/datasets/human-actions/ucf101/UCF101.rar"),
         ),
     ),
     "mpii_cooking2": (
@@ -143,14 +139,8 @@ def fetch_videos(ids: Iterable[str], folder: Path) -> None:
     failed: list[str] = []
     for count, id in enumerate(wanted, 1):
         print(f"fetch video {id} ({count} of {len(wanted)})", flush=True)
-        options = [
-            "--ignore-config",
-            "--no-playlist",
-            "--no-progress",
-            "--quiet",
-            "--format",
-            "bv*[height<=720]/b[height<=720]/bv*/b",
-        ]
+        options = ["--ignore-config", "--no-playlist", "--no-progress", "--quiet"]
+        options += ["--format", "bv*[height<=720]/b[height<=720]/bv*/b"]
         target = ["--output", str(folder / "%(id)s.%(ext)s"), "--", f"https://www.youtube.com/watch?v={id}"]
         done = subprocess.run(
             [str(tool), *options, *target],

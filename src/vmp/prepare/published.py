@@ -40,9 +40,8 @@ class Collection:
     group: str = "group"  # what a group is
     split: tuple[int, int, int] | None = None  # clips of the published train, val and test
     folds: int = 0
-    shared: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # class ('': any) -> groups with common frames
+    # class ('': any) -> groups with common frames
+    shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
     name: re.Pattern[str] = field(default_factory=lambda: re.compile("$^"))  # of a file, with what it says
 

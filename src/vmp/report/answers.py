@@ -130,9 +130,8 @@ def find_answers(entries: Sequence[Entry]) -> list[Answer]:
     for settings in groups.values():
         named = Counter((one.name, one.tag) for one in settings.values())
         for one in settings.values():
-            if (
-                named[one.name, one.tag] > 1
-            ):  # they differ in something else, which their folders' names may say
+            # they differ in something else, which their folders' names may say
+            if named[one.name, one.tag] > 1:
                 one.name += f" ({one.entries[0].run.folder.parent.name})"
     found = [_compare(key[0], key[1], list(settings.values())) for key, settings in groups.items()]
     return sorted(found, key=lambda a: (a.kind == "open", -a.settings, a.dataset, a.backbone))

@@ -37,9 +37,8 @@ class Entry:
     result: dict[str, Any] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)  # see curves_of
-    per_class: list[list[int]] = field(
-        default_factory=list
-    )  # clips and correctly classified ones of each class
+    # clips and correctly classified ones of each class
+    per_class: list[list[int]] = field(default_factory=list)
     tested: Tested | None = None
     problem: str = ""
     damaged: list[str] = field(default_factory=list)

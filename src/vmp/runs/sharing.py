@@ -28,16 +28,8 @@ CARD_FILE = "README.md"
 FILES = (MODEL_FILE, CONFIG_FILE, CLASSES_FILE, RESULT_FILE, CARD_FILE)
 # of result.json; what else it has is about the machine
 TOLD = (
-    "split",
-    "views",
-    "reduce",
-    "top1",
-    "top5",
-    "mean_class",
-    "cross_entropy",
-    "clips",
-    "scalars",
-    "commit",
+    *("split", "views", "reduce", "top1", "top5", "mean_class", "cross_entropy"),
+    *("clips", "scalars", "commit"),
 )
 
 
@@ -97,34 +89,30 @@ def _card(name: str, opened: Opened, told: dict[str, Any], weights: dict[str, An
         **({"license": str(licence).lower()} if licence else {}),
     }
     row = f"| {config.backbone.key} | {config.vmp.kind} | {config.name} | {told['top1']:.2f} | {told['top5']:.2f} |"
-    return "\n".join(
-        [
-            "---",
-            OmegaConf.to_yaml(OmegaConf.create(head)).rstrip(),
-            "---",
-            "",
-            f"# {name}",
-            "",
-            "A video classifier, trained with the framework Video Motion Prompts.",
-            "",
-            "| backbone | prompts | dataset | top-1 | top-5 |",
-            "|---|---|---|---|---|",
-            row,
-            "",
-            f"- tested on {told['split']}, {'x'.join(map(str, told.get('views', [])))} views",
-            f"- data: {'; '.join(counts) or 'unknown'}",
-            f"- slope and shift: {learned}",
-            f"- start: {start}",
-            f"- commit of the code: {told.get('commit') or 'unknown'}",
-            "",
-            "```python",
-            "import vmp",
-            "",
-            f'model = vmp.load("hf:{name}")',
-            'print(model.predict("my.mp4").top(5))',
-            "```",
-            "",
-            "The weights may be used as the licence of their start and of the training data allow.",
-            "",
-        ]
-    )
+    return f"""---
+{OmegaConf.to_yaml(OmegaConf.create(head)).rstrip()}
+---
+
+# {name}
+
+A video classifier, trained with the framework Video Motion Prompts.
+
+| backbone | prompts | dataset | top-1 | top-5 |
+|---|---|---|---|---|
+{row}
+
+- tested on {told["split"]}, {"x".join(map(str, told.get("views", [])))} views
+- data: {"; ".join(counts) or "unknown"}
+- slope and shift: {learned}
+- start: {start}
+- commit of the code: {told.get("commit") or "unknown"}
+
+```python
+import vmp
+
+model = vmp.load("hf:{name}")
+print(model.predict("my.mp4").top(5))
+```
+
+The weights may be used as the licence of their start and of the training data allow.
+"""

@@ -12,7 +12,6 @@ from vmp.data.manifest import write_classes, write_manifest
 from vmp.data.motions.pictures import render_clip
 from vmp.data.motions.spec import SPLITS, Motions, folder_name, motion_of
 from vmp.machine import cpus, end_with_parent
-from vmp.progress import bar
 
 # all of them return exactly these frames; tests/test_motions.py checks it
 READERS = ("opencv", "pyav", "decord")
@@ -58,6 +57,9 @@ def _complete(folder: Path, spec: Motions) -> bool:
 
 
 def _make_all(folder: Path, spec: Motions, workers: int | None, progress: bool) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     chunks = [
         (split, range(start, min(start + _CHUNK, getattr(spec, split))))
         for split in SPLITS
@@ -66,10 +68,11 @@ def _make_all(folder: Path, spec: Motions, workers: int | None, progress: bool) 
     if workers is None:
         # a worker takes about half a second to start, in which this process makes some 40 clips
         workers = min(cpus(), 1 + len(chunks) // 8)
-    clips = sum(len(indices) for _, indices in chunks)
-    with bar(f"making {folder.name}", clips, shown=progress) as shown:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task(f"making {folder.name}", total=spec.train + spec.val + spec.test)
         for made in _make_chunks(folder, spec, chunks, min(workers, len(chunks))):
-            shown.advance(made)
+            bar.advance(task, made)
 
 
 def _make_chunks(folder: Path, spec: Motions, chunks: list[tuple[str, range]], workers: int) -> Iterator[int]:

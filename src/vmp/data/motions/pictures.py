@@ -121,9 +121,8 @@ def _with_arm(size: int, draw: np.random.Generator, body: Body) -> Thing:
     middle, radius = size // 2, size / 4
     y, x = np.mgrid[:size, :size] - middle
     distance, sector = np.hypot(x, y), 2 * np.pi / draw.integers(3, 7)
-    inner = distance * np.cos(
-        (np.arctan2(y, x) + np.pi) % sector - sector / 2
-    )  # from the middle, towards a side
+    # from the middle, towards a side
+    inner = distance * np.cos((np.arctan2(y, x) + np.pi) % sector - sector / 2)
     sides = np.clip(0.8 * radius - inner + 0.5, 0, 1)[..., None].astype(np.float32)  # (S, S, 1)
     polygon = np.concatenate([banded() * sides, sides], axis=2)
     along = np.hypot(x - np.clip(x, 0, _ARM * radius), y)  # distance from the arm's axis
