@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmp.build import find_splits
 from vmp.errors import UserError, VideoReadError
 from vmp.figures.canvas import save, style
 from vmp.figures.layers import layers_of
@@ -21,7 +20,7 @@ from vmp.figures.worst import ClipDrawer
 from vmp.paper.study import Study, StudyRun
 from vmp.runs.open import Opened, open_run
 from vmp.runs.run import Run
-from vmp.runs.score import find_split, spread_clips
+from vmp.runs.score import clips_tested, spread_clips
 
 if TYPE_CHECKING:
     from vmp.data.dataset import TestClips
@@ -54,14 +53,13 @@ def draw_arms(study: Study, planned: Sequence[StudyRun], folder: Path) -> list[P
         for arm, where in here.items():
             try:
                 opened = open_run(where)
-                split = find_split(opened.config, *find_splits(opened.config, progress=False).tested)
+                clips = clips_tested(opened)
             except UserError as error:
                 print(f"warning: no attention of {where}: {error}")
                 continue
-            clips = split.test_clips(opened.config, opened.model)
             if at < 0:
                 at = _most_moving(clips)
-                name = split.manifest.classes[split.present.clips[at].label]
+                name = opened.classes[clips.present.clips[at].label]
             views = clips[at][1]
             if isinstance(views, torch.Tensor):
                 seen[arm] = opened, views[0]
