@@ -156,16 +156,12 @@ def _text_value(name: str, value: str, *, sweep: bool, path: bool) -> str:
         parts = _split_at_commas(value)
         if sweep:
             return ",".join(part if _parses_as_text(f"{name}={part}") else quote(part) for part in parts)
+        quoted_text = for_shell(f"{name}={quote(value)}")  # a comma is never plain
         raise ConfigError(
-            f"{name} = {value}: is this one text or several? Text with a comma must be quoted: "
-            f"{for_shell(f'{name}={_quoted_always(value)}')}; several values make a sweep: add -m"
+            f"{name} = {value}: is this one text or several? Text with a comma must be quoted: {quoted_text}; several "
+            "values make a sweep: add -m"
         )
     return value if _parses_as_text(f"{name}={value}") else quote(value)
-
-
-def _quoted_always(text: str) -> str:
-    made = quote(text)
-    return made if made.startswith("'") else f"'{made}'"
 
 
 def _split_at_commas(value: str) -> list[str]:

@@ -24,7 +24,6 @@ from vmp.runs.records import is_run
 from vmp.runs.run import Run, read_run, readable_runs
 
 if TYPE_CHECKING:
-    from vmp.data.columns import Clip
     from vmp.layer import MotionPrompt
 
 SLOPE, SHIFT = 11.0, 0.1  # of a layer that no run has learned
@@ -147,18 +146,13 @@ def _clip_of(
     wanted = [plain_name(name) for name in classes]
     preferred = (clip for name in wanted for clip in usable if names[clip.label] == name)
     clip = next(preferred, usable[0])
-    stride = max(1, min(options.stride or _stride(run, clip), (clip.length - 1) // (count - 1)))
+    spec = run.checked_config.backbone.spec
+    seen = max(1, round(spec.stride * (clip.fps / spec.fps if clip.fps and spec.fps else 1)))  # by the run
+    stride = max(1, min(options.stride or seen, (clip.length - 1) // (count - 1)))
     offsets = stride * np.arange(min(count, clip.length))
     at = clip.start + (clip.length - 1 - offsets[-1]) // 2 + offsets
     frames = read_frames(manifest.file(clip), at, short_side=160)
     return names[clip.label], clip.id.rpartition("/")[2], frames
-
-
-def _stride(run: Run, clip: "Clip") -> int:
-    """The step from one frame that the run sees to the next, in frames of the clip."""
-
-    spec = run.checked_config.backbone.spec
-    return max(1, round(spec.stride * (clip.fps / spec.fps if clip.fps and spec.fps else 1)))
 
 
 def shows_videos(run: Run) -> bool:
