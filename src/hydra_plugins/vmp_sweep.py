@@ -20,6 +20,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vmp.errors import ConfigError
+
 if TYPE_CHECKING:
     from vmp.jobs.sweep import Sweep
 
@@ -59,7 +61,6 @@ class RunSweeper(BasicSweeper):
         sys.exit(self._run(self._home() / name_sweep(arguments, each), each).report())
 
     def _check(self) -> None:
-        from vmp.errors import ConfigError
         from vmp.jobs.planning import check_started_once
 
         check_started_once()
@@ -143,8 +144,6 @@ class RunSweeper(BasicSweeper):
     def _make_launcher(self) -> Launcher:
         from hydra.core.plugins import Plugins
 
-        from vmp.errors import ConfigError
-
         assert self.task_function is not None
         own = self.config.hydra.launcher
         target = str(own._target_)
@@ -186,9 +185,6 @@ class SearchSweeper(RunSweeper):
         self.space, self.trials, self.seed = space, trials, seed
 
     def sweep(self, arguments: list[str]) -> Any:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        from vmp.errors import ConfigError
         from vmp.jobs.search import Search, check_validated, explain_study_errors
         from vmp.runs.folder import locked
 

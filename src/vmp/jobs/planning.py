@@ -10,10 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from vmp.config import check, check_start
 from vmp.errors import ConfigError, RunError, UserError
+from vmp.explain import explain
 from vmp.invocation import command_line
 from vmp.jobs.supervisor import Job
+from vmp.overrides import for_shell
+from vmp.progress import bar
 from vmp.ranks import COMMANDS, read_rank
+from vmp.runs.folder import begun, check_same_run
 from vmp.runs.records import is_finished
 
 MANY = 20  # jobs: for more than this, checking shows a progress bar
@@ -43,14 +51,6 @@ def plan_jobs(
     Raises:
         ConfigError: naming every job that cannot run, or the jobs that would share a folder.
     """
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from vmp.config import check, check_start
-    from vmp.explain import explain
-    from vmp.progress import bar
-    from vmp.runs.folder import begun, check_same_run
-
     labels = _make_labels(overrides)
     faults: dict[str, list[str]] = defaultdict(list)  # message -> labels
     by_folder: dict[str, list[int]] = defaultdict(list)
@@ -130,8 +130,6 @@ def _explain_shared_folder(jobs: list[Job], raw: dict[str, Any], separates: Call
         raw: the config of the first one.
         separates: whether an override gives each job a folder of its own.
     """
-    from vmp.overrides import for_shell
-
     if len({tuple(sorted(job.arguments)) for job in jobs}) < len(jobs):
         return f"the sweep has the same job more than once: {jobs[0].label}; leave the repeated values out"
     same = set(jobs[0].arguments).intersection(*(job.arguments for job in jobs))
