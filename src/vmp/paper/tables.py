@@ -53,9 +53,8 @@ class Header(PaperSection):
     gain: bool = False  # compared with the last baseline before it
     control: bool = False  # a row that the paper does not have, of profiles with `controls`
     columns: tuple[str, ...] = ()  # of a control: groups or labels of the columns that it is run for
-    level_from: tuple[str, ...] | None = (
-        None  # own overrides of the run whose mean attention a constant one takes
-    )
+    # own overrides of the run whose mean attention a constant one takes
+    level_from: tuple[str, ...] | None = None
     mean_of: Annotated[int, Field(ge=2)] | None = None  # how many columns before this one it is the mean of
     paper: tuple[Printed, ...] = ()
     extra: tuple[float, ...] | None = None

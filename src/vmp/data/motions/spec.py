@@ -27,9 +27,8 @@ class Motions:
     frames: int = 16  # of each clip
     size: int = 64  # both height and width, in pixels
     fps: int = 25
-    noise: float = (
-        6.0  # standard deviation of the sensor's noise, in grey levels of 255, drawn for each frame
-    )
+    # standard deviation of the sensor's noise, in grey levels of 255, drawn for each frame
+    noise: float = 6.0
     crf: int = 23  # of H.264; 0 is lossless, 51 the worst
     seed: int = 0
     classes: str = "ten"  # or "pretraining"
