@@ -131,9 +131,17 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
         names = Path(dataset.classes) if dataset.classes else None
         if lists["train"].is_file():
             check_enough_clips(config, len(read_list(lists["train"], "train")), lists["train"])
-        how: dict[str, Any] = {"clock": dataset.clock, "fps": dataset.fps, "most": config.trainer.clips}
-        home /= dataset.name
-        return make_list(home, videos=videos, lists=lists, classes_file=names, **how, **work), videos
+        folder = make_list(
+            home / dataset.name,
+            videos=videos,
+            lists=lists,
+            classes_file=names,
+            clock=dataset.clock,
+            fps=dataset.fps,
+            most=config.trainer.clips,
+            **work,
+        )
+        return folder, videos
     if isinstance(dataset, CustomDataset):
         return _list_own(dataset, config, work), Path(dataset.root)
     if isinstance(dataset, FoldersDataset):
@@ -188,9 +196,15 @@ def _list_own(dataset: CustomDataset, config: Config, work: "Work") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for split, text in texts.items():
         write_text(folder / f"{split}.csv", text)
-    lists = {split: folder / f"{split}.csv" for split in texts}
-    how: dict[str, Any] = {"clock": dataset.clock, "fps": dataset.fps, "most": config.trainer.clips}
-    return make_list(home, videos=Path(dataset.root), lists=lists, **how, **work)
+    return make_list(
+        home,
+        videos=Path(dataset.root),
+        lists={split: folder / f"{split}.csv" for split in texts},
+        clock=dataset.clock,
+        fps=dataset.fps,
+        most=config.trainer.clips,
+        **work,
+    )
 
 
 def motions_of(dataset: MotionsDataset) -> "Motions":
