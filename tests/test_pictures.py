@@ -138,11 +138,11 @@ def test_where_layers_look_is_on_the_frames_that_changed(stage, more, changed):
     words = ["backbone.weights=none", "vmp=features", f"vmp.at={stage}", "vmp.pixels=true", *more]
     config = check(composer(CONF)(words))
     spec = config.backbone.spec
-    model = build_model(config, 2, spec).eval()
+    model = build_model(config, 2).eval()
     still = torch.full((3, 9, spec.crop, spec.crop), 60, dtype=torch.uint8)
     clip = still.clone()
     clip[:, 5, 8:16, 16:24] = 250
-    opened = Opened(config=config, spec=spec, model=model, classes=("a", "b"))
+    opened = Opened(config=config, model=model, classes=("a", "b"))
     found = look_at(opened, clip)
     assert list(found) == ["", stage]
     pixels, inside = found.values()
