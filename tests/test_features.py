@@ -238,13 +238,13 @@ def test_a_run_starts_with_what_prompts_of_another_learned_at_pixels_and_inside(
 
     def start(*words: str):
         config = composed(*words, f"init_from={tmp_path}")
-        made = build_model(config, 2, config.backbone.spec)
-        return made, start_weights(config, made, ("a", "b"), config.backbone.spec)
+        made = build_model(config, 2)
+        return made, start_weights(config, made, ("a", "b"))
 
     OmegaConf.save(OmegaConf.create(composer(CONF)([*words, "vmp.at=stages.1"])), tmp_path / "config.yaml")
     (tmp_path / "classes.txt").write_text("a\nb\n")
     config = composed(*words, "vmp.at=stages.1")
-    source = build_model(config, 2, config.backbone.spec)
+    source = build_model(config, 2)
     torch.manual_seed(0)
     for parameter in source.parameters():
         torch.nn.init.normal_(parameter)
