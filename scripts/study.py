@@ -8,7 +8,7 @@
     data.root=... and the like  overrides for every run, as for train.py
 
 It runs what is not finished, continues what is half done, and writes the table, the picture, and the records of all
-runs (study_runs.csv, study_clips.csv) to OUTPUT/results; runs recorded in the study's published folder count as
+runs (study_runs.csv, study_clips.csv.gz) to OUTPUT/results; runs recorded in the study's published folder count as
 finished. `make real` does the same, and `make publish PROFILE=real` copies the results to docs/results/real.
 """
 

@@ -1,6 +1,7 @@
 """A damaged or hostile run's folder: nothing in it is resolved, reading is bounded, and a report gives it one line."""
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from runs import ROOT
 from test_report import composed, write_run
 
 from vmp.errors import ManifestError, RunError
-from vmp.files import parse_yaml
+from vmp.files import parse_yaml, read_csv, read_text, write_csv
 from vmp.report.page import write_report
 from vmp.runs import records
 from vmp.runs.run import Run, readable_runs
@@ -246,3 +247,21 @@ def test_a_damaged_dataset_json_is_an_error(tmp_path):
         (tmp_path / "dataset.json").write_text(text, encoding="latin-1")
         with pytest.raises(ManifestError, match="make it again"):
             recorded_root(tmp_path)
+
+
+def test_a_packed_table_is_the_same_bytes_again_and_is_unpacked_within_bounds(tmp_path):
+    path, rows = tmp_path / "clips.csv.gz", [["id", "class"], ["a,b", "wäsche"], ["c", ""]]
+    write_csv(path, rows)
+    first = path.read_bytes()
+    write_csv(path, rows)
+    assert path.read_bytes() == first
+    assert gzip.decompress(first).decode() == 'id,class\n"a,b",wäsche\nc,\n'
+    assert read_csv(path, required=("id",)) == [{"id": "a,b", "class": "wäsche"}, {"id": "c", "class": ""}]
+
+    for damaged in (first[:-9], b"id,class\n", first[:12] + b"\xff\xff" + first[14:]):
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match=r"clips\.csv\.gz: damaged"):
+            read_csv(path, required=("id",))
+    path.write_bytes(gzip.compress(bytes(10_000)))
+    with pytest.raises(RunError, match="unpacks to more than the 5,000 bytes"):
+        read_text(path, limit=5000)

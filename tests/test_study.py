@@ -141,8 +141,8 @@ def test_results_are_written_read_and_merged(tmp_path):
     merged = _merge(back, again)
     assert [row["top1"] for row in merged.runs] == ["75", "50"]
     assert [row["id"] for row in merged.clips if row["arm"] == "learned"] == ["0.mp4"]
-    (tmp_path / "study_clips.csv").unlink()
-    with pytest.raises(RunError, match=r"study_clips\.csv: missing"):
+    (tmp_path / "study_clips.csv.gz").unlink()
+    with pytest.raises(RunError, match=r"study_clips\.csv\.gz: missing"):
         read_records(tmp_path)
 
 

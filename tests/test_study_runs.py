@@ -1,6 +1,7 @@
 """A small study by the real command: runs, records that spare runs, pictures, publishing."""
 
 import csv
+import gzip
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,8 @@ def study(root: Path, script: str, *arguments: str) -> str:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -63,7 +65,7 @@ def test_a_study_runs_records_and_continues_from_its_published_records(checkout)
     )
     study(checkout, "study", "small", "only=none learned", "seeds=2")
     results = checkout / "outputs/small/results"
-    runs, clips = rows(results / "study_runs.csv"), rows(results / "study_clips.csv")
+    runs, clips = rows(results / "study_runs.csv"), rows(results / "study_clips.csv.gz")
     assert [(row["arm"], row["seed"]) for row in runs] == [(a, s) for a in ("learned", "none") for s in "01"]
     assert len(clips) == 4 * 6
     for run in runs:  # the records agree with each other

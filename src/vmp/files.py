@@ -17,6 +17,7 @@ import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from gzip import BadGzipFile, GzipFile
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,9 +76,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Rows, the header first."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    """Rows, the header first; compressed if the name ends in .gz, the same rows to the same bytes."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        packed = GzipFile("", "wb", fileobj=file, mtime=0) if path.suffix == ".gz" else file
+        with packed, io.TextIOWrapper(packed, "utf-8", newline="") as text:
+            csv.writer(text, lineterminator="\n").writerows(rows)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -113,13 +116,18 @@ def open_regular(path: Path, *, limit: int) -> Iterator[BinaryIO]:
 
 
 def read_text(path: Path, *, limit: int = JSON_LIMIT) -> str:
-    """The text of a regular file of at most `limit` bytes in UTF-8.
+    """The text of a regular file of at most `limit` bytes in UTF-8, unpacked if its name ends in .gz.
 
     Raises:
         RunError: the file is of another kind, or cannot be read.
     """
     with open_regular(path, limit=limit) as file:
-        data = file.read(limit)
+        try:
+            data = (GzipFile(fileobj=file) if path.suffix == ".gz" else file).read(limit + 1)
+        except (EOFError, BadGzipFile, zlib.error) as error:
+            raise RunError(f"{path}: damaged ({error})") from None
+    if len(data) > limit:
+        raise RunError(f"{path}: unpacks to more than the {limit:,} bytes that are read")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -19,7 +19,7 @@ from vmp.formats import finite
 KINDS = (
     *("table*.csv", "table*.md", "table*.tex", "claims.md", "starts*.csv", "starts*.png", "starts*.svg"),
     *("figures/figure*.png", "figures/figure*.svg", "figures/arms_*.png"),
-    *("study_*.md", "study_*.png", "study_*.svg", "study_runs.csv", "study_clips.csv"),
+    *("study_*.md", "study_*.png", "study_*.svg", "study_runs.csv", "study_clips.csv.gz"),
 )
 
 
@@ -82,13 +82,14 @@ def _shows_frames(stem: str) -> bool:
 def lost_numbers(old: Path, new: Path) -> list[str]:
     """What a published file has and a new one lacks: cells of tables and their seeds, points of a map, sections of the
     claims. Pictures and the Markdown and LaTeX of tables have no numbers of their own."""
-    if old.suffix == ".csv":
-        keys, number = _NUMBERS.get(old.stem, _TABLE if old.stem.startswith("table") else _MAP)
+    stem, _, kind = old.name.partition(".")
+    if kind in ("csv", "csv.gz"):
+        keys, number = _NUMBERS.get(stem, _TABLE if stem.startswith("table") else _MAP)
         before, after = _count_seeds(old, keys, number), _count_seeds(new, keys, number)
         gone = [f"{', '.join(key)} has no number" for key in before if key not in after]
         fewer = [key for key in before if key in after and after[key] < before[key]]
         return gone + [f"{', '.join(key)} has {after[key]} seeds instead of {before[key]}" for key in fewer]
-    if old.stem == "claims":
+    if stem == "claims":
         kept = _filled_sections(new)
         return [f"{title!r} is not there" for title in _filled_sections(old) if title not in kept]
     return []

@@ -4,7 +4,7 @@ Notable here:
 - a run is one (set, fold, arm, setting, seed). Runs are ordered so that whatever is finished can be compared: seed by
   seed and fold by fold, all arms of a fold next to each other;
 - an arm's overrides may use its set's values, as in vmp.lambda={weight};
-- a run that an earlier study of the same config recorded (study_runs.csv, study_clips.csv) is not run again.
+- a run that an earlier study of the same config recorded (study_runs.csv, study_clips.csv.gz) is not run again.
 """
 
 import hashlib
@@ -168,7 +168,7 @@ def _spec(study: Study, chosen: str, fold: int, arm: str, setting: str) -> RunSp
 
 
 def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What a finished run says about itself (a row of study_runs.csv) and about each tested clip (study_clips.csv)."""
+    """What a finished run says about itself (a row of study_runs.csv) and about each tested clip (study_clips.csv.gz)."""
 
     done = Run(run.planned.folder)
     tested = find_splits(run.planned.config, progress=False).tested[1]

@@ -46,7 +46,7 @@ class StudyRequest:
 
 @dataclass(frozen=True)
 class Records:
-    """Rows of study_runs.csv and study_clips.csv."""
+    """Rows of study_runs.csv and study_clips.csv.gz."""
 
     runs: list[dict[str, str]]
     clips: list[dict[str, str]]
@@ -96,7 +96,7 @@ def run_study(request: StudyRequest, root: Path) -> int:
         pictures += draw_attention(study, "learned", planned, results)
     for path in pictures:
         print(f"-> {path}")
-    print(f"-> {results}/study_{study.name}.md, .png, .svg, study_runs.csv, study_clips.csv")
+    print(f"-> {results}/study_{study.name}.md, .png, .svg, study_runs.csv, study_clips.csv.gz")
     return 1 if left else 0
 
 
@@ -104,7 +104,7 @@ def write_results(study: Study, records: Records, results: Path, *, command: str
     """Write the table, the picture and the records."""
     for file, columns, rows in (
         ("study_runs.csv", (*RUN_COLUMNS, *LATER_COLUMNS), records.runs),
-        ("study_clips.csv", CLIP_COLUMNS, records.clips),
+        ("study_clips.csv.gz", CLIP_COLUMNS, records.clips),
     ):
         write_csv(results / file, [columns, *([row.get(name, "") for name in columns] for row in rows)])
     found = collect(study, records.clips)
@@ -118,7 +118,7 @@ def read_records(folder: Path) -> Records:
     Raises:
         RunError: a file is damaged.
     """
-    paths = folder / "study_runs.csv", folder / "study_clips.csv"
+    paths = folder / "study_runs.csv", folder / "study_clips.csv.gz"
     if not paths[0].is_file():
         return Records([], [])
     if not paths[1].is_file():
