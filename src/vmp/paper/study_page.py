@@ -211,7 +211,8 @@ def _provenance_lines(study: Study, runs: Sequence[Row]) -> list[str]:
         "An interval resamples clips and seeds together, 10,000 times, and clips of a scene, recording or "
         "sequence as one; bold: it excludes 0. Intervals are not "
         "corrected for their number. Where an arm was run at several settings, each fold is judged by the setting "
-        "that is best on the other folds. `study_runs.csv` and `study_clips.csv.gz` hold every run and every tested clip.",
+        "that is best on the other folds. `study_runs.csv` and `study_clips.csv.gz` hold every run and every tested "
+        "clip.",
     ]
 
 
