@@ -168,7 +168,7 @@ def _spec(study: Study, chosen: str, fold: int, arm: str, setting: str) -> RunSp
 
 
 def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What a finished run says of itself (a row of study_runs.csv) and of each tested clip ( study_clips.csv.gz)."""
+    """What a finished run says of itself (a row of study_runs.csv) and of each tested clip (study_clips.csv.gz)."""
 
     done = Run(run.planned.folder)
     tested = find_splits(run.planned.config, progress=False).tested[1]
