@@ -130,7 +130,7 @@ def test_cells_compose_and_only_equal_runs_share_a_folder(profile, compose_one):
 def test_all_cells_compose_and_only_equal_runs_share_a_folder(profile, compose_one):
     runs = runs_of(range(1, 8), profile, compose_one, seeds=(0, 1))
     folders = check_folders(runs)
-    assert len(folders) == (222 if profile == "paper" else 226)
+    assert len(folders) == (222 if profile == "paper" else 225)
 
 
 def check_folders(runs) -> set[Path]:
