@@ -10,6 +10,7 @@ import pytest
 from runs import ROOT
 
 from vmp.errors import RunError
+from vmp.files import write_csv
 from vmp.paper.publishing import publish
 from vmp.paper.tables import load_profile, results_of
 
@@ -120,3 +121,15 @@ def test_other_commands_do_not_change_the_shipped_results(command, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert bytes_of(tmp_path / "docs") == before
+
+
+def test_a_packed_file_is_chosen_by_its_name_without_suffixes(tmp_path):
+    source, target = tmp_path / "results", tmp_path / "docs"
+    header = ["set", "fold", "arm", "setting", "seed", "id"]
+    source.mkdir()
+    write_csv(source / "study_clips.csv.gz", [header, list("a1b20c")])
+    (source / "claims.md").write_text("# Claims")
+    assert publish(source, target, only=["study_clips"]) == [target / "study_clips.csv.gz"]
+    write_csv(source / "study_clips.csv.gz", [header, list("a1b20d")])
+    with pytest.raises(RunError, match="1 published numbers would be lost"):
+        publish(source, target, only=["study_clips"])

@@ -43,9 +43,9 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: boo
     Raises:
         RunError: there is nothing to publish, or a published number would be lost.
     """
-    found = sorted(path for kind in KINDS for path in source.glob(kind) if not only or path.stem in only)
+    found = sorted(path for kind in KINDS for path in source.glob(kind) if not only or _stem(path) in only)
     found = [path for path in found if frames or not _shows_frames(path.stem)]
-    if absent := [name for name in only if name not in {path.stem for path in found}]:
+    if absent := [name for name in only if name not in {_stem(path) for path in found}]:
         shown = [name for name in absent if _shows_frames(name) and not frames]
         why = f" ({', '.join(shown)}: shows frames of videos, which is not published)" if shown else ""
         raise RunError(f"{source}: has no {', '.join(absent)}{why}")
@@ -75,6 +75,11 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: boo
     return written
 
 
+def _stem(path: Path) -> str:
+    """study_clips of study_clips.csv.gz."""
+    return path.name.partition(".")[0]
+
+
 def _shows_frames(stem: str) -> bool:
     return stem in SHOW_FRAMES or stem.startswith("arms_")
 
@@ -82,8 +87,8 @@ def _shows_frames(stem: str) -> bool:
 def lost_numbers(old: Path, new: Path) -> list[str]:
     """What a published file has and a new one lacks: cells of tables and their seeds, points of a map, sections of the
     claims. Pictures and the Markdown and LaTeX of tables have no numbers of their own."""
-    stem, _, kind = old.name.partition(".")
-    if kind in ("csv", "csv.gz"):
+    stem = _stem(old)
+    if ".csv" in old.suffixes:
         keys, number = _NUMBERS.get(stem, _TABLE if stem.startswith("table") else _MAP)
         before, after = _count_seeds(old, keys, number), _count_seeds(new, keys, number)
         gone = [f"{', '.join(key)} has no number" for key in before if key not in after]

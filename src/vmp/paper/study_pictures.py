@@ -42,11 +42,8 @@ def draw_arms(study: Study, planned: Sequence[StudyRun], folder: Path) -> list[P
     for chosen, of_set in study.sets.items():
         here: dict[str, Path] = {}
         for run in planned:
-            if (run.set, run.fold, run.setting) == (
-                chosen,
-                1,
-                study.default_setting,
-            ) and run.planned.finished:
+            place = run.set, run.fold, run.setting
+            if place == (chosen, 1, study.default_setting) and run.planned.finished:
                 here.setdefault(run.arm, run.planned.folder)
         seen: dict[str, tuple[Opened, torch.Tensor]] = {}
         at, name = -1, ""
