@@ -37,7 +37,7 @@ def bench_extensions(*, batch: int, rounds: int, crop: int) -> dict[str, list[Ro
     from vmp.paper.study import load_study
 
     study = load_study(ROOT / "conf/study/extensions.yaml")
-    arms = {name: list(arm.overrides) for name, arm in study.arms.items()}
+    arms = {name: study.overrides_of("moving", name, study.default_setting) for name in study.arms}
     arms["constant"] += ["vmp.level=0.99"]  # not that of a run
     mini = [*study.overrides, *study.sets["moving"].overrides, "backbone.weights=none"]
     large = ["dataset=motions", *LARGE, f"backbone.crop={crop}", "trainer=paper"]

@@ -3,7 +3,7 @@
 Notable here:
 - a run is one (set, fold, arm, setting, seed). Runs are ordered so that whatever is finished can be compared: seed by
   seed and fold by fold, all arms of a fold next to each other;
-- an arm's overrides may use its set's values, as in vmp.lambda={weight};
+- the overrides of arms and settings may use values of their set, as in vmp.lambda={weight};
 - a run that an earlier study of the same config recorded (study_runs.csv, study_clips.csv.gz) is not run again.
 """
 
@@ -33,7 +33,7 @@ class StudySet(PaperSection):
     overrides: tuple[str, ...]
     fold: str | None = None
     folds: Annotated[int, Field(ge=1)] = 1
-    values: dict[str, float] = Field(default_factory=dict)
+    values: dict[str, int | float | str] = Field(default_factory=dict)
 
 
 class Arm(PaperSection):
@@ -63,6 +63,22 @@ class Study(PaperSection):
     @property
     def default_setting(self) -> str:
         return next(iter(self.settings))
+
+    def overrides_of(self, chosen: str, arm: str, setting: str) -> list[str]:
+        """What an arm and a setting add to the overrides of a set, with its values inserted.
+
+        Raises:
+            ConfigError: the set lacks a value.
+        """
+        try:
+            return [
+                override.format(**self.sets[chosen].values)
+                for override in (*self.arms[arm].overrides, *self.settings[setting])
+            ]
+        except KeyError as error:
+            raise ConfigError(
+                f"study {self.name}: sets.{chosen}.values has no {error}, which arm {arm} or setting {setting} needs"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -149,13 +165,7 @@ def _plan_one(
 
 def _spec(study: Study, chosen: str, fold: int, arm: str, setting: str) -> RunSpec:
     of_set, of_arm = study.sets[chosen], study.arms[arm]
-    try:
-        own = [override.format(**of_set.values) for override in of_arm.overrides]
-    except KeyError as error:
-        raise ConfigError(
-            f"study {study.name}: sets.{chosen}.values has no {error}, which arm {arm} needs"
-        ) from None
-    own += study.settings[setting]
+    own = study.overrides_of(chosen, arm, setting)
     folds = [f"{of_set.fold}={fold}"] if of_set.fold else []
     return RunSpec(
         dataset=of_set.label,
