@@ -11,6 +11,9 @@ from vmp.backbones import backbone_spec, build_backbone
 from vmp.commands.export import main
 from vmp.data.sampler import generator
 from vmp.exporting import CLOSE, READERS, SUFFIXES, WRITERS, Logits, compare, make_graph
+from vmp.extensions.layer import ExtendedPrompt
+from vmp.extensions.patch import PatchPowerNorm
+from vmp.extensions.per_clip import PerClip
 from vmp.layer import MotionPrompt
 from vmp.model import PromptedClassifier
 from vmp.pathways import cut
@@ -62,6 +65,43 @@ def test_exported_logits_are_the_models(name, tmp_path):
             read = READERS[form](file)
             assert compare(model, read, shape) <= CLOSE, form
         model.model.prompts[spec.pathways[0]].n.fill_(0.9)
+        assert compare(model, read, shape) > 10 * CLOSE
+
+
+class Steep(torch.nn.Module):
+    """A power normalisation of a user's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.steep = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, d):
+        return torch.sigmoid(self.steep * d.abs())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        MotionPrompt(power_norm=Steep()),
+        ExtendedPrompt(power_norm=PerClip(), scales=(1, 2)),
+        ExtendedPrompt(power_norm=PatchPowerNorm(patch=8), compensate="affine"),
+    ],
+    ids=("own", "per_clip", "patch_compensated"),
+)
+def test_layers_beyond_the_paper_are_exported_for_any_batch(prompts, tmp_path):
+    spec = backbone_spec("tiny").at(frames=4, crop=32)
+    backbone = build_backbone("tiny", num_classes=5, spec=spec, width=4)
+    torch.nn.init.normal_(backbone.get_submodule(backbone.head_name).weight)  # it starts near zero
+    model, shape = Logits(PromptedClassifier(backbone, prompts={"video": prompts})).eval(), (3, 5, 32, 32)
+    with torch.no_grad():
+        for form in ("torch_export", "torchscript"):
+            file = tmp_path / f"model{SUFFIXES[form]}"
+            WRITERS[form](make_graph(model, torch.zeros(2, *shape, dtype=torch.uint8), format=form), file)
+            read = READERS[form](file)
+            assert compare(model, read, shape) <= CLOSE, form
+        for parameter in prompts.power_norm.parameters():
+            parameter.add_(1.0)
         assert compare(model, read, shape) > 10 * CLOSE
 
 

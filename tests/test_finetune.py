@@ -211,10 +211,11 @@ def test_a_checkpoint_of_a_run_is_known_by_the_run(data, baseline, tmp_path):
 @pytest.mark.slow
 def test_what_the_source_did_otherwise_is_told(data, baseline, tmp_path):
     first = finished(data, tmp_path / "1", *VIT, "vmp.epsilon=0.2", "trainer.epochs=1")
-    second = finished(
-        data, tmp_path / "2", *VIT, f"init_from='{first}'", "backbone.stride=2", "trainer.epochs=1"
-    )
+    changed = ("backbone.stride=2", "vmp.form=two_sided", "vmp.scales=[1,2]")
+    second = finished(data, tmp_path / "2", *VIT, f"init_from='{first}'", *changed, "trainer.epochs=1")
     told = " ".join(start_of(second)["warnings"])
+    assert "vmp.form was pixel in the run it starts from, and is two_sided here" in told
+    assert "vmp.scales was [1] in the run it starts from, and is [1, 2] here" in told
     assert "vmp.epsilon was 0.2 in the run it starts from, and is 0.1" in told
     assert "backbone.stride was 1" in told
     bare = finished(data, tmp_path / "3", *VIT, f"init_from='{first}'", "vmp=none", "trainer.epochs=1")

@@ -27,7 +27,7 @@ from vmp.extensions.layer import ExtendedPrompt
 from vmp.extensions.per_clip import PerClip
 from vmp.figures.clips import stream
 from vmp.figures.comparison import mcnemar
-from vmp.figures.layers import layers_of
+from vmp.figures.layers import layers_of, slope_and_shift
 from vmp.layer import MotionPrompt
 from vmp.runs.open import open_run
 from vmp.runs.run import read_run
@@ -186,6 +186,20 @@ def test_attention_that_is_no_function_of_two_frames_is_drawn_from_whole_clips(t
         assert near < far / 2
     with pytest.raises(VideoReadError):
         read_frames(out, range(8))
+
+
+def test_a_layer_of_each_clip_is_captioned_with_the_clips_slope_and_shift():
+    torch.manual_seed(0)
+    norm = PerClip()
+    torch.nn.init.normal_(norm.head[-1].weight)
+    layer = ExtendedPrompt(power_norm=norm)
+    dim, bright = (torch.randint(0, most, (3, 5, 8, 8), dtype=torch.uint8) for most in (20, 256))
+    for clip in (dim, bright):
+        learned = slope_and_shift(layer, clip)
+        d = layer.differences(clip[None])
+        wanted = torch.sigmoid(learned["slope"] * (d - learned["shift"]))
+        assert torch.allclose(layer.attention(clip[None]), wanted, atol=1e-5)
+    assert slope_and_shift(layer, dim) != slope_and_shift(layer, bright)
 
 
 @pytest.mark.slow

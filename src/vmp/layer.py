@@ -158,6 +158,11 @@ class MotionPrompt(nn.Module):
         scalars = getattr(self.power_norm, "scalars", None)
         return scalars() if scalars else {}
 
+    def __dir__(self) -> list[str]:
+        # TorchScript reads every name; these raise TypeError without a learned power normalisation
+        without = set() if isinstance(self.power_norm, LearnedPowerNorm) else {"m", "n", "slope", "shift"}
+        return [name for name in super().__dir__() if name not in without]
+
     def extra_repr(self) -> str:
         return f"grey={self.grey!r}, modulate={self.modulate!r}, variation={self.variation!r}"
 

@@ -78,8 +78,9 @@ class Attention:
         from vmp.figures.clips import to_clip
         from vmp.figures.panels import draw_rows, panel_rows
 
-        rows = panel_rows(to_clip(self.frames), self.layer, columns=columns)
-        return draw_rows(rows, self.layer, title=Path(self.video).name)
+        clip = to_clip(self.frames)
+        rows = panel_rows(clip, self.layer, columns=columns)
+        return draw_rows(rows, self.layer, clip, title=Path(self.video).name)
 
 
 class TrainedModel:

@@ -26,6 +26,8 @@ from vmp.errors import UserError, VideoReadError, first_line
 from vmp.overrides import Source, model_source
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vmp.layer import MotionPrompt
 
 DEFAULTS, STRIDE = {"slope": 11.0, "shift": 0.1}, 2
@@ -197,8 +199,9 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", sees: int, out: Pat
         write_pictures(out, islice(chain([first], pictures), options.frames), fps=fps)
     while len(kept) < enough and next(pictures, None) is not None:
         pass
-    rows = panel_rows(to_clip(np.stack(kept)), layer, columns=slice(options.columns))
-    print(save_grid(rows, layer, out, title=options.title or name))
+    of_rows = to_clip(np.stack(kept))
+    rows = panel_rows(of_rows, layer, columns=slice(options.columns))
+    print(save_grid(rows, layer, of_rows, out, title=options.title or name))
     for text in fault:
         print(f"note: {text}")
 
@@ -234,15 +237,17 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
         write_pictures(out, islice(pictures, options.frames), fps=seen.fps)
     rows = panel_rows(seen.clip, seen.layer, columns=options.columns)
     title = "\n".join([options.title or options.video.name, *lines])
-    print(save_grid(rows, seen.layer, out, title=title))
+    print(save_grid(rows, seen.layer, seen.clip, out, title=title))
 
 
-def save_grid(rows: list[np.ndarray], layer: "MotionPrompt", out: Path, *, title: str) -> Path:
+def save_grid(
+    rows: list[np.ndarray], layer: "MotionPrompt", clip: "Tensor", out: Path, *, title: str
+) -> Path:
     """Write the PNG beside `out`: frames, differences, attention and prompts in named rows."""
     from vmp.figures.canvas import save
     from vmp.figures.panels import draw_rows
 
-    return save(draw_rows(rows, layer, title=title), out.with_suffix(""), kinds=("png",))[0]
+    return save(draw_rows(rows, layer, clip, title=title), out.with_suffix(""), kinds=("png",))[0]
 
 
 def write_pictures(out: Path, pictures: Iterable[np.ndarray], *, fps: Fraction) -> None:

@@ -97,7 +97,8 @@ def warp(frames: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
     h, w = frames.shape[-2:]
     x, y = _places(h, w, frames.device)
     place = torch.stack([x, y, torch.ones_like(x)]).to(motion).flatten(1)  # (3, HW)
-    to = (motion @ place).view(len(motion), 2, h, w) + place[:2].view(2, h, w)
+    # shape[0]: len() would fix the batch of an exported graph
+    to = (motion @ place).view(motion.shape[0], 2, h, w) + place[:2].view(2, h, w)
     seen = (to[:, 0].abs() <= (w - 1) / 2) & (to[:, 1].abs() <= (h - 1) / 2)
     grid = torch.stack([to[:, 0] * (2 / (w - 1)), to[:, 1] * (2 / (h - 1))], dim=-1).to(frames)
     planes = frames if frames.dim() == 4 else frames[:, None]
@@ -127,8 +128,14 @@ def _places(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _gradients(frames: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences along x and y; one-sided ones at the border."""
-    gy, gx = torch.gradient(frames, dim=(1, 2))
-    return gx, gy
+    return _gradient(frames), _gradient(frames.mT).mT
+
+
+def _gradient(frames: Tensor) -> Tensor:
+    # torch.gradient would fix the batch of an exported graph
+    left, right = frames[..., :1], frames[..., -1:]
+    inner = (frames[..., 2:] - frames[..., :-2]) / 2
+    return torch.cat([frames[..., 1:2] - left, inner, right - frames[..., -2:-1]], dim=-1)
 
 
 def _smooth(frames: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ with h the histogram of the clip's differences, u a small network whose last lay
 and b(.) (Eq. 2), which bound both. A dim recording and a shaky one can so have attention of their own.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -35,11 +36,16 @@ class PerClip(LearnedPowerNorm):
 
     def forward(self, d: Tensor) -> Tensor:
         """(B, T, H, W) -> (B, T, H, W)."""
-        with torch.autocast(d.device.type, enabled=False):
-            m, n = self.head(self.histogram(d).to(self.m.dtype)).unbind(1)  # (B,) each
-        slope, shift = self.slope_of(self.m + m), self.shift_of(self.n + n)
-        a, b = (x.to(d.dtype).view(-1, 1, 1, 1) for x in (slope, shift))
+        a, b = (x.to(d.dtype).view(-1, 1, 1, 1) for x in self.of_clips(d))
         return torch.sigmoid(a * (d - b))
+
+    def of_clips(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes and shifts of clips, (B,) each, from their differences (B, T, H, W)."""
+        # no context without autocast: torch.export could not save it
+        on = torch.is_autocast_enabled(d.device.type)
+        with torch.autocast(d.device.type, enabled=False) if on else nullcontext():
+            m, n = self.head(self.histogram(d).to(self.m.dtype)).unbind(1)
+        return self.slope_of(self.m + m), self.shift_of(self.n + n)
 
     @torch.no_grad()
     def histogram(self, d: Tensor) -> Tensor:

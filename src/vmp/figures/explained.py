@@ -32,16 +32,18 @@ def explain(
         numbers: of the frames to show, in the video: at most T.
         said: lines about the whole video, which stand on top.
     """
-    rows = panel_rows(to_clip(frames), layer, columns=slice(-len(numbers), None), limit=FULL)
+    clip = to_clip(frames)
+    rows = panel_rows(clip, layer, columns=slice(-len(numbers), None), limit=FULL)
+    learned = ", ".join(f"{name} {value:.2f}" for name, value in slope_and_shift(layer, clip).items())
+    lines = [*said, *([learned] if learned else [])]
     for number, *pictures in zip(numbers, *rows, strict=True):
-        yield _picture(pictures, layer, number, said)
+        yield _picture(pictures, layer, number, lines)
 
 
 def _picture(
-    pictures: Sequence[np.ndarray], layer: "MotionPrompt", number: int, said: Sequence[str]
+    pictures: Sequence[np.ndarray], layer: "MotionPrompt", number: int, lines: Sequence[str]
 ) -> np.ndarray:
     frame, difference, attention, prompt = pictures
-    learned = ", ".join(f"{name} {value:.2f}" for name, value in slope_and_shift(layer).items())
     factor = -(-SMALLEST // min(frame.shape[:2]))
     width = frame.shape[1] * factor
     ramp = np.linspace(-1, 1, width)[None].repeat(BAR, axis=0)  # (BAR, width)
@@ -54,7 +56,6 @@ def _picture(
         _tile("motion prompt", prompt, factor, None, (nothing,)),
     ]
     halves = [np.concatenate(tiles[at : at + 2], axis=1) for at in (0, 2)]
-    lines = [*said, *([learned] if learned else [])]
     whole = np.concatenate([*(words(line, halves[0].shape[1]) for line in lines), *halves])
     h, w = whole.shape[:2]
     return np.pad(whole, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255)

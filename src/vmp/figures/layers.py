@@ -9,6 +9,8 @@ from vmp.runs.open import open_prompts
 from vmp.runs.run import Run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vmp.layer import MotionPrompt
 
 ALPHA, BETA, GAMMA, EPSILON = 5.0, 0.45, 0.6, 0.1  # of Eq. 2, as the paper sets them
@@ -68,14 +70,24 @@ def frames_seen(run: Run, layer: "MotionPrompt", pathway: str) -> int:
     return 2 if type(layer) is MotionPrompt else len(open_prompts(run.folder).frames_of(pathway))
 
 
-def slope_and_shift(layer: "MotionPrompt") -> dict[str, float]:
-    """Empty for a fixed function."""
+def slope_and_shift(layer: "MotionPrompt", clip: "Tensor | None" = None) -> dict[str, float]:
+    """Empty for a fixed function. clip: (3, frames, H, W), for a layer that gives each clip its own; without one, such
+    a layer answers with the values that its clips' start from."""
+    import torch
+
+    from vmp.extensions.per_clip import PerClip
+
+    if clip is not None and isinstance(layer.power_norm, PerClip):
+        with torch.no_grad():
+            whole = clip.unsqueeze(0).to(layer.power_norm.m.device)
+            slope, shift = layer.power_norm.of_clips(layer.differences(whole))
+        return {"slope": float(slope), "shift": float(shift)}
     scalars = layer.scalars()
     return {key: float(scalars[key]) for key in ("slope", "shift") if key in scalars}
 
 
-def describe(layer: "MotionPrompt") -> str:
-    """`a = 11.0, b = 0.10`, or the fixed function's name."""
-    if not (learned := slope_and_shift(layer)):
+def describe(layer: "MotionPrompt", clip: "Tensor | None" = None) -> str:
+    """`a = 11.0, b = 0.10`, or the fixed function's name. clip: as for `slope_and_shift`."""
+    if not (learned := slope_and_shift(layer, clip)):
         return type(layer.power_norm).__name__
     return f"a = {learned['slope']:.2f}, b = {learned['shift']:.2f}"

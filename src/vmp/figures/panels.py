@@ -65,9 +65,9 @@ def panel_rows(
     ]
 
 
-def draw_rows(rows: Sequence[np.ndarray], layer: "MotionPrompt", *, title: str) -> Any:
-    """Draw the pictures that `panel_rows` makes, one named row for each."""
-    learned = describe(layer).replace(", ", "\n")
+def draw_rows(rows: Sequence[np.ndarray], layer: "MotionPrompt", clip: "Tensor", *, title: str) -> Any:
+    """Draw the pictures that `panel_rows` makes of a clip, one named row for each."""
+    learned = describe(layer, clip).replace(", ", "\n")
     prompt = f"motion prompt\n({nothing_is(layer)} where\nf(D) = 0)"
     names = ("frame", "difference\nD", f"attention f(D)\n{learned}", prompt)
     with style():
@@ -142,10 +142,11 @@ def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"])
     pictures = {}
     for name, clip in clips.items():
         for pathway, layer in layers.items():
-            learned = ", ".join(f"{key} {value:.3f}" for key, value in slope_and_shift(layer).items())
+            frames = frames_of_pathway(model, clip, pathway)
+            learned = ", ".join(f"{key} {value:.3f}" for key, value in slope_and_shift(layer, frames).items())
             title = ", ".join(part for part in (name, display_name(pathway)) if part)
             caption = ": ".join(part for part in (title, learned) if part)
-            pictures[caption] = panel(frames_of_pathway(model, clip, pathway), layer)
+            pictures[caption] = panel(frames, layer)
     return pictures
 
 

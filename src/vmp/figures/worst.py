@@ -101,7 +101,7 @@ class ClipDrawer:
                 "rows": ROWS[: len(rows)],
                 "width": picture.shape[1],
                 "height": picture.shape[0],
-                **(slope_and_shift(layer) if prompted else {}),
+                **(slope_and_shift(layer, own) if prompted else {}),
             }
             strips.append((about, _webp(picture)))
         return strips

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from vmp.backbones.weights import LoadReport
     from vmp.model import PromptedClassifier
 
+# settings that affect what weights mean
+PAPERS = ("kind", "alpha", "beta", "gamma", "epsilon", "exponent", "grey", "modulate", "attention_from")
+BEYOND = ("compensate", "scales", "form", "patch", "pool", "upsample", "patch_scalars", "at")
+MEANING = {
+    "backbone": ("name", "size", "frames", "stride", "crop", "spacing"),
+    "vmp": (*PAPERS, *BEYOND),
+}
+
 
 class StartWeights(NamedTuple):
     """report: what was loaded; None for random weights. prompts: names of the prompts' parameters that were loaded.
@@ -91,16 +99,14 @@ def _differences_to(home: Path, config: Config) -> Iterator[str]:
     """Yield the settings of the run to start from that differ and affect the meaning of its weights."""
     run = Run(home)
     before = run.config
-    now = config.model_dump(by_alias=True)
-    for section, keys in (
-        ("backbone", ("name", "size", "frames", "stride", "crop", "spacing")),
-        ("vmp", ("kind", "alpha", "beta", "gamma", "epsilon", "exponent", "grey", "modulate")),
-    ):
+    now = config.model_dump(by_alias=True, mode="json")
+    for section, keys in MEANING.items():
         old, new = before.get(section, {}), now[section]
         if section == "vmp" and "none" in (old.get("kind"), new["kind"]):
             continue
         for key in keys:
-            if old.get(key) != new.get(key):
-                yield f"{section}.{key} was {old.get(key)} in the run it starts from, and is {new.get(key)} here"
+            # another kind of layer, and a run of an earlier version, lack some
+            if key in old and key in new and old[key] != new[key]:
+                yield f"{section}.{key} was {old[key]} in the run it starts from, and is {new[key]} here"
     if not run.finished:
         yield f"{home} is not finished: this starts from its newest checkpoint"
