@@ -1,4 +1,4 @@
-"""Clips per second: from the embedded videos with the share of time that training waits, and from original and cut
+"""Clips per second: from the generated videos with the share of time that training waits, and from original and cut
 videos."""
 
 import os
@@ -34,7 +34,7 @@ def bench_loader(
     reads: int = 200,
     batches: int = 25,
 ) -> list[Row]:
-    """Clips per second from the embedded videos, and the share of the training time spent waiting for them.
+    """Clips per second from the generated videos, and the share of the training time spent waiting for them.
 
     Args:
         readers: those that are not installed are left out.
@@ -100,7 +100,7 @@ def bench_loader(
         rows.append(
             {"what": what, "clips/s": batches * 32 / seconds, "waiting %": 100 * stream.waited / seconds}
         )
-    print_rows(f"loader on the embedded set, 9 frames of 64 x 64, {describe_machine()}", rows)
+    print_rows(f"loader on the generated set, 9 frames of 64 x 64, {describe_machine()}", rows)
     print(advise(rows))
     return rows
 

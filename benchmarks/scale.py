@@ -125,7 +125,7 @@ def gather(rank: int, folder: Path, options: Any) -> dict[str, Any]:
     import torch.distributed as dist
 
     from vmp.engine.dist import Processes
-    from vmp.engine.evaluator import in_order
+    from vmp.engine.evaluator import gather_sorted
 
     store = dist.FileStore(str(folder / "store"), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
@@ -134,7 +134,7 @@ def gather(rank: int, folder: Path, options: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     here.maximum([0])  # waits for the other
     with measured(found, f"scores of two processes, {options.clips:,} x {options.classes}"):
-        scores = in_order(own, here.collect(indices), here)
+        scores = gather_sorted(own, here.collect(indices), here)
     assert rank or torch.equal(scores[::2], own)
     dist.destroy_process_group()
     return found

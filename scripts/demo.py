@@ -1,4 +1,4 @@
-"""make demo: motion prompts against plain frames, on embedded videos with a static and a moving camera, over two seeds.
+"""make demo: train with and without motion prompts, on generated videos with a static and a moving camera, two seeds.
 
     seeds=3             more seeds
     launch=single       one run at a time; default: warm, one per core

@@ -96,7 +96,7 @@ def test_options_may_stand_anywhere_and_overrides_keep_their_order(arguments, re
     ("arguments", "said"),
     [
         (["--dataset=list"], "--dataset=list: no such option. .* dataset=list"),
-        (["--epochs", "3"], "without dashes and blanks: epochs=3"),
+        (["--epochs", "3"], "without dashes and blanks: trainer.epochs=3"),
         (["dataset", "=", "list"], "dataset: settings are written KEY=VALUE, without blanks"),
         (["motions"], "motions: settings are written KEY=VALUE"),
         (["optim.at=[0,5"], "Lists are written optim.at=.1,2."),

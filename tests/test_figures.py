@@ -22,7 +22,7 @@ from vmp.data.motions import CAMERAS
 from vmp.errors import RunError, UserError
 from vmp.figures import canvas, comparison, motion_frames, numbered, selection, similarity
 from vmp.figures.canvas import style
-from vmp.figures.clips import embedded_clip, plain_frames
+from vmp.figures.clips import generated_clip, plain_frames
 from vmp.figures.curves import (
     LearnedPair,
     _draw_pairs,
@@ -224,12 +224,12 @@ def test_names_and_numbers_of_the_best_pairs_do_not_overlap(names):
         assert apart > boxes[1][0][1].get_fontsize() * drawn.dpi / 72
 
 
-def test_embedded_clips_show_the_whole_object_moving_as_their_class_says():
+def test_generated_clips_show_the_whole_object_moving_as_their_class_says():
     from vmp.data.motions import CLASSES, Motions, motion_of
 
     for camera in CAMERAS:
         for count, stride in ((2, 2), (7, 1)):
-            frames, name = embedded_clip(camera, count=count, stride=stride)
+            frames, name = generated_clip(camera, count=count, stride=stride)
             assert len(frames) == count
             assert camera in name
     spec = Motions(camera="static", size=112, frames=8)

@@ -37,7 +37,7 @@ from vmp.prepare.measure import Measured, measure, measure_cached, stamp
 from vmp.prepare.plan import Item
 from vmp.prepare.source import probe
 from vmp.prepare.verify import verify
-from vmp.prepare.videos import Locator, find_videos, is_frame_folder, pick
+from vmp.prepare.videos import Locator, find_path, find_videos, is_frame_folder
 from vmp.runs.score import find_split
 
 
@@ -396,8 +396,8 @@ def test_what_is_a_frame_folder(tmp_path):
 
 
 def test_datasets_take_frame_folders_in_place_and_do_not_cut_them(made, tmp_path):
-    path = pick(find_videos(made), "a", "none", folder="frames")
-    assert (path, pick(find_videos(made), "a", "none")) == ("frames/a", "a.mp4")
+    path = find_path(find_videos(made), "a", "none", folder="frames")
+    assert (path, find_path(find_videos(made), "a", "none")) == ("frames/a", "a.mp4")
     items = [
         Item(id="a", path=path, label=0, end=0.5, unit="seconds"),
         Item(id="b", path="frames/b", label=1),

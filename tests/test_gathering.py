@@ -103,7 +103,7 @@ def score_cases(here: Processes, data) -> list:
         raise DataError(f"{len(bad)} clips")
 
     found = [score_with(unreadable) for unreadable in UNREADABLE]
-    return [*found, score_with((), broken=3), score_with((4, 5), check=refuse)]
+    return [*found, score_with((), broken=3), score_with((4, 5), check_bad=refuse)]
 
 
 # --- three processes -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The embedded dataset: what the files hold, that motion is as named, and that one frame does not tell the class.
+"""The generated dataset: what the files hold, that motion is as named, and that one frame does not tell the class.
 
 Legend: N clips or frames, T frames a clip, S x S pixels.
 """

@@ -183,9 +183,9 @@ def test_recorded_runs_have_the_config_that_the_study_gives_them():
 
 def test_a_study_file_with_faults(tmp_path: Path):
     raw = yaml.safe_load(STUDY.read_text())
-    raw["arms"]["learned"]["beside"] = "nobody"
+    raw["arms"]["learned"]["compared_with"] = "nobody"
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
-    with pytest.raises(ConfigError, match="beside = nobody: no such arm"):
+    with pytest.raises(ConfigError, match="compared_with = nobody: no such arm"):
         load_study(tmp_path / "x.yaml")
     with pytest.raises(ConfigError, match="no such study; there are: x"):
         load_study(tmp_path / "y.yaml")

@@ -22,10 +22,10 @@ STUDY = {
     "sets": {"bright": {"label": "bright or dark", "overrides": ["dataset.folder=videos"]}},
     "arms": {
         "none": {"label": "without prompts", "overrides": ["vmp=none"]},
-        "learned": {"label": "prompts", "beside": "none", "overrides": []},
+        "learned": {"label": "prompts", "compared_with": "none", "overrides": []},
         "other": {
             "label": "another clip's",
-            "beside": "none",
+            "compared_with": "none",
             "overrides": ["vmp=other_clip", "vmp.lambda=0"],
         },
     },

@@ -1,6 +1,6 @@
-"""The choices that a config and the code which acts on them share, each written once.
+"""The words that config keys may have as values, written once for the config and for the code that acts on them.
 
-No imports but `typing`, so that a config is checked without torch. What the words mean stands where they act.
+It imports only `typing`, so that configs are checked without torch. The YAML files in conf/ explain the words.
 """
 
 from typing import Literal

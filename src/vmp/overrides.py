@@ -97,7 +97,7 @@ def hydra_arguments(arguments: Sequence[str], command: str = "train") -> list[st
     Raises:
         ConfigError: a word is neither an option nor an override, or a value has more than one reading.
     """
-    options, words = _split_options(arguments)
+    options, words = _split_options(arguments, command)
     sweep = any(o in ("-m", "--multirun") for o in options)
     if any(o in ("--cfg", "-c") or o.startswith("--cfg=") for o in options) and not {"-r", "--resolve"} & {
         *options
@@ -204,7 +204,7 @@ def _parses_as_text(override: str) -> bool:
     )
 
 
-def _split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def _split_options(arguments: Sequence[str], command: str) -> tuple[list[str], list[str]]:
     """(Hydra's options with their values, the other words), in any order."""
     options: list[str] = []
     words: list[str] = []
@@ -223,10 +223,13 @@ def _split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if name in known:
             known = [name]
         if not known or name == "--":
-            plain = " ".join([word, *arguments[i + 1 : i + 2]][: 1 if sign else 2]).lstrip("-")
+            from vmp.config.keys import full_key
+
+            value = word.partition("=")[2] if sign else next(iter(arguments[i + 1 : i + 2]), "...")
+            meant = full_key(name.lstrip("-"), command)
             raise ConfigError(
                 f"{word}: no such option. Settings are written KEY=VALUE, without dashes and blanks: "
-                f"{for_shell(plain.replace(' ', '=', 1))}"
+                f"{for_shell(f'{meant}={value}')}"
             )
         options.append(word)
         following = arguments[i + 1] if i + 1 < len(arguments) else None
@@ -240,7 +243,7 @@ def _split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def _explain_word(word: str, command: str) -> str:
     """The message for a word that is not KEY=VALUE."""
     key, sign, value = word.partition("=")
-    if not sign and command == "evaluate" and Path(word).expanduser().is_dir():
+    if not sign and command == "evaluate" and ("/" in word or Path(word).is_dir()):
         return f"{word}: settings are written KEY=VALUE; a run's folder is {for_shell(f'run={word}')}"
     if sign and _KEY.fullmatch(key.strip()):
         return (

@@ -371,7 +371,7 @@ class Session:
             config=self.config,
             views=views,
             processes=self.processes,
-            between=self.stopping.check,
+            check_stop=self.stopping.check,
             attention=attention,
         )
 

@@ -19,7 +19,7 @@ NAMES = {
     "k600": "Kinetics-600",
     "ssv2": "Something-Something v2",
     "howto100m": "HowTo100M",
-    "motions": "the embedded dataset's motions for pretraining",
+    "motions": "generated videos of 52 other motions",
 }
 MOTIONS = Path(__file__).parent / "motions"  # the weights in this package
 _APACHE, _NON_COMMERCIAL = "Apache-2.0", "CC-BY-NC-4.0"
@@ -190,7 +190,7 @@ SHIPPED: tuple[Weights, ...] = tuple(
 
 def class_names(name: str) -> tuple[str, ...] | None:
     """The classes that weights of this name were trained on, in the order of their head; None where they are not
-    shipped: only Kinetics-400's and those of the embedded dataset are."""
+    shipped: only Kinetics-400's and those of the generated videos are."""
     if name.startswith("motions"):
         from vmp.data.motions.pretraining import CLASSES
 

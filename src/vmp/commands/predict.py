@@ -1,11 +1,12 @@
-"""The most probable classes of videos, as published weights or a run predict them.
+"""Print the most probable classes of videos, predicted with published weights or by a run.
 
-vmp predict my.mp4 backbone=i3d_inception weights=k400 --top 10
-vmp predict my.mp4 backbone=timesformer weights=FILE backbone.size=hr
-vmp predict a.mp4 b.mp4 FOLDER run=outputs/.../seed0 --csv out.csv
+examples:
+  vmp predict my.mp4 backbone=i3d_inception weights=k400 --top 10
+  vmp predict my.mp4 backbone=timesformer weights=FILE backbone.size=hr
+  vmp predict a.mp4 b.mp4 FOLDER run=outputs/.../seed0 --csv out.csv
 
-Each video is measured and then tested as the backbone was published, or as the run tested its clips: with the same
-views, frames, crops and checkpoint, through a reader that returns exactly its frames.
+Each video is tested with the views, frames, crops and checkpoint with which the run was tested, or by the published
+protocol of the backbone, and through a reader that was measured to return exactly its frames.
 """
 
 import argparse
@@ -37,20 +38,20 @@ def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("what", nargs="+", help=WHAT)
     parser.add_argument(
-        "--views", help="TEMPORALxSPATIAL, such as 10x3; default: as published or as the run was tested"
+        "--views", help="test views, TEMPORALxSPATIAL such as 10x3 (default: as in the run's test, or as published)"
     )
-    parser.add_argument("--checkpoint", choices=("last", "best"), help="of a run; default: as it was tested")
+    parser.add_argument("--checkpoint", choices=("last", "best"), help="of a run (default: the one that was tested)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--top", type=int, default=5, help="classes to print")
-    parser.add_argument("--fps", type=float, default=0.0, help="frames per second of frame folders")
+    parser.add_argument("--top", type=int, default=5, help="number of classes to print (default: 5)")
+    parser.add_argument("--fps", type=float, default=0.0, help="frame rate of frame folders, which do not record it")
     parser.add_argument("--batch-size", type=int, help="videos at a time (default: as many as give 32 views)")
     parser.add_argument("--json", action="store_true", help="print a JSON list with one entry per video")
     parser.add_argument(
-        "--csv", type=Path, help="write a row per video: its best classes, or why there are none"
+        "--csv", type=Path, help="write a table with one row per video: its best classes, or why it could not be read"
     )
     options = parser.parse_intermixed_args()
     source = model_source(options.what)
-    with redirect_stdout(sys.stderr) if options.json else nullcontext():  # progress is no JSON
+    with redirect_stdout(sys.stderr) if options.json else nullcontext():  # stdout gets only JSON
         videos = find_videos(source.rest)
         model = model_of(source, options)
         for note in model.notes:

@@ -15,11 +15,11 @@ examples:
   vmp prepare verify data/hmdb51/split1/test.csv
   vmp prepare verify data/hmdb51 --reader torchcodec_cuda --workers 4
 
-dataset=hmdb51, dataset=finegym and so on read these manifests; your own clips need none (dataset=folders). The videos
-stay as they are; --cut writes each clip as a small file of its own. When a file is missing or a count is not the
-dataset's, nothing is written and the exit code is 2, unless --allow-missing is given. The same command again continues
-where it was interrupted. --download fetches what no option names: the archives of HMDB-51, UCF-101 and MPII Cooking 2,
-FineGym's annotations, and its videos if yt-dlp is installed.
+Train on a prepared dataset with dataset=hmdb51, dataset=finegym and so on. Your own clips need no preparation
+(dataset=folders). The videos are not changed; --cut encodes each clip as a small file of its own. If a file is missing
+or a count differs from the published one, nothing is written and the exit code is 2, unless --allow-missing is given.
+The same command continues an interrupted one. --download fetches what no other option names: the archives of HMDB-51,
+UCF-101 and MPII Cooking 2, FineGym's annotations, and its videos if yt-dlp is installed.
 """
 
 import argparse
@@ -194,12 +194,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--videos", type=Path, help="folder with the videos or frame folders, at any depth")
     add("--out", type=Path, help="folder for the manifests (default: data/DATASET)")
     add("--allow-missing", action="store_true", help="write manifests even if a check failed")
-    side = "short side of clips that are cut; 0: of the source (default: 320)"
+    side = "short side of cut clips; 0: as in the source (default: 320)"
     add("--short-side", type=int, default=320, help=side)
-    add("--fps", type=float, default=0.0, help="frames per second of frame folders, which do not say it")
+    add("--fps", type=float, default=0.0, help="frame rate of frame folders, which do not record it")
     add("--dry-run", action="store_true", help="print what would be done; write nothing")
-    add("--histogram", action="store_true", help="print the clips of every class")
-    workers = "processes (default: one per CPU that may be used)"
+    add("--histogram", action="store_true", help="print the number of clips of each class")
+    workers = "number of processes (default: one per available CPU)"
     timeout = f"seconds without progress before a process counts as hung; 0: never (default: {TIMEOUT:.0f})"
     add("--workers", type=int, help=workers)
     add("--timeout", type=float, default=TIMEOUT, help=timeout)
@@ -207,19 +207,19 @@ def _parser() -> argparse.ArgumentParser:
     hmdb51 = datasets.add_parser("hmdb51", parents=[common], help="HMDB-51: 51 classes, three splits")
     splits = "folder of the 153 split files (default: under or beside VIDEOS)"
     hmdb51.add_argument("--splits", type=Path, help=splits)
-    remux = "copy clips to OUT/clips without loss, so that every reader is exact; link those where that is impossible"
+    remux = "rewrite clips in OUT/clips without loss, so that every reader is exact; clips for which this fails are linked"
     add = _add_where_clips_are(hmdb51).add_argument
     add("--remux", dest="how", action="store_const", const="remux", help=remux)
     finegym = datasets.add_parser("finegym", parents=[common], help="FineGym, Gym99 v1.1")
     finegym.add_argument("--annotations", type=Path, help="folder of lists and JSON (default: VIDEOS)")
     finegym.add_argument("--times", type=Path, help="CSV id,start,end in seconds, instead of the JSON")
-    clock = "what seconds count from: the file's own clock, as players show it (default), or its first frame"
+    clock = "where second 0 is: at 0 of the file's clock, as in players (default), or at its first frame"
     finegym.add_argument("--clock", choices=CLOCKS, default="file", help=clock)
     _add_where_clips_are(finegym)
     mpii = datasets.add_parser("mpii_cooking2", parents=[common], help="MPII Cooking 2, 67 verbs")
     mpii.add_argument("--mat", type=Path, help="attributesAnnotations_MPII-Cooking-2.mat")
     mpii.add_argument("--splits", type=Path, help="the folder experimentalSetup")
-    base = "0: one frame late, as the authors' script reads it"
+    base = "number of the first frame in the annotations; 0 shifts clips by one frame, as the authors' script does"
     mpii.add_argument("--frame-base", type=int, choices=(0, 1), default=1, help=base)
     mpii.add_argument("--train-on-val", action="store_true", help="train on the validation subject, too")
 
@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, collection in COLLECTIONS.items():
         one = datasets.add_parser(name, parents=[common], help=collection.about)
-        table = "columns path,label, and group and split as far as there are any (default: VIDEOS/clips.csv, if any)"
+        table = "columns path,label and optionally group,split (default: VIDEOS/clips.csv, if it exists)"
         one.add_argument("--csv", type=Path, help=table)
         _add_where_clips_are(one)
 
@@ -237,15 +237,15 @@ def _parser() -> argparse.ArgumentParser:
         _add_where_clips_are(one)
 
     for name in SOURCES:
-        what = "fetch what no other option names, into OUT/downloads; needs a network, and room"
+        what = "download what no other option names to OUT/downloads; needs a network and disk space"
         datasets.choices[name].add_argument("--download", action="store_true", help=what)
 
     check = datasets.add_parser("verify", help="check the files behind manifests")
     add = check.add_argument
-    add("manifests", type=Path, nargs="+", help="manifests, or folders that hold some")
+    add("manifests", type=Path, nargs="+", help="manifests, or folders that contain some")
     root = "folder of the videos (default: the one recorded beside the manifest)"
     add("--root", type=Path, help=root)
-    reader = "measure this reader too, and list it where it is exact; torchcodec_cuda decodes on a GPU"
+    reader = "also measure this reader, and list it for the files that it reads exactly; torchcodec_cuda decodes on a GPU"
     add("--reader", action="append", choices=OPTIONAL, help=reader)
     add("--workers", type=int, help=workers)
     add("--timeout", type=float, default=TIMEOUT, help=timeout)
@@ -256,8 +256,8 @@ def _add_where_clips_are(parser: argparse.ArgumentParser):  # type: ignore[no-un
     """Add the options that exclude each other."""
     group = parser.add_mutually_exclusive_group()
     add = group.add_argument
-    in_place = "use the videos where they are, long ones too (default: long ones are refused)"
+    in_place = "leave the videos where they are, even if they are longer than half an hour (default: such videos are refused)"
     add("--in-place", dest="how", action="store_const", const="in place", help=in_place)
-    cut = "write every clip as a small file under OUT/clips"
+    cut = "encode every clip as a small file in OUT/clips"
     add("--cut", dest="how", action="store_const", const="cut", help=cut)
     return group

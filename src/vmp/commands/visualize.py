@@ -1,6 +1,6 @@
 """Frames, differences, attention and motion prompts of a video, as MP4 or GIF and PNG (Fig. 5).
 
-vmp visualize                                  a street, or an embedded clip if it is not installed
+vmp visualize                                  a street, or a generated clip if it is not installed
 vmp visualize my.mp4 --slope 12 --shift -0.3
 vmp visualize my.mp4 run=outputs/.../seed0 --start 40 --out picture.png
 vmp visualize my.mp4 run=outputs/.../seed0 --out readme.gif --frames 40
@@ -137,7 +137,7 @@ def find_layer(options: argparse.Namespace) -> tuple["MotionPrompt", int]:
 def draw(options: argparse.Namespace, layer: "MotionPrompt", sees: int, out: Path) -> None:
     """Write the video `out` and the PNG beside it. sees: how many frames the layer is shown at a time."""
     from vmp.extensions.patch import PatchPowerNorm
-    from vmp.figures.clips import check_enough_clips, embedded_clip, stream, to_clip
+    from vmp.figures.clips import check_enough_clips, generated_clip, stream, to_clip
     from vmp.figures.explained import explain
     from vmp.figures.panels import panel_rows
 
@@ -149,7 +149,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", sees: int, out: Pat
     fault: list[str] = []
     frames: Iterator[np.ndarray]
     if options.video is None:
-        clip, name = embedded_clip("moving", count=min(most, 32), stride=options.stride, size=128)
+        clip, name = generated_clip("moving", count=min(most, 32), stride=options.stride, size=128)
         frames, fps = iter(clip), Fraction(25, options.stride)
     else:
         name = options.video.name

@@ -111,6 +111,16 @@ def no_such_key(wrong: str, command: str = "train") -> str:
     return f"{where}; {f'in {section} ' if own and section else ''}there are {', '.join(listed)}"
 
 
+def full_key(name: str, command: str = "train") -> str:
+    """The key that has this name as its last part, as `trainer.epochs` has `epochs`; the name itself if none has or
+    several have it."""
+    known = keys(command)
+    if name in known or name in GROUPS:
+        return name
+    found = MEANT.get(name) or _elsewhere(known, name)
+    return found if found in known or found in GROUPS else name
+
+
 def suggest(wrong: str, known: list[str]) -> str:
     """`; did you mean x?`, or the names that exist."""
     close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
@@ -127,7 +137,8 @@ def _elsewhere(known: dict[str, Any], last: str) -> str:
     """Keys of any section whose last part is `last`, or nearly so."""
     lasts = {key: key.rpartition(".")[2] for key in known}
     near = [last] if last in lasts.values() else difflib.get_close_matches(last, {*lasts.values()}, 1, 0.8)
-    return " or ".join(key for key in known if lasts[key] in near)
+    # `recommended` is set by experiments, not by users
+    return " or ".join(key for key in known if lasts[key] in near and not key.startswith("recommended."))
 
 
 def _names(model: type[BaseModel]) -> list[str]:

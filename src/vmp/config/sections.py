@@ -1,9 +1,9 @@
-"""Every section of a config with its keys, their types and ranges; and the folder that a config's run has.
+"""The sections of a config: their keys, types and ranges. `Config.folder` is the folder of the config's run.
 
 Notable here:
-- a section whose keys depend on one of them (`kind`, a backbone's `name`) is a union of models, discriminated by it;
-- `lambda` is a Python keyword: it has that name in YAML and is `lambda_` here;
-- sizes left null in `backbone` are the published ones (vmp.backbones.SPECS).
+- `dataset`, `vmp` and `backbone` have other keys for each `kind` (of a backbone: `name`), so there is a class for each;
+- `lambda` is a Python keyword, so it is `lambda_` here;
+- where `backbone` has null for a size, the published one is used (vmp.backbones.SPECS).
 """
 
 from dataclasses import replace
@@ -58,7 +58,7 @@ from vmp.slope_shift import Start, m_of, n_of
 
 
 class PreparedDataset(Section):
-    """A dataset that `vmp prepare` made: a folder with manifests."""
+    """A folder of manifests that `vmp prepare` wrote."""
 
     kind: Literal["prepared"]
     name: Word
@@ -71,6 +71,8 @@ class PreparedDataset(Section):
 
 
 class MotionsDataset(Section):
+    """Generated videos (vmp.data.motions)."""
+
     kind: Literal["motions"]
     name: Word
     classes: MotionClasses
@@ -88,6 +90,8 @@ class MotionsDataset(Section):
 
 
 class ListDataset(Section):
+    """Videos of the user's own, with one list per split."""
+
     kind: Literal["list"]
     name: Word
     root: File
@@ -101,7 +105,7 @@ class ListDataset(Section):
 
 
 class FoldersDataset(Section):
-    """One folder per class, or a CSV with the columns path,label[,group][,split]."""
+    """Videos in one folder per class, or named by a CSV with the columns path,label[,group][,split]."""
 
     kind: Literal["folders"]
     name: Word
@@ -109,14 +113,14 @@ class FoldersDataset(Section):
     csv: File | None
     ratio: tuple[Fraction, Fraction, Fraction] | None  # shares of train, val and test
     folds: Annotated[int, Field(ge=2)] | None
-    fold: Count | None  # the one that is tested
+    fold: Count | None  # the fold that is tested
     seed: Annotated[int, Field(ge=0)]
     fps: Positive | None
     flip: Fraction
 
 
 class ManifestDataset(Section):
-    """A folder that already holds classes.txt, train.csv, and val.csv or test.csv (or both)."""
+    """A folder of manifests: classes.txt, train.csv, and val.csv or test.csv (or both)."""
 
     kind: Literal["manifest"]
     name: Word
@@ -126,7 +130,7 @@ class ManifestDataset(Section):
 
 
 class CustomDataset(Section):
-    """Rows that a function of the user's own makes, with the columns of a list and `split`."""
+    """Videos whose list is written by a function of the user's, with a column `split` (docs/extending.md)."""
 
     kind: Literal["custom"]
     name: Word
@@ -139,7 +143,7 @@ class CustomDataset(Section):
 
 
 class BackboneConfig(Section):
-    """What every backbone has."""
+    """The keys that every backbone has."""
 
     name: str
     weights: Annotated[File | None, BeforeValidator(lambda v: None if v == "none" else v)]
@@ -156,12 +160,12 @@ class BackboneConfig(Section):
 
     @property
     def label(self) -> str:
-        """Its name in a run's folder."""
+        """The backbone's name in the name of a run's folder."""
         return self.key
 
     @property
     def spec(self) -> Spec:
-        """The published sizes, with those that the config sets."""
+        """The published sizes, with those replaced that the config sets."""
         return self._published.at(
             frames=self.frames, stride=self.stride, crop=self.crop, spacing=self.spacing
         )
@@ -176,7 +180,7 @@ class BackboneConfig(Section):
 
 
 class CustomBackbone(BackboneConfig):
-    """A network that a class or function of the user's own builds."""
+    """A network that is built by a class or function of the user's (docs/extending.md)."""
 
     name: Literal["custom"]
     target: Target
@@ -195,12 +199,16 @@ class CustomBackbone(BackboneConfig):
 
 
 class ShippedBackbone(BackboneConfig):
+    """A network of vmp.backbones."""
+
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of the backbone's builder: its own keys, as far as they are set."""
-        own = set(type(self).model_fields) - set(BackboneConfig.model_fields) - {"size", "flip_patch_embed"}
-        chosen = {key: getattr(self, key) for key in sorted(own)}
+        """Keyword arguments of the backbone's builder: the keys that only this backbone has, unless they are null."""
+        own_keys = (
+            set(type(self).model_fields) - set(BackboneConfig.model_fields) - {"size", "flip_patch_embed"}
+        )
+        chosen = {key: getattr(self, key) for key in sorted(own_keys)}
         return {key: value for key, value in chosen.items() if value is not None}
 
 
@@ -210,6 +218,8 @@ class TinyConfig(ShippedBackbone):
 
 
 class ResNetConfig(ShippedBackbone):
+    """I3D as a ResNet-50 with 3-D convolutions; `i3d_inception` is the original one."""
+
     name: Literal["i3d"]
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None
     blocks: Count | None
@@ -264,7 +274,7 @@ class TimeSformerConfig(ShippedBackbone):
 
 
 class VmpConfig(Section):
-    """What every kind of prompts has, none included."""
+    """The keys that `vmp` always has, also without prompts."""
 
     kind: str
     lambda_: Annotated[float, Field(alias="lambda", ge=0)]
@@ -277,12 +287,16 @@ class NoPrompts(VmpConfig):
 
 
 class AnyPrompts(VmpConfig):
+    """The keys that every prompt layer has."""
+
     grey: Literal["rgb", "bgr"]
     modulate: Literal["normalized", "pixel"]
     variation: Literal["mean", "frobenius"]
 
 
 class Prompts(AnyPrompts):
+    """The paper's layer with a learned slope and shift, and its extensions."""
+
     kind: Literal["learned"]
     name: Word
     alpha: Positive
@@ -291,10 +305,11 @@ class Prompts(AnyPrompts):
     epsilon: Positive
     m: StartValue
     n: StartValue
-    slope: float | None = None  # start values too, in place of m and n
+    slope: float | None = None  # slope and shift set the initial m and n instead
     shift: float | None = None
     attention_from: Literal["clip", "other_clip"]
-    compensate: CameraMotion = "none"  # this and what follows: runs of earlier versions lack the keys
+    # keys with defaults: configs of runs by earlier versions lack them
+    compensate: CameraMotion = "none"
     scales: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
     form: Form = "pixel"
     patch: Count = 8
@@ -309,16 +324,16 @@ class Prompts(AnyPrompts):
 
     @property
     def extended(self) -> bool:
-        """Whether the layer at the pixels is more than the paper's."""
+        """Whether the layer on the frames differs from the paper's."""
         other = self.scales != (1,) or self.form != "pixel" or self.regulariser != "temporal"
         return other or self.compensate != "none"
 
     @property
     def start(self) -> dict[str, Start]:
-        """m and n that the config sets, by themselves or through slope and shift.
+        """The initial m and n that the config sets, directly or through slope and shift.
 
         Raises:
-            ValueError: a slope or shift out of the range of Eq. 2.
+            ValueError: slope or shift is outside of the range that Eq. 2 allows.
         """
         found: dict[str, Start | None] = {"m": self.m, "n": self.n}
         if self.slope is not None:
@@ -329,7 +344,7 @@ class Prompts(AnyPrompts):
 
 
 class FixedPrompts(AnyPrompts):
-    """A power normalisation of vmp.power_norm.FAMILY, which learns nothing."""
+    """A fixed power normalisation of vmp.power_norm.FAMILY, without learned parameters."""
 
     kind: Literal["gamma", "maxexp", "sigme", "asinhe"]
     exponent: Positive
@@ -337,7 +352,7 @@ class FixedPrompts(AnyPrompts):
 
 
 class CustomPrompts(AnyPrompts):
-    """A power normalisation, or a whole layer, that a class or function of the user's own makes."""
+    """A power normalisation, or a whole prompt layer, of the user's (docs/extending.md)."""
 
     kind: Literal["custom"]
     name: Word
@@ -348,14 +363,14 @@ class CustomPrompts(AnyPrompts):
 
 
 class ConstantPrompts(AnyPrompts):
-    """A control: the same attention everywhere. level: a number, or the run whose mean attention it is."""
+    """A control: the same attention everywhere. level: a number, or a run's folder, whose mean attention is used."""
 
     kind: Literal["constant"]
     level: Level
 
     @property
     def source(self) -> Path | None:
-        """The run that the level is taken from."""
+        """The run from which the level is taken."""
         return Path(self.level) if isinstance(self.level, str) else None
 
     @property
@@ -368,7 +383,7 @@ class ConstantPrompts(AnyPrompts):
 
 
 class OraclePrompts(AnyPrompts):
-    """A control: attention where the generator of `motions` says that something moves."""
+    """A control: attention 1 on the moving object, as the generator of `motions` knows it, and `low` elsewhere."""
 
     kind: Literal["oracle"]
     low: Annotated[float, Field(ge=0, lt=1)]
@@ -382,6 +397,8 @@ class OraclePrompts(AnyPrompts):
 
 
 class Optim(Section):
+    """Optimizer and learning rate schedule."""
+
     kind: Literal["sgd", "adamw"]
     schedule: Literal["cosine", "steps"]
     lr: Positive
@@ -401,6 +418,8 @@ class Optim(Section):
 
 
 class Augment(Section):
+    """Augmentation beyond crops and flips (docs/recipes.md)."""
+
     mixup: NotNegative = 0.0
     cutmix: NotNegative = 0.0
     rand_ops: Annotated[int, Field(ge=0)] = 0
@@ -409,6 +428,8 @@ class Augment(Section):
 
 
 class Train(Section):
+    """What is trained, and on which clips."""
+
     freeze: Freeze
     batch_norm: BatchNorm
     precise_bn: Annotated[int, Field(ge=0)] = 0
@@ -420,6 +441,8 @@ class Train(Section):
 
 
 class Trainer(Section):
+    """Length, batches, device, speed and checkpoints of a run."""
+
     clips: Count | None = None
     epochs: Count
     batch_size: Count
@@ -446,6 +469,8 @@ class Trainer(Section):
 
 
 class Data(Section):
+    """How clips are read."""
+
     root: File
     reader: Reader
     degrade: Degradation
@@ -456,7 +481,7 @@ class Data(Section):
 
 
 class Logger(Section):
-    """A run writes its files in any case; these keys are for what mirrors them."""
+    """Where copies of a run's records go: wandb, TensorBoard or nowhere. The files in its folder are always written."""
 
     kind: Literal["files", "wandb", "tensorboard"]
     mode: Literal["auto", "online", "offline"] = "auto"
@@ -494,7 +519,7 @@ class Evaluate(Section):
 
 
 class Recommended(Section):
-    """Where conf/vmp/learned.yaml takes its lambda from when an experiment brings it."""
+    """An experiment's λ for each placement, which is the default of vmp.lambda."""
 
     lambda_: Annotated[dict[str, NotNegative], Field(alias="lambda")]
 
@@ -536,7 +561,7 @@ class Config(Section):
 
     @property
     def placement(self) -> str | None:
-        """slow, fast or both; None without prompts, or without pathways to choose from."""
+        """slow, fast or both; None without prompts, or if the backbone has only one pathway."""
         if len(self.backbone.pathways) == 1 or not self._prompts_pixels:
             return None
         return "both" if self.vmp.placement == "default" else self.vmp.placement
@@ -554,7 +579,7 @@ class Config(Section):
 
     @property
     def folder(self) -> Path:
-        """The run's folder, named by what the run is."""
+        """The run's folder. Its name consists of the settings that distinguish most runs."""
         v = self.vmp
         kind = getattr(v, "name", v.kind)
         method = kind if v.kind == "none" else f"{kind}_lambda{v.lambda_:g}"
@@ -567,7 +592,7 @@ class Config(Section):
 
     @property
     def _start(self) -> str:
-        """The backbone and the weights that it starts from, as part of a folder's name."""
+        """The part of the folder's name that has the backbone and its initial weights."""
         if self.init_from:
             return f"{self.backbone.label}-run"
         weights = self.backbone.weights

@@ -81,7 +81,7 @@ def _check_level(value: Any) -> Any:
 Word = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_word)]
 File = Annotated[str, BeforeValidator(_expand_home), IS_PATH]  # or a folder
 Level = Annotated[float | str, BeforeValidator(_check_level), IS_PATH]  # or a run's folder
-Target = Annotated[str, AfterValidator(_check_target)]  # a class or function of the user's own
+Target = Annotated[str, AfterValidator(_check_target)]  # a class or function of the user's
 Device = Annotated[str, AfterValidator(_check_device)]
 TagCondition = Annotated[str, AfterValidator(_check_condition)]
 Text = Annotated[str, BeforeValidator(_number_as_text), Field(min_length=1, max_length=128)]

@@ -1,1 +1,1 @@
-"""What training reads: manifests, exact frames, transforms, the dataset; and the embedded dataset motions."""
+"""What training reads: manifests, exact frames, transforms, the dataset; and the generated dataset motions."""

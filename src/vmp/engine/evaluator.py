@@ -58,18 +58,18 @@ def score(
     timeout: float = 0.0,
     autocast: torch.dtype | None = None,
     name: str = "test",
-    between: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
     at_once: int | None = None,
-    check: Callable[[dict[int, str]], None] = lambda bad: None,
+    check_bad: Callable[[dict[int, str]], None] = lambda bad: None,
 ) -> Scores | None:
     """Score every clip of the split once. Returns all scores on the first process, and None on the others.
 
     Args:
         model: clips (V, 3, T, H, W) uint8 -> an output with `logits` and `variations`.
         reduce: what is summed over views, "probs" or "logits".
-        between: called after each batch; may raise.
+        check_stop: called after each batch; raises Stopped if the run was asked to stop.
         at_once: number of clips whose views share chunks; None: as many as have 32 views together.
-        check: called on every process with the unreadable clips of all processes; may raise.
+        check_bad: called on every process with the unreadable clips of all processes; raises if they are too many.
 
     Raises:
         RunError: a score is not finite (raised on every process).
@@ -80,107 +80,109 @@ def score(
     model.eval()
     indices: list[int] = []  # of the clips that this process could read
     losses: list[float] = []
-    own = torch.empty(0, 0)  # (clips, classes), filled from the start
+    scores = torch.empty(0, 0)  # (clips, classes) of this process, filled from the start
     bad: dict[int, str] = {}
     variation: list[float] = []
     with (
-        explain_torch_errors(dataset.being_read, between),
+        explain_torch_errors(dataset.being_read, check_stop),
         _ending_workers_on_errors(),
         bar(name, len(mine), shown=processes.first) as shown,
     ):
         for at in range(0, len(mine), batch):
             count = len(mine[at : at + batch])
-            good: list[tuple[int, Tensor]] = []  # index and weights (V,) of each clip
+            readable: list[tuple[int, Tensor]] = []  # index and weights (V,) of each clip
             logits, variations = [], []
-            for chunk in _chunks(stream, count, good, bad, device):  # (V of several clips, 3, T, H, W)
+            for chunk in _chunks(stream, count, readable, bad, device):  # (V of several clips, 3, T, H, W)
                 with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                     out = model(chunk)
                 logits.append(out.logits.float())
                 if out.variations:
                     variations.append(sum(v.double() for v in out.variations.values()).expand(len(chunk)))
-            if good:
-                each = torch.cat(logits).cpu()
+            if readable:
+                view_logits = torch.cat(logits).cpu()  # (V of all clips, classes)
                 if not indices:
-                    own = torch.empty(len(mine), each.shape[1])
+                    scores = torch.empty(len(mine), view_logits.shape[1])
                 variation += torch.cat(variations).tolist() if variations else []
                 begin = 0
-                for index, weights in good:
-                    row = each[begin : begin + len(weights)]  # (V, classes)
+                for index, weights in readable:
+                    of_clip = view_logits[begin : begin + len(weights)]  # (V, classes)
                     label = dataset.present.clips[index].label
-                    losses.append(_cross_entropy(row, weights, label, reduce=reduce))
-                    row = row.softmax(dim=1) if reduce == "probs" else row
-                    own[len(indices)] = (row * weights[:, None]).sum(dim=0)
+                    losses.append(_cross_entropy(of_clip, weights, label, reduce=reduce))
+                    of_clip = of_clip.softmax(dim=1) if reduce == "probs" else of_clip
+                    scores[len(indices)] = (of_clip * weights[:, None]).sum(dim=0)
                     indices.append(index)
                     begin += len(weights)
             shown.advance(count)
-            between()
-        own = own[: len(indices)]
-        parts = processes.gather((bad, bool(own.isfinite().all()), *own.shape))
+            check_stop()
+        scores = scores[: len(indices)]
+        parts = processes.gather((bad, bool(scores.isfinite().all()), *scores.shape))
         bad = {index: reason for part, *_ in parts for index, reason in part.items()}
-        check(bad)
+        check_bad(bad)
         if not all(finite for _, finite, *_ in parts):
             raise RunError(f"{name}: the model gives scores that are not finite; the run has diverged")
         classes = max(part[-1] for part in parts)
-        clips = processes.collect(torch.tensor(indices, dtype=torch.long))
-        cost = processes.collect(torch.tensor(losses, dtype=torch.double))
-        values = processes.collect(torch.tensor(variation, dtype=torch.double))
+        all_indices = processes.collect(torch.tensor(indices, dtype=torch.long))
+        all_losses = processes.collect(torch.tensor(losses, dtype=torch.double))
+        all_variations = processes.collect(torch.tensor(variation, dtype=torch.double))
         if processes.world > 1:
-            own = in_order(own if indices else own.new_empty(0, classes), clips, processes)
-    if clips is None or cost is None or values is None:
+            scores = gather_sorted(
+                scores if indices else scores.new_empty(0, classes), all_indices, processes
+            )
+    if all_indices is None or all_losses is None or all_variations is None:
         return None
-    assert len(clips.unique()) == len(clips), "a clip was scored twice"
-    order = clips.argsort()
-    mean = float(np.mean(values.numpy())) if len(values) else None
-    return Scores(clips[order].numpy(), own.numpy(), cost[order].numpy(), bad, mean)
+    assert len(all_indices.unique()) == len(all_indices), "a clip was scored twice"
+    order = all_indices.argsort()
+    mean = float(np.mean(all_variations.numpy())) if len(all_variations) else None
+    return Scores(all_indices[order].numpy(), scores.numpy(), all_losses[order].numpy(), bad, mean)
 
 
 def _chunks(
     stream: Iterator[Piece],
     clips: int,
-    good: list[tuple[int, Tensor]],
+    readable: list[tuple[int, Tensor]],
     bad: dict[int, str],
     device: torch.device,
 ) -> Iterator[Tensor]:
     """Yield the views of the next `clips` clips on the device, in chunks for one forward pass each.
 
-    Afterwards `good` has index and weights of each clip that could be read, and `bad` the others with the reasons.
+    Afterwards `readable` has index and weights of each clip that could be read, and `bad` the others with the reasons.
     """
     waiting: list[Tensor] = []
-    most = 1
+    chunk_size = 1  # views
     while clips:
         index, views, weights, last = next(stream)
         clips -= last
         if isinstance(views, VideoReadError):
             bad[index] = f"unreadable: {views}"
             continue
-        if good and good[-1][0] == index:
-            good[-1] = index, torch.cat([good[-1][1], weights])
+        if readable and readable[-1][0] == index:  # a further piece of the same clip
+            readable[-1] = index, torch.cat([readable[-1][1], weights])
         else:
-            good.append((index, weights))
+            readable.append((index, weights))
         waiting.append(views.to(device, non_blocking=True))
-        most = max(1, PIXELS_AT_ONCE // views[0, 0].numel())
-        while sum(map(len, waiting)) >= most:
-            found = torch.cat(waiting)
-            yield found[:most]
-            waiting = [found[most:]] if len(found) > most else []
+        chunk_size = max(1, PIXELS_AT_ONCE // views[0, 0].numel())
+        while sum(map(len, waiting)) >= chunk_size:
+            joined = torch.cat(waiting)
+            yield joined[:chunk_size]
+            waiting = [joined[chunk_size:]] if len(joined) > chunk_size else []
     if waiting:
         yield torch.cat(waiting)
 
 
-def in_order(own: Tensor, clips: Tensor | None, processes: Processes) -> Tensor:
-    """Sort the scores of all processes by clip, on the first process. They come in pieces, as they may be gigabytes.
+def gather_sorted(scores: Tensor, indices: Tensor | None, processes: Processes) -> Tensor:
+    """Gather the scores of all processes on the first one, sorted by clip. They come in pieces, as they may be
+    gigabytes.
 
     Args:
-        own: the scores of this process, (clips, classes).
-        clips: the clip indices of all processes in rank order; None except on the first process.
+        scores: those of this process, (clips, classes).
+        indices: the clip indices of all processes in rank order; None except on the first process.
     """
-    places = (
-        torch.empty(0, dtype=torch.long) if clips is None else clips.argsort().argsort()
-    )  # (N,), the place of each row
-    scores = own.new_empty(len(places), own.shape[1])
-    for at, piece in processes.gather_rows(own):
-        scores.index_copy_(0, places[at : at + len(piece)], piece)
-    return scores
+    # the place of each row, (N,)
+    places = torch.empty(0, dtype=torch.long) if indices is None else indices.argsort().argsort()
+    gathered = scores.new_empty(len(places), scores.shape[1])
+    for at, piece in processes.gather_rows(scores):
+        gathered.index_copy_(0, places[at : at + len(piece)], piece)
+    return gathered
 
 
 def _cross_entropy(logits: Tensor, weights: Tensor, label: int, *, reduce: str) -> float:

@@ -44,20 +44,20 @@ def recompute_statistics(
     workers: int = 0,
     timeout: float = 0.0,
     autocast: torch.dtype | None = None,
-    between: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Replace the running statistics of `updated_layers` by those of training clips.
 
     Args:
         clips: number of clips over all processes, at most all; rounded up to whole micro-batches.
         epoch: the epoch whose order and crops are used.
-        between: called after each micro-batch; may raise.
+        check_stop: called after each micro-batch; raises Stopped if the run was asked to stop.
     """
-    world, most = processes.world, len(data)
+    world, available = processes.world, len(data)
     batches = TrainBatches(
-        clips=most,
+        clips=available,
         batch=micro_batch,
-        batches=-(-min(clips, most) // (micro_batch * world)),
+        batches=-(-min(clips, available) // (micro_batch * world)),
         seed=data.seed,
         rank=processes.rank,
         world=world,
@@ -70,10 +70,10 @@ def recompute_statistics(
         pin_memory=processes.device.type == "cuda",
         **loader_processes(data, workers, timeout=timeout),
     )
-    found = {layer: _Moments() for layer in updated_layers(model)}
+    moments_of = {layer: _Moments() for layer in updated_layers(model)}
     model.eval()
     with ExitStack() as stack:
-        for layer, moments in found.items():
+        for layer, moments in moments_of.items():
             stack.callback(layer.register_forward_pre_hook(moments.add).remove)
         shown = stack.enter_context(bar("batch norm", len(loader), shown=processes.first))
         for batch in loader:
@@ -81,11 +81,11 @@ def recompute_statistics(
                 with torch.autocast(processes.device.type, dtype=autocast, enabled=autocast is not None):
                     model(batch.clips.to(processes.device, non_blocking=True))
             shown.advance()
-            between()
-    parts = processes.gather([moments.values() for moments in found.values()])
-    for layer, each in zip(found, zip(*parts, strict=True), strict=True):
+            check_stop()
+    parts = processes.gather([moments.values() for moments in moments_of.values()])
+    for layer, of_processes in zip(moments_of, zip(*parts, strict=True), strict=True):
         total = _Moments()
-        for part in each:
+        for part in of_processes:
             total.merge(*part)
         if total.count > 1:
             total.write(layer)
@@ -110,9 +110,9 @@ class _Moments:
         """Add the moments of further values (Chan, Golub and LeVeque)."""
         if not count:
             return
-        apart, total = mean - self.mean, self.count + count
-        self.squares = self.squares + squares + apart.square() * (self.count * count / total)
-        self.mean = self.mean + apart * (count / total)
+        difference, total = mean - self.mean, self.count + count
+        self.squares = self.squares + squares + difference.square() * (self.count * count / total)
+        self.mean = self.mean + difference * (count / total)
         self.count = total
 
     def values(self) -> tuple[int, Tensor, Tensor]:
@@ -124,6 +124,6 @@ class _Moments:
 
 
 def _set(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    for own, value in ((layer.running_mean, mean), (layer.running_var, variance)):
-        assert own is not None  # a layer that tracks its statistics has both
-        own.copy_(value)
+    for buffer, value in ((layer.running_mean, mean), (layer.running_var, variance)):
+        assert buffer is not None  # a layer that tracks its statistics has both
+        buffer.copy_(value)

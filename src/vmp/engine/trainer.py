@@ -155,7 +155,7 @@ def fit(
                 workers=settings.workers,
                 timeout=settings.timeout,
                 autocast=settings.autocast,
-                between=stopping.check,
+                check_stop=stopping.check,
             )
 
     def close() -> None:

@@ -1,4 +1,4 @@
-"""Clips to draw: from videos, from the embedded dataset, and a natural one."""
+"""Clips to draw: from videos, from the generated dataset, and a natural one."""
 
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, files
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vmp.data.motions import Motions
 
-CANDIDATES = 200  # embedded test clips to choose one from
+CANDIDATES = 200  # generated test clips to choose one from
 
 
 def stream(
@@ -64,8 +64,8 @@ def check_enough_clips(path: Path, frames: int, *, start: int, stride: int) -> N
         )
 
 
-def embedded_clip(camera: str, *, count: int, stride: int = 1, size: int = 112) -> tuple[np.ndarray, str]:
-    """A test clip of the embedded dataset, (T, H, W, 3) uint8, and its name.
+def generated_clip(camera: str, *, count: int, stride: int = 1, size: int = 112) -> tuple[np.ndarray, str]:
+    """A test clip of the generated dataset, (T, H, W, 3) uint8, and its name.
 
     Takes the first clip whose object stays within the picture and moves as its class says throughout, or the clip in
     which it does so longest.
@@ -77,7 +77,7 @@ def embedded_clip(camera: str, *, count: int, stride: int = 1, size: int = 112) 
     index = max(range(first, first + CANDIDATES), key=lambda i: (plain_frames(spec, i), -i))
     frames, label = render_clip(spec, "test", index)
     name = CLASSES[label].replace("_", " ")
-    return frames[::stride][:count], f"{name} ({camera} camera, embedded)"
+    return frames[::stride][:count], f"{name} ({camera} camera, generated)"
 
 
 def plain_frames(spec: "Motions", index: int) -> int:

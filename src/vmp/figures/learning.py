@@ -32,7 +32,7 @@ def draw_learning(groups: Mapping[str, Arms], prompted: str, stem: Path) -> list
     """Write `stem`.png.
 
     Args:
-        groups: name -> the runs of one dataset, an embedded one, with one prompt layer.
+        groups: name -> the runs of one generated dataset with one prompt layer.
         prompted: the arm whose attention is drawn.
 
     Raises:
@@ -115,7 +115,7 @@ def two_clips(config: Config, opened: Any) -> "list[tuple[str, Tensor]]":
     on them: the two whose object stays in the picture longest.
 
     Raises:
-        DataError: a clip cannot be read, or the dataset is not the embedded one.
+        DataError: a clip cannot be read, or the dataset is not generated.
     """
     import torch
 

@@ -3,8 +3,7 @@
 Notable here:
 - without named runs, those below `outputs` are searched: on the paper's dataset first, then on any;
 - where there are none, MissingRuns says which commands make them;
-- without a video, clips come from the run's own dataset, at its stride, or are embedded ones, which are rendered on the
-  spot;
+- without a video, clips come from the run's own dataset, at its stride, or are generated on the spot;
 - a layer is that of a run on videos, if there is one and neither slope nor shift is given.
 """
 
@@ -96,8 +95,8 @@ OBJECT_CENTRIC = ("cut dice", "gather", "slice", "wash")  # the classes of Fig. 
 
 def choose_clips(options: FigureOptions, *, count: int, run: Run | None = None) -> dict[str, np.ndarray]:
     """Name -> (T, H, W, 3) uint8: the given videos, or clips of the run's tested split if it has seen videos; else a
-    natural one, where it is installed, and an embedded one with a static and one with a moving camera."""
-    from vmp.figures.clips import embedded_clip, natural_clip, read_clip
+    natural one, where it is installed, and a generated one with a static and one with a moving camera."""
+    from vmp.figures.clips import generated_clip, natural_clip, read_clip
 
     stride = options.stride or 2
     if options.videos:
@@ -111,7 +110,7 @@ def choose_clips(options: FigureOptions, *, count: int, run: Run | None = None) 
     if natural := natural_clip():
         clips["street (moving camera)"] = read_clip(natural, start=200, stride=stride, count=count)
     for camera in ("static", "moving"):
-        frames, name = embedded_clip(camera, count=count, stride=stride)
+        frames, name = generated_clip(camera, count=count, stride=stride)
         clips[name] = frames
     return clips
 
@@ -119,14 +118,14 @@ def choose_clips(options: FigureOptions, *, count: int, run: Run | None = None) 
 def choose_clip_of(run: Run, options: FigureOptions, action: str) -> tuple[str, np.ndarray]:
     """Name and frames (T + 1, H, W, 3) uint8 of the first video given, or of a clip of the run's tested split: of a
     class in the options, of the paper's action, or the first there is."""
-    from vmp.figures.clips import embedded_clip
+    from vmp.figures.clips import generated_clip
 
     count = options.frames + 1
     if options.videos:
         return next(iter(choose_clips(options, count=count).items()))
     dataset = run.checked_config.dataset
     if dataset.kind == "motions":
-        frames, name = embedded_clip(dataset.camera, count=count)
+        frames, name = generated_clip(dataset.camera, count=count)
         return name, frames
     name, clip, frames = _clip_of(run, options, [*options.classes, action], count=count)
     return f"{name}, {clip}", frames
@@ -156,7 +155,7 @@ def _clip_of(
 
 
 def shows_videos(run: Run) -> bool:
-    """Whether its clips are not embedded ones."""
+    """Whether its clips are videos, not generated ones."""
     return run.config["dataset"].get("kind") != "motions"
 
 
@@ -290,7 +289,7 @@ def missing_runs(
     full = shortlist([f"{command_line('train')} {PAPER[number].experiment} {words}" for words in paper])
     quick = shortlist([f"{command_line('train')} {words}" for words in small])
     return MissingRuns(
-        f"figure {number} needs {what}. The paper's:\n{full}\nThe same in miniature, on the embedded dataset, in "
+        f"figure {number} needs {what}. The paper's:\n{full}\nThe same in miniature, on the generated dataset, in "
         f"minutes:\n{quick}\nOn real clips:\n  make real ONLY='handwash12 {arms}'\nOr name runs that are elsewhere: "
         "runs=FOLDER,FOLDER"
     )

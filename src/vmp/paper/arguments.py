@@ -5,17 +5,22 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vmp.cli import friendly
 from vmp.config import Config, suggest
 from vmp.config.keys import no_such_key
 from vmp.errors import ConfigError
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Request = TypeVar("Request", bound="DataclassInstance")
 
 
-def run_script(doc: str | None, read: Callable[[list[str]], R], run: Callable[[R], int], root: Path) -> None:
+def run_script(
+    doc: str | None, read: Callable[[list[str]], Request], run: Callable[[Request], int], root: Path
+) -> None:
     """Print a script's docstring for --help; else read its arguments, run it in the checkout `root`, and exit."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
@@ -28,14 +33,15 @@ def run_script(doc: str | None, read: Callable[[list[str]], R], run: Callable[[R
     sys.exit(code)
 
 
-def read_request(kind: Any, arguments: Sequence[str], **given: Any) -> Any:
-    """A request: a dataclass whose fields are the script's own keys; `overrides` takes what train.py is to read.
+def read_request(kind: type[Request], arguments: Sequence[str], **given: Any) -> Request:
+    """Turn KEY=VALUE arguments into a request. Keys of train.py's config become its `overrides`.
 
-    Whole numbers count from 1, flags are 0 or 1, and a tuple has the words of its value. A key without a value counts
-    as not given.
+    Integers must be at least 1, flags are 0 or 1, and the value of a tuple is split into words. A key with an empty
+    value keeps its default.
 
     Args:
-        given: fields that are no keys.
+        kind: the dataclass to make; its fields are the script's own keys.
+        given: fields that have their values already and are not keys.
 
     Raises:
         ConfigError: an argument is not KEY=VALUE, a key is unknown, or a value is out of range.
@@ -56,7 +62,8 @@ def read_request(kind: Any, arguments: Sequence[str], **given: Any) -> Any:
         else:
             near = suggest(key, list(own))
             raise ConfigError(f"{key}: no such key{near}" if "did you mean" in near else no_such_key(key))
-    return kind(**given, overrides=tuple(overrides))
+    given["overrides"] = tuple(overrides)
+    return kind(**given)
 
 
 def _parse(key: str, value: str, kind: Any) -> Any:

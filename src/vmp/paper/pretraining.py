@@ -1,4 +1,4 @@
-"""The weights that this package ships: small networks trained on the embedded dataset's motions for pretraining.
+"""The weights that this package ships: small networks trained on generated videos (dataset=motions_pretraining).
 
 Notable here:
 - conf/pretraining/motions.yaml says what is trained; a network is a run like any other, and is continued like one;

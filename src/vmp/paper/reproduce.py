@@ -168,7 +168,7 @@ def run_missing(
 
 
 def check_data(runs: Sequence[PlannedRun]) -> None:
-    """Embedded videos are made here.
+    """Generated videos are made here.
 
     Raises:
         ConfigError: prepared datasets are missing; says how to prepare each.

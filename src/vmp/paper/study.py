@@ -37,12 +37,12 @@ class StudySet(PaperSection):
 
 
 class Arm(PaperSection):
-    """beside: the arm that it is compared with; None for that arm itself. level_from: the arm whose mean attention it
-    takes, of the same set, fold, setting and seed."""
+    """label: the arm's name in tables. compared_with: the arm from which its gain is measured; None for a baseline.
+    level_from: the arm whose mean attention it takes, in the run of the same set, fold, setting and seed."""
 
     label: str
     overrides: tuple[str, ...]
-    beside: str | None = None
+    compared_with: str | None = None
     level_from: str | None = None
 
 
@@ -114,7 +114,7 @@ def load_study(path: Path) -> Study:
         raise ConfigError(f"{path}: no such study; there are: {known}")
     study: Study = load_section(path, Study)
     for name, arm in study.arms.items():
-        for key in ("beside", "level_from"):
+        for key in ("compared_with", "level_from"):
             if (other := getattr(arm, key)) is not None and other not in study.arms:
                 raise ConfigError(f"{path}: arms.{name}.{key} = {other}: no such arm")
     return study

@@ -135,10 +135,10 @@ def _arm_line(study: Study, chosen: str, arm: str, arms: Mapping[str, ArmScores]
 
 def compare(study: Study, arms: Mapping[str, ArmScores], arm: str) -> Difference | None:
     """None for a reference arm, or where there is nothing in common with it."""
-    beside = study.arms[arm].beside
-    if beside is None or arm not in arms or beside not in arms:
+    reference = study.arms[arm].compared_with
+    if reference is None or arm not in arms or reference not in arms:
         return None
-    pairs = arms[arm].on(arms[beside])
+    pairs = arms[arm].on(arms[reference])
     return difference(pairs.arm, pairs.reference, pairs.groups) if pairs.arm.size else None
 
 
@@ -166,9 +166,9 @@ def _detectable_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
 def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
     changed = {}
     for arm in study.arms:
-        beside = study.arms[arm].beside
-        if beside and beside in arms and arm in arms:
-            pairs = arms[arm].on(arms[beside])
+        reference = study.arms[arm].compared_with
+        if reference and reference in arms and arm in arms:
+            pairs = arms[arm].on(arms[reference])
             if pairs.arm.size:
                 changed[arm] = by_class(pairs.arm, pairs.reference, pairs.labels)
     if not changed:

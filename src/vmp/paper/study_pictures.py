@@ -92,7 +92,7 @@ def draw_attention(study: Study, arm: str, planned: Sequence[StudyRun], folder: 
 
     Sets without such clips, or whose runs are not here, are left out.
     """
-    beside = study.arms[arm].beside
+    reference = study.arms[arm].compared_with
     written = []
     for chosen, of_set in study.sets.items():
         here = {
@@ -101,9 +101,9 @@ def draw_attention(study: Study, arm: str, planned: Sequence[StudyRun], folder: 
             if run.set == chosen and run.setting == study.default_setting and run.planned.finished
         }
         pairs = [
-            (here[arm, fold, seed], here[beside, fold, seed])
+            (here[arm, fold, seed], here[reference, fold, seed])
             for kind, fold, seed in here
-            if kind == arm and beside and (beside, fold, seed) in here
+            if kind == arm and reference and (reference, fold, seed) in here
         ]
         rows = list(_rows(pairs))
         if not rows:

@@ -22,7 +22,7 @@ from vmp.files import write_json, write_text
 from vmp.prepare.children import Work
 from vmp.prepare.estimate import describe_estimate
 from vmp.prepare.measure import measure_cached
-from vmp.prepare.plan import Check, DatasetPlan, equal
+from vmp.prepare.plan import Check, DatasetPlan, check_equal
 from vmp.prepare.rows import Rows, cut_rows, in_place_rows, remux_rows, tag_short, unmeasured_rows
 from vmp.prepare.source import probe
 from vmp.prepare.videos import why_not_found
@@ -70,7 +70,7 @@ def prepare(
 
     there = {path: _is_there(plan.videos, path) for path in sorted({item.path for item in plan.items})}
     present, lost = [p for p in there if there[p]], [p for p in there if not there[p]]
-    checks = [*plan.checks, equal("video files", len(there), len(present))]
+    checks = [*plan.checks, check_equal("video files", len(there), len(present))]
     notes = list(plan.notes)
     if lost:
         listed = shortlist(lost) + why_not_found(plan.videos)
@@ -175,7 +175,7 @@ def _check_clips(clips: Rows, checks: list[Check], notes: list[str]) -> None:
     """Add what measuring found: the clips that cannot be read, and the frame rates."""
     found = [clip for part in clips.values() for clip in part if clip.status != "missing"]
     unread = [f"{c.id}: {c.status}, {c.tags.get('problem', '')}" for c in found if c.status != "ok"]
-    checks.append(equal("clips that can be read", len(found), len(found) - len(unread)))
+    checks.append(check_equal("clips that can be read", len(found), len(found) - len(unread)))
     if unread:
         notes.append(f"{len(unread):,} clip(s) cannot be read:\n{shortlist(unread)}")
     if rates := Counter(f"{clip.fps:.4g}" for clip in found if clip.fps):

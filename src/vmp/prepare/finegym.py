@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from vmp.data.manifest import NUMBER, raise_faults, read_annotation, read_csv
 from vmp.errors import ConfigError, ManifestError
-from vmp.prepare.plan import Check, DatasetPlan, Item, equal, first_of, read_lines, shipped_classes
-from vmp.prepare.videos import find_videos, pick
+from vmp.prepare.plan import Check, DatasetPlan, Item, check_equal, first_of, read_lines, shipped_classes
+from vmp.prepare.videos import find_path, find_videos
 
 TRAIN, TRAIN_V10, TEST = 26320, 20484, 8521
 VIDEOS = {"train": 155, "test": 65}
@@ -101,13 +101,13 @@ def plan_finegym(
         tags = {"video": video, "event": classes[label][1:3], "set": SETS[label]}
         if known is None:  # whole files that were cut before
             return Item(id=element, path=cut.get(element, f"{element}.mp4"), label=label, tags=tags)
-        path, span = pick(found, video, f"{video}.mp4"), known[element]
+        path, span = find_path(found, video, f"{video}.mp4"), known[element]
         if isinstance(span, str):
             return Item(id=element, path=path, label=label, tags=tags, problem=span)
         start, end = span
         tags |= {"start_seconds": f"{start:.3f}", "end_seconds": f"{end:.3f}"}
         if event in events:
-            path = pick(found, event, "")
+            path = find_path(found, event, "")
             start, end = start - events[event], end - events[event]
             tags["from_event"] = "yes"
         return Item(id=element, path=path, label=label, start=start, end=end, unit="seconds", tags=tags)
@@ -117,8 +117,8 @@ def plan_finegym(
     if known is not None:
         usable = {element: span for element, span in known.items() if isinstance(span, Seconds)}
         agree = sum(_agrees(element, span) for element, span in usable.items())
-        checks.append(equal("elements with times", len(elements), len(usable)))
-        checks.append(equal("times that agree with the id", len(usable), agree))
+        checks.append(check_equal("elements with times", len(elements), len(usable)))
+        checks.append(check_equal("times that agree with the id", len(usable), agree))
         shared = _count_overlaps(plans["train"], plans["test"])
         from_events = sum("from_event" in item.tags for part in plans.values() for item in part)
         if from_events:
@@ -275,11 +275,11 @@ def _checks(lists: dict[str, dict[str, int]], classes: int) -> list[Check]:
     for split, count in (("train", TRAIN), ("test", TEST)):
         part = lists[split]
         checks += [
-            equal(f"elements in {split}", count, len(part)),
-            equal(f"classes in {split}", classes, len(set(part.values()))),
-            equal(f"source videos of {split}", VIDEOS[split], len({element[:11] for element in part})),
+            check_equal(f"elements in {split}", count, len(part)),
+            check_equal(f"classes in {split}", classes, len(set(part.values()))),
+            check_equal(f"source videos of {split}", VIDEOS[split], len({element[:11] for element in part})),
         ]
-    return [*checks, equal("elements in both", 0, len(lists["train"].keys() & lists["test"].keys()))]
+    return [*checks, check_equal("elements in both", 0, len(lists["train"].keys() & lists["test"].keys()))]
 
 
 def _count_overlaps(train: tuple[Item, ...], test: tuple[Item, ...]) -> int:

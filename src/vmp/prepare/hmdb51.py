@@ -17,8 +17,8 @@ from pathlib import Path
 
 from vmp.data.manifest import raise_faults
 from vmp.errors import ConfigError
-from vmp.prepare.plan import Check, DatasetPlan, Item, equal, read_lines, shipped_classes
-from vmp.prepare.videos import find_videos, pick
+from vmp.prepare.plan import Check, DatasetPlan, Item, check_equal, read_lines, shipped_classes
+from vmp.prepare.videos import find_path, find_videos
 
 FOLDS = (1, 2, 3)
 CLIPS, USED, PER_CLASS = 6766, 6371, (70, 30)  # mmaction2 lists only the clips that a split uses
@@ -49,7 +49,7 @@ def plan_hmdb51(videos: Path, splits: Path | None = None) -> DatasetPlan:
         match = _TAGS.search(stem)
         return Item(
             id=f"{category}/{stem}",
-            path=pick(found, stem, f"{category}/{name}", folder=category),
+            path=find_path(found, stem, f"{category}/{name}", folder=category),
             label=classes.index(category),
             tags=match.groupdict() if match else {},
         )
@@ -65,16 +65,16 @@ def plan_hmdb51(videos: Path, splits: Path | None = None) -> DatasetPlan:
     full = any(use == "unused" for fold in folds.values() for _, use in fold.values())
     total = CLIPS if full else USED
     checks += [
-        equal("classes", len(classes), len(set(listed.values()))),
-        equal("clips in the lists", total, len(listed)),
-        equal("classes with 70 / 30 clips, over three splits", len(classes) * len(FOLDS), per_class),
+        check_equal("classes", len(classes), len(set(listed.values()))),
+        check_equal("clips in the lists", total, len(listed)),
+        check_equal("classes with 70 / 30 clips, over three splits", len(classes) * len(FOLDS), per_class),
     ]
     for number, fold in folds.items():
         uses = Counter(use for _, use in fold.values())
         text = "{:,} / {:,} / {:,}"
         expected = text.format(3570, 1530, total - 5100)
         count = text.format(uses["train"], uses["test"], len(listed) - uses["train"] - uses["test"])
-        checks.append(equal(f"split {number}, train / test / unused", expected, count))
+        checks.append(check_equal(f"split {number}, train / test / unused", expected, count))
     used = {item.id for items in plans.values() for item in items}
     notes = [f"{len(listed) - len(used):,} clips of the lists are in no split and not looked for"]
     return DatasetPlan(
@@ -125,11 +125,11 @@ def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold]
     if not official and not lists:
         raise ConfigError(f"--splits {folder}: holds no split files; {_FETCH_SPLITS}")
     if not official:
-        return folds, [equal("list files", 2 * len(FOLDS), len(lists))]
-    checks = [equal("split files", len(classes) * len(FOLDS), len(official))]
+        return folds, [check_equal("list files", 2 * len(FOLDS), len(lists))]
+    checks = [check_equal("split files", len(classes) * len(FOLDS), len(official))]
     same = digest(list(official.values())) == DIGEST
     checks.append(
-        Check("contents of the split files", "the official", "the official" if same else "others", same)
+        Check("contents of the split files", "as published", "as published" if same else "other", same)
     )
     return folds, checks
 

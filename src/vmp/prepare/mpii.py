@@ -21,8 +21,8 @@ from typing import Any
 
 from vmp.data.manifest import raise_faults
 from vmp.errors import ConfigError, ManifestError
-from vmp.prepare.plan import Check, DatasetPlan, Item, equal, read_lines, shipped_classes
-from vmp.prepare.videos import find_videos, pick
+from vmp.prepare.plan import Check, DatasetPlan, Item, check_equal, read_lines, shipped_classes
+from vmp.prepare.videos import find_path, find_videos
 
 INTERVALS, SEQUENCES, VERBS, ATTRIBUTES, RATE = 14105, 273, 87, 222, 29.4
 LISTS = {"train": "sequencesTrainAttr.txt", "val": "sequencesVal.txt", "test": "sequencesTest.txt"}
@@ -94,7 +94,7 @@ def plan_mpii(
         items[split].append(
             Item(
                 id=name if seen[name] == 1 else f"{name}-{seen[name]}",
-                path=pick(found, file, f"{file}.avi"),
+                path=find_path(found, file, f"{file}.avi"),
                 label=labels[verb],
                 start=first,
                 end=last,
@@ -115,12 +115,14 @@ def plan_mpii(
     if empty:
         notes.append(f"sequences without an interval: {', '.join(sorted(empty))}")
     checks = [
-        equal("intervals", INTERVALS, len(a.files)),
-        equal("sequences", SEQUENCES, len({file.split("-cam")[0] for file in a.files})),
-        equal("verbs", VERBS, len(set(a.verbs) - {""})),
-        equal("attributes", ATTRIBUTES, len(a.attributes)),
+        check_equal("intervals", INTERVALS, len(a.files)),
+        check_equal("sequences", SEQUENCES, len({file.split("-cam")[0] for file in a.files})),
+        check_equal("verbs", VERBS, len(set(a.verbs) - {""})),
+        check_equal("attributes", ATTRIBUTES, len(a.attributes)),
         Check("classes", f"the {len(classes)} shipped", _difference(known, classes), tuple(known) == classes),
-        equal("intervals whose verb is set", len(a.verbs) - sum(v not in verb_row for v in a.verbs), marked),
+        check_equal(
+            "intervals whose verb is set", len(a.verbs) - sum(v not in verb_row for v in a.verbs), marked
+        ),
         *_check_lists(lists),
     ]
     if a.rate is not None:
@@ -230,7 +232,9 @@ def _difference(known: list[str], classes: tuple[str, ...]) -> str:
 
 
 def _check_lists(lists: dict[str, tuple[str, ...]]) -> list[Check]:
-    checks = [equal(f"sequences in {split}", IN_LIST[split], len(part)) for split, part in lists.items()]
+    checks = [
+        check_equal(f"sequences in {split}", IN_LIST[split], len(part)) for split, part in lists.items()
+    ]
     subjects = {split: {sequence.split("-")[0] for sequence in part} for split, part in lists.items()}
     times = Counter(subject for part in subjects.values() for subject in part)
     both = sorted(subject for subject, count in times.items() if count > 1)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from vmp.data.manifest import raise_faults, read_annotation
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.list_format import Row, read_list
-from vmp.prepare.plan import Check, DatasetPlan, Item, equal, first_of, read_lines
+from vmp.prepare.plan import Check, DatasetPlan, Item, check_equal, first_of, read_lines
 from vmp.prepare.videos import Locator
 
 _NAMES = {  # list -> names under which it was published, the official ones first
@@ -93,7 +93,7 @@ def plan_official(name: str, videos: Path, annotations: Path) -> DatasetPlan:
 
     plans = {split: items(part) for split, part in lists.rows.items()}
     raise_faults(faults)
-    checks = [equal("classes", official.classes, len(classes))]
+    checks = [check_equal("classes", official.classes, len(classes))]
     for split, count in official.clips.items():
         if split not in plans:
             continue
@@ -102,7 +102,7 @@ def plan_official(name: str, videos: Path, annotations: Path) -> DatasetPlan:
         if official.shrinks:
             checks.append(Check(what, f"at least {count:,}", f"{found:,}", found >= count))
         else:
-            checks.append(equal(what, count, found))
+            checks.append(check_equal(what, count, found))
     notes = [
         f"source: {official.page}; licence: {official.licence}",
         f"expected counts: {official.counted}",
@@ -137,7 +137,7 @@ def _check_apart(rows: Mapping[str, list[Row]]) -> list[Check]:
         sides = Counter(name for names in kept for name in names)
         shared = [name for name, count in sides.items() if count > 1]
         what = "groups" if any(row.group for row in parts[0]) else "clips"
-        checks.append(equal(f"{what} on two sides of {home or 'the split'}", 0, len(shared)))
+        checks.append(check_equal(f"{what} on two sides of {home or 'the split'}", 0, len(shared)))
     return checks
 
 

@@ -31,7 +31,7 @@ class Check(NamedTuple):
         return f"{'ok' if self.ok else 'FAILED':8}{self.name}: {result}"
 
 
-def equal(name: str, expected: int | str, found: int | str) -> Check:
+def check_equal(name: str, expected: int | str, found: int | str) -> Check:
     wanted, there = (f"{value:,}" if isinstance(value, int) else value for value in (expected, found))
     return Check(name, wanted, there, expected == found)
 

@@ -19,7 +19,7 @@ from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.division import Division, divide
 from vmp.prepare.folders import make_plan, read_table, scan
 from vmp.prepare.list_format import Row
-from vmp.prepare.plan import DatasetPlan, equal
+from vmp.prepare.plan import DatasetPlan, check_equal
 from vmp.prepare.splits import PARTS
 from vmp.prepare.videos import find_videos
 
@@ -130,19 +130,19 @@ def plan_collection(name: str, videos: Path, table: Path | None = None) -> Datas
     found = Counter(row.label for row in rows)
     exact = sum(found[label] == count for label, count in collection.per_class.items())
     checks = [
-        equal("clips", sum(collection.per_class.values()), len(rows)),
-        equal("classes with their number of clips", len(classes), exact),
+        check_equal("clips", sum(collection.per_class.values()), len(rows)),
+        check_equal("classes with their number of clips", len(classes), exact),
     ]
     if collection.groups:
         checks.append(
-            equal(f"{collection.group}s", collection.groups, len({row.group for row in rows} - {""}))
+            check_equal(f"{collection.group}s", collection.groups, len({row.group for row in rows} - {""}))
         )
     if collection.split:
         parts = Counter(row.split for row in rows)
         shown = [
             " / ".join(map(str, counts)) for counts in (collection.split, [parts[part] for part in PARTS])
         ]
-        checks.append(equal("train / val / test of the published split", *shown))
+        checks.append(check_equal("train / val / test of the published split", *shown))
     return make_plan(
         name,
         videos,

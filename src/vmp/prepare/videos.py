@@ -78,8 +78,8 @@ def find_videos(root: Path) -> dict[str, list[str]]:
     return {stem: [path for _, _, path in sorted(entries)] for stem, entries in found.items()}
 
 
-def pick(found: dict[str, list[str]], stem: str, otherwise: str, *, folder: str = "") -> str:
-    """The video of a stem, in a folder of that name if one is there; `otherwise` where there is no such video."""
+def find_path(found: dict[str, list[str]], stem: str, otherwise: str, *, folder: str = "") -> str:
+    """Path of the video of that stem, preferably below a folder of that name; `otherwise` if there is no such video."""
     paths = found.get(stem, [])
     inside = [path for path in paths if folder and folder in path.split("/")[:-1]]
     return next(iter(inside + paths), otherwise)

@@ -1,4 +1,4 @@
-"""Tests a model with a run's settings: for the curve while training, for the result, and again later."""
+"""Test a model with a run's settings: after an epoch, for the result, and again later with evaluate.py."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -87,7 +87,7 @@ def score(
     processes: "Processes",
     reduce: str | None = None,
     workers: int | None = None,
-    between: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
     at_once: int | None = None,
     attention: bool = False,
 ) -> "Scores | None":
@@ -97,12 +97,12 @@ def score(
         views: temporal x spatial.
         reduce: what is summed over the views; None: what the backbone sums.
         workers: loader processes; None: as trainer.workers says.
-        between: called after each batch; it may raise.
+        check_stop: called after each batch; raises Stopped if the run was asked to stop.
         at_once: clips in a batch; None: as many as give 32 views.
-        attention: whether to measure the mean attention of each prompted pathway.
+        attention: whether to measure the mean attention of each pathway with prompts.
 
     Raises:
-        DataError: on every process: more clips cannot be read than data.max_bad_fraction allows.
+        DataError: more clips are unreadable than data.max_bad_fraction allows (raised on every process).
     """
     import torch
 
@@ -110,7 +110,7 @@ def score(
     from vmp.engine.precision import autocast_type
     from vmp.model import mean_of, measuring_attention
 
-    def check(bad: dict[int, str]) -> None:
+    def refuse_too_many(bad: dict[int, str]) -> None:
         share = config.data.max_bad_fraction
         check_bad(split.unscored(bad), split.present.total, share, where=str(split.manifest.path))
 
@@ -125,15 +125,17 @@ def score(
             timeout=config.data.timeout,
             autocast=autocast_type(config.trainer.amp),
             name=split.name,
-            between=between,
+            check_stop=check_stop,
             at_once=at_once,
-            check=check,
+            check_bad=refuse_too_many,
         )
     empty = torch.empty(0, dtype=torch.double, device=processes.device)
-    means = {pathway: processes.collect(torch.cat([empty, *each])) for pathway, each in found.items()}
+    means = {pathway: processes.collect(torch.cat([empty, *parts])) for pathway, parts in found.items()}
     if scores is None:
         return None
-    return replace(scores, attention=mean_of({p: each for p, each in means.items() if each is not None}))
+    return replace(
+        scores, attention=mean_of({name: mean for name, mean in means.items() if mean is not None})
+    )
 
 
 def summarize(scores: "Scores", split: Split) -> dict[str, float]:
