@@ -10,20 +10,20 @@ from difflib import get_close_matches
 from importlib import import_module
 
 COMMANDS = {
-    "train": "train, or continue, one run, or a sweep of runs",
-    "evaluate": "test a run again: another split, other views, degraded frames",
-    "prepare": "make a dataset's manifests from its videos and annotations",
-    "predict": "the most probable classes of videos",
-    "visualize": "frames, differences, attention and prompts of a video",
-    "report": "one HTML page about runs",
-    "compare": "where two runs differ, and whether it is noise",
-    "figure": "the paper's figures, from runs and clips",
-    "convert": "weights of any known layout as safetensors",
-    "export": "a trained model as torch.export, ONNX or TorchScript",
+    "train": "train or continue a run, or a sweep of runs",
+    "evaluate": "test a run again, for instance on another split or with other views",
+    "prepare": "make the manifests of a dataset from its videos and annotations",
+    "predict": "print the most probable classes of videos",
+    "visualize": "draw the frames, differences, attention and prompts of a video",
+    "report": "write one HTML page about runs",
+    "compare": "show how two runs differ, and whether chance explains it",
+    "figure": "draw the paper's figures from runs and clips",
+    "convert": "convert weights of any known layout to safetensors",
+    "export": "export a trained model as torch.export, ONNX or TorchScript",
     "push": "share a run's model on the Hugging Face Hub, or as a folder",
     "upload": "send a finished run to wandb",
 }
-_USAGE = "usage: vmp COMMAND ...    (vmp COMMAND --help says more)\n\n"
+_USAGE = "usage: vmp COMMAND ...    (vmp COMMAND --help explains a command)\n\n"
 
 
 def main() -> None:

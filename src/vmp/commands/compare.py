@@ -1,8 +1,9 @@
-"""Where two runs differ (settings, classes, clips, learned scalars, layers), and whether that is more than noise.
+"""Show how two runs differ in settings, classes, clips, learned scalars and layers, and whether chance explains it.
 
-vmp compare outputs/.../none/seed0 outputs/.../learned_lambda1/seed0
-vmp compare A B --layers 8 --picture comparison.png --clips differing.csv
-vmp compare A B --json
+examples:
+  vmp compare outputs/.../none/seed0 outputs/.../learned_lambda1/seed0
+  vmp compare A B --layers 8 --picture comparison.png --clips differing.csv
+  vmp compare A B --json
 """
 
 import argparse
@@ -157,7 +158,7 @@ def show(found: dict[str, Any], *, most: int) -> None:
 
 
 def verdict(p: float) -> str:
-    odds = f"{100 * p:.2g} of 100 pairs of equally good runs would differ at least as unevenly"
+    odds = f"Of 100 pairs of equally good models, {100 * p:.2g} would differ at least as much"
     if p < 0.05:
-        return f"{odds}. These two runs differ, which does not show that their settings do: run more seeds."
-    return f"{odds}: no difference is shown."
+        return f"{odds}. These two runs differ; whether their settings do takes more seeds to tell."
+    return f"{odds}, so chance may explain the difference."

@@ -1,4 +1,4 @@
-"""Converts weights of any known layout to safetensors with our names, or a TimeSformer's to those of Hugging Face.
+"""Convert weights of any known layout to safetensors with our names, or a TimeSformer's to the names of Hugging Face.
 
 examples:
   vmp convert TimeSformer_divST_8x32_224_HowTo100M.pyth howto100m.safetensors
@@ -6,9 +6,9 @@ examples:
   vmp convert outputs/motions-static/tiny-motions/none/seed0 tiny.safetensors
   vmp convert howto100m.safetensors model.safetensors --to hf
 
-Use the result with backbone.weights=howto100m.safetensors. The class names of a run, or of FILE in FILE.classes.txt
-beside it, are copied to OUT.classes.txt: a head is loaded only for a dataset of the same classes. No code in a source
-file is run.
+Use the result with backbone.weights=howto100m.safetensors. The class names of a run, or those in
+FILE.classes.txt beside FILE, are copied to OUT.classes.txt, since a head is loaded only for a dataset with the same
+classes. No code of the source is executed.
 """
 
 import re

@@ -1,8 +1,9 @@
-"""Write a trained model as one file that needs none of this project: from uint8 clips to logits, for any batch.
+"""Export a trained model, from uint8 clips to logits, to one file that runs without this project, for any batch size.
 
-vmp export run=outputs/.../seed0 format=onnx
-vmp export run=outputs/.../seed0 format=torch_export out=model.pt2 --checkpoint best
-vmp export backbone=i3d_inception weights=k400 format=torchscript out=i3d.pt
+examples:
+  vmp export run=outputs/.../seed0 format=onnx
+  vmp export run=outputs/.../seed0 format=torch_export out=model.pt2 --checkpoint best
+  vmp export backbone=i3d_inception weights=k400 format=torchscript out=i3d.pt
 
 The formats are torch_export, onnx and torchscript. The file is read again and compared with the model before it is
 kept; FILE.json beside it has the input's shape and the classes.
@@ -19,7 +20,9 @@ def main() -> None:
     parser = parser_of(__doc__)
     what = "run=FOLDER, or backbone=NAME weights=NAME|FILE; format=NAME; out=FILE (default: model.SUFFIX)"
     parser.add_argument("what", nargs="+", help=what)
-    parser.add_argument("--checkpoint", choices=("last", "best"), help="of a run; default: as it was tested")
+    parser.add_argument(
+        "--checkpoint", choices=("last", "best"), help="of a run (default: the one that was tested)"
+    )
     options = parser.parse_intermixed_args()
     own = {"format": "", "out": ""}
     words = []

@@ -1,10 +1,11 @@
 """Draw the paper's figures from runs and clips, as PNG and SVG.
 
-vmp figure 3 17                                     figures that need no run
-vmp figure 1 5 --video my.mp4 --start 40 run=outputs/.../seed0
-vmp figure 5 18 --outputs outputs/real               of a run on real clips: its layer, its clips
-vmp figure 6 runs=outputs/.../learned_lambda0/seed0,outputs/.../learned_lambda2.5/seed0
-vmp figure all                                      all that can be drawn from runs below outputs/
+examples:
+  vmp figure 3 17                                   figures that need no run
+  vmp figure 1 5 --video my.mp4 --start 40 run=outputs/.../seed0
+  vmp figure 5 18 --outputs outputs/real            the layer of a run on real clips, on its own clips
+  vmp figure 6 runs=outputs/.../learned_lambda0/seed0,outputs/.../learned_lambda2.5/seed0
+  vmp figure all                                    all figures that the runs below outputs/ allow
 """
 
 import argparse
@@ -54,24 +55,30 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    what = (
-        "numbers of figures, or all; run=FOLDER or runs=FOLDER,FOLDER: runs, or folders with runs below them"
-    )
+    what = "numbers of figures, or all; optionally run=FOLDER or runs=FOLDER,FOLDER: runs, or folders that contain runs"
     parser.add_argument("what", nargs="+", help=what)
-    parser.add_argument("--video", type=Path, action="append", default=[], help="repeat it for several")
-    parser.add_argument("--start", type=int, default=0, help="first frame")
-    stride = "step from one frame to the next (default: 2, or of a run's clips its own)"
+    parser.add_argument(
+        "--video", type=Path, action="append", default=[], help="a video to draw; may be repeated"
+    )
+    parser.add_argument("--start", type=int, default=0, help="number of the first frame, from 0")
+    stride = "step from one frame to the next (default: 2; for clips of a run, the run's stride)"
     parser.add_argument("--stride", type=int, help=stride)
-    parser.add_argument("--frames", type=int, default=6, help="prompts in a row")
-    parser.add_argument("--slope", type=float, help=f"of a layer that is no run's (default: {SLOPE:g})")
-    parser.add_argument("--shift", type=float, help=f"of a layer that is no run's (default: {SHIFT:g})")
+    parser.add_argument("--frames", type=int, default=6, help="number of prompts in a row (default: 6)")
+    parser.add_argument("--slope", type=float, help=f"slope, if no run is drawn (default: {SLOPE:g})")
+    parser.add_argument("--shift", type=float, help=f"shift, if no run is drawn (default: {SHIFT:g})")
     classes = (
-        "a,b,c: classes to draw in 10 and 11, or to take clips of in the figures that show a run's clips"
+        "a,b,c: the classes that figures 10 and 11 show, and from which other figures take a run's clips"
     )
     parser.add_argument("--classes", default="", help=classes)
-    parser.add_argument("--clips", type=int, default=8, help="test clips for the features of 7-9")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are looked for")
-    parser.add_argument("--out", type=Path, help="default: results/figures below --outputs")
+    parser.add_argument(
+        "--clips", type=int, default=8, help="number of test clips for figures 7-9 (default: 8)"
+    )
+    parser.add_argument(
+        "--outputs", type=Path, default=Path("outputs"), help="folder with runs (default: outputs)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of the figures (default: results/figures in --outputs)"
+    )
     return parser
 
 

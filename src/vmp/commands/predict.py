@@ -38,16 +38,23 @@ def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("what", nargs="+", help=WHAT)
     parser.add_argument(
-        "--views", help="test views, TEMPORALxSPATIAL such as 10x3 (default: as in the run's test, or as published)"
+        "--views",
+        help="test views, TEMPORALxSPATIAL such as 10x3 (default: as in the run's test, or as published)",
     )
-    parser.add_argument("--checkpoint", choices=("last", "best"), help="of a run (default: the one that was tested)")
+    parser.add_argument(
+        "--checkpoint", choices=("last", "best"), help="of a run (default: the one that was tested)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--top", type=int, default=5, help="number of classes to print (default: 5)")
-    parser.add_argument("--fps", type=float, default=0.0, help="frame rate of frame folders, which do not record it")
+    parser.add_argument(
+        "--fps", type=float, default=0.0, help="frame rate of frame folders, which do not record it"
+    )
     parser.add_argument("--batch-size", type=int, help="videos at a time (default: as many as give 32 views)")
     parser.add_argument("--json", action="store_true", help="print a JSON list with one entry per video")
     parser.add_argument(
-        "--csv", type=Path, help="write a table with one row per video: its best classes, or why it could not be read"
+        "--csv",
+        type=Path,
+        help="write a table with one row per video: its best classes, or why it could not be read",
     )
     options = parser.parse_intermixed_args()
     source = model_source(options.what)

@@ -207,7 +207,9 @@ def _parser() -> argparse.ArgumentParser:
     hmdb51 = datasets.add_parser("hmdb51", parents=[common], help="HMDB-51: 51 classes, three splits")
     splits = "folder of the 153 split files (default: under or beside VIDEOS)"
     hmdb51.add_argument("--splits", type=Path, help=splits)
-    remux = "rewrite clips in OUT/clips without loss, so that every reader is exact; clips for which this fails are linked"
+    remux = (
+        "rewrite clips losslessly to OUT/clips, so that every reader is exact; where this fails, link them"
+    )
     add = _add_where_clips_are(hmdb51).add_argument
     add("--remux", dest="how", action="store_const", const="remux", help=remux)
     finegym = datasets.add_parser("finegym", parents=[common], help="FineGym, Gym99 v1.1")
@@ -245,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     add("manifests", type=Path, nargs="+", help="manifests, or folders that contain some")
     root = "folder of the videos (default: the one recorded beside the manifest)"
     add("--root", type=Path, help=root)
-    reader = "also measure this reader, and list it for the files that it reads exactly; torchcodec_cuda decodes on a GPU"
+    reader = "also measure this reader, and list it for files that it reads exactly; torchcodec_cuda decodes on a GPU"
     add("--reader", action="append", choices=OPTIONAL, help=reader)
     add("--workers", type=int, help=workers)
     add("--timeout", type=float, default=TIMEOUT, help=timeout)
@@ -256,7 +258,9 @@ def _add_where_clips_are(parser: argparse.ArgumentParser):  # type: ignore[no-un
     """Add the options that exclude each other."""
     group = parser.add_mutually_exclusive_group()
     add = group.add_argument
-    in_place = "leave the videos where they are, even if they are longer than half an hour (default: such videos are refused)"
+    in_place = (
+        "leave the videos where they are, even those longer than half an hour (default: these are refused)"
+    )
     add("--in-place", dest="how", action="store_const", const="in place", help=in_place)
     cut = "encode every clip as a small file in OUT/clips"
     add("--cut", dest="how", action="store_const", const="cut", help=cut)

@@ -1,7 +1,8 @@
 """Share a finished run's model: weights, config, classes, accuracies and a model card; never data or predictions.
 
-vmp push run=outputs/.../seed0 repo=OWNER/NAME          upload to the Hugging Face Hub (add --private)
-vmp push run=outputs/.../seed0 to=FOLDER                 write the folder only, to look at it or to give it away
+examples:
+  vmp push run=outputs/.../seed0 repo=OWNER/NAME        upload to the Hugging Face Hub (add --private)
+  vmp push run=outputs/.../seed0 to=FOLDER              only write the folder
 
 vmp.load("hf:OWNER/NAME") and vmp.load("FOLDER") open it, from any machine.
 """
@@ -17,7 +18,7 @@ from vmp.targets import take_trust
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("what", nargs="+", help="run=FOLDER, and repo=OWNER/NAME or to=FOLDER")
-    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     options = parser.parse_intermixed_args()
     given = dict(word.partition("=")[::2] for word in take_trust(options.what))
     if wrong := [key for key in given if key not in ("run", "repo", "to")]:

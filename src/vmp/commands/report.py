@@ -1,7 +1,8 @@
-"""Write one HTML page about runs: accuracies, curves, confusions, worst clips, tables beside the paper's, provenance.
+"""Write one HTML page about runs: accuracies, curves, confusion matrices, worst clips, and tables with the paper's.
 
-vmp report outputs                              every run below outputs -> outputs/report.html
-vmp report outputs/finegym --out finegym.html --clips 0
+examples:
+  vmp report outputs                              every run below outputs -> outputs/report.html
+  vmp report outputs/finegym --out finegym.html --clips 0
 """
 
 from pathlib import Path
@@ -14,17 +15,17 @@ from vmp.targets import take_trust
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("folders", nargs="+", help="runs, or folders with runs below them; trust=PACKAGE")
+    parser.add_argument("folders", nargs="+", help="runs, or folders that contain runs; trust=PACKAGE")
     parser.add_argument("--out", type=Path, help="file of the page; default: report.html in the first folder")
     parser.add_argument(
         "--tables",
         nargs="*",
         type=Path,
         help="folders with table<n>.csv (or mini/table<n>.csv); default: results/ in each "
-        "of the folders; docs/results has the tables that the project ships",
+        "of the folders; docs/results has this project's tables",
     )
     parser.add_argument(
-        "--clips", type=int, default=CLIPS, help="worst clips to draw per run; 0 reads no video"
+        "--clips", type=int, default=CLIPS, help="number of worst clips to draw per run; 0 reads no video"
     )
     options = parser.parse_args()
     options.folders = [Path(word) for word in take_trust(options.folders)]

@@ -1,4 +1,4 @@
-"""Builds one complete wandb run from a run's files: metrics.jsonl, result.json, per_class.csv, predictions.csv.
+"""Build one complete wandb run from a run's files: metrics.jsonl, result.json, per_class.csv, predictions.csv.
 
 vmp upload outputs/motions-static/tiny-motions/learned_lambda1/seed0            to wandb's server
 vmp upload outputs/motions-static/tiny-motions/learned_lambda1/seed0 --offline  for wandb sync

