@@ -81,7 +81,7 @@ class LoadReport:
         lines = [f"weights of {self.backbone}: {self.source} ({self.layout})"]
         lines.append(f"  {len(self.matched)} tensors loaded")
         for names, text in (
-            (self.reinitialised, "new, as built: not in the file, or for other classes"),
+            (self.reinitialised, "newly initialised, since the file lacks them or has other classes"),
             (self.resized, "resized to the nearest"),
             (self.reversed, "input channels reversed"),
             (self.unexpected, "in the file but not in the backbone"),

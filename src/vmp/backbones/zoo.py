@@ -19,7 +19,7 @@ NAMES = {
     "k600": "Kinetics-600",
     "ssv2": "Something-Something v2",
     "howto100m": "HowTo100M",
-    "motions": "generated videos of 52 other motions",
+    "motions": "generated videos of other motions",
 }
 MOTIONS = Path(__file__).parent / "motions"  # the weights in this package
 _APACHE, _NON_COMMERCIAL = "Apache-2.0", "CC-BY-NC-4.0"

@@ -289,7 +289,7 @@ def check_reader(name: str) -> None:
     except (ImportError, OSError, RuntimeError) as error:  # missing, or built for other libraries
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"reader {name}: cannot be imported here ({reason}). Install it (docs/data.md, Readers), or "
+            f"reader {name}: cannot be imported here ({reason}). Install it (docs/readers.md), or "
             "use data.reader=auto"
         ) from None
     if name in ON_GPU:
