@@ -35,15 +35,15 @@ class Work:
 
 def work_of_table1(data: str | None = None) -> dict[str, Work]:
     """By backbone. data: data.root, if not the config's."""
-    from vmp.compose import CONF, composer
+    from vmp.compose import CONF
     from vmp.paper.estimates import count_clips
     from vmp.paper.planning import Planner, plan_cells
     from vmp.paper.tables import cells, load_profile, load_table
     from vmp.paper.timing import size_of
 
-    profile = load_profile(CONF / "table" / "profile" / "paper.yaml")
+    profile = load_profile("paper")
     table = load_table(CONF / "table" / "table1.yaml")
-    planner = Planner(composer(CONF), output=profile.output, extra=(f"data.root={data}",) if data else ())
+    planner = Planner(output=profile.output, extra=(f"data.root={data}",) if data else ())
     runs, _ = plan_cells([cell for cell in cells(table, profile) if cell.run], planner, [0])
     work: dict[str, Work] = {}
     for run in runs:

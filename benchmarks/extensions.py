@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import ROOT
 from benchmarks.measure import (
     Row,
     compose,
@@ -36,7 +35,7 @@ def bench_extensions(*, batch: int, rounds: int, crop: int) -> dict[str, list[Ro
     """Rows of the miniature, with the study's batch, and of I3D-R50 at `crop` pixels with `batch` clips."""
     from vmp.paper.study import load_study
 
-    study = load_study(ROOT / "conf/study/extensions.yaml")
+    study = load_study("extensions")
     arms = {name: study.overrides_of("moving", name, study.default_setting) for name in study.arms}
     arms["constant"] += ["vmp.level=0.99"]  # not that of a run
     mini = [*study.overrides, *study.sets["moving"].overrides, "backbone.weights=none"]

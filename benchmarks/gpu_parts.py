@@ -159,34 +159,24 @@ def deterministic(folder: Path, toy: bool, save: Save) -> None:
     """Three updates of each backbone twice, and a run twice: the same bits, under trainer.deterministic."""
     import torch
 
-    from benchmarks.measure import compose
-    from vmp.build import build_model, build_optimizer, set_precision_switches
+    from benchmarks.measure import compose, device_type
+    from benchmarks.step import CLASSES, Variant, make_update
+    from vmp.build import build_model
     from vmp.engine import precision
-    from vmp.objective import Objective
-    from vmp.paper.timing import random_batch
 
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = precision.choose_for(device, deterministic=True)
+    chosen = precision.choose_for(torch.device(device_type()), deterministic=True)
     switches = [f"trainer.{key}={str(getattr(chosen, key)).lower()}" for key in precision.KEYS]
 
     def digest(backbone: str) -> str:
         small = TOY[backbone] if toy else ("backbone.crop=112",)
         config = compose([f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *switches, *small])
-        model = build_model(config, 10).to(device).train()
-        set_precision_switches(config)
-        optimizer, dtype = build_optimizer(config, model), precision.autocast_type(config.trainer.amp)
-        scaler, objective = precision.make_scaler(device, dtype), Objective(variation_weight=1.0)
-        clips, labels = random_batch(model, config, 2, device, classes=10)
+        model = build_model(config, CLASSES)
+        update = make_update(config, Variant(), 2, [], model=model)
         torch.manual_seed(0)
         for _ in range(3):
-            optimizer.zero_grad()
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                out = model(clips)
-            scaler.scale(objective(out.logits, labels, out.variations)["loss"]).backward()
-            scaler.step(optimizer)
-            scaler.update()
+            update()
         found = hashlib.sha256()
         for value in model.state_dict().values():
             found.update(value.cpu().numpy().tobytes())

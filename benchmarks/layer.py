@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import process_memory
 from benchmarks.measure import (
     Row,
     describe_machine,
     device_type,
     gpu_seconds,
     median_seconds,
+    peak_memory,
     print_rows,
-    read_status,
 )
 from vmp.layer import MotionPrompt, normalize
 
@@ -117,9 +118,9 @@ def bench_layer(*, batch: int, frames: int, size: int, rounds: int, everywhere: 
             row |= {"device ms": 1e3 * alone, "of a copy": alone / gpu_seconds(bounds.get(name, copy))}
         if name in calls:
             if device == "cuda":
-                row["peak_mb"] = _peak_on_gpu(steps[name], calls[name])
+                row["peak_mb"] = peak_memory(steps[name]) - _megabytes(calls[name]()[0])
             elif not everywhere and name != COMPILED:
-                row["peak_mb"] = peak_memory(name, batch=b, frames=t, size=s)
+                row["peak_mb"] = peak_in_process(name, batch=b, frames=t, size=s)
             row["kept_mb"] = kept_for_backward(calls[name], [clip, raw])
         rows.append(row)
     if device == "cpu" and not everywhere:
@@ -173,19 +174,11 @@ def kept_for_backward(call: Prompts, inputs: list[Tensor]) -> float:
     return sum(kept.values()) / 1e6
 
 
-def _peak_on_gpu(step: Callable[[], None], call: Prompts) -> float:
-    """MB above the inputs and the result."""
-    prompts = call()[0]
-    result = prompts.numel() * prompts.element_size()
-    del prompts
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before - result) / 1e6
+def _megabytes(x: Tensor) -> float:
+    return x.numel() * x.element_size() / 1e6
 
 
-def peak_memory(name: str, *, batch: int, frames: int, size: int) -> float:
+def peak_in_process(name: str, *, batch: int, frames: int, size: int) -> float:
     """MB above the inputs and the result on a CPU, measured in a process of its own."""
     command = [sys.executable, "-m", __name__, name, *map(str, (batch, frames, size))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -193,7 +186,7 @@ def peak_memory(name: str, *, batch: int, frames: int, size: int) -> float:
 
 
 def print_peak(name: str, batch: int, frames: int, size: int) -> None:
-    """Print what `peak_memory` reads, on the last line."""
+    """Print what `peak_in_process` reads, on the last line."""
     layer = MotionPrompt(m=0.7, n=-0.3)
 
     def run(size: int, batch: int, call: Any) -> None:
@@ -202,10 +195,10 @@ def print_peak(name: str, batch: int, frames: int, size: int) -> None:
         gradient = torch.zeros(batch, 3, frames, size, size)
         clip.add_(1), gradient.add_(1)  # touch the pages
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = read_status("VmRSS")
+        before = process_memory()
         prompts, variation = call(clip)
         torch.autograd.backward([prompts, variation], [gradient, torch.ones_like(variation)])
-        print((read_status("VmHWM") - before - prompts.numel() * prompts.element_size()) / 1e6)
+        print(process_memory("VmHWM") - before - _megabytes(prompts))
 
     if "compiled" in name:
         call: Any = torch.compile(layer, dynamic=False, fullgraph=True)

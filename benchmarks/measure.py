@@ -2,7 +2,6 @@
 
 import ctypes
 import platform
-import resource
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import process_memory
 from vmp.paper.timing import Stopwatch, time_rounds
 
 Row = dict[str, Any]
@@ -52,26 +52,18 @@ def peak_memory(call: Call) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         call()
         torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+        return (torch.cuda.max_memory_allocated() - allocated) / 1e6
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed goes back to the system
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     except (AttributeError, OSError):
         return float("nan")
-    resident = read_status("VmRSS")
+    before = process_memory()
     call()
-    return (read_status("VmHWM") - resident) / 1e6
-
-
-def read_status(key: str) -> float:
-    """A value of /proc/self/status in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return 1024.0 * int(line.split()[1])
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return process_memory("VmHWM") - before
 
 
 def gpu_seconds(call: Call) -> float:

@@ -18,24 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT
+from benchmarks import ROOT, process_memory
 from vmp.cli import friendly, parser_of
 
 FOLDERS = 400  # that the videos lie in
 RUN_CLIPS, RUN_CLASSES = 3000, 99
 
 
-def memory(what: str = "VmRSS") -> float:
-    """MB of this process that are in memory; what="VmHWM": the most that there ever were."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(f"{what}:"))
-
-
 @contextmanager
 def measured(found: dict[str, Any], what: str) -> Iterator[None]:
-    before, began = memory(), time.perf_counter()
+    before, began = process_memory(), time.perf_counter()
     yield
-    found[what] = {"seconds": time.perf_counter() - began, "kept_mb": memory() - before}
+    found[what] = {"seconds": time.perf_counter() - began, "kept_mb": process_memory() - before}
 
 
 def make_set(folder: Path, clips: int) -> None:
@@ -173,7 +167,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.part:
         found = PARTS[options.part][0](options.folder, options)
-        print(json.dumps(found | {"whole process": {"peak_mb": memory("VmHWM")}}))
+        print(json.dumps(found | {"whole process": {"peak_mb": process_memory("VmHWM")}}))
         return
 
     from benchmarks.measure import Row, describe_machine, print_rows

@@ -62,38 +62,34 @@ def list_variants(backbone: str, *, everywhere: bool = False) -> dict[str, Varia
     """everywhere: also what this device is slow at or does not have."""
     fp16, bf16, tf32 = "trainer.amp=fp16", "trainer.amp=bf16", "trainer.tf32=true"
     compiled, last, bare = "trainer.compile=true", "trainer.channels_last=true", ("vmp=none", "vmp.lambda=0")
+    ours = {
+        OURS: Variant(),
+        "ours, float32, without prompts": Variant(bare),
+        "ours, TF32": Variant((tf32,)),
+        "ours, fp16": Variant((fp16,)),
+        "ours, compile": Variant((compiled,)),
+        "ours, bf16": Variant((bf16,)),
+        "ours, bf16, without prompts": Variant((bf16, *bare)),
+        "ours, bf16, compile": Variant((bf16, compiled)),
+    }
     if backbone.startswith("timesformer"):
         variants = {
             "plain, float32": Variant(direct=True),
             "Hugging Face, float32": Variant(net="hf", direct=True),
-            OURS: Variant(),
-            "ours, float32, without prompts": Variant(bare),
-            "ours, TF32": Variant((tf32,)),
-            "ours, fp16": Variant((fp16,)),
-            "ours, compile": Variant((compiled,)),
+            **ours,
             "Hugging Face, bf16": Variant((bf16,), net="hf", direct=True),
             "Hugging Face, bf16, compile": Variant((bf16, compiled), net="hf", direct=True),
-            "ours, bf16": Variant((bf16,)),
-            "ours, bf16, without prompts": Variant((bf16, *bare)),
-            "ours, bf16, compile": Variant((bf16, compiled)),
             AUTHORS: Variant(direct=True, anomaly=True),
         }
     else:
         variants = {
             "stock pytorchvideo, float32": Variant(net="stock", direct=True),
             "stock pytorchvideo, channels_last": Variant((last,), net="stock", direct=True),
-            OURS: Variant(),
-            "ours, float32, without prompts": Variant(bare),
-            "ours, TF32": Variant((tf32,)),
-            "ours, fp16": Variant((fp16,)),
+            **ours,
             "ours, fused": Variant(("trainer.fused=true",)),
             "ours, channels_last": Variant((last,)),
-            "ours, compile": Variant((compiled,)),
-            "ours, bf16": Variant((bf16,)),
-            "ours, bf16, without prompts": Variant((bf16, *bare)),
             "ours, bf16, channels_last": Variant((bf16, last)),
             "stock pytorchvideo, bf16, channels_last": Variant((bf16, last), net="stock", direct=True),
-            "ours, bf16, compile": Variant((bf16, compiled)),
             "ours, bf16, compile, channels_last": Variant((bf16, compiled, last)),
             AUTHORS: Variant(net="stock", direct=True, anomaly=True),
         }
@@ -181,13 +177,15 @@ def forward_flops(config: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def make_update(config: Any, variant: Variant, batch: int, losses: list[Tensor]) -> Callable[[], None]:
-    """One update on clips that are on the device; its loss is appended to `losses`."""
+def make_update(
+    config: Any, variant: Variant, batch: int, losses: list[Tensor], *, model: Any = None
+) -> Callable[[], None]:
+    """One update on clips that are on the device; its loss is appended to `losses`. model: None for the variant's."""
     from vmp.build import build_optimizer, set_precision_switches
     from vmp.objective import Objective
 
     device = device_type()
-    model = _build_model(config, variant).to(device).train()
+    model = (model or _build_model(config, variant)).to(device).train()
     objective = Objective(variation_weight=1.0)
     optimizer = build_optimizer(config, model)
     dtype = autocast_type(config.trainer.amp)

@@ -31,10 +31,10 @@ def main() -> None:
     from vmp.paper.tables import load_profile, results_of
 
     os.chdir(ROOT)
-    profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
+    profile = load_profile(options.profile)
     results = options.results or results_of(profile.output)
     out = options.out or results / "claims.md"
-    text = claims(options.profile, ROOT, seeds=options.seeds, results=results)
+    text = claims(options.profile, seeds=options.seeds, results=results)
     write_text(out, text)
     print(text)
     print(f"-> {out}")

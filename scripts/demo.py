@@ -25,12 +25,12 @@ COLUMNS = ("camera", "", "top-1 by seed", "mean", "spread or interval", "slope",
 
 def run(request: DemoRequest) -> int:
     began = time.monotonic()
-    cameras = run_demo(request, ROOT)
+    cameras = run_demo(request)
     (picture,) = draw_demo(cameras, Path(request.output) / "demo")
     show(table_rows(cameras))
     print("\n".join(sentences(cameras)))
     print(f"{time.monotonic() - began:.0f} s in all -> {picture}; every run is below {request.output}")
-    if command := real_footage(ROOT):
+    if command := real_footage():
         print(f"next: {command}")
     return 0
 

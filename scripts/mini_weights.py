@@ -22,6 +22,4 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "src" / "vmp" / "backbones" / "motions"
 
 if __name__ == "__main__":
-    run_script(
-        __doc__, partial(read_request, WeightsRequest), partial(make_weights, root=ROOT, out=OUT), ROOT
-    )
+    run_script(__doc__, partial(read_request, WeightsRequest), partial(make_weights, out=OUT), ROOT)

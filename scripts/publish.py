@@ -32,12 +32,8 @@ def main() -> None:
     from vmp.paper.tables import Profile, load_profile, results_of
 
     os.chdir(ROOT)
-    study = ROOT / "conf/study" / f"{options.profile}.yaml"
-    profile: Profile | Study
-    if study.is_file():
-        profile = load_study(study)
-    else:
-        profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
+    is_study = Path("conf/study", f"{options.profile}.yaml").is_file()
+    profile: Profile | Study = load_study(options.profile) if is_study else load_profile(options.profile)
     source = options.results or results_of(profile.output)
     target = options.to or Path(profile.published)
     frames = options.profile in ("mini", "extensions")

@@ -11,7 +11,6 @@ It runs what is not finished, continues what is half done, and writes outputs/re
 table1 SEEDS=3` does the same; `make publish` copies the files into docs/results.
 """
 
-from functools import partial
 from pathlib import Path
 
 from vmp.cli import friendly  # first: it sets how Hydra reports errors
@@ -32,4 +31,4 @@ def read_request(words: list[str]) -> Request:
 
 
 if __name__ == "__main__":
-    arguments.run_script(__doc__, read_request, partial(reproduce, root=ROOT), ROOT)
+    arguments.run_script(__doc__, read_request, reproduce, ROOT)

@@ -34,7 +34,7 @@ def main() -> None:
     add("--out", type=Path, help="the map's path without suffix; default: results/starts beside the runs")
     options = parser.parse_intermixed_args()
 
-    from vmp.paper.starts import StartGrid, run_grid, write_points
+    from vmp.paper.starts import run_grid, write_points
     from vmp.paper.tables import load_profile, results_of
 
     if options.seeds < 1 or options.weight < 0:
@@ -42,17 +42,18 @@ def main() -> None:
     if wrong := [word for word in options.overrides if "=" not in word]:
         raise ConfigError(f"{wrong[0]!r}: must be KEY=VALUE, as for train.py")
     os.chdir(ROOT)
-    profile = load_profile(ROOT / "conf/table/profile" / f"{options.profile}.yaml")
-    grid = StartGrid(
-        datasets=tuple(options.datasets),
+    profile = load_profile(options.profile)
+    points, failed = run_grid(
+        profile,
+        datasets=options.datasets,
         model=options.model,
-        slopes=tuple(options.slopes),
-        shifts=tuple(options.shifts),
+        slopes=options.slopes,
+        shifts=options.shifts,
         seeds=options.seeds,
         weight=options.weight,
-        overrides=tuple(options.overrides),
+        overrides=options.overrides,
+        launch=options.launch,
     )
-    points, failed = run_grid(grid, profile, ROOT, launch=options.launch)
     if points:
         given = [word.partition("=")[2] for word in options.overrides if word.startswith("output=")]
         results = results_of(given[-1].strip("'\"") if given else profile.output)

@@ -13,7 +13,6 @@ finished. `make real` does the same, and `make publish PROFILE=real` copies the 
 """
 
 import os
-from functools import partial
 from pathlib import Path
 
 from vmp.cli import friendly  # first: it sets how Hydra reports errors
@@ -38,4 +37,4 @@ def read_request(words: list[str]) -> StudyRequest:
 
 
 if __name__ == "__main__":
-    arguments.run_script(__doc__, read_request, partial(run_study, root=ROOT), ROOT)
+    arguments.run_script(__doc__, read_request, run_study, ROOT)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from vmp.compose import composer
 from vmp.paper.claims import (
     Gain,
     claims,
@@ -51,18 +50,13 @@ def finish(run, *, top1, scalars=None, shifts=()):
 
 
 @pytest.fixture
-def one():
-    return composer(ROOT / "conf")
-
-
-@pytest.fixture
-def table1(tmp_path, one):
+def table1(tmp_path):
     """C2D on FineGym: two seeds with and without; on MPII: one seed with, two without; I3D on MPII: only with."""
     table, profile = (
         load_table(ROOT / "conf/table/table1.yaml"),
-        load_profile(ROOT / "conf/table/profile/mini.yaml"),
+        load_profile("mini"),
     )
-    planner = Planner(one, output=str(tmp_path))
+    planner = Planner(output=str(tmp_path))
     tops = {  # (model, prompted, dataset, seed)
         ("c2d", False, "finegym", 0): 50.0,
         ("c2d", True, "finegym", 0): 53.0,
@@ -125,12 +119,12 @@ def test_gains_have_the_smallest_difference_that_would_have_been_seen():
 
 
 @pytest.mark.slow
-def test_controls_tell_where_the_runs_are_blind(tmp_path, one):
+def test_controls_tell_where_the_runs_are_blind(tmp_path):
     """I3D: true motion gains 20 points on the moving camera and 1 on the static one; a seed moves gains by 1 or 2."""
-    profile = load_profile(ROOT / "conf/table/profile/mini.yaml")
+    profile = load_profile("mini")
     table, planner = (
         load_table(ROOT / "conf/table/table1.yaml", controls=True),
-        Planner(one, output=str(tmp_path)),
+        Planner(output=str(tmp_path)),
     )
     gains = {  # dataset -> kind of attention -> over the baseline, for two seeds
         "finegym": {"learned": (3, 1), "oracle": (21, 19), "other_clip": (0, 2)},
@@ -163,12 +157,12 @@ def test_controls_tell_where_the_runs_are_blind(tmp_path, one):
 
 
 @pytest.mark.slow
-def test_slope_and_shift_by_lambda_and_camera(tmp_path, one):
+def test_slope_and_shift_by_lambda_and_camera(tmp_path):
     table, profile = (
         load_table(ROOT / "conf/table/table7.yaml"),
-        load_profile(ROOT / "conf/table/profile/mini.yaml"),
+        load_profile("mini"),
     )
-    planner = Planner(one, output=str(tmp_path))
+    planner = Planner(output=str(tmp_path))
     ends = {  # (dataset, lambda, seed) -> a, b, logged b
         ("finegym", 0.0, 0): (12.0, 0.1, [0.3, 0.1, 0.2, 0.1]),
         ("finegym", 0.0, 1): (14.0, 0.3, [0.3, 0.3, 0.2, 0.1]),
@@ -228,7 +222,7 @@ def test_sections_without_runs_say_not_run(tmp_path, monkeypatch):
     (conf := tmp_path / "conf").symlink_to(ROOT / "conf")
     assert conf.is_dir()
     monkeypatch.chdir(tmp_path)
-    text = claims("mini", tmp_path, seeds=2)
+    text = claims("mini", seeds=2)
     assert text.count("Not run.") == 9
     assert "make claims PROFILE=mini SEEDS=2" in text
 

@@ -29,6 +29,7 @@ from vmp.data.manifest import Manifest, read_manifest, write_classes, write_mani
 from vmp.data.present import digest, find_clips
 from vmp.errors import ConfigError, DataError, ManifestError, VideoReadError
 from vmp.figures.clips import stream
+from vmp.files import write_csv
 from vmp.prepare.dataset import prepare
 from vmp.prepare.folders import plan_folders
 from vmp.prepare.list_format import Row
@@ -301,7 +302,7 @@ def test_a_column_has_the_rate_of_each_frame_folder(made, tmp_path):
     ]  # half a second to one and a half
     plan, home = plan_folders(made, tmp_path / "rates.csv", ratio=(0.5, 0, 0.5))
     written = tmp_path / "split.csv"
-    written.write_text(plan.tables[f"{home}/split.csv"])
+    write_csv(written, plan.tables[f"{home}/split.csv"])
     again, _ = plan_folders(made, written)
     mine, theirs = (
         [sorted(part, key=lambda item: item.id) for part in p.splits.values()] for p in (plan, again)

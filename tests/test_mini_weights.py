@@ -74,7 +74,7 @@ def test_the_command_makes_a_file_and_its_row(tmp_path, monkeypatch, capsys):
     )
     request = WeightsRequest(("tiny",), launch="single", output=str(tmp_path / "runs"), overrides=few)
     for again in (False, True):
-        assert make_weights(request, ROOT, tmp_path / "out") == 0
+        assert make_weights(request, tmp_path / "out") == 0
         assert ("1 finished before" in capsys.readouterr().out) == again
     (row,) = json.loads((tmp_path / "out" / "shipped.json").read_text())
     file = tmp_path / "out" / row["file"]
@@ -86,4 +86,4 @@ def test_the_command_makes_a_file_and_its_row(tmp_path, monkeypatch, capsys):
         assert torch.equal(value, trained[name].half())
     longer = replace(request, overrides=(*few, "trainer.epochs=2"))
     with pytest.raises(RunError, match=r"(?s)another config.*trainer\.epochs: 1"):
-        make_weights(longer, ROOT, tmp_path / "out")
+        make_weights(longer, tmp_path / "out")

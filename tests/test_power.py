@@ -62,10 +62,10 @@ def test_arms_that_share_a_baseline_are_not_taken_for_independent():
     size = errors_needed(data * (seeds - 1)) * math.sqrt(variance)
     found, errors = 0, []
     for pairs in experiments(np.random.default_rng(0), size, arms=arms, data=data, seeds=seeds):
-        error = error_of_mean(pairs)
-        assert error.freedom == data * (seeds - 1)
-        errors.append(error.error**2)
-        found += abs(np.mean([pair.value for pair in pairs])) > critical(error.freedom) * error.error
+        error, freedom = error_of_mean(pairs)
+        assert freedom == data * (seeds - 1)
+        errors.append(error**2)
+        found += abs(np.mean([pair.value for pair in pairs])) > critical(freedom) * error
     assert np.mean(errors) == pytest.approx(variance, rel=0.08)
     assert found / len(errors) == pytest.approx(0.8, abs=noise(0.8, len(errors)))
 
@@ -77,9 +77,9 @@ def test_with_one_seed_the_spread_is_that_of_the_blocks():
         "c": (7.0, 9.0),
     }  # sums over blocks, less the mean 5: -6, 0, 6
     pairs = [Pair((block, i), block, 0, v) for block, pair in values.items() for i, v in enumerate(pair)]
-    error = error_of_mean(pairs)
-    assert error.freedom == 2
-    assert error.error == pytest.approx(np.std([2, 5, 8], ddof=1) / math.sqrt(3))
+    error, freedom = error_of_mean(pairs)
+    assert freedom == 2
+    assert error == pytest.approx(np.std([2, 5, 8], ddof=1) / math.sqrt(3))
     assert error_of_mean(pairs[:2]) is None  # one block
     assert error_of_mean([]) is None
 

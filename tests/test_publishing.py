@@ -97,7 +97,7 @@ def test_nothing_to_publish_is_an_error(tmp_path):
 
 def test_no_profile_writes_its_results_into_the_published_folder():
     for name in ("mini", "paper"):
-        profile = load_profile(ROOT / f"conf/table/profile/{name}.yaml")
+        profile = load_profile(name)
         assert results_of(profile.output).parts[0] == "outputs"
         assert profile.published.startswith("docs/results")
 

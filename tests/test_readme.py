@@ -91,7 +91,7 @@ def test_its_commands_compose(command, monkeypatch):
 
 def test_its_evaluation_is_of_a_run_that_the_demo_makes():
     (command,) = [command for command in COMMANDS if command.startswith("python evaluate.py")]
-    planned = plan_demo(DemoRequest(), ROOT)
+    planned = plan_demo(DemoRequest())
     made = [f"run={run.folder}" for arms in planned.values() for runs in arms.values() for run in runs]
     assert shlex.split(command)[2] in made
 

@@ -11,10 +11,10 @@ from runs import ROOT
 
 from vmp.errors import UserError
 from vmp.paper import starts
-from vmp.paper.starts import Point, StartGrid, run_grid, write_points
+from vmp.paper.starts import Point, run_grid, write_points
 from vmp.paper.tables import load_profile
 
-MINI = load_profile(ROOT / "conf/table/profile/mini.yaml")
+MINI = load_profile("mini")
 
 
 def test_the_map_and_its_csv_have_all_points(tmp_path):
@@ -46,24 +46,23 @@ def test_the_map_and_its_csv_have_all_points(tmp_path):
 
 
 def test_starts_out_of_range_are_an_error():
-    grid = StartGrid(("mpii_cooking2",), "i3d", (3.0,), (0.0,), 1, 0.0)
+    grid = {"datasets": ["mpii_cooking2"], "slopes": [3.0], "shifts": [0.0], "seeds": 1}
     with pytest.raises(UserError, match="slope 3"):
-        run_grid(grid, MINI, ROOT)
+        run_grid(MINI, model="i3d", **grid)
 
 
 def test_models_with_pathways_are_refused_before_anything_runs():
-    grid = StartGrid(("mpii_cooking2",), "slowfast", (12.0,), (0.0,), 1, 0.0)
+    grid = {"datasets": ["mpii_cooking2"], "slopes": [12.0], "shifts": [0.0], "seeds": 1}
     with pytest.raises(UserError, match=r"slowfast: has a slope and a shift for each pathway.*there are c2d"):
-        run_grid(grid, MINI, ROOT)
+        run_grid(MINI, model="slowfast", **grid)
 
 
 def test_runs_from_random_weights_have_folders_of_their_own(monkeypatch, tmp_path):
     planned = []
     monkeypatch.setattr(starts, "run_missing", lambda runs, *rest, **options: planned.extend(runs) or 0)
-    grid = StartGrid(
-        ("mpii_cooking2",), "i3d_new", (12.0,), (-0.5, 0.5), 2, 0.0, overrides=(f"output={tmp_path}",)
-    )
-    assert run_grid(grid, MINI, ROOT) == ([], 0)
+    grid = {"datasets": ["mpii_cooking2"], "slopes": [12.0], "shifts": [-0.5, 0.5], "seeds": 2}
+    overrides = [f"output={tmp_path}"]
+    assert run_grid(MINI, model="i3d_new", overrides=overrides, **grid) == ([], 0)
     assert len({run.folder for run in planned}) == 2 * (2 + 1)
 
 

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from runs import ROOT
 
-from vmp.compose import composer
 from vmp.errors import ConfigError, RunError
 from vmp.paper.paired import by_class, choose_settings, detectable, difference
 from vmp.paper.planning import Planner
@@ -37,6 +36,20 @@ def test_with_one_seed_the_interval_is_the_bootstrap_over_clips():
     found = difference(np.array([[1, 1, 0]], bool), np.array([[0, 1, 1]], bool))
     low, high = np.quantile(means, (0.025, 0.975), method="inverted_cdf")
     assert (found.low, found.high) == pytest.approx((100 * low, 100 * high), abs=1)
+
+
+def test_the_interval_covers_the_difference():
+    """30 of 200 clips are fixed and 10 are broken."""
+    arm, reference = np.arange(200)[None] < 30, np.arange(200)[None] >= 190
+    found = difference(arm, reference)
+    assert (found.fixed, found.broken) == (30, 10)
+    assert found.mean == pytest.approx(10)
+    assert found.low < 10 < found.high
+    deviation = 100 * np.sqrt((40 - 20**2 / 200) / 200 / 200)  # of a mean of -1, 0 and 1
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * deviation, rel=0.1)
+    assert difference(arm, reference) == found
+    same = difference(arm, arm)
+    assert (same.low, same.high) == (0, 0)
 
 
 def test_clips_of_a_group_are_drawn_together():
@@ -157,7 +170,7 @@ def test_words_choose_sets_and_arms():
 def test_constant_attention_takes_the_mean_of_the_learned_arm_wherever_the_runs_are():
     study, digests = load_study(STUDY), set()
     for output in ("outputs/real", "/disk/elsewhere"):
-        planner = Planner(composer(ROOT / "conf"), output=output)
+        planner = Planner(output=output)
         chosen = {"sets": ["handwash12"], "seeds": [0, 1], "settings": ["base", "lr0.02"]}
         runs = {
             (r.fold, r.setting, r.seed, r.arm): r for r in plan(study, planner, arms=study.arms, **chosen)
@@ -175,7 +188,7 @@ def test_constant_attention_takes_the_mean_of_the_learned_arm_wherever_the_runs_
 
 def test_recorded_runs_have_the_config_that_the_study_gives_them():
     """A change of the project must not make hours of runs count as those of another study."""
-    study, planner = load_study(STUDY), Planner(composer(ROOT / "conf"), output="outputs/real")
+    study, planner = load_study(STUDY), Planner(output="outputs/real")
     rows = read_records(ROOT / "docs/results/real").runs
     assert rows
     assert all(is_current(study, planner, row) for row in rows)
@@ -194,7 +207,7 @@ def test_a_study_file_with_faults(tmp_path: Path):
 def test_arms_of_the_extensions_differ_in_their_prompts_alone():
     study, planner = (
         load_study(ROOT / "conf/study/extensions.yaml"),
-        Planner(composer(ROOT / "conf"), output="x"),
+        Planner(output="x"),
     )
     runs = plan(study, planner, sets=["moving"], arms=study.arms, seeds=[0], settings=["base"])
     assert len({run.planned.folder for run in runs}) == len(study.arms)

@@ -17,7 +17,6 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vmp.compose import composer
 from vmp.errors import ConfigError, RunError
 from vmp.formats import format_signed
 from vmp.jobs.launch import parse_launch
@@ -46,17 +45,12 @@ def table_of(number: int):
 
 
 def profile_of(name: str):
-    return load_profile(ROOT / f"conf/table/profile/{name}.yaml")
+    return load_profile(name)
 
 
-@pytest.fixture(scope="module")
-def compose_one():
-    return composer(ROOT / "conf")
-
-
-def runs_of(numbers, profile: str, one, seeds=(0,), output="outputs", only=()):
+def runs_of(numbers, profile: str, seeds=(0,), output="outputs", only=()):
     """Every run of these tables, with the runs that they start from."""
-    planner, out = Planner(one, output=output), []
+    planner, out = Planner(output=output), []
     for number in numbers:
         table = table_of(number)
         for cell in cells(table, profile_of(profile)):
@@ -110,7 +104,7 @@ def test_errors_in_a_table_file_name_the_file_and_the_key(tmp_path):
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_table_1_is_70_runs(profile, compose_one):
+def test_table_1_is_70_runs(profile):
     tasks = {cell.run for cell in cells(table_of(1), profile_of(profile)) if cell.run}
     assert len(tasks) == 70
 
@@ -120,51 +114,37 @@ def test_table_1_is_70_runs(profile, compose_one):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
-def test_cells_compose_and_only_equal_runs_share_a_folder(profile, compose_one):
-    runs = runs_of((2, 3, 4, 5, 6), profile, compose_one, seeds=(0, 1))
-    check_folders(runs)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("profile", PROFILES)
-def test_all_cells_compose_and_only_equal_runs_share_a_folder(profile, compose_one):
-    runs = runs_of(range(1, 8), profile, compose_one, seeds=(0, 1))
-    folders = check_folders(runs)
-    assert len(folders) == (222 if profile == "paper" else 225)
-
-
-def check_folders(runs) -> set[Path]:
-    kept = {}
+def test_all_cells_compose_and_only_equal_runs_share_a_folder(profile):
+    runs, kept = runs_of(range(1, 8), profile, seeds=(0, 1)), {}
     for run in runs:
         other = kept.setdefault(run.folder, run)
         assert other.raw == run.raw, (other.label, run.label)
     different = {json.dumps(run.raw, sort_keys=True) for run in runs}
-    assert len(different) == len(kept)
-    return set(kept)
+    assert len(different) == len(kept) == (222 if profile == "paper" else 225)
 
 
-def test_tables_share_equal_runs(compose_one):
-    one = {run.folder for run in runs_of([1], "paper", compose_one, only=["mpii", "k600"])}
-    assert one <= {run.folder for run in runs_of([2], "paper", compose_one)}
-    assert one <= {run.folder for run in runs_of([5], "paper", compose_one, only=["mpii"])}
+def test_tables_share_equal_runs():
+    one = {run.folder for run in runs_of([1], "paper", only=["mpii", "k600"])}
+    assert one <= {run.folder for run in runs_of([2], "paper")}
+    assert one <= {run.folder for run in runs_of([5], "paper", only=["mpii"])}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
-def test_quick_composing_gives_what_hydra_composes(profile, compose_one):
-    for run in runs_of([2], profile, compose_one)[:4]:
+def test_quick_composing_gives_what_hydra_composes(profile):
+    for run in runs_of([2], profile)[:4]:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            assert OmegaConf.to_container(compose("train", list(run.overrides)), resolve=True) == run.raw
+            assert OmegaConf.to_container(compose("train", list(run.arguments)), resolve=True) == run.raw
 
 
-def test_a_run_that_starts_from_another_names_it(compose_one):
-    frozen = [r for r in runs_of([2], "paper", compose_one) if "backbone_and_head" in str(r.folder)]
+def test_a_run_that_starts_from_another_names_it():
+    frozen = [r for r in runs_of([2], "paper") if "backbone_and_head" in str(r.folder)]
     assert {r.config.init_from for r in frozen} == {"outputs/mpii_cooking2/timesformer-k600/none/seed0"}
     assert {r.config.tag for r in frozen} == {"from-baseline"}
 
 
-def test_a_wrong_override_of_the_user_is_an_error(compose_one):
-    planner = Planner(compose_one, output="outputs", extra=["trainer.epochs=0"])
+def test_a_wrong_override_of_the_user_is_an_error():
+    planner = Planner(output="outputs", extra=["trainer.epochs=0"])
     cell = cells(table_of(2), profile_of("mini"))[0]
     with pytest.raises(ConfigError, match=r"trainer\.epochs = 0"):
         planner.source(cell, 0)
@@ -182,7 +162,7 @@ def test_only_selects_cells_by_words():
     assert count("nothing") == 0
 
 
-def test_controls_are_rows_of_the_miniature_and_constant_attention_waits_for_the_learned_one(compose_one):
+def test_controls_are_rows_of_the_miniature_and_constant_attention_waits_for_the_learned_one():
     mini, counts = profile_of("mini"), {}
     assert mini.controls
     assert not profile_of("paper").controls
@@ -200,7 +180,7 @@ def test_controls_are_rows_of_the_miniature_and_constant_attention_waits_for_the
             assert constant == bool(cell.run.level_from)
             assert not constant or cell.run.level_from in of_paper
     assert counts == {1: 21, 7: 6}  # of 70 and 48
-    planner = Planner(compose_one, output="outputs")
+    planner = Planner(output="outputs")
     cell = next(c for c in controls if c.run.level_from)
     runs, _ = plan_cells([cell], planner, [1])
     *_, learned, constant = runs
@@ -241,11 +221,11 @@ def finish(run, *, top1: float, top5: float = 90.0, commit: str = "abc", present
 
 
 @pytest.fixture
-def half_run(tmp_path, compose_one):
+def half_run(tmp_path):
     """Table 1 with some cells of X3D finished: three seeds of split 1 and of FineGym, one of splits 2 and 3."""
     table, profile = table_of(1), profile_of("paper")
     all_cells = cells(table, profile)
-    planner = Planner(compose_one, output=str(tmp_path))
+    planner = Planner(output=str(tmp_path))
     for cell in all_cells:
         row, column = table.rows[cell.row], table.columns[cell.column]
         if not cell.run or row.model != "x3d":
@@ -297,10 +277,10 @@ def cells_of(number: int, profile: str, *words: str):
     return table, [c for c in cells(table, profile_of(profile)) if c.run and matches(c, table, words)]
 
 
-def test_gains_are_over_the_baseline_of_the_same_seeds(tmp_path, compose_one):
+def test_gains_are_over_the_baseline_of_the_same_seeds(tmp_path):
     """Prompts add one point on each seed; the baseline of seed 1 is missing."""
     table, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
-    planner = Planner(compose_one, output=str(tmp_path))
+    planner = Planner(output=str(tmp_path))
     for seed, top1 in enumerate((40, 30, 20)):
         finish(planner.source(prompted, seed), top1=top1 + 1)
         if seed != 1:
@@ -314,18 +294,18 @@ def test_gains_are_over_the_baseline_of_the_same_seeds(tmp_path, compose_one):
     assert "2 of these cells lack seeds, and say how many they have." in notes
 
 
-def test_runs_with_another_config_are_not_read(tmp_path, compose_one):
+def test_runs_with_another_config_are_not_read(tmp_path):
     _, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
-    finish(Planner(compose_one, output=str(tmp_path), extra=["trainer.epochs=3"]).source(base, 0), top1=99)
-    values = read_values([base, prompted], Planner(compose_one, output=str(tmp_path)), [0])
+    finish(Planner(output=str(tmp_path), extra=["trainer.epochs=3"]).source(base, 0), top1=99)
+    values = read_values([base, prompted], Planner(output=str(tmp_path)), [0])
     assert values[base.place].mean is None
     assert values[base.place].reason == "another config"
     assert values[prompted.place].reason == "not run"
 
 
-def test_runs_on_other_clips_than_most_do_not_count(tmp_path, compose_one):
+def test_runs_on_other_clips_than_most_do_not_count(tmp_path):
     _, chosen = cells_of(1, "paper", "finegym", "top-1")
-    planner = Planner(compose_one, output=str(tmp_path))
+    planner = Planner(output=str(tmp_path))
     for number, cell in enumerate(chosen[:4]):
         run = planner.source(cell, 0)
         finish(run, top1=70)
@@ -336,9 +316,9 @@ def test_runs_on_other_clips_than_most_do_not_count(tmp_path, compose_one):
     assert said == ["other data", "not run"]
 
 
-def test_half_done_runs_and_unpublished_lists_are_reported(tmp_path, compose_one):
+def test_half_done_runs_and_unpublished_lists_are_reported(tmp_path):
     table, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
-    planner, profile = Planner(compose_one, output=str(tmp_path)), profile_of("paper")
+    planner, profile = Planner(output=str(tmp_path)), profile_of("paper")
     run = planner.source(base, 0)
     finish(run, top1=70)
     result = json.loads((run.folder / "result.json").read_text())
@@ -372,15 +352,15 @@ def test_a_table_names_the_command_that_made_it(tmp_path):
 
 
 @pytest.mark.parametrize("override", ["vmp.lambda=0.5", "seed=5", "tag=x", "init_from=outputs/x"])
-def test_keys_that_a_table_sets_cannot_be_overridden_for_all_runs(override, compose_one):
+def test_keys_that_a_table_sets_cannot_be_overridden_for_all_runs(override):
     _, (cell, *_) = cells_of(7, "mini", "timesformer")
     with pytest.raises(ConfigError, match=f"{override.partition('=')[0]}: the table sets this itself"):
-        Planner(compose_one, output="outputs", extra=[override]).source(cell, 0)
+        Planner(output="outputs", extra=[override]).source(cell, 0)
 
 
-def test_overrides_may_be_wrong_for_cells_that_were_not_chosen(tmp_path, compose_one):
+def test_overrides_may_be_wrong_for_cells_that_were_not_chosen(tmp_path):
     """Memory formats are for convolutions: TimeSformer refuses channels_last, and is not run."""
-    planner = Planner(compose_one, output=str(tmp_path), extra=["trainer.channels_last=true"])
+    planner = Planner(output=str(tmp_path), extra=["trainer.channels_last=true"])
     _, (convolutional, *_) = cells_of(1, "paper", "c2d", "finegym", "top-1")
     _, (other, *_) = cells_of(1, "paper", "timesformer", "finegym", "top-1")
     finish(planner.source(convolutional, 0), top1=70)
@@ -417,9 +397,9 @@ def test_signs():
     assert [format_gain(v) for v in (0.5, -0.5, 0.01)] == [" (↑0.5)", " (↓0.5)", " (0.0)"]
 
 
-def test_verbs_are_read_from_runs_and_from_evaluations(tmp_path, compose_one):
+def test_verbs_are_read_from_runs_and_from_evaluations(tmp_path):
     table, profile = table_of(6), profile_of("mini")
-    planner = Planner(compose_one, output=str(tmp_path))
+    planner = Planner(output=str(tmp_path))
     sample, total = cells(table, profile)[:2]
     run, test = planner.source(total, 0), planner.source(sample, 0)
     finish(run, top1=50)
@@ -504,9 +484,9 @@ def test_missing_data_is_an_error_that_says_how_to_prepare_them(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_a_plan_estimates_the_runs_that_are_not_finished(tmp_path, compose_one, capsys):
+def test_a_plan_estimates_the_runs_that_are_not_finished(tmp_path, capsys):
     table, profile = table_of(1), profile_of("mini")
-    planner = Planner(compose_one, output=str(tmp_path))
+    planner = Planner(output=str(tmp_path))
     chosen = [c for c in cells(table, profile) if c.run and matches(c, table, ["x3d", "hmdb51"])]
     runs, tests = plan_cells(chosen, planner, [0])
     assert (len(runs), len(tests)) == (6, 0)
@@ -533,9 +513,9 @@ def test_a_plan_estimates_the_runs_that_are_not_finished(tmp_path, compose_one, 
     assert "timing" not in said
 
 
-def test_a_plan_times_nothing_and_make_timing_does(tmp_path, compose_one, capsys, monkeypatch):
+def test_a_plan_times_nothing_and_make_timing_does(tmp_path, capsys, monkeypatch):
     table, profile = table_of(1), profile_of("mini")
-    planner = Planner(compose_one, output=str(tmp_path))
+    planner = Planner(output=str(tmp_path))
     chosen = [c for c in cells(table, profile) if c.run and matches(c, table, ["c2d", "mpii"])]
     runs, tests = plan_cells(chosen, planner, [0])
     estimates.print_plan(runs, tests, profile, tmp_path, estimates.measured_rates(tmp_path), renew="make x")
@@ -570,10 +550,10 @@ def test_a_plan_times_nothing_and_make_timing_does(tmp_path, compose_one, capsys
 
 
 @pytest.mark.slow
-def test_disturbed_timings_are_not_kept(tmp_path, compose_one, capsys, monkeypatch):
+def test_disturbed_timings_are_not_kept(tmp_path, capsys, monkeypatch):
     """A thread that sleeps in its forward pass uses wall time but no CPU time, like one that waits for a CPU."""
     table, profile = table_of(1), profile_of("mini")
-    planner = Planner(compose_one, output=str(tmp_path))
+    planner = Planner(output=str(tmp_path))
     cell = next(c for c in cells(table, profile) if c.run and matches(c, table, ["c2d", "mpii"]))
     runs, _ = plan_cells([cell], planner, [0])
     from vmp.model import PromptedClassifier
@@ -590,9 +570,9 @@ def test_disturbed_timings_are_not_kept(tmp_path, compose_one, capsys, monkeypat
         timing.time_models([runs[-1].config], batch=2, rounds=2, device=torch.device("cpu"), report=print)
 
 
-def test_a_folder_with_another_run_is_an_error(tmp_path, compose_one):
+def test_a_folder_with_another_run_is_an_error(tmp_path):
     cell = next(c for c in cells(table_of(1), profile_of("mini")) if c.run)
-    planner = Planner(compose_one, output=str(tmp_path))
+    planner = Planner(output=str(tmp_path))
     run = planner.source(cell, 0)
     finish(run, top1=70)
     kept = yaml.safe_load((run.folder / "config.yaml").read_text())

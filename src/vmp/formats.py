@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -38,6 +39,15 @@ def format_signed(value: float, digits: int = 1) -> str:
     if float(text) == 0:
         return f"{0:.{digits}f}"
     return f"+{text}" if value > 0 else f"−{text[1:]}"
+
+
+def markdown_table(head: Sequence[Any], rows: Iterable[Sequence[Any]], *, labels: int = 1) -> list[str]:
+    """Lines of a Markdown table whose columns after the first `labels` are aligned to the right."""
+    rule = ["---"] * labels + ["---:"] * (len(head) - labels)
+    return [
+        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |"
+        for row in (head, rule, *rows)
+    ]
 
 
 def format_duration(seconds: float | None) -> str:

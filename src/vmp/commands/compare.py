@@ -13,8 +13,9 @@ from typing import Any
 
 from vmp.cli import parser_of
 from vmp.errors import UserError
-from vmp.figures.comparison import ClassChange, Pairing, bootstrap, class_changes, mcnemar, pair
+from vmp.figures.comparison import ClassChange, Pairing, class_changes, mcnemar, pair
 from vmp.files import write_csv
+from vmp.paper.paired import difference
 from vmp.runs.folder import differences
 from vmp.runs.run import Run, read_run
 from vmp.targets import take_trust
@@ -82,6 +83,7 @@ def compare(
     before, after = ({k: v for k, v in run.config.items() if k not in ELSEWHERE} for run in (a, b))
     scalars = [run.result.get("scalars", {}) for run in (a, b)]
     first, second = paired.top1
+    d = difference(paired.right_b[None], paired.right_a[None])
     found = {
         "a": str(a.folder),
         "b": str(b.folder),
@@ -90,11 +92,11 @@ def compare(
         "top1": {
             "a": first,
             "b": second,
-            "difference": second - first,
-            "interval": list(bootstrap(paired.fixed, paired.broken, len(paired.ids))),
-            "fixed": paired.fixed,
-            "broken": paired.broken,
-            "mcnemar_p": mcnemar(paired.fixed, paired.broken),
+            "difference": d.mean,
+            "interval": [d.low, d.high],
+            "fixed": d.fixed,
+            "broken": d.broken,
+            "mcnemar_p": mcnemar(d.fixed, d.broken),
         },
         "classes": [vars(c) | {"change": c.change} for c in changes],
         "scalars": {key: [s.get(key) for s in scalars] for key in dict.fromkeys([*scalars[0], *scalars[1]])},

@@ -10,7 +10,6 @@ protocol of the backbone, and through a reader that was measured to return exact
 """
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -20,16 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from vmp.cli import parser_of
 from vmp.errors import UserError
-from vmp.files import replacing
+from vmp.files import write_csv
 from vmp.overrides import Source, model_source
 
 if TYPE_CHECKING:
     from vmp.trained import Prediction, TrainedModel
 
-SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".divx", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
-    *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-)
 BAR = 30  # characters
 WHAT = "videos, frame folders, folders of these; run=FOLDER, or backbone=NAME weights=NAME|FILE [backbone.KEY=VALUE]"
 
@@ -99,7 +94,7 @@ def model_of(source: Source, options: argparse.Namespace) -> "TrainedModel":
 def find_videos(words: list[str]) -> list[Path]:
     """The videos that are named. A folder stands for all videos below it, by name, without hidden files and folders,
     unless it is a frame folder."""
-    from vmp.prepare.videos import is_frame_folder
+    from vmp.prepare.videos import SUFFIXES, is_frame_folder
 
     videos: list[Path] = []
     for path in map(Path, words):
@@ -132,17 +127,14 @@ def as_entry(one: "Prediction", *, top: int) -> dict[str, Any]:
 
 def write_table(path: Path, found: "Sequence[Prediction]", bad: dict[str, str], *, top: int) -> None:
     """Columns file, frames, fps, class1, probability1, ... and problem."""
-
     count = min(top, len(found[0].classes)) if found else 0
     ranked = [f"{word}{place}" for place in range(1, count + 1) for word in ("class", "probability")]
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["file", "frames", "fps", *ranked, "problem"])
-        for one in found:
-            best = [cell for name, share in one.top(top) for cell in (name, f"{share:.6g}")]
-            rows.writerow([one.video, one.frames, f"{one.fps:.6g}", *best, ""])
-        for video, reason in bad.items():
-            rows.writerow([video, "", "", *[""] * len(ranked), reason])
+    rows: list[list[Any]] = [["file", "frames", "fps", *ranked, "problem"]]
+    for one in found:
+        best = [cell for name, share in one.top(top) for cell in (name, f"{share:.6g}")]
+        rows.append([one.video, one.frames, f"{one.fps:.6g}", *best, ""])
+    rows += [[video, "", "", *[""] * len(ranked), reason] for video, reason in bad.items()]
+    write_csv(path, rows)
 
 
 def show(found: "Sequence[Prediction]", *, top: int) -> None:

@@ -23,6 +23,7 @@ import torch
 
 from vmp.errors import RunError
 from vmp.files import read_json
+from vmp.transfer import sha256_of
 
 _MODEL, _OPTIMIZER, _STATE = _FILES = ("model.safetensors", "optimizer.pt", "state.pt")
 _TEMPORARY = ".writing-"
@@ -147,7 +148,7 @@ def keep_weights(folder: Path) -> None:
     prune(folder, keep=1)
     last = steps_in(folder)[-1] / _MODEL
     for other in folder.glob(f"best_*/{_MODEL}"):
-        if not other.samefile(last) and _sha256(other) == _sha256(last):
+        if not other.samefile(last) and sha256_of(other) == sha256_of(last):
             linked = folder / f"{_TEMPORARY}{other.parent.name}"
             _link(last, linked)
             os.replace(linked, other)
@@ -201,7 +202,7 @@ def _write(part: Any, path: Path) -> str:
     else:
         with open(path, "wb") as file:
             torch.save(part, file)
-    return _sha256(path)
+    return sha256_of(path)
 
 
 def _sums(path: Path) -> dict[str, str]:
@@ -216,7 +217,7 @@ def _faults(path: Path, *, needed: Collection[str] = (_MODEL, _STATE)) -> str | 
         if unknown := set(sums) - set(_FILES):
             raise KeyError(*unknown)
         for file in _FILES:
-            if (file in needed or file in sums) and _sha256(path / file) != sums[file]:
+            if (file in needed or file in sums) and sha256_of(path / file) != sums[file]:
                 return f"{path / file}: damaged, its SHA-256 is not the one in meta.json"
     except (RunError, OSError, ValueError, KeyError, TypeError) as error:
         return f"{path}: incomplete checkpoint ({type(error).__name__}: {error})"
@@ -229,11 +230,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -96,19 +96,6 @@ def mcnemar(fixed: int, broken: int) -> float:
     return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
 
 
-DRAWS = 10_000  # of the bootstrap
-
-
-def bootstrap(fixed: int, broken: int, clips: int) -> tuple[float, float]:
-    """95 % interval of the difference in top-1 (second minus first run, percentage points), from pairs of predictions
-    resampled with replacement."""
-    rng = np.random.default_rng(0)
-    shares = np.array([fixed, broken, clips - fixed - broken]) / clips
-    counts = rng.multinomial(clips, shares, size=DRAWS)
-    low, high = np.quantile(100 * (counts[:, 0] - counts[:, 1]) / clips, (0.025, 0.975))
-    return float(low), float(high)
-
-
 @dataclass(frozen=True)
 class ClassChange:
     """Accuracies of a class in both runs, in percent, over the clips that both scored."""

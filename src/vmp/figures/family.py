@@ -1,13 +1,13 @@
 """Power normalisation functions: their curves and surfaces (Fig. 3), and what they make of a clip (Fig. 17, 18)."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from vmp.figures.canvas import COLORS, GREY, bare, figure
 from vmp.figures.clips import to_clip
-from vmp.figures.layers import SHIFTS, SLOPES, layer_with, shift_of, slope_of
+from vmp.figures.layers import SHIFTS, SLOPES, layer_with
 from vmp.figures.panels import color_attention, color_differences, draw_grid, panel_rows, wrap
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def draw_family(frames: np.ndarray, *, slope: float, shift: float) -> Any:
     """
     import torch
 
+    from vmp.power_norm import LearnedPowerNorm
+
     ours = layer_with(slope, shift)
     d = torch.linspace(-1, 1, 401)
     x = d.numpy()
@@ -54,10 +56,10 @@ def draw_family(frames: np.ndarray, *, slope: float, shift: float) -> Any:
     axes[0].plot(x, curves["ours"], color=COLORS[1], linewidth=2, label=f"ours, a = {slope:g}, b = {shift:g}")
     axes[0].set(title="(a) power normalisation", xlabel="difference D", ylabel="f(D)")
     axes[0].legend(loc="lower left", bbox_to_anchor=(-0.01, 0.06), handlelength=1.6)
-    free = np.linspace(-4, 4, 401)
+    free, eq2 = torch.linspace(-4, 4, 401), cast(LearnedPowerNorm, ours.power_norm)
     for axis, values, letter, name, limits in (
-        (axes[1], slope_of(free), "b", "slope a(m)", SLOPES),
-        (axes[2], shift_of(free), "c", "shift b(n)", SHIFTS),
+        (axes[1], eq2.slope_of(free), "b", "slope a(m)", SLOPES),
+        (axes[2], eq2.shift_of(free), "c", "shift b(n)", SHIFTS),
     ):
         axis.plot(free, values, color=COLORS[0], linewidth=2)
         for limit in limits:

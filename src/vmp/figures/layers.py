@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from vmp.errors import RunError, UserError
 from vmp.runs.open import open_prompts
 from vmp.runs.run import Run
+from vmp.slope_shift import m_of, n_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,18 +13,6 @@ if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
 
 ALPHA, BETA, GAMMA, EPSILON = 5.0, 0.45, 0.6, 0.1  # of Eq. 2, as the paper sets them
-
-
-def slope_of(m: np.ndarray) -> np.ndarray:
-    """a(m) of Eq. 2 with the paper's constants."""
-    return ALPHA / (BETA * np.abs(np.tanh(m)) + EPSILON)
-
-
-def shift_of(n: np.ndarray) -> np.ndarray:
-    """b(n) of Eq. 2 with the paper's constants."""
-    return GAMMA * np.tanh(n)
-
-
 SLOPES = ALPHA / (BETA + EPSILON), ALPHA / EPSILON  # the range of a(m)
 SHIFTS = -GAMMA, GAMMA
 
@@ -38,14 +25,16 @@ def layer_with(slope: float, shift: float) -> "MotionPrompt":
     """
     from vmp.layer import MotionPrompt
 
-    t = (ALPHA / slope - EPSILON) / BETA if slope > 0 else -1.0
-    if not -1e-9 <= t < 1:
-        raise UserError(f"--slope {slope:g}: must be above {SLOPES[0]:.2f} and at most {SLOPES[1]:g} (Eq. 2)")
-    if not -GAMMA < shift < GAMMA:
-        raise UserError(f"--shift {shift:g}: must lie between -{GAMMA:g} and {GAMMA:g} (Eq. 2)")
-    return MotionPrompt(
-        modulate="pixel", m=float(np.arctanh(max(0.0, t))), n=float(np.arctanh(shift / GAMMA))
-    )
+    low, high = SLOPES
+    try:
+        m = 0.0 if slope == high else m_of(slope, alpha=ALPHA, beta=BETA, epsilon=EPSILON)
+    except ValueError:
+        raise UserError(f"--slope {slope:g}: must be above {low:.2f} and at most {high:g} (Eq. 2)") from None
+    try:
+        n = n_of(shift, gamma=GAMMA)
+    except ValueError:
+        raise UserError(f"--shift {shift:g}: must lie between -{GAMMA:g} and {GAMMA:g} (Eq. 2)") from None
+    return MotionPrompt(modulate="pixel", m=m, n=n)
 
 
 def layers_of(run: Run) -> "dict[str, MotionPrompt]":

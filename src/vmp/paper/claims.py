@@ -9,7 +9,6 @@ Notable here:
 - the paper's numbers of the same cells stand beside ours; a dash where it prints none.
 """
 
-import csv
 import itertools
 import math
 import statistics
@@ -18,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmp.compose import composer
+from vmp.compose import CONF
 from vmp.config import Prompts
-from vmp.formats import format_signed
+from vmp.files import read_csv
+from vmp.formats import format_signed, markdown_table
 from vmp.paper.planning import Planner
-from vmp.paper.power import Error, Pair, detectable, pooled
+from vmp.paper.power import Pair, detectable, errors_needed, pooled
 from vmp.paper.sensitivity import Controlled, controlled_cells, rows_of_controls, rows_of_variation
 from vmp.paper.tables import Profile, Table, cells, load_profile, load_table, results_of
 from vmp.paper.values import read_values
@@ -68,13 +68,12 @@ class Learned:
         return f"{self.row} {self.pathway}".strip()
 
 
-def claims(profile_name: str, root: Path, *, seeds: int, results: Path | None = None) -> str:
+def claims(profile_name: str, *, seeds: int, results: Path | None = None) -> str:
     """Markdown about the runs that there are; runs nothing. results: folder of table8.csv; None: the profile's."""
-    conf = root / "conf"
-    profile = load_profile(conf / "table" / "profile" / f"{profile_name}.yaml")
-    files = {n: conf / "table" / f"table{n}.yaml" for n in (1, 5, 7)}
+    profile = load_profile(profile_name)
+    files = {n: CONF / "table" / f"table{n}.yaml" for n in (1, 5, 7, 8)}
     tables = {n: load_table(file) for n, file in files.items()}
-    planner = Planner(composer(conf), output=profile.output)
+    planner = Planner(output=profile.output)
     results = results or results_of(profile.output)
     controlled = [
         cell
@@ -84,6 +83,7 @@ def claims(profile_name: str, root: Path, *, seeds: int, results: Path | None = 
         )
     ]
     found = {n: list_gains(tables[n], profile, planner, range(seeds)) for n in (1, 5)}
+    protocol = tables[8].measured
     learned = learned_scalars(tables[7], profile, planner, range(seeds))
     parts = [
         "# The paper's claims, by the runs of the tables",
@@ -110,7 +110,7 @@ def claims(profile_name: str, root: Path, *, seeds: int, results: Path | None = 
         "## Are a and b higher on the static camera? (Fig. 4c; λ = 0, static less moving of the same seed)",
         table_of_cameras(learned),
         "## What do prompts cost? (Table 8, more than the baseline)",
-        table_of_costs(results / "table8.csv", repeats=load_repeats(conf)),
+        table_of_costs(results / "table8.csv", repeats=protocol.repeats if protocol else 0),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -228,7 +228,7 @@ def _detectable_step(by_weight: Sequence[Mapping[int, tuple[float, float]]], whi
         [y[seed][which] - x[seed][which] for seed in x if seed in y] for x, y in itertools.pairwise(by_weight)
     ]
     spread, seeds = pooled(steps), max(map(len, steps), default=0)
-    return Error(spread[0] / math.sqrt(seeds), spread[1]).detectable if spread else None
+    return spread[0] / math.sqrt(seeds) * errors_needed(spread[1]) if spread else None
 
 
 def table_of_turns(learned: Sequence[Learned]) -> str:
@@ -279,8 +279,7 @@ def table_of_costs(path: Path, *, repeats: int = 0) -> str:
     """From table8.csv, whose gain columns are differences to the baseline in seconds. repeats: rounds behind a mean."""
     if not path.is_file():
         return NOT_RUN
-    with open(path, newline="", encoding="utf-8") as file:
-        timed = [row for row in csv.DictReader(file) if row["ours"]]
+    timed = [row for row in read_csv(path, required=("row", "column", "ours", "gain")) if row["ours"]]
     measured = [row for row in timed if row["gain"]]
 
     def percent(extra: str, whole: str) -> str:
@@ -297,7 +296,7 @@ def table_of_costs(path: Path, *, repeats: int = 0) -> str:
         if base is None or repeats < 2 or not (row["spread"] and base["spread"]):
             return "–"
         error = math.hypot(float(row["spread"]), float(base["spread"])) / math.sqrt(repeats)
-        return f"{100 * Error(error, 2 * repeats - 2).detectable / whole:.0f} %"
+        return f"{100 * error * errors_needed(2 * repeats - 2) / whole:.0f} %"
 
     columns = list(dict.fromkeys(row["column"] for row in measured))
     rows = []
@@ -310,12 +309,6 @@ def table_of_costs(path: Path, *, repeats: int = 0) -> str:
         limits = ", ".join(limit(by_column[column]) for column in columns if column in by_column)
         rows.append([label, *(costs.get(column, "–") for column in columns), limits])
     return _to_markdown(["Ours (paper's)", *columns, "Detectable"], rows)
-
-
-def load_repeats(conf: Path) -> int:
-    """Rounds behind each mean of Table 8."""
-    protocol = load_table(conf / "table" / "table8.yaml").measured
-    return protocol.repeats if protocol else 0
 
 
 def section_of_controls(found: Sequence[Controlled], profile: Profile) -> list[str]:
@@ -373,5 +366,4 @@ def _format_limit(value: float | None, digits: int = 1) -> str:
 def _to_markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return NOT_RUN
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return "\n".join(markdown_table(head, rows))

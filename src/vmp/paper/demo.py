@@ -15,7 +15,6 @@ import numpy as np
 
 from vmp.backbones import zoo
 from vmp.backbones.packages import find_in_package
-from vmp.compose import composer
 from vmp.errors import RunError
 from vmp.figures.learning import draw_learning
 from vmp.jobs.launch import parse_launch
@@ -64,13 +63,13 @@ class Camera:
         return detectable(self.right(BASELINE))
 
 
-def plan_demo(request: DemoRequest, root: Path) -> dict[str, dict[str, list[PlannedRun]]]:
+def plan_demo(request: DemoRequest) -> dict[str, dict[str, list[PlannedRun]]]:
     """Camera -> arm -> runs by seed.
 
     Raises:
         ConfigError: an override is wrong, or one that the demo sets.
     """
-    planner = Planner(composer(root / "conf"), output=request.output, extra=request.overrides)
+    planner = Planner(output=request.output, extra=request.overrides)
 
     def plan(camera: str, label: str, seed: int) -> PlannedRun:
         own = (f"dataset.camera={camera}", ARMS[label])
@@ -81,19 +80,19 @@ def plan_demo(request: DemoRequest, root: Path) -> dict[str, dict[str, list[Plan
     return {c: {label: [plan(c, label, seed) for seed in seeds] for label in ARMS} for c in CAMERAS}
 
 
-def run_demo(request: DemoRequest, root: Path) -> list[Camera]:
+def run_demo(request: DemoRequest) -> list[Camera]:
     """Run what is not finished, and return what is there then.
 
     Raises:
         UserError: an override is wrong, a run failed, or a signal stopped it (the same command continues).
     """
-    planned = plan_demo(request, root)
+    planned = plan_demo(request)
     # seed by seed, so that what is finished can be compared
     runs = [
         group[seed] for seed in range(request.seeds) for arms in planned.values() for group in arms.values()
     ]
     output = Path(request.output)
-    if run_missing(add_needed_runs(runs), [], parse_launch(request.launch), output, root):
+    if run_missing(add_needed_runs(runs), [], parse_launch(request.launch), output):
         raise RunError(f"a run did not end; what it printed is in {output / 'logs'}")
     return [
         Camera(name, {label: [Run(one.folder) for one in group] for label, group in arms.items()})
@@ -157,12 +156,12 @@ def sentences(cameras: Sequence[Camera]) -> tuple[str, str]:
     return f"{first[0].upper()}{first[1:]}.", f"{second[0].upper()}{second[1:]}"
 
 
-def real_footage(root: Path) -> str | None:
+def real_footage() -> str | None:
     """The command that looks at real footage; None where the weights for it are not at hand."""
     row = zoo.find("i3d_inception", "k400")
     if row.package is None or find_in_package(row.package) is None:
         return None
-    if (root / "data" / "handwash12").is_dir():
+    if Path("data/handwash12").is_dir():
         return "make real ONLY='handwash12 none learned'  # real clips and Kinetics weights are here"
     return (
         "python scripts/visualize.py my.mp4 backbone=i3d_inception weights=k400  # Kinetics weights are here"

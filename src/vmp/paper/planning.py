@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vmp.compose import Compose
+from vmp.compose import CONF, composer
 from vmp.config import Config, Evaluate, check, parse_views
 from vmp.errors import ConfigError, RunError
 from vmp.evaluate import folder_name
@@ -22,11 +22,11 @@ from vmp.targets import packages_of
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """A run with its seed. overrides: as one would type them after train.py. start: the run that it starts from.
+    """A run with its seed. arguments: as one would type them after train.py. start: the run that it starts from.
     level_from: the run whose mean attention it takes."""
 
     script: ClassVar = "train.py"
-    overrides: tuple[str, ...]
+    arguments: tuple[str, ...]
     label: str
     dataset: str
     raw: dict[str, Any] = field(repr=False)
@@ -37,10 +37,6 @@ class PlannedRun:
     @property
     def folder(self) -> Path:
         return self.config.folder
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        return self.overrides
 
     @property
     def needs(self) -> tuple["PlannedRun", ...]:
@@ -107,8 +103,8 @@ class PlannedEvaluation:
 class Planner:
     """Makes runs of cells; each run is composed and checked once. extra: the user's overrides for every run."""
 
-    def __init__(self, compose: Compose, *, output: str, extra: Sequence[str] = ()) -> None:
-        self._compose, self._output, self._extra = compose, f"output={quote(output)}", extra
+    def __init__(self, *, output: str, extra: Sequence[str] = ()) -> None:
+        self._compose, self._output, self._extra = composer(CONF), f"output={quote(output)}", extra
         self._planned: dict[tuple[RunSpec, int], PlannedRun] = {}
 
     def run(self, spec: RunSpec, seed: int) -> PlannedRun:

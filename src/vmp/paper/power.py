@@ -29,21 +29,9 @@ class Pair:
     value: float
 
 
-@dataclass(frozen=True)
-class Error:
-    """The standard error of a mean, and the degrees of freedom of the spread that it is from."""
-
-    error: float
-    freedom: int
-
-    @property
-    def detectable(self) -> float:
-        """The difference that is found with a probability of POWER, in the unit of the values."""
-        return self.error * errors_needed(self.freedom)
-
-
-def error_of_mean(pairs: Iterable[Pair]) -> Error | None:
-    """The standard error of the mean over all pairs; None where nothing shows a spread."""
+def error_of_mean(pairs: Iterable[Pair]) -> tuple[float, int] | None:
+    """The standard error of the mean over all pairs, and the degrees of freedom of the spread that it is from; None
+    where nothing shows a spread."""
     pairs = list(pairs)
     by_what: dict[Hashable, list[float]] = defaultdict(list)
     for pair in pairs:
@@ -63,7 +51,7 @@ def error_of_mean(pairs: Iterable[Pair]) -> Error | None:
     if freedom < 1:
         return None
     variance = sum(value**2 for value in units) / freedom  # of a unit
-    return Error(math.sqrt(len(units) * variance) / len(pairs), freedom)
+    return math.sqrt(len(units) * variance) / len(pairs), freedom
 
 
 def pooled(groups: Iterable[Sequence[float]]) -> tuple[float, int] | None:
@@ -77,8 +65,9 @@ def pooled(groups: Iterable[Sequence[float]]) -> tuple[float, int] | None:
 
 
 def detectable(pairs: Iterable[Pair]) -> float | None:
+    """The mean difference that is found with a probability of POWER, in the unit of the values."""
     found = error_of_mean(pairs)
-    return None if found is None else found.detectable
+    return None if found is None else found[0] * errors_needed(found[1])
 
 
 @cache

@@ -6,16 +6,14 @@ Notable here:
   each, which `vmp.backbones.zoo` reads.
 """
 
-import json
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmp.compose import composer
+from vmp.compose import CONF
 from vmp.errors import ConfigError, WeightsError
-from vmp.files import replacing, write_text
+from vmp.files import read_json, replacing, write_json
 from vmp.jobs.launch import parse_launch
 from vmp.paper.planning import PlannedRun, Planner
 from vmp.paper.reproduce import run_missing
@@ -49,27 +47,18 @@ class WeightsRequest:
     overrides: tuple[str, ...] = ()
 
 
-def make_weights(request: WeightsRequest, root: Path, out: Path) -> int:
-    """Train what is not trained and write the files of all that is; the exit code.
-
-    Args:
-        root: the checkout, which must be the working directory.
-        out: folder of the files.
-
-    Raises:
-        UserError: something is missing or wrong.
-    """
-    conf = root / "conf"
-    pretraining: Pretraining = load_section(conf / "pretraining" / "motions.yaml", Pretraining)
+def make_weights(request: WeightsRequest, out: Path) -> int:
+    """Train what is not trained and write the files of all that is to the folder `out`; the exit code."""
+    pretraining: Pretraining = load_section(CONF / "pretraining" / "motions.yaml", Pretraining)
     if unknown := [name for name in request.only if name not in pretraining.networks]:
         raise ConfigError(
             f"only={' '.join(request.only)}: no network {', '.join(unknown)}; there are "
             f"{', '.join(pretraining.networks)}"
         )
     output = request.output or pretraining.output
-    planner = Planner(composer(conf), output=output, extra=request.overrides)
+    planner = Planner(output=output, extra=request.overrides)
     runs = {
-        name: planner.run(_spec(name, (*pretraining.overrides, *own)), 0)
+        name: planner.run(RunSpec("motions-pretraining", name, (*pretraining.overrides, *own)), 0)
         for name, own in pretraining.networks.items()
         if not request.only or name in request.only
     }
@@ -80,16 +69,12 @@ def make_weights(request: WeightsRequest, root: Path, out: Path) -> int:
             print(f"{name:24} {run.state:10} {run.folder}")
         return 0
     launch = parse_launch(request.launch or pretraining.launch)
-    left = run_missing(list(runs.values()), [], launch, Path(output), root)
+    left = run_missing(list(runs.values()), [], launch, Path(output))
     for name, run in runs.items():
         if run.finished:
             command = shlex.join(["python", "scripts/mini_weights.py", f"only={name}", *request.overrides])
             print(write_weights(name, run, out, command=command))
     return 1 if left else 0
-
-
-def _spec(name: str, overrides: tuple[str, ...]) -> RunSpec:
-    return RunSpec(dataset="motions-pretraining", model=name, overrides=overrides)
 
 
 def write_weights(name: str, run: PlannedRun, out: Path, *, command: str) -> str:
@@ -136,7 +121,6 @@ def write_weights(name: str, run: PlannedRun, out: Path, *, command: str) -> str
 
 def _put(path: Path, row: dict[str, Any]) -> None:
     """Write the row into the list, in place of the one for the same weights."""
-    rows: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    rows = read_json(path) if path.is_file() else []
     kept = [r for r in rows if (r["backbone"], r["name"]) != (row["backbone"], row["name"])]
-    ordered = sorted([*kept, row], key=lambda r: (r["backbone"], r["name"]))
-    write_text(path, json.dumps(ordered, indent=1) + "\n")
+    write_json(path, sorted([*kept, row], key=lambda r: (r["backbone"], r["name"])))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from vmp.formats import format_signed
+from vmp.formats import format_signed, markdown_table
 from vmp.paper.tables import Cell, Profile, Table
 from vmp.paper.values import CellValue, CellValues
 
@@ -196,17 +196,12 @@ def _blocks(filled: FilledTable) -> Iterator[tuple[str, list[str], list[list[str
 
 def to_markdown(filled: FilledTable, notes: Sequence[str]) -> str:
     """One Markdown table per group of columns; `notes` below."""
-
-    def line(texts: Sequence[str]) -> str:
-        return "| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |"
-
     out = [f"# Table {filled.table.number}: {filled.table.title}", ""]
     if filled.profile.note:
         out += [filled.profile.note.strip(), ""]
     for group, header, rows, labels in _blocks(filled):
         out += [f"## {group}", ""] if group else []
-        rule = "|" + "---|" * labels + "---:|" * (len(header) - labels)
-        out += [line(header), rule, *map(line, rows), ""]
+        out += [*markdown_table(header, rows, labels=labels), ""]
     return "\n".join([*out, *(f"- {note}" for note in notes), ""])
 
 

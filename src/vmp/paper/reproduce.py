@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmp.build import find_splits
-from vmp.compose import composer
+from vmp.compose import CONF
 from vmp.config import Config, MotionsDataset, PreparedDataset, check_start
 from vmp.errors import ConfigError, UserError
 from vmp.files import write_text
@@ -55,21 +55,13 @@ class Request:
         return " ".join([f"make {target}", *words])
 
 
-def reproduce(request: Request, root: Path) -> int:
-    """Run what a table lacks and write it; the exit code.
-
-    Args:
-        root: the checkout, which must be the working directory.
-
-    Raises:
-        UserError: something is missing or wrong.
-    """
-    conf = root / "conf"
-    known = sorted(int(f.stem.removeprefix("table")) for f in (conf / "table").glob("table*.yaml"))
+def reproduce(request: Request) -> int:
+    """Run what a table lacks and write it; the exit code."""
+    known = sorted(int(f.stem.removeprefix("table")) for f in (CONF / "table").glob("table*.yaml"))
     if request.table not in known:
         raise ConfigError(f"table={request.table}: there are {', '.join(map(str, known))}")
-    profile = load_profile(conf / "table" / "profile" / f"{request.profile}.yaml")
-    table = load_table(conf / "table" / f"table{request.table}.yaml", controls=profile.controls)
+    profile = load_profile(request.profile)
+    table = load_table(CONF / "table" / f"table{request.table}.yaml", controls=profile.controls)
     launch = parse_launch(request.launch or profile.launch)
     output_name = request.output or profile.output
     output = Path(output_name)
@@ -81,7 +73,7 @@ def reproduce(request: Request, root: Path) -> int:
             f"only={' '.join(request.only)}: no cell of table {table.number} matches all of these words; "
             f"rows: {names}"
         )
-    planner = Planner(composer(conf), output=output_name, extra=request.overrides)
+    planner = Planner(output=output_name, extra=request.overrides)
     device, failed = "", 0
     if table.measured:
         if request.timing:
@@ -99,7 +91,7 @@ def reproduce(request: Request, root: Path) -> int:
             renew = f"{request.command('timing')} TABLE={table.number}"
             print_plan(runs, evaluations, profile, output, measured_rates(output), renew=renew)
             return 0
-        failed = run_missing(runs, evaluations, launch, output, root)
+        failed = run_missing(runs, evaluations, launch, output)
         values = read_values(all_cells, planner, seeds)
     filled = FilledTable(table, profile, all_cells, values)
     notes = describe_provenance(
@@ -123,9 +115,8 @@ def run_missing(
     evaluations: Sequence[PlannedEvaluation],
     launch: Launch,
     output: Path,
-    root: Path,
 ) -> int:
-    """Run what is not finished; how many of those jobs are still not done.
+    """Run what is not finished, in the working directory, a checkout; how many of those jobs are still not done.
 
     Raises:
         UserError: data are missing.
@@ -158,7 +149,7 @@ def run_missing(
     )
     if not jobs:
         return 0
-    interrupted = run_launched(jobs, launch, root)
+    interrupted = run_launched(jobs, launch, Path.cwd())
     failed, left = sum(job.state == "failed" for job in jobs), sum(job.state != "done" for job in jobs)
     if left and interrupted and not failed:
         raise Interrupted(f"stopped with {left} jobs to go; the same command continues")

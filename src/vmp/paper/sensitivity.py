@@ -16,7 +16,7 @@ from pathlib import Path
 from vmp.files import read_csv
 from vmp.formats import format_signed
 from vmp.paper.planning import Planner
-from vmp.paper.power import Error, pooled
+from vmp.paper.power import errors_needed, pooled
 from vmp.paper.tables import Header, Profile, Table, cells
 from vmp.paper.values import read_values
 
@@ -82,7 +82,7 @@ def rows_of_controls(found: Sequence[Controlled]) -> tuple[list[str], list[list[
         true, seeds = means[TRUE], len(cell.gains[TRUE])
         limit = None
         if spread:
-            limit = Error(spread[0] / math.sqrt(seeds), spread[1]).detectable
+            limit = spread[0] / math.sqrt(seeds) * errors_needed(spread[1])
         verdict = "one seed: unknown" if limit is None else "blind" if (true or 0) < limit else "sees it"
         rows.append([cell.place, *texts, "–" if limit is None else f"{limit:.1f}", str(seeds), verdict])
     return [

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vmp.compose import composer
 from vmp.errors import ConfigError
 from vmp.figures.canvas import figure, save, style
 from vmp.figures.layers import layer_with
@@ -23,19 +22,6 @@ from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
 from vmp.paper.reproduce import run_missing
 from vmp.paper.tables import Profile, run_spec
 from vmp.runs.run import Run
-
-
-@dataclass(frozen=True)
-class StartGrid:
-    """slopes, shifts: the values of a and b that runs start from. datasets, model: names in the profile."""
-
-    datasets: tuple[str, ...]
-    model: str
-    slopes: tuple[float, ...]
-    shifts: tuple[float, ...]
-    seeds: int
-    weight: float  # lambda
-    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,32 +40,48 @@ class Point:
     run: str
 
 
-def run_grid(grid: StartGrid, profile: Profile, root: Path, *, launch: str = "") -> tuple[list[Point], int]:
+def run_grid(
+    profile: Profile,
+    *,
+    datasets: Sequence[str],
+    model: str,
+    slopes: Sequence[float],
+    shifts: Sequence[float],
+    seeds: int,
+    weight: float = 0.0,
+    overrides: Sequence[str] = (),
+    launch: str = "",
+) -> tuple[list[Point], int]:
     """Run what is not finished; the points of the finished runs, and how many runs are still not finished.
+
+    Args:
+        datasets, model: names in the profile.
+        slopes, shifts: the values of a and b that runs start from.
+        weight: lambda.
 
     Raises:
         UserError: a start lies outside the range of a(m) and b(n), the model has pathways, or as of `run_missing`.
     """
-    if grid.model.startswith("slowfast"):
+    if model.startswith("slowfast"):
         single = ", ".join(name for name in profile.models if not name.startswith("slowfast"))
         raise ConfigError(
-            f"--model {grid.model}: has a slope and a shift for each pathway, but the map needs one of each; "
+            f"--model {model}: has a slope and a shift for each pathway, but the map needs one of each; "
             f"there are {single}"
         )
-    planner = Planner(composer(root / "conf"), output=profile.output, extra=grid.overrides)
-    layers = {(a, b): layer_with(a, b) for a, b in itertools.product(grid.slopes, grid.shifts)}
+    planner = Planner(output=profile.output, extra=overrides)
+    layers = {(a, b): layer_with(a, b) for a, b in itertools.product(slopes, shifts)}
     baselines: dict[tuple[str, int], PlannedRun] = {}
     runs: dict[tuple[str, float, float, int], PlannedRun] = {}
-    for dataset, seed in itertools.product(grid.datasets, range(grid.seeds)):
-        baselines[dataset, seed] = planner.run(run_spec(profile, dataset, grid.model, ("vmp=none",)), seed)
+    for dataset, seed in itertools.product(datasets, range(seeds)):
+        baselines[dataset, seed] = planner.run(run_spec(profile, dataset, model, ("vmp=none",)), seed)
         for (a, b), layer in layers.items():
             m, n = layer.m.item(), layer.n.item()
-            own = (f"vmp.lambda={grid.weight:g}", f"vmp.m={m!r}", f"vmp.n={n!r}")
-            spec = run_spec(profile, dataset, grid.model, own)
+            own = (f"vmp.lambda={weight:g}", f"vmp.m={m!r}", f"vmp.n={n!r}")
+            spec = run_spec(profile, dataset, model, own)
             spec = replace(spec, tag="-".join(filter(None, (spec.tag, f"a{a:g}_b{b:g}"))))
             runs[dataset, a, b, seed] = planner.run(spec, seed)
     todo = add_needed_runs([*baselines.values(), *runs.values()])
-    failed = run_missing(todo, [], parse_launch(launch or profile.launch), Path(todo[0].config.output), root)
+    failed = run_missing(todo, [], parse_launch(launch or profile.launch), Path(todo[0].config.output))
     points = []
     for (dataset, a, b, seed), run in runs.items():
         baseline = baselines[dataset, seed]

@@ -12,11 +12,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from vmp.build import find_splits
+from vmp.compose import CONF
 from vmp.errors import ConfigError
 from vmp.paper.planning import PlannedRun, Planner
 from vmp.paper.tables import PaperSection, RunSpec, load_section
@@ -107,16 +108,17 @@ class StudyRun:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load_study(path: Path) -> Study:
-    """Raises ConfigError where the file is wrong or there is none."""
+def load_study(name: str | Path) -> Study:
+    """A study of conf/study, or of a .yaml file. Raises ConfigError where the file is wrong or there is none."""
+    path = Path(name) if Path(name).suffix == ".yaml" else CONF / "study" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
         raise ConfigError(f"{path}: no such study; there are: {known}")
     study: Study = load_section(path, Study)
-    for name, arm in study.arms.items():
+    for label, arm in study.arms.items():
         for key in ("compared_with", "level_from"):
             if (other := getattr(arm, key)) is not None and other not in study.arms:
-                raise ConfigError(f"{path}: arms.{name}.{key} = {other}: no such arm")
+                raise ConfigError(f"{path}: arms.{label}.{key} = {other}: no such arm")
     return study
 
 
@@ -177,7 +179,7 @@ def _spec(study: Study, chosen: str, fold: int, arm: str, setting: str) -> RunSp
     )
 
 
-def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def rows_of(run: StudyRun) -> tuple[dict[str, str], list[dict[str, str]]]:
     """What a finished run says of itself (a row of study_runs.csv) and of each tested clip (study_clips.csv.gz)."""
 
     done = Run(run.planned.folder)
@@ -193,7 +195,7 @@ def rows_of(run: StudyRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "slope": _rounded(scalars.get("slope")),
         "shift": _rounded(scalars.get("shift")),
         "attention": _rounded(scalars.get("attention")),
-        "seconds": round(result.get("seconds", 0)),
+        "seconds": f"{result.get('seconds', 0):.0f}",
         "device": result.get("device", ""),
     }
     clips = [

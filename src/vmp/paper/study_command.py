@@ -1,12 +1,10 @@
 """A study from one command: plan it, run what is missing, write its results."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vmp.compose import composer
 from vmp.errors import RunError
 from vmp.files import read_csv, write_csv, write_text
 from vmp.formats import format_duration
@@ -52,20 +50,12 @@ class Records:
     clips: list[dict[str, str]]
 
 
-def run_study(request: StudyRequest, root: Path) -> int:
-    """Run what a study lacks and write its results; the exit code.
-
-    Args:
-        root: the checkout, which must be the working directory.
-
-    Raises:
-        UserError: something is missing or wrong.
-    """
-    own = Path(request.name)
-    study = load_study(own if own.suffix == ".yaml" else root / "conf" / "study" / f"{request.name}.yaml")
+def run_study(request: StudyRequest) -> int:
+    """Run what a study lacks and write its results; the exit code."""
+    study = load_study(request.name)
     output = request.output or study.output
     launch = parse_launch(request.launch or study.launch)
-    planner = Planner(composer(root / "conf"), output=output, extra=request.overrides)
+    planner = Planner(output=output, extra=request.overrides)
     sets, arms = choose(study, request.only)
     settings = list(study.settings) if request.search else [study.default_setting]
     planned = plan(study, planner, sets=sets, arms=arms, seeds=range(request.seeds), settings=settings)
@@ -87,7 +77,7 @@ def run_study(request: StudyRequest, root: Path) -> int:
     if request.dry:
         _print_plan(study, planned, missing, todo, recorded)
         return 0
-    left = run_missing(todo, [], launch, Path(output), root)
+    left = run_missing(todo, [], launch, Path(output))
     # read again: another command may have written there meanwhile
     records = _merge(read_recorded(), _records_of(run for run in missing if run.planned.finished))
     write_results(study, records, results, command=request.command)
@@ -137,8 +127,8 @@ def _records_of(finished: Iterable[StudyRun]) -> Records:
     clips: list[dict[str, str]] = []
     for run in finished:
         mine, tested = rows_of(run)
-        runs.append(_as_text(mine))
-        clips += [_as_text(row) for row in tested]
+        runs.append(mine)
+        clips += tested
     return Records(runs, clips)
 
 
@@ -157,10 +147,6 @@ def _without_other_configs(study: Study, planner: Planner, records: Records) -> 
         print(f"{gone} recorded run(s) have another config than the study gives them now, and are left out")
     keys = {key_of(row) for row in kept}
     return Records(kept, [row for row in records.clips if key_of(row) in keys])
-
-
-def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in row.items()}
 
 
 def _print_plan(

@@ -9,11 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from vmp.figures.canvas import COLORS, GREY, figure, save, style
-from vmp.formats import format_duration
+from vmp.formats import format_duration, markdown_table
 from vmp.paper.paired import Difference, by_class, choose_settings, detectable, difference
 from vmp.paper.study import Study
 
 Row = Mapping[str, str]
+COLUMNS = (
+    *("arm", "top-1", "clips x seeds", "difference, 95 % interval", "only it / only the other"),
+    *("slope", "shift"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,19 +39,19 @@ class ArmScores:
     def top1(self) -> float:
         return 100 * float(self.right.mean())
 
-    def on(self, other: "ArmScores") -> "Pairs":
-        """On the seeds and clips that both have; empty arrays if there are none."""
+    def on(self, other: "ArmScores") -> "Pairs | None":
+        """On the seeds and clips that both have; None if there are none."""
         seeds = [seed for seed in self.seeds if seed in other.seeds]
         place = {name: i for i, name in enumerate(other.ids)}
         mine = [i for i, name in enumerate(self.ids) if name in place]
         theirs = [place[self.ids[i]] for i in mine]
         a = self.right[[self.seeds.index(s) for s in seeds]][:, mine]
         b = other.right[[other.seeds.index(s) for s in seeds]][:, theirs]
-        return Pairs(a, b, self.groups[mine], self.labels[mine])
+        return Pairs(a, b, self.groups[mine], self.labels[mine]) if a.size else None
 
 
 class Pairs(NamedTuple):
-    """arm, reference: (S, N) bool. groups, labels: (N,)."""
+    """An arm and the one that it is compared with, on what both have: (S, N) bool. groups, labels: (N,)."""
 
     arm: np.ndarray
     reference: np.ndarray
@@ -110,36 +114,36 @@ def to_markdown(
             lines += ["Not run.", ""]
             continue
         lines += _detectable_lines(study, arms)
-        lines += [
-            "| arm | top-1 | clips x seeds | difference, 95 % interval | only it / only the other | slope | shift |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for arm in study.arms:
-            lines.append(_arm_line(study, chosen, arm, arms, runs))
-        lines.append("")
+        rows = [_arm_row(study, chosen, arm, arms, runs) for arm in study.arms]
+        lines += [*markdown_table(COLUMNS, rows, labels=len(COLUMNS)), ""]
         lines += _class_lines(study, arms)
     lines += _provenance_lines(study, runs)
     return "\n".join(lines) + "\n"
 
 
-def _arm_line(study: Study, chosen: str, arm: str, arms: Mapping[str, ArmScores], runs: Sequence[Row]) -> str:
+def _arm_row(
+    study: Study, chosen: str, arm: str, arms: Mapping[str, ArmScores], runs: Sequence[Row]
+) -> list[str]:
     label = study.arms[arm].label
     if arm not in arms:
-        return f"| {label} | not run | | | | | |"
+        return [label, "not run", *[""] * (len(COLUMNS) - 2)]
     scores, compared = arms[arm], compare(study, arms, arm)
     cells = [label, f"{scores.top1:.1f}", f"{len(scores.ids)} x {len(scores.seeds)}"]
     cells += [describe(compared), f"{compared.fixed} / {compared.broken}"] if compared else ["", ""]
-    cells += [_mean_and_range(runs, chosen, arm, name, study.default_setting) for name in ("slope", "shift")]
-    return "| " + " | ".join(cells) + " |"
+    return cells + [
+        _mean_and_range(runs, chosen, arm, name, study.default_setting) for name in ("slope", "shift")
+    ]
+
+
+def _pairs(study: Study, arms: Mapping[str, ArmScores], arm: str) -> Pairs | None:
+    """An arm with its reference; None for a reference, or where they have nothing in common."""
+    reference = study.arms[arm].compared_with
+    return arms[arm].on(arms[reference]) if reference and reference in arms and arm in arms else None
 
 
 def compare(study: Study, arms: Mapping[str, ArmScores], arm: str) -> Difference | None:
-    """None for a reference arm, or where there is nothing in common with it."""
-    reference = study.arms[arm].compared_with
-    if reference is None or arm not in arms or reference not in arms:
-        return None
-    pairs = arms[arm].on(arms[reference])
-    return difference(pairs.arm, pairs.reference, pairs.groups) if pairs.arm.size else None
+    pairs = _pairs(study, arms, arm)
+    return difference(pairs.arm, pairs.reference, pairs.groups) if pairs else None
 
 
 def describe(d: Difference) -> str:
@@ -164,26 +168,20 @@ def _detectable_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
 
 
 def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
-    changed = {}
-    for arm in study.arms:
-        reference = study.arms[arm].compared_with
-        if reference and reference in arms and arm in arms:
-            pairs = arms[arm].on(arms[reference])
-            if pairs.arm.size:
-                changed[arm] = by_class(pairs.arm, pairs.reference, pairs.labels)
+    changed = {
+        arm: by_class(pairs.arm, pairs.reference, pairs.labels)
+        for arm in study.arms
+        if (pairs := _pairs(study, arms, arm))
+    }
     if not changed:
         return []
     classes = sorted({name for change in changed.values() for name in change})
-    lines = [
-        "Change by class, in points:",
-        "",
-        "| class | " + " | ".join(study.arms[a].label for a in changed) + " |",
+    rows = [
+        [name, *(f"{change[name]:+.0f}" if name in change else "" for change in changed.values())]
+        for name in classes
     ]
-    lines.append("|---" * (len(changed) + 1) + "|")
-    for name in classes:
-        cells = [f"{change[name]:+.0f}" if name in change else "" for change in changed.values()]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
+    head = ["class", *(study.arms[arm].label for arm in changed)]
+    return ["Change by class, in points:", "", *markdown_table(head, rows), ""]
 
 
 def _mean_and_range(runs: Sequence[Row], chosen: str, arm: str, name: str, setting: str) -> str:

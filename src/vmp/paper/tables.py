@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vmp.compose import CONF
 from vmp.config import suggest
 from vmp.errors import ConfigError
 
@@ -161,11 +162,12 @@ def load_table(path: Path, *, controls: bool = False) -> Table:
     return table
 
 
-def load_profile(path: Path) -> Profile:
-    """Raises ConfigError where there is no such profile, or it is wrong; names the file and the key."""
+def load_profile(name: str) -> Profile:
+    """Raises ConfigError where conf/table/profile has no such file, or it is wrong; names the file and the key."""
+    path = CONF / "table" / "profile" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-        raise ConfigError(f"profile={path.stem}: no such profile; there are {known}")
+        raise ConfigError(f"profile={name}: no such profile; there are {known}")
     return load_section(path, Profile)
 
 

@@ -329,7 +329,7 @@ def _read_or_measure(
             "rows": [
                 {
                     "label": table.rows[row].label,
-                    "overrides": run.overrides,
+                    "overrides": run.arguments,
                     "speed": speed_key(run.raw, name),
                     **of_run,
                 }

@@ -18,7 +18,7 @@ from filelock import FileLock
 from vmp.data.columns import Clip
 from vmp.data.manifest import inside, record_root, write_classes, write_manifest
 from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
-from vmp.files import write_json, write_text
+from vmp.files import write_csv, write_json
 from vmp.prepare.children import Work
 from vmp.prepare.estimate import describe_estimate
 from vmp.prepare.measure import measure_cached
@@ -114,8 +114,8 @@ def prepare(
             return finish(clips, measured=True)
         root = plan.videos if how == "in place" else out
         written = write_manifests(clips, plan.classes, out, root, within=out)
-        for path, text in plan.tables.items():
-            write_text(out / path, text)
+        for path, rows in plan.tables.items():
+            write_csv(out / path, rows)
         side = short_side if how == "cut" else None
         record = {
             "dataset": plan.name,

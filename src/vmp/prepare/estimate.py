@@ -22,6 +22,7 @@ from rich.filesize import decimal
 
 from vmp.data.stream import open_video, video_stream
 from vmp.errors import VideoReadError
+from vmp.formats import format_duration
 from vmp.machine import cpus
 from vmp.prepare.children import Lost, in_children
 from vmp.prepare.cut import FALLBACK_RATE, ClipWriter, CutClip, shrink, target_size
@@ -81,7 +82,7 @@ def describe_estimate(
     if not e.sources:
         return "no video can be read, so there is nothing to do"
     disk = "no disk" if how == "in place" else f"about {decimal(e.bytes)} of disk"
-    return f"{does}: {disk}, and about {_format_time(e.seconds)}"
+    return f"{does}: {disk}, and about {format_duration(e.seconds)}"
 
 
 def estimate_cutting(
@@ -185,9 +186,3 @@ def _make_sample(cut: CutClip, *, short_side: int | None, folder: Path) -> Itera
     written = found.frames * found.width * found.height
     if read and written:
         yield _Sample(decoding / read, writing / written, writer.target.stat().st_size / written)
-
-
-def _format_time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -6,9 +6,7 @@ Notable here:
 - split.csv beside the manifests has the split in the form in which it is read, by `dataset.csv`.
 """
 
-import csv
 import hashlib
-import io
 import os
 import posixpath
 from collections import Counter
@@ -80,7 +78,7 @@ def make_plan(
     """A plan with the manifests and the split.csv of each division in the folder of its name; '': in the plan's own."""
     number = {label: n for n, label in enumerate(classes)}
     plans: dict[str, tuple[Item, ...]] = {}
-    tables: dict[str, str] = {}
+    tables: dict[str, list[list[str]]] = {}
     for folder, division in divisions.items():
         ids = _ids([row for part in (*division.splits.values(), division.unused) for row in part])
         for split, part in division.splits.items():
@@ -122,21 +120,17 @@ def _ids(rows: Sequence[Row]) -> dict[Row, str]:
     return named
 
 
-def _table(division: Division) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+def _table(division: Division) -> list[list[str]]:
     rows = [(row, split) for split, part in division.splits.items() for row in part]
     rows += [(row, UNUSED) for row in division.unused]
     spans, rates = not all(row.whole for row, _ in rows), any(row.fps for row, _ in rows)
     units = ("start_frame", "end_frame") if any(row.frames for row, _ in rows) else ("start", "end")
-    writer.writerow(
-        ["path", "label", *(units if spans else ()), *(("fps",) if rates else ()), "group", "split"]
-    )
+    table = [["path", "label", *(units if spans else ()), *(("fps",) if rates else ()), "group", "split"]]
     for row, split in sorted(rows, key=lambda pair: (pair[0].path, pair[0].start or 0)):
         span = ["" if value is None else f"{value:g}" for value in (row.start, row.end)] if spans else []
         rate = [f"{row.fps:g}" if row.fps else ""] if rates else []
-        writer.writerow([row.path, row.label, *span, *rate, row.group, split])
-    return out.getvalue()
+        table.append([row.path, row.label, *span, *rate, row.group, split])
+    return table
 
 
 # --- what is there -------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ WANTED = (
     "a header with columns such as path,label or path,label,start,end (seconds) or path,label,start_frame,end_frame or "
     "label,youtube_id,time_start,time_end, or no header and lines `path label`; separated by commas, semicolons or tabs"
 )
-_NUMERIC = re.compile(r"[0-9]{1,18}")
+NUMERIC = re.compile(r"[0-9]{1,18}")
 _LINE = re.compile(r'(?P<path>"(?:[^"]|"")*"|\S.*?)[ \t,;]+(?P<quote>"?)(?P<label>[+-]?[0-9]+)(?P=quote)')
 _OFFICIAL_HMDB = re.compile(r".*_test_split[123]\.txt")
 
@@ -291,11 +291,11 @@ def _path_and_number(where: str, line: str) -> Row:
         hint = "; '|' is no separator of lists" if "|" in line else ""
         raise ValueError(f"{line[:80]!r} is not `path label` with a whole number at the end{hint}")
     path, label = match["path"], match["label"]
-    if not _NUMERIC.fullmatch(label):
+    if not NUMERIC.fullmatch(label):
         raise ValueError(f"label {label[:80]} is not a class number from 0 up")
     inner = _LINE.fullmatch(path)
     if inner and not path.endswith('"') and VIDEO.fullmatch(_unquoted(inner["path"])):
-        if not _NUMERIC.fullmatch(inner["label"]):
+        if not NUMERIC.fullmatch(inner["label"]):
             raise ValueError(f"frames {inner['label'][:80]} is not a number from 0 up")
         return Row(where, _unquoted(inner["path"]), label, counted=int(inner["label"]))
     if inner and (more := _LINE.fullmatch(inner["path"])) and VIDEO.fullmatch(_unquoted(more["path"])):

@@ -7,7 +7,6 @@ Notable here:
 """
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +21,11 @@ from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
 from vmp.prepare.dataset import count_table, write_manifests
 from vmp.prepare.division import check_groups
-from vmp.prepare.list_format import Row, read_list
+from vmp.prepare.list_format import NUMERIC, Row, read_list
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan
 from vmp.prepare.rows import SHORT, in_place_rows, tag_short, unusable
 from vmp.prepare.videos import Locator
-
-_NUMERIC = re.compile(r"[0-9]{1,18}")
 
 
 def make_list(
@@ -163,7 +160,7 @@ def _assign_labels(
         return classes, {split: _by_name_or_number(part, classes, file) for split, part in rows.items()}
     every = [(split, row) for split, part in rows.items() for row in part]
     known = {row.label for _, row in every}
-    numbers = {label for label in known if _NUMERIC.fullmatch(label)}
+    numbers = {label for label in known if NUMERIC.fullmatch(label)}
     hint = ""
     if numbers == known:
         classes = _numbered_classes([row for _, row in every])

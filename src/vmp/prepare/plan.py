@@ -97,7 +97,7 @@ class DatasetPlan:
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)  # of the command, for prepare.json
-    tables: dict[str, str] = field(default_factory=dict)  # further files beside the manifests: path -> text
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)  # further CSV files: path -> rows
 
     @property
     def items(self) -> list[Item]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (  # preferred first
     *(".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv"),
-    *(".ts", ".mts", ".flv", ".ogv", ".ogg", ".3gp", ".vob", ".gif"),
+    *(".ts", ".mts", ".m2ts", ".flv", ".ogv", ".ogg", ".3gp", ".vob", ".asf", ".divx", ".mxf", ".gif"),
 )
 VIDEO = re.compile(f".*({'|'.join(map(re.escape, SUFFIXES))})", re.IGNORECASE)
 JOURNAL = ".cuts.jsonl"  # in folders of clips that were made from other videos (journal.py)

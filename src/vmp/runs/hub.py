@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vmp.errors import WeightsError
+from vmp.errors import WeightsError, first_line
 from vmp.runs.sharing import FILES
 
 PREFIX = "hf:"
@@ -21,7 +21,7 @@ def fetch(name: str) -> Path:
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(FILES)))
     except Exception as error:  # the library has many kinds, of several packages
-        raise WeightsError(f"{name}: cannot be fetched ({_first_line(error)})") from error
+        raise WeightsError(f"{name}: cannot be fetched ({first_line(error)})") from error
 
 
 def upload(folder: Path, repo: str, *, private: bool) -> str:
@@ -40,10 +40,6 @@ def upload(folder: Path, repo: str, *, private: bool) -> str:
         )
     except Exception as error:
         raise WeightsError(
-            f"{repo}: cannot be uploaded ({_first_line(error)}). Log in with `hf auth login`, or set HF_TOKEN"
+            f"{repo}: cannot be uploaded ({first_line(error)}). Log in with `hf auth login`, or set HF_TOKEN"
         ) from error
     return str(done.commit_url)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
