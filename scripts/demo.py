@@ -20,7 +20,7 @@ with friendly():
     from vmp.paper.demo import DemoRequest, draw_demo, real_footage, run_demo, sentences, table_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = ("camera", "", "top-1 by seed", "mean", "spread or interval", "slope", "shift", "s")
+COLUMNS = ("camera", "", "top-1 by seed", "mean", "spread or interval", "slope", "shift", "seconds")
 
 
 def run(request: DemoRequest) -> int:
@@ -40,7 +40,7 @@ def show(rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="motion prompts against plain frames", box=SIMPLE_HEAD, padding=0)
+    table = Table(title="top-1 in % without and with motion prompts", box=SIMPLE_HEAD, padding=0)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("camera", "") else "right")
     for row in rows:

@@ -55,18 +55,17 @@ def made_camera(home: Path, name: str, gain: int, seeds: int = 2) -> Camera:
 def test_what_is_said_follows_from_the_numbers(tmp_path):
     cameras = [made_camera(tmp_path, "static", 60), made_camera(tmp_path, "moving", 0)]
     seen, unseen = sentences(cameras)
-    assert (
-        "With a static camera top-1 went from 50.5 without to 80.5 % with prompts (+30.0, 95 % interval"
-        in seen
-    )
-    assert "more than chance explains; with a moving camera top-1 went from 50.5 without to 50.5" in seen
-    assert seen.endswith("no more than chance explains.")
-    assert unseen.startswith("2 seeds find differences from about ")
-    assert "what is clear here says nothing about real clips" in unseen
+    static = "With a static camera top-1 is 50.5 % without and 80.5 % with prompts (difference +30.0, 95 % interval"
+    assert static in seen
+    moving = "with a moving camera top-1 is 50.5 % without and 50.5 % with prompts"
+    assert f"), more than chance explains; {moving}" in seen
+    assert seen.endswith("which chance can explain.")
+    assert unseen.startswith("2 seeds can show differences of at least about ")
+    assert "even a clear difference here says nothing about real clips" in unseen
     _, unseen = sentences([made_camera(tmp_path / "level", name, 0) for name in ("static", "moving")])
     assert "no difference here says anything about real clips" in unseen
     _, unseen = sentences([made_camera(tmp_path / "one", "static", 60, seeds=1)])
-    assert unseen.startswith("One seed has no spread")
+    assert unseen.startswith("With one seed, the variation between seeds is unknown")
     rows = table_rows(cameras)
     assert rows[0] == ["static", BASELINE, "50.0  51.0", "50.5", "0.7", "-", "-", "20"]
     assert rows[1][3:7] == ["80.5", "0.7", "10.00", "-0.50"]

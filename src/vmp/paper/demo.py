@@ -136,23 +136,20 @@ def sentences(cameras: Sequence[Camera]) -> tuple[str, str]:
         clear = d.is_clear and least is not None and abs(d.mean) >= least
         beyond += [camera.name] if clear else []
         seen.append(
-            f"with a {camera.name} camera top-1 went from {means[0]:.1f} without to {means[1]:.1f} % with prompts "
-            f"({d.mean:+.1f}, 95 % interval {d.low:+.1f} to {d.high:+.1f}), "
-            + ("more than chance explains" if clear else "no more than chance explains")
+            f"with a {camera.name} camera top-1 is {means[0]:.1f} % without and {means[1]:.1f} % with prompts (difference "
+            f"{d.mean:+.1f}, 95 % interval {d.low:+.1f} to {d.high:+.1f}), "
+            + ("more than chance explains" if clear else "which chance can explain")
         )
     first = "; ".join(seen)
     seeds = len(cameras[0].runs[BASELINE])
     limits = [f"{c.detectable:.1f} ({c.name})" for c in cameras if c.detectable is not None]
     blind = (
-        f"{seeds} seeds find differences from about {' and '.join(limits)} points on"
+        f"{seeds} seeds can show differences of at least about {' and '.join(limits)} points"
         if limits
-        else "one seed has no spread to compare a difference with"
+        else "with one seed, the variation between seeds is unknown"
     )
-    other = "what is clear here says nothing" if beyond else "no difference here says anything"
-    second = (
-        f"{blind}, smaller ones stay hidden, and {other} about real clips: this is one small network on ten synthetic "
-        "motions."
-    )
+    other = "even a clear difference here says nothing" if beyond else "no difference here says anything"
+    second = f"{blind}, and {other} about real clips: this is one small network on ten generated motions."
     return f"{first[0].upper()}{first[1:]}.", f"{second[0].upper()}{second[1:]}"
 
 
