@@ -136,8 +136,8 @@ def sentences(cameras: Sequence[Camera]) -> tuple[str, str]:
         clear = d.is_clear and least is not None and abs(d.mean) >= least
         beyond += [camera.name] if clear else []
         seen.append(
-            f"with a {camera.name} camera top-1 is {means[0]:.1f} % without and {means[1]:.1f} % with prompts (difference "
-            f"{d.mean:+.1f}, 95 % interval {d.low:+.1f} to {d.high:+.1f}), "
+            f"with a {camera.name} camera top-1 is {means[0]:.1f} % without and {means[1]:.1f} % with prompts "
+            f"(difference {d.mean:+.1f}, 95 % interval {d.low:+.1f} to {d.high:+.1f}), "
             + ("more than chance explains" if clear else "which chance can explain")
         )
     first = "; ".join(seen)
