@@ -76,9 +76,10 @@ real: $(READY) ## compare settings on real clips, from pretrained weights (docs/
 	$(BIN)/python scripts/study.py real seeds=$(or $(SEEDS),1) dry=$(or $(DRY),0) search=$(or $(SEARCH),0) \
 		'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
 
-extensions: $(READY) ## compare layers beyond the paper with the paper's layer, on generated videos (docs/extensions.md; SEEDS=5, ONLY, DRY=1, SEARCH=1)
-	$(BIN)/python scripts/study.py extensions seeds=$(or $(SEEDS),1) dry=$(or $(DRY),0) search=$(or $(SEARCH),0) \
-		'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
+extensions: $(READY) ## compare layers beyond the paper with the paper's layer, on generated videos or real clips (docs/extensions.md; PROFILE=real, SEEDS=5, ONLY, DRY=1, SEARCH=1)
+	$(BIN)/python scripts/study.py $(if $(filter real,$(PROFILE)),real,extensions) seeds=$(or $(SEEDS),1) \
+		dry=$(or $(DRY),0) search=$(or $(SEARCH),0) 'launch=$(LAUNCH)' $(SET) \
+		'only=$(ONLY)$(if $(filter real,$(PROFILE)), none learned beyond)'
 
 timing: $(READY) ## time a few steps of each model of a table, for the estimates of DRY=1; needs a quiet machine (TABLE=1, PROFILE, ONLY)
 	$(REPRODUCE) table=$(or $(TABLE),1) timing=1

@@ -147,6 +147,7 @@ def test_results_are_written_read_and_merged(tmp_path):
     text = (tmp_path / "study_real.md").read_text()
     assert "| motion prompts, λ = 0 | 50.0 | 4 x 1 | +0.0 [+0.0, +0.0] on 4 x 1 | 0 / 0 |" in text
     assert "| fixed power normalisation | not run |" in text
+    assert "patches" not in text  # a group that nobody asked for
     assert (tmp_path / "study_real.png").stat().st_size > 1000
     back = read_records(tmp_path)
     assert sorted(map(str, back.clips)) == sorted(map(str, clips))
@@ -161,7 +162,9 @@ def test_results_are_written_read_and_merged(tmp_path):
 
 def test_words_choose_sets_and_arms():
     study = load_study(STUDY)
-    assert choose(study, []) == (list(study.sets), list(study.arms))
+    beyond = ["compensated", "two_sided", "multiscale", "patch", "per_clip", "features"]
+    assert choose(study, []) == (list(study.sets), [arm for arm in study.arms if arm not in beyond])
+    assert choose(study, ["skateboard", "beyond", "none"]) == (["skateboard"], ["none", *beyond])
     assert choose(study, ["learned", "none", "skateboard"]) == (["skateboard"], ["none", "learned"])
     with pytest.raises(ConfigError, match=r"pushups is no set and no arm[\s\S]*sets: handwash12"):
         choose(study, ["pushups"])

@@ -39,9 +39,11 @@ class StudySet(PaperSection):
 
 class Arm(PaperSection):
     """label: the arm's name in tables. compared_with: the arm from which its gain is measured; None for a baseline.
-    level_from: the arm whose mean attention it takes, in the run of the same set, fold, setting and seed."""
+    level_from: the arm whose mean attention it takes, in the run of the same set, fold, setting and seed. group: of arms
+    that are run only where they, or the group, are named."""
 
     label: str
+    group: str | None = None
     overrides: tuple[str, ...]
     compared_with: str | None = None
     level_from: str | None = None
@@ -123,19 +125,22 @@ def load_study(name: str | Path) -> Study:
 
 
 def choose(study: Study, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The sets and arms that words name; all sets, or all arms, where none of them is named.
+    """The sets, and the arms, that words name, an arm by its group too; where none is named, all sets, or all arms
+    without a group.
 
     Raises:
-        ConfigError: a word names neither.
+        ConfigError: a word names nothing.
     """
-    unknown = [word for word in words if word not in study.sets and word not in study.arms]
-    if unknown:
+    groups = {arm.group: None for arm in study.arms.values() if arm.group}
+    if unknown := [word for word in words if word not in {*study.sets, *study.arms, *groups}]:
         raise ConfigError(
             f"only={' '.join(words)}: {', '.join(unknown)} is no set and no arm of study {study.name}\n"
             f"  sets: {', '.join(study.sets)}\n  arms: {', '.join(study.arms)}"
+            + (f"\n  groups of arms: {', '.join(groups)}" if groups else "")
         )
-    sets, arms = ([name for name in names if name in words] for names in (study.sets, study.arms))
-    return sets or list(study.sets), arms or list(study.arms)
+    sets = [name for name in study.sets if name in words]
+    arms = [name for name, arm in study.arms.items() if name in words or arm.group in words]
+    return sets or list(study.sets), arms or [name for name, arm in study.arms.items() if not arm.group]
 
 
 def plan(

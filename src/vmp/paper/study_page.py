@@ -114,7 +114,8 @@ def to_markdown(
             lines += ["Not run.", ""]
             continue
         lines += _detectable_lines(study, arms)
-        rows = [_arm_row(study, chosen, arm, arms, runs) for arm in study.arms]
+        asked = [arm for arm in study.arms if arm in arms or not study.arms[arm].group]
+        rows = [_arm_row(study, chosen, arm, arms, runs) for arm in asked]
         lines += [*markdown_table(COLUMNS, rows, labels=len(COLUMNS)), ""]
         lines += _class_lines(study, arms)
     lines += _provenance_lines(study, runs)
