@@ -46,7 +46,11 @@ def layers_of(run: Run) -> "dict[str, MotionPrompt]":
     layers = open_prompts(run.folder).prompts
     if not layers:
         inside = run.config.get("vmp", {}).get("at")
-        where = f"; its prompts are inside the network, at {inside}, where frames cannot show them" if inside else ""
+        where = (
+            f"; its prompts are inside the network, at {inside}, where frames cannot show them"
+            if inside
+            else ""
+        )
         raise RunError(
             f"{run.folder}: a run without prompts on its frames, so there is no attention to look at{where}"
         )
