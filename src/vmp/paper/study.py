@@ -39,8 +39,8 @@ class StudySet(PaperSection):
 
 class Arm(PaperSection):
     """label: the arm's name in tables. compared_with: the arm from which its gain is measured; None for a baseline.
-    level_from: the arm whose mean attention it takes, in the run of the same set, fold, setting and seed. group: of arms
-    that are run only where they, or the group, are named."""
+    level_from: the arm whose mean attention it takes, in the run of the same set, fold, setting and seed.
+    group: of arms that are run only where they, or the group, are named."""
 
     label: str
     group: str | None = None
