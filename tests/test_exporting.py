@@ -127,6 +127,16 @@ def test_a_run_becomes_a_file_that_onnxruntime_runs(finished, tmp_path, monkeypa
         np.testing.assert_allclose(found, trained.model(clips).logits.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_torch_export_has_the_suffix_that_torch_reads(finished, tmp_path, monkeypatch):
+    from vmp.errors import UserError
+
+    words = ["export", f"run={finished}", "format=torch_export", f"out={tmp_path / 'model.pt'}"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match=r"files named \*\.pt2 only"):
+        main()
+
+
 def test_what_cannot_be_exported_is_an_error(monkeypatch):
     from vmp.errors import UserError
 

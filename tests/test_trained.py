@@ -43,6 +43,12 @@ def test_predictions_are_those_of_the_runs_test(trained, finished, files, tmp_pa
         assert one.label == trained.classes[int(row["predicted"])]
         assert one.top(1)[0][1] == pytest.approx(float(row["score"]), abs=1e-5)
         assert one.probabilities.sum() == pytest.approx(1)
+    again = trained.predict([files[2], files[0], files[2]], batch_size=2)
+    assert [one.video for one in again] == [str(files[i]) for i in (2, 0, 2)]
+    for one, i in zip(again, (2, 0, 2), strict=True):
+        np.testing.assert_allclose(one.probabilities, found[i].probabilities, atol=1e-6)
+    assert trained.features([files[2]] * 2).shape[0] == 2
+    assert trained.predict([]) == []
     alone = trained.predict(str(files[1]))
     np.testing.assert_allclose(alone.probabilities, found[1].probabilities, atol=1e-6)
     assert [row[0] for row in alone.top()] == sorted(trained.classes, key=lambda c: -dict(alone.top())[c])

@@ -46,6 +46,8 @@ def export(trained: TrainedModel, out: Path, *, format: str) -> str:
     """
     if format not in SUFFIXES:
         raise UserError(f"format = {format!r}: must be one of {', '.join(SUFFIXES)}")
+    if format == "torch_export" and out.suffix != ".pt2":
+        raise UserError(f"out = {out}: torch.export reads and writes files named *.pt2 only")
     if format == "onnx":
         _check_onnx()
     shape = clip_shape(trained.config, trained.model)

@@ -136,7 +136,7 @@ class TrainedModel:
     def predict(
         self, videos: Any, *, batch_size: int | None = None, views: Any = None, fps: float = 0.0
     ) -> Any:
-        """Predict the class of a video, or of each video of a list.
+        """Predict the class of a video, or of each video of a list, in its order.
 
         Args:
             batch_size: number of videos decoded and scored at a time; None: as many as have 32 views together.
@@ -148,9 +148,10 @@ class TrainedModel:
             UserError: views or batch_size are not allowed.
         """
         one = isinstance(videos, str | Path)
-        found, bad = self.predict_readable(
-            [videos] if one else videos, batch_size=batch_size, views=views, fps=fps
-        )
+        given = [videos] if one else list(videos)
+        if not given:
+            return []
+        found, bad = self.predict_readable(given, batch_size=batch_size, views=views, fps=fps)
         if bad:
             raise DataError(_unreadable(bad))
         return found[0] if one else found
@@ -162,10 +163,11 @@ class TrainedModel:
         views = check_views(views) or self.views
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: must be at least 1")
-        measured, bad = measure_videos([Path(video) for video in videos], fps=fps)
+        paths = [Path(video) for video in videos]
+        measured, bad = measure_videos(paths, fps=fps)
         if not measured:
             raise DataError("no video could be read:\n" + _unreadable(bad))
-        split = as_split(self._opened, measured)
+        split = as_split(self._opened, [(path, measured[path]) for path in paths if path in measured])
         data = self.config.data.model_copy(update={"max_bad_fraction": 1.0, "degrade": "none"})
         scored = score(
             self.model,
@@ -221,7 +223,8 @@ class TrainedModel:
         if bad:
             raise DataError(_unreadable(bad))
         found = []
-        for clips, weights in self._views(as_split(self._opened, measured), views):
+        split = as_split(self._opened, [(path, measured[path]) for path in paths])
+        for clips, weights in self._views(split, views):
             out = self._run(clips, module, before=before)
             found.append((out * weights[:, None]).sum(dim=0) / weights.sum() if before else out)
         if isinstance(videos, str | Path):

@@ -66,15 +66,15 @@ def measure_video(video: Path, *, fps: float = 0.0) -> Measured:
     return good[video]
 
 
-def as_split(opened: Opened, measured: dict[Path, Measured]) -> Split:
-    """The videos as a split of one clip each, all with label 0.
+def as_split(opened: Opened, measured: Sequence[tuple[Path, Measured]]) -> Split:
+    """The videos as a split of one clip each, all with label 0; a video may occur twice.
 
     Raises:
         DataError: a frame folder's rate is needed and unknown.
     """
-    clips = tuple(with_measured(Clip(str(v), str(v.absolute()), 0), found) for v, found in measured.items())
+    clips = tuple(with_measured(Clip(str(v), str(v.absolute()), 0), found) for v, found in measured)
     wanted = opened.config.data.reader
-    readers = tuple(wanted if wanted in m.readers else m.readers[0] for m in measured.values())
+    readers = tuple(wanted if wanted in m.readers else m.readers[0] for _, m in measured)
     manifest = Manifest(Path("videos"), Path("/"), opened.classes, clips)
     present = Present(clips, readers, len(clips))
     check_rates(manifest, present, opened.spec.fps)
@@ -98,7 +98,7 @@ def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0
     """
     import torch
 
-    split = as_split(opened, {video: measured})
+    split = as_split(opened, [(video, measured)])
     clip, reader = split.present.clips[0], split.present.readers[0]
     shape = clip_shape(opened.config, opened.model, crops=1)
     if shape.masks is not None:
