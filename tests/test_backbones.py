@@ -19,7 +19,7 @@ from vmp.finetune import FREEZE, freeze, head_of, parameter_groups, set_batch_no
 from vmp.layer import MotionPrompt, normalize
 from vmp.model import PromptedClassifier
 from vmp.objective import Objective
-from vmp.pathways import cut, take
+from vmp.pathways import pathway_frames, select_frames
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,10 +44,12 @@ def small(name, *, prompted=(), split="plus_one", classes=5, dropout=0.0, variat
         assert set(prompted) <= {"video"}
         plan, keys = None, prompted
     else:
-        plan = cut(frames=frames, alpha=spec.alpha, prompted=prompted, split=split)
+        plan = pathway_frames(frames=frames, alpha=spec.alpha, prompted=prompted, split=split)
         keys = ("video",) if plan.shared else prompted
     prompts = {key: MotionPrompt(m=0.5, n=0.1) for key in keys}
-    model = PromptedClassifier(backbone, prompts=prompts, cut=plan, variation_in_training=variation)
+    model = PromptedClassifier(
+        backbone, prompts=prompts, pathway_frames=plan, variation_in_training=variation
+    )
     clips = torch.randint(0, 256, (2, 3, plan.frames if plan else frames + len(keys), crop, crop))
     return model, clips.to(torch.uint8)
 
@@ -280,8 +282,8 @@ def check_stock(name):
         x = torch.randn(1, 3, spec.frames, side, side)
         if len(spec.pathways) == 1:
             return x
-        plan = cut(frames=spec.frames, alpha=spec.alpha, prompted=())
-        return [take(x, at).contiguous() for at in plan.take.values()]
+        plan = pathway_frames(frames=spec.frames, alpha=spec.alpha, prompted=())
+        return [select_frames(x, at).contiguous() for at in plan.indices.values()]
 
     x = inputs(spec.crop)
     given = [part.clone() for part in x] if isinstance(x, list) else x.clone()
@@ -323,28 +325,28 @@ BASELINE = [0, 4, 8, 13, 17, 22, 26, 31]
     ],
 )
 def test_the_published_cuts(split, prompted, frames, slow, fast):
-    got = cut(frames=32, alpha=4, prompted=prompted, split=split)
+    got = pathway_frames(frames=32, alpha=4, prompted=prompted, split=split)
     assert got.frames == frames
-    assert list(got.take) == ["slow", "fast"]
-    assert got.take["slow"] == tuple(slow)
-    assert got.take["fast"] == tuple(fast)
+    assert list(got.indices) == ["slow", "fast"]
+    assert got.indices["slow"] == tuple(slow)
+    assert got.indices["fast"] == tuple(fast)
     assert got.shared == (prompted if split == "shared" else ())
 
 
 def test_wrong_cuts_are_told():
     with pytest.raises(ValueError, match="frames = 30: must be a multiple of 4"):
-        cut(frames=30, alpha=4, prompted=())
+        pathway_frames(frames=30, alpha=4, prompted=())
     with pytest.raises(ValueError, match="split = 'half'"):
-        cut(frames=32, alpha=4, prompted=("slow",), split="half")
+        pathway_frames(frames=32, alpha=4, prompted=("slow",), split="half")
 
 
 def test_taking_frames():
     clips = torch.arange(33).view(1, 1, 33, 1, 1).expand(2, 3, -1, 4, 4)
     for indices in ([0], [1, 2, 3], [0, 4, 8, 32], list(range(0, 33, 4)), BASELINE):
-        got = take(clips, indices)
+        got = select_frames(clips, indices)
         assert got.shape == (2, 3, len(indices), 4, 4)
         assert got[0, 0, :, 0, 0].tolist() == indices
-    assert take(clips, range(0, 33, 4)).data_ptr() == clips.data_ptr()  # a view
+    assert select_frames(clips, range(0, 33, 4)).data_ptr() == clips.data_ptr()  # a view
 
 
 class Looker(nn.Module):
@@ -358,16 +360,16 @@ class Looker(nn.Module):
 @pytest.mark.parametrize("split", ["plus_one", "aligned", "shared"])
 @pytest.mark.parametrize("prompted", [(), ("slow",), ("fast",), ("slow", "fast")])
 def test_pathways_see_prompts_or_frames(split, prompted):
-    plan = cut(frames=8, alpha=4, prompted=prompted, split=split)
+    plan = pathway_frames(frames=8, alpha=4, prompted=prompted, split=split)
     clips = torch.randint(0, 256, (2, 3, plan.frames, 8, 8)).to(torch.uint8)
     keys = ("video",) if plan.shared else prompted
     prompts = {key: MotionPrompt(m=0.3 + i, n=0.2) for i, key in enumerate(keys)}
-    model = PromptedClassifier(Looker(), prompts=prompts, cut=plan)
+    model = PromptedClassifier(Looker(), prompts=prompts, pathway_frames=plan)
     out = model(clips)
     assert [x.shape[2] for x in model.backbone.seen] == [2, 8]
     assert set(out.variations) == set(keys)
     for pathway, seen in zip(("slow", "fast"), model.backbone.seen, strict=True):
-        indices = list(plan.take[pathway])
+        indices = list(plan.indices[pathway])
         if pathway in plan.shared:
             wanted = prompts["video"](clips).prompts[:, :, indices]
         elif pathway in prompted:

@@ -6,7 +6,7 @@ import torch
 from vmp.controls import Constant, OraclePrompt, OtherClipPrompt
 from vmp.layer import MotionPrompt, normalize
 from vmp.model import PromptedClassifier
-from vmp.pathways import cut
+from vmp.pathways import pathway_frames
 
 
 def clips(batch: int, *, size: int = 6, frames: int = 4, seed: int = 0) -> torch.Tensor:
@@ -122,7 +122,11 @@ def test_a_pathway_without_prompts_does_not_see_the_masks():
     backbone = Both()
     prompts = {"slow": OraclePrompt(low=0.0, mean=0.5, std=0.5)}
     model = PromptedClassifier(
-        backbone, prompts=prompts, cut=cut(frames=8, alpha=4, prompted=["slow"]), mean=0.5, std=0.5
+        backbone,
+        prompts=prompts,
+        pathway_frames=pathway_frames(frames=8, alpha=4, prompted=["slow"]),
+        mean=0.5,
+        std=0.5,
     )
     batch = torch.randint(
         0, 256, (2, 4, 9, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

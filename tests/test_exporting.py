@@ -16,7 +16,7 @@ from vmp.extensions.patch import PatchPowerNorm
 from vmp.extensions.per_clip import PerClip
 from vmp.layer import MotionPrompt
 from vmp.model import PromptedClassifier
-from vmp.pathways import cut
+from vmp.pathways import pathway_frames
 
 SMALL = {  # the builder's options and the size
     "tiny": ({"width": 4}, {"frames": 4, "crop": 32}),
@@ -42,8 +42,12 @@ def test_exported_logits_are_the_models(name, tmp_path):
     torch.manual_seed(int(generator(0, 0, 0).integers(2**31)))
     backbone = build_backbone(name, num_classes=5, spec=spec, **options)
     prompts = {p: MotionPrompt(mean=spec.mean, std=spec.std, m=0.2, n=0.1) for p in spec.pathways}
-    pathways = cut(frames=spec.frames, alpha=spec.alpha, prompted=spec.pathways) if spec.alpha > 1 else None
-    model = Logits(PromptedClassifier(backbone, prompts=prompts, cut=pathways)).eval()
+    pathways = (
+        pathway_frames(frames=spec.frames, alpha=spec.alpha, prompted=spec.pathways)
+        if spec.alpha > 1
+        else None
+    )
+    model = Logits(PromptedClassifier(backbone, prompts=prompts, pathway_frames=pathways)).eval()
     shape = (3, pathways.frames if pathways else spec.frames + 1, spec.test_crop, spec.test_crop)
     with torch.no_grad():
         backbone.get_submodule(backbone.head_name).weight.normal_()  # it starts near zero

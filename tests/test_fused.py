@@ -9,7 +9,7 @@ import torch
 
 from vmp import MotionPrompt
 from vmp.kernels import one_pass
-from vmp.layer import plain
+from vmp.layer import compute_prompts
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,7 +33,7 @@ def clips(b=2, frames=5, h=20, w=30, dtype=torch.uint8):
 
 
 def by_plain(layer, clip, variation=True):
-    return plain(layer, clip, layer.power_norm, variation=variation)
+    return compute_prompts(layer, clip, layer.power_norm, variation=variation)
 
 
 def outcome(way, layer, clip, *, weight=3.0, grad=None):

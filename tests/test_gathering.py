@@ -41,7 +41,7 @@ CASES = tuple(product((1, 200, 2**26), COUNTS, TYPES, ((), (7,))))  # bytes at o
 def gather_cases(here: Processes) -> list[np.ndarray | None]:
     found = []
     for at_once, counts, dtype, width in CASES:
-        dist.AT_ONCE = at_once
+        dist.BYTES_AT_ONCE = at_once
         got = here.collect(rows(here.rank, counts, dtype, width))
         found.append(None if got is None else got.numpy())
     return found

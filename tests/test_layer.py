@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vmp import MotionPrompt, temporal_attention_variation
-from vmp.layer import normalize, plain
+from vmp.layer import compute_prompts, normalize
 from vmp.power_norm import SigmE
 
 MEAN, STD = 0.45, 0.225
@@ -28,7 +28,7 @@ def as_float(clip: np.ndarray, dtype=torch.float64) -> torch.Tensor:
 
 
 def run_plain(layer: MotionPrompt, clip: torch.Tensor):
-    return plain(layer, clip, layer.power_norm, variation=True)
+    return compute_prompts(layer, clip, layer.power_norm, variation=True)
 
 
 @pytest.mark.parametrize("way", [lambda layer, clip: layer(clip), run_plain], ids=["one_pass", "plain"])

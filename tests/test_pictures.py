@@ -59,11 +59,11 @@ def test_a_panel_names_its_rows_numbers_its_columns_and_shows_its_scales():
 
 def test_a_pathways_panel_shows_the_frames_that_it_takes():
     from vmp.model import PromptedClassifier
-    from vmp.pathways import cut
+    from vmp.pathways import pathway_frames
 
     prompts = {name: MotionPrompt(m=1.5, n=-0.3) for name in ("slow", "fast")}
-    pathways = cut(frames=16, alpha=4, prompted=("slow", "fast"))
-    model = PromptedClassifier(torch.nn.Identity(), prompts=prompts, cut=pathways)
+    pathways = pathway_frames(frames=16, alpha=4, prompted=("slow", "fast"))
+    model = PromptedClassifier(torch.nn.Identity(), prompts=prompts, pathway_frames=pathways)
     clip = torch.randint(0, 256, (3, pathways.frames, 16, 24), dtype=torch.uint8)
     state = torch.get_rng_state()
     pictures = attention_panels(model, {"a/1": clip})
@@ -74,7 +74,7 @@ def test_a_pathways_panel_shows_the_frames_that_it_takes():
         NAMES + 4 * 28,
         NAMES + 8 * 28,
     )  # four prompts; the first eight of sixteen columns
-    last = clip[:, pathways.take["slow"][-1]].permute(1, 2, 0).numpy()
+    last = clip[:, pathways.indices["slow"][-1]].permute(1, 2, 0).numpy()
     assert np.array_equal(slow[BAND + 2 : BAND + 18, -26:-2], last)
 
 

@@ -60,7 +60,7 @@ def test_waiting_behind_queued_work_is_not_counted(monkeypatch):
             yield batch
 
     prefetcher = Prefetcher(slow(), torch.device("cpu"))
-    prefetcher._aside = object()
+    prefetcher._copy_stream = object()
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     monkeypatch.setattr(prefetcher, "_copied", lambda batch: batch)

@@ -152,7 +152,7 @@ def test_the_stages_of_torchvisions_networks_are_blocks():
 
 def test_training_ends_when_patience_does():
     plan = TrainingPlan(epochs=9, batch=2, micro_batch=2, world=1, clips=6, seed=0, patience=2)
-    over = lambda step, evaluated, best: plan.over(  # noqa: E731
+    over = lambda step, evaluated, best: plan.is_over(  # noqa: E731
         TrainingState(step=step, evaluated=evaluated, best_epoch=best)
     )
     assert not over(0, 0, 0)

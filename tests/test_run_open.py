@@ -97,6 +97,8 @@ def test_the_mean_attention_on_the_tested_clips_is_recorded_and_constant_attenti
 def test_what_cannot_be_opened_is_an_error(straight, tmp_path):
     with pytest.raises(RunError, match="no run there"):
         open_run(tmp_path)
+    with pytest.raises(RunError, match=f"there are runs below it:\n *{straight}"):
+        open_run(straight.parent.parent)
     for name in (records.CONFIG_FILE, records.CLASSES_FILE):
         (tmp_path / name).write_bytes((straight / name).read_bytes())
     with pytest.raises(RunError, match=r"no such checkpoint in it yet \(last\)"):

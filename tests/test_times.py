@@ -158,14 +158,16 @@ def test_clips_of_uneven_files_are_taken_at_even_times(files, measures, tmp_path
 def test_training_clips_of_uneven_files_start_anywhere(files, measures):
     clip = with_measured(Clip("a", "a", 0), measures["pause"])
     seconds = measures["pause"].times.seconds()
-    shown, offsets = SHAPE.grid(clip)
+    shown, offsets = SHAPE.timeline(clip)
     assert len(shown) == 90 + 60  # a pause of 2 s
     assert (shown[0], shown[-1]) == (0, 89)
     assert offsets.tolist() == list(range(0, 32, 4))
     for place, frame in enumerate(shown):
         assert seconds[frame] <= place / 30 + 1 / 60
         assert frame == 89 or seconds[frame + 1] > place / 30 + 1 / 60
-    assert replace(SHAPE, fps=None).grid(clip)[0].tolist() == list(range(90))  # a recipe that counts frames
+    assert replace(SHAPE, fps=None).timeline(clip)[0].tolist() == list(
+        range(90)
+    )  # a recipe that counts frames
 
 
 def test_jitter_neither_repeats_nor_skips_a_frame():

@@ -168,7 +168,7 @@ def test_another_config_in_the_same_folder_is_another_wandb_run(tmp_path):
 def test_the_result_is_a_table_a_confusion_matrix_and_a_summary(tmp_path):
     config, rows = config_for(tmp_path, "logger=wandb"), rows_until(2)
     tracker = start_tracker(config, config.folder, first=True, log=print)
-    metrics = Metrics(config.folder / "metrics.jsonl", also=tracker.log_row)
+    metrics = Metrics(config.folder / "metrics.jsonl", on_row=tracker.log_row)
     for row in rows:
         metrics.write(row)
     write_result(config.folder, steps=8)
@@ -203,7 +203,7 @@ def test_panels_are_logged_every_few_epochs_and_unchanged(tmp_path):
 
     config = config_for(tmp_path, "logger=wandb", "logger.panels_every=2", "logger.max_panels=2")
     tracker = start_tracker(config, config.folder, first=True, log=print)
-    metrics = Metrics(config.folder / "metrics.jsonl", also=tracker.log_row)
+    metrics = Metrics(config.folder / "metrics.jsonl", on_row=tracker.log_row)
     rng = np.random.default_rng(0)
     pictures = {f"clip {i}: slope 9": rng.integers(0, 256, (12, 16, 3), dtype=np.uint8) for i in range(3)}
     asked = []
@@ -235,7 +235,7 @@ def test_panels_of_an_interrupted_validation_are_logged_by_the_next_session(tmp_
     config, rows = config_for(tmp_path, "logger=wandb"), rows_until(1)
     run_session(config, rows[:4])
     tracker = start_tracker(config, config.folder, first=True, log=print)
-    metrics = Metrics(config.folder / "metrics.jsonl", rows=4, also=tracker.log_row)
+    metrics = Metrics(config.folder / "metrics.jsonl", rows=4, on_row=tracker.log_row)
     tracker.log_panels(1, 4, {"a": np.zeros((4, 4, 3), np.uint8)})
     metrics.write(rows[4])
     tracker.close()

@@ -44,7 +44,7 @@ def run_session(
 ) -> Tracker:
     """One session of a run: what the trainer does with its rows from `keep` on."""
     tracker = start_tracker(config, config.folder, first=True, log=[].append if said is None else said.append)
-    metrics = Metrics(config.folder / "metrics.jsonl", rows=keep, also=tracker.log_row)
+    metrics = Metrics(config.folder / "metrics.jsonl", rows=keep, on_row=tracker.log_row)
     for row in rows[keep:]:
         metrics.write(row)
     metrics.close()

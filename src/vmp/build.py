@@ -29,7 +29,7 @@ from vmp.data.sampler import WEIGHTS, generator
 from vmp.errors import ConfigError, DataError, ManifestError
 from vmp.files import write_text
 from vmp.invocation import command_line
-from vmp.pathways import cut
+from vmp.pathways import pathway_frames
 from vmp.prepare.list_format import read_list
 from vmp.prompts import build_inside, build_prompts
 
@@ -303,14 +303,16 @@ def attach_prompts(
     from vmp.model import PromptedClassifier
 
     spec = config.backbone.spec
-    several = len(spec.pathways) > 1
+    frames = None
+    if len(spec.pathways) > 1:
+        frames = pathway_frames(
+            frames=spec.frames, alpha=spec.alpha, prompted=config.prompted, split=config.vmp.split
+        )
     return PromptedClassifier(
         backbone,
         prompts=prompts,
         inside=inside,
-        cut=cut(frames=spec.frames, alpha=spec.alpha, prompted=config.prompted, split=config.vmp.split)
-        if several
-        else None,
+        pathway_frames=frames,
         mean=spec.mean,
         std=spec.std,
         variation_in_training=config.vmp.lambda_ > 0,
@@ -393,9 +395,12 @@ def clip_shape(config: Config, model: "PromptedClassifier", *, crops: int = 3) -
     masks, spec = None, config.backbone.spec
     if isinstance(config.vmp, OraclePrompts) and isinstance(config.dataset, MotionsDataset):
         masks = partial(true_masks, motions_of(config.dataset))
+    frames = spec.frames + (1 if model.prompts else 0)
+    if model.pathway_frames:
+        frames = model.pathway_frames.frames
     return ClipShape(
         masks=masks,
-        frames=model.cut.frames if model.cut else spec.frames + (1 if model.prompts else 0),
+        frames=frames,
         stride=spec.stride,
         fps=spec.fps,
         spacing=spec.spacing,

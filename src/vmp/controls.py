@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmp.layer import MotionPrompt, Prompted, plain
+from vmp.layer import MotionPrompt, Prompted, compute_prompts
 
 
 class Constant(nn.Module):
@@ -62,7 +62,7 @@ class OtherClipPrompt(MotionPrompt):
         self.register_buffer("kept", torch.empty(0))
 
     def forward(self, clip: Tensor, *, variation: bool = True) -> Prompted:
-        return plain(self, clip, self.power_norm, variation=variation)
+        return compute_prompts(self, clip, self.power_norm, variation=variation)
 
     def differences(self, clip: Tensor) -> Tensor:
         """Differences of the clip before it in the batch, or in testing the last T of the kept one: (B, T, H, W)."""
@@ -116,7 +116,7 @@ class OraclePrompt(MotionPrompt):
 
     def forward(self, clip: Tensor, *, variation: bool = True) -> Prompted:
         attention = self.attention(clip)
-        return plain(self, clip[:, :3], lambda _: attention, variation=variation)
+        return compute_prompts(self, clip[:, :3], lambda _: attention, variation=variation)
 
     def differences(self, clip: Tensor) -> Tensor:
         return super().differences(clip[:, :3])

@@ -92,11 +92,13 @@ class MotionPrompt(nn.Module):
         check_clip(clip, least_frames=2)
         norm = self.power_norm
         # the kernels compute exactly this layer; a subclass of the layer or of the power norm may differ
-        if not one_pass.is_usable() or type(norm) is not LearnedPowerNorm or _computes_its_own(type(self)):
-            return weigh(self, clip, self.attention(clip), variation=variation)
+        if not one_pass.is_usable() or type(norm) is not LearnedPowerNorm or _overrides_attention(type(self)):
+            return apply_attention(self, clip, self.attention(clip), variation=variation)
 
         def formulas(clip: Tensor, slope: Tensor, shift: Tensor) -> Prompted:
-            return plain(self, clip, lambda d: torch.sigmoid(slope * (d - shift)), variation=variation)
+            return compute_prompts(
+                self, clip, lambda d: torch.sigmoid(slope * (d - shift)), variation=variation
+            )
 
         constants = Constants(
             grey=self.grey_weights(clip.dtype),
@@ -117,7 +119,10 @@ class MotionPrompt(nn.Module):
         return grey[:, 1:] - grey[:, :-1]
 
     def grey_frames(self, clip: Tensor) -> Tensor:
-        """Grey frames in [0, 1], up to a constant that cancels in differences: (B, 3, T+1, H, W) -> (B, T+1, H, W)."""
+        """Grey frames on the scale of [0, 1]: (B, 3, T+1, H, W) -> (B, T+1, H, W).
+
+        For normalised clips they lack a constant, which cancels in differences.
+        """
         check_clip(clip, least_frames=2)
         wide = clip if clip.dtype == torch.float64 else clip.float()
         w = self.grey_weights(clip.dtype)
@@ -173,20 +178,20 @@ class MotionPrompt(nn.Module):
         return self.power_norm
 
 
-def _computes_its_own(layer: type[MotionPrompt]) -> bool:
+def _overrides_attention(layer: type[MotionPrompt]) -> bool:
     """Whether a subclass computes its attention differently from the kernels."""
     names = ("grey_frames", "differences", "attention")
     return any(getattr(layer, name) is not getattr(MotionPrompt, name) for name in names)
 
 
-def plain(
+def compute_prompts(
     layer: MotionPrompt, clip: Tensor, power_norm: Callable[[Tensor], Tensor], *, variation: bool
 ) -> Prompted:
     """Eq. 1-6 in plain torch operations, with `power_norm` as Eq. 3."""
-    return weigh(layer, clip, power_norm(layer.differences(clip)), variation=variation)
+    return apply_attention(layer, clip, power_norm(layer.differences(clip)), variation=variation)
 
 
-def weigh(layer: MotionPrompt, clip: Tensor, a: Tensor, *, variation: bool) -> Prompted:
+def apply_attention(layer: MotionPrompt, clip: Tensor, a: Tensor, *, variation: bool) -> Prompted:
     """Eq. 4-6: the frames after the first, multiplied by attention maps (B, T, H, W), and V of these."""
     frames = as_normalized(clip, layer.mean, layer.std)[:, :, 1:]  # (B, 3, T, H, W)
     if layer.modulate == "normalized":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vmp.controls import OraclePrompt
 from vmp.extensions.features import FeaturePrompt, find_stage
 from vmp.layer import MotionPrompt, normalize
-from vmp.pathways import WHOLE, Cut, scalar_name, take
+from vmp.pathways import WHOLE, PathwayFrames, scalar_name, select_frames
 
 
 class Output(NamedTuple):
@@ -24,7 +24,7 @@ class PromptedClassifier(nn.Module):
     Args:
     backbone: normalised clips (B, 3, T, H, W), or a list of them for several pathways -> logits (B, classes).
     prompts: pathway -> layer; empty for the baseline. A backbone with one pathway calls it "video".
-    cut: the frames of each pathway; None for a backbone with one pathway.
+    pathway_frames: the frames of each pathway; None for a backbone with one pathway.
     mean, std: input normalisation of pathways without prompts; a prompt layer has its own.
     inside: stage of the backbone -> layer on its feature maps (extensions/features.py).
     variation_in_training: False skips V in training mode (lambda = 0); evaluation always measures it.
@@ -35,7 +35,7 @@ class PromptedClassifier(nn.Module):
         backbone: nn.Module,
         *,
         prompts: Mapping[str, MotionPrompt] | None = None,
-        cut: Cut | None = None,
+        pathway_frames: PathwayFrames | None = None,
         inside: Mapping[str, FeaturePrompt] | None = None,
         mean: float | tuple[float, ...] = 0.45,
         std: float | tuple[float, ...] = 0.225,
@@ -44,12 +44,12 @@ class PromptedClassifier(nn.Module):
         super().__init__()
         self.prompts = nn.ModuleDict(prompts or {})
         self.backbone = backbone
-        self.cut = cut
+        self.pathway_frames = pathway_frames
         self.mean, self.std, self.variation_in_training = mean, std, variation_in_training
         self.inside = nn.ModuleDict(
             {stage.replace(".", "_"): layer for stage, layer in (inside or {}).items()}
         )
-        self._found: dict[str, Tensor] = {}  # stage -> V, filled by hooks during a forward pass
+        self._stage_variations: dict[str, Tensor] = {}  # stage -> V, filled by hooks during a forward pass
         for stage, layer in (inside or {}).items():
             find_stage(backbone, stage).register_forward_hook(partial(self._prompt_stage, stage, layer))
         self.stages = tuple(inside or {})
@@ -62,20 +62,20 @@ class PromptedClassifier(nn.Module):
 
         Args:
             clips: (B, 3, frames, H, W), uint8 or floating and normalised; `OraclePrompt` needs a fourth channel. frames
-                is `cut.frames`, or for one pathway T without prompts and T + 1 with them.
+                is `pathway_frames.frames`, or for one pathway T without prompts and T + 1 with them.
         """
         variations: dict[str, Tensor] = {}
-        if self.cut is None:
+        if self.pathway_frames is None:
             logits = self.backbone(self._prepare_pathway(WHOLE, clips, variations))
             for stage in self.stages if self._wants_variation else ():
-                variations[stage] = self._found.pop(stage)
+                variations[stage] = self._stage_variations.pop(stage)
             return Output(logits, variations)
-        whole = self._prepare_pathway(WHOLE, clips, variations) if self.cut.shared else clips
+        whole = self._prepare_pathway(WHOLE, clips, variations) if self.pathway_frames.shared else clips
         pathways = [
-            take(whole, indices)
-            if pathway in self.cut.shared
-            else self._prepare_pathway(pathway, take(clips, indices), variations)
-            for pathway, indices in self.cut.take.items()
+            select_frames(whole, indices)
+            if pathway in self.pathway_frames.shared
+            else self._prepare_pathway(pathway, select_frames(clips, indices), variations)
+            for pathway, indices in self.pathway_frames.indices.items()
         ]
         return Output(self.backbone(pathways), variations)
 
@@ -98,14 +98,14 @@ class PromptedClassifier(nn.Module):
     ) -> Tensor:
         """Hook that applies a prompt layer to a stage's output: maps (B, C, T, H, W), or a transformer's tokens."""
         wanted = self._wants_variation
-        run = (
+        out = (
             layer(maps, variation=wanted)
             if maps.dim() == 5
             else layer.tokens(maps, inputs[1], variation=wanted)
         )
         if wanted:
-            self._found[stage] = run.variation
-        return run.prompts
+            self._stage_variations[stage] = out.variation
+        return out.prompts
 
     def scalars(self) -> dict[str, Tensor]:
         """Learned scalars by name: `slope`, `shift`, `m`, `n`; `<pathway>/slope` ... with several pathways, and
@@ -145,6 +145,6 @@ def measuring_attention(model: PromptedClassifier) -> Iterator[dict[str, list[Te
             handle.remove()
 
 
-def mean_of(found: Mapping[str, Tensor]) -> dict[str, float]:
+def mean_attention(found: Mapping[str, Tensor]) -> dict[str, float]:
     """The mean over the clips of all processes. found: pathway -> mean attention of each clip, (N,)."""
     return {pathway: float(means.mean()) for pathway, means in found.items() if len(means)}

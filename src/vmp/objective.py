@@ -15,7 +15,9 @@ def balanced_weights(labels: Sequence[int], *, classes: int) -> Tensor:
 
 
 class Objective:
-    """Args:
+    """Cross-entropy + λ V, as a function of logits, labels and V.
+
+    Args:
     variation_weight: λ of Eq. 7.
     label_smoothing: 0 in the paper.
     class_weights: (classes,), factors on the cross-entropy of each class; None: 1, as in the paper. The loss is the
@@ -45,12 +47,12 @@ class Objective:
         Returns:
             scalars: `loss`, `cross_entropy` and, with prompts, `variation` (the sum over pathways, without λ).
         """
-        how: dict[str, Any] = {"label_smoothing": self.label_smoothing}
+        options: dict[str, Any] = {"label_smoothing": self.label_smoothing}
         if self.class_weights is None:
-            cross_entropy = F.cross_entropy(logits.float(), labels, **how)
+            cross_entropy = F.cross_entropy(logits.float(), labels, **options)
         else:
-            how |= {"weight": self.class_weights, "reduction": "none"}
-            cross_entropy = F.cross_entropy(logits.float(), labels, **how).mean()
+            options |= {"weight": self.class_weights, "reduction": "none"}
+            cross_entropy = F.cross_entropy(logits.float(), labels, **options).mean()
         terms = {"loss": cross_entropy, "cross_entropy": cross_entropy}
         if variations:
             total = sum(variations.values())

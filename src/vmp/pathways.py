@@ -44,20 +44,22 @@ def display_name(pathway: str) -> str:
     return "" if pathway == WHOLE else pathway
 
 
-class Cut(NamedTuple):
+class PathwayFrames(NamedTuple):
     """The frames of each pathway.
 
     frames: number of frames to decode.
-    take: pathway -> indices into these frames, or for shared pathways into the prompts; in the backbone's order.
+    indices: pathway -> indices into these frames, or for shared pathways into the prompts; in the backbone's order.
     shared: pathways whose input is selected from the prompts of one layer on the whole clip.
     """
 
     frames: int
-    take: dict[str, tuple[int, ...]]
+    indices: dict[str, tuple[int, ...]]
     shared: tuple[str, ...] = ()
 
 
-def cut(*, frames: int, alpha: int, prompted: Sequence[str], split: str = "plus_one") -> Cut:
+def pathway_frames(
+    *, frames: int, alpha: int, prompted: Sequence[str], split: str = "plus_one"
+) -> PathwayFrames:
     """The frames of each pathway for `frames` fast frames. prompted: the pathways with prompts, of ("slow", "fast").
 
     Raises:
@@ -68,28 +70,28 @@ def cut(*, frames: int, alpha: int, prompted: Sequence[str], split: str = "plus_
     if split not in SPLITS:
         raise ValueError(f"split = {split!r}: must be one of {', '.join(SPLITS)}")
     slow_frames = frames // alpha
-    slow = [i * (frames - 1) // (slow_frames - 1) for i in range(slow_frames)]  # the published cut
+    slow = [i * (frames - 1) // (slow_frames - 1) for i in range(slow_frames)]  # as published
     fast = list(range(frames))
     if not prompted:
-        return Cut(frames, {"slow": tuple(slow), "fast": tuple(fast)})
+        return PathwayFrames(frames, {"slow": tuple(slow), "fast": tuple(fast)})
     if split == "shared":
         # prompt i is frame i + 1
         first = {pathway: 0 if pathway in prompted else 1 for pathway in ("slow", "fast")}
-        take = {
+        indices = {
             "slow": tuple(first["slow"] + i for i in slow),
             "fast": tuple(first["fast"] + i for i in fast),
         }
-        return Cut(frames + 1, take, tuple(p for p in ("slow", "fast") if p in prompted))
+        return PathwayFrames(frames + 1, indices, tuple(p for p in ("slow", "fast") if p in prompted))
     lead = 1 if split == "plus_one" else alpha  # decoded frames before the baseline's first
     slow, fast = [lead + i for i in slow], [lead + i for i in fast]
     if "slow" in prompted:
         slow = list(range(0, frames + 1, alpha)) if split == "plus_one" else [slow[0] - alpha, *slow]
     if "fast" in prompted:
         fast = [fast[0] - 1, *fast]
-    return Cut(frames + lead, {"slow": tuple(slow), "fast": tuple(fast)})
+    return PathwayFrames(frames + lead, {"slow": tuple(slow), "fast": tuple(fast)})
 
 
-def take(clips: "Tensor", indices: Sequence[int]) -> "Tensor":
+def select_frames(clips: "Tensor", indices: Sequence[int]) -> "Tensor":
     """Frames of (B, C, T, H, W) by index; a view where they are evenly spaced, and no index tensor on the device."""
     step = indices[1] - indices[0] if len(indices) > 1 else 1
     if list(indices) == list(range(indices[0], indices[-1] + 1, step)):

@@ -243,9 +243,15 @@ class Session:
 
         self.log(f"lr {optimizer.param_groups[0]['lr']:g}")
         state = resume.restore(
-            found, self.model, optimizer, scaler, average=average, steps=self.plan.steps, over=self.plan.over
+            found,
+            self.model,
+            optimizer,
+            scaler,
+            average=average,
+            steps=self.plan.steps,
+            over=self.plan.is_over,
         )
-        if found and not self.plan.over(state):
+        if found and not self.plan.is_over(state):
             self.log(f"continuing from {found.path.name}: step {state.step} of {self.plan.steps}")
         resume.record_session(state, self.processes, self.log)
         return state
@@ -309,7 +315,7 @@ class Session:
             ),
             processes=self.processes,
             folder=config.folder,
-            metrics=Metrics(rows, rows=state.rows, also=self._send_to_tracker),
+            metrics=Metrics(rows, rows=state.rows, on_row=self._send_to_tracker),
             log=self.log,
             stopping=self.stopping,
         )
@@ -360,8 +366,8 @@ class Session:
             if self.processes.first:
                 best = checkpoint.load(checkpoints_of(self.config.folder) / checkpoint.best_name(epoch))
                 self.model.load_state_dict(best.model)
-            self.processes.share(self.model.state_dict().values())
-        self.processes.share(self.model.buffers())
+            self.processes.broadcast(self.model.state_dict().values())
+        self.processes.broadcast(self.model.buffers())
         return epoch
 
     def score(self, split: str, views: tuple[int, int], *, attention: bool = False) -> "Scores | None":
@@ -447,24 +453,25 @@ def _make_plan(config: Config, world: int, *, labels: list[int], log: "Log") -> 
     from vmp.engine.plan import TrainingPlan
 
     t, clips = config.trainer, len(labels)
-    each = clips_per_process(config, world)
+    per_process = clips_per_process(config, world)
     if config.train.batch_norm == "sync" and world == 1:
         log.warn("train.batch_norm = 'sync' has no effect with a single process")
-    wanted = min(each, t.micro_batch or each)
+    max_micro = min(per_process, t.micro_batch or per_process)
     mixes = Augmentation(**config.augment.model_dump()).mixes
-    micro = max((n for n in range(1, wanted + 1) if each % n == 0 and not (mixes and n % 2)), default=0)
+    micro = max((n for n in range(1, max_micro + 1) if per_process % n == 0 and not (mixes and n % 2)), default=0)
     if not micro:
         raise ConfigError(
             f"augment.mixup and augment.cutmix mix the clips of a micro-batch in pairs, but no even number up to "
-            f"{wanted} divides the {each} clips per device; choose a trainer.micro_batch of at least 2 and an even "
-            "number of clips per device (trainer.batch_size / processes)"
+            f"{max_micro} divides the {per_process} clips per device; choose a trainer.micro_batch of at least 2 and an "
+            "even number of clips per device (trainer.batch_size / processes)"
         )
     if mixes:
         log("mixed clips: train/top1 counts the class with the larger share of a clip")
-    if micro < wanted / 2 and config.train.batch_norm == "train":
+    if micro < max_micro / 2 and config.train.batch_norm == "train":
         log.warn(
-            f"{each} clips per device are divided into micro-batches of {micro}, so batch normalisation sees only "
-            f"these at a time; choose a trainer.batch_size that {t.micro_batch} (trainer.micro_batch) x {world} divides"
+            f"{per_process} clips per device are divided into micro-batches of {micro}, so batch normalisation sees "
+            f"only these at a time; choose a trainer.batch_size that {t.micro_batch} (trainer.micro_batch) x {world} "
+            "divides"
         )
     return TrainingPlan(
         epochs=t.epochs,

@@ -38,9 +38,10 @@ from vmp.data.shared import SharedMemoryCollate
 from vmp.data.times import even_frames
 from vmp.errors import VideoReadError
 
-MOST_WORKERS = 64  # slots of `being_read`; further loader processes share them
-PIECE, IN_FLIGHT, MOST_AHEAD = 12_500_000, 25_000_000, 64  # bytes of views, of a process; pieces of a process
-SECONDS_TO_END = 10  # of a killed process that the system cannot end at once
+READING_SLOTS = 64  # slots of `being_read`; further loader processes share them
+BYTES_PER_PIECE = 12_500_000  # of views
+BYTES_IN_FLIGHT, PIECES_AHEAD = 25_000_000, 64  # limits for the views that one process reads ahead
+SECONDS_TO_END = 10  # how long a killed process is waited for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +68,13 @@ class ClipShape:
     def channels(self) -> int:
         return 3 if self.masks is None else 4
 
-    def grid(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
-        """Where the frames of a sample may lie in a clip of the manifest.
+    def timeline(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+        """The timeline of a clip, from which the frames of a sample are taken.
 
         Returns:
-            shown: (length,), the clip's frame at each position of its timeline, from 0. Position i is frame i, unless
-                the stride is meant for a rate and the clip's frames are not evenly spaced: then the timeline is
-                resampled to even times.
+            shown: (length,), the number of the clip's frame at each position of the timeline, from 0. Position i is
+                frame i, unless the stride is meant for a rate and the clip's frames are not evenly spaced: then the
+                timeline is resampled to even times.
             offsets: (frames,), positions of a sample's frames relative to its first.
         """
         shown, fps = np.arange(clip.length), clip.fps
@@ -82,7 +83,7 @@ class ClipShape:
         rate = fps / self.fps if self.fps and fps else 1.0
         return shown, sampling.offsets(self.frames, self.stride, spacing=self.spacing, rate=rate)
 
-    def change(self, clip: Clip, *, training: bool) -> Callable[[np.ndarray, int], np.ndarray] | None:
+    def degrader(self, clip: Clip, *, training: bool) -> Callable[[np.ndarray, int], np.ndarray] | None:
         """A function that degrades a clip's decoded frames (Table 5), if they are to be degraded."""
         if self.degrade == "none" or (training and self.degrade_in == "test"):
             return None
@@ -104,7 +105,7 @@ class _Clips(torch.utils.data.Dataset):
         self.root, self.present, self.shape = manifest.root, present, shape
         check_rates(manifest, present, shape.fps)
         self._cache, self._cache_left = dict[int, np.ndarray](), keep
-        self._reading = multiprocessing.RawArray("q", [-1] * (1 + MOST_WORKERS))
+        self._reading = multiprocessing.RawArray("q", [-1] * (1 + READING_SLOTS))
 
     def __len__(self) -> int:
         return len(self.present.clips)
@@ -126,11 +127,11 @@ class _Clips(torch.utils.data.Dataset):
     def _read_frames(self, index: int, frames: np.ndarray, *, short_side: int, training: bool) -> np.ndarray:
         clip = self.present.clips[index]
         path, reader = self.root / clip.path, self.present.readers[index]
-        change = self.shape.change(clip, training=training)
+        change = self.shape.degrader(clip, training=training)
         worker = torch.utils.data.get_worker_info()
-        # a worker of a dataset that is shared out (WorkersViews) has a number of its own
+        # PiecesOfWorker has its own numbers, since it has one loader per process
         number = None if worker is None else getattr(worker.dataset, "number", worker.id)
-        slot = 0 if number is None else 1 + number % MOST_WORKERS
+        slot = 0 if number is None else 1 + number % READING_SLOTS
         self._reading[slot] = index
         try:
             size = clip.length * clip.height * clip.width * 3  # bytes
@@ -186,7 +187,7 @@ class TrainClips(_Clips):
         index, epoch, *again = item
         clip, s = self.present.clips[index], self.shape
         rng = generator(AUGMENT, self.seed, epoch, index, *again)
-        shown, offsets = s.grid(clip)
+        shown, offsets = s.timeline(clip)
         start = sampling.random_start(len(shown), offsets, rng=rng)
         view = transforms.draw_train_view(rng, jitter=s.jitter, flip=s.flip)
         at = shown[sampling.frame_indices(len(shown), offsets, start=start, short=s.short)]
@@ -200,11 +201,11 @@ class TrainClips(_Clips):
 
 
 def read_ahead(shape: ClipShape, views: int) -> tuple[int, int]:
-    """Views of a piece of test clips with this many views, and pieces that a loader process has on their way: together
-    at most IN_FLIGHT bytes, or two views if these are larger."""
+    """(Views per piece, pieces that a loader process reads ahead) for test clips with this many views. Together the
+    pieces have at most BYTES_IN_FLIGHT bytes, or two views if these are larger."""
     view = shape.channels * shape.frames * shape.test_crop**2  # bytes
-    each = max(1, min(views, PIECE // view))
-    return each, max(2, min(MOST_AHEAD, IN_FLIGHT // (each * view)))
+    each = max(1, min(views, BYTES_PER_PIECE // view))
+    return each, max(2, min(PIECES_AHEAD, BYTES_IN_FLIGHT // (each * view)))
 
 
 class Piece(NamedTuple):
@@ -241,7 +242,7 @@ class TestClips(_Clips):
     def pieces(self, index: int) -> Iterator[Piece]:
         """The clip's views in pieces of at most `views_per_piece`; each frame is decoded once."""
         clip, s = self.present.clips[index], self.shape
-        shown, offsets = s.grid(clip)
+        shown, offsets = s.timeline(clip)
         starts = sampling.view_starts(len(shown), offsets, views=self.temporal, anchor=s.anchor)
         distinct, times = np.unique(starts, return_counts=True)
         at = np.stack([
@@ -268,8 +269,8 @@ class TestClips(_Clips):
             yield Piece(index, torch.from_numpy(np.stack(stack)), torch.from_numpy(weights[part]), last)
 
 
-class WorkersViews(torch.utils.data.IterableDataset):
-    """What one of several loader processes reads: the pieces of every `of`-th clip, from the `number`-th on."""
+class PiecesOfWorker(torch.utils.data.IterableDataset):
+    """The pieces that one of several loader processes reads: those of every `of`-th clip, beginning with `number`."""
 
     def __init__(self, clips: TestClips, indices: Sequence[int], number: int, of: int) -> None:
         self.clips, self.indices, self.number = clips, indices[number::of], number
@@ -284,23 +285,23 @@ def stream_views(
 ) -> Iterator[Piece]:
     """The pieces of these clips, clip by clip in the order of `indices`, read ahead by `workers` processes.
 
-    Each process decodes its next clip while others are taken from, and reads ahead as `read_ahead` says. A loader of
-    torch's takes turns between its processes after every piece; here turns change after every clip, so that clips come
-    in order. That takes one loader per process.
+    Each process decodes its next clip while the pieces of the others are used, and reads ahead as `read_ahead` says.
+    A torch DataLoader takes items from its processes in turn. Here all pieces of a clip have to come before those of
+    the next clip, so each process has a DataLoader of its own.
 
     Args:
         timeout: seconds to wait for a piece; 0: no limit.
     """
     if not workers:
-        yield from WorkersViews(clips, indices, 0, 1)
+        yield from PiecesOfWorker(clips, indices, 0, 1)
         return
     workers = max(1, min(workers, len(indices)))
     loaders = [
         iter(
             torch.utils.data.DataLoader(
-                WorkersViews(clips, indices, number, workers),
+                PiecesOfWorker(clips, indices, number, workers),
                 batch_size=None,
-                collate_fn=SharedMemoryCollate(_keep),
+                collate_fn=SharedMemoryCollate(_unchanged),
                 pin_memory=pin_memory,
                 prefetch_factor=read_ahead(clips.shape, clips.temporal * clips.spatial)[1],
                 **loader_processes(clips, 1, timeout=timeout),
@@ -316,7 +317,7 @@ def stream_views(
                 break
 
 
-def _keep(piece: Any) -> Any:
+def _unchanged(piece: Any) -> Any:
     return piece
 
 

@@ -43,17 +43,17 @@ class Average:
 
     def restore(self, trained: Mapping[str, Tensor] | None) -> None:
         """Take the average from the model, which holds a checkpoint's, and load the trained weights into the model."""
-        own = self.trained()
-        for name, tensor in own.items():
+        current = self.trained()
+        for name, tensor in current.items():
             self._tensors[name].copy_(tensor)
         for name, value in (trained or {}).items():
-            own[name].copy_(value)
+            current[name].copy_(value)
 
     def exchange(self) -> None:
         """Exchange the model's tensors with the average."""
-        own = self.trained()
-        before = {name: tensor.clone() for name, tensor in own.items()}  # all first: one may have two names
-        for name, tensor in own.items():
+        current = self.trained()
+        before = {name: tensor.clone() for name, tensor in current.items()}  # first: one may have two names
+        for name, tensor in current.items():
             tensor.copy_(self._tensors[name])
         self._tensors = before
 

@@ -141,10 +141,10 @@ def keep_weights(folder: Path) -> None:
     Raises:
         RunError, OSError: the newest checkpoint is damaged, or the folder cannot be written. Nothing is lost.
     """
-    whole = steps_in(folder)[-1]
-    if not whole.name.endswith(_WEIGHTS_ONLY):
-        state = {key: value for key, value in load(whole).state.items() if key != "optimizer"}
-        save(folder, whole.name + _WEIGHTS_ONLY, model=whole, state=state)
+    last_full = steps_in(folder)[-1]
+    if not last_full.name.endswith(_WEIGHTS_ONLY):
+        state = {key: value for key, value in load(last_full).state.items() if key != "optimizer"}
+        save(folder, last_full.name + _WEIGHTS_ONLY, model=last_full, state=state)
     prune(folder, keep=1)
     last = steps_in(folder)[-1] / _MODEL
     for other in folder.glob(f"best_*/{_MODEL}"):
@@ -178,8 +178,8 @@ def prune(folder: Path, *, keep: int, best: int | None = None, newest: str | Non
 
     newest: name of the checkpoint that the run has just written. Any later ones were damaged when the run continued.
     """
-    whole = [path for path in steps_in(folder) if newest is None or path.name <= newest]
-    last = {path.name.split("_")[1]: path for path in whole}  # by step
+    valid = [path for path in steps_in(folder) if newest is None or path.name <= newest]
+    last = {path.name.split("_")[1]: path for path in valid}  # by step
     kept = [*last.values()][-keep:]
     others = [path for path in steps_in(folder) if path not in kept]
     others += [path for path in folder.glob("best_*") if best is not None and path.name != best_name(best)]

@@ -14,8 +14,8 @@ from vmp.errors import ConfigError, RunError
 from vmp.ranks import MPI, Rank, read_rank
 
 TIMEOUT = timedelta(minutes=10)  # how long a process waits for another
-UNSURE = timedelta(minutes=2)  # the same at the start, if it is not certain that there are others
-AT_ONCE = 2**26  # bytes that are gathered from all processes at a time
+TIMEOUT_IF_UNCERTAIN = timedelta(minutes=2)  # at the start, if there may be no other process
+BYTES_AT_ONCE = 2**26  # bytes that are gathered from all processes at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ class Processes:
         if self.world == 1:
             yield 0, rows.cpu()
             return
-        here = torch.tensor([len(rows)], device=self.device)
-        each = [torch.empty_like(here) for _ in range(self.world)]
-        dist.all_gather(each, here)
-        counts = torch.cat(each).tolist()
-        size = max(1, AT_ONCE // (self.world * max(1, rows.element_size() * math.prod(rows.shape[1:]))))
+        own_count = torch.tensor([len(rows)], device=self.device)
+        all_counts = [torch.empty_like(own_count) for _ in range(self.world)]
+        dist.all_gather(all_counts, own_count)
+        counts = torch.cat(all_counts).tolist()
+        size = max(1, BYTES_AT_ONCE // (self.world * max(1, rows.element_size() * math.prod(rows.shape[1:]))))
         for at in range(0, max(counts), size):
             piece = rows.new_zeros((min(size, max(counts) - at), *rows.shape[1:]), device=self.device)
             own = rows[at : at + len(piece)]
@@ -84,7 +84,7 @@ class Processes:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return shared.tolist()
 
-    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
         """Overwrite the tensors of every process with those of the first."""
         if self.world > 1:
             for tensor in tensors:
@@ -139,7 +139,7 @@ def _join(here: Rank, device: torch.device) -> None:
     if not here.address:
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=own)
         return
-    patience = TIMEOUT if here.certain else UNSURE
+    patience = TIMEOUT if here.certain else TIMEOUT_IF_UNCERTAIN
     if here.first:
         wait = "" if here.certain else f"; waiting {patience.seconds} s for the others"
         print(f"{here.starter} started {here.world} processes{wait}", flush=True)

@@ -86,7 +86,7 @@ def score(
     with (
         explain_torch_errors(dataset.being_read, check_stop),
         _ending_workers_on_errors(),
-        bar(name, len(mine), shown=processes.first) as shown,
+        bar(name, len(mine), shown=processes.first) as progress_bar,
     ):
         for at in range(0, len(mine), batch):
             count = len(mine[at : at + batch])
@@ -112,7 +112,7 @@ def score(
                     scores[len(indices)] = (of_clip * weights[:, None]).sum(dim=0)
                     indices.append(index)
                     begin += len(weights)
-            shown.advance(count)
+            progress_bar.advance(count)
             check_stop()
         scores = scores[: len(indices)]
         parts = processes.gather((bad, bool(scores.isfinite().all()), *scores.shape))

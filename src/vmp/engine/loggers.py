@@ -24,16 +24,16 @@ class Metrics:
     Args:
         path: the file; None, for processes other than the first: rows are only counted.
         rows: number of rows of an existing file to keep.
-        also: called with each new row.
+        on_row: called with each new row.
 
     Raises:
         RunError: the file has fewer rows than these, or cannot be written.
     """
 
     def __init__(
-        self, path: Path | None, *, rows: int = 0, also: Callable[[dict[str, Any]], None] = lambda row: None
+        self, path: Path | None, *, rows: int = 0, on_row: Callable[[dict[str, Any]], None] = lambda row: None
     ) -> None:
-        self.rows, self._also = rows, also
+        self.rows, self._on_row = rows, on_row
         self._file: TextIO | None = None
         if path is None:
             return
@@ -46,7 +46,7 @@ class Metrics:
             with self._writing():
                 self._file.write(json.dumps(row, allow_nan=False) + "\n")
                 self._file.flush()
-            self._also(row)
+            self._on_row(row)
 
     def sync(self) -> None:
         """Flush the rows to the disk, before a checkpoint that counts them."""

@@ -40,7 +40,7 @@ class TrainingPlan:
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 
-    def over(self, state: "TrainingState") -> bool:
+    def is_over(self, state: "TrainingState") -> bool:
         """Whether training ends in this state: all updates are done, or `patience` is exhausted."""
         validated = state.evaluated * self.steps_per_epoch == state.step
         patient = self.patience is None or state.evaluated - state.best_epoch < self.patience

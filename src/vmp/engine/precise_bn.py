@@ -75,12 +75,12 @@ def recompute_statistics(
     with ExitStack() as stack:
         for layer, moments in moments_of.items():
             stack.callback(layer.register_forward_pre_hook(moments.add).remove)
-        shown = stack.enter_context(bar("batch norm", len(loader), shown=processes.first))
+        progress_bar = stack.enter_context(bar("batch norm", len(loader), shown=processes.first))
         for batch in loader:
             if len(batch.clips):  # training counts those that cannot be read
                 with torch.autocast(processes.device.type, dtype=autocast, enabled=autocast is not None):
                     model(batch.clips.to(processes.device, non_blocking=True))
-            shown.advance()
+            progress_bar.advance()
             check_stop()
     parts = processes.gather([moments.values() for moments in moments_of.values()])
     for layer, of_processes in zip(moments_of, zip(*parts, strict=True), strict=True):

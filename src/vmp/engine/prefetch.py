@@ -10,7 +10,7 @@ from vmp.data.dataset import Batch
 
 
 @cache
-def _aside(device: torch.device) -> torch.cuda.Stream:
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     """The stream for copies. All epochs share one, since the allocator reuses memory per stream."""
     return torch.cuda.Stream(device)
 
@@ -29,26 +29,26 @@ class Prefetcher:
         self.batches, self.device = batches, device
         self.waited = 0.0
         self._next: Batch | None = None
-        self._aside = _aside(device) if device.type == "cuda" else None
+        self._copy_stream = _copy_stream(device) if device.type == "cuda" else None
 
     def take(self) -> Batch:
         """The next batch; StopIteration after the last."""
         batch, self._next = self._next or self._wait(), None
         if batch is None:
             raise StopIteration
-        if self._aside is not None:
+        if self._copy_stream is not None:
             current = torch.cuda.current_stream(self.device)
-            current.wait_stream(self._aside)
+            current.wait_stream(self._copy_stream)
             for tensor in (batch.clips, batch.labels):
                 tensor.record_stream(current)  # keeps its memory until this stream's work is done
         return batch
 
     def fetch(self) -> None:
-        if self._aside is not None and self._next is None:
+        if self._copy_stream is not None and self._next is None:
             self._next = self._wait()
 
     def _wait(self) -> Batch | None:
-        queued = torch.cuda.Event() if self._aside is not None else None
+        queued = torch.cuda.Event() if self._copy_stream is not None else None
         if queued:
             queued.record(torch.cuda.current_stream(self.device))
         began = time.monotonic()
@@ -58,8 +58,8 @@ class Prefetcher:
         return None if batch is None else self._copied(batch)
 
     def _copied(self, batch: Batch) -> Batch:
-        if self._aside is None:
+        if self._copy_stream is None:
             return batch
-        with torch.cuda.stream(self._aside):
+        with torch.cuda.stream(self._copy_stream):
             clips, labels = (t.to(self.device, non_blocking=True) for t in (batch.clips, batch.labels))
             return batch._replace(clips=clips, labels=labels)

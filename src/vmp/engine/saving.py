@@ -99,8 +99,8 @@ class Saver:
         (step, before), path = self._newest, self._folder / name
         if path == before:
             return
-        needed = optimizer.state_dict() | ({"trained": average.trained()} if average else {})
-        moments = before if step == progress.step else self._copy(needed, "optimizer")
+        optimizer_state = optimizer.state_dict() | ({"trained": average.trained()} if average else {})
+        moments = before if step == progress.step else self._copy(optimizer_state, "optimizer")
         linked = step == progress.step and not self._recomputes
         weights = before if linked else self._copy((average or model).state_dict(), "model")
         copied = torch.cuda.Event() if next(model.parameters()).is_cuda else None

@@ -14,10 +14,10 @@ def cosine(*, epochs: float, warmup_epochs: float = 0.0, warmup_start: float = 0
 
     As in PySlowFast, the warm-up is part of the epochs."""
 
-    def half(epoch: float) -> float:
+    def half_cosine(epoch: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
 
-    return _warmed(half, warmup_epochs, warmup_start)
+    return _with_warmup(half_cosine, warmup_epochs, warmup_start)
 
 
 def steps(
@@ -25,13 +25,13 @@ def steps(
 ) -> Schedule:
     """factors[i] from epoch at[i] on; at[0] is 0. The authors' recipe: at = (0, 11, 14), factors = (1, 0.1, 0.01)."""
 
-    def stair(epoch: float) -> float:
+    def step_function(epoch: float) -> float:
         return factors[max(i for i, since in enumerate(at) if epoch >= since)]
 
-    return _warmed(stair, warmup_epochs, warmup_start)
+    return _with_warmup(step_function, warmup_epochs, warmup_start)
 
 
-def _warmed(schedule: Schedule, warmup_epochs: float, warmup_start: float) -> Schedule:
+def _with_warmup(schedule: Schedule, warmup_epochs: float, warmup_start: float) -> Schedule:
     top = schedule(warmup_epochs)
 
     def warmed(epoch: float) -> float:

@@ -170,9 +170,9 @@ def fit(
         stack.enter_context(explain_torch_errors(data.being_read, stopping.check))
         stack.callback(close)
         stack.enter_context(saver)
-        shown = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
+        progress_bar = stack.enter_context(bar("train", plan.steps, done=state.step, shown=processes.first))
         remaining = _EvaluationTime(plan, settings, state)
-        shown.further = remaining.estimate
+        progress_bar.further = remaining.estimate
         if not state.rows:
             metrics.write({"kind": "start", "epoch": 0, "step": 0, **scalars()})
         while True:
@@ -180,10 +180,10 @@ def fit(
 
             # --- evaluate where an epoch has ended ---------------------------------------------------------------
             if evaluate and state.step and state.step % per_epoch == 0 and state.evaluated < epoch:
-                processes.share(model.buffers())  # batch statistics differ by process
+                processes.broadcast(model.buffers())  # batch statistics differ by process
                 save()  # an evaluation may take long, and a stop abandons it
-                with shown.untimed(), remaining.timed(), averaged():
-                    processes.share(model.buffers() if average else ())
+                with progress_bar.untimed(), remaining.timed(), averaged():
+                    processes.broadcast(model.buffers() if average else ())
                     recompute(epoch)
                     result, learned = evaluate(epoch), scalars()
                 state.evaluated = epoch
@@ -194,7 +194,7 @@ def fit(
                 pace = str(epoch_total) if epoch_total.clips else ""
                 log(f"epoch {epoch}/{plan.epochs}  {describe(row)}  {pace}".rstrip())
                 save(best=best)
-            if plan.over(state):
+            if plan.is_over(state):
                 if state.step < plan.steps:
                     log(
                         f"no better top-1 than that of epoch {state.best_epoch}: training ends (train.patience)"
@@ -209,7 +209,7 @@ def fit(
             # --- train to the end of the epoch -------------------------------------------------------------------
             batches.start_at(epoch, state.step % per_epoch * plan.accumulate)
             stream = Prefetcher(iter(loader), device)  # type: ignore[arg-type]
-            mine = Throughput()  # this process in this epoch
+            this_epoch = Throughput()  # of this process
             while state.step < (epoch + 1) * per_epoch:
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = base * schedule(state.step / per_epoch)
@@ -225,27 +225,27 @@ def fit(
                         bad = data.present.bad | state.bad
                         check_bad(bad, data.present.total, settings.max_bad_fraction, where="training")
                     readable = len(batch.clips)
-                    part = decide_participation(
+                    participation = decide_participation(
                         readable, micro_batch=plan.micro_batch, last=last, synced=synced, processes=processes
                     )
-                    if not part.runs:
+                    if not participation.runs:
                         continue
-                    mine.clips += readable
+                    this_epoch.clips += readable
                     sums.clip_ids += [data.present.clips[index].id for index in batch.indices.tolist()]
-                    clips, labels = (batch.clips, batch.labels) if part.weight else data.blank()
+                    clips, labels = (batch.clips, batch.labels) if participation.weight else data.blank()
                     model.train()  # each time: frozen modules go back to evaluation mode
-                    if not part.batch_statistics:
+                    if not participation.batch_statistics:
                         use_running_statistics(model)
                     with nullcontext() if last else unsynced(), signals_blocked():
                         with torch.autocast(device.type, **autocast):
                             out = forward(clips.to(device, non_blocking=True))
                         labels = labels.to(device, non_blocking=True)
                         terms = objective(out.logits, labels, out.variations)
-                        scaler.scale(terms["loss"] * part.weight / plan.accumulate).backward()
+                        scaler.scale(terms["loss"] * participation.weight / plan.accumulate).backward()
                     if not stopping.code:  # a run that is about to stop needs no further batch
                         stream.fetch()
-                    if part.weight:
-                        sums.add(terms, part.weight)
+                    if participation.weight:
+                        sums.add(terms, participation.weight)
                         accuracy.add(out.logits, labels)
 
                 # --- the processes exchange their findings, and step or stop together
@@ -254,8 +254,8 @@ def fit(
                 finite = sums.is_finite(optimizer)
                 no_loss = scaler.is_enabled() and ~sums.has_finite_loss()
                 due = time.monotonic() - saved_at > 60 * settings.save_minutes
-                found = (~finite, no_loss, stopping.code, due, sums.weight > 0)
-                broken, lost, stop, due_anywhere, any_read = processes.maximum(found)  # waits, once per step
+                flags = (~finite, no_loss, stopping.code, due, sums.weight > 0)
+                broken, lost, stop, due_anywhere, any_read = processes.maximum(flags)  # waits, once per step
                 if not any_read:
                     raise RunError(f"none of the {plan.batch} clips of step {state.step + 1} could be read")
                 skip = broken and not lost and may_skip(scaler)
@@ -275,20 +275,20 @@ def fit(
                         f"multiplied by {scaler.get_scale():g}"
                     )
                 state.step += 1
-                mine.trained += time.monotonic() - step_began
+                this_epoch.trained += time.monotonic() - step_began
 
                 # --- log, save, stop
                 if state.step % settings.log_every == 0 or state.step % per_epoch == 0:
-                    here = (sums.values(), sums.weight, accuracy.correct, accuracy.counted)
-                    parts = processes.gather(here)
+                    counts = (sums.values(), sums.weight, accuracy.correct, accuracy.counted)
+                    parts = processes.gather(counts)
                     row = {f"train/{k}": v for k, v in mean_terms([part[:2] for part in parts]).items()}
                     row["train/top1"] = 100 * sum(part[2] for part in parts) / sum(part[3] for part in parts)
                     row["train/lr"] = optimizer.param_groups[0]["lr"]
                     accuracy.reset()
                     head = {"kind": "train", "epoch": round(state.step / per_epoch, 6), "step": state.step}
                     metrics.write({**head, **row, **scalars()})
-                    shown.note = f"loss {row['train/loss']:.3f}"
-                shown.advance()
+                    progress_bar.note = f"loss {row['train/loss']:.3f}"
+                progress_bar.advance()
                 if stop or due_anywhere or (settings.save_steps and state.step % settings.save_steps == 0):
                     save()
                 if stop:
@@ -297,9 +297,9 @@ def fit(
                     raise Stopped(f"stopped by {stopping.name(stop)} at {at}; saved.", stop)
 
             # --- report the speed of the epoch -----------------------------------------------------------------------
-            mine.waited = stream.waited
-            each = processes.gather(mine)
-            total, epoch_total = total.add(each), Throughput().add(each)
+            this_epoch.waited = stream.waited
+            throughputs = processes.gather(this_epoch)
+            total, epoch_total = total.add(throughputs), Throughput().add(throughputs)
             slow = epoch_total.share_waiting > SLOW_DATA and epoch_total.waited > 5
             if processes.first and slow and not warned:
                 log.warn(f"epoch {epoch + 1}: {epoch_total}. {_advice_on_slow_data(settings.workers)}")

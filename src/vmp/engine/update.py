@@ -143,10 +143,10 @@ def has_synced_statistics(model: nn.Module, processes: Processes) -> bool:
     return processes.world > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, most: float) -> None:
-    """Scale the gradients down if their norm over all parameters exceeds `most`. Does not wait for the device.
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    """Scale the gradients down if their norm over all parameters exceeds `max_norm`. Does not wait for the device.
 
     All processes have the same averaged gradients, so they scale equally.
     """
-    found = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    nn.utils.clip_grad_norm_(found, most)
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    nn.utils.clip_grad_norm_(parameters, max_norm)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vmp.choices import CameraMotion
 from vmp.extensions.compensate import compensated_differences
 from vmp.extensions.variations import REGULARISERS, total_variation
-from vmp.layer import MotionPrompt, Prompted, temporal_attention_variation, weigh
+from vmp.layer import MotionPrompt, Prompted, apply_attention, temporal_attention_variation
 
 COMPENSATIONS = get_args(CameraMotion)
 
@@ -53,7 +53,7 @@ class ExtendedPrompt(MotionPrompt):
 
     def forward(self, clip: Tensor, *, variation: bool = True) -> Prompted:
         a, own = self.attention(clip), variation and self.regulariser != "temporal"
-        out = weigh(self, clip, a, variation=variation and not own)
+        out = apply_attention(self, clip, a, variation=variation and not own)
         return Prompted(out.prompts, self._sibling(clip, a)) if own else out
 
     def _sibling(self, clip: Tensor, attention: Tensor) -> Tensor:

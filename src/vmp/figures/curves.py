@@ -113,10 +113,10 @@ class LearnedPair(NamedTuple):
 def by_lambda(runs: Sequence[Run]) -> dict[float, dict[str, tuple[list[float], list[float]]]]:
     """λ -> {"slope", "shift" or, with pathways, "fast/slope" ...: (epochs, values)}; the first run for each λ."""
     found: dict[float, dict[str, tuple[list[float], list[float]]]] = {}
-    for run in sorted(runs, key=lambda run: (run.weight, str(run.folder))):
+    for run in sorted(runs, key=lambda run: (run.lambda_, str(run.folder))):
         if keys := [key for name in ("slope", "shift") for key in _keys(run.curve, name)]:
             lines = {key.removeprefix("vmp/"): line_of(run.curve, key) for key in keys}
-            found.setdefault(run.weight, lines)
+            found.setdefault(run.lambda_, lines)
     return found
 
 

@@ -135,7 +135,7 @@ def _regularisation(number: int, options: FigureOptions) -> Any:
             rows, names = [list(frame), list(difference)], ["frame", "difference D"]
         rows += [list(prompt), list(attention)]
         learned = describe(layer).replace(", ", "\n")
-        names += [f"prompt, λ = {run.weight:g}", f"attention\n{learned}"]
+        names += [f"prompt, λ = {run.lambda_:g}", f"attention\n{learned}"]
     title = f"{pair[1].title}: {name}\n{color_key(layer)}"
     return draw_grid(rows, rows=names, title=title, width=1.05)
 

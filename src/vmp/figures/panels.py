@@ -11,7 +11,7 @@ import numpy as np
 from vmp.data.opencv import opencv
 from vmp.figures.canvas import bare, figure, style
 from vmp.figures.layers import describe, slope_and_shift
-from vmp.pathways import display_name, take
+from vmp.pathways import display_name, select_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,9 +153,9 @@ def attention_panels(model: "PromptedClassifier", clips: Mapping[str, "Tensor"])
 def frames_of_pathway(model: "PromptedClassifier", clip: "Tensor", pathway: str) -> "Tensor":
     """The frames of a clip, (3, frames, H, W), that the pathway's prompt layer takes."""
 
-    if not model.cut or pathway not in model.cut.take:
+    if not model.pathway_frames or pathway not in model.pathway_frames.indices:
         return clip
-    return take(clip.unsqueeze(0), model.cut.take[pathway])[0]
+    return select_frames(clip.unsqueeze(0), model.pathway_frames.indices[pathway])[0]
 
 
 def to_bytes(picture: np.ndarray) -> np.ndarray:

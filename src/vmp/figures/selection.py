@@ -218,12 +218,12 @@ def regularised_pair(number: int, options: FigureOptions) -> tuple[Run, Run]:
 
     paper = PAPER[number]
     if len(options.runs) == 2 and not options.found:
-        a, b = sorted(options.runs, key=lambda run: run.weight)
+        a, b = sorted(options.runs, key=lambda run: run.lambda_)
         return a, b
     for group in same_but_lambda([run for run in candidates(options, paper) if run.finished]):
-        plain, *others = sorted(group, key=lambda run: run.weight)
-        if others and plain.weight == 0 < others[-1].weight:
-            return plain, min(others, key=lambda run: abs(run.weight - paper.weight))
+        plain, *others = sorted(group, key=lambda run: run.lambda_)
+        if others and plain.lambda_ == 0 < others[-1].lambda_:
+            return plain, min(others, key=lambda run: abs(run.lambda_ - paper.weight))
     weights = [f"vmp.lambda={weight:g}" for weight in (0, paper.weight)]
     small = [f"dataset.camera=moving vmp.lambda={weight:g}" for weight in (0, 2.5)]
     what = "two finished runs that differ in λ only, one with λ = 0"

@@ -50,7 +50,7 @@ class Camera:
 
     def right(self, arm: str) -> np.ndarray:
         """(seeds, clips) bool: which clips each seed got right, of those that every run has a score for."""
-        each = {name: [run.right for run in runs] for name, runs in self.runs.items()}
+        each = {name: [run.correct for run in runs] for name, runs in self.runs.items()}
         ids = sorted(set.intersection(*(set(one) for runs in each.values() for one in runs)))
         return np.array([[one[i] for i in ids] for one in each[arm]])
 

@@ -147,7 +147,7 @@ def _rows(pairs: Sequence[tuple[Path, Path]]) -> Iterator[tuple[str, list[np.nda
 
 def disagreements(mine: Path, theirs: Path) -> Mapping[str, list[str]]:
     """Ids of the clips that only one of two runs gets right."""
-    a, b = Run(mine).right, Run(theirs).right
+    a, b = Run(mine).correct, Run(theirs).correct
     shared = [name for name in a if name in b]
     return {
         "only with prompts": [name for name in shared if a[name] and not b[name]],

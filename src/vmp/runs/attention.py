@@ -57,7 +57,7 @@ def mean_attention(folder: Path) -> dict[str, float]:
 def _measure(folder: Path) -> dict[str, float]:
     import torch
 
-    from vmp.model import mean_of, measuring_attention
+    from vmp.model import mean_attention, measuring_attention
 
     opened = open_prompts(folder)
     if not opened.prompts:
@@ -67,4 +67,4 @@ def _measure(folder: Path) -> dict[str, float]:
         for index in range(len(clips)):
             if isinstance(found := clips[index][1], torch.Tensor):
                 opened.model(found)
-    return mean_of({pathway: torch.cat(means) for pathway, means in sums.items() if means})
+    return mean_attention({pathway: torch.cat(means) for pathway, means in sums.items() if means})

@@ -13,6 +13,7 @@ from vmp.runs.records import (
     RESULT_FILE,
     is_finished,
     is_run,
+    no_run,
     read_config,
     read_digests,
 )
@@ -62,7 +63,7 @@ def load_config(folder: Path, raw: dict[str, Any] | None = None) -> Config:
         RunError: there is no run, or another version of the project made it.
     """
     if not is_run(folder):
-        raise RunError(f"{folder}: no run there (no {CONFIG_FILE})")
+        raise RunError(no_run(folder))
     try:
         return check(read_config(folder) if raw is None else raw)
     except ConfigError as error:

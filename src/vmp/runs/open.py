@@ -46,12 +46,10 @@ class Opened:
 
     def frames_of(self, pathway: str) -> list[int]:
         """Indices, into the frames that the model takes, of those that a pathway's layer sees."""
-        cut, count = self.model.cut, self.spec.frames + (1 if self.prompts else 0)
-        return (
-            list(cut.take[pathway])
-            if cut and pathway in cut.take
-            else list(range(cut.frames if cut else count))
-        )
+        of_pathways = self.model.pathway_frames
+        if of_pathways is None:
+            return list(range(self.spec.frames + (1 if self.prompts else 0)))
+        return list(of_pathways.indices.get(pathway, range(of_pathways.frames)))
 
 
 def open_run(

@@ -6,6 +6,7 @@ an evaluation has the same result.json, predictions.csv and per_class.csv.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vmp.data.manifest import write_classes
-from vmp.errors import RunError
+from vmp.errors import RunError, shortlist
 from vmp.files import (
     CONFIG_LIMIT,
     DIGITS,
@@ -117,6 +118,17 @@ class _Result(_Open):
 
 def is_run(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
+
+
+def no_run(folder: Path) -> str:
+    """The message for a folder that is not a run's; it names runs that are up to four levels below."""
+    below = [
+        path.parent for depth in range(1, 5) for path in islice(folder.glob("*/" * depth + CONFIG_FILE), 5)
+    ]
+    hint = (
+        "; there are runs below it:\n" + shortlist([str(path) for path in sorted(below)], 5) if below else ""
+    )
+    return f"{folder}: no run there (no {CONFIG_FILE}){hint}"
 
 
 def is_finished(folder: Path) -> bool:

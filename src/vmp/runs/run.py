@@ -1,7 +1,7 @@
-"""Runs as their folders describe them: config, result, curves, accuracy by class, prediction for each clip.
+"""A run as its folder describes it: config, result, curves, accuracy by class, prediction for each clip.
 
-Attributes are read from the folder on first use. They raise RunError where a file is damaged, and return values of the
-types that `records` promises.
+Attributes are read from the folder on first use. They raise RunError if a file is damaged or missing; runs/records.py
+checks what they return.
 """
 
 import sys
@@ -32,16 +32,16 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The values in config.yaml, as they are."""
+        """The values in config.yaml, unchecked."""
         return records.read_config(self.folder)
 
     @property
     def title(self) -> str:
-        """Its dataset and backbone."""
+        """The run's dataset and backbone, for titles."""
         return f"{self.config['name']}, {self.config['backbone']['name']}"
 
     @property
-    def weight(self) -> float:
+    def lambda_(self) -> float:
         """λ, the weight of the regulariser."""
         return float(self.config["vmp"]["lambda"])
 
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def lists_classes(self) -> bool:
-        """False for runs made before classes.txt was kept."""
+        """False for runs by early versions, which did not write classes.txt."""
         return (self.folder / records.CLASSES_FILE).is_file()
 
     @cached_property
@@ -80,7 +80,7 @@ class Run:
 
     @cached_property
     def curve(self) -> list[Row]:
-        """The rows to draw: all but those of training, and of these at most CURVE_POINTS."""
+        """The rows to draw: all rows at the start and of validations, and at most CURVE_POINTS of training."""
         return self.rows.thinned(CURVE_POINTS)
 
     @cached_property
@@ -89,8 +89,8 @@ class Run:
         return records.read_predictions(self.folder, classes=len(self.classes))
 
     @property
-    def right(self) -> dict[str, bool]:
-        """Clip -> whether it was classified correctly, of the clips that have a score."""
+    def correct(self) -> dict[str, bool]:
+        """Id -> whether the clip was classified correctly, for the clips that have a score."""
         return {row["id"]: row["label"] == row["predicted"] for row in self.predictions if row["predicted"]}
 
     @cached_property
@@ -109,20 +109,20 @@ class Run:
         return (self.folder / records.RESULT_FILE).stat().st_mtime
 
     def evaluations(self) -> list["Run"]:
-        """Later tests of the run with evaluate.py, by name."""
+        """Later tests of the run by evaluate.py, sorted by name."""
         found = sorted((self.folder / "evaluations").glob(f"*/{records.RESULT_FILE}"))
         return [Run(path.parent) for path in found]
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder; a RunError where there is none."""
+    """The run in a folder. Raises RunError if there is none."""
     if not records.is_run(folder):
-        raise RunError(f"{folder}: no run there (no {records.CONFIG_FILE})")
+        raise RunError(records.no_run(folder))
     return Run(folder)
 
 
 def find_runs(outputs: Path) -> Iterator[Run]:
-    """Every run below a folder, by name. Configs inside a run's folder (wandb's own files) are not runs."""
+    """Every run below a folder, sorted by name. Configs inside a run's folder (wandb's own files) are not runs."""
     folders = {path.parent for path in outputs.rglob(records.CONFIG_FILE)}
     for folder in sorted(folders):
         if not folders.intersection(folder.parents):

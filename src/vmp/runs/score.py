@@ -108,7 +108,7 @@ def score(
 
     from vmp.engine import evaluator
     from vmp.engine.precision import autocast_type
-    from vmp.model import mean_of, measuring_attention
+    from vmp.model import mean_attention, measuring_attention
 
     def refuse_too_many(bad: dict[int, str]) -> None:
         share = config.data.max_bad_fraction
@@ -134,7 +134,7 @@ def score(
     if scores is None:
         return None
     return replace(
-        scores, attention=mean_of({name: mean for name, mean in means.items() if mean is not None})
+        scores, attention=mean_attention({name: mean for name, mean in means.items() if mean is not None})
     )
 
 

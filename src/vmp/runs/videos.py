@@ -105,7 +105,7 @@ def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0
         raise DataError(
             f"{video}: only the generator of dataset=motions knows what really moves (vmp=oracle)"
         )
-    shown, offsets = shape.grid(clip)
+    shown, offsets = shape.timeline(clip)
     if start and start + int(offsets[-1]) >= len(shown):
         raise UserError(
             f"start = {start}: {max(0, len(shown) - start)} frames are left, and a clip spans {offsets[-1] + 1}"
