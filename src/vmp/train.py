@@ -458,12 +458,14 @@ def _make_plan(config: Config, world: int, *, labels: list[int], log: "Log") -> 
         log.warn("train.batch_norm = 'sync' has no effect with a single process")
     max_micro = min(per_process, t.micro_batch or per_process)
     mixes = Augmentation(**config.augment.model_dump()).mixes
-    micro = max((n for n in range(1, max_micro + 1) if per_process % n == 0 and not (mixes and n % 2)), default=0)
+    micro = max(
+        (n for n in range(1, max_micro + 1) if per_process % n == 0 and not (mixes and n % 2)), default=0
+    )
     if not micro:
         raise ConfigError(
             f"augment.mixup and augment.cutmix mix the clips of a micro-batch in pairs, but no even number up to "
-            f"{max_micro} divides the {per_process} clips per device; choose a trainer.micro_batch of at least 2 and an "
-            "even number of clips per device (trainer.batch_size / processes)"
+            f"{max_micro} divides the {per_process} clips per device; choose a trainer.micro_batch of at least 2 and "
+            "an even number of clips per device (trainer.batch_size / processes)"
         )
     if mixes:
         log("mixed clips: train/top1 counts the class with the larger share of a clip")
