@@ -1,9 +1,10 @@
-"""Check the paper's claims against the tables' runs: gains with their errors, slope and shift by λ and camera, costs.
+"""Compare the tables' runs with the paper's claims about gains, slope and shift by λ and camera, and costs.
 
-python scripts/claims.py                              the real datasets -> outputs/results/claims.md
-python scripts/claims.py --profile mini --seeds 3     in miniature -> outputs/mini/results/claims.md
+examples:
+  python scripts/claims.py                              the real datasets -> outputs/results/claims.md
+  python scripts/claims.py --profile mini --seeds 3     in miniature -> outputs/mini/results/claims.md
 
-This runs nothing: make paper (or make table1 ...) makes the runs. Only make publish changes docs/results.
+It makes no runs; use make paper or make table1 ... for that. Only make publish changes docs/results.
 """
 
 import os

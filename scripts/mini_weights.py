@@ -1,12 +1,12 @@
-"""The weights that `weights=motions` loads: trains the small networks and writes their files into the package.
+"""Train the small networks that `weights=motions` loads, and write their files into the package.
 
     only='tiny slowfast'   networks of conf/pretraining/motions.yaml; default: all
     launch=warm            single | warm | torchrun=N | 'hydra/launcher=slurm ...'
-    dry=1                  list what would be trained, and train nothing
-    output=FOLDER          of the runs; default: outputs/pretraining
+    dry=1                  only list the runs
+    output=FOLDER          folder of the runs (default: outputs/pretraining)
     data.root=... and the like: overrides for every run, as for train.py
 
-Finished runs are not repeated and half-done ones are continued. `make mini-weights` does the same.
+Finished runs are not repeated, and unfinished ones are continued. `make mini-weights` does the same.
 """
 
 from functools import partial

@@ -1,8 +1,9 @@
 """Copy the results of your runs into docs/results, which no other command writes.
 
-python scripts/publish.py                                 outputs/results -> docs/results
-python scripts/publish.py --profile mini table1 claims    outputs/mini/results -> docs/results/mini, these only
-python scripts/publish.py --profile real                  outputs/real/results -> docs/results/real
+examples:
+  python scripts/publish.py                                 outputs/results -> docs/results
+  python scripts/publish.py --profile mini table1 claims    outputs/mini/results -> docs/results/mini, these only
+  python scripts/publish.py --profile real                  outputs/real/results -> docs/results/real
 
 If a published number, or some of its seeds, would be lost, nothing is copied.
 """

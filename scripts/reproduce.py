@@ -1,13 +1,13 @@
-"""A table of the paper, ours beside theirs: python scripts/reproduce.py table=1 [profile=mini] [seeds=3] [dry=1] ...
+"""Run a table of the paper and write it next to the paper's: python scripts/reproduce.py table=1 [profile=mini] [seeds=3] [dry=1] ...
 
     only='timesformer mpii'     only cells whose names contain all of these words
     launch=torchrun=4           single | warm | torchrun=N | 'hydra/launcher=slurm hydra.launcher.partition=gpu'
-    dry=1                       print the plan, with an estimate from what was measured, and run nothing
-    timing=1                    time a few steps of every model in the plan for the estimates, and run nothing
+    dry=1                       only print the plan, with an estimate from earlier measurements
+    timing=1                    only time a few steps of every model in the plan, for the estimates
     output=outputs              folder of the runs; results=FOLDER: folder of the tables, else OUTPUT/results
     data.root=... and the like  overrides for every run, as for train.py
 
-It runs what is not finished, continues what is half done, and writes outputs/results/table<n>.md, .csv and .tex. `make
+It makes the missing runs, continues unfinished ones, and writes outputs/results/table<n>.md, .csv and .tex. `make
 table1 SEEDS=3` does the same; `make publish` copies the files into docs/results.
 """
 

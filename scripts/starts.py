@@ -1,8 +1,9 @@
-"""Does the start of slope and shift decide the outcome? Runs from starts all over their plane, and a map of the gains.
+"""Train from a grid of initial slopes and shifts, and map the gain in accuracy.
 
-python scripts/starts.py                                  in miniature: both cameras, 5 x 5 starts, 2 seeds
-python scripts/starts.py --slopes 10 25 --shifts -0.5 0.5 --seeds 5 --model x3d
-python scripts/starts.py --profile paper --datasets mpii_cooking2 trainer.epochs=10
+examples:
+  python scripts/starts.py                                  in miniature: both cameras, 5 x 5 starts, 2 seeds
+  python scripts/starts.py --slopes 10 25 --shifts -0.5 0.5 --seeds 5 --model x3d
+  python scripts/starts.py --profile paper --datasets mpii_cooking2 trainer.epochs=10
 
 Finished runs are not repeated. KEY=VALUE overrides train.py's config for every run.
 """
@@ -21,15 +22,15 @@ def main() -> None:
     parser = parser_of(__doc__)
     add = parser.add_argument
     add("overrides", nargs="*", metavar="KEY=VALUE", help="overrides for every run, as for train.py")
-    add("--profile", default="mini", help="what stands for datasets and models (conf/table/profile/)")
-    add("--datasets", nargs="+", default=["mpii_cooking2", "finegym"], help="names in the profile")
-    add("--model", default="i3d", help="a name in the profile")
-    add("--slopes", nargs="+", type=float, default=[9.2, 11, 15, 25, 40], help="a at the start, above 9.09")
+    add("--profile", default="mini", help="a file in conf/table/profile/ (default: mini)")
+    add("--datasets", nargs="+", default=["mpii_cooking2", "finegym"], help="datasets of the profile")
+    add("--model", default="i3d", help="a model of the profile")
+    add("--slopes", nargs="+", type=float, default=[9.2, 11, 15, 25, 40], help="initial slopes, above 9.09")
     add(
-        "--shifts", nargs="+", type=float, default=[-0.55, -0.3, 0, 0.3, 0.55], help="b, between -0.6 and 0.6"
+        "--shifts", nargs="+", type=float, default=[-0.55, -0.3, 0, 0.3, 0.55], help="initial shifts, between -0.6 and 0.6"
     )
     add("--seeds", type=int, default=2)
-    add("--lambda", type=float, default=0.0, dest="weight", help="weight of the regulariser")
+    add("--lambda", type=float, default=0.0, dest="weight", help="λ, the weight of V")
     add("--launch", default="", help="as for make table1")
     add("--out", type=Path, help="the map's path without suffix; default: results/starts beside the runs")
     options = parser.parse_intermixed_args()

@@ -1,13 +1,13 @@
-"""Arms compared on small sets of real clips, over folds and seeds: python scripts/study.py real [seeds=3] [only=...]
+"""Compare settings (arms) on datasets (sets), over folds and seeds: python scripts/study.py real [seeds=3] [only=...]
 
     FILE.yaml                   in place of real: a study of your own (docs/extending.md)
     only='SET ... ARM ...'      sets and arms, as in only='handwash12 none learned'; default: all
-    search=1                    every arm at every setting of the search, not at the default alone
+    search=1                    run every arm at every setting of the search (default: at the first one)
     launch=warm                 single | warm | torchrun=N | 'hydra/launcher=slurm ...'
-    dry=1                       list what would be run, and run nothing
+    dry=1                       only list the runs
     data.root=... and the like  overrides for every run, as for train.py
 
-It runs what is not finished, continues what is half done, and writes the table, the picture, and the records of all
+It makes the missing runs, continues unfinished ones, and writes the table, the figure, and the records of all
 runs (study_runs.csv, study_clips.csv.gz) to OUTPUT/results; runs recorded in the study's published folder count as
 finished. `make real` does the same, and `make publish PROFILE=real` copies the results to docs/results/real.
 """

@@ -1,7 +1,8 @@
-"""Builds a wandb workspace for slope and shift: the curves and pairs of the paper's Fig. 4, and accuracy against λ.
+"""Build a wandb workspace for slope and shift: the curves and pairs of the paper's Fig. 4, and accuracy against λ.
 
-python scripts/wandb_dashboard.py --json dashboard.json          write it to a file; needs no login and no network
-python scripts/wandb_dashboard.py --entity TEAM                  add it to the project video-motion-prompts
+examples:
+  python scripts/wandb_dashboard.py --json dashboard.json          write it to a file; needs no login and no network
+  python scripts/wandb_dashboard.py --entity TEAM                  add it to the project video-motion-prompts
 """
 
 import json
