@@ -1,5 +1,6 @@
-"""Run a table of the paper and write it next to the paper's: python scripts/reproduce.py table=1 [profile=mini] [seeds=3] [dry=1] ...
+"""Run a table of the paper and write it next to the paper's: python scripts/reproduce.py table=1 [KEY=VALUE ...]
 
+    profile=mini                in miniature (default: paper); seeds=3: runs per cell (default: 1)
     only='timesformer mpii'     only cells whose names contain all of these words
     launch=torchrun=4           single | warm | torchrun=N | 'hydra/launcher=slurm hydra.launcher.partition=gpu'
     dry=1                       only print the plan, with an estimate from earlier measurements

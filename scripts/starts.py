@@ -27,7 +27,11 @@ def main() -> None:
     add("--model", default="i3d", help="a model of the profile")
     add("--slopes", nargs="+", type=float, default=[9.2, 11, 15, 25, 40], help="initial slopes, above 9.09")
     add(
-        "--shifts", nargs="+", type=float, default=[-0.55, -0.3, 0, 0.3, 0.55], help="initial shifts, between -0.6 and 0.6"
+        "--shifts",
+        nargs="+",
+        type=float,
+        default=[-0.55, -0.3, 0, 0.3, 0.55],
+        help="initial shifts, between -0.6 and 0.6",
     )
     add("--seeds", type=int, default=2)
     add("--lambda", type=float, default=0.0, dest="weight", help="λ, the weight of V")

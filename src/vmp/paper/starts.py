@@ -1,4 +1,4 @@
-"""Does the start of m and n decide the outcome? Runs that start all over the plane of slope and shift, and their map.
+"""Train from a grid of initial slopes and shifts and map the gain in accuracy: do the initial values matter?
 
 Notable here:
 - a run is that of a Table 1 cell at λ = 0 (or another λ) except for where m and n start; its baseline is the same run
