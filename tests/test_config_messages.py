@@ -29,6 +29,8 @@ def composed(*overrides: str):
         (["vmp.lambda=1e400"], "vmp.lambda = inf: must be a finite number"),
         (["vmp.lambda=abc"], "vmp.lambda = 'abc': must be a number"),
         (["vmp.lambda="], "vmp.lambda = ''"),
+        (["output="], "output = '': must not be empty"),  # of a shell variable that is not set
+        (["backbone.weights="], "backbone.weights = '': must not be empty"),
         (["vmp.lambda=null"], "vmp.lambda = null: must be a number"),
         (["++vmp.lamda=1"], "vmp.lamda: no such key; did you mean vmp.lambda?"),
         (["+x=1"], "x: no such key"),

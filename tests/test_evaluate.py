@@ -49,14 +49,15 @@ def same(found: dict, run: Path) -> None:
 @pytest.mark.slow
 def test_a_run_on_a_list_of_other_videos(evaluate, finished, data, tmp_path):
     """By name or by number, the labels mean the run's classes, whatever their order in the list."""
-    own = finished / "evaluations"
-    for labels in (["brighter", "darker"], ["0", "1"]):
-        file = listed(tmp_path / "other.csv", data, labels)
+    for name, labels in {"names": ["brighter", "darker"], "numbers": ["0", "1"]}.items():
+        (tmp_path / name).mkdir()
+        file = listed(tmp_path / name / "other.csv", data, labels)
         code, said, _ = evaluate(f"run={finished}", f"list={file}", f"root={data}")
         assert code == 0
-        (result,) = own.glob("list-other_*/result.json")
+    results = list((finished / "evaluations").glob("list-other-*/result.json"))
+    assert len(results) == 2  # none replaces another of its name
+    for result in results:
         same(json.loads(result.read_text()), finished)
-        result.unlink()
     file = listed(tmp_path / "other.csv", data, ["brighter", "dim"])
     code, _, errors = evaluate(f"run={finished}", f"list={file}", f"root={data}")
     assert code == 2
@@ -83,7 +84,7 @@ def test_weights_are_tested_as_they_are(evaluate, finished, data, tmp_path):
     other = listed(tmp_path / "l.csv", data, ["brighter", "darker"])
     code, said, errors = evaluate(*words, f"list={other}", f"root={data}")
     assert code == 0, errors
-    (result,) = (tmp_path / "outputs/list-l").rglob("result.json")
+    (result,) = (tmp_path / "outputs").glob("list-l-*/**/result.json")
     same(json.loads(result.read_text()), finished)
 
     file.with_suffix(".classes.txt").write_text("darker\nbrighter\n")

@@ -9,6 +9,7 @@ import yaml
 from small_datasets import read, run, small_video
 
 from vmp.build import find_splits
+from vmp.cli import friendly
 from vmp.compose import composer
 from vmp.config import check
 from vmp.errors import ConfigError, ManifestError
@@ -113,6 +114,33 @@ def test_a_csv_with_groups_spans_and_a_split(clips, data):
         *[("kick/3.mp4", "unused"), ("wave/0.mp4", "train"), ("wave/0.mp4", "train")],
     ]
     assert any("kick/3.mp4 is kick/2.mp4" in note for note in plan.notes)  # the copy of a tested clip
+
+
+def test_spans_keep_all_their_digits(clips, data):
+    """In ids, which must differ, and in split.csv, which may be a dataset.csv again."""
+    spans = [("1234.5671", "1234.5678"), ("1234.5672", "1234.5681"), ("1000000.04", "1000000.08")]
+    rows = [
+        f"wave/0.mp4,{label},{start},{end},train\n" for label, (start, end) in zip("aab", spans, strict=True)
+    ]
+    (clips / "exact.csv").write_text("path,label,start,end,split\n" + "".join(rows) + "kick/1.mp4,a,,,val\n")
+    plan, home = plan_folders(clips, Path("exact.csv"))
+    ids = [item.id for item in plan.splits[f"{home}/train"]]
+    assert ids == [f"wave/0@{start}-{end}" for start, end in spans]
+    header, *table = plan.tables[f"{home}/split.csv"]
+    assert [tuple(row[2:4]) for row in table if row[-1] == "train"] == spans
+    assert header[2:4] == ["start", "end"]
+
+
+def test_a_link_to_itself_and_names_that_cannot_be_encoded_end_with_one_message(tmp_path, capsys):
+    root = tree(tmp_path, "kick/a.mp4", "wave/b.mp4")
+    loop = root / "wave/loop.mp4"
+    loop.symlink_to(loop)
+    with pytest.raises(SystemExit, match="2"), friendly():
+        plan_folders(root, ratio=(0.5, 0, 0.5))
+    assert f"error: {loop}: cannot be read or written (Too many levels" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"), friendly():
+        (root / "log.txt").write_text("caf\udce9", encoding="utf-8")
+    assert "'caf\\udce9': cannot be encoded as utf-8" in capsys.readouterr().err
 
 
 def test_folders_that_give_the_split(tmp_path):

@@ -1,6 +1,7 @@
 """What the commands share: errors as one message, Hydra's own explained."""
 
 import argparse
+import errno
 import os
 import sys
 import warnings
@@ -14,6 +15,17 @@ from vmp.streams import tolerate_failing_streams
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach us, to be explained
 # conf/hydra/launcher replaces the values of two launchers' plugins; Hydra 1.3 warns that it takes those as schemas
 warnings.filterwarnings("ignore", r"(?s).*is validated against ConfigStore schema", UserWarning)
+
+# of files and folders that the person at the keyboard can put right
+_NO_ACCESS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.EDQUOT,
+)
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
@@ -63,10 +75,24 @@ def _friendly(command: str) -> Iterator[None]:
             raise
         print(f"error: a data worker died ({error}). The same command continues", file=sys.stderr)
         sys.exit(2)
+    except UnicodeEncodeError as error:
+        print(
+            f"error: {error.object[:200]!a}: cannot be encoded as {error.encoding}. Names and paths must be UTF-8; if "
+            f"this one is, the locale is not: the system's encoding is {sys.getfilesystemencoding()} here, and setting "
+            "PYTHONUTF8=1 makes it UTF-8",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except ValueError as error:
         if "--multirun, --cfg" not in str(error):
             raise
         print("error: --cfg shows one run: leave -m and its lists out", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _NO_ACCESS or not error.filename:
+            raise
+        place = os.path.abspath(os.fsdecode(error.filename))
+        print(f"error: {place}: cannot be read or written ({error.strerror})", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

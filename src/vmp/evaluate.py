@@ -178,7 +178,8 @@ def _listed(config: Config, options: Evaluate, classes: Sequence[str]) -> Split:
     folder = make_list(
         home, videos=videos, lists={options.split: file}, classes_file=names, progress=read_rank().first
     )
-    name = "list-" + re.sub(r"[^\w.+-]+", "-", file.stem)
+    # two lists may have one name, as test.csv; make_list names its folder by a digest of what the list says
+    name = "-".join(("list", re.sub(r"[^\w.+-]+", "-", file.stem), folder.name))
     return find_split(config, name, read_manifest(folder / f"{options.split}.csv", root=videos))
 
 

@@ -64,8 +64,11 @@ def _check_target(value: str) -> str:
 
 
 def _expand_home(value: Any) -> Any:
-    """A path with its leading ~ expanded, as in a shell."""
+    """A path with its leading ~ expanded, as in a shell. An empty one, as of an unset variable, would mean the current
+    folder."""
     text = _number_as_text(value)
+    if text == "":
+        raise ValueError("must not be empty")
     return str(Path(text).expanduser()) if isinstance(text, str) and text.startswith("~") else text
 
 

@@ -272,7 +272,11 @@ def inside(root: Path, path: str) -> Path:
             links |= {f"{path}/{e.name}": os.path.realpath(e.path) for e in entries if e.is_symlink()}
     for name, target in links.items():
         if os.path.commonpath([real_root, target]) != real_root:
-            raise ValueError(f"path {name!r} is a link that leaves the dataset root {root}")
+            raise ValueError(
+                f"path {name!r} is a link that leaves the dataset root {root}: it leads to {target}. Nothing outside "
+                "the root is read; put the files there (hard links and bind mounts are fine), or name a root that holds "
+                "both"
+            )
     return Path(real)
 
 

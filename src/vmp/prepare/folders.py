@@ -115,7 +115,7 @@ def _ids(rows: Sequence[Row]) -> dict[Row, str]:
     named = {}
     for row in rows:
         stem = posixpath.splitext(row.path)[0]
-        span = "" if row.whole else f"@{row.start or 0:g}-{'' if row.end is None else f'{row.end:g}'}"
+        span = "" if row.whole else f"@{_exact(row.start or 0)}-{_exact(row.end)}"
         named[row] = (stem if stems[stem] == 1 else row.path) + span
     return named
 
@@ -127,10 +127,15 @@ def _table(division: Division) -> list[list[str]]:
     units = ("start_frame", "end_frame") if any(row.frames for row, _ in rows) else ("start", "end")
     table = [["path", "label", *(units if spans else ()), *(("fps",) if rates else ()), "group", "split"]]
     for row, split in sorted(rows, key=lambda pair: (pair[0].path, pair[0].start or 0)):
-        span = ["" if value is None else f"{value:g}" for value in (row.start, row.end)] if spans else []
-        rate = [f"{row.fps:g}" if row.fps else ""] if rates else []
+        span = [_exact(row.start), _exact(row.end)] if spans else []
+        rate = [_exact(row.fps or None)] if rates else []
         table.append([row.path, row.label, *span, *rate, row.group, split])
     return table
+
+
+def _exact(value: float | None) -> str:
+    """A number with all digits that a list gives: `g` alone would round to six."""
+    return "" if value is None else f"{value:.15g}"
 
 
 # --- what is there -------------------------------------------------------------------------------------------------
