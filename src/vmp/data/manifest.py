@@ -274,8 +274,8 @@ def inside(root: Path, path: str) -> Path:
         if os.path.commonpath([real_root, target]) != real_root:
             raise ValueError(
                 f"path {name!r} is a link that leaves the dataset root {root}: it leads to {target}. Nothing outside "
-                "the root is read; put the files there (hard links and bind mounts are fine), or name a root that holds "
-                "both"
+                "the root is read; put the files there (hard links and bind mounts are fine), or name a root "
+                "that holds both"
             )
     return Path(real)
 
