@@ -193,7 +193,7 @@ def hmdb_file(path: Path):
 
 
 def times_of(path: Path):
-    return {e: None if isinstance(t, str) else t for e, t in read_times(path, ELEMENTS).items()}
+    return {e: None if isinstance(t, str) else t[:2] for e, t in read_times(path, ELEMENTS).items()}
 
 
 def sequences_file(path: Path):

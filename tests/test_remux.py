@@ -11,8 +11,9 @@ import pytest
 import videos
 
 from vmp.data.decode import read_frames
+from vmp.prepare.cut import KEPT, CutClip
 from vmp.prepare.measure import installed_seeking_readers, measure
-from vmp.prepare.remux import KEPT, Remux, remux, remux_all
+from vmp.prepare.remux import remux, remux_all
 
 FRAMES = 60
 EVERYONE = {*installed_seeking_readers(), "pyav"}
@@ -23,8 +24,8 @@ def showing(path: Path, **options) -> list[int]:
     return [videos.number_of(frame) for frame in read_frames(path, range(FRAMES), **options)]
 
 
-def remuxed(folder: Path, *sources: Path) -> dict[str, tuple[Remux, object]]:
-    tasks = [Remux(source=source, target=folder / f"{source.stem}.mp4") for source in sources]
+def remuxed(folder: Path, *sources: Path) -> dict[str, tuple[CutClip, object]]:
+    tasks = [CutClip(source=source, target=folder / f"{source.stem}.mp4") for source in sources]
     return {task.source.name: (task, found) for task, found in remux_all(tasks, workers=1, progress=False)}
 
 

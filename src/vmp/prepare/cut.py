@@ -40,13 +40,14 @@ CRF, GROUP = 18, 16
 TICK = Fraction(1, 90_000)  # seconds: time base of clips whose frames keep their own times
 WINDOW = 16  # frames compared together
 MAX_CODING_ERROR = 2.0  # grey levels
+KEPT = "kept as it is: "  # the reason of a remuxed clip that stays the original begins with it
 _TAGS = ("colorspace", "color_primaries", "color_trc", "color_range")
 _LIMITED, _FULL = 1, 2  # color_range: luma from 16 to 235, from 0 to 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutClip(Span):
-    """A span of a source to be written as a file of its own, by default in frames in counted decoder order."""
+    """A file to be made from a span of a source, by default in frames in counted decoder order."""
 
     unit: Literal["file", "frames", "seconds"] = "frames"
     source: Path
@@ -54,7 +55,8 @@ class CutClip(Span):
     clock: Clock = "file"  # what seconds count from
 
     def file(self, found: Measured) -> Path:
-        return self.target
+        """Where the finished file lies: what stays the original keeps its suffix."""
+        return self.target.with_suffix(self.source.suffix) if found.reason.startswith(KEPT) else self.target
 
 
 def cut_all(

@@ -46,10 +46,11 @@ SETS = tuple(name for count, name in _SETS for _ in range(count))  # class id ->
 
 
 class Seconds(NamedTuple):
-    """A span of the source video."""
+    """A span of the source video. event: when the event begins that it is part of; None: a CSV does not say."""
 
     start: float
     end: float
+    event: float | None = None
 
 
 Times = dict[str, Seconds | str]  # element -> when it is, or why that is not known
@@ -83,10 +84,8 @@ def plan_finegym(
         )
     notes: list[str] = []
     known: Times | None = None
-    events: dict[str, float] = {}
     if file and (sources or not cut):
         known = read_times(file, elements)
-        events = read_events(file, {e[:27] for e in elements if e[:11] not in found and e[:27] in found})
         unused = f"; {len(cut):,} pre-cut clips not used" if cut else ""
         notes.append(f"spans of source videos, from {file}{unused}")
     elif cut or not file:
@@ -104,11 +103,10 @@ def plan_finegym(
         path, span = find_path(found, video, f"{video}.mp4"), known[element]
         if isinstance(span, str):
             return Item(id=element, path=path, label=label, tags=tags, problem=span)
-        start, end = span
+        start, end, began = span
         tags |= {"start_seconds": f"{start:.3f}", "end_seconds": f"{end:.3f}"}
-        if event in events:
-            path = find_path(found, event, "")
-            start, end = start - events[event], end - events[event]
+        if began is not None and video not in found and event in found:
+            path, start, end = found[event][0], start - began, end - began
             tags["from_event"] = "yes"
         return Item(id=element, path=path, label=label, start=start, end=end, unit="seconds", tags=tags)
 
@@ -192,18 +190,6 @@ def read_times(path: Path, elements: list[str]) -> Times:
     return {e: _times_in(annotations, e) for e in elements}
 
 
-def read_events(path: Path, wanted: set[str]) -> dict[str, float]:
-    """When events (`video_E_ssssss_eeeeee`) begin in their source, as far as the JSON has them; a CSV does not say."""
-    if not wanted or path.suffix.lower() == ".csv":
-        return {}
-    annotations = json.loads(read_annotation(path))
-    starts: dict[str, float] = {}
-    for event in wanted:
-        with suppress(AttributeError, KeyError, IndexError, TypeError, ValueError):
-            starts[event] = _number(annotations[event[:11]][event[12:]]["timestamps"][0][0])
-    return starts
-
-
 def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -232,9 +218,9 @@ def _times_in(annotations: Mapping[str, Any], element: str) -> Seconds | str:
         stages = (entry["segments"] or {}).get(part)
         if stages is None:
             return f"the JSON has no element {part} in {event} of {video}"
-        start = _number(entry["timestamps"][0][0])
+        began = _number(entry["timestamps"][0][0])
         times = stages["timestamps"]
-        return _ordered(Seconds(start + _number(times[0][0]), start + _number(times[-1][1])))
+        return _ordered(Seconds(began + _number(times[0][0]), began + _number(times[-1][1]), began))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         return f"the JSON's entry for {event} of {video} cannot be used ({type(error).__name__}: {error})"
 

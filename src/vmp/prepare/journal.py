@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from vmp.errors import DataError
 from vmp.files import wait_for_lock
@@ -24,26 +24,15 @@ from vmp.prepare.measure import Measured, append_record, read_records, stamp
 from vmp.prepare.videos import JOURNAL
 from vmp.progress import bar
 
+if TYPE_CHECKING:
+    from vmp.prepare.cut import CutClip
+
 UNFINISHED = ".cutting"  # in the names of unfinished files, before the suffix
 GAVE_UP = "making it was given up:"
 _DISK = {
     *(errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO),
 }
-
-
-class FileToMake(Protocol):
-    @property
-    def source(self) -> Path: ...
-
-    @property
-    def target(self) -> Path: ...
-
-    def file(self, found: Measured) -> Path:
-        """Where the finished file lies."""
-
-
-T = TypeVar("T", bound=FileToMake)
 
 
 class DiskError(Exception):
@@ -68,15 +57,15 @@ def unfinished_name(target: Path) -> Path:
 
 
 def make_files(
-    tasks: Sequence[T],
-    work: Callable[[tuple[T, ...]], Iterator[Any]],
+    tasks: "Sequence[CutClip]",
+    work: "Callable[[tuple[CutClip, ...]], Iterator[Any]]",
     *,
-    recipe: Callable[[T], list[Any]],
+    recipe: "Callable[[CutClip], list[Any]]",
     title: str,
     workers: int | None = None,
     timeout: float = TIMEOUT,
     progress: bool = True,
-) -> Iterator[tuple[T, Measured]]:
+) -> "Iterator[tuple[CutClip, Measured]]":
     """Make files, sources in parallel; yields what each holds as it is done, earlier finished ones first.
 
     DataError: a folder cannot be written to, or the disk is full.
@@ -90,8 +79,8 @@ def make_files(
             folder: stack.enter_context(_Journal(folder))
             for folder in sorted({task.target.parent for task in tasks})
         }
-        todo: dict[Path, list[T]] = defaultdict(list)
-        done: list[tuple[T, Measured]] = []
+        todo: dict[Path, list[CutClip]] = defaultdict(list)
+        done: list[tuple[CutClip, Measured]] = []
         for task in tasks:
             before = journals[task.target.parent].find(task, recipe(task))
             if before:
@@ -149,7 +138,7 @@ class _Journal:
                 if entry.name.startswith(".") and os.path.splitext(entry.name)[0].endswith(UNFINISHED):
                     os.unlink(entry.path)
 
-    def find(self, task: FileToMake, recipe: list[Any]) -> Measured | None:
+    def find(self, task: "CutClip", recipe: list[Any]) -> Measured | None:
         """What a task's file holds, if it was made by the same recipe and has not changed."""
         entry = self.known.get(task.target.name, {})
         try:
@@ -159,20 +148,20 @@ class _Journal:
         same = entry.get("made") == _origin(task, recipe) and entry.get("bytes") == _bytes(task, found)
         return found if same else None
 
-    def add(self, task: FileToMake, recipe: list[Any], found: Measured) -> None:
+    def add(self, task: "CutClip", recipe: list[Any], found: Measured) -> None:
         if found.status in ("ok", "partial"):
             entry: dict[str, Any] = {"target": task.target.name, "made": _origin(task, recipe)}
             entry |= {"bytes": _bytes(task, found), "measured": asdict(found)}
             append_record(self.folder / JOURNAL, entry)
 
 
-def _bytes(task: FileToMake, found: Measured) -> int:
+def _bytes(task: "CutClip", found: Measured) -> int:
     try:
         return os.stat(task.file(found)).st_size
     except OSError as error:
         return 0 if error.errno == errno.ENOENT else -1
 
 
-def _origin(task: FileToMake, recipe: list[Any]) -> list[Any]:
+def _origin(task: "CutClip", recipe: list[Any]) -> list[Any]:
     """What a file is made from: name, size and time of its source, and the recipe."""
     return [task.source.name, *stamp(task.source), *recipe]

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,29 +25,17 @@ import numpy as np
 
 from vmp.data.stream import open_video, orientation, video_stream
 from vmp.prepare.children import Work, step
+from vmp.prepare.cut import KEPT, CutClip
 from vmp.prepare.journal import DiskError, disk_errors, make_files, unfinished_name
 from vmp.prepare.measure import Counted, Measured, count, exact_readers, installed_seeking_readers
 from vmp.prepare.source import Source
 
 REMUXING = 2  # raise when other files come out of the same source
 _PICTURE = b"\0\0\1\xb6"  # a picture begins with it
-KEPT = "kept as it is: "  # the reason of a clip that stays the original begins with it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remux:
-    """A whole file to be made exact."""
-
-    source: Path
-    target: Path  # .mp4
-
-    def file(self, found: Measured) -> Path:
-        """Where the clip lies: an original keeps its suffix."""
-        return self.target.with_suffix(self.source.suffix) if found.reason.startswith(KEPT) else self.target
-
-
-def remux_all(tasks: Sequence[Remux], **work: Unpack[Work]) -> Iterator[tuple[Remux, Measured]]:
-    """Remux files in parallel; yields what each clip's file holds as it is done, earlier finished ones first.
+def remux_all(tasks: Sequence[CutClip], **work: Unpack[Work]) -> Iterator[tuple[CutClip, Measured]]:
+    """Remux whole files in parallel; yields what each clip's file holds as it is done, earlier finished ones first.
 
     Status "ok" with a reason that begins with KEPT: the clip is the original. A source that is not whole is "partial",
     "missing" or "unreadable", and leaves no file. DataError: a folder cannot be written to, the disk is full.
@@ -138,7 +126,7 @@ def _order(packets: Sequence[bytes], stream: Any, time_base: Fraction) -> dict[i
 # --- in a child process --------------------------------------------------------------------------------------------
 
 
-def _remux_one(tasks: tuple[Remux, ...]) -> Iterator[tuple[Remux, Measured] | DiskError]:
+def _remux_one(tasks: tuple[CutClip, ...]) -> Iterator[tuple[CutClip, Measured] | DiskError]:
     """One source; several targets only if it is two clips."""
     for task in tasks:
         half = unfinished_name(task.target)
@@ -150,7 +138,7 @@ def _remux_one(tasks: tuple[Remux, ...]) -> Iterator[tuple[Remux, Measured] | Di
             half.unlink(missing_ok=True)
 
 
-def _clip(task: Remux, half: Path) -> Measured:
+def _clip(task: CutClip, half: Path) -> Measured:
     """Put the remuxed file, or the original, where the clip belongs."""
     counted = count(task.source)
     found = counted.found
@@ -178,7 +166,7 @@ def _clip(task: Remux, half: Path) -> Measured:
     return found
 
 
-def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, ...]]:
+def _write(task: CutClip, half: Path, counted: Counted) -> tuple[str, tuple[str, ...]]:
     """Remux into `half` and check it: what went wrong, or nothing, and the readers that are exact for it."""
     import av
 
@@ -204,7 +192,7 @@ def _write(task: Remux, half: Path, counted: Counted) -> tuple[str, tuple[str, .
     return "", exact_readers(half, replace(counted, source=b))
 
 
-def _place(half: Path, task: Remux, found: Measured) -> None:
+def _place(half: Path, task: CutClip, found: Measured) -> None:
     """Give a finished file its name, and remove what an earlier run left under the other suffix."""
     os.replace(half, task.file(found))
     for other in {task.target, task.target.with_suffix(task.source.suffix)} - {task.file(found)}:

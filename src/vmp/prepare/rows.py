@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import Unpack
 
 from vmp.data.columns import Clip
 from vmp.data.frames import FRAMES, RATE_KEYS
@@ -20,14 +20,13 @@ from vmp.data.manifest import check_relative
 from vmp.data.times import Clock
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.children import Work
-from vmp.prepare.cut import CutClip, cut_all
+from vmp.prepare.cut import KEPT, CutClip, cut_all
 from vmp.prepare.measure import Measured
 from vmp.prepare.plan import DatasetPlan, Item, tolerance_in_frames
-from vmp.prepare.remux import KEPT, Remux, remux_all
+from vmp.prepare.remux import remux_all
 
 SHORT = 9  # frames: models of the paper take at least 8, and the prompts need one more
 Rows = dict[str, list[Clip]]  # split -> clips
-T = TypeVar("T", CutClip, Remux)
 
 
 def _rows(plan: DatasetPlan, row: Callable[[Item], Clip]) -> Rows:
@@ -137,7 +136,7 @@ def remux_rows(
     lines = [f"\n  {count:,} kept as they are: {reason}" for reason, count in kept.most_common()]
     note = f"{len(whole) - kept.total():,} of {len(whole):,} clips remuxed{''.join(lines)}"
 
-    def row(clip: Clip, task: Remux, found: Measured) -> Clip:
+    def row(clip: Clip, task: CutClip, found: Measured) -> Clip:
         clip = with_measured(replace(clip, path=task.file(found).relative_to(out).as_posix()), found)
         if found.status != "ok":
             return unusable(clip, found.status, found.reason)
@@ -150,8 +149,8 @@ def _rows_of_files(
     plan: DatasetPlan,
     there: Mapping[str, bool],
     out: Path,
-    made: Mapping[Path, tuple[T, Measured]],
-    finish: Callable[[Clip, T, Measured], Clip],
+    made: Mapping[Path, tuple[CutClip, Measured]],
+    finish: Callable[[Clip, CutClip, Measured], Clip],
 ) -> Rows:
     """Rows of all clips: of those whose file was made as `finish` has them."""
 
@@ -186,10 +185,10 @@ def clips_to_cut(plan: DatasetPlan, there: Mapping[str, bool], out: Path) -> lis
     return list(cuts.values())
 
 
-def files_to_remux(plan: DatasetPlan, there: Mapping[str, bool], out: Path) -> list[Remux]:
+def files_to_remux(plan: DatasetPlan, there: Mapping[str, bool], out: Path) -> list[CutClip]:
     if any(item.unit != "file" for item in plan.items):
         raise ConfigError("--remux: clips of this dataset are parts of longer videos; --cut writes them")
-    return [Remux(source=cut.source, target=cut.target) for cut in clips_to_cut(plan, there, out)]
+    return clips_to_cut(plan, there, out)
 
 
 def _target(item: Item) -> str:
