@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks import ROOT
 from vmp.cli import friendly, parser_of
+from vmp.files import write_json
 
 PARTS = ("layer", "stem", "step", "extensions", "save", "start", "loader", "clips", "views", "costs")
 
@@ -69,12 +70,8 @@ def main() -> None:
                 steps=options.steps or (50 if gpu else 10),
             )
             found[result.backbone] = result._asdict()
-            save(results | {"step": found})  # a long part: keep each backbone
+            write_json(options.out, results | {"step": found})  # a long part: keep each backbone
         return found
-
-    def save(found: dict[str, Any]) -> None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
     benchmarks = {
         "layer": lambda: {
@@ -100,7 +97,7 @@ def main() -> None:
     for part, bench in benchmarks.items():
         if not parts or part in parts:
             results[part] = bench()
-            save(results)
+            write_json(options.out, results)
     print(f"-> {options.out}")
 
 

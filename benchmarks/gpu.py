@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.gpu_parts import BUDGETS
+from benchmarks.gpu_parts import PARTS
 from vmp.cli import friendly, parser_of
 from vmp.errors import ConfigError
 from vmp.files import read_json, write_json, write_text
@@ -108,14 +108,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def main() -> int:
     parser = parser_of(__doc__)
     add = parser.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"{', '.join(BUDGETS)} (default: all)")
+    add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     add("--minutes", type=float, help="after which no part starts or goes on (default: 8, with --toy 60)")
     add("--fresh", action="store_true", help="also what is done")
     add("--toy", action="store_true", help="at toy size, without a GPU")
     add("--out", type=Path, default=None, help="default: outputs/gpu, with --toy outputs/gpu-toy")
     options = parser.parse_args()
-    if unknown := [name for name in options.parts if name not in BUDGETS]:
-        parser.error(f"{', '.join(unknown)}: must be {', '.join(BUDGETS)}")
+    if unknown := [name for name in options.parts if name not in PARTS]:
+        parser.error(f"{', '.join(unknown)}: must be {', '.join(PARTS)}")
 
     import torch
 
@@ -130,7 +130,7 @@ def main() -> int:
     machine = describe_machine()
     over = time.monotonic() + 60 * (options.minutes or (60 if options.toy else 8))
     results: dict[str, dict[str, Any]] = {}
-    for name, budget in BUDGETS.items():
+    for name, (_, budget) in PARTS.items():
         found = read_part(name, folder, machine)
         if not options.parts or name in options.parts:
             left = over - time.monotonic()

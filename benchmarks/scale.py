@@ -172,6 +172,7 @@ def main() -> None:
 
     from benchmarks.measure import Row, describe_machine, print_rows
     from benchmarks.runs import make_runs
+    from vmp.files import write_json
 
     results: dict[str, Any] = {"machine": describe_machine()}
     with tempfile.TemporaryDirectory(dir=options.folder) as home:
@@ -197,8 +198,7 @@ def main() -> None:
                 if isinstance(values, dict)
             ]
             print_rows(f"{part}, {getattr(options, size):,} {size}", rows[-len(results[part]) + 1 :])
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(options.out, results)
 
 
 if __name__ == "__main__":

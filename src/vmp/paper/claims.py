@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmp.compose import CONF
 from vmp.config import Prompts
 from vmp.files import read_csv
 from vmp.formats import format_signed, markdown_table
 from vmp.paper.planning import Planner
 from vmp.paper.power import Pair, detectable, errors_needed, pooled
 from vmp.paper.sensitivity import Controlled, controlled_cells, rows_of_controls, rows_of_variation
-from vmp.paper.tables import Profile, Table, cells, load_profile, load_table, results_of
+from vmp.paper.tables import Profile, Table, cells, conf_folder, load_profile, load_table, results_of
 from vmp.paper.values import read_values
 from vmp.pathways import display_name, scalar_name, split_scalar_name
 from vmp.runs.run import Run
@@ -71,7 +70,7 @@ class Learned:
 def claims(profile_name: str, *, seeds: int, results: Path | None = None) -> str:
     """Markdown about the runs that there are; runs nothing. results: folder of table8.csv; None: the profile's."""
     profile = load_profile(profile_name)
-    files = {n: CONF / "table" / f"table{n}.yaml" for n in (1, 5, 7, 8)}
+    files = {n: conf_folder() / "table" / f"table{n}.yaml" for n in (1, 5, 7, 8)}
     tables = {n: load_table(file) for n, file in files.items()}
     planner = Planner(output=profile.output)
     results = results or results_of(profile.output)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vmp.compose import CONF, composer
+from vmp.compose import composer
 from vmp.config import Config, Evaluate, check, parse_views
 from vmp.errors import ConfigError, RunError
 from vmp.evaluate import folder_name
 from vmp.overrides import quote
-from vmp.paper.tables import Cell, RunSpec
+from vmp.paper.tables import Cell, RunSpec, conf_folder
 from vmp.runs.folder import begun, check_same_run
 from vmp.runs.run import Run
 from vmp.targets import packages_of
@@ -104,7 +104,7 @@ class Planner:
     """Makes runs of cells; each run is composed and checked once. extra: the user's overrides for every run."""
 
     def __init__(self, *, output: str, extra: Sequence[str] = ()) -> None:
-        self._compose, self._output, self._extra = composer(CONF), f"output={quote(output)}", extra
+        self._compose, self._output, self._extra = composer(conf_folder()), f"output={quote(output)}", extra
         self._planned: dict[tuple[RunSpec, int], PlannedRun] = {}
 
     def run(self, spec: RunSpec, seed: int) -> PlannedRun:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmp.compose import CONF
 from vmp.errors import ConfigError, WeightsError
 from vmp.files import read_json, replacing, write_json
 from vmp.jobs.launch import parse_launch
 from vmp.paper.planning import PlannedRun, Planner
 from vmp.paper.reproduce import run_missing
-from vmp.paper.tables import PaperSection, RunSpec, load_section
+from vmp.paper.tables import PaperSection, RunSpec, conf_folder, load_section
 from vmp.runs.folder import check_same_run
 from vmp.runs.run import Run
 
@@ -49,7 +48,7 @@ class WeightsRequest:
 
 def make_weights(request: WeightsRequest, out: Path) -> int:
     """Train what is not trained and write the files of all that is to the folder `out`; the exit code."""
-    pretraining: Pretraining = load_section(CONF / "pretraining" / "motions.yaml", Pretraining)
+    pretraining: Pretraining = load_section(conf_folder() / "pretraining" / "motions.yaml", Pretraining)
     if unknown := [name for name in request.only if name not in pretraining.networks]:
         raise ConfigError(
             f"only={' '.join(request.only)}: no network {', '.join(unknown)}; there are "

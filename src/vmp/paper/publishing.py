@@ -15,6 +15,7 @@ from pathlib import Path
 from vmp.errors import RunError, shortlist
 from vmp.files import read_csv, read_text, replacing
 from vmp.formats import finite
+from vmp.paper.study import PLACE
 
 KINDS = (
     *("table*.csv", "table*.md", "table*.tex", "claims.md", "starts*.csv", "starts*.png", "starts*.svg"),
@@ -29,8 +30,7 @@ SHOW_FRAMES = {
 
 _TABLE = ("row", "column"), "ours"
 _MAP = ("dataset", "slope", "shift", "seed"), "top1"  # of starts
-_RUN = ("set", "fold", "arm", "setting", "seed")
-_NUMBERS = {"study_runs": (_RUN, "top1"), "study_clips": ((*_RUN, "id"), None)}  # of a study
+_NUMBERS = {"study_runs": (PLACE, "top1"), "study_clips": ((*PLACE, "id"), None)}  # of a study
 
 
 def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: bool = True) -> list[Path]:

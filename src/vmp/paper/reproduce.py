@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmp.build import find_splits
-from vmp.compose import CONF
 from vmp.config import Config, MotionsDataset, PreparedDataset, check_start
 from vmp.errors import ConfigError, UserError
 from vmp.files import write_text
@@ -18,7 +17,7 @@ from vmp.jobs.supervisor import Job
 from vmp.paper.estimates import measured_rates, print_plan, time_rates
 from vmp.paper.planning import PlannedEvaluation, PlannedRun, Planner, plan_cells
 from vmp.paper.rendering import FilledTable, describe_provenance, to_csv, to_latex, to_markdown
-from vmp.paper.tables import cells, load_profile, load_table, matches, results_of
+from vmp.paper.tables import cells, conf_folder, load_profile, load_table, matches, results_of
 from vmp.paper.timing import measure_table
 from vmp.paper.values import read_values
 
@@ -57,11 +56,11 @@ class Request:
 
 def reproduce(request: Request) -> int:
     """Run what a table lacks and write it; the exit code."""
-    known = sorted(int(f.stem.removeprefix("table")) for f in (CONF / "table").glob("table*.yaml"))
+    known = sorted(int(f.stem.removeprefix("table")) for f in (conf_folder() / "table").glob("table*.yaml"))
     if request.table not in known:
         raise ConfigError(f"table={request.table}: there are {', '.join(map(str, known))}")
     profile = load_profile(request.profile)
-    table = load_table(CONF / "table" / f"table{request.table}.yaml", controls=profile.controls)
+    table = load_table(conf_folder() / "table" / f"table{request.table}.yaml", controls=profile.controls)
     launch = parse_launch(request.launch or profile.launch)
     output_name = request.output or profile.output
     output = Path(output_name)

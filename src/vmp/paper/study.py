@@ -17,10 +17,9 @@ from typing import Annotated
 from pydantic import Field
 
 from vmp.build import find_splits
-from vmp.compose import CONF
 from vmp.errors import ConfigError
 from vmp.paper.planning import PlannedRun, Planner
-from vmp.paper.tables import PaperSection, RunSpec, load_section
+from vmp.paper.tables import PaperSection, RunSpec, conf_folder, load_section
 from vmp.runs.folder import what_matters
 from vmp.runs.run import Run
 
@@ -112,7 +111,7 @@ class StudyRun:
 
 def load_study(name: str | Path) -> Study:
     """A study of conf/study, or of a .yaml file. Raises ConfigError where the file is wrong or there is none."""
-    path = Path(name) if Path(name).suffix == ".yaml" else CONF / "study" / f"{name}.yaml"
+    path = Path(name) if Path(name).suffix == ".yaml" else conf_folder() / "study" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
         raise ConfigError(f"{path}: no such study; there are: {known}")

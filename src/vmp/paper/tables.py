@@ -137,6 +137,12 @@ class Profile(PaperSection):
     verbs: dict[str, ProfileVerb]
 
 
+def conf_folder() -> Path:
+    """conf/ of the working directory, where that is a checkout, as it is for the scripts; else the package's."""
+    here = Path("conf").absolute()
+    return here if (here / "table").is_dir() else CONF
+
+
 def results_of(output: str | Path) -> Path:
     """The folder for tables, claims, figures and maps of the runs below `output`."""
     return Path(output) / "results"
@@ -164,7 +170,7 @@ def load_table(path: Path, *, controls: bool = False) -> Table:
 
 def load_profile(name: str) -> Profile:
     """Raises ConfigError where conf/table/profile has no such file, or it is wrong; names the file and the key."""
-    path = CONF / "table" / "profile" / f"{name}.yaml"
+    path = conf_folder() / "table" / "profile" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
         raise ConfigError(f"profile={name}: no such profile; there are {known}")
