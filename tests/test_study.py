@@ -131,10 +131,10 @@ def test_seeds_and_clips_that_only_one_arm_has_are_not_compared():
     clips += [clip("learned", 2, "0.mp4", "rub")]  # a seed whose other folds are not run
     arms = collect(study, clips)["handwash12"]
     assert arms["learned"].seeds == (1,)
-    found = compare(study, arms, "learned")
+    found = compare(arms, "learned", "none")
     assert (found.clips, found.seeds, found.fixed, found.broken) == (3, 1, 1, 0)
-    assert compare(study, arms, "none") is None
-    assert compare(study, arms, "weighted") is None
+    assert compare(arms, "none", None) is None
+    assert compare(arms, "weighted", "none") is None
 
 
 def test_results_are_written_read_and_merged(tmp_path):
@@ -147,6 +147,7 @@ def test_results_are_written_read_and_merged(tmp_path):
     text = (tmp_path / "study_real.md").read_text()
     assert "| motion prompts, λ = 0 | 50.0 | 4 x 1 | +0.0 [+0.0, +0.0] on 4 x 1 | 0 / 0 |" in text
     assert "| fixed power normalisation | not run |" in text
+    assert "difference to: control: the extra frame alone" in text
     assert "patches" not in text  # a group that nobody asked for
     assert (tmp_path / "study_real.png").stat().st_size > 1000
     back = read_records(tmp_path)
@@ -202,6 +203,10 @@ def test_a_study_file_with_faults(tmp_path: Path):
     raw["arms"]["learned"]["compared_with"] = "nobody"
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError, match="compared_with = nobody: no such arm"):
+        load_study(tmp_path / "x.yaml")
+    raw["arms"]["learned"]["compared_with"], raw["second_reference"] = "none", "somebody"
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match="second_reference = somebody: no such arm"):
         load_study(tmp_path / "x.yaml")
     with pytest.raises(ConfigError, match="no such study; there are: x"):
         load_study(tmp_path / "y.yaml")

@@ -49,7 +49,8 @@ class Arm(PaperSection):
 
 
 class Study(PaperSection):
-    """settings: of the search that every arm gets; the first is the default. name -> overrides."""
+    """second_reference: an arm that every other one is compared with, beside its own reference.
+    settings: of the search that every arm gets; the first is the default. name -> overrides."""
 
     name: str
     title: str
@@ -60,6 +61,7 @@ class Study(PaperSection):
     overrides: tuple[str, ...]
     sets: dict[str, StudySet]
     arms: dict[str, Arm]
+    second_reference: str | None = None
     settings: dict[str, tuple[str, ...]]
 
     @property
@@ -120,6 +122,8 @@ def load_study(name: str | Path) -> Study:
         for key in ("compared_with", "level_from"):
             if (other := getattr(arm, key)) is not None and other not in study.arms:
                 raise ConfigError(f"{path}: arms.{label}.{key} = {other}: no such arm")
+    if (second := study.second_reference) is not None and second not in study.arms:
+        raise ConfigError(f"{path}: second_reference = {second}: no such arm")
     return study
 
 

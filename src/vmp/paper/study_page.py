@@ -115,8 +115,14 @@ def to_markdown(
             continue
         lines += _detectable_lines(study, arms)
         asked = [arm for arm in study.arms if arm in arms or not study.arms[arm].group]
-        rows = [_arm_row(study, chosen, arm, arms, runs) for arm in asked]
-        lines += [*markdown_table(COLUMNS, rows, labels=len(COLUMNS)), ""]
+        rows, head = [_arm_row(study, chosen, arm, arms, runs) for arm in asked], list(COLUMNS)
+        if second := study.second_reference:
+            head.append(f"difference to: {study.arms[second].label}")
+            for arm, row in zip(asked, rows, strict=True):
+                other = arm not in (second, study.arms[second].compared_with)
+                compared = compare(arms, arm, second) if other else None
+                row.append(describe(compared) if compared else "")
+        lines += [*markdown_table(head, rows, labels=len(head)), ""]
         lines += _class_lines(study, arms)
     lines += _provenance_lines(study, runs)
     return "\n".join(lines) + "\n"
@@ -128,7 +134,7 @@ def _arm_row(
     label = study.arms[arm].label
     if arm not in arms:
         return [label, "not run", *[""] * (len(COLUMNS) - 2)]
-    scores, compared = arms[arm], compare(study, arms, arm)
+    scores, compared = arms[arm], compare(arms, arm, study.arms[arm].compared_with)
     cells = [label, f"{scores.top1:.1f}", f"{len(scores.ids)} x {len(scores.seeds)}"]
     cells += [describe(compared), f"{compared.fixed} / {compared.broken}"] if compared else ["", ""]
     return cells + [
@@ -136,14 +142,13 @@ def _arm_row(
     ]
 
 
-def _pairs(study: Study, arms: Mapping[str, ArmScores], arm: str) -> Pairs | None:
-    """An arm with its reference; None for a reference, or where they have nothing in common."""
-    reference = study.arms[arm].compared_with
+def _pairs(arms: Mapping[str, ArmScores], arm: str, reference: str | None) -> Pairs | None:
+    """An arm with its reference; None without one, or where they have nothing in common."""
     return arms[arm].on(arms[reference]) if reference and reference in arms and arm in arms else None
 
 
-def compare(study: Study, arms: Mapping[str, ArmScores], arm: str) -> Difference | None:
-    pairs = _pairs(study, arms, arm)
+def compare(arms: Mapping[str, ArmScores], arm: str, reference: str | None) -> Difference | None:
+    pairs = _pairs(arms, arm, reference)
     return difference(pairs.arm, pairs.reference, pairs.groups) if pairs else None
 
 
@@ -172,7 +177,7 @@ def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
     changed = {
         arm: by_class(pairs.arm, pairs.reference, pairs.labels)
         for arm in study.arms
-        if (pairs := _pairs(study, arms, arm))
+        if (pairs := _pairs(arms, arm, study.arms[arm].compared_with))
     }
     if not changed:
         return []
@@ -221,7 +226,7 @@ def _provenance_lines(study: Study, runs: Sequence[Row]) -> list[str]:
 def draw(study: Study, found: Mapping[str, Mapping[str, ArmScores]], stem: Path) -> list[Path]:
     """Differences to the reference arm with their intervals, one panel per set that has any."""
     rows = {
-        chosen: [(arm, d) for arm in study.arms if (d := compare(study, arms, arm))]
+        chosen: [(arm, d) for arm in study.arms if (d := compare(arms, arm, study.arms[arm].compared_with))]
         for chosen, arms in found.items()
     }
     rows = {chosen: compared for chosen, compared in rows.items() if compared}
