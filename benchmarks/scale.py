@@ -23,10 +23,11 @@ from vmp.cli import friendly, parser_of
 
 FOLDERS = 400  # that the videos lie in
 RUN_CLIPS, RUN_CLASSES = 3000, 99
+Found = dict[str, Any]  # what was measured -> seconds, MB
 
 
 @contextmanager
-def measured(found: dict[str, Any], what: str) -> Iterator[None]:
+def measured(found: Found, what: str) -> Iterator[None]:
     before, began = process_memory(), time.perf_counter()
     yield
     found[what] = {"seconds": time.perf_counter() - began, "kept_mb": process_memory() - before}
@@ -46,18 +47,16 @@ def make_set(folder: Path, clips: int) -> None:
             file.write(f"train/{number:07d},{path},{number % FOLDERS},,,{measured}\n")
 
 
-def manifest(folder: Path, _: Any) -> dict[str, Any]:
+def manifest(found: Found, folder: Path, _: Any) -> None:
     from vmp.data.manifest import read_manifest
     from vmp.data.present import digest, find_clips
 
-    found: dict[str, Any] = {}
     with measured(found, "read"):
         read = read_manifest(folder / "train.csv")
     with measured(found, "find clips"):
         present = find_clips(read, max_bad_fraction=0.001)
     with measured(found, "digest"):
         digest(read, present)
-    return found
 
 
 def make_rows(folder: Path, rows: int) -> None:
@@ -68,7 +67,7 @@ def make_rows(folder: Path, rows: int) -> None:
             file.write(json.dumps(row | {"vmp/slope": 9.81234567, "vmp/shift": -0.2134123}) + "\n")
 
 
-def curves(folder: Path, options: Any) -> dict[str, Any]:
+def curves(found: Found, folder: Path, options: Any) -> None:
     import matplotlib.backends.backend_agg
     import matplotlib.lines  # noqa: F401
 
@@ -76,17 +75,15 @@ def curves(folder: Path, options: Any) -> dict[str, Any]:
     from vmp.engine.loggers import Metrics
     from vmp.runs.records import read_metrics
 
-    found: dict[str, Any] = {}
     with measured(found, "continue after the last row but one"):
         Metrics(folder / "metrics.jsonl", rows=options.rows - 1).close()
     with measured(found, "the last ten rows"):
         _ = read_metrics(folder)[-10:]
     with measured(found, "draw curves"):
         drawing.draw_curves({"a run": folder}, folder / "curves.png")
-    return found
 
 
-def accuracies(folder: Path, options: Any) -> dict[str, Any]:
+def accuracies(found: Found, _: Path, options: Any) -> None:
     import numpy as np
 
     from vmp.engine.evaluator import Scores, accuracies, best_classes
@@ -95,26 +92,23 @@ def accuracies(folder: Path, options: Any) -> dict[str, Any]:
     values = rng.standard_normal((options.clips, options.classes), dtype=np.float32)
     labels = rng.integers(0, options.classes, options.clips).tolist()
     scores = Scores(np.arange(options.clips), values, np.zeros(options.clips), {}, None)
-    found: dict[str, Any] = {}
     with measured(found, f"accuracies of {options.clips:,} x {options.classes}"):
         accuracies(scores, labels, expected=options.clips)
     with measured(found, "the five best classes of each clip"):
         best_classes(values, 5)
-    return found
 
 
-def gathering(folder: Path, options: Any) -> dict[str, Any]:
+def gathering(found: Found, folder: Path, options: Any) -> None:
     """Two processes with every other clip each; this one is the first."""
     import multiprocessing
 
-    other = multiprocessing.get_context("spawn").Process(target=gather, args=(1, folder, options))
+    other = multiprocessing.get_context("spawn").Process(target=gather, args=({}, 1, folder, options))
     other.start()
-    found = gather(0, folder, options)
+    gather(found, 0, folder, options)
     other.join()
-    return found
 
 
-def gather(rank: int, folder: Path, options: Any) -> dict[str, Any]:
+def gather(found: Found, rank: int, folder: Path, options: Any) -> None:
     import torch
     import torch.distributed as dist
 
@@ -125,26 +119,22 @@ def gather(rank: int, folder: Path, options: Any) -> dict[str, Any]:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     here, indices = Processes(rank, 2, torch.device("cpu")), torch.arange(rank, options.clips, 2)
     own = torch.randn(len(indices), options.classes)
-    found: dict[str, Any] = {}
     here.maximum([0])  # waits for the other
     with measured(found, f"scores of two processes, {options.clips:,} x {options.classes}"):
         scores = gather_sorted(own, here.collect(indices), here)
     assert rank or torch.equal(scores[::2], own)
     dist.destroy_process_group()
-    return found
 
 
-def report(folder: Path, _: Any) -> dict[str, Any]:
+def report(found: Found, folder: Path, _: Any) -> None:
     from vmp.report.page import write_report
 
-    found: dict[str, Any] = {}
     with measured(found, "write the page"):
         written = write_report([folder / "runs"], out=folder / "report.html")
     found["write the page"]["page_mb"] = written.bytes / 1e6
-    return found
 
 
-PARTS: dict[str, tuple[Callable[[Path, Any], dict[str, Any]], str]] = {
+PARTS: dict[str, tuple[Callable[[Found, Path, Any], None], str]] = {
     "manifest, first time": (manifest, "clips"),
     "manifest": (manifest, "clips"),
     "metrics.jsonl": (curves, "rows"),
@@ -166,7 +156,8 @@ def main() -> None:
     add("--part", help="for the processes that this starts")
     options = parser.parse_args()
     if options.part:
-        found = PARTS[options.part][0](options.folder, options)
+        found: Found = {}
+        PARTS[options.part][0](found, options.folder, options)
         print(json.dumps(found | {"whole process": {"peak_mb": process_memory("VmHWM")}}))
         return
 
