@@ -243,4 +243,4 @@ def test_the_command_writes_what_it_prints(tmp_path):
         timeout=120,
     )
     assert done.returncode == 2
-    assert "there are mini, paper" in done.stderr
+    assert "no such profile; there are: mini, paper" in done.stderr

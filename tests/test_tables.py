@@ -99,7 +99,7 @@ def test_errors_in_a_table_file_name_the_file_and_the_key(tmp_path):
     wrong.write_text(text.replace("75.4, 76.2, 76.9,", "75.4, 76.2,"), encoding="utf-8")
     with pytest.raises(ConfigError, match="'SlowFast' has 7 printed numbers for 8 columns"):
         load_table(wrong)
-    with pytest.raises(ConfigError, match="there are mini, paper"):
+    with pytest.raises(ConfigError, match=r"nano\.yaml: no such profile; there are: mini, paper"):
         profile_of("nano")
 
 

@@ -114,9 +114,6 @@ class StudyRun:
 def load_study(name: str | Path) -> Study:
     """A study of conf/study, or of a .yaml file. Raises ConfigError where the file is wrong or there is none."""
     path = Path(name) if Path(name).suffix == ".yaml" else conf_folder() / "study" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
-        raise ConfigError(f"{path}: no such study; there are: {known}")
     study: Study = load_section(path, Study)
     for label, arm in study.arms.items():
         for key in ("compared_with", "level_from"):

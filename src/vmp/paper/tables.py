@@ -170,16 +170,13 @@ def load_table(path: Path, *, controls: bool = False) -> Table:
 
 def load_profile(name: str) -> Profile:
     """Raises ConfigError where conf/table/profile has no such file, or it is wrong; names the file and the key."""
-    path = conf_folder() / "table" / "profile" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-        raise ConfigError(f"profile={name}: no such profile; there are {known}")
-    return load_section(path, Profile)
+    return load_section(conf_folder() / "table" / "profile" / f"{name}.yaml", Profile)
 
 
 def load_section(path: Path, kind: type[PaperSection]) -> Any:
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
+        raise ConfigError(f"{path}: no such {kind.__name__.lower()}; there are: {known}")
     values = OmegaConf.to_container(OmegaConf.load(path))
     try:
         return kind.model_validate(values)
