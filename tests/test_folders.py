@@ -174,6 +174,17 @@ def test_a_group_stays_on_one_side_of_every_split(tmp_path):
         }
 
 
+def test_class_folders_that_look_alike_are_named(tmp_path):
+    root = tree(
+        tmp_path, *(f"{name}/{clip}.mp4" for name in ("Walk", "walk", "\xe9", "e\u0301") for clip in "ab")
+    )
+    (note,) = plan_folders(root, folds=2, fold=1)[0].notes
+    assert "'Walk' and 'walk'" in note
+    assert "'e\u0301' and '\xe9'" in note
+    root = tree(tmp_path / "good", *(f"{name}/{clip}.mp4" for name in ("walk", "walks") for clip in "ab"))
+    assert not plan_folders(root, folds=2, fold=1)[0].notes
+
+
 def test_labels_that_are_numbers_are_in_their_order(tmp_path):
     root = tree(tmp_path, *(f"{n}/{clip}.mp4" for n in (0, 2, 10) for clip in "ab"))
     assert plan_folders(root, folds=2, fold=1)[0].classes == ("0", "2", "10")

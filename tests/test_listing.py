@@ -122,6 +122,21 @@ def test_clips_that_cannot_be_used_and_short_ones_are_counted_and_named(home, tm
     assert "train.csv:4: b.mp4: 1 frame(s)" in message
 
 
+def test_classes_that_look_alike_are_named(home, tmp_path, capsys):
+    """They stay classes of their own, since nobody but the user can know."""
+    train, _ = make(
+        home,
+        tmp_path,
+        "path,label\nb.mp4,Pour water\nünï 文字.mp4,pour_water\nmy videos/a clip.mp4,walk\n",
+        "path,label\nbroken.mp4,walk\n",
+        progress=True,
+    )
+    assert train.classes == ("Pour water", "pour_water", "walk")
+    message = capsys.readouterr().out
+    assert "1 group(s) of classes look alike" in message
+    assert "  'Pour water' and 'pour_water'\n" in message
+
+
 def test_a_list_split_at_the_last_blank(home, tmp_path):
     train, val = make(home, tmp_path, "my videos/a clip.mp4 0\nb.mp4 1 \r\n\n", "ünï 文字.mp4\t1\n")
     assert [(c.path, c.label) for c in train.clips] == [("my videos/a clip.mp4", 0), ("b.mp4", 1)]

@@ -8,6 +8,8 @@ Notable here:
 """
 
 import hashlib
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,6 +114,20 @@ def check_groups(splits: Mapping[str, Sequence[Row]], *, allowed: bool = False) 
             "be parted."
         )
     return [text]
+
+
+def look_alikes(classes: Sequence[str]) -> list[str]:
+    """A note, if some classes differ only in case, in blanks, hyphens and underscores, or in how accents are coded."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        same[re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()].append(name)
+    found = [" and ".join(map(repr, names)) for names in same.values() if len(names) > 1]
+    if not found:
+        return []
+    return [
+        f"{len(found)} group(s) of classes look alike and are trained as different classes:\n{shortlist(found)}\n"
+        "If they are one class, spell them alike."
+    ]
 
 
 def _copies(root: Path, rows: Sequence[Row]) -> dict[str, str]:

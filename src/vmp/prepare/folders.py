@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vmp.data.manifest import raise_faults, spread
 from vmp.errors import ConfigError, ManifestError, shortlist
-from vmp.prepare.division import UNUSED, Division, divide
+from vmp.prepare.division import UNUSED, Division, divide, look_alikes
 from vmp.prepare.list_format import SPLITS, Row, read_list
 from vmp.prepare.plan import Check, DatasetPlan, Item
 from vmp.prepare.videos import SUFFIXES, Locator, is_frame_folder
@@ -88,7 +88,11 @@ def make_plan(
         tables[posixpath.join(folder, TABLE)] = _table(division)
     several = len(divisions) > 1
     of_divisions = [(folder, note) for folder, division in divisions.items() for note in division.notes]
-    notes = [*notes, *(f"{folder}: {note}" if several else note for folder, note in of_divisions)]
+    notes = [
+        *notes,
+        *look_alikes(classes),
+        *(f"{folder}: {note}" if several else note for folder, note in of_divisions),
+    ]
     return DatasetPlan(
         name=name,
         classes=tuple(classes),

@@ -20,7 +20,7 @@ from vmp.data.times import Clock
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
 from vmp.prepare.dataset import count_table, write_manifests
-from vmp.prepare.division import check_groups
+from vmp.prepare.division import check_groups, look_alikes
 from vmp.prepare.list_format import NUMERIC, Row, read_list
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan
@@ -87,7 +87,7 @@ def make_list(
         }
         write_manifests(clips, classes, folder, videos, within=home)
     if work.get("progress", True):
-        print(_summarize(rows, clips))
+        print("\n".join([_summarize(rows, clips), *look_alikes(classes)]))
     return folder
 
 
