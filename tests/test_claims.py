@@ -145,7 +145,7 @@ def test_controls_tell_where_the_runs_are_blind(tmp_path):
     # each pair of seeds differs by 2 or 0: variances 2, 2, 2, 0, 2 with a degree of freedom each, of two cells
     limit = errors_needed(2) * math.sqrt(8 / 5) / math.sqrt(2)
     head, rows = rows_of_controls(found)
-    assert head[1:5] == ["Motion prompts", "True motion", "The camera undone", "Another clip's motion"]
+    assert head[1:5] == ["Motion prompts", "True motion", "Camera compensated", "Another clip's motion"]
     assert rows[0][1:] == ["+2.0", "+20.0", "–", "+1.0", "–", f"{limit:.1f}", "2", "sees it"]
     assert rows[1][1:] == ["0.0", "+1.0", "–", "–", "–", f"{limit:.1f}", "2", "blind"]
     single = rows_of_controls(controlled_cells(table, profile, planner, [0]))[1]

@@ -85,12 +85,12 @@ def claims(profile_name: str, *, seeds: int, results: Path | None = None) -> str
     protocol = tables[8].measured
     learned = learned_scalars(tables[7], profile, planner, range(seeds))
     parts = [
-        "# The paper's claims, by the runs of the tables",
+        "# The paper's claims, compared with the runs of the tables",
         " ".join(profile.note.split()),
         f"Made by `make claims{'' if profile.name == 'paper' else f' PROFILE={profile.name}'}"
         f"{f' SEEDS={seeds}' if seeds > 1 else ''}`. ± is a standard error over pairs as if they were independent. "
         "Detectable: the smallest difference that these runs would have shown with a probability of 80 % (two-sided "
-        "at 5 %), from its spread over seeds; with one seed from that over cells, too large rather than too small.",
+        "test at 5 %), from the spread over seeds; with one seed from that over cells, which overestimates it.",
         "## Do prompts help? (Table 1, top-1 over the baseline of the same seed, points)",
         table_of_gains(found[1], "Model", lambda g: g.row),
         table_of_gains(found[1], "Data", lambda g: g.column.partition(",")[0], total=False),
@@ -98,17 +98,17 @@ def claims(profile_name: str, *, seeds: int, results: Path | None = None) -> str
         "## What varies from run to run? (runs of Table 1; top-1, points)",
         describe_variation(tables[1], profile, planner),
         _to_markdown(*rows_of_variation(tables[1], profile, planner, range(seeds), results / "starts.csv")),
-        "## On degraded videos? (Table 5, likewise)",
+        "## Do prompts help on degraded videos? (Table 5, top-1 over the baseline of the same seed, points)",
         table_of_gains(
             found[5], "Videos", lambda g: f"{g.row.partition(',')[0]}, {g.column.partition(',')[0]}"
         ),
         "## Does λ push slope and shift down? (Fig. 4a, b; runs of Table 7, means over seeds)",
         *tables_by_lambda(learned),
-        "## Is b noisy without regularisation? (turns of the logged shift, mean over runs)",
+        "## Is b noisy without regularisation? (how often the logged shift changes direction, mean over runs)",
         table_of_turns(learned),
-        "## Are a and b higher on the static camera? (Fig. 4c; λ = 0, static less moving of the same seed)",
+        "## Are a and b higher on the static camera? (Fig. 4c; λ = 0, static minus moving camera, same seed)",
         table_of_cameras(learned),
-        "## What do prompts cost? (Table 8, more than the baseline)",
+        "## What do prompts cost? (Table 8, time added to the baseline's)",
         table_of_costs(results / "table8.csv", repeats=protocol.repeats if protocol else 0),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -192,7 +192,7 @@ def table_of_gains(
         up, down = sum(gain > 0 for gain in ours), sum(gain < 0 for gain in ours)
         seen = _format_limit(detectable(gain.pair for gain in group))
         rows.append([label, paper, _format_mean(ours), up, down, len(ours), seen])
-    return _to_markdown([head, "Paper", "Ours", "Up", "Down", "Pairs", "Detectable"], rows)
+    return _to_markdown([head, "Paper", "Ours", "Gains", "Losses", "Pairs", "Detectable"], rows)
 
 
 def tables_by_lambda(learned: Sequence[Learned]) -> list[str]:
@@ -247,7 +247,7 @@ def table_of_turns(learned: Sequence[Learned]) -> str:
             rows.append(
                 [dataset, f"{weight:g}", f"{statistics.fmean(turns):.1f}", max(turns), len(turns), seen]
             )
-    return _to_markdown(["Data", "λ", "Turns", "Most", "Curves", "Detectable"], rows)
+    return _to_markdown(["Data", "λ", "Changes of direction", "Most in a run", "Curves", "Detectable"], rows)
 
 
 def table_of_cameras(learned: Sequence[Learned]) -> str:
@@ -320,11 +320,11 @@ def section_of_controls(found: Sequence[Controlled], profile: Profile) -> list[s
         return [*parts, NOT_RUN]
     return [
         *parts,
-        "True motion is attention where the generator says that something moves (`vmp=oracle`). The camera undone is "
-        "the learned layer on differences without the camera's motion. Another clip's motion and constant attention "
-        "have nothing to do with what moves in the clip. Blind: the gain of true motion is smaller than what these "
-        "runs could show, so that a null result of motion prompts there says nothing. Where constant attention gains "
-        "as much as true motion, the gain is not that of attention in the right place.",
+        "True motion is attention on the object that moves, as the generator knows it (`vmp=oracle`). Camera "
+        "compensated is the learned layer on differences without the camera's motion. Another clip's motion and "
+        "constant attention have nothing to do with what moves in the clip. Blind: the gain of true motion is smaller "
+        "than the detectable one, so that the lack of a gain of motion prompts says nothing. Where constant attention "
+        "gains as much as true motion, the gain does not come from attention in the right place.",
         _to_markdown(head, rows),
     ]
 
@@ -335,13 +335,13 @@ def describe_variation(table: Table, profile: Profile, planner: Planner) -> str:
     v = planner.run(prompted, 0).config.vmp
     drawn = isinstance(v, Prompts) and "draw" in (v.m, v.n)
     start = (
-        "and the start of m and n"
+        "and the initial m and n"
         if drawn
-        else "not the start of m and n, which all runs share (`vmp.m=draw vmp.n=draw` would vary it)"
+        else "but not the initial m and n, which all runs share (`vmp.m=draw vmp.n=draw` would vary them)"
     )
     return (
-        "A seed varies the order of the clips and their augmentation, the start of the weights that are not loaded (of "
-        f"a pretrained network: the head), {start}. All seeds share the clips and the pretrained weights."
+        "A seed varies the order of the clips, their augmentation and the initial values of weights that are not "
+        f"loaded (of a pretrained network: the head), {start}. All seeds share the clips and the pretrained weights."
     )
 
 

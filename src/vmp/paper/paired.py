@@ -87,7 +87,7 @@ def difference(
 
 def detectable(reference: np.ndarray, *, seeds: int | None = None) -> float | None:
     """The difference, in percentage points, that a comparison with this arm finds with a probability of 80 % at a level
-    of 5 %, if the other arm scatters alike; None for a single seed, which shows no scatter.
+    of 5 %, if the other arm varies alike; None for a single seed.
 
     Args:
         reference: (S, N) bool.

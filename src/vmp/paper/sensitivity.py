@@ -2,7 +2,7 @@
 
 Notable here:
 - attention where something really moves is a gain that is there by construction. A cell whose runs do not show it is
-  blind: there, a null result of motion prompts says nothing;
+  blind: there, the lack of a gain of motion prompts says nothing;
 - what a seed varies is told apart from what the start of slope and shift varies.
 """
 
@@ -90,7 +90,7 @@ def rows_of_controls(found: Sequence[Controlled]) -> tuple[list[str], list[list[
         *(arm[0].upper() + arm[1:] for arm in arms),
         "Detectable",
         "Seeds",
-        "True motion",
+        "Can they show a gain?",
     ], rows
 
 
@@ -108,7 +108,7 @@ def rows_of_variation(
     groups: dict[str, list[list[float]]] = {}
     for text, baseline in (("without prompts", True), ("with prompts", False)):
         same = [values[cell.place] for cell in all_cells if table.rows[cell.row].baseline == baseline]
-        name = f"seed: order of the clips, start of what is not loaded; {text}"
+        name = f"seed: order of the clips, initial values of what is not loaded; {text}"
         groups[name] = [list(value.by_seed.values()) for value in same]
     if starts.is_file():
         by_seed: dict[tuple[str, str], list[float]] = {}

@@ -15,7 +15,13 @@ from vmp.paper.study import Study
 
 Row = Mapping[str, str]
 COLUMNS = (
-    *("arm", "top-1", "clips x seeds", "difference, 95 % interval", "only it / only the other"),
+    *(
+        "arm",
+        "top-1",
+        "clips x seeds",
+        "difference, 95 % interval",
+        "right only in this arm / only in the other",
+    ),
     *("slope", "shift"),
 )
 
@@ -164,10 +170,10 @@ def _detectable_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
         return []
     seen = detectable(reference.right)
     if seen is None:
-        return ["One seed of the baseline: it does not show yet which difference could be detected.", ""]
+        return ["The baseline has one seed, which does not show what difference could be detected.", ""]
     three = detectable(reference.right, seeds=3)
     return [
-        f"From the baseline's scatter over {len(reference.seeds)} seeds, a comparison detects {seen:.1f} points with a "
+        f"Given the baseline's spread over {len(reference.seeds)} seeds, a comparison detects {seen:.1f} points with a "
         f"probability of 80 % (with three seeds {three:.1f}).",
         "",
     ]
