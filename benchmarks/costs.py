@@ -89,5 +89,4 @@ def bench_costs(steps: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     for key in ("runs", "M clips", "M views", "EFLOP", "hours", "hours as published"):
         if all(key in row for row in rows):
             total[key] = sum(row[key] for row in rows)
-    print_rows("device-hours of the 70 runs of Table 1, without decoding", [*rows, total])
-    return [*rows, total]
+    return print_rows("device-hours of the 70 runs of Table 1, without decoding", [*rows, total])

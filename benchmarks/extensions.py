@@ -16,7 +16,6 @@ from torch import Tensor
 from benchmarks.measure import (
     Row,
     compose,
-    describe_machine,
     device_type,
     median_seconds,
     peak_memory,
@@ -46,7 +45,7 @@ def bench_extensions(*, batch: int, rounds: int, crop: int) -> dict[str, list[Ro
         backbone = compose([*fixed, *arms[NONE]]).backbone
         spec = backbone.spec
         title = f"{backbone.key}, {count} clips of {spec.frames} frames of {spec.crop} pixels"
-        print_rows(f"layers beyond the paper, {title}; {describe_machine()}", found[name])
+        print_rows(f"layers beyond the paper, {title}", found[name])
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks import ROOT
-from benchmarks.measure import Row, compose, describe_machine, device_type, print_rows
+from benchmarks.measure import Row, compose, device_type, print_rows
 from vmp.engine.prefetch import Prefetcher
 from vmp.errors import ConfigError, VideoReadError
 from vmp.machine import cpus
@@ -100,7 +100,7 @@ def bench_loader(
         rows.append(
             {"what": what, "clips/s": batches * 32 / seconds, "waiting %": 100 * stream.waited / seconds}
         )
-    print_rows(f"loader on the generated set, 9 frames of 64 x 64, {describe_machine()}", rows)
+    print_rows("loader on the generated set, 9 frames of 64 x 64", rows)
     print(advise(rows))
     return rows
 
@@ -187,7 +187,7 @@ def bench_clips() -> list[Row]:
                 row[f"{pattern} faster"] = first / median
                 row[f"{pattern} cores"] = round(WANTED * median)
         title = f"clips per second and core, and cores for {WANTED} per second"
-        print_rows(f"{title}; {FRAMES} frames of {width} x {height}, {describe_machine()}", part)
+        print_rows(f"{title}; {FRAMES} frames of {width} x {height}", part)
         rows += [{"source": f"{width}x{height}"} | row for row in part]
     return rows
 
@@ -309,10 +309,7 @@ def bench_views(clips: int = 6, workers: int = 2) -> list[Row]:
                 {"what": what, "first views after s": first, "s per clip": seconds, "shared MB": most}
             )
             assert views == 30 * clips
-    print_rows(
-        f"10 x 3 views of 33 frames of 256 x 256, {workers} loader processes, {describe_machine()}", rows
-    )
-    return rows
+    return print_rows(f"10 x 3 views of 33 frames of 256 x 256, {workers} loader processes", rows)
 
 
 def shared_memory() -> float:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from benchmarks import process_memory
 from benchmarks.measure import (
     Row,
-    describe_machine,
     device_type,
     gpu_seconds,
     median_seconds,
@@ -134,8 +133,7 @@ def bench_layer(*, batch: int, frames: int, size: int, rounds: int, everywhere: 
             }
             for name, seconds in beside.items()
         ]
-    print_rows(f"prompt layer, forward + backward, ({b}, 3, {t + 1}, {s}, {s}) on {describe_machine()}", rows)
-    return rows
+    return print_rows(f"prompt layer, forward + backward, ({b}, 3, {t + 1}, {s}, {s})", rows)
 
 
 @contextmanager

@@ -91,8 +91,8 @@ def describe_machine() -> str:
     return f"{torch.get_num_threads()} CPU threads ({cpu}), torch {torch.__version__}"
 
 
-def print_rows(title: str, rows: Sequence[Row]) -> None:
-    """Print rows with the union of their keys as columns."""
+def print_rows(title: str, rows: list[Row]) -> list[Row]:
+    """Print rows with the union of their keys as columns, under the title and the machine; returns them."""
     from rich.console import Console
     from rich.table import Table
 
@@ -102,9 +102,10 @@ def print_rows(title: str, rows: Sequence[Row]) -> None:
         return f"{value:.4f}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
 
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=title)
+    table = Table(title=f"{title}; {describe_machine()}")
     for column in columns:
         table.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:
         table.add_row(*(text(row.get(column, "")) for column in columns))
     Console(width=128).print(table)
+    return rows

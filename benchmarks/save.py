@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Row, compose, describe_machine, device_type, print_rows
+from benchmarks.measure import Row, compose, device_type, print_rows
 from benchmarks.step import CLASSES
 from vmp.engine.plan import TrainingState
 from vmp.engine.saving import Saver
@@ -59,5 +59,4 @@ def bench_save(*, rounds: int, overrides: Sequence[str] = ()) -> list[Row]:
         }
         for what in waited
     ]
-    print_rows(f"a checkpoint of {config.backbone.key}, {size / 1e9:.2f} GB; {describe_machine()}", rows)
-    return rows
+    return print_rows(f"a checkpoint of {config.backbone.key}, {size / 1e9:.2f} GB", rows)

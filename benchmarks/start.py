@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks import ROOT
-from benchmarks.measure import Row, describe_machine, print_rows
+from benchmarks.measure import Row, print_rows
 
 PATIENCE = 300.0  # seconds
 
@@ -27,8 +27,7 @@ def bench_start() -> list[Row]:
         rows.append({"what": f"{script} --help", "seconds": statistics.median(each[1:]), "first": each[0]})
     _time_first_step()  # makes the clips if they are missing
     rows.append({"what": "first step of python train.py", "seconds": _time_first_step()})
-    print_rows(f"start, {describe_machine()}", rows)
-    return rows
+    return print_rows("start", rows)
 
 
 def _time_first_step() -> float:

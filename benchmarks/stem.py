@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.measure import Row, describe_machine, device_type, median_seconds, print_rows
+from benchmarks.measure import Row, device_type, median_seconds, print_rows
 from vmp.backbones.timesformer import PatchEmbedding
 from vmp.kernels.stem import Stem
 
@@ -47,8 +47,7 @@ def bench_stem(*, batch: int, rounds: int) -> list[Row]:
         "ours": _step(proj, prompts),
     }
     rows.append(_row("timesformer", median_seconds(calls, rounds)))
-    print_rows(f"first layer, {batch} clips, forward + backward, {describe_machine()}", rows)
-    return rows
+    return print_rows(f"first layer, {batch} clips, forward + backward", rows)
 
 
 def _step(layer: Callable[[Tensor], Tensor], clip: Tensor, narrow: bool = False) -> Callable[[], None]:

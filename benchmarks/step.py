@@ -153,7 +153,7 @@ def bench_step(
             row["apart"] = float((mine - ours).abs().max() / ours[0])  # NaN if any loss is
         rows.append(row)
     title = f"training step of {backbone} with prompts, {batch} clips of {config.backbone.spec.crop}"
-    print_rows(f"{title}, {flops / batch / 1e9:.0f} GFLOP each; {describe_machine()}", rows)
+    print_rows(f"{title}, {flops / batch / 1e9:.0f} GFLOP each", rows)
     return StepResult(config.backbone.key, size_of(config.backbone.model_dump()), describe_machine(), rows)
 
 
