@@ -1,6 +1,7 @@
 """Readers against frames that say their own number, on the files that break readers."""
 
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -17,6 +18,7 @@ from vmp.data.decode import READERS, check_reader, read_frames
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, find_clips
 from vmp.errors import ConfigError, RunError, VideoReadError
+from vmp.files import write_csv
 from vmp.prepare import measure as measuring
 from vmp.prepare.measure import measure_all
 
@@ -142,6 +144,16 @@ def test_names_of_all_kinds_are_files(folder, name, monkeypatch):
         assert measuring.measure(path, readers=()).status == "ok"
         for reader in INSTALLED:
             assert videos.number_of(read_frames(path, [9], reader=reader)[0]) == 9
+
+
+def test_a_name_that_is_not_utf8_is_unreadable_and_can_be_listed(folder, tmp_path):
+    """As archives from other systems unpack to: it must not take the other videos' predictions with it."""
+    path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    shutil.copy(folder / "plain.mp4", path)
+    found = measuring.measure(path)
+    assert (found.status, found.reason) == ("unreadable", "its name is not UTF-8; rename it")
+    write_csv(tmp_path / "table.csv", [[path.name, found.reason]])
+    assert (tmp_path / "table.csv").read_bytes() == rb"caf\udce9.mp4,its name is not UTF-8; rename it" + b"\n"
 
 
 @pytest.mark.parametrize("reader", INSTALLED)

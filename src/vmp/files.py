@@ -76,10 +76,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Rows, the header first; compressed if the name ends in .gz, the same rows to the same bytes."""
+    """Rows, the header first; compressed if the name ends in .gz, the same rows to the same bytes.
+
+    A name of a file that is not UTF-8 is written with its odd bytes as `\\udce9`.
+    """
     with replacing(path) as temporary, open(temporary, "wb") as file:
         packed = GzipFile("", "wb", fileobj=file, mtime=0) if path.suffix == ".gz" else file
-        with packed, io.TextIOWrapper(packed, "utf-8", newline="") as text:
+        with packed, io.TextIOWrapper(packed, "utf-8", "backslashreplace", newline="") as text:
             csv.writer(text, lineterminator="\n").writerows(rows)
 
 

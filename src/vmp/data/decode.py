@@ -132,7 +132,10 @@ def check_is_video_file(path: Path) -> None:
     files that these name.
     """
     try:
+        os.fspath(path).encode()
         info = os.stat(path)
+    except UnicodeEncodeError:
+        raise VideoReadError(path, "its name is not UTF-8; rename it") from None
     except OSError as error:
         raise VideoReadError(
             path, "not found" if isinstance(error, FileNotFoundError) else str(error.strerror)
