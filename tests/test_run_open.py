@@ -107,3 +107,11 @@ def test_what_cannot_be_opened_is_an_error(straight, tmp_path):
         open_run(tmp_path, checkpoint="best")
     with pytest.raises(RunError, match="not finished"):
         open_prompts(tmp_path)
+    shutil.copytree(straight / "checkpoints", tmp_path / "checkpoints")
+    open_run(tmp_path)
+    with open(tmp_path / records.CLASSES_FILE, "a") as classes:
+        classes.write("another\n")
+    with pytest.raises(
+        RunError, match=r"does not fit the model of config.yaml and classes.txt:\n  size mismatch"
+    ):
+        open_run(tmp_path)

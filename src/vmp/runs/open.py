@@ -66,11 +66,11 @@ def open_run(
         processes: if given, all of them load the checkpoint that the first one chooses.
 
     Raises:
-        RunError: there is no run or no such checkpoint, the checkpoint is damaged, another version of the project made
-            the run, or the processes see different files.
+        RunError: there is no run or no such checkpoint, the checkpoint is damaged or does not fit the config and the
+            classes, another version of the project made the run, or the processes see different files.
     """
     from vmp.engine import checkpoint as checkpoints
-    from vmp.runs.resume import agree_on_checkpoint
+    from vmp.runs.resume import agree_on_checkpoint, load_into
 
     run = read_run(folder)
     config, kept = run.checked_config, checkpoints_of(folder)
@@ -80,7 +80,7 @@ def open_run(
     found = agree_on_checkpoint(kept, choose, processes) if processes else choose(kept)
     if found is None:
         raise RunError(f"{folder}: no such checkpoint in it yet ({select})")
-    model.load_state_dict(found.model)
+    load_into(model, found.model, found.path)
     return Opened(
         config=config,
         model=model.eval(),
@@ -101,15 +101,16 @@ def open_shared(folder: Path, *, device: Any = "cpu") -> Opened:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from vmp.runs.resume import load_into
+
     config = load_config(folder)
     classes = read_classes(folder)
     model = build_model(config, len(classes))
     try:
-        model.load_state_dict(load_file(folder / MODEL_FILE))
+        weights = load_file(folder / MODEL_FILE)
     except (SafetensorError, OSError) as error:
         raise RunError(f"{folder / MODEL_FILE}: cannot be read ({error})") from None
-    except RuntimeError as error:
-        raise RunError(f"{folder / MODEL_FILE}: does not fit the model of {CONFIG_FILE}: {error}") from None
+    load_into(model, weights, folder / MODEL_FILE)
     found = read_json(folder / RESULT_FILE)
     note = f"shared model: top-1 {found['top1']:.2f} on {config.name} ({found['split']})" if found else ""
     return Opened(

@@ -152,7 +152,7 @@ def restore(
             f"init_from={found.path.parents[1]} tag=WORD"
         )
     state = TrainingState(**progress)
-    model.load_state_dict(found.model)
+    load_into(model, found.model, found.path)
     if average:
         average.restore(found.state.get("optimizer", {}).pop("trained", None))
     if "optimizer" in found.state:
@@ -169,6 +169,18 @@ def restore(
             f"A new run can start from these weights: init_from={found.path.parents[1]} tag=WORD"
         )
     return state
+
+
+def load_into(model: nn.Module, weights: dict[str, torch.Tensor], file: Path) -> None:
+    """Load all weights of a run. Raises RunError if they are not those of the model that its records describe."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        faults = [line.strip() for line in str(error).splitlines()[1:]]
+        raise RunError(
+            f"{file}: does not fit the model of config.yaml and classes.txt:\n{shortlist(faults, 5)}\n"
+            "One of these files was changed, or comes from another run."
+        ) from None
 
 
 def record_session(state: TrainingState, processes: Processes, log: Log) -> None:
