@@ -87,7 +87,7 @@ def test_the_demo_ends_with_a_table_a_picture_and_two_sentences(tmp_path):
         assert ("8 finished before, 0 to do" in done.stdout) == again
     for word in ("static", "moving", "difference", *ARMS):
         assert word in done.stdout
-    assert "about real clips: this is one small network on ten synthetic motions." in done.stdout
+    assert "about real clips: this is one small network on ten generated motions." in done.stdout
     with Image.open(tmp_path / "outputs/demo.png") as picture:
         assert picture.size[0] > 800
     folders = {path.parent.name for path in tmp_path.glob("outputs/motions-moving/tiny/*/*/result.json")}
