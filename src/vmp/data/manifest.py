@@ -188,7 +188,10 @@ def read_annotation(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise ManifestError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); unpack it, if it is packed, and save it "
+            "as UTF-8 (Excel: CSV UTF-8)"
+        ) from None
     except OSError as error:
         why = "not found" if isinstance(error, FileNotFoundError) else error.strerror
         raise ManifestError(f"{path}: {why}") from None
