@@ -109,7 +109,7 @@ def test_the_first_host_of_a_slurm_list(nodes, host):
 def test_a_job_of_several_tasks_without_srun_says_what_to_do(monkeypatch):
     for name, value in SBATCH.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(dist, "UNSURE", timedelta(seconds=1))
+    monkeypatch.setattr(dist, "TIMEOUT_IF_UNCERTAIN", timedelta(seconds=1))
     with pytest.raises(
         RunError, match=r"(?s)process 0 of 4; the processes did not find each other.*srun python train\.py"
     ):
