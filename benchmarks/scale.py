@@ -166,6 +166,8 @@ def main() -> None:
     from vmp.files import write_json
 
     results: dict[str, Any] = {"machine": describe_machine()}
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as home:
         folder = Path(home)
         print(
