@@ -42,6 +42,13 @@ def test_a_shared_model_predicts_what_the_run_does(shared, finished, data):
     assert "shared model: top-1" in theirs.notes[0]
 
 
+def test_every_file_may_be_read_by_those_whom_the_umask_allows(shared, finished):
+    for folder in (shared, finished):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert any(path.name == "model.safetensors" for path in files)
+        assert len({path.stat().st_mode for path in files}) == 1
+
+
 def test_nothing_private_is_in_it(shared, finished, data):
     assert {path.name for path in shared.iterdir()} == set(FILES)
     everything = b"".join(path.read_bytes() for path in shared.iterdir())

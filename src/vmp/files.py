@@ -15,16 +15,19 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from gzip import BadGzipFile, GzipFile
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml  # type: ignore[import-untyped]
 
 from vmp.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MB = 10**6
 # bytes of a config, a JSON file, a file of rows
@@ -73,6 +76,19 @@ def wait_for_lock(file: Path, waiting: str, *, patience: float = 0.0) -> Any:
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_tensors(
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file with the permissions of every new file: safetensors itself lets only its owner read it."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path, metadata)
+    with suppress(OSError):  # a file system without permissions
+        path.chmod(mode)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vmp.cli import parser_of
 from vmp.errors import WeightsError
-from vmp.files import replacing
+from vmp.files import replacing, write_tensors
 
 
 def main() -> None:
@@ -47,7 +47,6 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
     if out.exists() and not force:
         raise WeightsError(f"{out}: exists already. Choose another name, or replace it with --force")
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     from vmp.backbones.layouts import read, to_huggingface
     from vmp.data.manifest import write_classes
@@ -71,9 +70,7 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
         metadata["vmp_backbone"] = backbone or ""
     try:
         with replacing(out) as temporary:
-            save_file(
-                {k: v.contiguous().clone() for k, v in {**state, **prompts}.items()}, temporary, metadata
-            )
+            write_tensors(temporary, {k: v.clone() for k, v in {**state, **prompts}.items()}, metadata)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{out}: cannot be written ({error})") from None
     if classes := classes_of(source):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vmp.errors import RunError
-from vmp.files import read_json
+from vmp.files import read_json, write_tensors
 from vmp.transfer import sha256_of
 
 _MODEL, _OPTIMIZER, _STATE = _FILES = ("model.safetensors", "optimizer.pt", "state.pt")
@@ -192,13 +192,11 @@ def prune(folder: Path, *, keep: int, best: int | None = None, newest: str | Non
 
 def _write(part: Any, path: Path) -> str:
     """Write one file of a checkpoint, or link it if `part` is another checkpoint; returns its SHA-256."""
-    from safetensors.torch import save_file
-
     if isinstance(part, Path):
         _link(part / path.name, path)
         return _sums(part)[path.name]
     if path.name == _MODEL:
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in part.items()}, path)
+        write_tensors(path, part)
     else:
         with open(path, "wb") as file:
             torch.save(part, file)

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vmp.config.keys import is_path
-from vmp.files import write_json, write_text
+from vmp.files import write_json, write_tensors, write_text
 from vmp.runs.open import MODEL_FILE, Opened, open_run
 from vmp.runs.records import (
     CLASSES_FILE,
@@ -43,13 +43,11 @@ def write_shared(run: Path, folder: Path, *, name: str) -> list[Path]:
     Raises:
         RunError: there is no run, or it is not finished.
     """
-    from safetensors.torch import save_file
-
     read_run(run)
     opened, result = open_run(run), read_result(run)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {key: value.contiguous() for key, value in opened.model.state_dict().items()}
-    save_file(state, folder / MODEL_FILE, {"format": "pt", "vmp_backbone": opened.config.backbone.key})
+    metadata = {"format": "pt", "vmp_backbone": opened.config.backbone.key}
+    write_tensors(folder / MODEL_FILE, opened.model.state_dict(), metadata)
     raw = {**_without_paths(read_config(run)), "output": "outputs", "logger": {"kind": "files"}}
     write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(raw)))
     write_text(folder / CLASSES_FILE, "".join(f"{one}\n" for one in opened.classes))
