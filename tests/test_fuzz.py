@@ -371,7 +371,7 @@ def try_memory(sources, reads: int) -> list[str]:
         each = min(grown) / (reads // 3)
         said = f"{reader}: {each:+.0f} bytes a read, {sum(grown) / 1e6:+.2f} MB, {files:+} files, {threads:+} threads"
         print(said, f"after {reads} reads")
-        if each > 4_000 or files > 0 or threads > 0:
+        if each > 1_000 or files > 0 or threads > 0:
             wrong.append(said)
     return wrong
 
