@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from vmp.backbones import SPECS, backbone_spec, build_backbone
 from vmp.backbones import timesformer as ts
 from vmp.backbones.convnets import MaxPool, MeanPool
 from vmp.build import set_precision_switches
+from vmp.choices import Freeze
 from vmp.compose import composer
 from vmp.config import check
 from vmp.errors import ConfigError
-from vmp.finetune import FREEZE, freeze, head_of, parameter_groups, set_batch_norm
+from vmp.finetune import freeze, head_of, parameter_groups, set_batch_norm
 from vmp.layer import MotionPrompt, normalize
 from vmp.model import PromptedClassifier
 from vmp.objective import Objective
@@ -512,7 +514,7 @@ def test_wrong_timesformers_are_told(options, said):
 # --- what is trained -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", FREEZE)
+@pytest.mark.parametrize("what", get_args(Freeze))
 @pytest.mark.parametrize("name", ["tiny", "slowfast", "x3d_xs", "timesformer"])
 def test_frozen_parts_stay_as_they_are(name, what):
     prompted = SPECS[name].pathways

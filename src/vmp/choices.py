@@ -3,7 +3,7 @@
 It imports only `typing`, so that configs are checked without torch. The YAML files in conf/ explain the words.
 """
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 # data/
 Camera = Literal["static", "moving", "both"]
@@ -30,3 +30,10 @@ PathwaySplit = Literal["plus_one", "aligned", "shared"]
 Freeze = Literal["none", "backbone", "backbone_and_head", "all_but_head"]
 BatchNorm = Literal["train", "frozen", "sync"]
 Reduce = Literal["probs", "logits"]
+
+
+def check_choice(key: str, value: object, allowed: Any) -> None:
+    """Raise ValueError unless the value is a word of a Literal, or one of a tuple of words."""
+    words = get_args(allowed) or allowed
+    if value not in words:
+        raise ValueError(f"{key} = {value!r}: must be one of {', '.join(words)}")

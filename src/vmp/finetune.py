@@ -7,16 +7,14 @@ Notable here:
 """
 
 from collections.abc import Container, Iterator, Sequence
-from typing import get_args
 
 from torch import nn
 
-from vmp.choices import BatchNorm, Freeze
+from vmp.choices import BatchNorm, Freeze, check_choice
 from vmp.errors import ConfigError
 from vmp.model import PromptedClassifier
 from vmp.pathways import learned_name
 
-FREEZE, BATCH_NORM = get_args(Freeze), get_args(BatchNorm)
 SEQUENCES = ("blocks", "stages", "features", "layers")  # `features`: torchvision's Swin, S3D and the like
 
 
@@ -28,10 +26,9 @@ def freeze(model: PromptedClassifier, what: str) -> None:
             the prompts are trained; "all_but_head": only the head is.
 
     Raises:
-        ValueError: `what` is not one of FREEZE, or nothing would be left to train.
+        ValueError: `what` is none of these, or nothing would be left to train.
     """
-    if what not in FREEZE:
-        raise ValueError(f"freeze = {what!r}: must be one of {', '.join(FREEZE)}")
+    check_choice("freeze", what, Freeze)
     if what == "none":
         return
     head = {id(module) for module in head_of(model.backbone)}
@@ -77,8 +74,7 @@ def set_batch_norm(model: PromptedClassifier, how: str) -> PromptedClassifier:
     Returns:
         the model; with "sync" its batch normalisation layers are new modules.
     """
-    if how not in BATCH_NORM:
-        raise ValueError(f"batch_norm = {how!r}: must be one of {', '.join(BATCH_NORM)}")
+    check_choice("batch_norm", how, BatchNorm)
     if how == "frozen":
         _freeze_modules(model, [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)])
     if how == "sync":

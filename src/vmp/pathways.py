@@ -10,14 +10,13 @@ Notable here (F fast frames, alpha fast frames per slow one; 32 and 4 as publish
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
-from vmp.choices import PathwaySplit
+from vmp.choices import PathwaySplit, check_choice
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPLITS = get_args(PathwaySplit)
 WHOLE = "video"  # the only pathway of a backbone that has no pathways
 
 
@@ -63,12 +62,11 @@ def pathway_frames(
     """The frames of each pathway for `frames` fast frames. prompted: the pathways with prompts, of ("slow", "fast").
 
     Raises:
-        ValueError: frames is not a multiple of alpha, or split is not one of SPLITS.
+        ValueError: frames is not a multiple of alpha, or split is none of these.
     """
     if frames % alpha or frames // alpha < 2:
         raise ValueError(f"frames = {frames}: must be a multiple of {alpha}, at least {2 * alpha}")
-    if split not in SPLITS:
-        raise ValueError(f"split = {split!r}: must be one of {', '.join(SPLITS)}")
+    check_choice("split", split, PathwaySplit)
     slow_frames = frames // alpha
     slow = [i * (frames - 1) // (slow_frames - 1) for i in range(slow_frames)]  # as published
     fast = list(range(frames))

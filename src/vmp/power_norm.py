@@ -89,12 +89,16 @@ class LearnedPowerNorm(nn.Module):
 class _Fixed(nn.Module):
     """A power normalisation with a fixed exponent. entry: how signed differences are mapped to [0, 1]."""
 
-    def __init__(self, exponent: float, *, entry: str = "magnitude", lowest: float, below: str) -> None:
+    above, allowed = 0.0, "greater than 0"  # what exponents are
+
+    def __init__(self, exponent: float = 10.0, *, entry: str = "magnitude") -> None:
         super().__init__()
         if entry not in ENTRIES:
             raise ValueError(f"entry = {entry!r}: must be one of {', '.join(ENTRIES)}")
-        if not (math.isfinite(exponent) and exponent > lowest):
-            raise ValueError(f"{type(self).__name__} exponent = {exponent}: must be finite and {below}")
+        if not (math.isfinite(exponent) and exponent > self.above):
+            raise ValueError(
+                f"{type(self).__name__} exponent = {exponent}: must be finite and {self.allowed}"
+            )
         self.exponent, self.entry = exponent, entry
 
     def forward(self, d: Tensor) -> Tensor:
@@ -115,7 +119,7 @@ class Gamma(_Fixed):
     """x^g on [0, 1], g > 0. g < 1 amplifies small motions; the slope at 0 is infinite, so x is at least 1e-6."""
 
     def __init__(self, exponent: float = 0.5, *, entry: str = "magnitude") -> None:
-        super().__init__(exponent, entry=entry, lowest=0, below="greater than 0")
+        super().__init__(exponent, entry=entry)
 
     def curve(self, x: Tensor) -> Tensor:
         floor = 1e-6**self.exponent  # subtracted so that f(0) = 0 while the gradient at 0 stays finite
@@ -125,8 +129,7 @@ class Gamma(_Fixed):
 class MaxExp(_Fixed):
     """1 - (1 - x)^η on [0, 1], η >= 1."""
 
-    def __init__(self, exponent: float = 10.0, *, entry: str = "magnitude") -> None:
-        super().__init__(exponent, entry=entry, lowest=math.nextafter(1.0, 0.0), below="at least 1")
+    above, allowed = math.nextafter(1.0, 0.0), "at least 1"
 
     def curve(self, x: Tensor) -> Tensor:
         return 1 - (1 - x) ** self.exponent
@@ -135,18 +138,12 @@ class MaxExp(_Fixed):
 class SigmE(_Fixed):
     """2 / (1 + e^(-ηx)) - 1 on [0, 1], η > 0; f(1) = tanh(η/2), slightly below 1."""
 
-    def __init__(self, exponent: float = 10.0, *, entry: str = "magnitude") -> None:
-        super().__init__(exponent, entry=entry, lowest=0, below="greater than 0")
-
     def curve(self, x: Tensor) -> Tensor:
         return 2 * torch.sigmoid(self.exponent * x) - 1
 
 
 class AsinhE(_Fixed):
     """asinh(ηx) / asinh(η) on [0, 1], η > 0."""
-
-    def __init__(self, exponent: float = 10.0, *, entry: str = "magnitude") -> None:
-        super().__init__(exponent, entry=entry, lowest=0, below="greater than 0")
 
     def curve(self, x: Tensor) -> Tensor:
         return torch.asinh(self.exponent * x) / math.asinh(self.exponent)

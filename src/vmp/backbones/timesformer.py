@@ -12,15 +12,12 @@ Shapes: B clips, T frames, N patches of a frame, D features, h heads. Tokens are
 then patch by patch its T frames.
 """
 
-from typing import get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmp.choices import AttentionKind, TransformerInit
+from vmp.choices import AttentionKind, TransformerInit, check_choice
 
-ATTENTION, INITS = get_args(AttentionKind), get_args(TransformerInit)
 SDPA_BATCH = 65535  # more sequences than this in one call fail in the fused CUDA kernels
 
 
@@ -28,10 +25,10 @@ class TimeSformer(nn.Module):
     """Args:
     frames, crop: T and pixels a side that the embeddings are made for.
     patch: pixels a side of a patch.
-    attention: one of ATTENTION.
+    attention: "divided", "joint" or "space".
     dropout: before the last layer; the published recipes use none.
     drop_path: probability that the last block's branches are dropped for a sequence in training; rises from 0.
-    init: one of INITS. "image": weights with a standard deviation of 0.02, no difference between frames. "scratch":
+    init: "image": weights with a standard deviation of 0.02, no difference between frames. "scratch":
         weights with one of 1 / sqrt(dim), and embeddings of place and time that count beside the patches.
     """
 
@@ -56,9 +53,8 @@ class TimeSformer(nn.Module):
         for name, value, unit, of in (("crop", crop, "patch", patch), ("dim", dim, "heads", heads)):
             if value % of:
                 raise ValueError(f"{name} = {value}: must be a multiple of {unit} = {of}")
-        for name, choice, allowed in (("attention", attention, ATTENTION), ("init", init, INITS)):
-            if choice not in allowed:
-                raise ValueError(f"{name} = {choice!r}: must be one of {', '.join(allowed)}")
+        check_choice("attention", attention, AttentionKind)
+        check_choice("init", init, TransformerInit)
         self.attention, self.patch = attention, patch
         self.patch_embed = nn.ModuleDict({"proj": PatchEmbedding(3, dim, patch, stride=patch)})
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))

@@ -5,15 +5,12 @@ Notable here:
 - frames are (H, W, 3) uint8, and the degraded ones have the same size.
 """
 
-from typing import get_args
-
 import numpy as np
 
-from vmp.choices import Degradation
+from vmp.choices import Degradation, check_choice
 from vmp.data.opencv import opencv
 from vmp.data.sampler import NOISE, generator
 
-KINDS = get_args(Degradation)
 PROBABILITY = 0.01
 
 
@@ -34,6 +31,5 @@ def degrade(frame: np.ndarray, kind: str, *, key: tuple[int, ...]) -> np.ndarray
         h, w = frame.shape[:2]
         small = cv2.resize(frame, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)
         return cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
-    if kind != "none":
-        raise ValueError(f"degrade = {kind!r}: must be one of {', '.join(KINDS)}")
+    check_choice("degrade", kind, Degradation)
     return frame

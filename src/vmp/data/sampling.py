@@ -14,13 +14,9 @@ Notable here:
       "loop"     keep the stride and start over (one jump at each seam)
 """
 
-from typing import get_args
-
 import numpy as np
 
-from vmp.choices import Anchor, Short, Spacing
-
-SHORT, ANCHORS, SPACINGS = get_args(Short), get_args(Anchor), get_args(Spacing)
+from vmp.choices import Anchor, Short, Spacing, check_choice
 
 
 def offsets(frames: int, stride: int, *, spacing: str = "stride", rate: float = 1.0) -> np.ndarray:
@@ -28,8 +24,7 @@ def offsets(frames: int, stride: int, *, spacing: str = "stride", rate: float = 
 
     `rate` is the video's frames per second over those that the stride is meant for.
     """
-    if spacing not in SPACINGS:
-        raise ValueError(f"spacing = {spacing!r}: must be one of {', '.join(SPACINGS)}")
+    check_choice("spacing", spacing, Spacing)
     i = np.arange(frames)
     if spacing == "span" and frames > 1:
         step = max(1.0, (frames * stride * rate - 1) / (frames - 1))
@@ -53,8 +48,7 @@ def frame_indices(length: int, offsets: np.ndarray, *, start: int, short: str = 
         return np.minimum(offsets, length - 1)
     if short == "loop":
         return offsets % length
-    if short != "stretch":
-        raise ValueError(f"short = {short!r}: must be one of {', '.join(SHORT)}")
+    check_choice("short", short, Short)
     rounds = -(-frames // length)  # whole passes until there are enough frames
     return np.arange(frames) * (rounds * length - 1) // max(1, frames - 1) % length
 
@@ -73,8 +67,7 @@ def view_starts(length: int, offsets: np.ndarray, *, views: int, anchor: str = "
     room = _room(length, offsets)
     if anchor == "start":
         return [room * i // views for i in range(views)]
-    if anchor != "center":
-        raise ValueError(f"anchor = {anchor!r}: must be one of {', '.join(ANCHORS)}")
+    check_choice("anchor", anchor, Anchor)
     return [room * (2 * i + 1) // (2 * views) for i in range(views)]
 
 

@@ -8,17 +8,15 @@ so that slow motions, which single steps hardly show, count as well. K = {1} wit
 """
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vmp.choices import CameraMotion
+from vmp.choices import CameraMotion, Regulariser, check_choice
 from vmp.extensions.compensate import compensated_differences
-from vmp.extensions.variations import REGULARISERS, total_variation
+from vmp.extensions.variations import total_variation
 from vmp.layer import MotionPrompt, Prompted, apply_attention, temporal_attention_variation
-
-COMPENSATIONS = get_args(CameraMotion)
 
 
 class ExtendedPrompt(MotionPrompt):
@@ -41,14 +39,11 @@ class ExtendedPrompt(MotionPrompt):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if regulariser not in REGULARISERS:
-            raise ValueError(f"regulariser = {regulariser!r}: must be one of {', '.join(REGULARISERS)}")
-        self.regulariser = regulariser
-        if compensate not in COMPENSATIONS:
-            raise ValueError(f"compensate = {compensate!r}: must be one of {', '.join(COMPENSATIONS)}")
+        check_choice("regulariser", regulariser, Regulariser)
+        check_choice("compensate", compensate, CameraMotion)
         if not scales or min(scales) < 1 or len(set(scales)) < len(scales):
             raise ValueError(f"scales = {list(scales)}: must be different numbers of frames, each at least 1")
-        self.compensate, self.scales = compensate, tuple(scales)
+        self.compensate, self.scales, self.regulariser = compensate, tuple(scales), regulariser
         self.scale_logits = nn.Parameter(torch.zeros(len(scales))) if len(scales) > 1 else None
 
     def forward(self, clip: Tensor, *, variation: bool = True) -> Prompted:

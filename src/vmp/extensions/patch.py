@@ -7,15 +7,13 @@ are shared, or learned for each place of the patches' grid. A patch averages sen
 patches is what a transformer's tokens can use.
 """
 
-from typing import Any, get_args
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmp.choices import Pool, Upsample
+from vmp.choices import Pool, Upsample, check_choice
 from vmp.power_norm import LearnedPowerNorm
-
-POOLS, UPSAMPLES = get_args(Pool), get_args(Upsample)
 
 
 class PatchPowerNorm(LearnedPowerNorm):
@@ -40,9 +38,8 @@ class PatchPowerNorm(LearnedPowerNorm):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        for name, value, allowed in (("pool", pool, POOLS), ("upsample", upsample, UPSAMPLES)):
-            if value not in allowed:
-                raise ValueError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
+        check_choice("pool", pool, Pool)
+        check_choice("upsample", upsample, Upsample)
         if patch < 1:
             raise ValueError(f"patch = {patch}: must be at least 1 pixel")
         self.patch, self.pool, self.upsample, self.grid = patch, pool, upsample, grid

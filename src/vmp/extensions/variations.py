@@ -8,13 +8,7 @@ V punishes attention that flickers, also where only the camera moves. TV asks fo
 and the compensated V leaves the camera out.
 """
 
-from typing import get_args
-
 from torch import Tensor
-
-from vmp.choices import Regulariser
-
-REGULARISERS = get_args(Regulariser)
 
 
 def total_variation(attention: Tensor, *, reduction: str = "mean") -> Tensor:
