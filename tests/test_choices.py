@@ -10,8 +10,10 @@ from pydantic import BaseModel
 
 from vmp.backbones import SPECS, zoo
 from vmp.choices import Reader
+from vmp.config.backbones import BackboneConfig
 from vmp.config.keys import sections
-from vmp.config.sections import AnyPrompts, BackboneConfig, Config, Evaluate, FixedPrompts
+from vmp.config.prompts import AnyPrompts, FixedPrompts
+from vmp.config.sections import Config, Evaluate
 
 CONF = Path(__file__).parent.parent / "conf"
 

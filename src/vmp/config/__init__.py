@@ -2,28 +2,22 @@
 
 Notable here:
 - no torch: a wrong key or value fails with an error within a second, before any data is read;
-- `types`, `sections` and `agreement` say what is allowed, `checking` checks it, `keys` finds the key that was meant.
+- `sections`, with `datasets`, `backbones`, `prompts` and `types`, and `agreement` say what is allowed, `checking`
+  checks it, `keys` finds the key that was meant.
 """
 
+from vmp.config.backbones import CustomBackbone, TimeSformerConfig
 from vmp.config.checking import check, check_evaluate, check_start
+from vmp.config.datasets import CustomDataset, FoldersDataset, ListDataset, MotionsDataset, PreparedDataset
 from vmp.config.keys import suggest
-from vmp.config.sections import (
+from vmp.config.prompts import (
     AnyPrompts,
-    Config,
     ConstantPrompts,
-    CustomBackbone,
-    CustomDataset,
     CustomPrompts,
-    Evaluate,
     FixedPrompts,
-    FoldersDataset,
-    ListDataset,
-    Logger,
-    MotionsDataset,
     NoPrompts,
     OraclePrompts,
-    PreparedDataset,
     Prompts,
-    TimeSformerConfig,
 )
+from vmp.config.sections import Config, Evaluate, Logger
 from vmp.config.types import parse_views

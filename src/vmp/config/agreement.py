@@ -3,19 +3,10 @@
 from collections.abc import Iterator
 
 from vmp.backbones import SPECS, zoo
-from vmp.config.sections import (
-    Config,
-    ConstantPrompts,
-    CustomBackbone,
-    CustomPrompts,
-    FixedPrompts,
-    FoldersDataset,
-    MotionsDataset,
-    OraclePrompts,
-    PreparedDataset,
-    Prompts,
-    TimeSformerConfig,
-)
+from vmp.config.backbones import CustomBackbone, TimeSformerConfig
+from vmp.config.datasets import FoldersDataset, MotionsDataset, PreparedDataset
+from vmp.config.prompts import ConstantPrompts, CustomPrompts, FixedPrompts, OraclePrompts, Prompts
+from vmp.config.sections import Config
 from vmp.slope_shift import m_of, n_of
 
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from vmp.backbones import zoo
 from vmp.config.agreement import disagreements
 from vmp.config.keys import MEANT, kind_key, no_such_key, sections
-from vmp.config.sections import Config, ConstantPrompts, Evaluate
+from vmp.config.prompts import ConstantPrompts
+from vmp.config.sections import Config, Evaluate
 from vmp.errors import ConfigError
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -1,399 +1,54 @@
-"""The sections of a config: their keys, types and ranges. `Config.folder` is the folder of the config's run.
+"""A config: its sections on training and testing, and the config as a whole. `Config.folder` is its run's folder.
 
-Notable here:
-- `dataset`, `vmp` and `backbone` have other keys for each `kind` (of a backbone: `name`), so there is a class for each;
-- `lambda` is a Python keyword, so it is `lambda_` here;
-- where `backbone` has null for a size, the published one is used (vmp.backbones.SPECS).
+`dataset`, `backbone` and `vmp` have other keys for each kind, and files of their own.
 """
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from vmp.backbones import OWN, SPECS, Spec, zoo
-from vmp.choices import (
-    Anchor,
-    AttentionKind,
-    BatchNorm,
-    Camera,
-    CameraMotion,
-    Clock,
-    Degradation,
-    Form,
-    Freeze,
-    MotionClasses,
-    PathwaySplit,
-    Pool,
-    Reader,
-    Reduce,
-    Regulariser,
-    Short,
-    Spacing,
-    TransformerInit,
-    Upsample,
-    X3DSize,
+from vmp.backbones import zoo
+from vmp.choices import Anchor, BatchNorm, Degradation, Freeze, Reader, Reduce
+from vmp.config.backbones import (
+    C2DConfig,
+    CustomBackbone,
+    InceptionConfig,
+    ResNetConfig,
+    SlowFastConfig,
+    TimeSformerConfig,
+    TinyConfig,
+    X3DConfig,
+)
+from vmp.config.datasets import (
+    CustomDataset,
+    FoldersDataset,
+    ListDataset,
+    ManifestDataset,
+    MotionsDataset,
+    PreparedDataset,
+)
+from vmp.config.prompts import (
+    ConstantPrompts,
+    CustomPrompts,
+    FixedPrompts,
+    NoPrompts,
+    OraclePrompts,
+    Prompts,
 )
 from vmp.config.types import (
     Count,
     Device,
     File,
     Fraction,
-    Level,
     NotNegative,
-    PerChannel,
     Positive,
     Section,
-    StartValue,
     TagCondition,
-    Target,
     Text,
     Views,
     Word,
 )
-from vmp.slope_shift import Start, m_of, n_of
-
-# --- data and models -----------------------------------------------------------------------------------------------
-
-
-class PreparedDataset(Section):
-    """A folder of manifests that `vmp prepare` wrote."""
-
-    kind: Literal["prepared"]
-    name: Word
-    folder: File
-    root: File | None
-    split: Annotated[int, Field(ge=1, le=3)] | None = None  # of HMDB-51 and UCF-101
-    set: Annotated[int, Field(ge=1, le=2)] | None = None  # of UT-Interaction
-    fold: Count | None = None
-    flip: Fraction
-
-
-class MotionsDataset(Section):
-    """Generated videos (vmp.data.motions)."""
-
-    kind: Literal["motions"]
-    name: Word
-    classes: MotionClasses
-    camera: Camera
-    train: Count
-    val: Count
-    test: Count
-    frames: Annotated[int, Field(ge=2)]
-    size: Annotated[int, Field(ge=32)]
-    fps: Count
-    noise: NotNegative
-    crf: Annotated[int, Field(ge=0, le=51)]
-    seed: Annotated[int, Field(ge=0)]
-    flip: Fraction
-
-
-class ListDataset(Section):
-    """Videos of the user's own, with one list per split."""
-
-    kind: Literal["list"]
-    name: Word
-    root: File
-    train: File
-    val: File
-    test: File | None
-    classes: File | None
-    clock: Clock
-    fps: Positive | None
-    flip: Fraction
-
-
-class FoldersDataset(Section):
-    """Videos in one folder per class, or named by a CSV with the columns path,label[,group][,split]."""
-
-    kind: Literal["folders"]
-    name: Word
-    root: File
-    csv: File | None
-    ratio: tuple[Fraction, Fraction, Fraction] | None  # shares of train, val and test
-    folds: Annotated[int, Field(ge=2)] | None
-    fold: Count | None  # the fold that is tested
-    seed: Annotated[int, Field(ge=0)]
-    fps: Positive | None
-    flip: Fraction
-
-
-class ManifestDataset(Section):
-    """A folder of manifests: classes.txt, train.csv, and val.csv or test.csv (or both)."""
-
-    kind: Literal["manifest"]
-    name: Word
-    folder: File
-    root: File | None
-    flip: Fraction
-
-
-class CustomDataset(Section):
-    """Videos whose list is written by a function of the user's, with a column `split` (docs/extending.md)."""
-
-    kind: Literal["custom"]
-    name: Word
-    target: Target
-    options: dict[str, Any]
-    root: File
-    clock: Clock
-    fps: Positive | None
-    flip: Fraction
-
-
-class BackboneConfig(Section):
-    """The keys that every backbone has."""
-
-    name: str
-    weights: Annotated[File | None, BeforeValidator(lambda v: None if v == "none" else v)]
-    frames: Count | None
-    stride: Count | None
-    crop: Annotated[int, Field(ge=16)] | None
-    spacing: Spacing | None
-    short: Short
-
-    @property
-    def key(self) -> str:
-        """The backbone's name in vmp.backbones.SPECS."""
-        return self.name
-
-    @property
-    def label(self) -> str:
-        """The backbone's name in the name of a run's folder."""
-        return self.key
-
-    @property
-    def spec(self) -> Spec:
-        """The published sizes, with those replaced that the config sets."""
-        return self._published.at(
-            frames=self.frames, stride=self.stride, crop=self.crop, spacing=self.spacing
-        )
-
-    @property
-    def pathways(self) -> tuple[str, ...]:
-        return self._published.pathways
-
-    @property
-    def _published(self) -> Spec:
-        return SPECS[self.key]
-
-
-class CustomBackbone(BackboneConfig):
-    """A network that is built by a class or function of the user's (docs/extending.md)."""
-
-    name: Literal["custom"]
-    target: Target
-    options: dict[str, Any]
-    mean: PerChannel
-    std: PerChannel
-    fps: Positive | None
-
-    @property
-    def label(self) -> str:
-        return self.target.rpartition(".")[2]
-
-    @property
-    def _published(self) -> Spec:
-        return replace(OWN, mean=self.mean, std=self.std, fps=self.fps)
-
-
-class ShippedBackbone(BackboneConfig):
-    """A network of vmp.backbones."""
-
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of the backbone's builder: the keys that only this backbone has, unless they are null."""
-        own_keys = (
-            set(type(self).model_fields) - set(BackboneConfig.model_fields) - {"size", "flip_patch_embed"}
-        )
-        chosen = {key: getattr(self, key) for key in sorted(own_keys)}
-        return {key: value for key, value in chosen.items() if value is not None}
-
-
-class TinyConfig(ShippedBackbone):
-    name: Literal["tiny"]
-    width: Count
-
-
-class ResNetConfig(ShippedBackbone):
-    """I3D as a ResNet-50 with 3-D convolutions; `i3d_inception` is the original one."""
-
-    name: Literal["i3d"]
-    width: Annotated[int, Field(ge=8, multiple_of=8)] | None
-    blocks: Count | None
-
-
-class SlowFastConfig(ShippedBackbone):
-    name: Literal["slowfast"]
-    width: Annotated[int, Field(ge=8, multiple_of=8)] | None
-    blocks: Count | None
-    beta_inv: Literal[1, 2, 4, 8] | None
-
-
-class C2DConfig(ShippedBackbone):
-    name: Literal["c2d"]
-    width: Annotated[int, Field(ge=8, multiple_of=8)] | None
-    blocks: Count | None
-    temporal_pool: bool
-
-
-class InceptionConfig(ShippedBackbone):
-    name: Literal["i3d_inception"]
-    width: Annotated[int, Field(ge=4, multiple_of=4)] | None
-
-
-class X3DConfig(ShippedBackbone):
-    name: Literal["x3d"]
-    size: X3DSize
-    width: Annotated[int, Field(ge=8, multiple_of=4)] | None
-    blocks: Count | None
-    shortcut_norm: bool
-
-    @property
-    def key(self) -> str:
-        return f"x3d_{self.size}"
-
-
-class TimeSformerConfig(ShippedBackbone):
-    name: Literal["timesformer"]
-    size: Literal["base", "hr", "l"]
-    attention: AttentionKind
-    drop_path: Annotated[float, Field(ge=0, lt=1)]
-    init: TransformerInit
-    flip_patch_embed: bool
-    patch: Count | None
-    dim: Count | None
-    depth: Count | None
-    heads: Count | None
-
-    @property
-    def key(self) -> str:
-        return "timesformer" if self.size == "base" else f"timesformer_{self.size}"
-
-
-class VmpConfig(Section):
-    """The keys that `vmp` always has, also without prompts."""
-
-    kind: str
-    lambda_: Annotated[float, Field(alias="lambda", ge=0)]
-    placement: Literal["default", "slow", "fast", "both"]
-    split: PathwaySplit
-
-
-class NoPrompts(VmpConfig):
-    kind: Literal["none"]
-
-
-class AnyPrompts(VmpConfig):
-    """The keys that every prompt layer has."""
-
-    grey: Literal["rgb", "bgr"]
-    modulate: Literal["normalized", "pixel"]
-    variation: Literal["mean", "frobenius"]
-
-
-class Prompts(AnyPrompts):
-    """The paper's layer with a learned slope and shift, and its extensions."""
-
-    kind: Literal["learned"]
-    name: Word
-    alpha: Positive
-    beta: Positive
-    gamma: Annotated[float, Field(gt=0, lt=1)]
-    epsilon: Positive
-    m: StartValue
-    n: StartValue
-    slope: float | None = None  # slope and shift set the initial m and n instead
-    shift: float | None = None
-    attention_from: Literal["clip", "other_clip"]
-    # keys with defaults: configs of runs by earlier versions lack them
-    compensate: CameraMotion = "none"
-    scales: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
-    form: Form = "pixel"
-    patch: Count = 8
-    pool: Pool = "mean_abs"
-    upsample: Upsample = "bilinear"
-    patch_scalars: Literal["shared", "position"] = "shared"
-    regulariser: Regulariser = "temporal"
-    at: str | None = None
-    pixels: bool = True
-    lr_mult: Positive
-    weight_decay: NotNegative | None
-
-    @property
-    def extended(self) -> bool:
-        """Whether the layer on the frames differs from the paper's."""
-        other = self.scales != (1,) or self.form != "pixel" or self.regulariser != "temporal"
-        return other or self.compensate != "none"
-
-    @property
-    def start(self) -> dict[str, Start]:
-        """The initial m and n that the config sets, directly or through slope and shift.
-
-        Raises:
-            ValueError: slope or shift is outside of the range that Eq. 2 allows.
-        """
-        found: dict[str, Start | None] = {"m": self.m, "n": self.n}
-        if self.slope is not None:
-            found["m"] = m_of(self.slope, alpha=self.alpha, beta=self.beta, epsilon=self.epsilon)
-        if self.shift is not None:
-            found["n"] = n_of(self.shift, gamma=self.gamma)
-        return {letter: value for letter, value in found.items() if value is not None}
-
-
-class FixedPrompts(AnyPrompts):
-    """A fixed power normalisation of vmp.power_norm.FAMILY, without learned parameters."""
-
-    kind: Literal["gamma", "maxexp", "sigme", "asinhe"]
-    exponent: Positive
-    entry: Literal["magnitude", "affine"]
-
-
-class CustomPrompts(AnyPrompts):
-    """A power normalisation, or a whole prompt layer, of the user's (docs/extending.md)."""
-
-    kind: Literal["custom"]
-    name: Word
-    target: Target
-    options: dict[str, Any]
-    lr_mult: Positive
-    weight_decay: NotNegative | None
-
-
-class ConstantPrompts(AnyPrompts):
-    """A control: the same attention everywhere. level: a number, or a run's folder, whose mean attention is used."""
-
-    kind: Literal["constant"]
-    level: Level
-
-    @property
-    def source(self) -> Path | None:
-        """The run from which the level is taken."""
-        return Path(self.level) if isinstance(self.level, str) else None
-
-    @property
-    def number(self) -> float | None:
-        return None if isinstance(self.level, str) else self.level
-
-    @property
-    def name(self) -> str:
-        return f"constant_as_{self.source.parent.name}" if self.source else f"constant{self.level:g}"
-
-
-class OraclePrompts(AnyPrompts):
-    """A control: attention 1 on the moving object, as the generator of `motions` knows it, and `low` elsewhere."""
-
-    kind: Literal["oracle"]
-    low: Annotated[float, Field(ge=0, lt=1)]
-
-    @property
-    def name(self) -> str:
-        return f"oracle{self.low:g}"
-
-
-# --- training and testing ------------------------------------------------------------------------------------------
 
 
 class Optim(Section):
