@@ -323,7 +323,7 @@ def test_a_cache_that_cannot_be_written(package, flax_file, tmp_path):
 
 def row_with(monkeypatch, package, url):
     row = zoo.Weights(
-        backbone="i3d_inception", name="k400", urls=(url,), layout="pytorch-i3d", licence="Apache-2.0",
+        backbone="i3d_inception", name="k400", urls=(url,), licence="Apache-2.0",
         classes=CLASSES, frames=64, crop=224, top1=None, package=package,
     )  # fmt: skip
     monkeypatch.setattr(zoo, "WEIGHTS", (row,))

@@ -16,7 +16,7 @@ import numpy as np
 
 from vmp.config import check, check_start, parse_views
 from vmp.errors import DataError, UserError
-from vmp.overrides import quote
+from vmp.overrides import Source, quote
 from vmp.runs.hub import PREFIX, fetch
 from vmp.runs.open import Opened, is_shared, open_published, open_run, open_shared
 from vmp.runs.run import read_run
@@ -363,6 +363,20 @@ def load_published(overrides: Sequence[str], *, device: str = "auto") -> Trained
     config = check(composer(CONF)([*overrides, *plain]))
     check_start(config)
     return _on(device, lambda where: open_published(config, device=where))
+
+
+def load_named(source: Source, *, checkpoint: str | None, device: str) -> TrainedModel:
+    """The model that the words of a command name. Raises UserError, also where they name none."""
+    if source.run:
+        return load(source.run, checkpoint=checkpoint, device=device)
+    if not source.overrides:
+        raise UserError(
+            "name a model: run=FOLDER, a folder with config.yaml and checkpoints, or published weights, as in "
+            "backbone=i3d_inception weights=k400"
+        )
+    if checkpoint:
+        raise UserError(f"--checkpoint {checkpoint}: published weights have none; use it with run=FOLDER")
+    return load_published(source.overrides, device=device)
 
 
 def check_views(views: Any) -> tuple[int, int] | None:

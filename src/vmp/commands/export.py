@@ -37,15 +37,10 @@ def main() -> None:
         raise UserError(f"{source.rest[0]}: settings are written KEY=VALUE, as in run=FOLDER format=onnx")
 
     from vmp.exporting import SUFFIXES, export
-    from vmp.trained import load, load_published
+    from vmp.trained import load_named
 
     if own["format"] not in SUFFIXES:
         raise UserError(f"format={own['format']}: must be one of {', '.join(SUFFIXES)}")
-    if source.run:
-        trained = load(source.run, checkpoint=options.checkpoint, device="cpu")
-    elif source.overrides:
-        trained = load_published(source.overrides, device="cpu")
-    else:
-        raise UserError("name a model: run=FOLDER, or backbone=NAME weights=NAME|FILE")
+    trained = load_named(source, checkpoint=options.checkpoint, device="cpu")
     out = Path(own["out"] or f"model{SUFFIXES[own['format']]}")
     print(export(trained, out, format=own["format"]))

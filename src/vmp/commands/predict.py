@@ -9,7 +9,6 @@ Each video is tested with the views, frames, crops and checkpoint with which the
 protocol of the backbone, and through a reader that was measured to return exactly its frames.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from vmp.cli import parser_of
 from vmp.errors import UserError
 from vmp.files import write_csv
-from vmp.overrides import Source, model_source
+from vmp.overrides import model_source
 
 if TYPE_CHECKING:
-    from vmp.trained import Prediction, TrainedModel
+    from vmp.trained import Prediction
 
 BAR = 30  # characters
 WHAT = "videos, frame folders, folders of these; run=FOLDER, or backbone=NAME weights=NAME|FILE [backbone.KEY=VALUE]"
@@ -55,7 +54,10 @@ def main() -> int:
     source = model_source(options.what)
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # stdout gets only JSON
         videos = find_videos(source.rest)
-        model = model_of(source, options)
+        from vmp.trained import check_views, load_named
+
+        check_views(options.views)  # before weights are fetched
+        model = load_named(source, checkpoint=options.checkpoint, device=options.device)
         for note in model.notes:
             print(f"note: {note}", file=sys.stderr)
         found, bad = model.predict_readable(
@@ -71,24 +73,6 @@ def main() -> int:
     for path, reason in bad.items():
         print(f"error: {path}: {reason}", file=sys.stderr)
     return 2 if bad else 0
-
-
-def model_of(source: Source, options: argparse.Namespace) -> "TrainedModel":
-    from vmp.trained import check_views, load, load_published
-
-    check_views(options.views)  # before weights are fetched
-    if source.run:
-        return load(source.run, checkpoint=options.checkpoint, device=options.device)
-    if not source.overrides:
-        raise UserError(
-            "name a model: run=FOLDER, a folder with config.yaml and checkpoints, or published weights, as in "
-            "backbone=i3d_inception weights=k400"
-        )
-    if options.checkpoint:
-        raise UserError(
-            f"--checkpoint {options.checkpoint}: published weights have none; use it with run=FOLDER"
-        )
-    return load_published(source.overrides, device=options.device)
 
 
 def find_videos(words: list[str]) -> list[Path]:

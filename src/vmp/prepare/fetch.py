@@ -1,9 +1,8 @@
 """The official archives and annotations of a dataset, fetched for `--download`; FineGym's videos through yt-dlp.
 
 Notable here:
-- nobody publishes checksums of the archives: the SHA-256 is recorded at the first use and compared at every later one,
-  except where one is known. A file without a known one is fetched over https only, since at the first use nothing else
-  vouches for it;
+- nobody publishes checksums of the archives: the SHA-256 is recorded at the first use and compared at every later one.
+  They are fetched over https only, since at the first use nothing else vouches for them;
 - a RAR needs a program to unpack it, which is looked for before gigabytes are fetched;
 - FineGym's videos are on YouTube. yt-dlp is the user's own, found on the PATH and called without a shell and without
   its configuration, which could choose another format or name; it resumes by itself. A video that is gone is listed,
@@ -22,7 +21,7 @@ from vmp.errors import ConfigError, DataError, shortlist
 from vmp.prepare import mpii
 from vmp.prepare.unpack import find_rar_tool
 from vmp.prepare.videos import find_videos
-from vmp.transfer import Failed, begun, check_digest, download, keep_part, name_of, remove_part, sha256_of
+from vmp.transfer import Failed, begun, check_digest, download, keep_part, name_of, remove_part
 
 _SERRE = "serre-lab.clps.brown.edu/wp-content/uploads/2013/10"
 _UCF = "https://www.crcv.ucf.edu"
@@ -36,7 +35,6 @@ class Source:
 
     option: str  # without its dashes
     urls: tuple[str, ...]  # places of the same file
-    sha256: str = ""  # where one is known
 
 
 SOURCES: dict[str, tuple[Source, ...]] = {
@@ -98,16 +96,12 @@ def fetch(source: Source, folder: Path, *, progress: bool = True) -> Path:
                     failed.append(f"  {url}\n    {error}")
                     continue
                 keep_part(part, path)
-            if source.sha256 and (found := sha256_of(path)) != source.sha256:
-                raise DataError(
-                    f"{path}: not the published file: SHA-256 {found}, published is {source.sha256}"
-                )
             check_digest(path, DataError)
             return path
-    unpublished = "" if source.sha256 else "Only https is tried, since no checksum of it is published. "
     raise DataError(
         "a file could not be fetched:\n" + "\n".join(failed) + "\n"
-        f"{unpublished}Fetch it where there is a network (a browser will do) and put it at\n  {paths[0]}\n"
+        "Only https is tried, since no checksum of it is published. Fetch it where there is a network (a browser will "
+        f"do) and put it at\n  {paths[0]}\n"
         f"or name it with --{source.option}. The same command again continues."
     )
 

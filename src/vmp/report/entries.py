@@ -14,7 +14,7 @@ from vmp.errors import RunError, first_line
 from vmp.formats import finite, natural_key, round_digits
 from vmp.pathways import split_scalar_name
 from vmp.report.tested import Tested, read_tested
-from vmp.runs.rows import Row
+from vmp.runs.rows import Row, evenly
 from vmp.runs.run import Run
 
 
@@ -191,15 +191,7 @@ def curves_of(rows: Sequence[Row], points: int) -> list[dict[str, Any]]:
         {
             "what": what,
             "pathway": pathway,
-            "points": [[round_digits(x), round_digits(y)] for x, y in _thin(line, points)],
+            "points": [[round_digits(x), round_digits(y)] for x, y in evenly(line, points)],
         }
         for (what, pathway), line in sorted(lines.items())
     ]
-
-
-def _thin(line: list[tuple[float, float]], points: int) -> list[tuple[float, float]]:
-    """At most `points` evenly spaced points, including the first and the last."""
-    if len(line) <= points:
-        return line
-    step = (len(line) - 1) / (points - 1)
-    return [line[round(i * step)] for i in range(points)]

@@ -7,7 +7,7 @@ tracker that continues lacks the last rows only.
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from vmp.errors import RunError
 from vmp.files import ROWS_LIMIT, open_regular, parse_json
@@ -15,6 +15,7 @@ from vmp.formats import finite
 
 _TRAINING = b'{"kind": "train"'  # how such a row begins
 
+T = TypeVar("T")
 Row = dict[str, Any]  # kind: "start", "train" or "val"; finite numbers
 
 
@@ -60,14 +61,8 @@ class Rows(Sequence[Row]):
     def thinned(self, most: int) -> list[Row]:
         """All rows but those of training, and at most `most` of those, evenly spread, the first and the last among
         them."""
-        training = [number for number, is_training in enumerate(self._training) if is_training]
-        if len(training) > most:
-            step = (len(training) - 1) / max(1, most - 1)
-            kept = {training[round(i * step)] for i in range(most)}
-            chosen = [n for n, is_training in enumerate(self._training) if not is_training or n in kept]
-        else:
-            chosen = list(range(len(self)))
-        return list(self._read(chosen))
+        kept = set(evenly([n for n, is_training in enumerate(self._training) if is_training], most))
+        return list(self._read([n for n, it in enumerate(self._training) if not it or n in kept]))
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Row]:
         if not numbers:
@@ -78,6 +73,14 @@ class Rows(Sequence[Row]):
                 if file.tell() != begin:
                     file.seek(begin)
                 yield _parse(file.read(end - begin), f"{self.path}, line {number + 1}")
+
+
+def evenly(items: Sequence[T], most: int) -> Sequence[T]:
+    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    step = (len(items) - 1) / max(1, most - 1)
+    return [items[round(i * step)] for i in range(most)]
 
 
 def _parse(line: bytes, where: str) -> Row:
