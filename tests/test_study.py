@@ -221,3 +221,11 @@ def test_arms_of_the_extensions_differ_in_their_prompts_alone():
     assert len({run.planned.folder for run in runs}) == len(study.arms)
     assert len({str({**run.planned.raw, "vmp": None}) for run in runs}) == 1
     assert {run.planned.config.vmp.lambda_ for run in runs} == {0}
+
+
+def test_sets_and_arms_share_overrides_through_anchors():
+    study = load_study(ROOT / "conf/study/extensions.yaml")
+    assert study.arms["per_clip"].overrides == ("vmp=quick", "vmp.lambda=0", "vmp.form=per_clip", "vmp.name=per_clip")
+    moving, static = (study.sets[f"timesformer_{camera}"].overrides for camera in ("moving", "static"))
+    assert moving[:3] == ("name=moving", "dataset.camera=moving", "backbone=timesformer")
+    assert moving[2:] == static[2:]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from vmp.build import find_splits
 from vmp.errors import ConfigError
@@ -26,11 +26,21 @@ from vmp.runs.run import Run
 PLACE = ("set", "fold", "arm", "setting", "seed")  # of a run; columns of the records
 
 
+def _flat(overrides: object) -> object:
+    """Lists within the list are taken apart: what several sets or arms share is then a YAML anchor."""
+    if not isinstance(overrides, list):
+        return overrides
+    return [one for item in overrides for one in (item if isinstance(item, list) else [item])]
+
+
+Overrides = Annotated[tuple[str, ...], BeforeValidator(_flat)]
+
+
 class StudySet(PaperSection):
     """label: how tables call it. fold: the key that chooses one of `folds`; None: a single split."""
 
     label: str
-    overrides: tuple[str, ...]
+    overrides: Overrides
     fold: str | None = None
     folds: Annotated[int, Field(ge=1)] = 1
     values: dict[str, int | float | str] = Field(default_factory=dict)
@@ -43,7 +53,7 @@ class Arm(PaperSection):
 
     label: str
     group: str | None = None
-    overrides: tuple[str, ...]
+    overrides: Overrides
     compared_with: str | None = None
     level_from: str | None = None
 
@@ -58,11 +68,11 @@ class Study(PaperSection):
     output: str
     published: str
     launch: str
-    overrides: tuple[str, ...]
+    overrides: Overrides
     sets: dict[str, StudySet]
     arms: dict[str, Arm]
     second_reference: str | None = None
-    settings: dict[str, tuple[str, ...]]
+    settings: dict[str, Overrides]
 
     @property
     def default_setting(self) -> str:
