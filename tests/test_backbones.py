@@ -2,11 +2,11 @@
 
 import math
 import re
-from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
+from configs import composed
 from torch import nn
 
 from vmp.backbones import SPECS, backbone_spec, build_backbone
@@ -14,16 +14,12 @@ from vmp.backbones import timesformer as ts
 from vmp.backbones.convnets import MaxPool, MeanPool
 from vmp.build import set_precision_switches
 from vmp.choices import Freeze
-from vmp.compose import composer
-from vmp.config import check
 from vmp.errors import ConfigError
 from vmp.finetune import freeze, head_of, parameter_groups, set_batch_norm
 from vmp.layer import MotionPrompt, normalize
 from vmp.model import PromptedClassifier
 from vmp.objective import Objective
 from vmp.pathways import pathway_frames, select_frames
-
-ROOT = Path(__file__).resolve().parent.parent
 
 SMALL = {  # name -> (frames, crop, options): minutes of R50 in seconds
     "tiny": (8, 32, {"width": 4}),
@@ -610,7 +606,7 @@ def test_kernels_of_a_gpu_are_those_of_the_config(tf32, convolutions, products):
         torch.backends.cuda.matmul.allow_tf32,
     )
     try:
-        config = check(composer(ROOT / "conf")([f"trainer.tf32={tf32}", "trainer.cudnn_benchmark=true"]))
+        config = composed(f"trainer.tf32={tf32}", "trainer.cudnn_benchmark=true")
         set_precision_switches(config)
         now = (
             torch.backends.cudnn.benchmark,

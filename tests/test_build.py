@@ -1,17 +1,7 @@
 """From a config to objects: parameter groups of the optimizer, and what is decoded for a view."""
 
-from pathlib import Path
-
 import pytest
-
-from vmp.compose import composer
-from vmp.config import check
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def composed(*overrides: str):
-    return check(composer(ROOT / "conf")(overrides))
+from configs import composed
 
 
 @pytest.mark.parametrize(

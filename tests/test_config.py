@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from configs import ROOT, composed, raw
 
 from vmp.compose import composer
-from vmp.config import check
 
-ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {
     group.name: sorted(f.stem for f in group.glob("*.yaml"))
     for group in (ROOT / "conf").iterdir()
@@ -30,10 +29,6 @@ GIVEN = {
 def given(group: str, name: str) -> list[str]:
     """What a file needs beside its name."""
     return [f"{group}.target=a.b"] if name == "custom" and group != "recipe" else GIVEN.get(name, [])
-
-
-def composed(*overrides: str):
-    return check(composer(ROOT / "conf")(overrides))
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
@@ -87,11 +82,10 @@ def test_a_named_file_wins_over_every_recipe(recipe, optim, trainer):
     chosen = [(recipe, optim, trainer)]
     if recipe is None:
         chosen = list(product(GROUPS["recipe"], GROUPS["optim"], GROUPS["trainer"]))
-    compose_one = composer(ROOT / "conf")
     for r, o, t in chosen:
-        raw = compose_one([f"recipe={r}", f"optim={o}", f"trainer={t}"])
-        assert raw["optim"] == file_of("optim", o), (r, o, t)
-        assert as_in(raw["trainer"], file_of("trainer", t)), (r, o, t)
+        found = raw(f"recipe={r}", f"optim={o}", f"trainer={t}")
+        assert found["optim"] == file_of("optim", o), (r, o, t)
+        assert as_in(found["trainer"], file_of("trainer", t)), (r, o, t)
 
 
 def test_recipes_set_no_key_of_an_optimizer():

@@ -1,24 +1,16 @@
 """Every wrong key or value fails with one message that says what is allowed, before any data is read."""
 
-from pathlib import Path
-
 import pytest
+from configs import ROOT, composed
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vmp.compose import composer
-from vmp.config import check, check_evaluate, check_start
+from vmp.config import check_evaluate, check_start
 from vmp.errors import ConfigError
 from vmp.explain import explain
 from vmp.overrides import hydra_arguments
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def composed(*overrides: str):
-    return check(composer(ROOT / "conf")(overrides))
 
 
 @pytest.mark.parametrize(

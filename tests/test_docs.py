@@ -6,19 +6,16 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from configs import ROOT, composed
 from runs import Running
 
 from vmp.backbones import SPECS, build_backbone
 from vmp.backbones.zoo import WEIGHTS
-from vmp.compose import composer
-from vmp.config import check
 from vmp.preflight import try_own_parts
 
-ROOT = Path(__file__).resolve().parent.parent
 BACKBONES = (ROOT / "docs/backbones.md").read_text(encoding="utf-8")
 PAGE = ROOT / "docs/layer.md"
 BLOCKS = re.findall(
@@ -84,7 +81,7 @@ def test_commands_with_parts_of_ones_own_run(project, command):
     words = shlex.split(command.replace("$PWD", str(project)))
     if "torchvision" in command:  # its training is the next example's
         small = ["backbone.frames=8", "backbone.crop=16"]
-        return try_own_parts(check(composer(ROOT / "conf")([*words[2:], *small])))
+        return try_own_parts(composed(*words[2:], *small))
     if words[0].startswith("PYTHONPATH"):
         name, _, folder = words[0].partition("=")
         quick = [f"output={project}/mine", f"data.root={project}/data", "only=none gaussian"]

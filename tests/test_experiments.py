@@ -1,25 +1,15 @@
 """conf/experiment/ against the paper's tables: each file composes to the cells of Table 1 that it stands for."""
 
-from pathlib import Path
-
 import pytest
 import yaml
+from configs import CONF, composed
 
-from vmp.compose import composer
-from vmp.config import Config, check
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
 DATASETS = {"HMDB-51": "hmdb51", "FineGym": "finegym", "MPII Cooking 2": "mpii_cooking2"}
 NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-compose_one = composer(CONF)
 
 
 def table(number: int) -> dict:
     return yaml.safe_load((CONF / f"table/table{number}.yaml").read_text())
-
-
-def composed(*overrides: str) -> Config:
-    return check(compose_one(overrides))
 
 
 def cells() -> list[tuple[str, dict, dict, float]]:

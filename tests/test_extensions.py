@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from configs import composed
 from runs import QUICK, Running
 
-from vmp.compose import CONF, composer
-from vmp.config import check
 from vmp.errors import ConfigError
 from vmp.extensions.layer import ExtendedPrompt
 from vmp.extensions.patch import PatchPowerNorm
@@ -154,7 +153,7 @@ def test_histograms_have_the_shares_of_differences_and_tell_clips_apart():
 )
 def test_what_cannot_be_is_refused_before_training(overrides, message):
     with pytest.raises(ConfigError) as refused:
-        check(composer(CONF)(list(overrides)))
+        composed(*overrides)
     assert message in str(refused.value)
 
 

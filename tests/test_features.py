@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from configs import composed, raw
 from omegaconf import OmegaConf
 from runs import QUICK, Running
 from test_extensions import START, clips, grey, sigmoid
 
 from vmp.build import build_model, build_optimizer
-from vmp.compose import CONF, composer
-from vmp.config import check
 from vmp.engine import checkpoint
 from vmp.errors import ConfigError
 from vmp.extensions.compensate import compensated_differences
@@ -81,8 +80,8 @@ def test_tokens_are_patches_by_their_frames_and_the_class_token_passes():
     torch.testing.assert_close(out.variation, expected.variation)
 
 
-def composed(*overrides: str):
-    return check(composer(CONF)(["backbone.weights=none", *overrides]))
+def untrained(*overrides: str):
+    return composed("backbone.weights=none", *overrides)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def composed(*overrides: str):
     ids=["tiny", "tiny and pixels", "i3d", "timesformer"],
 )
 def test_a_stage_gets_prompts_and_its_variation_is_part_of_the_loss(stage, more):
-    config = composed("vmp=features", f"vmp.at={stage}", *more)
+    config = untrained("vmp=features", f"vmp.at={stage}", *more)
     check_stage(config)
     model = build_model(config, 5).eval()
     frames = 9 if config.vmp.pixels else 8
@@ -162,7 +161,7 @@ def test_still_maps_have_the_attention_of_no_difference():
 )
 def test_stages_and_options_that_make_no_sense_end_before_training(overrides, message):
     with pytest.raises(ConfigError) as caught:
-        check_stage(composed(*overrides))
+        check_stage(untrained(*overrides))
     assert message in str(caught.value)
 
 
@@ -237,13 +236,13 @@ def test_a_run_starts_with_what_prompts_of_another_learned_at_pixels_and_inside(
     words = ["vmp=features", "vmp.pixels=true", "vmp.scales=[1,2]", "vmp.form=per_clip"]
 
     def start(*words: str):
-        config = composed(*words, f"init_from={tmp_path}")
+        config = untrained(*words, f"init_from={tmp_path}")
         made = build_model(config, 2)
         return made, start_weights(config, made, ("a", "b"))
 
-    OmegaConf.save(OmegaConf.create(composer(CONF)([*words, "vmp.at=stages.1"])), tmp_path / "config.yaml")
+    OmegaConf.save(OmegaConf.create(raw(*words, "vmp.at=stages.1")), tmp_path / "config.yaml")
     (tmp_path / "classes.txt").write_text("a\nb\n")
-    config = composed(*words, "vmp.at=stages.1")
+    config = untrained(*words, "vmp.at=stages.1")
     source = build_model(config, 2)
     torch.manual_seed(0)
     for parameter in source.parameters():
@@ -287,7 +286,7 @@ def test_a_run_with_prompts_inside_is_opened_with_what_it_learned(tmp_path):
     video = next((data.parent / "data").rglob("*.mp4"))
     more = [["vmp.pixels=true", "vmp.at=stages.1", "vmp.n=0.5"], []]
     base = ["backbone=tiny", "backbone.weights=motions", "backbone.frames=4"]
-    plain = check(composer(CONF)([*base, "vmp=none"]))
-    said = [look(check(composer(CONF)([*base, *words])), plain, video, fps=25).said for words in more]
+    plain = composed(*base, "vmp=none")
+    said = [look(composed(*base, *words), plain, video, fps=25).said for words in more]
     assert said[0]["plain frames"] == said[1]["plain frames"]
     assert said[0]["motion prompts"] != said[1]["motion prompts"]

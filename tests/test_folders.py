@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from configs import ROOT, composed
 from small_datasets import read, run, small_video
 
 from vmp.build import find_splits
 from vmp.cli import friendly
-from vmp.compose import composer
-from vmp.config import check
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.division import divide
 from vmp.prepare.folders import plan_folders, read_table, scan
 
-ROOT = Path(__file__).resolve().parent.parent
 TWO = ("wave/a.mp4", "wave/b.mp4", "kick/a.mp4", "kick/b.mp4")
 SPLIT = ("train/wave/a.mp4", "train/kick/b.mp4", "test/wave/c.mp4")
 
@@ -80,7 +78,7 @@ def test_class_folders_by_fold_end_to_end(clips, data):
 def test_the_command_makes_them_once_and_for_each_fold(clips, data, capsys):
     def splits(*more: str):
         given = ["dataset=folders", f"dataset.root={clips}", "dataset.folds=2", "trainer.batch_size=2"]
-        return find_splits(check(composer(ROOT / "conf")([*given, f"data.root={data}", *more])))
+        return find_splits(composed(*given, f"data.root={data}", *more))
 
     first, second = splits("dataset.fold=1"), splits("dataset.fold=2")
     assert f"the split is listed in {first.test.path.parent}/split.csv" in capsys.readouterr().out
@@ -286,10 +284,9 @@ def test_what_is_missing_is_named(tmp_path):
 
 
 def test_names_of_runs_have_the_fold():
-    compose = composer(ROOT / "conf")
-    one = check(compose(["dataset=folders", "dataset.root=.", "dataset.folds=5", "dataset.fold=3"]))
+    one = composed("dataset=folders", "dataset.root=.", "dataset.folds=5", "dataset.fold=3")
     assert one.folder.parts[1] == "folders-fold3"
-    assert check(compose(["dataset=folders", "dataset.root=."])).folder.parts[1] == "folders"
+    assert composed("dataset=folders", "dataset.root=.").folder.parts[1] == "folders"
     assert yaml.safe_load((ROOT / "conf/dataset/folders.yaml").read_text())["seed"] == 0
 
 
@@ -310,4 +307,4 @@ def test_names_of_runs_have_the_fold():
 )
 def test_keys_that_contradict_each_other(given, said):
     with pytest.raises(ConfigError, match=said):
-        check(composer(ROOT / "conf")(["dataset=folders", "dataset.root=.", *given]))
+        composed("dataset=folders", "dataset.root=.", *given)

@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 import videos
+from configs import composed
 from faults import list_overrides
 from runs import ROOT, Running
 from small_datasets import plan_of
 
 from vmp.build import find_splits
-from vmp.compose import composer
-from vmp.config import check
 from vmp.data.columns import Clip
 from vmp.data.dataset import ClipShape, TestClips, TrainClips
 from vmp.data.decode import read_frames
@@ -277,7 +276,7 @@ def test_a_rate_is_needed_where_a_stride_or_a_span_is_in_seconds(made):
     TestClips(*unknown, replace(SHAPE, fps=None))  # strides that count frames
     given = [f"data.root={made}", "dataset=list", "dataset.name=out", f"dataset.root={made}", "backbone=x3d"]
     given += [f"dataset.{split}={made}/{split}.csv" for split in ("train", "val")]
-    config = check(composer(ROOT / "conf")([*given, "trainer.batch_size=1", "data.max_bad_fraction=1"]))
+    config = composed(*given, "trainer.batch_size=1", "data.max_bad_fraction=1")
     with pytest.raises(DataError, match=r"1 clip\(s\) are frame folders of unknown"):  # before a run is begun
         find_split(config, "val", find_splits(config, progress=False).val)
     rates = {

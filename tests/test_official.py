@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 import videos
+from configs import composed
 from small_datasets import number, read, run, small_video
 
 from vmp.build import find_splits
-from vmp.compose import composer
-from vmp.config import check
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.official import plan_official
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def failed(plan) -> dict[str, tuple[str, str]]:
@@ -182,7 +179,7 @@ def test_ucf101_in_three_splits(tmp_path):
         ("HandstandPushups/v_HandStandPushups_g08_c01", 1, "ok", 12),
     ]
     given = ["dataset=ucf101", "dataset.split=3", f"data.root={tmp_path / 'data'}", "trainer.batch_size=2"]
-    splits = find_splits(check(composer(ROOT / "conf")(given)))
+    splits = find_splits(composed(*given))
     assert {c.tags["group"] for c in splits.test.clips} == {"g15"}
     assert len(splits.train.clips) == 4
 
@@ -254,7 +251,7 @@ def test_something_something_by_template(tmp_path):
 
 @pytest.mark.parametrize("name", ["kinetics700", "ssv2", "ucf101"])
 def test_configs_name_what_prepare_writes(name, tmp_path):
-    config = check(composer(ROOT / "conf")([f"dataset={name}", f"data.root={tmp_path}"]))
+    config = composed(f"dataset={name}", f"data.root={tmp_path}")
     assert Path(config.dataset.folder) == tmp_path / name / ("split1" if name == "ucf101" else "")
     assert (config.dataset.flip == 0) == (name == "ssv2")
     with pytest.raises(

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from configs import composed
 from faults import no_traceback
-from runs import ROOT, Running, bright_or_dark, overrides_for
+from runs import Running, bright_or_dark, overrides_for
 
 import vmp
 from vmp import own, targets
 from vmp.build import find_splits
-from vmp.compose import composer
-from vmp.config import check
 from vmp.engine.dist import Processes
 from vmp.engine.loggers import Log
 from vmp.errors import ConfigError
@@ -136,10 +135,6 @@ def parts(tmp_path, monkeypatch):
     return tmp_path / "parts"
 
 
-def config(*overrides: str):
-    return check(composer(ROOT / "conf")(overrides))
-
-
 PROMPT, NETWORK = ("vmp=custom", "vmp.target=parts.all."), ("backbone=custom", "backbone.target=parts.all.")
 SMALL = ("backbone.frames=4", "backbone.crop=16")
 
@@ -166,13 +161,13 @@ SMALL = ("backbone.frames=4", "backbone.crop=16")
 )
 def test_what_is_wrong_is_said_before_training(parts, chosen, name, more, message):
     with pytest.raises(ConfigError) as caught:
-        try_own_parts(config(chosen[0], chosen[1] + name, *more, *SMALL))
+        try_own_parts(composed(chosen[0], chosen[1] + name, *more, *SMALL))
     assert message in str(caught.value)
     assert f"target = parts.all.{name}: " in str(caught.value)
 
 
 def test_a_power_normalisation_over_several_times_starts_a_run(parts, tmp_path):
-    c = config(*PROMPT[:1], f"{PROMPT[1]}Steps", *SMALL, "backbone.weights=none")
+    c = composed(*PROMPT[:1], f"{PROMPT[1]}Steps", *SMALL, "backbone.weights=none")
     targets.trust("parts")
     alone, path = (
         Processes(1, 2, torch.device("cpu")),
@@ -193,7 +188,7 @@ def test_errors_while_importing_name_the_line(parts):
         ("parts:all.A", "must be package.module.NAME, or the name of an entry point"),
     ):
         with pytest.raises(ConfigError) as caught:
-            try_own_parts(config("vmp=custom", f"vmp.target={target}"))
+            try_own_parts(composed("vmp=custom", f"vmp.target={target}"))
         assert message in str(caught.value)
     assert str(parts.parent) not in sys.path
 
@@ -275,7 +270,7 @@ def test_entry_points_are_names(parts, monkeypatch):
     with pytest.raises(ConfigError, match=r"call Gaussian\(width=0.5\)"):
         own.build_prompt("gaussian", {"width": 0.5})
     assert not (parts / "imported").exists()
-    chosen = config("vmp=custom", "vmp.target=gaussian")  # typed by the user: trusted
+    chosen = composed("vmp=custom", "vmp.target=gaussian")  # typed by the user: trusted
     try_own_parts(chosen)
     assert chosen.vmp.name == "gaussian"
     with pytest.raises(ConfigError, match=r"\(there are: gaussian\)"):
@@ -348,9 +343,9 @@ def test_search_paths_of_hydra_hold_files_of_ones_own(tmp_path):
     (tmp_path / "vmp/mine.yaml").write_text("defaults: [learned, _self_]\nalpha: 4.0\nname: mine\n")
     (tmp_path / "vmp/none.yaml").write_text("kind: surprise\n")
     where = f"hydra.searchpath=[{tmp_path}]"
-    composed = config(where, "vmp=mine", "vmp.lambda=2", "trainer=debug")
-    assert (composed.vmp.alpha, composed.vmp.lambda_, composed.trainer.epochs) == (4.0, 2.0, 2)
-    assert config(where, "vmp=none").vmp.kind == "none"  # the project's own files come first
+    mine = composed(where, "vmp=mine", "vmp.lambda=2", "trainer=debug")
+    assert (mine.vmp.alpha, mine.vmp.lambda_, mine.trainer.epochs) == (4.0, 2.0, 2)
+    assert composed(where, "vmp=none").vmp.kind == "none"  # the project's own files come first
     (tmp_path / "primary.yaml").write_text(
         f"defaults: [train, {{override vmp: mine}}, _self_]\nseed: 5\nhydra: {{searchpath: [{tmp_path}]}}\n"
     )

@@ -5,11 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from configs import composed
 
 from vmp import MotionPrompt
 from vmp.build import build_model
-from vmp.compose import CONF, composer
-from vmp.config import check
 from vmp.figures.canvas import style
 from vmp.figures.confusion import confusion_picture, count_confusions
 from vmp.figures.looks import Look, draw_looks, look_at
@@ -136,7 +135,7 @@ VIT = [
 def test_where_layers_look_is_on_the_frames_that_changed(stage, more, changed):
     """A patch that flickers in frame 5, so that the prompts of 5 and 6 are others, and three differences of maps."""
     words = ["backbone.weights=none", "vmp=features", f"vmp.at={stage}", "vmp.pixels=true", *more]
-    config = check(composer(CONF)(words))
+    config = composed(*words)
     spec = config.backbone.spec
     model = build_model(config, 2).eval()
     still = torch.full((3, 9, spec.crop, spec.crop), 60, dtype=torch.uint8)

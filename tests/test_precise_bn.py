@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from configs import composed
 from runs import Ranks, differences, folder, run, start
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vmp.build import build_model, clip_shape, find_splits
-from vmp.compose import composer
-from vmp.config import check
 from vmp.data.dataset import TrainClips
 from vmp.data.present import find_clips
 from vmp.data.sampler import epoch_order
@@ -22,14 +21,12 @@ from vmp.engine import dist
 from vmp.engine.precise_bn import recompute_statistics, updated_layers
 from vmp.finetune import set_batch_norm
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def made(data: Path, *overrides: str):
     """A model with random weights, and the training clips."""
     given = ["dataset=manifest", f"dataset.folder='{data}'", "backbone=tiny", "backbone.width=4"]
     given += ["backbone.crop=32", "backbone.frames=4", "trainer.batch_size=4", "backbone.weights=none"]
-    config = check(composer(ROOT / "conf")([*given, *overrides]))
+    config = composed(*given, *overrides)
     model = build_model(config, 2)
     train = find_splits(config, progress=False).train
     present = find_clips(train, max_bad_fraction=0)

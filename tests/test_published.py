@@ -3,15 +3,12 @@
 from pathlib import Path
 
 import pytest
+from configs import composed
 from small_datasets import run, small_video
 
 from vmp.build import find_splits
-from vmp.compose import composer
-from vmp.config import check
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.published import COLLECTIONS, INTERACTIONS, plan_collection
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def touch(root: Path, *paths: str) -> Path:
@@ -137,13 +134,9 @@ def test_a_collection_from_videos_to_training(tmp_path):
     }
     assert "source: SkateboardML, Zenodo record 3986905; licence: free for academic purposes" in done.text
     given = ["dataset=skateboard", f"data.root={tmp_path / 'data'}", "trainer.batch_size=2"]
-    splits = find_splits(check(composer(ROOT / "conf")(given)))
+    splits = find_splits(composed(*given))
     assert [c.id for c in splits.train.clips] == ["Kickflip/0", "Ollie/1"]
     assert [c.status for c in splits.test.clips] == ["ok", "ok"]
-
-
-def composed(*given: str):
-    return check(composer(ROOT / "conf")(given))
 
 
 def test_names_and_folders_have_the_set_and_the_fold(tmp_path):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import ROOT, differences, folder, run, start, start_ranks
+from configs import composed, raw
+from runs import differences, folder, run, start, start_ranks
 from test_kills import progress, until_it_moves
 from torch import nn
 from tracked import tensorboard_events
 
 from vmp.build import build_model, build_optimizer
-from vmp.compose import composer
 from vmp.config import check
 from vmp.data.manifest import read_manifest
 from vmp.data.present import find_clips
@@ -46,10 +46,6 @@ ALL = (
     "trainer.keep_finished=all",
     "optim.lr=0.2",
 )
-
-
-def config_of(*overrides: str):
-    return check(composer(ROOT / "conf")(overrides))
 
 
 # --- classes -------------------------------------------------------------------------------------------------------
@@ -113,7 +109,7 @@ def test_class_weights_against_the_formula_and_however_clips_are_divided():
 )
 def test_the_learning_rate_falls_from_block_to_block(overrides, blocks):
     more = ("backbone.weights=none", "optim.lr=1", "optim.ref_batch=null", "optim.head_lr_mult=3")
-    config = config_of(*overrides, *more, "optim.layer_decay=0.5", "vmp.lr_mult=7")
+    config = composed(*overrides, *more, "optim.layer_decay=0.5", "vmp.lr_mult=7")
     model = build_model(config, 3)
     groups = build_optimizer(config, model).param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -173,18 +169,18 @@ def test_training_ends_when_patience_does():
 )
 def test_what_does_not_go_together_is_refused(overrides, message):
     with pytest.raises(Exception, match=message):
-        config_of(*overrides)
+        composed(*overrides)
 
 
 def test_runs_from_before_these_keys_are_still_the_same_runs():
-    raw = composer(ROOT / "conf")(())
-    matters = what_matters(raw)
+    plain = raw()
+    matters = what_matters(plain)
     assert "augment" not in matters
     assert not {"ema", "ema_warmup", "patience", "sampling", "class_weights"} & set(matters["train"])
     assert "layer_decay" not in matters["optim"]
-    old = {key: value for key, value in raw.items() if key != "augment"}
-    assert check(old) == check(raw)
-    assert what_matters(composer(ROOT / "conf")(("augment.mixup=0.2",)))["augment"] == {"mixup": 0.2}
+    old = {key: value for key, value in plain.items() if key != "augment"}
+    assert check(old) == check(plain)
+    assert what_matters(raw("augment.mixup=0.2"))["augment"] == {"mixup": 0.2}
 
 
 # --- top-5 by class --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Browser, find_browser
-from hydra import compose, initialize_config_dir
+from configs import raw
 from omegaconf import OmegaConf
 from runs import ROOT, bright_or_dark, overrides_for
 
@@ -25,11 +25,6 @@ from vmp.runs.records import PREDICTION_COLUMNS
 
 EVIL = "<script>alert('x')</script> \"&amp;' </style>{{data}}\u2028end"
 CLASSES = ("brighter", "darker", EVIL)
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
 
 
 def write_run(
@@ -100,7 +95,7 @@ def write_run(
 
 def write_outputs(out: Path, data: Path) -> dict[str, dict[str, Any]]:
     """Six runs: a baseline, three lambdas (one lacks clips), one with 99 classes, and an unfinished one."""
-    base = composed(*overrides_for(data, out))
+    base = raw(*overrides_for(data, out))
     results = {}
     for number, weight in enumerate((None, 0.0, 1.0, 2.5)):
         config = json.loads(json.dumps(base))
@@ -341,7 +336,7 @@ def test_the_page_never_exceeds_its_limit(made, tmp_path):
 
 def test_missing_videos_leave_out_pictures(made, tmp_path):
     home, *_ = made
-    config = composed(*overrides_for(tmp_path / "nowhere", tmp_path))
+    config = raw(*overrides_for(tmp_path / "nowhere", tmp_path))
     write_run(tmp_path / "out" / "a", config)
     write_report([tmp_path / "out"], out=tmp_path / "r.html")
     (one,) = json.loads(Read((tmp_path / "r.html").read_text(encoding="utf-8")).data)["runs"]
@@ -376,7 +371,7 @@ def test_a_damaged_file_affects_its_own_run_only(tmp_path, base_config, file, te
 
 @pytest.fixture(scope="module")
 def base_config(tmp_path_factory):
-    return composed(*overrides_for(Path("nowhere"), Path("out")))
+    return raw(*overrides_for(Path("nowhere"), Path("out")))
 
 
 def test_a_folder_without_runs_is_one_error_message(tmp_path):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configs import raw
 from runs import overrides_for
-from test_report import composed, write_run
+from test_report import write_run
 
 from vmp.paper.paired import difference
 from vmp.report.answers import DRAWS, find_answers, summarize
@@ -16,7 +17,7 @@ from vmp.report.page import write_report
 from vmp.runs.records import PREDICTION_COLUMNS
 
 CLIPS = 200
-BASE = composed(*overrides_for(Path("nowhere"), Path("out")))
+BASE = raw(*overrides_for(Path("nowhere"), Path("out")))
 
 
 def write_tested(folder: Path, right: np.ndarray, *, seed: int, lost: int = 0, **vmp) -> None:

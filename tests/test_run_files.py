@@ -11,9 +11,10 @@ from html import unescape
 from itertools import pairwise
 
 import pytest
+from configs import raw
 from omegaconf import OmegaConf
 from runs import ROOT
-from test_report import composed, write_run
+from test_report import write_run
 
 from vmp.errors import ManifestError, RunError
 from vmp.files import parse_yaml, read_csv, read_text, write_csv
@@ -27,7 +28,7 @@ BOMB = "a0: &a0 [x,x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i 
 
 @pytest.fixture(scope="module")
 def config():
-    return composed("dataset=manifest", "dataset.folder=nowhere", "output=out")
+    return raw("dataset=manifest", "dataset.folder=nowhere", "output=out")
 
 
 @pytest.fixture

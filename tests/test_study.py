@@ -225,7 +225,12 @@ def test_arms_of_the_extensions_differ_in_their_prompts_alone():
 
 def test_sets_and_arms_share_overrides_through_anchors():
     study = load_study(ROOT / "conf/study/extensions.yaml")
-    assert study.arms["per_clip"].overrides == ("vmp=quick", "vmp.lambda=0", "vmp.form=per_clip", "vmp.name=per_clip")
+    assert study.arms["per_clip"].overrides == (
+        "vmp=quick",
+        "vmp.lambda=0",
+        "vmp.form=per_clip",
+        "vmp.name=per_clip",
+    )
     moving, static = (study.sets[f"timesformer_{camera}"].overrides for camera in ("moving", "static"))
     assert moving[:3] == ("name=moving", "dataset.camera=moving", "backbone=timesformer")
     assert moving[2:] == static[2:]

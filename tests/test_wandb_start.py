@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from runs import ROOT
+from configs import ROOT, composed
 from tracked import (
     KEY,
     NOWHERE,
@@ -41,14 +41,12 @@ def test_a_key_is_found_in_the_environment_and_in_netrc(tmp_path, monkeypatch):
 
 def test_an_empty_wandb_mode_is_ignored(monkeypatch, tmp_path):
     """wandb itself takes WANDB_MODE= for a wrong one, and would not start."""
-    from vmp.compose import composer
-    from vmp.config import check
     from vmp.tracking.wandb_run import start_wandb
 
     monkeypatch.setenv("WANDB_MODE", "")
     overrides = ["logger=wandb", "logger.mode=offline"]
     said: list[str] = []
-    run = start_wandb(check(composer(ROOT / "conf")(overrides)), tmp_path, log=said.append)
+    run = start_wandb(composed(*overrides), tmp_path, log=said.append)
     assert run is not None
     run.finish(0)
     assert said[0].startswith("wandb: offline")

@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from configs import raw
 from omegaconf import OmegaConf
-from runs import ROOT
 
 from vmp.config import check
 from vmp.engine.loggers import Metrics
@@ -17,11 +16,10 @@ NOWHERE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": KEY}
 
 def config_for(out: Path, *overrides: str):
     """A checked config whose run's folder exists."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", [f"output='{out}'", *overrides])
-    config = check(OmegaConf.to_container(cfg, resolve=True))
+    composed = raw(f"output='{out}'", *overrides)
+    config = check(composed)
     config.folder.mkdir(parents=True, exist_ok=True)
-    (config.folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    (config.folder / "config.yaml").write_text(OmegaConf.to_yaml(composed))
     return config
 
 
