@@ -18,6 +18,7 @@ from test_download import Server
 from weights_made import Evil, flax_i3d, save_flax, unchanged
 
 from vmp.backbones import build_backbone, packages, weights, zoo
+from vmp.backbones.i3d_inception import max_pool
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
 from vmp.build import build_model
@@ -94,6 +95,22 @@ def tree():
 @pytest.fixture(scope="module")
 def flax_file(tree, tmp_path_factory):
     return save_flax(tmp_path_factory.mktemp("i3d") / "i3d-kinetics-400.ckpt", tree)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [((1, 3), (1, 2)), ((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 2), (2, 2))]
+)
+def test_pooling_is_that_of_torch(kernel, stride, layout):
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 5, 9, 11, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    y = max_pool(x, kernel=kernel, stride=stride)
+    assert y.is_contiguous(memory_format=layout)
+    k, s = (kernel[0], kernel[1], kernel[1]), (stride[0], stride[1], stride[1])
+    known = F.max_pool3d(same(x, k, s, 0.0), k, s)
+    assert torch.equal(y, known)
+    weight = torch.rand_like(y)
+    torch.testing.assert_close(*(torch.autograd.grad(pooled, x, weight)[0] for pooled in (y, known)))
 
 
 def network(classes=CLASSES, **options) -> Any:

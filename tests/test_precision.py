@@ -10,9 +10,11 @@ import pytest
 import torch
 from runs import ROOT, Ranks, Running, bright_or_dark, differences, folder, overrides_for
 
+from vmp.backbones import SPECS
 from vmp.compose import composer
+from vmp.config import check
 from vmp.engine import checkpoint
-from vmp.engine.precision import KEYS, choose, describe, make_scaler, may_skip
+from vmp.engine.precision import AMX_SPEED, KEYS, choose, describe, make_scaler, may_skip
 from vmp.errors import RunError
 from vmp.runs.folder import check_same_run
 from vmp.runs.precision import settle_precision
@@ -39,6 +41,23 @@ def test_auto_takes_what_the_device_multiplies(capability, deterministic, expect
     assert ("no TF32" in line) == (not choice.tf32)
 
 
+@pytest.mark.parametrize(
+    ("amx", "backbone", "crop", "expected", "why"),
+    [
+        (False, "i3d", 224, "none", "a CPU"),
+        (True, "i3d", 224, "bf16", "times as fast as float32 for i3d"),
+        (True, "i3d", 28, "none", "not measured to be faster"),  # the miniature
+        (True, "tiny", 224, "none", "not measured to be faster"),
+        (True, "custom", 224, "none", "not measured to be faster"),
+    ],
+)
+def test_auto_on_a_cpu_depends_on_its_units_and_on_the_backbone(amx, backbone, crop, expected, why):
+    choice = choose(None, deterministic=False, amx=amx, backbone=backbone, crop=crop)
+    assert choice.amp == expected
+    assert why in choice.why
+    assert set(AMX_SPEED) <= set(SPECS)
+
+
 def config(**trainer):
     return composer(ROOT / "conf")([f"trainer.{key}={value}" for key, value in trainer.items()])
 
@@ -50,7 +69,8 @@ def begin(folder, raw):
 
 
 def test_auto_is_settled_once_and_kept(tmp_path):
-    new, line = settle_precision(tmp_path / "new", config(tf32="null"), CPU)
+    raw = config(tf32="null")
+    new, line = settle_precision(tmp_path / "new", raw, check(raw), CPU)
     assert {k: new["trainer"][k] for k in ("amp", "tf32", "cudnn_benchmark")} == {
         "amp": "none",
         "tf32": None,  # the user's word stands
@@ -61,9 +81,10 @@ def test_auto_is_settled_once_and_kept(tmp_path):
     folder = tmp_path / "begun"
     begin(folder, raw)
     check_same_run(folder, config())
-    kept, line = settle_precision(folder, config(), CPU)
+    kept, line = settle_precision(folder, config(), check(config()), CPU)
     assert kept == raw
     assert line == "precision: bf16 autocast (trainer.amp=auto: as the run began)"
+    check_same_run(folder, config(channels_last="true"))  # a memory format changes no more than the rounding
     with pytest.raises(RunError, match=r"trainer\.amp: bf16 -> none"):
         check_same_run(folder, config(amp="none"))
 

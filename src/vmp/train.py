@@ -131,7 +131,7 @@ def _train_in_folder(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     processes = dist.start(t.device)
-    raw, precision = settle_precision(folder, raw, processes.device)
+    raw, precision = settle_precision(folder, raw, config, processes.device)
     config = check(raw)
     log = Log(folder / "log.txt" if processes.first else None)
     tracker, code = Tracker(), 1  # replaced once the processes agree; 1 until the run ends well

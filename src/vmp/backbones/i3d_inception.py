@@ -129,14 +129,22 @@ def pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Ten
 
 def max_pool(x: Tensor, *, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     """(B, C, T, H, W) -> (B, C, T', H', W') with (time, space) kernel and stride; every x is at least 0, as after a
-    ReLU, so that padding with zeros changes no maximum."""
-    b, c, t, h, w = x.shape
-    k, s = (kernel[1],) * 2, (stride[1],) * 2
-    y = F.max_pool2d(pad_same(x.reshape(b, c * t, h, w), k, s), k, s)
-    y = y.view(b, c, t, *y.shape[2:])
-    if kernel[0] == 1:
-        return y
-    h, w = y.shape[3:]
-    flat, k, s = y.view(b, c, t, h * w), (kernel[0], 1), (stride[0], 1)
-    y = F.max_pool2d(pad_same(flat, k, s), k, s)
-    return y.view(b, c, y.shape[2], h, w)
+    ReLU, so that padding with zeros changes no maximum. The memory format of x is kept.
+
+    Pictures are pooled in channels-last format, for which torch's CPU kernel is up to eight times as fast."""
+    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last_3d
+    b, _, t = x.shape[:3]
+    frames = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (B T, C, H, W)
+    frames = pool_2d(frames, (kernel[1], kernel[1]), (stride[1], stride[1]))
+    y = frames.permute(0, 2, 3, 1).unflatten(0, (b, t))  # (B, T, H', W', C)
+    if kernel[0] > 1:
+        size = y.shape[2:4]
+        rows = pool_2d(
+            y.flatten(2, 3).permute(0, 3, 1, 2), (kernel[0], 1), (stride[0], 1)
+        )  # (B, C, T', H' W')
+        y = rows.permute(0, 2, 3, 1).unflatten(2, size)
+    return y.permute(0, 4, 1, 2, 3).contiguous(memory_format=layout)
+
+
+def pool_2d(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    return F.max_pool2d(pad_same(x, kernel, stride), kernel, stride)

@@ -3,7 +3,8 @@
 Notable here:
 - fp16 has only five bits of exponent, so small gradients would become 0. The loss is therefore multiplied by a scale
   that torch's GradScaler adapts. If gradients overflow, every process skips the update, and the scale is halved;
-- GPUs of compute capability 8.0 (A100) or newer have bf16 and TF32 units; older ones (V100, T4) have only fp16 units.
+- GPUs of compute capability 8.0 (A100) or newer have bf16 and TF32 units; older ones (V100, T4) have only fp16 units;
+- on most CPUs bf16 is slower than float32. AMX units make it faster where matrix products take most of the time.
 """
 
 from typing import Any, NamedTuple
@@ -15,6 +16,10 @@ from vmp.machine import has_amx
 AUTO = "auto"
 KEYS = ("amp", "tf32", "cudnn_benchmark")  # of trainer
 BF16_SINCE = (8, 0)  # compute capability
+# On a CPU with AMX: how many times as fast as in float32 a step in bf16 is, on crops of AMX_CROP pixels
+# (python -m benchmarks step; docs/performance.md). Backbones that are not listed are not faster, or were not measured.
+AMX_SPEED = {"c2d": 1.3, "i3d": 1.7, "i3d_inception": 1.8}
+AMX_CROP = 112
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOWEST_SCALE = 1.0  # at this scale, a gradient that overflows would overflow unscaled, too
 
@@ -34,26 +39,41 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(capability: tuple[int, int] | None, *, deterministic: bool) -> Choice:
+def choose(
+    capability: tuple[int, int] | None,
+    *,
+    deterministic: bool,
+    amx: bool = False,
+    backbone: str = "",
+    crop: int = 0,
+) -> Choice:
     """The values for a device.
 
     Args:
         capability: the GPU's compute capability; None: a CPU.
         deterministic: whether cuDNN must not choose algorithms by their time.
+        amx: whether the CPU has matrix units for bf16.
+        backbone, crop: what is trained, and the side of its clips in pixels; they decide on a CPU with AMX.
     """
     if capability is None:
-        # bf16 is slow on most CPUs; with AMX it is faster for some backbones (C2D, TimeSformer), and slower for X3D
-        hint = ", whose AMX units may make trainer.amp=bf16 faster" if has_amx() else ""
-        return Choice("none", False, False, f"a CPU{hint}")
+        if not amx:
+            return Choice("none", False, False, "a CPU")
+        if crop < AMX_CROP or backbone not in AMX_SPEED:
+            measured = "not measured to be faster here"
+            return Choice("none", False, False, f"a CPU with AMX units; bf16 was {measured}")
+        speed = AMX_SPEED[backbone]
+        return Choice(
+            "bf16", False, False, f"a CPU with AMX units, {speed} times as fast as float32 for {backbone}"
+        )
     name = ".".join(map(str, capability))
     if capability < BF16_SINCE:
         return Choice("fp16", False, not deterministic, f"compute capability {name} has no bf16 units")
     return Choice("bf16", True, not deterministic, f"compute capability {name} has bf16 and TF32 units")
 
 
-def choose_for(device: torch.device, *, deterministic: bool) -> Choice:
+def choose_for(device: torch.device, *, deterministic: bool, backbone: str, crop: int) -> Choice:
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    return choose(capability, deterministic=deterministic)
+    return choose(capability, deterministic=deterministic, amx=has_amx(), backbone=backbone, crop=crop)
 
 
 def describe(values: dict[str, Any], device: torch.device) -> str:

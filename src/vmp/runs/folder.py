@@ -22,7 +22,7 @@ from vmp.runs.records import (
 RUNTIME = {
     "dataset": {"folder", "root"},  # the data themselves are compared by digest
     "trainer": {
-        *("device", "workers", "threads", "save_minutes", "save_steps", "max_minutes"),
+        *("device", "workers", "threads", "channels_last", "save_minutes", "save_steps", "max_minutes"),
         *("keep", "keep_finished"),
     },
     "data": {"root", "keep", "timeout", "max_bad_fraction"},
