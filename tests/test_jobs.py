@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -84,6 +85,22 @@ def test_jobs_side_by_side_have_devices_of_their_own_and_no_rank(tmp_path, job, 
     monkeypatch.setenv("RANK", "1")
     run(tmp_path, [job("a", "place"), job("b", "place")])
     assert {(tmp_path / name).read_text() for name in "ab"} == {"3 None", "5 None"}
+
+
+@pytest.mark.slow
+def test_warm_jobs_go_on_when_their_server_is_killed(tmp_path, job):
+    from multiprocessing.forkserver import _forkserver
+
+    warm = Launch("warm")
+    jobs = [job("a"), job("b")]
+    run(tmp_path, jobs[:1], warm)
+    server = _forkserver._forkserver_pid
+    assert server
+    os.kill(server, signal.SIGSTOP)  # so that it dies with the request for b in its queue
+    threading.Timer(1, os.kill, (server, signal.SIGKILL)).start()
+    run(tmp_path, jobs[1:], warm)
+    assert [each.state for each in jobs] == ["done", "done"]
+    assert _forkserver._forkserver_pid != server
 
 
 def test_a_job_out_of_time_is_stopped_and_one_without_a_result_has_failed(tmp_path, job):

@@ -22,6 +22,8 @@ from typing import Any
 
 from vmp.jobs.places import environment
 
+FORK_ATTEMPTS = 5
+
 
 def python_command(script: str, arguments: Sequence[str], processes: int = 1) -> list[str]:
     """What a person would type to run a script, under torchrun where it has several processes."""
@@ -128,8 +130,16 @@ def _fork(words: Sequence[str], output: Path, cwd: Path | str, variables: dict[s
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the server reads it once, when it imports torch
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vmp.jobs.preloaded"])
-    process = context.Process(target=_run_forked, args=(list(words), str(output), str(cwd), variables))
-    process.start()
+    arguments = (list(words), str(output), str(cwd), variables)
+    for attempt in range(FORK_ATTEMPTS):
+        process = context.Process(target=_run_forked, args=arguments)
+        try:
+            process.start()
+            break
+        except (EOFError, ConnectionError):  # the server was killed, as when memory runs out
+            if attempt == FORK_ATTEMPTS - 1:
+                raise
+            time.sleep(0.5)  # once its end is known, start() starts another server
     return process
 
 
