@@ -170,7 +170,8 @@ def _check_gradients(where: str, module: nn.Module, loss: Tensor) -> None:
 
 def _check_scalars(where: str, layer: MotionPrompt) -> None:
     try:
-        names = {name for name, value in layer.scalars().items() if float(value) is not None}
+        with torch.no_grad():  # float() warns of a tensor that requires a gradient
+            names = {name for name, value in layer.scalars().items() if float(value) is not None}
     except Exception as error:
         raise ConfigError(
             f"{where}: scalars() fails: {describe(error)}; it must return name -> one number"
