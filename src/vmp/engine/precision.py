@@ -16,9 +16,15 @@ from vmp.machine import has_amx
 AUTO = "auto"
 KEYS = ("amp", "tf32", "cudnn_benchmark")  # of trainer
 BF16_SINCE = (8, 0)  # compute capability
-# On a CPU with AMX: how many times as fast as in float32 a step in bf16 is, on crops of AMX_CROP pixels
-# (python -m benchmarks step; docs/performance.md). Backbones that are not listed are not faster, or were not measured.
-AMX_SPEED = {"c2d": 1.3, "i3d": 1.7, "i3d_inception": 1.8}
+# On a CPU with AMX: how many times as fast as in float32 a step in bf16 is, without and with trainer.channels_last, on
+# crops of AMX_CROP pixels (docs/performance.md). X3D is slower in bf16; other backbones were not measured.
+AMX_SPEED = {
+    "c2d": (1.3, 1.8),
+    "i3d": (1.7, 2.5),
+    "i3d_inception": (2.0, 3.4),
+    "slowfast": (1.8, 2.1),
+    "timesformer": (1.9, None),
+}
 AMX_CROP = 112
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOWEST_SCALE = 1.0  # at this scale, a gradient that overflows would overflow unscaled, too
@@ -59,12 +65,12 @@ def choose(
         if not amx:
             return Choice("none", False, False, "a CPU")
         if crop < AMX_CROP or backbone not in AMX_SPEED:
-            measured = "not measured to be faster here"
-            return Choice("none", False, False, f"a CPU with AMX units; bf16 was {measured}")
-        speed = AMX_SPEED[backbone]
-        return Choice(
-            "bf16", False, False, f"a CPU with AMX units, {speed} times as fast as float32 for {backbone}"
-        )
+            why = "a CPU with AMX units; bf16 was not measured to be faster here"
+            return Choice("none", False, False, why)
+        speed, last = AMX_SPEED[backbone]
+        more = f", {last} times with trainer.channels_last=true" if last else ""
+        why = f"a CPU with AMX units, {speed} times as fast as float32 for {backbone}{more}"
+        return Choice("bf16", False, False, why)
     name = ".".join(map(str, capability))
     if capability < BF16_SINCE:
         return Choice("fp16", False, not deterministic, f"compute capability {name} has no bf16 units")
