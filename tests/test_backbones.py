@@ -1,8 +1,6 @@
 """Backbones against pytorchvideo's own, against arithmetic, and with prompts in every place."""
 
-import math
 import re
-from typing import get_args
 
 import pytest
 import torch
@@ -10,12 +8,9 @@ from configs import composed
 from torch import nn
 
 from vmp.backbones import SPECS, backbone_spec, build_backbone
-from vmp.backbones import timesformer as ts
 from vmp.backbones.convnets import MaxPool, MeanPool
 from vmp.build import set_precision_switches
-from vmp.choices import Freeze
 from vmp.errors import ConfigError
-from vmp.finetune import freeze, head_of, parameter_groups, set_batch_norm
 from vmp.layer import MotionPrompt, normalize
 from vmp.model import PromptedClassifier
 from vmp.objective import Objective
@@ -388,211 +383,7 @@ def test_the_variation_is_summed_over_pathways():
     torch.testing.assert_close(terms["loss"], terms["cross_entropy"] + 3 * total)
 
 
-# --- TimeSformer ---------------------------------------------------------------------------------------------------
-
-
-def vit(attention, *, frames=4, crop=32, classes=5, drop_path=0.0):
-    torch.manual_seed(1)
-    return ts.TimeSformer(
-        num_classes=classes, frames=frames, crop=crop, patch=8, dim=24, depth=3, heads=3,
-        attention=attention, drop_path=drop_path,
-    )  # fmt: skip
-
-
-def test_a_narrow_network_from_scratch_sees_order_from_the_start():
-    torch.manual_seed(0)
-    options = {"num_classes": 5, "frames": 4, "crop": 16, "patch": 8, "dim": 64, "depth": 2, "heads": 2}
-    clips = torch.randn(2, 3, 4, 16, 16)
-
-    def scatter(init):
-        net = ts.TimeSformer(**options, init=init).eval()
-        weights = torch.cat(
-            [m.weight.flatten() for m in net.blocks.modules() if isinstance(m, torch.nn.Linear)]
-        )
-        return weights[weights != 0].std().item(), (net(clips) - net(clips.flip(2))).abs().max().item()
-
-    std, change = scatter("image")
-    assert std == pytest.approx(0.02, rel=0.02)
-    assert change < 1e-6
-    std, change = scatter("scratch")
-    assert std == pytest.approx(1 / 8, rel=0.02)
-    assert change > 0.01
-    with pytest.raises(ValueError, match="init = 'vit': must be one of image, scratch"):
-        ts.TimeSformer(**options, init="vit")
-
-
-def test_a_new_divided_model_is_its_image_model():
-    """temporal_fc starts at zero: the frames of a still clip tell no more than one of them."""
-    model = vit("divided").eval()
-    frame = torch.randn(2, 3, 1, 32, 32)
-    torch.testing.assert_close(model(frame.expand(-1, -1, 4, -1, -1)), model(frame), rtol=1e-5, atol=1e-6)
-    with torch.no_grad():
-        model.time_embed.normal_()
-        for block in model.blocks:
-            block.temporal_fc.weight.normal_(std=0.5)
-    moving = torch.randn(2, 3, 4, 32, 32)
-    assert (model(moving) - model(moving.flip(2))).abs().max() > 1e-3  # and then it knows the order
-
-
-def test_the_three_attentions_agree_on_one_frame():
-    frame = torch.randn(2, 3, 1, 32, 32)
-    joint, space, divided = vit("joint"), vit("space"), vit("divided")
-    joint.load_state_dict(space.state_dict(), strict=False)
-    divided.load_state_dict(space.state_dict(), strict=False)
-    torch.testing.assert_close(joint.eval()(frame), space.eval()(frame))
-    torch.testing.assert_close(divided.eval()(frame), space(frame))
-
-
-def test_space_attention_averages_frames_before_the_head():
-    model = vit("space").eval()
-    clip = torch.randn(2, 3, 4, 32, 32)
-    each = torch.stack([model(clip[:, :, i : i + 1]) for i in range(4)])
-    assert not torch.allclose(each.mean(dim=0), model(clip), atol=1e-6)  # the norm comes after the mean
-    one = clip[:, :, 1:2]
-    torch.testing.assert_close(model(one.expand(-1, -1, 4, -1, -1)), model(one), rtol=1e-5, atol=1e-6)
-
-
-def test_joint_attention_is_full_attention():
-    """One block by hand, all tokens at once."""
-    model = vit("joint").eval()
-    x = torch.randn(2, 1 + 16 * 4, 24)
-    block = model.blocks[0]
-    attn = block.attn
-    q, k, v = (y.view(2, -1, 3, 8).transpose(1, 2) for y in attn.qkv(block.norm1(x)).chunk(3, dim=-1))
-    weights = (q @ k.transpose(2, 3) / math.sqrt(8)).softmax(dim=-1)
-    y = x + attn.proj((weights @ v).transpose(1, 2).reshape(2, -1, 24))
-    y = y + block.mlp["fc2"](nn.functional.gelu(block.mlp["fc1"](block.norm2(y))))
-    torch.testing.assert_close(block(x, 4), y)
-
-
-def test_embeddings_are_resized_to_the_nearest():
-    time = torch.arange(4.0).view(1, 4, 1)
-    assert ts.resize_time(time, 8)[0, :, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert ts.resize_time(time, 2)[0, :, 0].tolist() == [0, 2]
-    places = torch.tensor([9.0, 0, 1, 2, 3]).view(1, 5, 1)
-    wide = ts.resize_positions(places, (2, 4))[0, :, 0].tolist()
-    assert wide == [9, 0, 0, 1, 1, 2, 2, 3, 3]
-    model = vit("divided").eval()
-    assert model(torch.randn(1, 3, 7, 48, 32)).shape == (1, 5)
-
-
-def test_many_sequences_are_attended_to_in_parts(monkeypatch):
-    model = vit("divided").eval()
-    clip = torch.randn(2, 3, 4, 32, 32)
-    whole = model(clip)
-    monkeypatch.setattr(ts, "SDPA_BATCH", 5)
-    torch.testing.assert_close(model(clip), whole)
-
-
-def test_drop_path_drops_whole_sequences_and_keeps_the_mean():
-    drop = ts.DropPath(0.25).train()
-    torch.manual_seed(0)
-    y = drop(torch.ones(4000, 3, 2))
-    assert set(y.flatten().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
-    assert (y.flatten(1).std(dim=1) == 0).all()
-    assert y.mean().item() == pytest.approx(1, abs=0.03)
-    assert torch.equal(drop.eval()(torch.ones(5, 2)), torch.ones(5, 2))
-    assert [block.drop_path.p for block in vit("divided", drop_path=0.1).blocks] == [0, 0.05, 0.1]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"crop": 30}, "crop = 30: must be a multiple of patch = 8"),
-        ({"attention": "sparse"}, "attention = 'sparse'"),
-    ],
-)
-def test_wrong_timesformers_are_told(options, said):
-    with pytest.raises(ValueError, match=said):
-        vit(**{"attention": "divided"} | options)
-
-
-# --- what is trained -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("what", get_args(Freeze))
-@pytest.mark.parametrize("name", ["tiny", "slowfast", "x3d_xs", "timesformer"])
-def test_frozen_parts_stay_as_they_are(name, what):
-    prompted = SPECS[name].pathways
-    model, clips = small(name, prompted=prompted, dropout=0.5, variation=False)
-    freeze(model, what)
-    model.train()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    others, norms = parameter_groups(model)
-    optimizer = torch.optim.SGD([*others, *norms], lr=0.1, weight_decay=0.1, momentum=0.9)
-    for _ in range(2):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(clips).logits, torch.tensor([0, 3])).backward()
-        optimizer.step()
-    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
-    prompts = {key for key in before if key.startswith("prompts.")}
-    head = {f"backbone.{model.backbone.head_name}.{kind}" for kind in ("weight", "bias")}
-    counters = {key for key in before if "num_batches" in key or "running" in key}
-    if what == "none":
-        assert changed >= set(before) - counters
-        assert changed & counters == counters
-    else:
-        assert (
-            changed
-            == {
-                "backbone": prompts | head,
-                "backbone_and_head": prompts,
-                "all_but_head": head,
-            }[what]
-        )
-    dropout = [m for m in head_of(model.backbone) if isinstance(m, nn.Dropout)]
-    assert dropout
-    assert all(m.training == (what != "backbone_and_head") for m in dropout)
-    model.eval().train()  # an evaluation in between wakes nothing up
-    trained_norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm3d) and m.training]
-    assert bool(trained_norms) == (what == "none" and name != "timesformer")
-
-
-def test_freezing_everything_is_refused():
-    model, _ = small("tiny")
-    with pytest.raises(ValueError, match="nothing is left to train"):
-        freeze(model, "backbone_and_head")
-    with pytest.raises(ValueError, match="freeze = 'some'"):
-        freeze(model, "some")
-    with pytest.raises(ValueError, match="batch_norm = 'off'"):
-        set_batch_norm(model, "off")
-
-
-def test_batch_norm_options():
-    model, clips = small("c2d", prompted=("video",))
-    model = set_batch_norm(model, "frozen").train()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    others, norms = parameter_groups(model)
-    assert norms == []
-    optimizer = torch.optim.SGD(others, lr=0.1)
-    nn.functional.cross_entropy(model(clips).logits, torch.tensor([0, 3])).backward()
-    optimizer.step()
-    norm = {
-        f"{name}.{key}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm3d)
-        for key in module.state_dict()
-    }
-    assert {key for key in norm if not torch.equal(model.state_dict()[key], before[key])} == set()
-    synced = set_batch_norm(small("c2d")[0], "sync")
-    assert any(isinstance(m, nn.SyncBatchNorm) for m in synced.modules())
-    assert synced.state_dict().keys() == small("c2d")[0].state_dict().keys()
-
-
-def test_every_layer_of_timesformer_is_called_as_one():
-    """Forward hooks, by which features are compared layer by layer, see all that has weights."""
-    from vmp.figures.similarity import features_of
-
-    net = ts.TimeSformer(num_classes=2, frames=2, crop=16, patch=8, dim=8, depth=1, heads=2).eval()
-    with features_of(net) as features:
-        net(torch.randn(1, 3, 2, 16, 16))
-    leaves = [
-        name
-        for name, m in net.named_modules()
-        if not list(m.children()) and list(m.parameters(recurse=False))
-    ]
-    assert "patch_embed.proj" in leaves
-    assert set(features) == set(leaves) - {"head"}
+# --- kernels -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
