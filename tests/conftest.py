@@ -28,22 +28,20 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def straight(data, tmp_path_factory):
     """An undisturbed run on `data`: 36 steps in 6 epochs, with prompts, dropout, momentum, warm-up, no tracker."""
-    from runs import folder, run
+    from runs import folder, start
 
     out = tmp_path_factory.mktemp("straight")
-    done = run(data, out)
-    assert done.returncode == 0, done.stderr[-2000:]
+    start(data, out).succeed()
     return folder(out)
 
 
 @pytest.fixture(scope="session")
 def finished(data, tmp_path_factory):
     """A run of one epoch on `data`, with all its checkpoints: copy before changing."""
-    from runs import folder, run
+    from runs import folder, start
 
     out = tmp_path_factory.mktemp("finished")
-    done = run(data, out, "trainer.epochs=1", "trainer.keep_finished=all")
-    assert done.returncode == 0, done.stderr[-2000:]
+    start(data, out, "trainer.epochs=1", "trainer.keep_finished=all").succeed()
     return folder(out)
 
 

@@ -25,7 +25,7 @@ def picture(number: int) -> np.ndarray:
 
 def sources(home: Path) -> dict[str, Path]:
     """Six containers and codecs, one of them with its index first."""
-    import av
+    from videos import copied
 
     made = {
         "h264.mp4": {"keyframe_every": 12},
@@ -36,16 +36,7 @@ def sources(home: Path) -> dict[str, Path]:
     }
     for name, options in made.items():
         write_video(home / name, (picture(i) for i in range(FRAMES)), **options)
-    with (
-        av.open(str(home / "b_frames.mp4")) as inside,
-        av.open(str(home / "index_first.mp4"), "w", options={"movflags": "+faststart"}) as outside,
-    ):
-        stream = inside.streams.video[0]
-        copy = outside.add_stream_from_template(stream)
-        for packet in inside.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copy
-                outside.mux(packet)
+    copied(home / "b_frames.mp4", home / "index_first.mp4", movflags="+faststart")
     return {name: home / name for name in (*made, "index_first.mp4")}
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +160,31 @@ class Running:
         shutil.rmtree(self.said)
         return Done(self.process.exitcode, *texts)
 
+    def succeed(self, timeout: float = 120) -> Done:
+        done = self.wait(timeout)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
+
+def wait_for(
+    condition: Callable[[], object],
+    process: "Running | Ranks | subprocess.Popen | None" = None,
+    *,
+    seconds: float = 120,
+    says: Callable[[], object] = str,
+) -> None:
+    """Until it holds. Fails where the process ends before, or it takes too long, and says what `says` finds then."""
+    end = time.monotonic() + seconds
+    while not condition():
+        over = (
+            process.poll() is not None
+            if isinstance(process, subprocess.Popen)
+            else process and process.over()
+        )
+        assert not over, says()
+        assert time.monotonic() < end, says()
+        time.sleep(0.005)
+
 
 def started_by(starter: str, rank: int, ranks: int, port: int) -> dict[str, str]:
     """What a starter of several processes on this machine tells one of them."""
@@ -212,6 +237,11 @@ class Ranks:
 
     def wait(self, timeout: float = 120) -> list[Done]:
         return [one.wait(timeout) for one in self.running]
+
+    def succeed(self, timeout: float = 120) -> list[Done]:
+        done = self.wait(timeout)
+        assert [one.returncode for one in done] == [0] * len(done), [one.stderr[-3000:] for one in done]
+        return done
 
 
 CANNOT_MOUNT = 77  # exit code

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import av
 import numpy as np
 import pytest
 import videos
+from runs import wait_for
 
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
@@ -131,13 +131,8 @@ def test_sizes(tmp_path):
         cuts = {}
         for width, height in sizes:
             source = tmp_path / f"{width}x{height}.mkv"
-            with av.open(str(source), "w") as container:  # ffv1 takes any size
-                stream = container.add_stream("ffv1", rate=25)
-                stream.width, stream.height, stream.pix_fmt = width, height, "bgr0"
-                for i in range(3):
-                    picture = np.full((height, width, 3), (40 * i + 40, 90, 200), np.uint8)
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-                container.mux(stream.encode())
+            pictures = (np.full((height, width, 3), (40 * i + 40, 90, 200), np.uint8) for i in range(3))
+            videos.encoded(source, pictures, codec="ffv1", format="bgr0")  # it takes any size
             cuts[CutClip(source=source, start=1, end=3, target=source.with_suffix(".mp4"))] = sizes[
                 width, height
             ]
@@ -439,13 +434,6 @@ def of_group(group: int) -> list[int]:
 
 def commands(numbers: list[int]) -> list[str]:
     return [Path(f"/proc/{n}/cmdline").read_text().replace("\0", " ") for n in numbers]
-
-
-def wait_for(condition, seconds=20.0, says=lambda: ""):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, says()
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -164,15 +164,8 @@ def test_resized_while_decoding(folder, reader):
 
 
 def test_odd_sizes_and_short_files(tmp_path):
-    import av
-
-    with av.open(str(tmp_path / "odd.mkv"), "w") as container:  # ffv1 takes any size
-        stream = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 33, 47, "bgr0"
-        for i in range(3):
-            picture = np.full((47, 33, 3), 40 * i, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+    pictures = (np.full((47, 33, 3), 40 * i, np.uint8) for i in range(3))
+    videos.encoded(tmp_path / "odd.mkv", pictures, codec="ffv1", format="bgr0")  # it takes any size
     found = measure(tmp_path / "odd.mkv")
     assert (found.status, found.frames, found.width, found.height) == ("ok", 3, 33, 47)
     for reader in found.readers:

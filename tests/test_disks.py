@@ -7,7 +7,7 @@ import pytest
 from broken import Broken
 from faults import list_overrides, no_traceback, tree
 from fuzz_videos import picture
-from runs import Running, folder, overrides_for, run
+from runs import Running, folder, overrides_for, run, start
 
 from vmp.data.encode import write_video
 
@@ -51,16 +51,14 @@ metrics.close()
 """
     fault = tally("disks that are full")
     fault.tries()
-    done = Running([code], script="-c").wait()
-    assert done.returncode == 0, done.stderr
+    done = Running([code], script="-c").succeed()
     assert "metrics.jsonl: cannot be written (File too large)" in done.stdout
     fault.survives()
     fault.tries()
     where = folder(tmp_path / "out")
     where.mkdir(parents=True)
     (where / "log.txt").symlink_to("/dev/full")
-    done = run(data, tmp_path / "out", "trainer.epochs=1")
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = start(data, tmp_path / "out", "trainer.epochs=1").succeed()
     assert "log.txt: cannot be written (No space left on device)" in done.stderr
     assert (where / "result.json").exists()
     fault.survives()
@@ -124,6 +122,5 @@ def test_a_list_of_videos_in_a_read_only_folder(tmp_path, protected):
     (tmp_path / "v/train.csv").write_text("0.mp4 0\n1.mp4 1\n")
     (tmp_path / "v/val.csv").write_text("2.mp4 0\n3.mp4 1\n")
     before = tree(protected(tmp_path / "v"))
-    done = Broken(list_overrides(tmp_path / "v", tmp_path), bound=True).wait()
-    assert done.returncode == 0, done.stderr[-3000:]
+    Broken(list_overrides(tmp_path / "v", tmp_path), bound=True).succeed()
     assert tree(tmp_path / "v") == before

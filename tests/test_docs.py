@@ -102,8 +102,7 @@ def test_commands_with_parts_of_ones_own_run(project, command):
         words = [word for word in words if word != "-m"] + QUICK + small
         words = [word.replace("vmp=gaussian,none", "vmp=gaussian") for word in words]
     script = {"train": "train.py", "evaluate": "evaluate.py"}[words[1]]
-    done = Running(words[2:], script=script, cwd=project, environment={"OMP_NUM_THREADS": "1"}).wait(200)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = Running(words[2:], script=script, cwd=project, environment={"OMP_NUM_THREADS": "1"}).succeed(200)
     assert "top-1" in done.stdout
 
 

@@ -273,16 +273,14 @@ def test_a_run_with_prompts_inside_is_opened_with_what_it_learned(tmp_path):
 
     data = bright_or_dark(tmp_path / "data", train=8, val=6)
     words = [*QUICK, f"dataset.folder={data}", f"output={tmp_path}", "trainer.epochs=1"]
-    done = Running([*words, "vmp=features", "vmp.at=stages.1", "vmp.lr_mult=50"]).wait()
-    assert done.returncode == 0, done.stderr
+    Running([*words, "vmp=features", "vmp.at=stages.1", "vmp.lr_mult=50"]).succeed()
     run = tmp_path / "manifest/tiny/features_stages.1_lambda1/seed0"
     opened = open_run(run)
     scalars = opened.model.scalars()
     assert scalars["stages.1/m"].item() != pytest.approx(1.541, abs=1e-4)
     assert opened.model(clips(frames=4, size=32)).variations["stages.1"] > 0
     assert not open_prompts(run).prompts
-    done = Running([f"run={run}", "split=val", "device=cpu"], script="evaluate.py").wait()
-    assert done.returncode == 0, done.stderr
+    Running([f"run={run}", "split=val", "device=cpu"], script="evaluate.py").succeed()
     video = next((data.parent / "data").rglob("*.mp4"))
     more = [["vmp.pixels=true", "vmp.at=stages.1", "vmp.n=0.5"], []]
     base = ["backbone=tiny", "backbone.weights=motions", "backbone.frames=4"]

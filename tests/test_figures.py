@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import ROOT, Running, folder, overrides_for
+from runs import ROOT, Running, folder, start
 from torch import nn
 
 from vmp.data import decode
@@ -46,14 +46,10 @@ def home(data, tmp_path_factory):
     """Two tiny runs, without prompts and with them, and their data."""
     home = tmp_path_factory.mktemp("runs")
     shutil.copytree(data, home / "data")
-    begun = [begin(data, home / "out", m, "trainer.epochs=2", "tag=a") for m in ("vmp=none", "vmp=learned")]
-    for done in [one.wait() for one in begun]:
-        assert done.returncode == 0, done.stderr
+    begun = [start(data, home / "out", m, "trainer.epochs=2", "tag=a") for m in ("vmp=none", "vmp=learned")]
+    for one in begun:
+        one.succeed()
     return home
-
-
-def begin(data: Path, out: Path, *overrides: str) -> Running:
-    return Running(overrides_for(data, out, *overrides))
 
 
 def both(home: Path) -> tuple[Run, Run]:
@@ -468,13 +464,11 @@ def test_the_script_names_the_runs_to_make(tmp_path):
 
 @pytest.mark.slow
 def test_every_figure_is_drawn_from_runs_and_clips(home, tmp_path):
-    done = begin(home / "data", home / "out", "trainer.epochs=2", "tag=a", "vmp.lambda=0").wait()
-    assert done.returncode == 0, done.stderr
+    done = start(home / "data", home / "out", "trainer.epochs=2", "tag=a", "vmp.lambda=0").succeed()
     arguments = ["all", "--outputs", home / "out", "--clips", 2, "--frames", 3, "--out"]
     one = script(*arguments, tmp_path / "a")
     assert one.returncode == 0, one.stderr
-    done = Running([*map(str, arguments), str(tmp_path / "b")], script="scripts/figure.py").wait(280)
-    assert done.returncode == 0, done.stderr
+    done = Running([*map(str, arguments), str(tmp_path / "b")], script="scripts/figure.py").succeed(280)
     drawn = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     assert drawn == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
     expected = {f"figure{n}.{kind}" for n in (1, 3, 4, 5, 6, 7, 10, 17, 18) for kind in ("png", "svg")}

@@ -442,8 +442,7 @@ def test_training_testing_and_predicting_on_frame_folders(made, tmp_path):
         for i, row in enumerate(rows):
             folder_of(home / row.partition(",")[0], range(first, 12 - i))  # no two alike
         (home / f"{split}.csv").write_text("\n".join(["path,label", *rows]))
-    done = Running(list_overrides(home, tmp_path)).wait()
-    assert done.returncode == 0, done.stderr
+    done = Running(list_overrides(home, tmp_path)).succeed()
     assert "4 of 4 clips" in done.stdout
     [result] = (tmp_path / "out").rglob("result.json")
     assert json.loads(result.read_text())["clips"]["val"]["present"] == 2
@@ -459,8 +458,7 @@ def test_training_testing_and_predicting_on_frame_folders(made, tmp_path):
     folders = [
         word for word in list_overrides(home, tmp_path) if not word.startswith(("dataset.t", "dataset.v"))
     ]
-    done = Running([*folders, "dataset=folders", "data.max_bad_fraction=0.3"]).wait()
-    assert done.returncode == 0, done.stderr
+    done = Running([*folders, "dataset=folders", "data.max_bad_fraction=0.3"]).succeed()
     assert "train: 3 of 4 clips (0 missing, 1 unreadable)" in done.stdout
 
 

@@ -5,9 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from runs import wait_for
 
 from vmp.jobs.launch import Launch, run_launched
 from vmp.jobs.process import explain_failure
@@ -158,13 +158,6 @@ def test_ignored_interrupts_still_stop_jobs_and_ignored_hangups_do_not(number):
         assert signal.getsignal(number) is signal.SIG_IGN
     finally:
         signal.signal(number, before)
-
-
-def wait_for(condition) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < 30
-        time.sleep(0.02)
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from runs import (
     overrides_for,
     start,
     start_ranks,
+    wait_for,
 )
 
 from vmp.runs.records import read_metrics
@@ -60,8 +61,7 @@ def data(data, tmp_path_factory):
 def alone(data, tmp_path_factory):
     """An undisturbed run of one process: 12 updates in 2 epochs."""
     out = tmp_path_factory.mktemp("alone")
-    done = start(data, out, *ONE).wait()
-    assert done.returncode == 0, done.stderr[-2000:]
+    start(data, out, *ONE).succeed()
     return folder(out)
 
 
@@ -69,8 +69,7 @@ def alone(data, tmp_path_factory):
 def pair(data, tmp_path_factory):
     """An undisturbed run of two processes."""
     out = tmp_path_factory.mktemp("pair")
-    for done in start_ranks(data, out, *TWO, ranks=2).wait():
-        assert done.returncode == 0, done.stderr[-2000:]
+    start_ranks(data, out, *TWO, ranks=2).succeed()
     return folder(out)
 
 
@@ -174,8 +173,7 @@ def test_when_one_of_two_processes_is_killed_the_other_ends_too(data, pair, tmp_
     ranks.running[lost].wait()
     assert left.returncode == 2, left.stderr[-2000:]
     assert "another process of this run died" in left.stderr
-    for done in start_ranks(data, tmp_path, *TWO, ranks=2).wait():
-        assert done.returncode == 0, done.stderr[-2000:]
+    start_ranks(data, tmp_path, *TWO, ranks=2).succeed()
     fault.survives()
     wrong = differences(pair, folder(tmp_path))
     fault.differs(len(wrong))
@@ -187,9 +185,7 @@ def test_sixteen_processes_lose_one_and_go_on(data, tmp_path):
     clip that cannot be read. One is killed, fifteen say so and end, and the same command goes on."""
     more = (*TWO, "trainer.batch_size=16", "trainer.epochs=4")
     ranks, where = start_ranks(data, tmp_path, *more, ranks=16), folder(tmp_path)
-    while len(list((where / "checkpoints").glob("step_*"))) < 2:
-        assert not ranks.over()
-        time.sleep(0.01)
+    wait_for(lambda: len(list((where / "checkpoints").glob("step_*"))) >= 2, ranks)
     ranks.running[7].signal(signal.SIGKILL)
     done = ranks.wait(200)
     assert done.pop(7).returncode == -signal.SIGKILL
@@ -255,15 +251,13 @@ def test_processes_that_find_different_checkpoints_stop_and_overwrite_nothing(da
             assert "`output` must be one folder that every machine sees" in done.stderr
         assert (contents(out), contents(other)) == before, (rank, newest)
         fault.survives()
-    for done in start_ranks(data, out, *TWO, ranks=2).wait():
-        assert done.returncode == 0, done.stderr[-2000:]
+    start_ranks(data, out, *TWO, ranks=2).succeed()
     wrong = differences(pair, folder(out))
     fault.differs(len(wrong))
     assert not wrong
     # a finished run: the first process knows
     own = [[f"output='{out}'"], [f"output='{tmp_path / 'none'}'"]]
-    for done in start_ranks(data, out, *TWO, ranks=2, own=own).wait():
-        assert done.returncode == 0, done.stderr[-2000:]
+    start_ranks(data, out, *TWO, ranks=2, own=own).succeed()
 
 
 def test_srun_starts_one_run_as_torchrun_does(data, pair, tmp_path):
@@ -328,8 +322,7 @@ def test_a_time_limit_saves_and_the_same_command_continues(data, alone, tmp_path
         assert done.stderr.splitlines()[-1].startswith("stopped by trainer.max_minutes")  # no error
         assert "error" not in done.stderr
     assert codes[0] == 75
-    done = start(data, tmp_path, *ONE).wait()
-    assert done.returncode == 0, done.stderr[-2000:]
+    start(data, tmp_path, *ONE).succeed()
     assert not differences(alone, folder(tmp_path))
 
 
@@ -337,8 +330,7 @@ def test_a_process_whose_portion_cannot_be_read_takes_part_with_nothing(data, tm
     """Two processes of one clip each, and one clip is unreadable. At λ = 0 training has no variation to log, and the
     blank clip, which is looked at as in testing, must not bring one."""
     plain = ("trainer.batch_size=2", "trainer.epochs=2", "trainer.log_every=1", "vmp.lambda=0")
-    for done in start_ranks(data, tmp_path, *TWO, *plain, ranks=2).wait():
-        assert done.returncode == 0, done.stderr[-3000:]
+    start_ranks(data, tmp_path, *TWO, *plain, ranks=2).succeed()
     where = folder(tmp_path, "learned_lambda0")
     assert list(json.loads((where / "result.json").read_text())["unreadable_in_training"]) == ["train/3"]
     training = [row for row in read_metrics(where) if row["kind"] == "train"]
@@ -445,8 +437,7 @@ def test_damaged_checkpoints(data, alone, tmp_path, rounds, tally):
             content[at : at + 4096] = bytes(len(content[at : at + 4096])) or b"x"
             content[at] ^= 255
         file.write_bytes(content)
-        done = start(data, out, *ONE).wait()
-        assert done.returncode == 0, done.stderr[-2000:]
+        done = start(data, out, *ONE).succeed()
         assert f"{newest.name}/{file.name}: damaged" in done.stdout + done.stderr
         fault.survives()
         found = differences(alone, folder(out))
@@ -579,9 +570,7 @@ def test_nohup_and_readers_that_leave(data, alone, tmp_path):
     assert process.stdout
     assert process.stdout.readline()
     process.stdout.close()
-    while progress(tmp_path)[1] == 0:
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for(lambda: progress(tmp_path)[1], process)
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=200) == 0
     assert not differences(alone, folder(tmp_path))

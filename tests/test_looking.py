@@ -38,8 +38,7 @@ def home(data, tmp_path_factory):
     """A tiny run and its data; small views, so that predicting has something to sum."""
     home = tmp_path_factory.mktemp("runs")
     shutil.copytree(data, home / "data")
-    done = Running(overrides_for(data, home / "out", "trainer.epochs=4", "trainer.views=2x1")).wait()
-    assert done.returncode == 0, done.stderr
+    Running(overrides_for(data, home / "out", "trainer.epochs=4", "trainer.views=2x1")).succeed()
     return home
 
 

@@ -19,6 +19,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from runs import wait_for
 
 from vmp.data.manifest import read_manifest
 from vmp.data.motions import (
@@ -177,11 +178,7 @@ def start_making(root: Path, workers: int) -> subprocess.Popen[bytes]:
 
 
 def wait_for_files(process: subprocess.Popen[bytes], root: Path, count: int) -> None:
-    end = time.monotonic() + 60
-    while len(list(root.rglob("*.mp4"))) < count:
-        assert process.poll() is None, "it was done before it could be stopped"
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_for(lambda: len(list(root.rglob("*.mp4"))) >= count, process, seconds=60)
 
 
 @pytest.mark.slow

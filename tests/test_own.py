@@ -303,8 +303,7 @@ def test_a_run_of_somebody_else_imports_nothing_until_its_package_is_trusted(par
         *(w for w in words if w.startswith(("trainer", "backbone", "optim"))),
     ]
     for typed in (words, mine):
-        done = Running(typed, cwd=tmp_path, environment={"OMP_NUM_THREADS": "1"}).wait()
-        assert done.returncode == 0, done.stderr
+        done = Running(typed, cwd=tmp_path, environment={"OMP_NUM_THREADS": "1"}).succeed()
     run, listed = out / "manifest/tiny/Gaussian_lambda1/seed0", out / "rows/tiny/none/seed0"
     shared = tmp_path / "shared"
     targets.trust("parts")
@@ -334,8 +333,7 @@ def test_a_run_of_somebody_else_imports_nothing_until_its_package_is_trusted(par
     for attempt in attempts.values():
         attempt()
     assert open_prompts(run).prompts["video"].power_norm.width.item() == pytest.approx(width)
-    done = Running([f"run={listed}", "device=cpu", "trust=parts"], script="evaluate.py", cwd=tmp_path).wait()
-    assert done.returncode == 0, done.stderr
+    Running([f"run={listed}", "device=cpu", "trust=parts"], script="evaluate.py", cwd=tmp_path).succeed()
 
 
 def test_search_paths_of_hydra_hold_files_of_ones_own(tmp_path):

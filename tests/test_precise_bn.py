@@ -101,8 +101,7 @@ dist.stop()
 def test_two_processes_have_the_statistics_of_all_their_clips(data, tmp_path):
     """In micro-batches of four, as one process would have them, though each process reads every second one."""
     code = RANK.format(paths=[str(data), str(tmp_path)])
-    for done in Ranks([code], ranks=2, script="-c").wait():
-        assert done.returncode == 0, done.stderr[-2000:]
+    Ranks([code], ranks=2, script="-c").succeed()
     model, train = made(data)
     order = epoch_order(24, seed=0, epoch=0)[:16].tolist()
     wanted = by_hand(model, train, [order[i : i + 4] for i in range(0, 16, 4)], epoch=0)
@@ -118,8 +117,7 @@ def newest(where: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_is_tested_with_them_and_trains_as_without(data, finished, tmp_path):
     """Nothing but the statistics differs, and those in the checkpoint are those of its weights over the next epoch."""
-    done = run(data, tmp_path, "trainer.epochs=1", "train.precise_bn=8")
-    assert done.returncode == 0, done.stderr[-2000:]
+    start(data, tmp_path, "trainer.epochs=1", "train.precise_bn=8").succeed()
     precise, plain = newest(folder(tmp_path)), newest(finished)
     differing = {name for name in plain if not np.array_equal(plain[name], precise[name])}
     assert differing == {name for name in plain if "running_" in name}
@@ -137,8 +135,7 @@ def test_without_validation_a_killed_run_ends_with_the_same_bits(data, tmp_path)
     shutil.copytree(data, home)
     (home / "val.csv").rename(home / "test.csv")
     options = ("trainer.epochs=2", "train.precise_bn=8", "trainer.save_steps=1", "trainer.keep_finished=all")
-    done = run(home, tmp_path / "straight", *options)
-    assert done.returncode == 0, done.stderr[-2000:]
+    start(home, tmp_path / "straight", *options).succeed()
     straight = folder(tmp_path / "straight")
     names = sorted(path.name for path in (straight / "checkpoints").glob("step_*"))
     assert names[-1] == "step_00000012_0002"

@@ -263,8 +263,7 @@ def test_training_on_prepared_datasets(prepared, tmp_path):
     running = {name: train(prepared, tmp_path, *words) for name, words in asked.items()}
     results = {}
     for name, process in running.items():
-        done = process.wait(240)
-        assert done.returncode == 0, done.stderr
+        process.succeed(240)
         (path,) = (tmp_path / name).rglob("result.json")
         results[name] = json.loads(path.read_text())
     lost = {

@@ -1,5 +1,6 @@
 """Files that make readers lie: each reader returns the counted frames, or was measured not to and is refused."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
 
@@ -25,67 +26,20 @@ FRAMES = 72
 measure = cache(measuring.measure)  # the files stay as they are, and several tests ask
 
 
+def numbered() -> Iterator[np.ndarray]:
+    return map(videos.numbered_frame, range(FRAMES))
+
+
 def open_groups(path):
     """Open groups of pictures: B-frames before a keyframe need the group before it."""
-    with av.open(str(path), "w") as container:
-        options = {"g": "12", "bf": "3", "x264-params": "open-gop=1:scenecut=0:b-adapt=0", "threads": "1"}
-        stream = container.add_stream("libx264", rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        for i in range(FRAMES):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(videos.numbered_frame(i), format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    x264 = {"x264-params": "open-gop=1:scenecut=0:b-adapt=0"}
+    return videos.encoded(path, numbered(), g="12", bf="3", threads="1", **x264)
 
 
 def rolling_refresh(path):
     """No keyframe after the first: a column of each frame is coded anew, and so marked as if it were one."""
-    with av.open(str(path), "w") as container:
-        options = {"g": "30", "bf": "0", "x264-params": "intra-refresh=1:scenecut=0", "threads": "1"}
-        stream = container.add_stream("libx264", rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        for i in range(FRAMES):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(videos.numbered_frame(i), format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
-def late_start(source, target):
-    """The same packets, all two seconds later."""
-    with av.open(str(source)) as inside, av.open(str(target), "w") as outside:
-        stream = inside.streams.video[0]
-        copy = outside.add_stream_from_template(stream)
-        for packet in inside.demux(stream):
-            if packet.dts is not None:
-                shift = round(2 / stream.time_base)
-                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
-                outside.mux(packet)
-    return target
-
-
-def with_gap(source, target):
-    """The same packets with a pause of three seconds in the middle."""
-    with av.open(str(source)) as inside, av.open(str(target), "w") as outside:
-        stream = inside.streams.video[0]
-        copy = outside.add_stream_from_template(stream)
-        packets = [p for p in inside.demux(stream) if p.dts is not None]
-        keys = [i for i, p in enumerate(packets) if p.is_keyframe]
-        for i, packet in enumerate(packets):
-            shift = round(3 / stream.time_base) if i >= keys[len(keys) // 2] else 0
-            packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
-            outside.mux(packet)
-    return target
-
-
-def without_count(source, target):
-    """Matroska as a live stream writes it: no duration, no index, no number of frames."""
-    with av.open(str(source)) as inside, av.open(str(target), "w", options={"live": "1"}) as outside:
-        stream = inside.streams.video[0]
-        copy = outside.add_stream_from_template(stream)
-        for packet in inside.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copy
-                outside.mux(packet)
-    return target
+    x264 = {"x264-params": "intra-refresh=1:scenecut=0"}
+    return videos.encoded(path, numbered(), g="30", bf="0", threads="1", **x264)
 
 
 def avi_count(source, target, change):
@@ -115,26 +69,6 @@ def two_streams(path):
     return path
 
 
-def long_sound(source, target):
-    """The same packets beside sound that goes on for three seconds more."""
-    with av.open(str(source)) as inside, av.open(str(target), "w") as outside:
-        stream = inside.streams.video[0]
-        copy = outside.add_stream_from_template(stream)
-        sound = outside.add_stream("aac", rate=16000)
-        for packet in inside.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copy
-                outside.mux(packet)
-        seconds = FRAMES // 25 + 4
-        frame = av.AudioFrame.from_ndarray(
-            np.zeros((1, 16000 * seconds), np.float32), format="fltp", layout="mono"
-        )
-        frame.sample_rate = 16000
-        outside.mux(sound.encode(frame))
-        outside.mux(sound.encode())
-    return target
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """name -> (path, the numbers its frames say)."""
@@ -162,13 +96,14 @@ def files(tmp_path_factory):
         "open groups, mkv": (videos.stream_copy(home / "open.mp4", home / "open.mkv"), whole),
         "variable rate": (videos.variable_rate_video(home / "variable.mp4", FRAMES), whole),
         "variable rate, mkv": (videos.stream_copy(home / "variable.mp4", home / "variable.mkv"), whole),
-        "late start": (late_start(b_frames, home / "late.mp4"), whole),
-        "a gap": (with_gap(plain, home / "gap.mp4"), whole),
-        "no count, mkv": (without_count(b_frames, home / "live.mkv"), whole),
+        "late start": (videos.copied(b_frames, home / "late.mp4", later=lambda i: 2), whole),
+        "a gap": (videos.copied(plain, home / "gap.mp4", later=lambda i: 3 * (i >= 32)), whole),
+        # as a live stream writes it: no duration, no index, no number of frames
+        "no count, mkv": (videos.copied(b_frames, home / "live.mkv", live="1"), whole),
         "count too high": (avi_count(mpeg4, home / "high.avi", 1), whole),
         "count too low": (avi_count(mpeg4, home / "low.avi", -1), whole),
         "count far too low": (avi_count(mpeg4, home / "lower.avi", -40), whole),
-        "sound goes on, mkv": (long_sound(plain, home / "sound.mkv"), whole),
+        "sound goes on, mkv": (videos.copied(plain, home / "sound.mkv", sound=FRAMES // 25 + 4), whole),
         "two streams": (two_streams(home / "two.mp4"), whole),
         "odd rate": (
             videos.numbered_video(home / "rate.mp4", FRAMES, fps=Fraction(2997, 125)),
@@ -416,13 +351,8 @@ def test_null_frames_may_come_last(tmp_path):
 
 def test_an_mp4_with_its_index_first_and_the_end_missing(tmp_path):
     """The header is whole and promises all frames; the packets stop."""
-    options = {"movflags": "+faststart"}
-    with av.open(str(tmp_path / "whole.mp4"), "w", options=options) as container:
-        stream = container.add_stream("libx264", rate=25, options={"g": "12", "bf": "0"})
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        for i in range(FRAMES):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(videos.numbered_frame(i), format="rgb24")))
-        container.mux(stream.encode())
+    first = {"movflags": "+faststart"}
+    videos.encoded(tmp_path / "whole.mp4", numbered(), g="12", bf="0", muxer=first)
     assert measure(tmp_path / "whole.mp4").status == "ok"
     found = measure(videos.truncated(tmp_path / "whole.mp4", tmp_path / "short.mp4", 0.6))
     assert found.status == "partial"

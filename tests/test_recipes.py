@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from configs import composed, raw
-from runs import differences, folder, run, start, start_ranks
+from runs import differences, folder, run, start, start_ranks, wait_for
 from test_kills import progress, until_it_moves
 from torch import nn
 from tracked import tensorboard_events
@@ -213,8 +213,7 @@ def test_top5_by_class_is_kept_where_there_are_more_than_five_classes(data, tmp_
 def test_with_all_of_them_on_a_killed_run_ends_with_the_same_bits(data, tmp_path):
     options, out = (*ALL, "trainer.workers=1"), tmp_path / "out"
     panels = ("logger=tensorboard", "logger.panels_every=50", "logger.max_panels=1")
-    done = start(data, tmp_path / "alone", *options, *panels).wait()
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = start(data, tmp_path / "alone", *options, *panels).succeed()
     alone = folder(tmp_path / "alone")
     last = [row for row in read_metrics(alone) if row["kind"] == "val"][-1]
     assert last["epoch"] == read_result(alone)["best_val_epoch"] + 1 < 12  # patience ended it
@@ -226,8 +225,7 @@ def test_with_all_of_them_on_a_killed_run_ends_with_the_same_bits(data, tmp_path
         until_it_moves(process, out, progress(out), moves=moves)
         process.signal(signal.SIGKILL)
         assert process.wait().returncode == -signal.SIGKILL
-    done = start(data, out, *options).wait()
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = start(data, out, *options).succeed()
     assert "continuing from step_" in done.stdout
     assert not differences(alone, folder(out))
 
@@ -236,15 +234,12 @@ def test_with_all_of_them_on_a_killed_run_ends_with_the_same_bits(data, tmp_path
 def test_and_with_two_processes(data, tmp_path):
     options = (*ALL, "trainer.epochs=2")
     outs = [tmp_path / "alone", tmp_path / "out"]
-    for done in start_ranks(data, outs[0], *options, ranks=2).wait():
-        assert done.returncode == 0, done.stderr[-2000:]
+    start_ranks(data, outs[0], *options, ranks=2).succeed()
     ranks = start_ranks(data, outs[1], *options, ranks=2)
-    while len(list((folder(outs[1]) / "checkpoints").glob("step_0000000[89]*"))) < 1:
-        assert not ranks.over()
+    wait_for(lambda: list((folder(outs[1]) / "checkpoints").glob("step_0000000[89]*")), ranks)
     ranks.signal(signal.SIGKILL)
     ranks.wait()
-    for done in start_ranks(data, outs[1], *options, ranks=2).wait():
-        assert done.returncode == 0, done.stderr[-2000:]
+    start_ranks(data, outs[1], *options, ranks=2).succeed()
     assert "continuing from step_" in (folder(outs[1]) / "log.txt").read_text()
     assert not differences(*map(folder, outs))
 

@@ -82,8 +82,7 @@ def test_the_mean_attention_on_the_tested_clips_is_recorded_and_constant_attenti
     assert mean_attention(old)["video"] == pytest.approx(recorded, rel=1e-6)
 
     words = [word for word in overrides_for(data, tmp_path / "out") if not word.startswith("vmp.")]
-    done = Running([*words, "trainer.epochs=1", "vmp=constant", f"vmp.level='{straight}'"]).wait()
-    assert done.returncode == 0, done.stderr[-2000:]
+    Running([*words, "trainer.epochs=1", "vmp=constant", f"vmp.level='{straight}'"]).succeed()
     made = folder(tmp_path / "out", "constant_as_learned_lambda1_lambda0")
     assert Run(made).result["scalars"] == {"attention": pytest.approx(recorded, rel=1e-6)}
     opened = open_run(made)  # with the level of its checkpoint

@@ -5,11 +5,11 @@ import math
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from runs import wait_for
 from test_sweep import finish, start, times_run
 
 from hydra_plugins.vmp_sweep import name_search, search_space
@@ -180,11 +180,8 @@ def test_trials_are_jobs_that_may_fail_and_stop(tmp_path):
     words = ["hydra/sweeper=optuna", f"output='{tmp_path}'", "tag=mine"]
     words += ["optim.lr=0.1,9,7", "vmp.lambda=tag(log,interval(0.1,1.0))"]
     process = start(*words, "hydra.sweeper.trials=30")
-    deadline = time.monotonic() + 200
-    while not (ready := list(tmp_path.rglob("ready"))):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: list(tmp_path.rglob("ready")), process, seconds=200, says=lambda: finish(process))
+    ready = list(tmp_path.rglob("ready"))
     process.send_signal(signal.SIGINT)
     code, said, wrong = finish(process)
     assert (code, "Traceback" in wrong) == (130, False), (said, wrong)

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
-from runs import folder, overrides_for
+from runs import folder, overrides_for, wait_for
 
 from vmp.errors import ConfigError
 from vmp.jobs.places import environment, local_places
@@ -115,11 +114,7 @@ def test_a_stopped_sweep_lets_its_jobs_save_and_continues_later(tmp_path, number
     weights = "1,2,3" if launcher != "basic" else "1,2" if everyone else "range(1,23)"
     sweep = [f"output='{tmp_path}'", "optim.lr=7", f"vmp.lambda={weights}", f"hydra/launcher={launcher}"]
     process = start(*sweep)
-    began = time.monotonic()
-    while not list(tmp_path.rglob("ready")):
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() - began < 120
-        time.sleep(0.05)
+    wait_for(lambda: list(tmp_path.rglob("ready")), process, says=lambda: finish(process))
     if number == signal.SIGTERM:
         code, _, wrong = finish(start(*sweep))
         assert (code, "this sweep is running already" in wrong) == (2, True)

@@ -33,23 +33,10 @@ def timed_video(
     path: Path, ticks: list[int], *, base: Fraction = MS, rate: int = 30, sound: bool = False
 ) -> Path:
     """Numbered frames, each shown at its tick; the header says `rate`. Sound, if any, begins at 0."""
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=rate, options={"bf": "2", "g": "12", "preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        stream.codec_context.time_base = base
-        audio = out.add_stream("aac", rate=16000) if sound else None
-        for number, tick in enumerate(ticks):
-            frame = av.VideoFrame.from_ndarray(videos.numbered_frame(number), format="rgb24")
-            frame.pts, frame.time_base = tick, base
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode())
-        if audio:
-            silence = np.zeros((1, 16000 * (1 + int(ticks[-1] * base))), np.float32)
-            frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
-            out.mux(audio.encode(frame))
-            out.mux(audio.encode())
-    return path
+    silence = 1 + int(ticks[-1] * base) if sound else 0
+    pictures = map(videos.numbered_frame, range(len(ticks)))
+    fast = {"bf": "2", "g": "12", "preset": "ultrafast"}
+    return videos.encoded(path, pictures, rate=rate, ticks=ticks, base=base, sound=silence, **fast)
 
 
 def packets(path: Path) -> np.ndarray:
@@ -203,14 +190,8 @@ def recorded(tmp_path_factory):
     home = tmp_path_factory.mktemp("recorded")
     plain = videos.numbered_video(home / "plain.ts", 60, b_frames=2)
     (home / "joined.ts").write_bytes(plain.read_bytes() * 2)
-    for name, shift in (("wraps", lambda i: 2**33 - 90_000), ("jumps", lambda i: 9 * 10**7 * (i >= 32))):
-        with av.open(str(plain)) as inside:
-            stream = inside.streams.video[0]
-            with av.open(str(home / f"{name}.ts"), "w", options={"mpegts_copyts": "1"}) as out:
-                copy = out.add_stream_from_template(stream)
-                for i, packet in enumerate(p for p in inside.demux(stream) if p.dts is not None):
-                    packet.pts, packet.dts, packet.stream = packet.pts + shift(i), packet.dts + shift(i), copy
-                    out.mux(packet)
+    for name, shift in (("wraps", lambda i: 2**33 / 90_000 - 1), ("jumps", lambda i: 1000 * (i >= 32))):
+        videos.copied(plain, home / f"{name}.ts", later=shift, mpegts_copyts="1")
     return home
 
 

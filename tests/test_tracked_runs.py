@@ -26,8 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_account")
 @pytest.mark.parametrize("kind", ["wandb", "tensorboard"])
 def test_a_tracked_run_has_the_same_bits(data, straight, tmp_path, kind):
     """With loader processes, which are forked while wandb's is there, and panels from the split."""
-    done = run(data, tmp_path, f"logger={kind}", "logger.panels_every=3", "trainer.workers=2")
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = start(data, tmp_path, f"logger={kind}", "logger.panels_every=3", "trainer.workers=2").succeed()
     assert done.stderr == ""
     assert sum(kind in line for line in done.stdout.splitlines()) == 1
     where = folder(tmp_path)
@@ -86,8 +85,7 @@ def test_wandb_has_each_step_of_a_killed_and_continued_run_once(data, tmp_path):
 def test_a_run_with_a_key_but_no_server_finishes(data, straight, tmp_path):
     arguments = overrides_for(data, tmp_path, "logger=wandb", "logger.init_timeout=3")
     began = time.monotonic()
-    done = Running(arguments, environment=NOWHERE).wait()
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = Running(arguments, environment=NOWHERE).succeed()
     assert time.monotonic() - began < 100
     assert "gave no run" in done.stdout
     assert KEY not in done.stdout + done.stderr
@@ -96,10 +94,9 @@ def test_a_run_with_a_key_but_no_server_finishes(data, straight, tmp_path):
 
 @pytest.mark.slow
 def test_a_tracked_sweep_is_one_group_of_runs(data, tmp_path):
-    done = Running(
+    Running(
         ["-m", *overrides_for(data, tmp_path, "logger=wandb", "trainer.epochs=1", "vmp.lambda=0,1")]
-    ).wait(280)
-    assert done.returncode == 0, done.stderr[-2000:]
+    ).succeed(280)
     runs = []
     for method in ("learned_lambda0", "learned_lambda1"):
         (file,) = wandb_files(folder(tmp_path, method))

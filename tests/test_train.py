@@ -22,6 +22,7 @@ from runs import (
     folder,
     overrides_for,
     run,
+    start,
     start_ranks,
     torchrun,
 )
@@ -146,8 +147,7 @@ def test_a_finished_run_keeps_weights_and_can_be_tested_again(data, straight, tm
     assert (last, best[:5]) == ("step_00000036_0006_weights", "best_")
     assert all("optimizer" not in state for state in contents(where).values())
     (where / "result.json").unlink()
-    done = run(data, out)
-    assert done.returncode == 0, done.stderr[-2000:]
+    start(data, out).succeed()
     assert not differences(straight, where)
     assert sorted(contents(where)) == [best, last]
 
@@ -179,8 +179,7 @@ def test_more_epochs_on_a_finished_run(data, straight, tmp_path):
     given = re.search(r"init_from=(\S+) tag=WORD", done.stderr)
     assert given
     command = overrides_for(data, tmp_path, f"init_from='{given[1]}'", "tag=more", "trainer.epochs=1")
-    done = Running(command).wait()
-    assert done.returncode == 0, done.stderr[-2000:]
+    Running(command).succeed()
     (kept,) = tmp_path.glob("manifest/tiny-run/*/seed0-more/weights.json")
     start = json.loads(kept.read_text())
     assert start["reinitialised"] == []
@@ -188,8 +187,7 @@ def test_more_epochs_on_a_finished_run(data, straight, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_bits_and_workers_change_nothing(data, straight, tmp_path):
-    done = run(data, tmp_path, "trainer.workers=2")
-    assert done.returncode == 0, done.stderr[-2000:]
+    start(data, tmp_path, "trainer.workers=2").succeed()
     assert not differences(straight, folder(tmp_path))
 
 
@@ -197,8 +195,7 @@ def test_the_same_seed_gives_the_same_bits_and_workers_change_nothing(data, stra
 def test_accumulation_gives_the_same_losses(data, tmp_path):
     """Without normalisation statistics in the way nothing may change; with them the losses stay near."""
     for name, extra in (("whole", []), ("parts", ["trainer.micro_batch=2"])):
-        done = run(data, tmp_path / name, "trainer.epochs=2", "backbone.dropout=0", *extra)
-        assert done.returncode == 0, done.stderr[-2000:]
+        start(data, tmp_path / name, "trainer.epochs=2", "backbone.dropout=0", *extra).succeed()
     a, b = (read_metrics(folder(tmp_path / name))[1] for name in ("whole", "parts"))
     assert a["train/variation"] == pytest.approx(b["train/variation"], rel=1e-5)
     assert a["train/loss"] == pytest.approx(b["train/loss"], rel=0.5)
@@ -208,8 +205,7 @@ def test_data_that_changed_under_a_run_is_refused(data, straight, tmp_path):
     """Labels edited after training: neither continuing nor testing goes on with them."""
     changed = tmp_path / "data"
     shutil.copytree(data, changed)
-    done = run(changed, tmp_path / "out", "trainer.epochs=2")
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = start(changed, tmp_path / "out", "trainer.epochs=2").succeed()
     where = folder(tmp_path / "out")
     (where / "result.json").unlink()
     rows = (changed / "val.csv").read_text().replace("val/000.mp4,0", "val/000.mp4,1")
@@ -247,8 +243,7 @@ def test_a_worker_that_hangs_ends_the_run_with_a_message(data, tmp_path):
 @pytest.mark.slow
 def test_reading_that_holds_training_back_is_told_once(data, straight, tmp_path):
     arguments = overrides_for(data, tmp_path, "trainer.epochs=2", "trainer.workers=0")
-    done = Broken(arguments, slow=0.4).wait(120)
-    assert done.returncode == 0, done.stderr
+    done = Broken(arguments, slow=0.4).succeed(120)
     shares = re.findall(r"epoch ./2 .*clips/s, (\d+)% waiting for data", done.stdout)
     assert len(shares) == 2
     assert min(map(int, shares)) > 50
@@ -318,8 +313,7 @@ def test_bad_videos_stop_training_or_are_counted(data, tmp_path):
     assert done.returncode == 2
     assert "train/6: missing" in done.stderr
     assert "data.max_bad_fraction=0.001" in done.stderr
-    done = run(spoiled, tmp_path / "out", "data.max_bad_fraction=0.15")
-    assert done.returncode == 0, done.stderr[-2000:]
+    start(spoiled, tmp_path / "out", "data.max_bad_fraction=0.15").succeed()
     result = json.loads((folder(tmp_path / "out") / "result.json").read_text())
     assert result["clips"]["train"] == {"expected": 24, "present": 22, "missing": 1, "unreadable": 1}
     assert list(result["unreadable_in_training"]) == ["train/3"]
@@ -389,8 +383,7 @@ def test_a_list_that_is_too_short_is_told_before_its_videos_are_read(tmp_path):
 @pytest.mark.slow
 def test_a_debug_run_sees_a_few_clips_and_is_never_taken_for_a_whole_one(tmp_path):
     own = [f"data.root={tmp_path}/data", f"output={tmp_path}/out", "trainer.device=cpu"]
-    done = Running(["trainer=debug", *own]).wait()
-    assert done.returncode == 0, done.stderr
+    Running(["trainer=debug", *own]).succeed()
     (result,) = tmp_path.rglob("result.json")
     assert result.parent.name == "seed0-16clips"
     counts = json.loads(result.read_text())["clips"]
@@ -459,8 +452,7 @@ def test_real_footage_through_a_list(tmp_path):
             "trainer.workers=1",
         ),
     ]
-    done = Running(overrides).wait()
-    assert done.returncode == 0, done.stderr[-2000:]
+    Running(overrides).succeed()
     (result,) = (tmp_path / "out").rglob("result.json")
     values = json.loads(result.read_text())
     assert values["clips"]["val"]["present"] == 16
@@ -487,8 +479,7 @@ def test_x3d_trains_with_prompts_in_bfloat16(data, tmp_path):
         "trainer.batch_size=4",
     ]
     more = ["trainer.workers=0", "optim.lr=0.01", "trainer.views=[2,1]", "trainer.amp=bf16"]
-    done = Running([*base, *small, *more]).wait()
-    assert done.returncode == 0, done.stderr[-2000:]
+    Running([*base, *small, *more]).succeed()
     (result,) = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["views"] == [2, 1]
 
@@ -501,8 +492,7 @@ def test_paths_with_everything_in_them(tmp_path):
     for name in ("train", "val", "train.csv", "val.csv", "classes.txt"):
         shutil.move(home / name, odd / name)
     escaped = str(odd).replace("'", "\\'")
-    done = run(Path(escaped), Path(f"{escaped}/out put"), "trainer.epochs=2", "trainer.batch_size=2")
-    assert done.returncode == 0, done.stderr[-2000:]
+    start(Path(escaped), Path(f"{escaped}/out put"), "trainer.epochs=2", "trainer.batch_size=2").succeed()
     assert folder(odd / "out put").joinpath("result.json").exists()
 
 

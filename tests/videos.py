@@ -1,6 +1,8 @@
 """Real encoded videos whose every frame says its own number, and ways to damage them."""
 
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 
 import av
@@ -33,20 +35,76 @@ def numbered_video(path: Path, frames: int = 60, **options) -> Path:
     return path
 
 
-def variable_rate_video(path: Path, frames: int = 60) -> Path:
-    """Frame times that jump between 1 and 5 ticks of 1/50 s."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=50, options={"bf": "2", "g": "12"})
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 50)
-        tick = 0
-        for i in range(frames):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(i), format="rgb24")
-            frame.pts, frame.time_base = tick, Fraction(1, 50)
-            tick += 1 + (i * 7) % 5
+def encoded(
+    path: Path,
+    pictures: Iterable[np.ndarray],
+    *,
+    codec: str = "libx264",
+    format: str = "yuv420p",
+    rate: int = 25,
+    ticks: Sequence[int] | None = None,
+    base: Fraction | None = None,
+    sound: float = 0,
+    muxer: dict[str, str] | None = None,
+    **options: str,
+) -> Path:
+    """What write_video does not do: any codec, pixel format, size and options; each picture shown at its tick of `base`
+    (1/rate s); seconds of silence beside them."""
+    with av.open(str(path), "w", options=muxer or {}) as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.pix_fmt = format
+        if base:
+            stream.codec_context.time_base = base
+        audio = container.add_stream("aac", rate=SOUND) if sound else None
+        for number, picture in enumerate(pictures):
+            if number == 0:
+                stream.height, stream.width = picture.shape[:2]
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = ticks[number] if ticks else number, base or Fraction(1, rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+        if audio:
+            mux_silence(container, audio, sound)
     return path
+
+
+SOUND = 16000  # samples a second
+
+
+def mux_silence(container, stream, seconds: float = 1) -> None:
+    samples = np.zeros((1, int(SOUND * seconds)), np.float32)
+    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = SOUND, 0, Fraction(1, SOUND)
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def variable_rate_video(path: Path, frames: int = 60) -> Path:
+    """Frame times that jump between 1 and 5 ticks of 1/50 s."""
+    ticks = [0, *accumulate(1 + (i * 7) % 5 for i in range(frames - 1))]
+    return encoded(path, map(numbered_frame, range(frames)), rate=50, ticks=ticks, bf="2", g="12")
+
+
+def copied(
+    source: Path,
+    target: Path,
+    *,
+    later: Callable[[int], float] = lambda number: 0,
+    sound: float = 0,
+    **muxer: str,
+) -> Path:
+    """The same packets in another container, each later by so many seconds; seconds of silence beside them."""
+    with av.open(str(source)) as inside, av.open(str(target), "w", options=muxer) as outside:
+        stream = inside.streams.video[0]
+        copy = outside.add_stream_from_template(stream)
+        audio = outside.add_stream("aac", rate=SOUND) if sound else None
+        for number, packet in enumerate(p for p in inside.demux(stream) if p.dts is not None):
+            shift = round(later(number) / stream.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
+            outside.mux(packet)
+        if audio:
+            mux_silence(outside, audio, sound)
+    return target
 
 
 def stream_copy(source: Path, target: Path, *, skip_until: float = 0.0) -> Path:
@@ -97,15 +155,8 @@ def edited(source: Path, target: Path, start: int, length: int) -> Path:
 
 def with_null_frames(path: Path, shown: list[int]) -> Path:
     """An AVI of MPEG-4 whose frames are shown at these ticks of 1/25 s; the muxer fills the gaps with empty chunks."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25, options={"g": "12", "qscale": "3"})
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        for number, tick in enumerate(shown):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
-            frame.pts, frame.time_base = tick, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+    pictures = map(numbered_frame, range(len(shown)))
+    return encoded(path, pictures, codec="mpeg4", ticks=shown, g="12", qscale="3")
 
 
 def padded(path: Path, zeros: int = 100_000) -> Path:
@@ -160,26 +211,19 @@ def rotated(source: Path, target: Path, quarter_turns: int = 1) -> Path:
 def cover_only(path: Path) -> Path:
     """A tone with a cover picture and no video."""
     with av.open(str(path), "w") as container:
-        sound = container.add_stream("aac", rate=16000)
+        sound = container.add_stream("aac", rate=SOUND)
         cover = container.add_stream("mjpeg", rate=25)
         cover.width, cover.height, cover.pix_fmt = 320, 240, "yuvj420p"
         cover.disposition = av.stream.Disposition.attached_pic
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
         container.mux(cover.encode(av.VideoFrame.from_ndarray(numbered_frame(0), format="rgb24")))
         container.mux(cover.encode())
-        container.mux(sound.encode(frame))
-        container.mux(sound.encode())
+        mux_silence(container, sound)
     return path
 
 
 def audio_only(path: Path) -> Path:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        mux_silence(container, container.add_stream("aac", rate=SOUND))
     return path
 
 
