@@ -5,11 +5,12 @@ import math
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
+import test_tables
+from configs import ROOT
+from test_tables import table_of
 
 from vmp.paper.claims import (
     Gain,
@@ -27,23 +28,11 @@ from vmp.paper.claims import (
 from vmp.paper.planning import Planner
 from vmp.paper.power import errors_needed
 from vmp.paper.sensitivity import controlled_cells, rows_of_controls
-from vmp.paper.tables import cells, load_profile, load_table
-
-ROOT = Path(__file__).resolve().parent.parent
+from vmp.paper.tables import cells, load_profile
 
 
 def finish(run, *, top1, scalars=None, shifts=()):
-    run.folder.mkdir(parents=True, exist_ok=True)
-    counts = {"expected": 9, "present": 9, "missing": 0, "unreadable": 0}
-    result = {
-        "split": "test",
-        "top1": top1,
-        "top5": 99.0,
-        "clips": {"test": counts},
-        "scalars": scalars or {},
-    }
-    (run.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(run.raw))))
-    (run.folder / "result.json").write_text(json.dumps(result))
+    test_tables.finish(run, top1=top1, scalars=scalars or {})
     rows = [{"kind": "train", "step": i, "vmp/shift": b} for i, b in enumerate(shifts)]
     rows.insert(1, {"kind": "val", "step": 0, "vmp/shift": -9.0})
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows if shifts))
@@ -52,10 +41,7 @@ def finish(run, *, top1, scalars=None, shifts=()):
 @pytest.fixture
 def table1(tmp_path):
     """C2D on FineGym: two seeds with and without; on MPII: one seed with, two without; I3D on MPII: only with."""
-    table, profile = (
-        load_table(ROOT / "conf/table/table1.yaml"),
-        load_profile("mini"),
-    )
+    table, profile = table_of(1), load_profile("mini")
     planner = Planner(output=str(tmp_path))
     tops = {  # (model, prompted, dataset, seed)
         ("c2d", False, "finegym", 0): 50.0,
@@ -122,10 +108,7 @@ def test_gains_have_the_smallest_difference_that_would_have_been_seen():
 def test_controls_tell_where_the_runs_are_blind(tmp_path):
     """I3D: true motion gains 20 points on the moving camera and 1 on the static one; a seed moves gains by 1 or 2."""
     profile = load_profile("mini")
-    table, planner = (
-        load_table(ROOT / "conf/table/table1.yaml", controls=True),
-        Planner(output=str(tmp_path)),
-    )
+    table, planner = table_of(1, controls=True), Planner(output=str(tmp_path))
     gains = {  # dataset -> kind of attention -> over the baseline, for two seeds
         "finegym": {"learned": (3, 1), "oracle": (21, 19), "other_clip": (0, 2)},
         "mpii_cooking2": {"learned": (0, 0), "oracle": (2, 0)},
@@ -150,18 +133,12 @@ def test_controls_tell_where_the_runs_are_blind(tmp_path):
     assert rows[1][1:] == ["0.0", "+1.0", "–", "–", "–", f"{limit:.1f}", "2", "blind"]
     single = rows_of_controls(controlled_cells(table, profile, planner, [0]))[1]
     assert [row[-1] for row in single] == ["one seed: unknown"] * 2
-    assert [
-        cell.place
-        for cell in controlled_cells(load_table(ROOT / "conf/table/table1.yaml"), profile, planner, [0])
-    ] == []
+    assert [cell.place for cell in controlled_cells(table_of(1), profile, planner, [0])] == []
 
 
 @pytest.mark.slow
 def test_slope_and_shift_by_lambda_and_camera(tmp_path):
-    table, profile = (
-        load_table(ROOT / "conf/table/table7.yaml"),
-        load_profile("mini"),
-    )
+    table, profile = table_of(7), load_profile("mini")
     planner = Planner(output=str(tmp_path))
     ends = {  # (dataset, lambda, seed) -> a, b, logged b
         ("finegym", 0.0, 0): (12.0, 0.1, [0.3, 0.1, 0.2, 0.1]),

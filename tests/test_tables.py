@@ -5,22 +5,14 @@ import io
 import json
 import os
 import re
-import runpy
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
-import torch
-import yaml
+from configs import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vmp.errors import ConfigError, RunError
+from vmp.errors import ConfigError
 from vmp.formats import format_signed
-from vmp.jobs.launch import parse_launch
-from vmp.paper import estimates, timing
 from vmp.paper.planning import PlannedEvaluation, Planner, plan_cells
 from vmp.paper.rendering import (
     FilledTable,
@@ -35,17 +27,12 @@ from vmp.paper.reproduce import Request
 from vmp.paper.tables import cells, load_profile, load_table, matches
 from vmp.paper.values import CellValue, read_values
 
-ROOT = Path(__file__).resolve().parent.parent
 TABLES = range(1, 9)
 PROFILES = ("paper", "mini")
 
 
-def table_of(number: int):
-    return load_table(ROOT / f"conf/table/table{number}.yaml")
-
-
-def profile_of(name: str):
-    return load_profile(name)
+def table_of(number: int, **options):
+    return load_table(ROOT / f"conf/table/table{number}.yaml", **options)
 
 
 def runs_of(numbers, profile: str, seeds=(0,), output="outputs", only=()):
@@ -53,7 +40,7 @@ def runs_of(numbers, profile: str, seeds=(0,), output="outputs", only=()):
     planner, out = Planner(output=output), []
     for number in numbers:
         table = table_of(number)
-        for cell in cells(table, profile_of(profile)):
+        for cell in cells(table, load_profile(profile)):
             for seed in seeds if cell.run and matches(cell, table, only) else ():
                 source = planner.source(cell, seed)
                 run = source.run if isinstance(source, PlannedEvaluation) else source
@@ -71,7 +58,7 @@ def test_each_table_file_expands_to_all_of_its_cells(number):
     table = table_of(number)
     assert table.number == number
     for profile in PROFILES:
-        all_cells = cells(table, profile_of(profile))
+        all_cells = cells(table, load_profile(profile))
         assert len(all_cells) == len(table.rows) * len(table.columns)
         for cell in all_cells:
             assert (cell.run is None) == (cell.printed is None or bool(cell.mean_of))
@@ -100,12 +87,12 @@ def test_errors_in_a_table_file_name_the_file_and_the_key(tmp_path):
     with pytest.raises(ConfigError, match="'SlowFast' has 7 printed numbers for 8 columns"):
         load_table(wrong)
     with pytest.raises(ConfigError, match=r"nano\.yaml: no such profile; there are: mini, paper"):
-        profile_of("nano")
+        load_profile("nano")
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_table_1_is_70_runs(profile):
-    tasks = {cell.run for cell in cells(table_of(1), profile_of(profile)) if cell.run}
+    tasks = {cell.run for cell in cells(table_of(1), load_profile(profile)) if cell.run}
     assert len(tasks) == 70
 
 
@@ -145,14 +132,14 @@ def test_a_run_that_starts_from_another_names_it():
 
 def test_a_wrong_override_of_the_user_is_an_error():
     planner = Planner(output="outputs", extra=["trainer.epochs=0"])
-    cell = cells(table_of(2), profile_of("mini"))[0]
+    cell = cells(table_of(2), load_profile("mini"))[0]
     with pytest.raises(ConfigError, match=r"trainer\.epochs = 0"):
         planner.source(cell, 0)
 
 
 def test_only_selects_cells_by_words():
     table = table_of(1)
-    all_cells = cells(table, profile_of("paper"))
+    all_cells = cells(table, load_profile("paper"))
 
     def count(*words):
         return sum(bool(cell.run) and matches(cell, table, words) for cell in all_cells)
@@ -163,11 +150,11 @@ def test_only_selects_cells_by_words():
 
 
 def test_controls_are_rows_of_the_miniature_and_constant_attention_waits_for_the_learned_one():
-    mini, counts = profile_of("mini"), {}
+    mini, counts = load_profile("mini"), {}
     assert mini.controls
-    assert not profile_of("paper").controls
+    assert not load_profile("paper").controls
     for number in (1, 7):
-        table = load_table(ROOT / f"conf/table/table{number}.yaml", controls=True)
+        table = table_of(number, controls=True)
         all_cells = cells(table, mini)
         assert [r for r in table.rows if not r.control] == list(table_of(number).rows)
         controls = [c for c in all_cells if table.rows[c.row].control and c.run]
@@ -191,7 +178,7 @@ def test_controls_are_rows_of_the_miniature_and_constant_attention_waits_for_the
 
 
 def test_control_rows_have_no_number_of_the_paper_and_say_not_run():
-    mini, table = profile_of("mini"), load_table(ROOT / "conf/table/table1.yaml", controls=True)
+    mini, table = load_profile("mini"), table_of(1, controls=True)
     all_cells = cells(table, mini)
     filled = FilledTable(table, mini, all_cells, {cell.place: CellValue() for cell in all_cells})
     notes = describe_provenance(filled, command="x", seeds=[0])
@@ -211,11 +198,18 @@ def test_control_rows_have_no_number_of_the_paper_and_say_not_run():
 # --- numbers and how they are written --------------------------------------------------------------------------------
 
 
-def finish(run, *, top1: float, top5: float = 90.0, commit: str = "abc", present: int = 299) -> None:
+def finish(run, *, top1: float, **changes: object) -> None:
     """Write a run's folder as a finished run leaves it."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    clips = {"expected": 300, "present": present, "missing": 300 - present, "unreadable": 0}
-    result = {"split": "test", "top1": top1, "top5": top5, "clips": {"test": clips}, "commit": commit}
+    clips = {"expected": 300, "present": 299, "missing": 1, "unreadable": 0}
+    result = {
+        "split": "test",
+        "top1": top1,
+        "top5": 90.0,
+        "clips": {"test": clips},
+        "commit": "abc",
+        **changes,
+    }
     (run.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(run.raw))))
     (run.folder / "result.json").write_text(json.dumps(result))
 
@@ -223,7 +217,7 @@ def finish(run, *, top1: float, top5: float = 90.0, commit: str = "abc", present
 @pytest.fixture
 def half_run(tmp_path):
     """Table 1 with some cells of X3D finished: three seeds of split 1 and of FineGym, one of splits 2 and 3."""
-    table, profile = table_of(1), profile_of("paper")
+    table, profile = table_of(1), load_profile("paper")
     all_cells = cells(table, profile)
     planner = Planner(output=str(tmp_path))
     for cell in all_cells:
@@ -274,7 +268,7 @@ def test_the_papers_numbers_never_appear_in_our_column(half_run):
 
 def cells_of(number: int, profile: str, *words: str):
     table = table_of(number)
-    return table, [c for c in cells(table, profile_of(profile)) if c.run and matches(c, table, words)]
+    return table, [c for c in cells(table, load_profile(profile)) if c.run and matches(c, table, words)]
 
 
 def test_gains_are_over_the_baseline_of_the_same_seeds(tmp_path):
@@ -286,7 +280,7 @@ def test_gains_are_over_the_baseline_of_the_same_seeds(tmp_path):
         if seed != 1:
             finish(planner.source(base, seed), top1=top1)
     values = read_values([base, prompted], planner, range(4))
-    filled = FilledTable(table, profile_of("paper"), [base, prompted], values)
+    filled = FilledTable(table, load_profile("paper"), [base, prompted], values)
     assert filled.gain(prompted) == pytest.approx(1)
     assert filled.our_text(prompted) == "31.0 [21.0–41.0] {3 of 4 seeds} (↑1.0)"
     assert filled.our_text(base) == "30.0 [20.0–40.0] {2 of 4 seeds}"
@@ -318,7 +312,7 @@ def test_runs_on_other_clips_than_most_do_not_count(tmp_path):
 
 def test_half_done_runs_and_unpublished_lists_are_reported(tmp_path):
     table, (base, prompted) = cells_of(1, "paper", "c2d", "finegym", "top-1")
-    planner, profile = Planner(output=str(tmp_path)), profile_of("paper")
+    planner, profile = Planner(output=str(tmp_path)), load_profile("paper")
     run = planner.source(base, 0)
     finish(run, top1=70)
     result = json.loads((run.folder / "result.json").read_text())
@@ -346,7 +340,7 @@ def test_a_table_names_the_command_that_made_it(tmp_path):
     assert command == "make table1 PROFILE=mini SEEDS=3 ONLY='c2d top-1' SET='trainer.epochs=1 optim.lr=0.1'"
     plain = Request(table=4).command("table4")
     assert plain == "make table4"
-    filled = FilledTable(table_of(4), profile_of("paper"), [], {})
+    filled = FilledTable(table_of(4), load_profile("paper"), [], {})
     below = describe_provenance(filled, command=plain, seeds=[0], overrides=request.overrides)
     assert "Not the recipe as it stands: trainer.epochs=1 optim.lr=0.1 was given for all runs." in below
 
@@ -398,7 +392,7 @@ def test_signs():
 
 
 def test_verbs_are_read_from_runs_and_from_evaluations(tmp_path):
-    table, profile = table_of(6), profile_of("mini")
+    table, profile = table_of(6), load_profile("mini")
     planner = Planner(output=str(tmp_path))
     sample, total = cells(table, profile)[:2]
     run, test = planner.source(total, 0), planner.source(sample, 0)
@@ -415,200 +409,3 @@ def test_verbs_are_read_from_runs_and_from_evaluations(tmp_path):
     old = (run.folder / "result.json").stat().st_mtime - 10
     os.utime(test.folder / "result.json", (old, old))  # older than the run: of an earlier run in that folder
     assert read_values([sample], planner, [0])[0, 0].mean is None
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
-
-
-def reproduce(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "scripts/reproduce.py", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-
-
-@pytest.fixture
-def request_of():
-    return runpy.run_path(str(ROOT / "scripts/reproduce.py"))["read_request"]
-
-
-def test_the_command_reads_its_options(request_of):
-    made = request_of(
-        ["table=1", "seeds=3", "only=timesformer mpii", "dry=1", "launch=", "data.root=/d", "profile=mini"]
-    )
-    assert (made.table, made.seeds, made.only, made.dry) == (1, 3, ("timesformer", "mpii"), True)
-    assert (made.launch, made.profile, made.overrides) == ("", "mini", ("data.root=/d",))
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "which table"),
-        (["table=x"], "whole number"),
-        (["table=1", "seeds=0"], "whole number"),
-        (["table=1", "sedes=2"], "did you mean seeds"),
-        (["table=1", "dry"], "KEY=VALUE"),
-    ],
-)
-def test_the_command_rejects_wrong_options(request_of, words, said):
-    with pytest.raises(ConfigError, match=said):
-        request_of(words)
-
-
-def test_launch_is_read_and_makes_commands():
-    assert parse_launch("warm").kind == "warm"
-    assert parse_launch("torchrun=4").processes == 4
-    for wrong in ("slurm", "warm=2", "torchrun=0", "torchrun=x"):
-        with pytest.raises(ConfigError):
-            parse_launch(wrong)
-    torchrun = parse_launch("torchrun=2")
-    assert torchrun.command("train.py", ["seed=0"])[-3:] == ["--nproc_per_node=2", "train.py", "seed=0"]
-    assert torchrun.command("evaluate.py", ["run=a"]) == [sys.executable, "evaluate.py", "run=a"]
-    slurm = parse_launch("hydra/launcher=slurm hydra.launcher.partition=gpu")
-    assert slurm.command("train.py", ["seed=0"])[1:] == [
-        *("train.py", "-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "seed=0")
-    ]
-
-
-def test_missing_data_is_an_error_that_says_how_to_prepare_them(tmp_path):
-    done = reproduce(
-        "table=4", f"output={tmp_path}/out", f"results={tmp_path}/results", f"data.root={tmp_path}/data"
-    )
-    assert done.returncode == 2
-    assert "prepare.py finegym" in done.stderr
-    assert "prepare.py mpii_cooking2" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "results").exists()
-
-
-def test_a_plan_estimates_the_runs_that_are_not_finished(tmp_path, capsys):
-    table, profile = table_of(1), profile_of("mini")
-    planner = Planner(output=str(tmp_path))
-    chosen = [c for c in cells(table, profile) if c.run and matches(c, table, ["x3d", "hmdb51"])]
-    runs, tests = plan_cells(chosen, planner, [0])
-    assert (len(runs), len(tests)) == (6, 0)
-    for run in runs[:2]:
-        finish(run, top1=70)
-    estimates.print_plan(runs, tests, profile, tmp_path, {})
-    said = capsys.readouterr().out
-    assert "6 runs: 2 finished, 0 half done, 4 not run" in said
-    assert "no estimate for x3d_xs" in said
-    result = json.loads((runs[1].folder / "result.json").read_text())
-    result["clips"]["train"] = {"present": 1600}
-    session = {"step": 0, "processes": 1, "device": "CPU", "threads": 1, "torch": "2"}
-    elsewhere = {"seconds": 3600, "sessions": [session | {"device": "NVIDIA V100"}]}
-    (runs[1].folder / "result.json").write_text(json.dumps(result | elsewhere))
-    assert not set(estimates.measured_rates(tmp_path)) & {estimates._speed_here(run) for run in runs}
-    (runs[1].folder / "result.json").write_text(
-        json.dumps(result | {"seconds": 3600, "sessions": [session], "finished": "2026-11-02 10:00:00"})
-    )
-    estimates.print_plan(runs, tests, profile, tmp_path, estimates.measured_rates(tmp_path), renew="make x")
-    said = capsys.readouterr().out
-    assert "about 4.0 device-hours on CPU, 1 threads" in said
-    assert f"measured on CPU, 1 threads, 2026-11-02, {runs[1].folder}" in said
-    assert "make x measures this anew" in said
-    assert "timing" not in said
-
-
-def test_a_plan_times_nothing_and_make_timing_does(tmp_path, capsys, monkeypatch):
-    table, profile = table_of(1), profile_of("mini")
-    planner = Planner(output=str(tmp_path))
-    chosen = [c for c in cells(table, profile) if c.run and matches(c, table, ["c2d", "mpii"])]
-    runs, tests = plan_cells(chosen, planner, [0])
-    estimates.print_plan(runs, tests, profile, tmp_path, estimates.measured_rates(tmp_path), renew="make x")
-    said = capsys.readouterr().out
-    assert "timing c2d" not in said
-    assert re.search(
-        r"no estimate for c2d: nothing was measured with them on CPU, \d+ thread.*make x measures", said
-    )
-    assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(timing, "MIN_CPU_SHARE", 0.0)  # other tests may run beside this one
-    assert estimates.time_rates(runs, tmp_path)
-    assert "timing c2d: a few steps of 2 clips on CPU" in capsys.readouterr().out
-    (rate,) = (rates := estimates.measured_rates(tmp_path)).values()
-    assert 0 < rate.test < rate.train
-    estimates.print_plan(runs, tests, profile, tmp_path, rates)
-    said = capsys.readouterr().out
-    seconds = sum(
-        rate.train * run.config.dataset.train * run.config.trainer.epochs + rate.test * 300 for run in runs
-    )
-    assert f"to do: about {seconds / 3600:.1f} device-hours on CPU" in said
-    assert re.search(
-        rf"c2d: {len(runs)} runs, about .* \(measured on CPU, \d+ threads, \d{{4}}-\d\d-\d\d, a few", said
-    )
-    (file,) = (tmp_path / "rates").iterdir()
-    before = json.loads(file.read_text())
-    file.write_text(json.dumps({key: value for key, value in before.items() if key != "date"}))
-    assert not estimates.measured_rates(tmp_path)  # as a version that kept disturbed timings wrote them
-    assert "does not say when" in capsys.readouterr().err
-    file.write_text(json.dumps(before | {"date": "2001-01-01 00:00:00"}))
-    assert estimates.time_rates(runs, tmp_path)  # replaces the file
-    assert json.loads(file.read_text())["date"] > "2026"
-
-
-@pytest.mark.slow
-def test_disturbed_timings_are_not_kept(tmp_path, capsys, monkeypatch):
-    """A thread that sleeps in its forward pass uses wall time but no CPU time, like one that waits for a CPU."""
-    table, profile = table_of(1), profile_of("mini")
-    planner = Planner(output=str(tmp_path))
-    cell = next(c for c in cells(table, profile) if c.run and matches(c, table, ["c2d", "mpii"]))
-    runs, _ = plan_cells([cell], planner, [0])
-    from vmp.model import PromptedClassifier
-
-    real = PromptedClassifier.forward
-    monkeypatch.setattr(PromptedClassifier, "forward", lambda *args: time.sleep(0.3) or real(*args))
-    assert not estimates.time_rates(runs[-1:], tmp_path)
-    said = capsys.readouterr().out
-    assert "the timing was disturbed: in 8 of 8 rounds this process had a CPU for less than 85 %" in said
-    assert not list(tmp_path.rglob("*.json"))
-    monkeypatch.setattr(PromptedClassifier, "forward", real)
-    monkeypatch.setattr(timing, "MIN_CPU_SHARE", 1.1)
-    with pytest.raises(RunError, match="disturbed"):
-        timing.time_models([runs[-1].config], batch=2, rounds=2, device=torch.device("cpu"), report=print)
-
-
-def test_a_folder_with_another_run_is_an_error(tmp_path):
-    cell = next(c for c in cells(table_of(1), profile_of("mini")) if c.run)
-    planner = Planner(output=str(tmp_path))
-    run = planner.source(cell, 0)
-    finish(run, top1=70)
-    kept = yaml.safe_load((run.folder / "config.yaml").read_text())
-    kept["optim"]["lr"] = 7.0
-    (run.folder / "config.yaml").write_text(yaml.safe_dump(kept))
-    with pytest.raises(RunError, match=r"optim\.lr: 7\.0 ->"):
-        plan_cells([cell], planner, [0])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_two_cells_in_miniature_run_once(tmp_path):
-    """The second time, nothing is run again."""
-    words = [
-        "table=2",
-        "profile=mini",
-        "only=baseline top-1",
-        f"output={tmp_path}/out",
-        f"results={tmp_path}/results",
-    ]
-    words += [
-        f"data.root={tmp_path}/data",
-        "trainer.epochs=1",
-        "dataset.train=40",
-        "dataset.test=20",
-        "only=frozen",
-    ]
-    done = reproduce(*words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    text = (tmp_path / "results/table2.md").read_text(encoding="utf-8")
-    assert "cells were run" in text
-    assert "not run" in text
-    rows = list(csv.DictReader((tmp_path / "results/table2.csv").open(encoding="utf-8")))
-    run = [row for row in rows if row["ours"] != "not run"]
-    assert 2 <= len(run) < len(rows)
-    assert all(row["clips"] == "20" for row in run)
-    again = reproduce(*words)
-    assert again.returncode == 0
-    assert " 0 to do" in again.stdout
