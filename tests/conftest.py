@@ -1,5 +1,7 @@
 import os
+import runpy
 import signal
+import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # several test processes share the CPUs: torch's thread pools get in each other's way (four times slower here)
@@ -83,6 +85,24 @@ def hugging_face(tmp_path_factory):
     from weights_made import save_hugging_face
 
     return save_hugging_face(tmp_path_factory.mktemp("hf"))
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """script("predict", ...) runs a script of the repository in this process: its exit code, output and errors."""
+    from configs import ROOT
+
+    def call(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        folder, code = ROOT if name in ("train", "evaluate") else ROOT / "scripts", 0
+        try:
+            runpy.run_path(str(folder / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
 
 
 TITLE = ("fault", "tried", "survived", "differences")

@@ -77,6 +77,13 @@ def bright_or_dark(home: Path, *, train: int = 24, val: int = 9, frames: int = 1
     return home
 
 
+def without_validation(data: Path, home: Path) -> Path:
+    """A copy whose clips to validate on are to test on."""
+    shutil.copytree(data, home)
+    (home / "val.csv").rename(home / "test.csv")
+    return home
+
+
 def overrides_for(data: Path, out: Path, *overrides: str) -> list[str]:
     return [*QUICK, f"dataset.folder='{data}'", f"output='{out}'", *overrides]
 

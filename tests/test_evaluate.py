@@ -1,35 +1,22 @@
 """evaluate.py on other videos than the run's, and of weights that nothing here has trained."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from runs import QUICK
 
 from vmp.commands.convert import convert
-from vmp.commands.evaluate import main
 from vmp.runs.run import read_run
 
 SIZES = [word for word in QUICK if word.startswith(("backbone.width", "backbone.crop", "backbone.frames"))]
 
 
 @pytest.fixture
-def evaluate(monkeypatch, tmp_path, capsys):
+def evaluate(script, monkeypatch, tmp_path):
     """Run the command in an empty folder: its exit code, output and errors."""
-
-    def call(*words):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, words), "workers=0", "device=cpu"])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: script("evaluate", *words, "workers=0", "device=cpu")
 
 
 def listed(path: Path, data: Path, labels: list[str]) -> Path:

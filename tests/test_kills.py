@@ -307,7 +307,7 @@ def test_asked_to_stop_it_saves_and_the_same_command_continues(data, alone, tmp_
     assert done.returncode == code, done.stderr[-2000:]
     assert "The same command continues" in done.stderr
     assert "Traceback" not in done.stderr
-    assert start(data, tmp_path, *ONE).wait().returncode == 0
+    start(data, tmp_path, *ONE).succeed()
     assert not differences(alone, folder(tmp_path))
 
 

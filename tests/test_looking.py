@@ -4,16 +4,14 @@ import csv
 import json
 import math
 import os
-import runpy
 import shutil
-import sys
 
 import av
 import cv2
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, Running, folder, overrides_for
+from runs import Running, folder, overrides_for
 from weights_made import flax_i3d, save_flax
 
 import vmp
@@ -40,23 +38,6 @@ def home(data, tmp_path_factory):
     shutil.copytree(data, home / "data")
     Running(overrides_for(data, home / "out", "trainer.epochs=4", "trainer.views=2x1")).succeed()
     return home
-
-
-@pytest.fixture
-def script(monkeypatch, capsys):
-    """Run a script in this process: its exit code, output and errors."""
-
-    def call(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
 
 
 def video(path, count, size=(48, 64), **options):
@@ -213,7 +194,7 @@ def test_runs_with_patches_are_drawn_or_refused_with_a_reason(data, script, tmp_
         ),
     ):
         out = tmp_path / str(len(form))
-        assert Running(overrides_for(data, out, "trainer.epochs=1", *form)).wait().returncode == 0
+        Running(overrides_for(data, out, "trainer.epochs=1", *form)).succeed()
         run = next(out.rglob("result.json")).parent
         found = script("visualize", source, f"run={run}", "--stride", 1, "--out", tmp_path / "p.png")
         assert found[0] == code

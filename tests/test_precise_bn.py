@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from configs import composed
-from runs import Ranks, differences, folder, run, start
+from runs import Ranks, differences, folder, run, start, without_validation
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -131,9 +131,7 @@ def test_a_run_is_tested_with_them_and_trains_as_without(data, finished, tmp_pat
 @pytest.mark.slow
 def test_without_validation_a_killed_run_ends_with_the_same_bits(data, tmp_path):
     """Then they are recomputed once, before the test, and kept in a checkpoint of their own."""
-    home = tmp_path / "data"
-    shutil.copytree(data, home)
-    (home / "val.csv").rename(home / "test.csv")
+    home = without_validation(data, tmp_path / "data")
     options = ("trainer.epochs=2", "train.precise_bn=8", "trainer.save_steps=1", "trainer.keep_finished=all")
     start(home, tmp_path / "straight", *options).succeed()
     straight = folder(tmp_path / "straight")

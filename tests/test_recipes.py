@@ -1,6 +1,5 @@
 """Options that a recipe may add: what each does, and that a run with all of them on is as exact as one without."""
 
-import shutil
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -10,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from configs import composed, raw
-from runs import differences, folder, run, start, start_ranks, wait_for
+from runs import differences, folder, run, start, start_ranks, wait_for, without_validation
 from test_kills import progress, until_it_moves
 from torch import nn
 from tracked import tensorboard_events
@@ -249,9 +248,7 @@ def test_patience_without_validation_and_odd_micro_batches_are_refused(data, tmp
     done = run(data, tmp_path / "a", "augment.mixup=0.8", "trainer.micro_batch=1")
     assert done.returncode == 2
     assert "mix the clips of a micro-batch in pairs" in done.stderr
-    home = tmp_path / "data"
-    shutil.copytree(data, home)
-    (home / "val.csv").rename(home / "test.csv")
+    home = without_validation(data, tmp_path / "data")
     done = run(home, tmp_path / "b", "train.patience=3")
     assert done.returncode == 2
     assert "train.patience = 3: the dataset has no validation split" in done.stderr

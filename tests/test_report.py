@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -384,9 +383,9 @@ def test_a_folder_without_runs_is_one_error_message(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_come_first_and_shipped_tables_only_on_request(made, tmp_path, monkeypatch, capsys):
+def test_runs_come_first_and_shipped_tables_only_on_request(made, tmp_path, script):
     home, *_ = made
-    out, script = home / "outputs", str(ROOT / "scripts" / "report.py")
+    out = home / "outputs"
     text = made[2].read_text(encoding="utf-8")
     assert text.index('id="runs"') < text.index('id="worst"') < text.index('id="tables"')
     page = tmp_path / "page.html"
@@ -397,25 +396,21 @@ def test_runs_come_first_and_shipped_tables_only_on_request(made, tmp_path, monk
             len(list((ROOT / "docs/results/mini").glob("table*.csv"))),
         ),
     ):
-        monkeypatch.setattr(sys, "argv", [script, str(out), "--out", str(page), "--clips", "0", *words])
-        runpy.run_path(script)["main"]()
-        assert f"6 runs, {tables} tables" in capsys.readouterr().out
+        code, said, _ = script("report", out, "--out", page, "--clips", 0, *words)
+        assert (code, f"6 runs, {tables} tables" in said) == (0, True)
     shutil.copytree(home / "tables" / "mini", out / "results")
     try:
-        monkeypatch.setattr(sys, "argv", [script, str(out), "--out", str(page), "--clips", "0"])
-        runpy.run_path(script)["main"]()
+        _, said, _ = script("report", out, "--out", page, "--clips", 0)
     finally:
         shutil.rmtree(out / "results")
-    assert "6 runs, 2 tables" in capsys.readouterr().out  # the user's
+    assert "6 runs, 2 tables" in said  # the user's
 
 
-def test_the_command(made, tmp_path, monkeypatch, capsys):
+def test_the_command(made, tmp_path, script):
     out = tmp_path / "page.html"
-    words = ["report.py", str(made[0] / "outputs"), "--out", str(out), "--clips", "0", "--tables"]
-    monkeypatch.setattr(sys, "argv", words)
-    runpy.run_path(str(ROOT / "scripts" / "report.py"))["main"]()
-    assert out.is_file()
-    assert "5 finished of 6 runs, 0 tables, 0 pictures" in capsys.readouterr().out
+    code, said, _ = script("report", made[0] / "outputs", "--out", out, "--clips", 0, "--tables")
+    assert (code, out.is_file()) == (0, True)
+    assert "5 finished of 6 runs, 0 tables, 0 pictures" in said
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------

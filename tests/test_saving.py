@@ -1,14 +1,13 @@
 """Checkpoints written by a thread: what they hold, which files they share, and what happens when they fail."""
 
 import copy
-import shutil
 import signal
 import threading
 from pathlib import Path
 
 import pytest
 import torch
-from runs import Running, differences, folder, overrides_for, start, wait_for
+from runs import Running, differences, folder, overrides_for, start, wait_for, without_validation
 
 from vmp.engine import checkpoint
 from vmp.engine.plan import TrainingState
@@ -162,16 +161,14 @@ def test_on_a_slow_disk_training_goes_on_and_a_run_that_is_stopped_waits(data, s
     newest = checkpoint.newest(where / "checkpoints")
     assert newest is not None
     assert newest.state["progress"]["step"] == trained() >= 6
-    assert start(data, tmp_path).wait().returncode == 0
+    start(data, tmp_path).succeed()
     assert not differences(straight, where)
 
 
 @pytest.mark.slow
 def test_without_validation_a_run_saves_within_epochs_by_time(data, tmp_path):
     """With one split for the test only: by the clock after every step, also if nothing else asks for it."""
-    home = tmp_path / "data"
-    shutil.copytree(data, home)
-    (home / "val.csv").rename(home / "test.csv")
+    home = without_validation(data, tmp_path / "data")
     changes = (
         "trainer.epochs=1",
         "trainer.save_minutes=0.00001",

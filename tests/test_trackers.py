@@ -147,23 +147,6 @@ def test_tensorboard_has_the_result_and_the_pictures(tmp_path):
 # --- scripts -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def script(monkeypatch, capsys):
-    """Run a script as a command: its exit code and what it said."""
-
-    def call(name: str, *arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        code = 0
-        try:
-            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return call
-
-
 def test_the_dashboard_only_uses_metrics_and_keys_that_runs_log(tmp_path):
     """Each metric and config key of the workspace is one that a run logs or describes itself with."""
 
@@ -204,9 +187,9 @@ def test_the_dashboard_only_uses_metrics_and_keys_that_runs_log(tmp_path):
 
 
 def test_the_dashboard_can_be_written_without_a_login_but_not_sent(tmp_path, script):
-    assert script("wandb_dashboard.py", "--json", str(tmp_path / "d.json"))[0] == 0
+    assert script("wandb_dashboard", "--json", tmp_path / "d.json")[0] == 0
     assert json.loads((tmp_path / "d.json").read_text())["displayName"] == "Slope and shift"
-    code, said = script("wandb_dashboard.py")
+    code, _, said = script("wandb_dashboard")
     assert code == 2
     assert "wandb login" in said
     assert "--json" in said
@@ -239,20 +222,20 @@ def test_a_second_upload_adds_what_the_server_lacks(tmp_path, server, script):
     for n in (8, len(rows)):
         if n > 8:
             run_session(config, rows, keep=8)
-        code, said = script("upload_wandb.py", str(config.folder))
-        assert code == 0, said
+        code, said, errors = script("upload_wandb", config.folder)
+        assert code == 0, errors
         (run_id,) = server.runs
         assert f"/runs/{run_id}" in said
         assert [plain(row) for row in server.history[run_id]] == [logged(row) for row in rows[:n]]
 
 
 def test_upload_explains_what_is_wrong(tmp_path, script):
-    code, said = script("upload_wandb.py", str(tmp_path))
+    code, _, said = script("upload_wandb", tmp_path)
     assert code == 2
     assert "no run there" in said
     config = config_for(tmp_path)
     run_session(config, rows_until(1))
-    code, said = script("upload_wandb.py", str(config.folder))
+    code, _, said = script("upload_wandb", config.folder)
     assert code == 2
     assert "wandb login" in said
     assert "--offline" in said

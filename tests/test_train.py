@@ -270,7 +270,7 @@ def test_two_processes_learn_as_one(data, straight, tmp_path):
     predictions = list(csv.DictReader((folder(tmp_path) / "predictions.csv").open()))
     assert sorted(row["id"] for row in predictions) == sorted(f"val/{i}" for i in range(9))
     where = folder(tmp_path)  # the checkpoint gives the run's own numbers: every rank tested the same weights
-    assert Running([f"run='{where}'", "split=val", "workers=0"], script="evaluate.py").wait().returncode == 0
+    Running([f"run='{where}'", "split=val", "workers=0"], script="evaluate.py").succeed()
     alone = {
         row["id"]: row for row in csv.DictReader((where / "evaluations/val_last_1x1/predictions.csv").open())
     }
