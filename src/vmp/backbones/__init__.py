@@ -68,26 +68,15 @@ class Spec:
 _CNN = Spec(frames=8, stride=8, crop=224, jitter=(256, 320), test_side=256, test_crop=256, views=(10, 3))
 _SMALL = replace(_CNN, crop=160, jitter=(182, 228), test_side=182, test_crop=182)
 # one clip, three crops of 224, logits summed (TimeSformer's code)
-_VIT = Spec(
-    frames=8,
-    stride=32,
-    spacing="span",
-    crop=224,
-    jitter=(256, 320),
-    test_side=224,
-    test_crop=224,
-    views=(1, 3),
-    reduce="logits",
-)
+_VIT = replace(_CNN, stride=32, spacing="span", test_side=224, test_crop=224, views=(1, 3), reduce="logits")
 # a random crop of 224 of a short side of 256, 25 frames per second, in [-1, 1]; tested on the centre crop and the whole
 # video, here in four clips: 10 s (Carreira and Zisserman 2017, Sec. 3)
-_INCEPTION = Spec(
+_INCEPTION = replace(
+    _CNN,
     frames=64,
     stride=1,
     fps=25.0,
-    crop=224,
     jitter=(256, 256),
-    test_side=256,
     test_crop=224,
     views=(4, 1),
     reduce="logits",
