@@ -45,7 +45,13 @@ def test_auto_takes_what_the_device_multiplies(capability, deterministic, expect
     ("amx", "backbone", "crop", "expected", "why"),
     [
         (False, "i3d", 224, "none", "a CPU"),
-        (True, "i3d", 224, "bf16", "times as fast as float32 for i3d, 2.5 times with trainer.channels_last=true"),
+        (
+            True,
+            "i3d",
+            224,
+            "bf16",
+            "times as fast as float32 for i3d, 2.5 times with trainer.channels_last=true",
+        ),
         (True, "timesformer", 224, "bf16", "for timesformer"),
         (True, "x3d", 224, "none", "not measured to be faster"),
         (True, "i3d", 28, "none", "not measured to be faster"),  # the miniature
