@@ -154,12 +154,15 @@ def deterministic(folder: Path, toy: bool, save: Save) -> None:
 
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
-    chosen = precision.choose_for(torch.device(device_type()), deterministic=True)
-    switches = [f"trainer.{key}={str(getattr(chosen, key)).lower()}" for key in precision.KEYS]
+    device = torch.device(device_type())
 
     def digest(backbone: str) -> str:
         small = TOY[backbone] if toy else ("backbone.crop=112",)
-        config = compose([f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *switches, *small])
+        words = [f"backbone={backbone}", "backbone.weights=none", "vmp.lambda=1", *small]
+        own = compose(words).backbone
+        chosen = precision.choose_for(device, deterministic=True, backbone=own.name, crop=own.spec.crop)
+        switches = [f"trainer.{key}={str(getattr(chosen, key)).lower()}" for key in precision.KEYS]
+        config = compose([*words, *switches])
         model = build_model(config, CLASSES)
         update = make_update(config, Variant(), 2, [], model=model)
         torch.manual_seed(0)
