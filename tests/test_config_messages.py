@@ -39,7 +39,23 @@ from vmp.overrides import hydra_arguments
         (["vmp=maxexp", "vmp.exponent=0.5"], "at least 1 for maxexp"),
         (["dataset.camera=still"], "dataset.camera = 'still': must be 'static', 'moving' or 'both'"),
         (["dataset.train=0"], "dataset.train = 0"),
-        (["dataset=list"], "dataset.root: must be given"),
+        (
+            ["dataset=list"],
+            "dataset.root: must be given: the folder that the paths in the lists are relative to, as in "
+            "dataset.root=videos\n"
+            "dataset.train: must be given: the list of the training clips.*dataset.train=train.csv\n"
+            "dataset.val: must be given",
+        ),
+        (["dataset=folders"], "dataset.root: must be given: the folder that holds one folder per class"),
+        (["dataset=manifest"], "dataset.folder: must be given: a folder of manifests"),
+        (["dataset=custom"], "dataset.target: must be given: your function"),
+        (["vmp=custom"], "vmp.target: must be given: your class"),
+        (["backbone=custom"], "backbone.target: must be given: your class or function"),
+        (["trainer.clips=???"], "trainer.clips: must be given: a value, as in trainer.clips=..."),
+        (
+            ["dataset=folders", "dataset.root=.", "dataset.ratio=[0.8,0.2]"],
+            "dataset.ratio: has too few entries; number 3 is missing",
+        ),
         (
             ["+backbone.size=m"],
             "backbone.size: the backbone that was chosen has no such key; .*x3d or timesformer",
@@ -141,7 +157,7 @@ def test_hydras_own_errors_are_explained(override, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "run: must be given"),
+        ([], "run: must be given: the folder of a run, which train.py prints, as in run=outputs/.../seed0"),
         (["rn=x"], "rn: no such key; did you mean run?"),
         (["run=x", "trainer.views=10x3"], "trainer.views: no such key; did you mean views?"),
         (["run=x", "epochs=3"], "there are checkpoint, degrade, device, folder, "),

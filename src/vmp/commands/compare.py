@@ -143,7 +143,7 @@ def show(found: dict[str, Any], *, most: int) -> None:
             escape(c["name"]), str(c["clips"]), f"{c['a']:.1f}", f"{c['b']:.1f}", f"{c['change']:+.1f}"
         )
     console.print()
-    console.print(table if gains or losses else "[bold]classes[/bold]  none changes")
+    console.print(table if gains or losses else "[bold]classes[/bold]  the accuracy of none changes")
     if found["scalars"]:
         console.print("\n[bold]learned scalars[/bold]")
     for name, values in found["scalars"].items():
@@ -160,7 +160,8 @@ def show(found: dict[str, Any], *, most: int) -> None:
 
 
 def verdict(p: float) -> str:
-    odds = f"Of 100 pairs of equally good models, {100 * p:.2g} would differ at least as much"
+    share = f"{100 * p:.2g}" if p < 0.995 else "100"  # which .2g writes as 1e+02
+    odds = f"Of 100 pairs of equally good models, {share} would differ at least as much"
     if p < 0.05:
         return f"{odds}. These two runs differ; whether their settings do takes more seeds to tell."
     return f"{odds}, so chance may explain the difference."

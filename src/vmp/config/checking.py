@@ -26,6 +26,17 @@ _MESSAGES = {  # pydantic's types of errors -> what is said instead of pydantic'
     "float_type": "must be a number",
     "string_type": "must be text",
 }
+_TO_GIVE = {  # keys without a default -> what they name, and an example; of a kind of the section before the others
+    "dataset.list.root": ("the folder that the paths in the lists are relative to", "videos"),
+    "dataset.folders.root": ("the folder that holds one folder per class", "videos"),
+    "dataset.train": ("the list of the training clips, with lines `path,label`", "train.csv"),
+    "dataset.val": ("the list of the validation clips, with lines `path,label`", "val.csv"),
+    "dataset.folder": ("a folder of manifests, with classes.txt and train.csv", "data/mine"),
+    "dataset.target": ("your function that yields the clips (docs/extending.md)", "my_project.data.rows"),
+    "backbone.target": ("your class or function (docs/extending.md)", "torchvision.models.video.r3d_18"),
+    "vmp.target": ("your class (docs/extending.md)", "my_project.norms.Gaussian"),
+    "run": ("the folder of a run, which train.py prints", "outputs/.../seed0"),
+}
 
 
 def check(raw: Mapping[str, Any]) -> Config:
@@ -81,15 +92,19 @@ def _validate(model: type[_Model], raw: Mapping[str, Any], command: str) -> _Mod
 def _describe(fault: Any, command: str) -> str:
     """One of pydantic's errors as `key = value: what is allowed`."""
     path = [str(part) for part in fault["loc"]]
+    in_full = ".".join(path)
     if command == "train" and len(path) > 1 and kind_key(path[0]):
         del path[1]  # the kind, which pydantic counts as a part of the path
     key, shown, kind = ".".join(path), fault["input"], fault["type"]
     if kind == "extra_forbidden":
         return no_such_key(key, command)
+    if kind == "missing" and path[-1].isdigit():
+        return f"{'.'.join(path[:-1])}: has too few entries; number {int(path[-1]) + 1} is missing"
     if kind == "missing":
         return f"{key}: missing"
     if kind == "absent":
-        return f"{key}: must be given, as in {key}=..."
+        what, example = _TO_GIVE.get(in_full) or _TO_GIVE.get(key, ("a value", "..."))
+        return f"{key}: must be given: {what}, as in {key}={example}"
     if isinstance(shown, float) and not math.isfinite(shown):
         return f"{key} = {shown}: must be a finite number"
     if kind in ("union_tag_invalid", "union_tag_not_found"):

@@ -9,7 +9,9 @@ Notable here:
   orientations, the same as FFmpeg's autorotation.
 """
 
+import codecs
 import os
+import re
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,39 @@ from vmp.errors import VideoReadError
 
 
 def open_video(path: str | os.PathLike[str]) -> Any:
-    """An av.container.InputContainer; close it. Raises av.FFmpegError or OSError."""
+    """An av.container.InputContainer; close it.
+
+    Raises:
+        VideoReadError: the contents are not those of a video. av.FFmpegError, OSError: it cannot be opened.
+    """
     import av
 
     end = _padded_from(path)
     name = os.path.abspath(path)
-    return av.open(f"subfile,,start,0,end,{end},,:{name}" if end else name, metadata_errors="replace")
+    try:
+        return av.open(f"subfile,,start,0,end,{end},,:{name}" if end else name, metadata_errors="replace")
+    except av.error.InvalidDataError:
+        raise VideoReadError(path, _why_no_video(path)) from None
+
+
+def _why_no_video(path: str | os.PathLike[str]) -> str:
+    """What is wrong with a file in which FFmpeg recognises no video, by its first bytes."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    if _is_text(head):
+        return "a text file, not a video"
+    if head[4:8] in (b"ftyp", b"moov", b"mdat"):
+        return "an MP4 or MOV without a readable index (moov), as an interrupted recording or copy leaves it"
+    return "FFmpeg recognises no video in it: it is another kind of file, or damaged at its start"
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of UTF-8 text; a character may be cut off at the end."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return not re.search(r"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]", text)
 
 
 def _padded_from(path: str | os.PathLike[str]) -> int:
@@ -158,9 +187,13 @@ def _mirror_axis(path: str, size: int, changed: int) -> int | None:
     import av
 
     try:
-        with open_video(path) as container:
+        container = open_video(path)
+    except (av.FFmpegError, VideoReadError):  # the reader may be able to open it
+        return None
+    try:
+        with container:
             frame = next(container.decode(video_stream(container, path)), None)
             mirrored, turns = (False, 0) if frame is None else orientation(frame)
-    except av.FFmpegError:  # the reader may be able to open it
+    except av.FFmpegError:
         return None
     return turns % 2 if mirrored else None

@@ -5,7 +5,8 @@ Notable here:
 - a child that dies, or makes no progress, is replaced, and its job ends with a `Lost`. What counts is not
   how long a job takes but how long no step of it is finished: jobs call `step`, and a step may use `timeout` seconds of
   CPU time, or of sleep. Time spent waiting for a CPU that others use does not count;
-- children are spawned, ignore Ctrl-C, which the parent handles, and end when their parent does.
+- children are spawned, ignore Ctrl-C, which the parent handles, and end when their parent does;
+- they do not import the parent's main module: a user's script without `if __name__ == "__main__"` would run again.
 """
 
 import contextlib
@@ -13,10 +14,12 @@ import multiprocessing as mp
 import os
 import signal
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, TypedDict, TypeVar
 
 from vmp.machine import cpus, end_with_parent
@@ -122,6 +125,17 @@ def in_children(
             child.stop()
 
 
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Show multiprocessing an empty main module, which it does not have a spawned process import."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class _Child:
     """One process and the pipe to it."""
 
@@ -135,7 +149,8 @@ class _Child:
         self.reports, report = context.Pipe(duplex=False)
         os.set_blocking(self.reports.fileno(), False)
         self.process = context.Process(target=_serve, args=(far, report, self.work), daemon=True)
-        self.process.start()
+        with _without_main():
+            self.process.start()
         far.close()
         report.close()
         self.ready, self.needs = False, 0.0
