@@ -1,6 +1,7 @@
 """Readers against frames that say their own number, on the files that break readers."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -222,6 +223,23 @@ def test_pictures_and_other_files_under_a_video_s_name_are_refused(tmp_path):
     for number, (what, content) in enumerate(OTHERS.items()):
         (tmp_path / f"{number}.mp4").write_bytes(content)
         assert what in measure(tmp_path / f"{number}.mp4").reason
+
+
+def test_files_in_which_there_is_no_video_are_named_for_what_they_are(tmp_path):
+    """By their contents, when measured and when read; nothing of FFmpeg's error numbers."""
+    videos.numbered_video(tmp_path / "whole.mp4", 30)
+    whole = (tmp_path / "whole.mp4").read_bytes()
+    for name, content, what in (
+        ("readme.md", "# Vidéos\n\nEin Satz.\n".encode(), "a text file, not a video"),
+        ("text.mp4", b"path,label\n" * 1000, "a text file, not a video"),
+        ("cut.mp4", whole[: len(whole) // 3], "without a readable index (moov)"),
+        ("noise.mp4", np.random.default_rng(0).bytes(5000), "recognises no video in it"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        reason = measure(tmp_path / name).reason
+        assert what in reason
+        with pytest.raises(VideoReadError, match=re.escape(f"{tmp_path / name}: {reason}")):
+            read_frames(tmp_path / name, [0])
 
 
 def test_a_codec_without_a_decoder_is_named(folder, tmp_path):

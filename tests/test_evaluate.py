@@ -1,6 +1,9 @@
 """evaluate.py on other videos than the run's, and of weights that nothing here has trained."""
 
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,28 @@ def test_a_run_on_a_list_of_other_videos(evaluate, finished, data, tmp_path):
     assert "'dim'" in errors
     code, _, errors = evaluate(f"run={finished}", f"list={tmp_path / 'gone.csv'}")
     assert (code, "gone.csv: not found" in errors) == (2, True)
+
+
+def test_relative_paths_of_a_run_from_another_folder(evaluate, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run", copy_function=os.link)
+    config = (finished / "config.yaml").read_text()
+    (tmp_path / "run/config.yaml").unlink()
+    own = "{kind: folders, name: mine, root: mine, csv: null, ratio: [0.8, 0.2, 0], folds: null, fold: null, "
+    own += "seed: 0, fps: null, flip: 0.5}"
+    changed = re.sub(r"(?m)^dataset:\n(  .*\n)+", f"dataset: {own}\n", config)
+    (tmp_path / "run/config.yaml").write_text(changed)
+    code, _, errors = evaluate(f"run={tmp_path / 'run'}")
+    assert code == 2
+    assert (
+        f"its dataset.root = mine is relative to the folder in which the run was trained, and not in {tmp_path}"
+        in errors
+    )
+    assert "root=FOLDER" in errors
+
+
+def test_more_loader_processes_than_memory_holds_are_refused(script, finished):
+    code, _, errors = script("evaluate", f"run={finished}", "workers=10000")
+    assert (code, "workers = 10000: each is a process" in errors) == (2, True)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import videos
 
 from vmp.data.manifest import read_manifest
-from vmp.errors import ManifestError
+from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.list_format import read_list
 from vmp.prepare.lists import make_list
 from vmp.prepare.videos import Locator
@@ -223,6 +223,44 @@ def test_the_official_csv_of_kinetics(root, id, meant):
 def test_paths_that_are_refused(root, written, message):
     with pytest.raises(ValueError, match=message):
         located(root, f"{written.format(root=root)} 0")
+
+
+def make_small(tmp_path: Path, val: str) -> None:
+    """Lists of three videos, of which b.mp4 is a copy of a.mp4 and c.mp4 has another size."""
+    home = tmp_path / "v"
+    home.mkdir()
+    videos.numbered_video(home / "a.mp4", 9)
+    (home / "b.mp4").write_bytes((home / "a.mp4").read_bytes())
+    videos.numbered_video(home / "c.mp4", 12)
+    (tmp_path / "train.csv").write_text("path,label\na.mp4,kick\nc.mp4,wave\n")
+    (tmp_path / "val.csv").write_text(f"path,label\n{val}\n")
+    lists = {split: tmp_path / f"{split}.csv" for split in ("train", "val")}
+    make_list(tmp_path / "out", videos=home, lists=lists, workers=1)
+
+
+def test_copies_on_two_sides_are_named(tmp_path, capsys):
+    make_small(tmp_path, "b.mp4,kick")
+    said = capsys.readouterr().out
+    assert "warning: 1 clip(s) are copies, byte for byte, of files of another split:" in said
+    assert f"{tmp_path}/val.csv:2: b.mp4 of val is a.mp4 of train\n" in said
+
+
+def test_classes_that_are_not_tested_are_named(tmp_path, capsys):
+    make_small(tmp_path, "b.mp4,kick")
+    assert "1 of 2 classes have no clip in val: 'wave'\n" in capsys.readouterr().out
+
+
+def test_a_folder_instead_of_a_list(tmp_path):
+    with pytest.raises(ConfigError, match=r"dataset.train = .*: a folder; name the list in it"):
+        make_list(tmp_path / "out", videos=tmp_path, lists={"train": tmp_path, "val": tmp_path})
+
+
+def test_times_that_are_no_numbers(tmp_path):
+    (tmp_path / "list.csv").write_text("path;label;start;end\na.mp4;x;0,5;1\nb.mp4;x;0:01;0:02\n")
+    with pytest.raises(
+        ManifestError, match=r"start '0,5' is not a number of seconds from 0 up, such as 90 or 1.5"
+    ):
+        read_list(tmp_path / "list.csv")
 
 
 @pytest.mark.slow

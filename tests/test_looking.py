@@ -5,12 +5,15 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 
 import av
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import Running, folder, overrides_for
 from weights_made import flax_i3d, save_flax
 
@@ -238,6 +241,7 @@ def test_a_video_is_drawn_with_the_layer_of_a_run(home, script, tmp_path):
         (9, (48, 64), ("--slope", 60), "at most 50"),
         (9, (48, 64), ("--shift", -0.7), "between -0.6 and 0.6"),
         (9, (48, 64), ("--stride", 0), "--stride 0: must be at least 1"),
+        (9, (48, 64), ("--out", "o.avi"), "--out o.avi: must end in .mp4, .png or .gif"),
         (3, (2, 2), (), None),
         (3, (16, 400), (), None),
     ],
@@ -245,7 +249,7 @@ def test_a_video_is_drawn_with_the_layer_of_a_run(home, script, tmp_path):
 def test_unusual_videos_and_wrong_options(script, tmp_path, count, size, arguments, error):
     source = video(tmp_path / "odd.mp4", count, size)
     code, said, errors = script(
-        "visualize", source, "--stride", 1, *arguments, "--columns", 2, "--out", tmp_path / "o.png"
+        "visualize", source, "--stride", 1, "--columns", 2, "--out", tmp_path / "o.png", *arguments
     )
     if error is None:
         assert (code, errors) == (0, "")
@@ -327,10 +331,37 @@ def test_a_folder_with_a_bad_video_among_good_ones(home, script, tmp_path):
         ((tmp_path / "gone.mp4", f"run={run}"), "not found"),
         ((tmp_path / "good.mp4", f"run={tmp_path}"), "no run there"),
         ((tmp_path / "good.mp4", f"run={run}", "--views", "ten"), "TEMPORALxSPATIAL"),
+        ((tmp_path / "good.mp4", f"run={run}", "--top", 0), "--top 0: must be at least 1"),
+        ((tmp_path / "good.mp4", f"run={run}", "--fps", -1), "--fps -1: must be at least 0"),
+        ((tmp_path / "good.mp4", f"run={run}", "--csv", tmp_path), "cannot be written (a folder)"),
+        ((tmp_path / "good.mp4", f"run={run}", "--csv", "/proc/1/x/y.csv"), "cannot be written"),
     ):
         code, _, errors = script("predict", *arguments)
         assert code == 2
         assert error in errors
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv, by which root gives up its access")
+def test_a_folder_that_may_not_be_read_is_an_error_and_not_left_out(tmp_path):
+    video(tmp_path / "a/open.mp4", 9)
+    video(tmp_path / "b/closed.mp4", 9)
+    (tmp_path / "b").chmod(0)
+    code = "import sys; from vmp.commands.predict import find_videos; find_videos(sys.argv[1:])"
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    done = subprocess.run([*drop, sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    (tmp_path / "b").chmod(0o700)
+    assert f"UserError: {tmp_path / 'b'}: may not be read (permission denied)" in done.stderr.replace(
+        "vmp.errors.", ""
+    )
+
+
+def test_a_frame_folder_without_a_rate_is_said_to_have_none(home, script, tmp_path):
+    (tmp_path / "clip").mkdir()
+    for n in range(9):
+        Image.fromarray(np.full((48, 64, 3), 20 * n, np.uint8)).save(tmp_path / f"clip/img_{n:05}.png")
+    code, said, errors = script("predict", tmp_path / "clip", f"run={folder(home / 'out')}")
+    assert (code, errors) == (0, "")
+    assert "9 frames at an unknown rate, " in said
 
 
 # --- published weights ---------------------------------------------------------------------------------------------
@@ -498,6 +529,15 @@ def test_two_runs_are_compared_clip_by_clip(home, script, tmp_path):
     assert code == 0
     assert "seed: 0 -> 1" in said
     assert "McNemar" in said
+
+
+def test_runs_that_agree_on_every_clip(home, script, tmp_path):
+    """In words and plain numbers: chance gives such a difference in 100 of 100 pairs, not 1e+02."""
+    shutil.copytree(folder(home / "out"), tmp_path / "other")
+    code, said, _ = script("compare", folder(home / "out"), tmp_path / "other")
+    assert code == 0
+    assert "Of 100 pairs of equally good models, 100 would differ at least as much" in said
+    assert "the accuracy of none changes" in said
 
 
 def test_runs_that_cannot_be_compared_are_an_error(home, script, tmp_path):

@@ -133,6 +133,15 @@ def test_the_same_command_says_it_is_finished_and_another_config_is_refused(data
     assert (straight / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_finished_run_of_other_videos_says_where_its_own_were(data, straight, tmp_path):
+    """The folder's name does not depend on dataset.folder, so the accuracy may be that of another dataset."""
+    done = run(tmp_path, straight.parents[3])
+    assert (done.returncode, "is finished" in done.stdout) == (0, True)
+    assert f"It was trained with dataset.folder = {data}. " in done.stdout
+    assert "dataset.name=WORD" in done.stdout
+    assert "It was trained with" not in run(data, straight.parents[3]).stdout
+
+
 def contents(where: Path) -> dict[str, dict[str, object]]:
     """Of each checkpoint: what it holds beside the weights."""
     return {path.name: checkpoint.load(path).state for path in sorted((where / "checkpoints").iterdir())}
@@ -361,6 +370,7 @@ def test_two_runs_in_one_folder(data, tmp_path):
         (["train.batch_norm=sync", "trainer.device=cpu"], "works on CUDA devices only"),
         (["dataset.train=16"], "trainer.batch_size = 32: dataset.train has 16 usable clips"),
         (["output={home}/file/out"], "choose another with output=FOLDER"),
+        (["trainer.workers=10000"], "trainer.workers = 10000: each is a process"),
     ],
 )
 def test_what_cannot_run_is_told_before_any_video_is_made(tmp_path, overrides, said):

@@ -107,6 +107,18 @@ def test_what_cannot_be_asked_is_an_error(trained, finished, files, tmp_path):
             call()
 
 
+def test_a_script_without_a_main_guard_predicts(finished, files, tmp_path):
+    """As docs/python.md shows it: the processes that measure a video do not run the script again."""
+    script = tmp_path / "mine.py"
+    script.write_text(
+        f"print('begins')\nimport vmp\nmodel = vmp.load({str(finished)!r}, device='cpu')\n"
+        f"print(model.predict({str(files[0])!r}).label)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"begins\n(brighter|darker)\n", done.stdout)
+
+
 @pytest.mark.slow
 def test_the_table_has_a_row_per_video(finished, files, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad.mp4").write_text("no video")

@@ -16,6 +16,7 @@ from vmp.data.manifest import Manifest, read_manifest, write_classes
 from vmp.data.present import Present, digest
 from vmp.errors import ConfigError
 from vmp.machine import device_name
+from vmp.preflight import check_workers
 from vmp.provenance import provenance
 from vmp.ranks import read_rank
 from vmp.runs.folder import check_same_data, load_config
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 def evaluate(cfg: DictConfig) -> None:
     """Test a run again and write FOLDER/evaluations/...; the run itself stays as it is."""
     options = check_evaluate(OmegaConf.to_container(cfg, resolve=True))
+    check_workers(options.workers, "workers")
     if options.trust:
         trust(*options.trust.split(","))
     folder = Path(options.run)
@@ -40,6 +42,7 @@ def evaluate(cfg: DictConfig) -> None:
     if options.list:
         split = _listed(config, options, read_run(folder).classes)
     else:
+        _check_paths(config, folder)
         split = _chosen(config, find_splits(config), options)
         check_same_data(folder, {split.name: digest(split.manifest, split.present)})
     split = _only(split, options)
@@ -69,6 +72,7 @@ def evaluate_published(config: Config, options: Evaluate) -> None:
     from vmp.engine import dist
     from vmp.runs.open import open_published
 
+    check_workers(options.workers, "workers")
     for key in ("checkpoint", "folder", *(() if options.list else ("root",))):
         if value := getattr(options, key):
             own = "published weights have none" if key == "checkpoint" else f"use dataset.{key}={value}"
@@ -181,6 +185,18 @@ def _listed(config: Config, options: Evaluate, classes: Sequence[str]) -> Split:
     # two lists may have one name, as test.csv; make_list names its folder by a digest of what the list says
     name = "-".join(("list", re.sub(r"[^\w.+-]+", "-", file.stem), folder.name))
     return find_split(config, name, read_manifest(folder / f"{options.split}.csv", root=videos))
+
+
+def _check_paths(config: Config, folder: Path) -> None:
+    """Raise ConfigError where a run was trained with relative paths that lead nowhere from the working folder."""
+    for key in ("root", "csv", "train", "val", "test", "classes"):
+        path = getattr(config.dataset, key, None)
+        if isinstance(path, str) and not Path(path).is_absolute() and not Path(path).exists():
+            other = ", or say where the videos are: root=FOLDER" if key == "root" else ""
+            raise ConfigError(
+                f"{folder}: its dataset.{key} = {path} is relative to the folder in which the run was trained, and not "
+                f"in {Path.cwd()}; start the command there{other}"
+            )
 
 
 def _only(split: Split, options: Evaluate) -> Split:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from vmp.build import make_backbone
 from vmp.config import Config, CustomBackbone, CustomPrompts, Prompts, TimeSformerConfig
 from vmp.errors import ConfigError, RunError
+from vmp.machine import cpus
 from vmp.prompts import build_prompts
 from vmp.ranks import read_rank
 from vmp.runs.folder import check_writable
@@ -22,6 +23,7 @@ from vmp.runs.folder import check_writable
 def check_machine(config: Config) -> None:
     """Raise UserError where this machine cannot run the config."""
     clips_per_process(config, read_rank().world)
+    check_workers(config.trainer.workers, "trainer.workers")
     check_writable(config.folder)
     if config.trainer.compile:
         _check_compiler(config.trainer.device)
@@ -91,6 +93,16 @@ def clips_per_process(config: Config, world: int) -> int:
             f"trainer.batch_size = {config.trainer.batch_size} cannot be divided among {world} processes"
         )
     return each
+
+
+def check_workers(workers: int | None, key: str) -> None:
+    """Raise ConfigError for so many loader processes that they exhaust the memory before they read a clip."""
+    most = max(16, 4 * cpus())
+    if workers is not None and workers > most:
+        raise ConfigError(
+            f"{key} = {workers}: each is a process, with its own copy of the libraries in memory, and this one may use "
+            f"{cpus()} CPU(s); use at most {most}, or null for as many as there are CPUs, up to 8"
+        )
 
 
 def _check_compiler(device: str) -> None:

@@ -29,7 +29,15 @@ from vmp.pathways import scalar_name
 from vmp.preflight import check_machine, check_stage, clips_per_process, explain_disk_errors, try_own_parts
 from vmp.ranks import read_rank
 from vmp.runs.attention import take_level
-from vmp.runs.folder import begun, check_same_data, check_same_run, checkpoints_of, run_folder, what_matters
+from vmp.runs.folder import (
+    begun,
+    check_same_data,
+    check_same_run,
+    checkpoints_of,
+    other_place,
+    run_folder,
+    what_matters,
+)
 from vmp.runs.records import METRICS_FILE, is_finished, write_records, write_result, write_weights
 from vmp.runs.score import (
     Split,
@@ -74,6 +82,8 @@ def train(cfg: DictConfig) -> None:
         if read_rank().first:
             print(f"{config.folder} is finished:")
             print_result(config.folder)
+            if place := other_place(config.folder, raw):
+                print(place)
             print(
                 "For another run change a setting, the seed or tag=WORD; to run it again, move the folder away."
             )

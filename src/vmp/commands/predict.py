@@ -10,6 +10,7 @@ protocol of the backbone, and through a reader that was measured to return exact
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -30,7 +31,7 @@ WHAT = "videos, frame folders, folders of these; run=FOLDER, or backbone=NAME we
 
 def main() -> int:
     parser = parser_of(__doc__)
-    parser.add_argument("what", nargs="+", help=WHAT)
+    parser.add_argument("what", nargs="+", metavar="VIDEO|KEY=VALUE", help=WHAT)
     parser.add_argument(
         "--views",
         help="test views, TEMPORALxSPATIAL such as 10x3 (default: as in the run's test, or as published)",
@@ -51,6 +52,12 @@ def main() -> int:
         help="write a table with one row per video: its best classes, or why it could not be read",
     )
     options = parser.parse_intermixed_args()
+    if options.top < 1:
+        raise UserError(f"--top {options.top}: must be at least 1")
+    if options.fps < 0:
+        raise UserError(f"--fps {options.fps:g}: must be at least 0")
+    if options.csv:
+        check_table(options.csv)
     source = model_source(options.what)
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # stdout gets only JSON
         videos = find_videos(source.rest)
@@ -85,9 +92,13 @@ def find_videos(words: list[str]) -> list[Path]:
         if not path.is_dir() or is_frame_folder(path):
             videos.append(path)
             continue
-        files = path.rglob("*")
+        files = [path, *path.rglob("*")]
+        if closed := [p for p in files if p.is_dir() and not os.access(p, os.R_OK | os.X_OK)]:
+            raise UserError(
+                f"{closed[0]}: may not be read (permission denied); what it holds would be left out"
+            )
         inside = sorted(
-            p for p in files if is_frame_folder(p) or (p.suffix.lower() in SUFFIXES and p.is_file())
+            p for p in files[1:] if is_frame_folder(p) or (p.suffix.lower() in SUFFIXES and p.is_file())
         )
         inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         if not inside:
@@ -109,6 +120,14 @@ def as_entry(one: "Prediction", *, top: int) -> dict[str, Any]:
     }
 
 
+def check_table(path: Path) -> None:
+    """Raise UserError, before anything is predicted, for a table that could not be written in the end."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    why = "a folder" if path.is_dir() else "" if os.access(there, os.W_OK) else f"{there}: permission denied"
+    if why:
+        raise UserError(f"--csv {path}: cannot be written ({why}); choose another file")
+
+
 def write_table(path: Path, found: "Sequence[Prediction]", bad: dict[str, str], *, top: int) -> None:
     """Columns file, frames, fps, class1, probability1, ... and problem."""
     count = min(top, len(found[0].classes)) if found else 0
@@ -128,9 +147,9 @@ def show(found: "Sequence[Prediction]", *, top: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for one in found:
         t, v = one.views
+        rate = f"at {one.fps:.4g}/s" if one.fps else "at an unknown rate"
         console.print(
-            f"[bold]{escape(one.video)}[/bold]  {one.frames} frames at {one.fps:.4g}/s, "
-            f"{t} x {v} views, reader {one.reader}"
+            f"[bold]{escape(one.video)}[/bold]  {one.frames} frames {rate}, {t} x {v} views, reader {one.reader}"
         )
         wide = max(len(name) for name, _ in one.top(top))
         for name, share in one.top(top):

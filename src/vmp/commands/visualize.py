@@ -67,9 +67,13 @@ def choose_output(options: argparse.Namespace) -> Path:
     """The path of the video to write: from --out, or a new one below outputs/; the PNG's differs in its suffix.
 
     Raises:
-        UserError: one of the two would overwrite the video.
+        UserError: one of the two would overwrite the video, or --out names a file of another kind.
     """
     if options.out:
+        if options.out.suffix not in ("", ".png", ".mp4", ".gif"):
+            raise UserError(
+                f"--out {options.out}: must end in .mp4, .png or .gif, or in none of the kind, as in NAME"
+            )
         kind = ".gif" if options.out.suffix == ".gif" else ".mp4"
         out: Path = options.out.with_suffix("")
         for path in (out.with_name(f"{out.name}.png"), out.with_name(f"{out.name}{kind}")):

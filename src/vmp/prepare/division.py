@@ -2,8 +2,8 @@
 
 Notable here:
 - a split that the clips bring along is taken as it is; else splits.py makes one, by ratio or fold;
-- a training clip whose file is, byte for byte, that of a tested clip is left out and named; files are compared only
-  where their sizes are equal;
+- a training clip whose file is, byte for byte, that of a tested clip is left out and named (of a user's lists, which
+  are taken as they are, it is named);
 - what would make a test wrong (a group or a label on two sides, a class that was never trained) is an error.
 """
 
@@ -11,9 +11,10 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vmp.data.frames import frame_files
 from vmp.data.manifest import raise_faults
@@ -77,6 +78,7 @@ def divide(
     unused = splits.pop(UNUSED)
     notes = check_groups(splits, allowed=part_groups)
     notes += _leave_out_copies(splits, unused, copies)
+    notes += note_untested({name: {row.label for row in part} for name, part in splits.items()})
     _check_parts(root, splits)
     return Division({name: part for name, part in splits.items() if part}, unused, tuple(notes))
 
@@ -133,22 +135,11 @@ def look_alikes(classes: Sequence[str]) -> list[str]:
 def _copies(root: Path, rows: Sequence[Row]) -> dict[str, str]:
     """Path -> digest of the contents, for files that are the same as another; ManifestError if these are labelled
     differently."""
-    files = {row.path: _files(root / row.path) for row in rows}
-    sizes: dict[tuple[int, ...], set[str]] = defaultdict(set)
-    for path, own in files.items():
-        if own:  # a missing one is reported with the others
-            sizes[tuple(file.stat().st_size for file in own)].add(path)
-    digests: dict[str, str] = {}
-    for path in sorted(path for paths in sizes.values() if len(paths) > 1 for path in paths):
-        digests[path] = ""
-        for file in files[path]:
-            with open(file, "rb") as stream:
-                digests[path] += hashlib.file_digest(stream, "sha256").hexdigest()
-    times = Counter(digests.values())
+    digests = _same_files(root, {row.path for row in rows})
     first: dict[str, Row] = {}
     faults = []
     for row in rows:
-        if times[digests.get(row.path, "")] < 2 or not row.whole:
+        if row.path not in digests or not row.whole:
             continue
         other = first.setdefault(digests[row.path], row)
         if other.label != row.label:
@@ -158,7 +149,65 @@ def _copies(root: Path, rows: Sequence[Row]) -> dict[str, str]:
             f"{len(faults)} file(s) are the same, byte for byte, under two labels:\n{shortlist(faults)}\n"
             "Remove the copy whose label is wrong."
         )
-    return {path: digest for path, digest in digests.items() if times[digest] > 1}
+    return digests
+
+
+def note_copies(root: Path, splits: Mapping[str, Sequence[Row]]) -> list[str]:
+    """A note, if videos of one split are copies, byte for byte, of those of another; frame folders, of which every
+    picture would have to be looked at, are not compared."""
+    paths = {row.path for part in splits.values() for row in part}
+    digests = _same_files(root, (path for path in paths if not (root / path).is_dir()))
+    first: dict[str, tuple[str, Row]] = {}
+    lines = []
+    for split, part in splits.items():
+        for row in part:
+            if row.path not in digests or not row.whole:
+                continue
+            before, other = first.setdefault(digests[row.path], (split, row))
+            if before != split and other.path != row.path:
+                lines.append(f"{row.where}: {row.path} of {split} is {other.path} of {before}")
+    if not lines:
+        return []
+    return [
+        f"warning: {len(lines)} clip(s) are copies, byte for byte, of files of another split:\n{shortlist(lines)}\n"
+        "Take them out of one of the lists, or the accuracy will be too high."
+    ]
+
+
+def note_untested(labels: Mapping[str, set[str]]) -> list[str]:
+    """A note for val and test, if they have no clip of some classes that are trained. labels: of each split."""
+    trained = labels.get("train", set())
+    notes = []
+    for name in ("val", "test"):
+        tested = labels.get(name)
+        if tested and (missing := sorted(trained - tested)):
+            shown = ", ".join(map(repr, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            notes.append(f"{len(missing)} of {len(trained)} classes have no clip in {name}: {shown}")
+    return notes
+
+
+def _same_files(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Path -> digest of the contents, for each file or frame folder that is the same as another one.
+
+    Only files of one size are opened, and only those that begin alike are read to the end.
+    """
+    files = {path: _files(root / path) for path in sorted(paths)}
+    files = {path: own for path, own in files.items() if own}  # missing ones are reported with the others
+
+    def digest(file: Path, most: int = -1) -> str:
+        with open(file, "rb") as stream:
+            if most < 0:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+            return hashlib.sha256(stream.read(most)).hexdigest()
+
+    def alike(paths: Iterable[str], key: Callable[[Path], Any]) -> dict[str, tuple[Any, ...]]:
+        keys = {path: tuple(map(key, files[path])) for path in paths}
+        times = Counter(keys.values())
+        return {path: own for path, own in keys.items() if times[own] > 1}
+
+    sized = alike(files, lambda file: file.stat().st_size)
+    begun = alike(sized, lambda file: digest(file, 2**16))
+    return {path: "".join(own) for path, own in alike(begun, digest).items()}
 
 
 def _files(path: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from vmp.data.times import Clock
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
 from vmp.prepare.dataset import count_table, write_manifests
-from vmp.prepare.division import check_groups, look_alikes
+from vmp.prepare.division import check_groups, look_alikes, note_copies, note_untested
 from vmp.prepare.list_format import NUMERIC, Row, read_list
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan
@@ -54,10 +54,15 @@ def make_list(
         raise ConfigError(f"dataset.root = {videos}: no such folder; paths in the lists are relative to it")
     for split, file in lists.items():
         if not file.is_file():
-            raise ConfigError(f"dataset.{split} = {file}: no such file")
+            what = "a folder; name the list in it" if file.is_dir() else "no such file"
+            raise ConfigError(f"dataset.{split} = {file}: {what}")
     rows = _locate_all(videos, lists)
     check_groups(rows)
     classes, labels = _assign_labels(rows, classes_file)
+    named = {
+        s: {classes[labels[s][label]] for label in {row.label for row in part}} for s, part in rows.items()
+    }
+    notes = [*look_alikes(classes), *note_untested(named)]
     rows = {split: list(spread(part, most)) for split, part in rows.items()}
     items = {
         split: tuple(
@@ -87,7 +92,7 @@ def make_list(
         }
         write_manifests(clips, classes, folder, videos, within=home)
     if work.get("progress", True):
-        print("\n".join([_summarize(rows, clips), *look_alikes(classes)]))
+        print("\n".join([_summarize(rows, clips), *notes, *note_copies(videos, rows)]))
     return folder
 
 

@@ -95,6 +95,19 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     raise RunError(f"{folder} holds a run with another config{version}:\n{listed}{advice}")
 
 
+def other_place(folder: Path, raw: dict[Any, Any]) -> str:
+    """Where the videos or manifests of the run were, if the config names another place for them; or nothing."""
+    before, now = read_config(folder).get("dataset", {}), raw["dataset"]
+    changed = [
+        f"dataset.{key} = {before[key]}"
+        for key in ("root", "folder")
+        if before.get(key, now.get(key)) != now.get(key)
+    ]
+    if not changed:
+        return ""
+    return f"It was trained with {' and '.join(changed)}. If this command means another dataset, add {OTHER_DATA}."
+
+
 def keep_precision(raw: dict[Any, Any], before: dict[str, Any]) -> dict[Any, Any]:
     """The config with each `auto` of its precision replaced by what the run began with."""
     kept = {
