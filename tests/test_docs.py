@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +105,41 @@ def test_commands_with_parts_of_ones_own_run(project, command):
     script = {"train": "train.py", "evaluate": "evaluate.py"}[words[1]]
     done = Running(words[2:], script=script, cwd=project, environment={"OMP_NUM_THREADS": "1"}).succeed(200)
     assert "top-1" in done.stdout
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    titles = [
+        re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", title) for title in re.findall(r"^#+ (.+)$", text, re.M)
+    ]
+    slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+    return {f"{slug}-{n}" if n else slug for i, slug in enumerate(slugs) for n in [slugs[:i].count(slug)]}
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings(page):
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for link in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", text):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def test_pages_that_messages_name_exist():
+    """In the code, the configs and the Makefile."""
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "conf").rglob("*.yaml"), ROOT / "Makefile"]
+    named = {
+        (file, name)
+        for file in files
+        for name in re.findall(r"docs/\w+\.md", file.read_text(encoding="utf-8"))
+    }
+    assert len({name for _, name in named}) > 5
+    assert not [(file, name) for file, name in named if not (ROOT / name).exists()]
 
 
 def lines_for(name: str) -> list[str]:

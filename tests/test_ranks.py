@@ -123,7 +123,7 @@ def test_one_device_for_two_processes_is_refused(monkeypatch):
         dist.start("cuda:0")
 
 
-# --- the batch script of docs/running.md ---------------------------------------------------------------------------
+# --- the batch script of docs/several_devices.md -------------------------------------------------------------------
 
 SRUN_HERE = """#!{python}
 '''A stand-in for srun: two tasks on this machine, and SIGUSR1 to both once they train; the highest exit code.'''
@@ -147,7 +147,7 @@ sys.exit(max(task.wait() for task in tasks))
 
 @pytest.mark.slow
 def test_the_batch_script_of_the_page_stops_in_time_and_queues_its_job_again(tmp_path):
-    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "several_devices.md").read_text(encoding="utf-8")
     script = page.partition("```bash\n")[2].partition("```")[0]
     assert script.startswith("#!/bin/bash\n#SBATCH ")
     if not (ROOT / ".venv/bin/activate").exists():

@@ -100,8 +100,8 @@ def check_workers(workers: int | None, key: str) -> None:
     most = max(16, 4 * cpus())
     if workers is not None and workers > most:
         raise ConfigError(
-            f"{key} = {workers}: each is a process, with its own copy of the libraries in memory, and this one may use "
-            f"{cpus()} CPU(s); use at most {most}, or null for as many as there are CPUs, up to 8"
+            f"{key} = {workers}: each is a process that needs memory of its own, and there are "
+            f"{cpus()} CPU(s) for them; use at most {most}, or null for as many as there are CPUs, up to 8"
         )
 
 

@@ -100,7 +100,7 @@ def _read_mpi(env: Mapping[str, str]) -> Rank | None:
         if world > 1 and address is None:
             raise ConfigError(
                 f"{starter} started {world} processes on several machines and does not say where the first one is: "
-                "set MASTER_ADDR (its host) and MASTER_PORT for all of them, or use torchrun (docs/running.md)"
+                "set MASTER_ADDR (its host) and MASTER_PORT for all of them, or use torchrun (docs/several_devices.md)"
             )
         job = env.get("PMIX_NAMESPACE") or env.get("OMPI_MCA_ess_base_jobid") or starter
         return Rank(

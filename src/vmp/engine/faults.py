@@ -64,7 +64,7 @@ def _explain(
         return RunError(
             f"trainer.compile=true: torch.compile failed: {' '.join(lines[:3])[:600]}\n"
             "Without compilation, start another run: trainer.compile=false tag=WORD. TORCHDYNAMO_VERBOSE=1 and "
-            "TORCH_LOGS show more of torch's own messages, and docs/running.md says what compilation needs."
+            "TORCH_LOGS show more of torch's own messages, and docs/precision.md says what compilation needs."
         )
     if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
         return RunError(
