@@ -258,7 +258,7 @@ def test_a_folder_instead_of_a_list(tmp_path):
 def test_times_that_are_no_numbers(tmp_path):
     (tmp_path / "list.csv").write_text("path;label;start;end\na.mp4;x;0,5;1\nb.mp4;x;0:01;0:02\n")
     with pytest.raises(
-        ManifestError, match=r"start '0,5' is not a number of seconds from 0 up, such as 90 or 1.5"
+        ManifestError, match=r"start '0,5' is not a time in seconds from 0 up, such as 90 or 1.5"
     ):
         read_list(tmp_path / "list.csv")
 

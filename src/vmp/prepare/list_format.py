@@ -243,7 +243,7 @@ def _moment(text: str, name: str, frames: bool) -> float | None:
         return None
     value = float(text) if NUMBER.fullmatch(text) else math.nan
     if not value < 1e9 or (frames and value != int(value)):
-        kind = "frame number from 0 up" if frames else "number of seconds from 0 up, such as 90 or 1.5"
+        kind = "frame number from 0 up" if frames else "time in seconds from 0 up, such as 90 or 1.5"
         raise ValueError(f"{name} {text[:80]!r} is not a {kind}")
     return value
 
