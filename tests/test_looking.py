@@ -275,6 +275,13 @@ def test_files_that_are_no_videos_and_truncated_videos(script, tmp_path):
     assert (tmp_path / "c.png").exists()
 
 
+def test_a_folder_of_videos_cannot_be_drawn(script, tmp_path):
+    video(tmp_path / "clips/wave/a.mp4", 9)
+    code, _, errors = script("visualize", tmp_path / "clips")
+    assert code == 2
+    assert f"name one, such as {tmp_path / 'clips/wave/a.mp4'}" in errors
+
+
 def test_a_stream_has_the_frames_of_the_exact_reader(tmp_path):
     source = video(tmp_path / "v.mp4", 30, b_frames=2)
     assert np.array_equal(

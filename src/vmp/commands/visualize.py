@@ -43,6 +43,8 @@ def main() -> None:
             f"{source.rest[1]}: only one video can be drawn at a time, and {source.rest[0]} is named already"
         )
     options.video = Path(source.rest[0]) if source.rest else None
+    if options.video and options.video.is_dir():
+        refuse_videos_in(options.video)
     if source.overrides and options.stride:
         raise UserError(
             f"--stride {options.stride}: a backbone has its own; set backbone.stride={options.stride}"
@@ -61,6 +63,16 @@ def main() -> None:
         draw_seen(options, source)
     else:
         draw(options, *found, choose_output(options))
+
+
+def refuse_videos_in(folder: Path) -> None:
+    """Raise UserError if a folder holds videos, and not the frames of one."""
+    from vmp.prepare.videos import SUFFIXES
+
+    if first := next((path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES), None):
+        raise UserError(
+            f"{folder}: a folder of videos, of which one can be drawn at a time; name one, such as {first}"
+        )
 
 
 def choose_output(options: argparse.Namespace) -> Path:

@@ -175,8 +175,9 @@ def load_profile(name: str) -> Profile:
 
 def load_section(path: Path, kind: type[PaperSection]) -> Any:
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
-        raise ConfigError(f"{path}: no such {kind.__name__.lower()}; there are: {known}")
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        there = f"; there are: {known}" if known else f"; no .yaml file is in {path.parent}"
+        raise ConfigError(f"{path}: no such {kind.__name__.lower()}{there}")
     values = OmegaConf.to_container(OmegaConf.load(path))
     try:
         return kind.model_validate(values)
