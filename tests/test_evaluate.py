@@ -57,21 +57,34 @@ def test_a_run_on_a_list_of_other_videos(evaluate, finished, data, tmp_path):
     assert (code, "gone.csv: not found" in errors) == (2, True)
 
 
+def with_dataset(run, to, dataset: str):
+    """A copy of a run that says that it was trained on another dataset."""
+    shutil.copytree(run, to, copy_function=os.link)
+    (to / "config.yaml").unlink()
+    changed = re.sub(r"(?m)^dataset:\n(  .*\n)+", f"dataset: {dataset}\n", (run / "config.yaml").read_text())
+    (to / "config.yaml").write_text(changed)
+    return to
+
+
 def test_relative_paths_of_a_run_from_another_folder(evaluate, finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run", copy_function=os.link)
-    config = (finished / "config.yaml").read_text()
-    (tmp_path / "run/config.yaml").unlink()
     own = "{kind: folders, name: mine, root: mine, csv: null, ratio: [0.8, 0.2, 0], folds: null, fold: null, "
     own += "seed: 0, fps: null, flip: 0.5}"
-    changed = re.sub(r"(?m)^dataset:\n(  .*\n)+", f"dataset: {own}\n", config)
-    (tmp_path / "run/config.yaml").write_text(changed)
-    code, _, errors = evaluate(f"run={tmp_path / 'run'}")
+    code, _, errors = evaluate(f"run={with_dataset(finished, tmp_path / 'run', own)}")
     assert code == 2
     assert (
         f"its dataset.root = mine is relative to the folder in which the run was trained, and not in {tmp_path}"
         in errors
     )
     assert "root=FOLDER" in errors
+
+
+def test_generated_videos_have_no_paths_to_be_relative(evaluate, finished, tmp_path):
+    own = "{kind: motions, name: tried, classes: ten, camera: static, train: 10, val: 10, test: 10, frames: 9, size: 32, "
+    own += "fps: 30, noise: 0, crf: 23, seed: 0, flip: 0}"
+    code, _, errors = evaluate(f"run={with_dataset(finished, tmp_path / 'run', own)}", "split=val")
+    assert (code, "the clips of val are not those" in errors, "relative" in errors) == (2, True, False), (
+        errors
+    )
 
 
 def test_more_loader_processes_than_memory_holds_are_refused(script, finished):
