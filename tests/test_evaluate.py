@@ -79,7 +79,9 @@ def test_relative_paths_of_a_run_from_another_folder(evaluate, finished, tmp_pat
 
 
 def test_generated_videos_have_no_paths_to_be_relative(evaluate, finished, tmp_path):
-    own = "{kind: motions, name: tried, classes: ten, camera: static, train: 10, val: 10, test: 10, frames: 9, "
+    own = (
+        "{kind: motions, name: tried, classes: ten, camera: static, train: 10, val: 10, test: 10, frames: 9, "
+    )
     own += "size: 32, fps: 30, noise: 0, crf: 23, seed: 0, flip: 0}"
     code, _, errors = evaluate(f"run={with_dataset(finished, tmp_path / 'run', own)}", "split=val")
     assert (code, "the clips of val are not those" in errors, "relative" in errors) == (2, True, False), (
