@@ -21,7 +21,7 @@ from weights_made import (
     unchanged,
 )
 
-from vmp.backbones import build_backbone, layouts, zoo
+from vmp.backbones import build_backbone, zoo
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
 from vmp.errors import ConfigError, WeightsError
