@@ -18,7 +18,7 @@ from test_download import Server
 from weights_made import Evil, flax_i3d, save_flax, unchanged
 
 from vmp.backbones import build_backbone, packages, weights, zoo
-from vmp.backbones.i3d_inception import max_pool
+from vmp.backbones.i3d_inception import max_pool, pool_planes
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
 from vmp.build import build_model
@@ -109,8 +109,12 @@ def test_pooling_is_that_of_torch(kernel, stride, layout):
     k, s = (kernel[0], kernel[1], kernel[1]), (stride[0], stride[1], stride[1])
     known = F.max_pool3d(same(x, k, s, 0.0), k, s)
     assert torch.equal(y, known)
+    planes = pool_planes(x.contiguous(), kernel, stride)  # as on a GPU
+    assert torch.equal(planes, known)
     weight = torch.rand_like(y)
-    torch.testing.assert_close(*(torch.autograd.grad(pooled, x, weight)[0] for pooled in (y, known)))
+    expected = torch.autograd.grad(known, x, weight)[0]
+    for pooled in (y, planes):
+        torch.testing.assert_close(torch.autograd.grad(pooled, x, weight)[0], expected)
 
 
 def network(classes=CLASSES, **options) -> Any:

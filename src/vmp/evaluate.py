@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from vmp.build import Splits, find_splits
-from vmp.config import Config, Evaluate, MotionsDataset, check_evaluate, check_start
+from vmp.config import Config, Evaluate, check_evaluate, check_start
+from vmp.config.keys import path_fields
 from vmp.data.manifest import Manifest, read_manifest, write_classes
 from vmp.data.present import Present, digest
 from vmp.errors import ConfigError
@@ -189,10 +190,8 @@ def _listed(config: Config, options: Evaluate, classes: Sequence[str]) -> Split:
 
 def _check_paths(config: Config, folder: Path) -> None:
     """Raise ConfigError where a run was trained with relative paths that lead nowhere from the working folder."""
-    if isinstance(config.dataset, MotionsDataset):
-        return  # generated: its train, test and classes are no paths
-    for key in ("root", "csv", "train", "val", "test", "classes"):
-        path = getattr(config.dataset, key, None)
+    for key in path_fields(config.dataset):
+        path = getattr(config.dataset, key)
         if isinstance(path, str) and not Path(path).is_absolute() and not Path(path).exists():
             other = ", or say where the videos are: root=FOLDER" if key == "root" else ""
             raise ConfigError(

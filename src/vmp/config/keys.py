@@ -85,6 +85,15 @@ def is_path(key: str, command: str = "train") -> bool:
     return _any_has(key, IS_PATH, command)
 
 
+def path_fields(section: BaseModel) -> list[str]:
+    """The fields of a section that hold a path."""
+    return [
+        name
+        for name, field in type(section).model_fields.items()
+        if any(_has(annotation, IS_PATH) for annotation in _annotations(field))
+    ]
+
+
 def is_list(key: str, command: str = "train") -> bool:
     return _any_has(key, tuple, command)
 
