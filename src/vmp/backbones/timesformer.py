@@ -163,9 +163,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # each (S, h, L, D / h)
+        # each (S, h, L, D / h)
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if torch.compiler.is_exporting() or len(x) <= SDPA_BATCH:  # in a graph, of any batch
             x = F.scaled_dot_product_attention(q, k, v)
         else:

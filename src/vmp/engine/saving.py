@@ -151,9 +151,8 @@ class Saver:
         folder, epoch = self._folder, state["progress"]["best_epoch"]
         if best:
             best_name, top1 = checkpoint.best_name(epoch), state["progress"]["best"]
-            shutil.rmtree(
-                folder / best_name, ignore_errors=True
-            )  # left by a session that ended at this point
+            # a session that ended at this point may have left one
+            shutil.rmtree(folder / best_name, ignore_errors=True)
             weights = checkpoint.save(folder, best_name, model=weights, state={"epoch": epoch, "top1": top1})
         checkpoint.save(folder, name, model=weights, optimizer=moments, state=state)
         checkpoint.prune(folder, keep=self._keep, best=epoch, newest=name)
