@@ -329,9 +329,8 @@ class Session:
             log=self.log,
             stopping=self.stopping,
         )
-        ended = (
-            state.step // self.plan.steps_per_epoch
-        )  # fewer than plan.epochs where patience ended the training
+        # fewer than plan.epochs where patience ended the training
+        ended = state.step // self.plan.steps_per_epoch
         if not val or not self.tracker.wants_panels(ended, last=self.plan.epochs):
             self.show_attention(ended, last=ended)
         return throughput
