@@ -3,12 +3,14 @@
 import shutil
 import subprocess
 import sys
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
 import yaml
 from configs import ROOT, composed, raw
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from vmp.compose import composer
 
@@ -75,17 +77,24 @@ def as_in(section: dict, values: dict) -> bool:
     [
         ("tiny", "adamw_cosine", "default"),
         ("x3d", "adamw_cosine", "debug"),
-        pytest.param(None, None, None, marks=pytest.mark.slow),
     ],
 )
-def test_a_named_file_wins_over_every_recipe(recipe, optim, trainer):
-    chosen = [(recipe, optim, trainer)]
-    if recipe is None:
-        chosen = list(product(GROUPS["recipe"], GROUPS["optim"], GROUPS["trainer"]))
-    for r, o, t in chosen:
-        found = raw(f"recipe={r}", f"optim={o}", f"trainer={t}")
-        assert found["optim"] == file_of("optim", o), (r, o, t)
-        assert as_in(found["trainer"], file_of("trainer", t)), (r, o, t)
+def test_a_named_file_wins_over_a_recipe(recipe, optim, trainer):
+    found = raw(f"recipe={recipe}", f"optim={optim}", f"trainer={trainer}")
+    assert found["optim"] == file_of("optim", optim)
+    assert as_in(found["trainer"], file_of("trainer", trainer))
+
+
+@pytest.mark.slow
+def test_a_named_file_wins_over_every_recipe():
+    """Every two files of the three groups are together in some command."""
+    trainers, pairs = GROUPS["trainer"], set()
+    for (i, recipe), (j, optim) in product(enumerate(GROUPS["recipe"]), enumerate(GROUPS["optim"])):
+        trainer = trainers[(i + j) % len(trainers)]
+        test_a_named_file_wins_over_a_recipe(recipe, optim, trainer)
+        pairs |= set(combinations((f"recipe={recipe}", f"optim={optim}", f"trainer={trainer}"), 2))
+    sizes = [len(GROUPS[group]) for group in ("recipe", "optim", "trainer")]
+    assert len(pairs) == sum(a * b for a, b in combinations(sizes, 2))
 
 
 def test_recipes_set_no_key_of_an_optimizer():
@@ -134,6 +143,14 @@ def test_an_experiment_wins_over_recipes_and_the_command_line_over_both(with_min
     plain = with_mine("recipe=mine")
     assert (plain["optim"]["lr"], plain["optim"]["warmup"], plain["trainer"]["epochs"]) == (9, 0.5, 5)
     assert with_mine("recipe=mine", "optim=sgd_cosine")["optim"] == file_of("optim", "sgd_cosine")
+
+
+def test_a_hydra_application_that_composes_keeps_its_own_state(with_mine):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        own = GlobalHydra.instance().hydra
+        with_mine("experiment=mine")
+        assert own is not None
+        assert GlobalHydra.instance().hydra is own
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from typing import Any
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -30,7 +31,7 @@ WHOLE = ("dataset", "backbone", "vmp", "optim", "augment", "logger")
 class Loader(ConfigLoaderImpl):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._files: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], dict[str, Any]]] = {}
+        self._files: dict[tuple[str, ...], tuple[dict[str, dict[str, Any]], dict[str, Any]]] = {}
         self._notes: set[str] = set()
         self._places: list[str] = []  # further ones for config files, as hydra.searchpath has them
 
@@ -83,16 +84,20 @@ class Loader(ConfigLoaderImpl):
 
     def _read_file(self, group: str, choice: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """What a file of a group sets, by section, and the files that it chooses in other groups."""
-        if (group, choice) not in self._files:  # not functools.cache: launchers pickle this class
+        key = (group, choice, *self._places)
+        if key not in self._files:  # not functools.cache: launchers pickle this class
             places = copy.deepcopy(self.get_search_path())
             for place in self._places:
                 places.prepend("hydra.searchpath", place, anchor="schema")
-            file = ConfigLoaderImpl(places)._load_configuration_impl(f"{group}/{choice}", [], RunMode.RUN)
-            chosen = dict(file.hydra.runtime.choices)
-            with open_dict(file):
-                del file["hydra"]
-            self._files[group, choice] = OmegaConf.to_container(file), chosen  # type: ignore[assignment]
-        return self._files[group, choice]
+            loader = ConfigLoaderImpl(places)
+            name = f"{group}/{choice}"
+            _, files = loader._parse_overrides_and_create_caching_repo(name, [])
+            found = create_defaults_list(  # without those of Hydra itself, of which there are more
+                repo=files, config_name=name, overrides_list=[], prepend_hydra=False, skip_missing=False
+            )
+            values = OmegaConf.to_container(loader._compose_config_from_defaults_list(found.defaults, files))
+            self._files[key] = values, found.overrides.known_choices  # type: ignore[assignment]
+        return self._files[key]
 
     def _note(self, text: str, run_mode: RunMode) -> None:
         """Print it once, in the first process of a run, and not for the jobs of a sweep."""

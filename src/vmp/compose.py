@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import OverrideType
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vmp.overrides import hydra_override
@@ -38,21 +38,35 @@ def composer(conf: Path, name: str = "train") -> Compose:
     """A function that composes train.yaml, or another of the commands' configs, and runs nothing. Config files are
     composed once per choice of files; plain values are set afterwards. A Hydra application that calls it keeps its own
     state."""
-    from hydra import compose, initialize_config_dir
+    from hydra import initialize_config_dir
+    from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
 
     conf = conf.absolute()
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
 
-    def compose_with_hydra(overrides: Iterable[str]) -> DictConfig:
+    @cache
+    def application() -> Hydra:
+        """One for all configs: its loader keeps what it has read of the files that overrides name."""
         own = GlobalHydra.instance()
         before, own.hydra = own.hydra, None
         try:
             with initialize_config_dir(str(conf), version_base="1.3"):
-                return compose(name, [hydra_override(override, name) for override in overrides])
+                made = GlobalHydra.instance().hydra
         finally:
             own.hydra = before
+            GlobalHydra.set_instance(own)
+        assert made is not None
+        return made
+
+    def compose_with_hydra(overrides: Iterable[str]) -> DictConfig:
+        given = [hydra_override(override, name) for override in overrides]
+        config = application().compose_config(name, given, run_mode=RunMode.RUN, from_shell=False)
+        with open_dict(config):
+            del config["hydra"]
+        return config
 
     compose_files = cache(compose_with_hydra)
     parser = OverridesParser.create()
