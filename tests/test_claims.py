@@ -27,7 +27,7 @@ from vmp.paper.claims import (
 )
 from vmp.paper.planning import Planner
 from vmp.paper.power import errors_needed
-from vmp.paper.sensitivity import controlled_cells, rows_of_controls
+from vmp.paper.sensitivity import Controlled, controlled_cells, rows_of_controls
 from vmp.paper.tables import cells, load_profile
 
 
@@ -134,6 +134,16 @@ def test_controls_tell_where_the_runs_are_blind(tmp_path):
     single = rows_of_controls(controlled_cells(table, profile, planner, [0]))[1]
     assert [row[-1] for row in single] == ["one seed: unknown"] * 2
     assert [cell.place for cell in controlled_cells(table_of(1), profile, planner, [0])] == []
+
+
+def test_runs_that_show_a_gain_of_the_prompts_are_not_blind():
+    """Whatever the attention on the true object gains."""
+    alike = {0: 1.0, 1: -1.0}  # a seed moves gains by 1
+    gains = {"motion prompts": {0: 99.0, 1: 101.0}, "true motion": alike}
+    prompted = Controlled("prompts gain", gains)
+    neither = Controlled("neither gains", gains | {"motion prompts": alike})
+    _, rows = rows_of_controls([prompted, neither])
+    assert [row[-1] for row in rows] == ["sees it", "blind"]
 
 
 @pytest.mark.slow

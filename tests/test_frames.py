@@ -20,6 +20,7 @@ from runs import ROOT, Running
 from small_datasets import plan_of
 
 from vmp.build import find_splits
+from vmp.cli import friendly
 from vmp.data.columns import Clip
 from vmp.data.dataset import ClipShape, TestClips, TrainClips
 from vmp.data.decode import read_frames
@@ -311,6 +312,23 @@ def test_a_column_has_the_rate_of_each_frame_folder(made, tmp_path):
         ("a.mp4", 3),
         ("frames/a", 10),
     ]
+
+
+def test_ctrl_c_says_what_is_kept(made, tmp_path, monkeypatch, capsys):
+    def stop_after_one(files, **_):
+        yield files[0], measure(files[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vmp.prepare.measure.measure_all", stop_after_one)
+    cache = tmp_path / "measured.jsonl"
+    with pytest.raises(SystemExit) as ended, friendly():
+        measure_cached(cache, made / "frames", ["a", "b"], progress=False)
+    assert ended.value.code == 130
+    said = (
+        f"interrupted: 1 of 2 videos have been measured and are kept in {cache}; the same command continues\n"
+    )
+    assert capsys.readouterr().err == said
+    assert len(cache.read_text().splitlines()) == 1
 
 
 def test_a_frame_that_is_overwritten_is_noticed(made, tmp_path):

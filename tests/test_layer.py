@@ -280,6 +280,16 @@ class _Ours(nn.Module):
         return self.conv(self.prompt(clip).prompts).mean()
 
 
+def test_a_subclass_can_be_listed_before_it_has_a_power_norm():
+    class Own(MotionPrompt):
+        def __init__(self):
+            nn.Module.__init__(self)
+            self.listed = dir(self)
+
+    assert "slope" not in Own().listed
+    assert "slope" in dir(MotionPrompt())
+
+
 def test_gradients_reach_m_and_n_through_a_model():
     model = _Ours()
     model(torch.from_numpy(pixels(t=5, h=12, w=12))).backward()

@@ -451,7 +451,7 @@ def test_weights_are_asked_about_frames_and_prompts(script, tmp_path, weights):
     assert again.splitlines()[1:-1] == said.splitlines()[1:-1]  # all but where it is written
     code, _, errors = script("visualize", *folder)
     assert code == 2
-    assert "1 clip(s) are frame folders of unknown frame rate" in errors
+    assert errors.startswith("error: 1 clip(s) are frame folders of unknown frame rate")
     assert "visualize) or fps" in errors
 
 

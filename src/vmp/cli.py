@@ -94,8 +94,8 @@ def _friendly(command: str) -> Iterator[None]:
         place = os.path.abspath(os.fsdecode(error.filename))
         print(f"error: {place}: cannot be read or written ({error.strerror})", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(": ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
         sys.exit(130)
 
 

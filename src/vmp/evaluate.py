@@ -154,7 +154,7 @@ def _test(
         "device": device_name(processes.device),
     }
     write_result(where, result)
-    print_result(where)
+    print_result(where, classes=len(split.manifest.classes))
 
 
 def _chosen(config: Config, splits: Splits, options: Evaluate) -> Split:

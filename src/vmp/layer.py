@@ -165,7 +165,8 @@ class MotionPrompt(nn.Module):
 
     def __dir__(self) -> list[str]:
         # TorchScript reads every name; these raise TypeError without a learned power normalisation
-        without = set() if isinstance(self.power_norm, LearnedPowerNorm) else {"m", "n", "slope", "shift"}
+        norm = getattr(self, "power_norm", None)  # a subclass may still be building it
+        without = set() if isinstance(norm, LearnedPowerNorm) else {"m", "n", "slope", "shift"}
         return [name for name in super().__dir__() if name not in without]
 
     def extra_repr(self) -> str:

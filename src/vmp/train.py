@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -38,7 +39,7 @@ from vmp.runs.folder import (
     run_folder,
     what_matters,
 )
-from vmp.runs.records import METRICS_FILE, is_finished, write_records, write_result, write_weights
+from vmp.runs.records import METRICS_FILE, has_top5, is_finished, write_records, write_result, write_weights
 from vmp.runs.score import (
     Split,
     find_split,
@@ -306,7 +307,7 @@ class Session:
             ),
             evaluate=self.validate if val else None,
             scalars=self._scalars,
-            describe=_describe_validation,
+            describe=partial(_describe_validation, classes=len(self.classes)),
             plan=self.plan,
             settings=LoopSettings(
                 workers=loader_workers(t.workers),
@@ -538,9 +539,9 @@ def _make_model(
     return model
 
 
-def _describe_validation(row: dict[str, float]) -> str:
+def _describe_validation(row: dict[str, float], *, classes: int) -> str:
     """A validation's accuracies, with slope and shift, for the log."""
-    text = f"top1 {row['val/top1']:.2f}  top5 {row['val/top5']:.2f}"
+    text = f"top1 {row['val/top1']:.2f}" + (f"  top5 {row['val/top5']:.2f}" if has_top5(classes) else "")
     text += f"  cross-entropy {row['val/cross_entropy']:.3f}"
     learned = {k.removeprefix("vmp/"): v for k, v in row.items() if k.endswith(("slope", "shift"))}
     return text + "".join(f"  {name} {value:.3f}" for name, value in learned.items())

@@ -103,7 +103,7 @@ class _Clips(torch.utils.data.Dataset):
 
     def __init__(self, manifest: Manifest, present: Present, shape: ClipShape, *, keep: int = 0) -> None:
         self.root, self.present, self.shape = manifest.root, present, shape
-        check_rates(manifest, present, shape.fps)
+        check_rates(present, shape.fps, where=str(manifest.path))
         self._cache, self._cache_left = dict[int, np.ndarray](), keep
         self._reading = multiprocessing.RawArray("q", [-1] * (1 + READING_SLOTS))
 

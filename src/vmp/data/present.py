@@ -110,14 +110,18 @@ def check_bad(bad: dict[str, str], total: int, max_bad_fraction: float, *, where
         )
 
 
-def check_rates(manifest: Manifest, present: Present, fps: float | None) -> None:
-    """Raise DataError for frame folders of unknown rate, where a stride is meant for videos of `fps`."""
+def check_rates(present: Present, fps: float | None, *, where: str = "") -> None:
+    """Raise DataError for frame folders of unknown rate, where a stride is meant for videos of `fps`.
+
+    where: the manifest that names them, for the message; "": none.
+    """
     if not fps or FRAMES not in present.readers:
         return
     pairs = zip(present.clips, present.readers, strict=True)
     if unknown := [clip.path for clip, reader in pairs if reader == FRAMES and not clip.fps]:
         raise DataError(
-            f"{manifest.path}: {len(unknown)} clip(s) are frame folders of unknown frame rate:\n{shortlist(unknown)}\n"
+            f"{where}{': ' if where else ''}{len(unknown)} clip(s) are frame folders of unknown frame rate:\n"
+            f"{shortlist(unknown)}\n"
             f"The backbone's stride is meant for videos of {fps:g} frames per second: give the folders' rate, "
             f"{RATE_KEYS}. With {fps:g} the stride counts frames."
         )

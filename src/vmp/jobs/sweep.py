@@ -24,7 +24,7 @@ from vmp.invocation import typed_command
 from vmp.jobs.process import JobProcess, python_command
 from vmp.jobs.supervisor import Job, ProgressLines, StopRequests, announce_stop, listen_for_signals, run_jobs
 from vmp.runs.folder import locked
-from vmp.runs.records import is_finished, read_result
+from vmp.runs.records import has_top5, is_finished, read_result
 
 RECORDED = ("state", "message", "code", "seconds")  # what N/state.json has
 WATCH = 0.2  # seconds between looks at the files of jobs that run elsewhere
@@ -215,7 +215,7 @@ class Sweep:
                 result = read_result(folder)
             except RunError:  # the run is done all the same
                 result = {}
-            keys = ("top1", "top5", "mean_class", "scalars") if result else ()
+            keys = ("top1", "top5", "mean_class", "classes", "scalars") if result else ()
             self._accuracies[job.folder] = {key: result.get(key) for key in keys}
         return self._accuracies[job.folder]
 
@@ -233,7 +233,8 @@ class Sweep:
             result = self._read_accuracies(job)
             scalars = result.get("scalars") or {}
             learned = [f"{k} {value:.3f}" for k, value in scalars.items() if k.endswith(("slope", "shift"))]
-            accuracies = [f"{result[key]:.2f}" if result else "" for key in ("top1", "top5")]
+            shown = ("top1", "top5") if has_top5(result.get("classes")) else ("top1",)
+            accuracies = [f"{result[key]:.2f}" if result and key in shown else "" for key in ("top1", "top5")]
             table.add_row(job.label, job.state, *accuracies, " ".join(learned), job.folder)
         console.print(table)
 

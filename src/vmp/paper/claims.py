@@ -90,7 +90,8 @@ def claims(profile_name: str, *, seeds: int, results: Path | None = None) -> str
         f"Made by `make claims{'' if profile.name == 'paper' else f' PROFILE={profile.name}'}"
         f"{f' SEEDS={seeds}' if seeds > 1 else ''}`. ± is a standard error over pairs as if they were independent. "
         "Detectable: the smallest difference that these runs would have shown with a probability of 80 % (two-sided "
-        "test at 5 %), from the spread over seeds; with one seed from that over cells, which overestimates it.",
+        "test at 5 %), from the spread over seeds; with one seed from that over cells, which overestimates it. "
+        "Where the gain differs between datasets, ± has that difference in it and Detectable has not.",
         "## Do prompts help? (Table 1, top-1 over the baseline of the same seed, points)",
         table_of_gains(found[1], "Model", lambda g: g.row),
         table_of_gains(found[1], "Data", lambda g: g.column.partition(",")[0], total=False),
@@ -322,9 +323,10 @@ def section_of_controls(found: Sequence[Controlled], profile: Profile) -> list[s
         *parts,
         "True motion is attention on the object that moves, as the generator knows it (`vmp=oracle`). Camera "
         "compensated is the learned layer on differences without the camera's motion. Another clip's motion and "
-        "constant attention have nothing to do with what moves in the clip. Blind: the gain of true motion is smaller "
-        "than the detectable one, so that the lack of a gain of motion prompts says nothing. Where constant attention "
-        "gains as much as true motion, the gain does not come from attention in the right place.",
+        "constant attention have nothing to do with what moves in the clip. Blind: the gains of true motion and "
+        "of motion prompts are smaller than the detectable one, so that the lack of a gain of motion prompts says "
+        "nothing. Where constant attention gains as much as true motion, the gain does not come from attention in the "
+        "right place.",
         _to_markdown(head, rows),
     ]
 

@@ -5,7 +5,9 @@ Notable here:
 - an interval resamples clips and seeds together (both arms with the same draw: they share clips, and a seed gives both
   the same order of clips and the same new head), so that it holds for other clips and for other seeds. Clips of a group
   (a scene, a recording) are drawn together, since they are not independent;
-- the detectable difference comes from the reference arm alone, so it can be said before the other arm is run.
+- an interval is wider than seeds alone would make it, since it holds for other clips, too;
+- the detectable difference is the one whose interval excludes 0 with a probability of 80 %. It comes from the reference
+  arm alone, so it can be said before the other arm is run.
 """
 
 from dataclasses import dataclass
@@ -13,7 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS, DRAWS_AT_ONCE = 10_000, 500  # of the bootstrap
-POWER = 2.8  # standard errors: 1.96 for a 95 % interval + 0.84 for a chance of 80 % to lie outside
+LIMIT, POWER = (
+    1.96,
+    0.84,
+)  # standard errors: half of a 95 % interval, and for a chance of 80 % to lie outside it
 
 
 @dataclass(frozen=True)
@@ -85,20 +90,31 @@ def difference(
     )
 
 
-def detectable(reference: np.ndarray, *, seeds: int | None = None) -> float | None:
-    """The difference, in percentage points, that a comparison with this arm finds with a probability of 80 % at a level
-    of 5 %, if the other arm varies alike; None for a single seed.
+def detectable(
+    reference: np.ndarray, groups: np.ndarray | None = None, *, seeds: int | None = None
+) -> float | None:
+    """The difference, in percentage points, whose interval excludes 0 with a probability of 80 %, if the other arm
+    varies alike and gains alike on all clips; None for a single seed.
 
     Args:
         reference: (S, N) bool.
+        groups: as of `difference`.
         seeds: of the planned comparison; None: S.
     """
     found, clips = reference.shape
     if found < 2:
         return None
-    within = reference.var(axis=0, ddof=1).mean() / clips  # of a seed's accuracy, if clips were independent
-    between = reference.mean(axis=1).var(ddof=1)  # as observed: also what moves many clips at once
-    return 100 * POWER * float(np.sqrt(2 * max(within, between) / (seeds or found)))
+    _, group_of = np.unique(np.arange(clips) if groups is None else groups, return_inverse=True)
+    sums = np.zeros((group_of.max() + 1, found))
+    np.add.at(sums, group_of, reference.T.astype(float))
+    within = sums.var(axis=1, ddof=1).sum() / clips**2  # of a seed's accuracy, if groups were independent
+    between = max(
+        within, reference.mean(axis=1).var(ddof=1)
+    )  # as observed: also what moves many groups at once
+    n = seeds or found
+    # the bootstrap's variance has a share of seeds, one of groups, and one of both, in which `within` counts each time
+    drawn = 2 / n * (between * (1 - 1 / n) + within + within * (1 - 1 / n))
+    return 100 * (LIMIT * float(np.sqrt(drawn)) + POWER * float(np.sqrt(2 * between / n)))
 
 
 def by_class(arm: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict[str, float]:

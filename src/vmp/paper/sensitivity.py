@@ -1,8 +1,8 @@
 """Could the tables' runs have shown a gain? Their controls, and what varies from run to run.
 
 Notable here:
-- attention where something really moves is a gain that is there by construction. A cell whose runs do not show it is
-  blind: there, the lack of a gain of motion prompts says nothing;
+- attention where something really moves is a gain that is there by construction. A cell whose runs show neither it nor
+  a gain of motion prompts is blind: there, the lack of a gain says nothing;
 - what a seed varies is told apart from what the start of slope and shift varies.
 """
 
@@ -79,11 +79,11 @@ def rows_of_controls(found: Sequence[Controlled]) -> tuple[list[str], list[list[
     for cell in found:
         means = {arm: cell.mean(arm) for arm in arms}
         texts = ["–" if mean is None else format_signed(mean) for mean in means.values()]
-        true, seeds = means[TRUE], len(cell.gains[TRUE])
+        best, seeds = max(means[TRUE] or 0, means.get(LEARNED) or 0), len(cell.gains[TRUE])
         limit = None
         if spread:
             limit = spread[0] / math.sqrt(seeds) * errors_needed(spread[1])
-        verdict = "one seed: unknown" if limit is None else "blind" if (true or 0) < limit else "sees it"
+        verdict = "one seed: unknown" if limit is None else "blind" if best < limit else "sees it"
         rows.append([cell.place, *texts, "–" if limit is None else f"{limit:.1f}", str(seeds), verdict])
     return [
         "Model, data",

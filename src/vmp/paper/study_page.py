@@ -168,10 +168,10 @@ def _detectable_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
     reference = arms.get(next(iter(study.arms)))
     if reference is None:
         return []
-    seen = detectable(reference.right)
+    seen = detectable(reference.right, reference.groups)
     if seen is None:
         return ["The baseline has one seed, which does not show what difference could be detected.", ""]
-    three = detectable(reference.right, seeds=3)
+    three = detectable(reference.right, reference.groups, seeds=3)
     return [
         f"Given the baseline's spread over {len(reference.seeds)} seeds, a comparison detects {seen:.1f} points with a "
         f"probability of 80 % (with three seeds {three:.1f}).",

@@ -230,13 +230,17 @@ def measure_cached(
     todo = [file for file in stamps if file not in found]
     if todo:
         with bar("measure videos", len(todo), shown=progress) as shown:
-            for file, result in measure_all(todo, workers=workers, timeout=timeout):
-                found[file] = result
-                if result.status != "missing" and not result.reason.startswith(GAVE_UP):
-                    size, changed = stamp(file)
-                    entry = {"version": MEASURE_VERSION, "file": str(file), "size": size, "time": changed}
-                    append_record(cache, entry | {"measured": asdict(result)})
-                shown.advance()
+            try:
+                for file, result in measure_all(todo, workers=workers, timeout=timeout):
+                    found[file] = result
+                    if result.status != "missing" and not result.reason.startswith(GAVE_UP):
+                        size, changed = stamp(file)
+                        entry = {"version": MEASURE_VERSION, "file": str(file), "size": size, "time": changed}
+                        append_record(cache, entry | {"measured": asdict(result)})
+                    shown.advance()
+            except KeyboardInterrupt:
+                kept = f"{len(found)} of {len(files)} videos have been measured and are kept in {cache}"
+                raise KeyboardInterrupt(f"{kept}; the same command continues") from None
     return {path: found[file] for path, file in files.items()}
 
 

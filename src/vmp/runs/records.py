@@ -116,6 +116,11 @@ class _Result(_Open):
     finished: str | None = None
 
 
+def has_top5(classes: int | None) -> bool:
+    """Whether top-5 says anything: with five classes or fewer it is always 100. None: unknown, so it may."""
+    return classes is None or classes > 5
+
+
 def is_run(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
 

@@ -14,7 +14,7 @@ from vmp.data.present import Present, check_bad, check_rates, find_clips
 from vmp.machine import cpus
 from vmp.ranks import read_rank
 from vmp.runs import records
-from vmp.runs.records import RESULT_FILE, read_result
+from vmp.runs.records import RESULT_FILE, has_top5, read_result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ def find_split(config: Config, name: str, manifest: Manifest) -> Split:
     """
     data = config.data
     present = find_clips(manifest, reader=data.reader, max_bad_fraction=data.max_bad_fraction)
-    check_rates(manifest, present, config.backbone.spec.fps)
+    check_rates(present, config.backbone.spec.fps, where=str(manifest.path))
     return Split(name, manifest, present)
 
 
@@ -183,7 +183,7 @@ def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
         [label, names[label], n, right, f"{100 * right / n:.2f}" if n else ""]
         for label, (n, right) in enumerate(counts)
     ]
-    if len(names) > 5:
+    if has_top5(len(names)):
         for row, (n, right) in zip(
             by_class, class_accuracies(scores, split.labels, classes=len(names), k=5), strict=True
         ):
@@ -191,13 +191,15 @@ def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
     records.write_scores(folder, rows, by_class)
 
 
-def print_result(folder: Path) -> None:
+def print_result(folder: Path, *, classes: int | None = None) -> None:
+    """Print the accuracies of a result. classes: their number; None: as the result says."""
     r = read_result(folder)
     scalars = {k: v for k, v in r.get("scalars", {}).items() if k.endswith(("slope", "shift"))}
     learned = "".join(f"  {name} {value:.3f}" for name, value in scalars.items())
     c = r["clips"].get(r["split"], r["clips"])
+    top5 = f"  top-5 {r['top5']:.2f}" if has_top5(classes or r.get("classes")) else ""
     print(
-        f"{r['split']}: top-1 {r['top1']:.2f}  top-5 {r['top5']:.2f}  mean class {r['mean_class']:.2f}{learned}"
+        f"{r['split']}: top-1 {r['top1']:.2f}{top5}  mean class {r['mean_class']:.2f}{learned}"
         f"  ({c['present']} of {c['expected']} clips)  -> {folder / RESULT_FILE}"
     )
 

@@ -77,7 +77,7 @@ def as_split(opened: Opened, measured: Sequence[tuple[Path, Measured]]) -> Split
     readers = tuple(wanted if wanted in m.readers else m.readers[0] for _, m in measured)
     manifest = Manifest(Path("videos"), Path("/"), opened.classes, clips)
     present = Present(clips, readers, len(clips))
-    check_rates(manifest, present, opened.spec.fps)
+    check_rates(present, opened.spec.fps)
     return Split("predict", manifest, present)
 
 
