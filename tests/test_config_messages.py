@@ -54,7 +54,7 @@ from vmp.overrides import hydra_arguments
         (["trainer.clips=???"], "trainer.clips: must be given: a value, as in trainer.clips=..."),
         (
             ["dataset=folders", "dataset.root=.", "dataset.ratio=[0.8,0.2]"],
-            "dataset.ratio: has too few entries; number 3 is missing",
+            "number 3 is missing; give the shares of train, val and test, as in dataset.ratio=.0.8,0,0.2.",
         ),
         (
             ["+backbone.size=m"],

@@ -304,6 +304,8 @@ def test_gradients_reach_m_and_n_through_a_model():
         (torch.zeros(1, 1, 3, 8, 8), "must be \\(batch, 3"),
         (torch.zeros(1, 3, 1, 8, 8), "at least 2"),
         (torch.zeros(1, 3, 2, 8, 8, dtype=torch.int64), "uint8"),
+        (torch.zeros(1, 3, 2, 0, 8), "no pixels"),
+        (np.zeros((1, 3, 2, 8, 8)), "ndarray: must be a torch.Tensor"),
     ],
 )
 def test_wrong_clips_are_told(clip, said):
@@ -325,11 +327,27 @@ def test_wrong_clips_are_told(clip, said):
         ({"variation": "sum"}, "mean, frobenius"),
         ({"std": 0.0}, "std"),
         ({"mean": (0.1, 0.2)}, "one number or three"),
+        ({"mean": "0.45"}, "one number or three"),
+        ({"mean": float("nan")}, "pixels in \\[0, 1\\]"),
+        ({"mean": (123.675, 116.28, 103.53)}, "divide those for 0..255 by 255"),
+        ({"std": 58.4}, "divide those for 0..255 by 255"),
     ],
 )
 def test_wrong_options_are_told(options, said):
     with pytest.raises(ValueError, match=said):
         MotionPrompt(**options)
+
+
+def test_mean_and_std_may_be_arrays_and_tensors_and_are_shown():
+    plain = MotionPrompt(mean=(0.25, 0.5, 0.75), std=0.25)
+    for mean, std in (
+        (np.array([0.25, 0.5, 0.75]), np.float32(0.25)),
+        (torch.tensor([0.25, 0.5, 0.75]), torch.tensor(0.25)),
+        ([0.25, 0.5, 0.75], [0.25] * 3),
+    ):
+        layer = MotionPrompt(mean=mean, std=std)
+        assert (layer.mean, layer.std) == (plain.mean, plain.std)
+    assert "mean=(0.25, 0.5, 0.75), std=(0.25, 0.25, 0.25)" in repr(plain)
 
 
 @pytest.mark.gpu

@@ -74,7 +74,12 @@ class MotionPrompt(nn.Module):
             power_norm = LearnedPowerNorm(alpha=alpha, beta=beta, gamma=gamma, epsilon=epsilon, m=m, n=n)
         self.power_norm = power_norm
         self.mean, self.std = per_channel(mean, "mean"), per_channel(std, "std")
-        if min(self.std) <= 0:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not max(values) <= 1:
+                raise ValueError(
+                    f"{name} = {values}: must be for pixels in [0, 1]; divide those for 0..255 by 255"
+                )
+        if not min(self.std) > 0:
             raise ValueError(f"std = {std}: must be greater than 0")
         self.grey, self.modulate, self.variation = grey, modulate, variation
 
@@ -170,7 +175,8 @@ class MotionPrompt(nn.Module):
         return [name for name in super().__dir__() if name not in without]
 
     def extra_repr(self) -> str:
-        return f"grey={self.grey!r}, modulate={self.modulate!r}, variation={self.variation!r}"
+        options = f"grey={self.grey!r}, modulate={self.modulate!r}, variation={self.variation!r}"
+        return f"mean={self.mean}, std={self.std}, {options}"
 
     def _learned(self) -> LearnedPowerNorm:
         if not isinstance(self.power_norm, LearnedPowerNorm):
@@ -243,18 +249,27 @@ def output_dtype(clip: Tensor) -> torch.dtype:
 
 
 def check_clip(clip: Tensor, *, least_frames: int) -> None:
+    if not isinstance(clip, Tensor):
+        raise ValueError(f"clip is a {type(clip).__name__}: must be a torch.Tensor")
     if clip.dim() != 5 or clip.shape[1] != 3:
         raise ValueError(f"clip has shape {tuple(clip.shape)}: must be (batch, 3, frames, height, width)")
     if clip.shape[2] < least_frames:
         raise ValueError(
             f"clip has {clip.shape[2]} frame(s): at least {least_frames} needed, since T prompts take T + 1 frames"
         )
+    if 0 in clip.shape[3:]:
+        raise ValueError(f"clip has shape {tuple(clip.shape)}: it has no pixels")
     if clip.dtype != torch.uint8 and not clip.is_floating_point():
         raise ValueError(f"clip is {clip.dtype}: must be uint8 (0..255) or floating (normalised)")
 
 
 def per_channel(value: float | tuple[float, ...], name: str) -> tuple[float, float, float]:
-    values = (value,) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)
+    if not isinstance(value, int | float | tuple):
+        value = getattr(value, "tolist", lambda: value)()  # of arrays and tensors
+    try:
+        values = (value,) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)
+    except (TypeError, ValueError):
+        values = ()
     if len(values) != 3:
-        raise ValueError(f"{name} = {value}: must be one number or three, one per channel")
+        raise ValueError(f"{name} = {value!r}: must be one number or three, one per channel")
     return values[0], values[1], values[2]

@@ -162,7 +162,7 @@ def _start(value: Start, name: str) -> Tensor:
         return torch.empty(1).normal_(mean=1e-5, std=1.0)
     if not (isinstance(value, int | float) and math.isfinite(value)):
         raise ValueError(
-            f"start value {name} = {value!r}: must be finite, or 'draw' to draw it from N(1e-5, 1)"
+            f"start value {name} = {value!r}: must be a finite number, or 'draw' to draw it from N(1e-5, 1)"
         )
     return torch.full((1,), float(value))
 

@@ -26,9 +26,10 @@ _MESSAGES = {  # pydantic's types of errors -> what is said instead of pydantic'
     "float_type": "must be a number",
     "string_type": "must be text",
 }
-_TO_GIVE = {  # keys without a default -> what they name, and an example; of a kind of the section before the others
+_TO_GIVE = {  # keys without a default, or of several entries -> what they name, and an example; kinds before others
     "dataset.list.root": ("the folder that the paths in the lists are relative to", "videos"),
     "dataset.folders.root": ("the folder that holds one folder per class", "videos"),
+    "dataset.ratio": ("the shares of train, val and test", "[0.8,0,0.2]"),
     "dataset.train": ("the list of the training clips, with lines `path,label`", "train.csv"),
     "dataset.val": ("the list of the validation clips, with lines `path,label`", "val.csv"),
     "dataset.folder": ("a folder of manifests, with classes.txt and train.csv", "data/mine"),
@@ -99,7 +100,10 @@ def _describe(fault: Any, command: str) -> str:
     if kind == "extra_forbidden":
         return no_such_key(key, command)
     if kind == "missing" and path[-1].isdigit():
-        return f"{'.'.join(path[:-1])}: has too few entries; number {int(path[-1]) + 1} is missing"
+        key = ".".join(path[:-1])
+        what, example = _TO_GIVE.get(key, ("", ""))
+        hint = f"; give {what}, as in {key}={example}" if what else ""
+        return f"{key}: has too few entries; number {int(path[-1]) + 1} is missing{hint}"
     if kind == "missing":
         return f"{key}: missing"
     if kind == "absent":

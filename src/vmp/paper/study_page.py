@@ -171,10 +171,10 @@ def _detectable_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
     seen = detectable(reference.right, reference.groups)
     if seen is None:
         return ["The baseline has one seed, which does not show what difference could be detected.", ""]
-    three = detectable(reference.right, reference.groups, seeds=3)
+    three = f" (with three seeds {detectable(reference.right, reference.groups, seeds=3):.1f})"
     return [
-        f"Given the baseline's spread over {len(reference.seeds)} seeds, a comparison detects {seen:.1f} points with a "
-        f"probability of 80 % (with three seeds {three:.1f}).",
+        f"Given the baseline's spread over {len(reference.seeds)} seeds and over clips, a comparison detects "
+        f"{seen:.1f} points with a probability of 80 %{three if len(reference.seeds) != 3 else ''}.",
         "",
     ]
 
