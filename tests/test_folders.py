@@ -100,7 +100,9 @@ def test_a_csv_with_groups_spans_and_a_split(clips, data):
         "kick/2.mp4,b,,,r,test\nkick/3.mp4,b,,,s,train\nkick/0.mp4,b,,,,unused\n"
     )
     plan, home = plan_folders(clips, Path("parts.csv"))  # looked for in the root
-    run(plan, out)
+    said = run(plan, out).text
+    assert "note    2 clip(s) have fewer than 9 frames, so that models see frames more than once" in said
+    assert "wave/0@0-0.2: 5 frame(s)" in said
     train, val, test = (read(out, f"{home}/{split}").clips for split in ("train", "val", "test"))
     assert [(c.id, c.label, c.start, c.end) for c in train] == [
         ("wave/0@0-0.2", 0, 0, 5),

@@ -532,9 +532,13 @@ def test_two_runs_are_compared_clip_by_clip(home, script, tmp_path):
     assert [row["id"] for row in listed] == [row["id"] for row in rows[:4]]
     assert [row["change"] for row in listed] == ["broken" if r else "fixed" for r in right[:4]]
     assert {path.name for path in tmp_path.glob("p.*")} == {"p.png", "p.svg"}
+    changed = other / "config.yaml"
+    changed.write_text(changed.read_text().replace("  alpha: 5.0\n", ""))
     code, said, _ = script("compare", run, other)
     assert code == 0
     assert "seed: 0 -> 1" in said
+    assert "and 1 more that only one of the two has" in said
+    assert "alpha" not in said
     assert "McNemar" in said
 
 

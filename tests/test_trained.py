@@ -126,6 +126,7 @@ def test_the_table_has_a_row_per_video(finished, files, tmp_path, monkeypatch, c
     words = [str(tmp_path), f"run={finished}", "--csv", str(tmp_path / "out.csv"), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["vmp", *words])
     assert predict_command() == 2
+    assert f"-> {tmp_path / 'out.csv'}\n" in capsys.readouterr().err
     with open(tmp_path / "out.csv", newline="") as file:
         good, bad = csv.DictReader(file)
     assert (good["file"], good["frames"], good["problem"]) == (str(tmp_path / "a, b.mp4"), "12", "")

@@ -123,7 +123,10 @@ def show(found: dict[str, Any], *, most: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"A  {escape(found['a'])}\nB  {escape(found['b'])}\n")
     console.print("[bold]settings[/bold] (A -> B)")
-    console.print("\n".join(f"  {escape(line)}" for line in found["config"]) or "  the same")
+    both = [line for line in found["config"] if "(absent)" not in line]
+    if alone := len(found["config"]) - len(both):
+        both.append(f"and {alone} more that only one of the two has (--json lists them)")
+    console.print("\n".join(f"  {escape(line)}" for line in both) or "  the same")
     t, n = found["top1"], found["clips"]
     console.print(
         f"\n[bold]top-1[/bold]  A {t['a']:.2f} %, B {t['b']:.2f} % on {n['both']} clips: {t['difference']:+.2f} "

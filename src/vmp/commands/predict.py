@@ -72,6 +72,7 @@ def main() -> int:
         )
     if options.csv:
         write_table(options.csv, found, bad, top=options.top)
+        print(f"-> {options.csv}", file=sys.stderr)
     if options.json:
         entries = [as_entry(one, top=options.top) for one in found]
         print(json.dumps(entries, indent=1, ensure_ascii=False))

@@ -23,7 +23,15 @@ from vmp.prepare.children import Work
 from vmp.prepare.estimate import describe_estimate
 from vmp.prepare.measure import measure_cached
 from vmp.prepare.plan import Check, DatasetPlan, check_equal
-from vmp.prepare.rows import Rows, cut_rows, in_place_rows, remux_rows, tag_short, unmeasured_rows
+from vmp.prepare.rows import (
+    Rows,
+    cut_rows,
+    describe_short,
+    in_place_rows,
+    remux_rows,
+    tag_short,
+    unmeasured_rows,
+)
 from vmp.prepare.source import probe
 from vmp.prepare.videos import why_not_found
 
@@ -178,6 +186,8 @@ def _check_clips(clips: Rows, checks: list[Check], notes: list[str]) -> None:
     checks.append(check_equal("clips that can be read", len(found), len(found) - len(unread)))
     if unread:
         notes.append(f"{len(unread):,} clip(s) cannot be read:\n{shortlist(unread)}")
+    if short := [f"{c.id}: {c.length} frame(s)" for c in found if "short" in c.tags]:
+        notes.append(describe_short(short))
     if rates := Counter(f"{clip.fps:.4g}" for clip in found if clip.fps):
         listed = ", ".join(f"{count:,} at {rate}" for rate, count in rates.most_common())
         notes.append(f"clips by frames per second: {listed}")

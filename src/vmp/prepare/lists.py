@@ -24,7 +24,7 @@ from vmp.prepare.division import check_groups, look_alikes, note_copies, note_un
 from vmp.prepare.list_format import NUMERIC, Row, read_list
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan
-from vmp.prepare.rows import SHORT, in_place_rows, tag_short, unusable
+from vmp.prepare.rows import describe_short, in_place_rows, tag_short, unusable
 from vmp.prepare.videos import Locator
 
 
@@ -144,10 +144,7 @@ def _summarize(rows: Mapping[str, list[Row]], clips: Mapping[str, list[Clip]]) -
     if bad:
         lines.append(f"{len(bad):,} clip(s) cannot be used:\n{shortlist(bad)}")
     if short:
-        lines.append(
-            f"{len(short):,} clip(s) have fewer than {SHORT} frames, so that models see frames more than once, and "
-            f"the difference of equal frames is zero:\n{shortlist(short)}"
-        )
+        lines.append(describe_short(short))
     return "\n".join(lines)
 
 

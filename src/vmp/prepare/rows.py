@@ -18,7 +18,7 @@ from vmp.data.columns import Clip
 from vmp.data.frames import FRAMES, RATE_KEYS
 from vmp.data.manifest import check_relative
 from vmp.data.times import Clock
-from vmp.errors import ConfigError, ManifestError
+from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
 from vmp.prepare.cut import KEPT, CutClip, cut_all
 from vmp.prepare.measure import Measured
@@ -99,6 +99,14 @@ def with_measured(clip: Clip, found: Measured) -> Clip:
 
 def unusable(clip: Clip, status: str, reason: str) -> Clip:
     return replace(clip, status=status, tags=clip.tags | ({"problem": reason} if reason else {}))
+
+
+def describe_short(listed: list[str]) -> str:
+    """What it means that these clips are short."""
+    return (
+        f"{len(listed):,} clip(s) have fewer than {SHORT} frames, so that models see frames more than once, and the "
+        f"difference of equal frames is zero:\n{shortlist(listed)}"
+    )
 
 
 def tag_short(clip: Clip) -> Clip:
