@@ -14,6 +14,7 @@ from vmp.errors import RunError, first_line
 from vmp.formats import finite, natural_key, round_digits
 from vmp.pathways import split_scalar_name
 from vmp.report.tested import Tested, read_tested
+from vmp.runs.records import has_top5
 from vmp.runs.rows import Row, evenly
 from vmp.runs.run import Run
 
@@ -55,6 +56,10 @@ class Entry:
         prompted = self.weight is not None
         what = (self.dataset, self.backbone, prompted, self.placement, self.method, self.weight or 0.0)
         return (*what, natural_key(self.seed), self.name)
+
+    @property
+    def has_top5(self) -> bool:
+        return has_top5(len(self.classes) or None)
 
     @property
     def short_problem(self) -> str:
