@@ -39,6 +39,11 @@ def main() -> None:
     write_text(out, text)
     print(text)
     print(f"-> {out}")
+    if "\n| " not in text:
+        print(
+            f"There are no runs of the tables in {profile.output}: make table1 makes them, with PROFILE=mini in "
+            "miniature. docs/results has the published pages."
+        )
 
 
 if __name__ == "__main__":

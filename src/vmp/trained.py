@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from vmp.config import check, check_start, parse_views
-from vmp.errors import DataError, UserError
+from vmp.errors import ConfigError, DataError, UserError
 from vmp.overrides import Source, quote
 from vmp.runs.hub import PREFIX, fetch
 from vmp.runs.open import Opened, is_shared, open_published, open_run, open_shared
@@ -153,7 +153,7 @@ class TrainedModel:
             return []
         found, bad = self.predict_readable(given, batch_size=batch_size, views=views, fps=fps)
         if bad:
-            raise DataError(_unreadable(bad))
+            raise DataError(f"{len(bad)} of {len(given)} video(s) cannot be read:\n{_unreadable(bad)}")
         return found[0] if one else found
 
     def predict_readable(
@@ -221,7 +221,7 @@ class TrainedModel:
         paths = [Path(videos)] if isinstance(videos, str | Path) else [Path(video) for video in videos]
         measured, bad = measure_videos(paths, fps=fps)
         if bad:
-            raise DataError(_unreadable(bad))
+            raise DataError(f"{len(bad)} of {len(paths)} video(s) cannot be read:\n{_unreadable(bad)}")
         found = []
         split = as_split(self._opened, [(path, measured[path]) for path in paths])
         for clips, weights in self._views(split, views):
@@ -357,10 +357,18 @@ def load(
 
 def load_published(overrides: Sequence[str], *, device: str = "auto") -> TrainedModel:
     """Open published weights. overrides: as for train.py, backbone=... backbone.weights=... vmp=..."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     from vmp.compose import CONF, composer
+    from vmp.explain import explain
 
     plain = [] if any(word.startswith("vmp=") for word in overrides) else ["vmp=none"]
-    config = check(composer(CONF)([*overrides, *plain]))
+    try:
+        raw = composer(CONF)([*overrides, *plain])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from None
+    config = check(raw)
     check_start(config)
     return _on(device, lambda where: open_published(config, device=where))
 

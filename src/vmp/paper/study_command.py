@@ -157,6 +157,8 @@ def _print_plan(
     recorded: Records,
 ) -> None:
     seconds = [float(row["seconds"]) for row in recorded.runs]
+    for run in missing:
+        print(f"  {run.set} fold {run.fold}  {run.arm}  {run.setting}  seed {run.seed}  {run.planned.state}")
     print(f"{len(planned)} runs, {len(planned) - len(missing)} recorded, {len(missing)} to do")
     asked = {id(run.planned) for run in missing}
     if needed := [run for run in todo if id(run) not in asked and not run.finished]:
@@ -167,5 +169,3 @@ def _print_plan(
         print(
             f"about {format_duration(mean * count)}: the {len(seconds)} recorded runs took {mean:.0f} s each"
         )
-    for run in missing:
-        print(f"  {run.set} fold {run.fold}  {run.arm}  {run.setting}  seed {run.seed}  {run.planned.state}")

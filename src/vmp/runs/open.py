@@ -73,6 +73,8 @@ def open_run(
     from vmp.runs.resume import agree_on_checkpoint, load_into
 
     run = read_run(folder)
+    if checkpoint and checkpoint not in ("best", "last"):
+        raise RunError(f"checkpoint {checkpoint}: must be best or last")
     config, kept = run.checked_config, checkpoints_of(folder)
     select = checkpoint or config.trainer.select
     choose = checkpoints.best if select == "best" else checkpoints.newest
