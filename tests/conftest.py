@@ -89,12 +89,20 @@ def hugging_face(tmp_path_factory):
 
 @pytest.fixture
 def script(monkeypatch, capsys):
-    """script("predict", ...) runs a script of the repository in this process: its exit code, output and errors."""
+    """script("predict", ...) runs a script of the repository in this process: its exit code, output and errors.
+
+    Warm jobs that it starts are forked from this process's server. root: the checkout whose script it is and where it
+    runs, if another.
+    """
     from configs import ROOT
 
-    def call(name, *arguments):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # warm jobs set it
+
+    def call(name, *arguments, root=None):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        folder, code = ROOT if name in ("train", "evaluate") else ROOT / "scripts", 0
+        monkeypatch.chdir(root or os.getcwd())  # scripts change it, too
+        folder, code = root or ROOT, 0
+        folder = folder if name in ("train", "evaluate") else folder / "scripts"
         try:
             runpy.run_path(str(folder / f"{name}.py"), run_name="__main__")
         except SystemExit as end:

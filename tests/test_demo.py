@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,21 +71,20 @@ def test_what_is_said_follows_from_the_numbers(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_a_table_a_picture_and_two_sentences(tmp_path):
+def test_the_demo_ends_with_a_table_a_picture_and_two_sentences(tmp_path, script):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     (tmp_path / "scripts").mkdir()
-    for script in ("train.py", "scripts/demo.py"):
-        shutil.copy(ROOT / script, tmp_path / script)
+    for name in ("train.py", "scripts/demo.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
     few = ["dataset.train=32", "dataset.val=10", "dataset.test=20", "dataset.size=32", "backbone.crop=32"]
     small = ["backbone.weights=none", "backbone.width=4", "trainer.epochs=1", "train.precise_bn=0"]
-    command = [sys.executable, "scripts/demo.py", "seeds=2", *few, *small]
     for again in (False, True):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert ("8 finished before, 0 to do" in done.stdout) == again
+        code, said, errors = script("demo", "seeds=2", *few, *small, root=tmp_path)
+        assert code == 0, said + errors
+        assert ("8 finished before, 0 to do" in said) == again
     for word in ("static", "moving", "difference", *ARMS):
-        assert word in done.stdout
-    assert "about real clips: this is one small network on ten generated motions." in done.stdout
+        assert word in said
+    assert "about real clips: this is one small network on ten generated motions." in said
     with Image.open(tmp_path / "outputs/demo.png") as picture:
         assert picture.size[0] > 800
     folders = {path.parent.name for path in tmp_path.glob("outputs/motions-moving/tiny/*/*/result.json")}

@@ -3,8 +3,6 @@
 import csv
 import gzip
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -45,11 +43,16 @@ def checkout(tmp_path_factory) -> Path:
     return root
 
 
-def study(root: Path, script: str, *arguments: str) -> str:
-    command = [sys.executable, f"scripts/{script}.py", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def study(script, checkout):
+    """study("publish", ...) runs a script of the checkout: what it printed."""
+
+    def call(name: str, *arguments: str) -> str:
+        code, said, errors = script(name, *arguments, root=checkout)
+        assert code == 0, said + errors
+        return said
+
+    return call
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -59,11 +62,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_study_runs_records_and_continues_from_its_published_records(checkout):
-    assert "4 runs, 0 recorded, 4 to do" in study(
-        checkout, "study", "small", "dry=1", "only=none learned", "seeds=2"
-    )
-    study(checkout, "study", "small", "only=none learned", "seeds=2")
+def test_a_study_runs_records_and_continues_from_its_published_records(checkout, study):
+    assert "4 runs, 0 recorded, 4 to do" in study("study", "small", "dry=1", "only=none learned", "seeds=2")
+    study("study", "small", "only=none learned", "seeds=2")
     results = checkout / "outputs/small/results"
     runs, clips = rows(results / "study_runs.csv"), rows(results / "study_clips.csv.gz")
     assert [(row["arm"], row["seed"]) for row in runs] == [(a, s) for a in ("learned", "none") for s in "01"]
@@ -78,15 +79,15 @@ def test_a_study_runs_records_and_continues_from_its_published_records(checkout)
     assert "| another clip's | not run |" in text
     assert "on 6 x 2" in text
 
-    study(checkout, "publish", "--profile", "small")
+    study("publish", "--profile", "small")
     assert not (checkout / "docs/results/small/figures").exists()  # it shows frames of these videos
     shutil.rmtree(checkout / "outputs")  # another machine
-    said = study(checkout, "study", "small", "dry=1", "seeds=2")
+    said = study("study", "small", "dry=1", "seeds=2")
     assert "6 runs, 4 recorded, 2 to do" in said
     assert "  bright fold 1  other  base  seed 0  not run" in said
-    changed = study(checkout, "study", "small", "dry=1", "only=none", "seeds=2", "trainer.epochs=3")
+    changed = study("study", "small", "dry=1", "only=none", "seeds=2", "trainer.epochs=3")
     assert "2 runs, 0 recorded, 2 to do" in changed
-    study(checkout, "study", "small", "only=other", "seeds=1")
+    study("study", "small", "only=other", "seeds=1")
     assert [row["arm"] for row in rows(results / "study_runs.csv")] == [
         "learned",
         "learned",
@@ -94,12 +95,12 @@ def test_a_study_runs_records_and_continues_from_its_published_records(checkout)
         "none",
         "other",
     ]
-    study(checkout, "publish", "--profile", "small")
+    study("publish", "--profile", "small")
     assert "not run" not in (checkout / "docs/results/small/study_small.md").read_text()
 
     # a table never mixes configs: with another one, the recorded runs are not in it
     other = ("seeds=1", "only=none", "trainer.epochs=2", "output=outputs/other")
-    assert "5 recorded run(s) have another config" in study(checkout, "study", "small", *other)
+    assert "5 recorded run(s) have another config" in study("study", "small", *other)
     assert [row["arm"] for row in rows(checkout / "outputs/other/results/study_runs.csv")] == ["none"]
     text = (checkout / "outputs/other/results/study_small.md").read_text()
     assert "| prompts | not run |" in text
