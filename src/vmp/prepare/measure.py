@@ -371,12 +371,20 @@ def _matches_frame(picture: np.ndarray, near: Sequence[np.ndarray], at: int) -> 
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of pictures (..., THUMB, THUMB, 3) in grey levels."""
-    return np.abs(a.astype(np.int16) - b).mean(axis=(-3, -2, -1))
+    """Mean absolute difference of pictures (..., THUMB, THUMB, 3) uint8 in grey levels."""
+    apart = np.maximum(a, b)
+    apart -= np.minimum(a, b)
+    flat = apart.reshape(*apart.shape[:-3], -1)
+    return flat.sum(axis=-1, dtype=np.uint32) / flat.shape[-1]
 
 
 def small(picture: np.ndarray) -> np.ndarray:
     """(H, W, 3) -> (THUMB, THUMB, 3) uint8 by nearest pixel, since averaging would hide small motions."""
     h, w = picture.shape[:2]
-    rows, columns = (np.linspace(0, n - 1, THUMB).astype(int) for n in (h, w))
-    return picture[rows[:, None], columns[None]]
+    return picture.take(_nearest(h), axis=0).take(_nearest(w), axis=1)
+
+
+@cache
+def _nearest(n: int) -> np.ndarray:
+    """The THUMB places on a side of n pixels."""
+    return np.linspace(0, n - 1, THUMB).astype(int)
