@@ -121,11 +121,13 @@ def test_other_commands_do_not_change_the_shipped_results(command, tmp_path, scr
 
 def test_a_packed_file_is_chosen_by_its_name_without_suffixes(tmp_path):
     source, target = tmp_path / "results", tmp_path / "docs"
-    header = ["set", "fold", "arm", "setting", "seed", "id"]
+    header = ["set", "fold", "id", "group", "class", "none/base/0", "learned/base/0"]
     source.mkdir()
-    write_csv(source / "study_clips.csv.gz", [header, list("a1b20c")])
+    write_csv(source / "study_clips.csv.gz", [header, list("a1bcdee")])
     (source / "claims.md").write_text("# Claims")
     assert publish(source, target, only=["study_clips"]) == [target / "study_clips.csv.gz"]
-    write_csv(source / "study_clips.csv.gz", [header, list("a1b20d")])
-    with pytest.raises(RunError, match="1 published numbers would be lost"):
+    write_csv(source / "study_clips.csv.gz", [header, [*"a1bcde", ""]])
+    with pytest.raises(
+        RunError, match=r"1 published numbers would be lost[\s\S]*a, 1, learned, base, 0, b has"
+    ):
         publish(source, target, only=["study_clips"])

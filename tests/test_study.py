@@ -1,5 +1,6 @@
 """A study's statistics against exact answers and simulation, and its records."""
 
+import gzip
 import itertools
 from pathlib import Path
 
@@ -9,11 +10,21 @@ import yaml
 from runs import ROOT
 
 from vmp.errors import ConfigError, RunError
+from vmp.files import write_csv
 from vmp.paper.paired import by_class, choose_settings, detectable, difference
 from vmp.paper.planning import Planner
 from vmp.paper.study import choose, is_current, load_study, plan
-from vmp.paper.study_command import CLIP_COLUMNS, RUN_COLUMNS, Records, _merge, read_records, write_results
+from vmp.paper.study_command import write_results
 from vmp.paper.study_page import collect, compare
+from vmp.paper.study_records import (
+    CLIP_COLUMNS,
+    RUN_COLUMNS,
+    Records,
+    merge,
+    read_clips,
+    read_records,
+    write_records,
+)
 
 STUDY = ROOT / "conf/study/real.yaml"
 
@@ -155,14 +166,34 @@ def test_results_are_written_read_and_merged(tmp_path):
     assert "patches" not in text  # a group that nobody asked for
     assert (tmp_path / "study_real.png").stat().st_size > 1000
     back = read_records(tmp_path)
-    assert sorted(map(str, back.clips)) == sorted(map(str, clips))
+    assert sorted(back.clips, key=str) == sorted(({k: c[k] for k in back.clips[0]} for c in clips), key=str)
     again = Records([run("learned", 0, top1="75")], [clip("learned", 0, "0.mp4", "wash")])
-    merged = _merge(back, again)
+    merged = merge(back, again)
     assert [row["top1"] for row in merged.runs] == ["75", "50"]
     assert [row["id"] for row in merged.clips if row["arm"] == "learned"] == ["0.mp4"]
     (tmp_path / "study_clips.csv.gz").unlink()
     with pytest.raises(RunError, match=r"study_clips\.csv\.gz: missing"):
         read_records(tmp_path)
+
+
+def test_a_row_of_clips_has_the_predictions_of_all_runs(tmp_path):
+    clips = [clip("learned", s, f"{i}.mp4", "wash" if s else "rub") for s in (0, 1) for i in (0, 1)]
+    clips += [clip("none", 0, "1.mp4", "rub", setting="lr0.1"), clip("none", 0, "1.mp4", "wash", fold=2)]
+    write_records(Records([run("none", 0)], clips), tmp_path)
+    path = tmp_path / "study_clips.csv.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        assert file.read().splitlines() == [
+            "set,fold,id,group,class,learned/base/0,learned/base/1,none/base/0,none/lr0.1/0",
+            "handwash12,1,0.mp4,0.mp4,wash,rub,wash,,",
+            "handwash12,1,1.mp4,1.mp4,wash,rub,wash,,rub",
+            "handwash12,2,1.mp4,1.mp4,wash,,,wash,",
+        ]
+    assert sorted(map(str, (sorted(c.items()) for c in read_clips(path)))) == sorted(
+        map(str, (sorted(c.items()) for c in clips))
+    )
+    write_csv(path, [["set", "fold", "id", "group", "class", "arm"], [*"a1b", "", "c", "d"]])
+    with pytest.raises(RunError, match=r"column 'arm': must be one of set, fold.*arm/setting/seed"):
+        read_clips(path)
 
 
 def test_words_choose_sets_and_arms():

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS, DRAWS_AT_ONCE = 10_000, 500  # of the bootstrap
-LIMIT, POWER = (
-    1.96,
-    0.84,
-)  # standard errors: half of a 95 % interval, and for a chance of 80 % to lie outside it
+# in standard errors: half of a 95 % interval, and how far outside it a mean must be to stay outside in four of five cases
+LIMIT, POWER = 1.96, 0.84
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from pathlib import Path
 from vmp.errors import RunError, shortlist
 from vmp.files import read_csv, read_text, replacing
 from vmp.formats import finite
-from vmp.paper.study import PLACE
+from vmp.paper.study import PLACE, key_of
+from vmp.paper.study_records import CLIPS_FILE, RUNS_FILE, read_clips
 
 KINDS = (
     *("table*.csv", "table*.md", "table*.tex", "claims.md", "starts*.csv", "starts*.png", "starts*.svg"),
     *("figures/figure*.png", "figures/figure*.svg", "figures/arms_*.png"),
-    *("study_*.md", "study_*.png", "study_*.svg", "study_runs.csv", "study_clips.csv.gz"),
+    *("study_*.md", "study_*.png", "study_*.svg", RUNS_FILE, CLIPS_FILE),
 )
 
 
@@ -30,7 +31,7 @@ SHOW_FRAMES = {
 
 _TABLE = ("row", "column"), "ours"
 _MAP = ("dataset", "slope", "shift", "seed"), "top1"  # of starts
-_NUMBERS = {"study_runs": (PLACE, "top1"), "study_clips": ((*PLACE, "id"), None)}  # of a study
+_RUNS = PLACE, "top1"  # of a study
 
 
 def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: bool = True) -> list[Path]:
@@ -88,8 +89,11 @@ def lost_numbers(old: Path, new: Path) -> list[str]:
     """What a published file has and a new one lacks: cells of tables and their seeds, points of a map, sections of the
     claims. Pictures and the Markdown and LaTeX of tables have no numbers of their own."""
     stem = _stem(old)
-    if ".csv" in old.suffixes:
-        keys, number = _NUMBERS.get(stem, _TABLE if stem.startswith("table") else _MAP)
+    if old.name == CLIPS_FILE:
+        had, has = ({(*key_of(row), row["id"]) for row in read_clips(path)} for path in (old, new))
+        return [f"{', '.join(key)} has no prediction" for key in sorted(had - has)]
+    if old.suffix == ".csv":
+        keys, number = _TABLE if stem.startswith("table") else _RUNS if old.name == RUNS_FILE else _MAP
         before, after = _count_seeds(old, keys, number), _count_seeds(new, keys, number)
         gone = [f"{', '.join(key)} has no number" for key in before if key not in after]
         fewer = [key for key in before if key in after and after[key] < before[key]]
@@ -100,13 +104,12 @@ def lost_numbers(old: Path, new: Path) -> list[str]:
     return []
 
 
-def _count_seeds(path: Path, keys: Sequence[str], number: str | None) -> dict[tuple[str, ...], int]:
-    """The key of each row that has a number (if the file has any) -> how many seeds it was measured with."""
-    rows = read_csv(path, required=(*keys, number) if number else keys)
+def _count_seeds(path: Path, keys: Sequence[str], number: str) -> dict[tuple[str, ...], int]:
+    """The key of each row that has a number -> how many seeds it was measured with."""
     return {
         tuple(row[key] for key in keys): int(finite(row.get("seeds", "")) or 1)
-        for row in rows
-        if number is None or finite(row[number]) is not None
+        for row in read_csv(path, required=(*keys, number))
+        if finite(row[number]) is not None
     }
 
 

@@ -5,19 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmp.errors import RunError
-from vmp.files import read_csv, write_csv, write_text
+from vmp.files import write_text
 from vmp.formats import format_duration
 from vmp.jobs.launch import parse_launch
 from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
 from vmp.paper.reproduce import run_missing
-from vmp.paper.study import PLACE, Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
+from vmp.paper.study import Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
 from vmp.paper.study_page import collect, draw, to_markdown
 from vmp.paper.study_pictures import draw_arms, draw_attention
-
-RUN_COLUMNS = (*PLACE, "config", "commit", "top1", "slope", "shift", "seconds", "device")
-LATER_COLUMNS = ("attention",)  # that records of earlier versions lack
-CLIP_COLUMNS = (*PLACE, "id", "group", "class", "predicted")
+from vmp.paper.study_records import CLIPS_FILE, RUNS_FILE, Records, merge, read_records, write_records
 
 
 @dataclass(frozen=True)
@@ -42,14 +38,6 @@ class StudyRequest:
         return shlex.join(["python", "scripts/study.py", self.name, *words])
 
 
-@dataclass(frozen=True)
-class Records:
-    """Rows of study_runs.csv and study_clips.csv.gz."""
-
-    runs: list[dict[str, str]]
-    clips: list[dict[str, str]]
-
-
 def run_study(request: StudyRequest) -> int:
     """Run what a study lacks and write its results; the exit code."""
     study = load_study(request.name)
@@ -62,7 +50,7 @@ def run_study(request: StudyRequest) -> int:
     results = Path(request.results or Path(output) / "results")
 
     def read_recorded() -> Records:
-        found = _merge(read_records(Path(study.published)), read_records(results))
+        found = merge(read_records(Path(study.published)), read_records(results))
         return _without_other_configs(study, planner, found)
 
     recorded = read_recorded()
@@ -79,47 +67,23 @@ def run_study(request: StudyRequest) -> int:
         return 0
     left = run_missing(todo, [], launch, Path(output))
     # read again: another command may have written there meanwhile
-    records = _merge(read_recorded(), _records_of(run for run in missing if run.planned.finished))
+    records = merge(read_recorded(), _records_of(run for run in missing if run.planned.finished))
     write_results(study, records, results, command=request.command)
     pictures = draw_arms(study, planned, results / "figures")
     if "learned" in study.arms:
         pictures += draw_attention(study, "learned", planned, results)
     for path in pictures:
         print(f"-> {path}")
-    print(f"-> {results}/study_{study.name}.md, .png, .svg, study_runs.csv, study_clips.csv.gz")
+    print(f"-> {results}/study_{study.name}.md, .png, .svg, {RUNS_FILE}, {CLIPS_FILE}")
     return 1 if left else 0
 
 
 def write_results(study: Study, records: Records, results: Path, *, command: str) -> None:
     """Write the table, the picture and the records."""
-    for file, columns, rows in (
-        ("study_runs.csv", (*RUN_COLUMNS, *LATER_COLUMNS), records.runs),
-        ("study_clips.csv.gz", CLIP_COLUMNS, records.clips),
-    ):
-        write_csv(results / file, [columns, *([row.get(name, "") for name in columns] for row in rows)])
+    write_records(records, results)
     found = collect(study, records.clips)
     write_text(results / f"study_{study.name}.md", to_markdown(study, found, records.runs, command=command))
     draw(study, found, results / f"study_{study.name}")
-
-
-def read_records(folder: Path) -> Records:
-    """Those of a study's results; empty where there are none.
-
-    Raises:
-        RunError: a file is damaged.
-    """
-    paths = folder / "study_runs.csv", folder / "study_clips.csv.gz"
-    if not paths[0].is_file():
-        return Records([], [])
-    if not paths[1].is_file():
-        raise RunError(
-            f"{paths[1]}: missing beside {paths[0].name}; put it back, or remove {paths[0].name} too"
-        )
-    runs, clips = (
-        read_csv(path, required=columns)
-        for path, columns in zip(paths, (RUN_COLUMNS, CLIP_COLUMNS), strict=True)
-    )
-    return Records(runs, clips)
 
 
 def _records_of(finished: Iterable[StudyRun]) -> Records:
@@ -130,14 +94,6 @@ def _records_of(finished: Iterable[StudyRun]) -> Records:
         runs.append(mine)
         clips += tested
     return Records(runs, clips)
-
-
-def _merge(old: Records, new: Records) -> Records:
-    """The records of both; where both have a run, the new one counts."""
-    again = {key_of(row) for row in new.runs}
-    runs = [row for row in old.runs if key_of(row) not in again] + new.runs
-    clips = [row for row in old.clips if key_of(row) not in again] + new.clips
-    return Records(sorted(runs, key=key_of), sorted(clips, key=lambda row: (*key_of(row), row["id"])))
 
 
 def _without_other_configs(study: Study, planner: Planner, records: Records) -> Records:
