@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS, DRAWS_AT_ONCE = 10_000, 500  # of the bootstrap
-# in standard errors: half of a 95 % interval, and how far outside it a mean must be to stay outside in four of five cases
+# in standard errors: half of a 95 % interval, and how far beyond it four of five means still lie outside
 LIMIT, POWER = 1.96, 0.84
 
 
