@@ -381,7 +381,7 @@ def try_memory(sources, reads: int) -> list[str]:
 @pytest.mark.timeout(900)
 def test_reads_leave_nothing_behind(sources, rounds, tally):
     assert set(INSTALLED) <= set(READERS)
-    fault, reads = tally("clip reads with memory flat"), 1500 * rounds
+    fault, reads = tally("clip reads with memory flat"), 600 * rounds
     fault.tries(reads * len(INSTALLED))
     wrong = try_memory(sources, reads)
     fault.survives(reads * (len(INSTALLED) - len(wrong)))

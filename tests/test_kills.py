@@ -312,9 +312,10 @@ def test_asked_to_stop_it_saves_and_the_same_command_continues(data, alone, tmp_
 
 
 def test_a_time_limit_saves_and_the_same_command_continues(data, alone, tmp_path):
+    """After each update of the first epoch and at its end, and then after some at a time."""
     codes = []
-    for _ in range(30):
-        done = start(data, tmp_path, *ONE, "trainer.max_minutes=0.0001").wait()
+    for minutes in [0.0001] * 7 + [0.01] * 23:
+        done = start(data, tmp_path, *ONE, f"trainer.max_minutes={minutes}").wait()
         codes.append(done.returncode)
         if done.returncode == 0:
             break

@@ -375,9 +375,10 @@ def test_the_joblib_config_has_the_keys_of_its_plugin():
 
 @pytest.mark.slow
 def test_a_job_near_its_time_limit_saves_and_is_queued_again(tmp_path):
-    """submitit sends its signal half a minute before the limit of one minute."""
+    """submitit sends its signal in time before the limit of one minute."""
     sweep = [f"output='{tmp_path}'", "optim.lr=7", "seed=0", "hydra/launcher=submitit_local"]
-    code, said, wrong = finish(start(*sweep, "hydra.launcher.timeout_min=1"))
+    process = start(*sweep, "hydra.launcher.timeout_min=1", script="tests/near_limit.py")
+    code, said, wrong = finish(process)
     assert code == 0, wrong
     assert "waiting: " in said
     assert times_run(tmp_path) == {"seed0": 2}
