@@ -4,6 +4,7 @@ clips, and what Table 1 costs, each beside a plain implementation; layers beyond
     python -m benchmarks [layer|stem|step|extensions|save|start|loader|clips|views|costs] [--batch 8 --size 224]
     python -m benchmarks step costs --backbone c2d i3d slowfast x3d timesformer
     python -m benchmarks step --backbone x3d backbone.size=s        KEY=VALUE: overrides for step, as for train.py
+    python -m benchmarks step --variants "ours, compile"            only these rows of step, beside ours in float32
 
 The rows of a table are warmed up and then timed in rounds, one after another; medians are printed, and ratios are to
 the first row. This needs the project and torch 2.11 or newer; if transformers is installed, Hugging Face's TimeSformer
@@ -31,12 +32,14 @@ def main() -> None:
     add("--repeats", type=int, default=9, help="rounds; on a CPU of step 3, of extensions 5")
     add("--steps", type=int, help="updates over which losses are compared; default 50, on a CPU 10")
     add("--backbone", nargs="+", help="of step; default on a GPU: all five, on a CPU: c2d")
+    add("--variants", nargs="+", metavar="ROW", help="of step; default: all that suit the device")
     add("--out", type=Path, default=ROOT / "outputs" / "bench.json")
     options = parser.parse_intermixed_args()
-    # argparse takes what follows --backbone for its values
-    words = [*options.what, *(options.backbone or [])]
+    # argparse takes what follows --backbone or --variants for their values
+    words = [*options.what, *(options.backbone or []), *(options.variants or [])]
     overrides = [word for word in words if "=" in word]
     backbones = [word for word in options.backbone or [] if "=" not in word]
+    wanted = [word for word in options.variants or [] if "=" not in word]
     parts = [word for word in options.what if "=" not in word]
     if unknown := set(parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(unknown))}: must be {', '.join(PARTS)}, or KEY=VALUE")
@@ -50,7 +53,7 @@ def main() -> None:
     from benchmarks.save import bench_save
     from benchmarks.start import bench_start
     from benchmarks.stem import bench_stem
-    from benchmarks.step import bench_step
+    from benchmarks.step import bench_step, choose_variants
 
     gpu = torch.cuda.is_available()
     try:
@@ -68,6 +71,7 @@ def main() -> None:
                 batch=options.batch if gpu else 2,
                 rounds=options.repeats if gpu else 3,
                 steps=options.steps or (50 if gpu else 10),
+                variants=choose_variants(backbone, wanted),
             )
             found[result.backbone] = result._asdict()
             write_json(options.out, results | {"step": found})  # a long part: keep each backbone

@@ -24,6 +24,7 @@ from benchmarks.measure import (
     time_call,
 )
 from vmp.engine.precision import AUTOCAST, autocast_type, make_scaler
+from vmp.errors import ConfigError
 from vmp.machine import has_amx
 from vmp.paper.timing import random_batch, size_of
 
@@ -102,6 +103,21 @@ def list_variants(backbone: str, *, everywhere: bool = False) -> dict[str, Varia
     return variants
 
 
+def choose_variants(backbone: str, wanted: Sequence[str]) -> dict[str, Variant]:
+    """Ours in float32 and the wanted ones, where there are names, of those that suit the device.
+
+    Raises:
+        ConfigError: there is no such variant here.
+    """
+    variants = list_variants(backbone)
+    if unknown := [name for name in wanted if name not in variants]:
+        raise ConfigError(
+            f"--variants: no {' and no '.join(map(repr, unknown))} of {backbone} on this device; there are\n  "
+            + "\n  ".join(variants)
+        )
+    return {name: v for name, v in variants.items() if not wanted or name in (*wanted, OURS)}
+
+
 def bench_step(
     backbone: str,
     *,
@@ -109,7 +125,7 @@ def bench_step(
     rounds: int,
     steps: int,
     overrides: Sequence[str],
-    variants: Mapping[str, Variant] | None = None,
+    variants: Mapping[str, Variant],
 ) -> StepResult:
     """Milliseconds of each variant, clips per second, memory and the share of the device's peak in matrix products.
 
@@ -117,7 +133,7 @@ def bench_step(
     else: the largest difference of its loss to ours in float32 over `steps` updates, relative to the first loss.
 
     Args:
-        variants: with ours in float32 among them; default: all that suit the device.
+        variants: with ours in float32 among them.
     """
     torch._dynamo.reset()  # it compiles a limited number of models of one class
     torch.cuda.empty_cache()
@@ -127,7 +143,6 @@ def bench_step(
     fixed += ["trainer.channels_last=false", *overrides, "backbone.dropout=0"]
     fixed += ["backbone.drop_path=0"] if backbone.startswith("timesformer") else []
     config = compose(fixed)
-    variants = variants or list_variants(backbone)
     losses: dict[str, list[Tensor]] = {name: [] for name in variants}
     updates = {
         name: make_update(compose([*fixed, *variant.switches]), variant, batch, losses[name])
