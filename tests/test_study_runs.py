@@ -83,7 +83,7 @@ def test_a_study_runs_records_and_continues_from_its_published_records(checkout,
     shutil.rmtree(checkout / "outputs")  # another machine
     said = study("study", "small", "dry=1", "seeds=2")
     assert "6 runs, 4 recorded, 2 to do" in said
-    assert "  bright fold 1  other  base  seed 0  not run" in said
+    assert "  bright fold 1  other  base  seed 0  not run\n    python train.py " in said
     changed = study("study", "small", "dry=1", "only=none", "seeds=2", "trainer.epochs=3")
     assert "2 runs, 0 recorded, 2 to do" in changed
     study("study", "small", "only=other", "seeds=1")

@@ -156,9 +156,9 @@ def print_plan(
                 text = f"  about {hours[name][-1]:.2f} device-hours, {rate.disk / 2**20:.0f} MiB"
             else:
                 unknown.add(name)
-        print(f"{run.state}: {run.label}{text}\n  {_command(run)}\n  -> {run.folder}")
+        print(f"{run.state}: {run.label}{text}\n  {command_of(run)}\n  -> {run.folder}")
     for evaluation in evaluations:
-        print(f"{evaluation.state}: {_command(evaluation)}")
+        print(f"{evaluation.state}: {command_of(evaluation)}")
     states = [run.state for run in runs]
     print(
         f"{len(runs)} runs: {states.count('finished')} finished, {states.count('half done')} half done, "
@@ -186,7 +186,7 @@ def print_plan(
         )
 
 
-def _command(planned: PlannedRun | PlannedEvaluation) -> str:
+def command_of(planned: PlannedRun | PlannedEvaluation) -> str:
     return shlex.join(["python", planned.script, *planned.arguments])
 
 

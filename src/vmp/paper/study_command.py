@@ -8,6 +8,7 @@ from pathlib import Path
 from vmp.files import write_text
 from vmp.formats import format_duration
 from vmp.jobs.launch import parse_launch
+from vmp.paper.estimates import command_of
 from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
 from vmp.paper.reproduce import run_missing
 from vmp.paper.study import Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
@@ -60,7 +61,7 @@ def run_study(request: StudyRequest) -> int:
     if planned and not missing:
         print(
             f"all {len(planned)} runs are recorded in {study.published} or {results}, so none is trained; "
-            f"SEEDS={request.seeds + 1} trains with another seed"
+            f"SEEDS={request.seeds + 1} trains with another seed; to train these again, move the two folders away"
         )
     if request.dry:
         _print_plan(study, planned, missing, todo, recorded)
@@ -115,6 +116,7 @@ def _print_plan(
     seconds = [float(row["seconds"]) for row in recorded.runs]
     for run in missing:
         print(f"  {run.set} fold {run.fold}  {run.arm}  {run.setting}  seed {run.seed}  {run.planned.state}")
+        print(f"    {command_of(run.planned)}")
     print(f"{len(planned)} runs, {len(planned) - len(missing)} recorded, {len(missing)} to do")
     asked = {id(run.planned) for run in missing}
     if needed := [run for run in todo if id(run) not in asked and not run.finished]:
