@@ -473,4 +473,8 @@ def test_every_figure_is_drawn_from_runs_and_clips(home, tmp_path):
     assert drawn == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
     expected = {f"figure{n}.{kind}" for n in (1, 3, 4, 5, 6, 7, 10, 17, 18) for kind in ("png", "svg")}
     assert expected <= drawn.keys()
+    left = [line for line in done.stdout.splitlines() if "is left out: it needs" in line]
+    assert left
+    assert not any("paper" in line for line in left)  # whose commands follow where one figure is asked for
+    assert "Ask for a single figure" in done.stdout
     assert "figure 13 is left out" in done.stdout  # the same runs and the same clip as figure 6

@@ -33,14 +33,16 @@ def main() -> None:
     options["runs"], options["found"] = named_runs(runs)
     wanted = FigureOptions(**options)
     seen: dict[bytes, int] = {}
+    lacking = False
     for number in numbers:
         try:
             drawn = draw(number, wanted)
         except MissingRuns as error:
             if not every:
                 raise
-            why = str(error).removeprefix(f"figure {number} ").splitlines()[0]
+            why, _, _ = str(error).removeprefix(f"figure {number} ").partition(". ")
             print(f"figure {number} is left out: it {why}")
+            lacking = True
             continue
         paths = save(drawn, out / f"figure{number}")
         same = seen.setdefault(paths[0].read_bytes(), number)
@@ -51,6 +53,8 @@ def main() -> None:
                 path.unlink()
             continue
         print(*paths)
+    if lacking:
+        print("Ask for a single figure, by its number, to see the commands that make its runs.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,7 +52,8 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: boo
         raise RunError(f"{source}: has no {', '.join(absent)}{why}")
     if not found:
         raise RunError(
-            f"{source}: nothing to publish; make table1 ... table8, claims, starts and figures write there"
+            f"{source}: nothing to publish; the commands of docs/reproduce.md write there, such as make table1, make "
+            "real and make figures"
         )
     lost: list[str] = []
     for path in found:
