@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import vmp
 from vmp import MotionPrompt, temporal_attention_variation
 from vmp.layer import compute_prompts, normalize
 from vmp.power_norm import SigmE
@@ -336,6 +337,11 @@ def test_wrong_clips_are_told(clip, said):
 def test_wrong_options_are_told(options, said):
     with pytest.raises(ValueError, match=said):
         MotionPrompt(**options)
+
+
+def test_names_that_load_on_first_use_are_listed():
+    assert set(vmp.__all__) <= set(dir(vmp))
+    assert all(hasattr(vmp, name) for name in vmp.__all__)
 
 
 def test_mean_and_std_may_be_arrays_and_tensors_and_are_shown():
