@@ -185,7 +185,7 @@ def test_a_folder_with_another_run_is_an_error(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_cells_in_miniature_run_once(tmp_path):
+def test_two_cells_in_miniature_run_once(tmp_path, script):
     """The second time, nothing is run again."""
     words = [
         "table=2",
@@ -201,8 +201,8 @@ def test_two_cells_in_miniature_run_once(tmp_path):
         "dataset.test=20",
         "only=frozen",
     ]
-    done = reproduce(*words)
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, said, errors = script("reproduce", *words)
+    assert code == 0, said + errors
     text = (tmp_path / "results/table2.md").read_text(encoding="utf-8")
     assert "cells were run" in text
     assert "not run" in text
@@ -210,6 +210,6 @@ def test_two_cells_in_miniature_run_once(tmp_path):
     run = [row for row in rows if row["ours"] != "not run"]
     assert 2 <= len(run) < len(rows)
     assert all(row["clips"] == "20" for row in run)
-    again = reproduce(*words)
-    assert again.returncode == 0
-    assert " 0 to do" in again.stdout
+    code, said, _ = script("reproduce", *words)
+    assert code == 0
+    assert " 0 to do" in said

@@ -2,12 +2,9 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from runs import ROOT
 
 from vmp.errors import UserError
 from vmp.paper import starts
@@ -68,14 +65,13 @@ def test_runs_from_random_weights_have_folders_of_their_own(monkeypatch, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_runs_start_at_the_grid_points_and_gains_are_over_the_same_seed(tmp_path):
+def test_runs_start_at_the_grid_points_and_gains_are_over_the_same_seed(tmp_path, script):
     small = ("trainer.epochs=1", "dataset.train=40", "dataset.test=20", f"data.root={tmp_path}/data")
     arguments = ["--datasets", "mpii_cooking2", "--model", "c2d", "--slopes", "10", "--shifts", "-0.5", "0.5"]
     out = tmp_path / "map"
-    command = [sys.executable, "scripts/starts.py", *arguments, "--seeds", "1", "--out", str(out), *small]
-    command.append(f"output={tmp_path}/out")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = ["starts", *arguments, "--seeds", "1", "--out", out, *small, f"output={tmp_path}/out"]
+    code, said, errors = script(*command)
+    assert code == 0, said + errors
     results = [json.loads(path.read_text()) for path in Path(tmp_path / "out").rglob("result.json")]
     assert len(results) == 3  # baseline, two starts
     rows = list(csv.DictReader(out.with_suffix(".csv").open(encoding="utf-8")))
@@ -88,11 +84,9 @@ def test_runs_start_at_the_grid_points_and_gains_are_over_the_same_seed(tmp_path
         # two updates at the profile's learning rate stay close to the start
         assert float(row["learned_slope"]) == pytest.approx(10, abs=0.5)
         assert float(row["learned_shift"]) == pytest.approx(float(row["shift"]), abs=0.1)
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert again.returncode == 0
-    assert " 0 to do" in again.stdout
-    other = subprocess.run(
-        [*command, "trainer.epochs=2"], cwd=ROOT, capture_output=True, text=True, timeout=280
-    )
-    assert other.returncode == 2  # finished runs with another config are not reused
-    assert "trainer.epochs" in other.stderr
+    code, said, _ = script(*command)
+    assert code == 0
+    assert " 0 to do" in said
+    code, _, errors = script(*command, "trainer.epochs=2")
+    assert code == 2  # finished runs with another config are not reused
+    assert "trainer.epochs" in errors
