@@ -72,7 +72,7 @@ def test_the_command_makes_a_file_and_its_row(tmp_path, monkeypatch, capsys):
         "trainer.epochs=1",
         f"data.root={tmp_path}/data",
     )
-    request = WeightsRequest(("tiny",), launch="single", output=str(tmp_path / "runs"), overrides=few)
+    request = WeightsRequest(("tiny",), launch="warm", output=str(tmp_path / "runs"), overrides=few)
     for again in (False, True):
         assert make_weights(request, tmp_path / "out") == 0
         assert ("1 finished before" in capsys.readouterr().out) == again
