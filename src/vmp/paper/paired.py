@@ -106,9 +106,8 @@ def detectable(
     sums = np.zeros((group_of.max() + 1, found))
     np.add.at(sums, group_of, reference.T.astype(float))
     within = sums.var(axis=1, ddof=1).sum() / clips**2  # of a seed's accuracy, if groups were independent
-    between = max(
-        within, reference.mean(axis=1).var(ddof=1)
-    )  # as observed: also what moves many groups at once
+    observed = reference.mean(axis=1).var(ddof=1)  # between seeds: also what moves many groups at once
+    between = max(within, observed)
     n = seeds or found
     # the bootstrap's variance has a share of seeds, one of groups, and one of both, in which `within` counts each time
     drawn = 2 / n * (between * (1 - 1 / n) + within + within * (1 - 1 / n))
