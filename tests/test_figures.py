@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from itertools import combinations, product
 from math import comb
 from pathlib import Path
@@ -450,22 +448,17 @@ def test_the_same_figure_has_the_same_bytes(home, tmp_path):
     assert b"<dc:date>" not in (tmp_path / "one.svg").read_bytes()
 
 
-def script(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "scripts/figure.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-
-
-def test_the_script_names_the_runs_to_make(tmp_path):
-    done = script(6, "--outputs", tmp_path, "--out", tmp_path)
-    assert done.returncode == 2
-    assert "python train.py experiment=finegym_timesformer_k600 vmp.lambda=2.5" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_the_script_names_the_runs_to_make(tmp_path, script):
+    code, _, errors = script("figure", 6, "--outputs", tmp_path, "--out", tmp_path)
+    assert code == 2
+    assert "python train.py experiment=finegym_timesformer_k600 vmp.lambda=2.5" in errors
+    assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
 
 
 def test_of_all_figures_those_that_lack_runs_are_named_in_a_sentence_each(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figure_command, "read", lambda _: ([7, 12], [], True))
-    monkeypatch.setattr(sys, "argv", ["figure", "all", "--outputs", str(tmp_path), "--out", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["figure", "all", "--outputs", str(tmp_path), "--out", str(tmp_path)])
     figure_command.main()
     assert capsys.readouterr().out.splitlines() == [
         "figure 7 is left out: it needs a finished run without prompts and one with them, alike otherwise",
@@ -475,14 +468,15 @@ def test_of_all_figures_those_that_lack_runs_are_named_in_a_sentence_each(tmp_pa
 
 
 @pytest.mark.slow
-def test_every_figure_is_drawn_from_runs_and_clips(home, tmp_path):
-    done = start(home / "data", home / "out", "trainer.epochs=2", "tag=a", "vmp.lambda=0").succeed()
+def test_every_figure_is_drawn_from_runs_and_clips(home, tmp_path, script):
+    """The same bytes in another process."""
+    start(home / "data", home / "out", "trainer.epochs=2", "tag=a", "vmp.lambda=0").succeed()
     arguments = ["all", "--outputs", home / "out", "--clips", 2, "--frames", 3, "--out"]
-    one = script(*arguments, tmp_path / "a")
-    assert one.returncode == 0, one.stderr
-    done = Running([*map(str, arguments), str(tmp_path / "b")], script="scripts/figure.py").succeed(280)
+    code, said, errors = script("figure", *arguments, tmp_path / "a")
+    assert code == 0, errors
+    Running([*map(str, arguments), str(tmp_path / "b")], script="scripts/figure.py").succeed(280)
     drawn = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     assert drawn == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
     expected = {f"figure{n}.{kind}" for n in (1, 3, 4, 5, 6, 7, 10, 17, 18) for kind in ("png", "svg")}
     assert expected <= drawn.keys()
-    assert "figure 13 is left out" in done.stdout  # the same runs and the same clip as figure 6
+    assert "figure 13 is left out" in said  # the same runs and the same clip as figure 6
