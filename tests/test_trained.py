@@ -105,6 +105,11 @@ def test_what_cannot_be_asked_is_an_error(trained, finished, files, tmp_path):
         ),
         (lambda: trained.predict(files[0], views="ten"), UserError, "TEMPORALxSPATIAL"),
         (lambda: trained.predict(files[0], batch_size=0), UserError, "at least 1"),
+        (
+            lambda: trained.predict(np.zeros((2, 3, 8, 32, 32))),
+            UserError,
+            "found ndarray; clips in memory go",
+        ),
         (lambda: trained.features(files[0], stage="blocks"), UserError, "the tiny has stages.0.0"),
         (lambda: trained.attention(files[0], pathway="slow"), UserError, "there are prompts on video"),
         (lambda: trained.attention(files[0], start=9), UserError, "3 frames are left"),

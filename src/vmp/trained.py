@@ -163,6 +163,11 @@ class TrainedModel:
         views = check_views(views) or self.views
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: must be at least 1")
+        if wrong := {type(video).__name__ for video in videos if not isinstance(video, str | Path)}:
+            raise UserError(
+                f"predict takes paths of videos or frame folders, and found {', '.join(sorted(wrong))}; clips in "
+                "memory go through `model`, which takes uint8 (B, 3, frames, S, S) and returns logits"
+            )
         paths = [Path(video) for video in videos]
         measured, bad = measure_videos(paths, fps=fps)
         if not measured:
