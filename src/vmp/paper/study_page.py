@@ -112,7 +112,14 @@ def _scores(study: Study, by_run: Mapping[tuple[str, int], Mapping[str, Row]]) -
 def to_markdown(
     study: Study, found: Mapping[str, Mapping[str, ArmScores]], runs: Sequence[Row], *, command: str
 ) -> str:
-    lines = [f"# {study.title}", "", study.note, "", f"`{command}`", ""]
+    lines = [
+        f"# {study.title}",
+        "",
+        study.note,
+        "",
+        f"The last command that wrote this page: `{command}`",
+        "",
+    ]
     for chosen, of_set in study.sets.items():
         arms = found.get(chosen, {})
         lines += [f"## {of_set.label}", ""]
