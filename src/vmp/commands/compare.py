@@ -16,7 +16,7 @@ from vmp.errors import UserError
 from vmp.figures.comparison import ClassChange, Pairing, class_changes, mcnemar, pair
 from vmp.files import write_csv
 from vmp.paper.paired import difference
-from vmp.runs.folder import differences
+from vmp.runs.folder import ABSENT, differences
 from vmp.runs.run import Run, read_run
 from vmp.targets import take_trust
 
@@ -123,7 +123,7 @@ def show(found: dict[str, Any], *, most: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"A  {escape(found['a'])}\nB  {escape(found['b'])}\n")
     console.print("[bold]settings[/bold] (A -> B)")
-    both = [line for line in found["config"] if "(absent)" not in line]
+    both = [line for line in found["config"] if ABSENT not in line]
     if alone := len(found["config"]) - len(both):
         both.append(f"and {alone} more that only one of the two has (--json lists them)")
     console.print("\n".join(f"  {escape(line)}" for line in both) or "  the same")

@@ -5,7 +5,6 @@ Notable here:
 - an interval resamples clips and seeds together (both arms with the same draw: they share clips, and a seed gives both
   the same order of clips and the same new head), so that it holds for other clips and for other seeds. Clips of a group
   (a scene, a recording) are drawn together, since they are not independent;
-- an interval is wider than seeds alone would make it, since it holds for other clips, too;
 - the detectable difference is the one whose interval excludes 0 with a probability of 80 %. It comes from the reference
   arm alone, so it can be said before the other arm is run.
 """

@@ -44,6 +44,7 @@ ADDED: dict[str, dict[str, Any]] = {
     },
 }
 OTHER_DATA = "dataset.name=WORD, which gives its runs a folder of their own"
+ABSENT = "(absent)"  # in a list of differences: the value of a key that is not there
 
 
 def begun(folder: Path) -> bool:
@@ -81,7 +82,7 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     changes = list(differences(what_matters(before), what_matters(keep_precision(raw, before))))
     if not changes:
         return
-    version = ", made by another version of the project" if any("(absent)" in c for c in changes) else ""
+    version = ", made by another version of the project" if any(ABSENT in c for c in changes) else ""
     advice = "Use tag=WORD for a run beside it, or move the folder away."
     if any(change.startswith("dataset.") for change in changes):
         advice = f"For another dataset use {OTHER_DATA}. Otherwise use tag=WORD, or move the folder away."
@@ -181,11 +182,11 @@ def run_folder(folder: Path, raw: dict[Any, Any], *, first: bool) -> Iterator[No
 
 
 def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
-    """Yield `key: before -> after` for every value that differs."""
+    """Yield `key: before -> after` for every value that differs; ABSENT stands for a key that one of them lacks."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name in [*before, *(k for k in after if k not in before)]:
             inner = f"{key}.{name}" if key else str(name)
-            yield from differences(before.get(name, "(absent)"), after.get(name, "(absent)"), inner)
+            yield from differences(before.get(name, ABSENT), after.get(name, ABSENT), inner)
     elif before != after:
         yield f"{key}: {before} -> {after}"
 
