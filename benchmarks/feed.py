@@ -115,7 +115,7 @@ def advise(rows: Sequence[Row]) -> str:
     if share > 10:
         return (
             f"{result} More than 10 %: use more trainer.workers (this machine has {cpus()} cores), small exact clips "
-            "(scripts/prepare.py ... --cut), or data.keep for datasets that fit in memory; a larger "
+            "(scripts/prepare.py ... --cut), or data.keep, which keeps decoded clips on disk; a larger "
             "trainer.micro_batch changes nothing here."
         )
     return f"{result} The loader keeps up with this model; `make bench BENCH=clips` shows how many clips it can feed."

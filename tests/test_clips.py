@@ -1,6 +1,5 @@
 """Which frames, which pixels, in which order: sampling, transforms, batches, and clips out of real files."""
 
-import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -24,7 +23,7 @@ from vmp.data.present import find_clips
 from vmp.data.sampler import TrainBatches, epoch_order
 from vmp.data.sampling import frame_indices, offsets, random_start, view_starts
 from vmp.data.transforms import apply_train_view, draw_train_view, test_corners, to_clip
-from vmp.errors import DataError, VideoReadError
+from vmp.errors import DataError
 
 
 def test_strides():
@@ -284,30 +283,6 @@ def test_loader_processes_that_need_the_gpu_are_spawned(manifest, monkeypatch):
     assert (how["multiprocessing_context"], how["timeout"]) == ("spawn", 3)
     assert how["worker_init_fn"].keywords == {"gpu": 1}
     assert loader_processes(data, 0, timeout=3) == {"num_workers": 0}
-
-
-@pytest.mark.parametrize("room", [0, 2, 4])
-def test_kept_clips_are_the_same_and_decoded_once(manifest, room, tmp_path):
-    """As many of the clips as there is room for are still there when their file has gone."""
-    shape = replace(SHAPE, crop=64, jitter=(80, 120), degrade="salt_pepper", degrade_in="both")
-    present = find_clips(manifest, max_bad_fraction=0)
-    sizes = [clip.length * clip.height * clip.width * 3 for clip in present.clips]
-    plain = TrainClips(manifest, present, shape, seed=1)
-    for path in manifest.root.iterdir():
-        shutil.copy(path, tmp_path)
-    moved = replace(manifest, root=tmp_path)
-    data = TrainClips(moved, present, shape, seed=1, keep=sum(sizes[:room]))
-    for index in (0, 1, 2):
-        assert torch.equal(data[index, 0][1], plain[index, 0][1])
-    assert isinstance(data[3, 0][1], VideoReadError)
-    (tmp_path / "a.mp4").unlink()
-    for index in (0, 1, 2):
-        _, clip, label = data[index, 1]
-        if index < room:
-            assert torch.equal(clip, plain[index, 1][1])
-            assert label == plain[index, 1][2]
-        else:
-            assert "not found" in str(clip)
 
 
 def test_an_unreadable_clip_is_named_and_not_replaced(manifest):

@@ -277,6 +277,7 @@ class Session:
         from vmp.engine.loggers import Metrics
         from vmp.engine.plan import LoopSettings
         from vmp.engine.precision import autocast_type
+        from vmp.files import MB
         from vmp.objective import Objective, balanced_weights
 
         config, t = self.config, self.config.trainer
@@ -302,7 +303,7 @@ class Session:
                 train.present,
                 clip_shape(config, self.model),
                 seed=config.seed,
-                keep=config.data.keep * 10**6,
+                keep=config.data.keep * MB,
                 augmentation=Augmentation(**config.augment.model_dump()),
             ),
             evaluate=self.validate if val else None,

@@ -3,7 +3,7 @@
 Notable here:
 - a sample is a function of (seed, epoch, clip), never of workers or batches;
 - a clip that cannot be read is returned as an error and counted; it is never replaced by another one;
-- each process may keep a small training set decoded: that changes how long an epoch takes, and no sample;
+- clips may be kept decoded on disk (decoded.py): that changes how long an epoch takes, and no sample;
 - the test views of a clip, which may be hundreds of megabytes, leave a loader process one piece after another;
 - a clip has a fourth channel, masks of what moves, if the shape says where to take them from (`vmp=oracle`). They go
   through the same resizing, crop and flip as the frames.
@@ -16,7 +16,6 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from vmp.data import sampling, transforms
 from vmp.data.augment import Augmentation
 from vmp.data.columns import Clip
 from vmp.data.decode import ON_GPU, finish, read_frames, resize_short_side
+from vmp.data.decoded import DecodedClips
 from vmp.data.degrade import degrade
 from vmp.data.manifest import Manifest
 from vmp.data.opencv import opencv
@@ -99,12 +99,15 @@ class Batch(NamedTuple):
 
 
 class _Clips(torch.utils.data.Dataset):
-    """A split's usable clips. It tracks which of them are being read, for the error message if a worker dies."""
+    """A split's usable clips. It tracks which of them are being read, for the error message if a worker dies.
+
+    keep: bytes of clips of the manifest's folder that may be kept decoded (decoded.py); 0: none.
+    """
 
     def __init__(self, manifest: Manifest, present: Present, shape: ClipShape, *, keep: int = 0) -> None:
         self.root, self.present, self.shape = manifest.root, present, shape
         check_rates(present, shape.fps, where=str(manifest.path))
-        self._cache, self._cache_left = dict[int, np.ndarray](), keep
+        self._decoded = DecodedClips(manifest.path.parent, keep) if keep else None
         self._reading = multiprocessing.RawArray("q", [-1] * (1 + READING_SLOTS))
 
     def __len__(self) -> int:
@@ -134,26 +137,18 @@ class _Clips(torch.utils.data.Dataset):
         slot = 0 if number is None else 1 + number % READING_SLOTS
         self._reading[slot] = index
         try:
-            size = clip.length * clip.height * clip.width * 3  # bytes
-            if index not in self._cache and 0 < size <= self._cache_left:
-                # the clip may be damaged in frames that this sample does not need
-                with suppress(VideoReadError):
-                    self._cache[index] = read_frames(
-                        path, np.arange(clip.start, clip.start + clip.length), reader=reader
-                    )
-                    self._cache_left -= size
-            if index in self._cache:
-                frames, back = np.unique(frames, return_inverse=True)
-                found = zip(self._cache[index][frames], clip.start + frames, strict=True)
-                return np.stack([finish(f, int(n), change, short_side) for f, n in found])[back]
+            if self._decoded:
+                numbers, back = np.unique(frames, return_inverse=True)
+                if (kept := self._decoded.read(path, clip, reader, numbers)) is not None:
+                    found = zip(kept, clip.start + numbers, strict=True)
+                    return np.stack([finish(f, int(n), change, short_side) for f, n in found])[back]
             return read_frames(path, clip.start + frames, reader=reader, short_side=short_side, change=change)
         finally:
             self._reading[slot] = -1
 
 
 class TrainClips(_Clips):
-    """Random views. An item's index is (clip index, epoch), or (clip index, epoch, how often the epoch had it before).
-    Each process may keep `keep` bytes of decoded clips."""
+    """Random views. An item's index is (clip index, epoch), or (clip index, epoch, times the epoch had it before)."""
 
     def __init__(
         self,
@@ -225,9 +220,16 @@ class TestClips(_Clips):
     """
 
     def __init__(
-        self, manifest: Manifest, present: Present, shape: ClipShape, *, temporal: int = 1, spatial: int = 1
+        self,
+        manifest: Manifest,
+        present: Present,
+        shape: ClipShape,
+        *,
+        temporal: int = 1,
+        spatial: int = 1,
+        keep: int = 0,
     ) -> None:
-        super().__init__(manifest, present, shape)
+        super().__init__(manifest, present, shape, keep=keep)
         self.temporal, self.spatial = temporal, spatial
 
         self.views_per_piece = read_ahead(shape, temporal * spatial)[0]

@@ -11,6 +11,7 @@ from vmp.config import Config
 from vmp.data.columns import Clip, Clips
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, check_bad, check_rates, find_clips
+from vmp.files import MB
 from vmp.machine import cpus
 from vmp.ranks import read_rank
 from vmp.runs import records
@@ -49,7 +50,8 @@ class Split(NamedTuple):
         from vmp.data.dataset import TestClips
 
         shape = clip_shape(config, model, crops=views[1])
-        return TestClips(self.manifest, self.present, shape, temporal=views[0], spatial=views[1])
+        keep = config.data.keep * MB
+        return TestClips(self.manifest, self.present, shape, temporal=views[0], spatial=views[1], keep=keep)
 
 
 def find_split(config: Config, name: str, manifest: Manifest) -> Split:

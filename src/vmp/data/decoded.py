@@ -1,0 +1,113 @@
+"""Decoded clips on disk, which all runs and loader processes of a dataset share (`data.keep`).
+
+Notable here:
+- a clip is one file of RGB bytes in the folder `.decoded` beside the manifests, written whole or not at all;
+- its name is a digest of the video's path, size and time of change, the clip's span and the reader, so a video that
+  was replaced is decoded again;
+- once the folder holds its limit, further clips are decoded whenever they are needed. Where nothing can be written, all
+  of them are;
+- the folder may be deleted at any time, also while runs use it.
+"""
+
+import hashlib
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from vmp.data.columns import Clip
+from vmp.data.decode import read_frames
+from vmp.errors import VideoReadError
+from vmp.files import replacing
+
+FOLDER = ".decoded"
+MEASURES = 50  # times that a process measures the folder anew while it fills it: other processes fill it, too
+
+
+class DecodedClips:
+    """The kept clips of the manifests in one folder. limit: bytes that the clips may take, more or less."""
+
+    def __init__(self, beside: Path, limit: int) -> None:
+        self.folder, self.limit = beside / FOLDER, limit
+        self._left, self._unmeasured = 0, limit  # of the folder when it was measured; bytes written since
+        self._given_up: set[str] = set()
+
+    def read(self, path: Path, clip: Clip, reader: str, frames: np.ndarray) -> np.ndarray | None:
+        """Frames of a clip, counted from its start: (T, H, W, 3) uint8, as the reader returns them.
+
+        A clip that is not kept is decoded and kept, if there is room. None: there is none, or the clip cannot be
+        decoded as a whole; it may be damaged in frames that a sample does not need.
+        """
+        shape = (clip.length, clip.height, clip.width, 3)
+        if not 0 < math.prod(shape) <= self.limit:
+            return None
+        try:
+            file = self.folder / f"{_digest(path, clip, reader)}.rgb"
+        except OSError:
+            return None  # the reader's message says what is wrong with the video
+        if (found := _read(file, shape, frames)) is None and file.name not in self._given_up:
+            whole = self._decode(file, path, clip, reader, shape)
+            found = None if whole is None else whole[frames]
+        return found
+
+    def _decode(
+        self, file: Path, path: Path, clip: Clip, reader: str, shape: tuple[int, ...]
+    ) -> np.ndarray | None:
+        """All frames of a clip, which are then kept."""
+        if not self._has_room(math.prod(shape)):
+            return None
+        try:
+            frames = read_frames(path, np.arange(clip.start, clip.start + clip.length), reader=reader)
+        except VideoReadError:
+            frames = None
+        if frames is None or frames.shape != shape:
+            self._given_up.add(file.name)
+            return None
+        try:
+            with replacing(file) as temporary:
+                temporary.write_bytes(frames.data)
+        except OSError:  # a full disk, or a folder of somebody else
+            self.limit = 0
+        self._unmeasured += frames.size
+        return frames
+
+    def _has_room(self, size: int) -> bool:
+        if self._unmeasured * MEASURES >= self.limit:
+            self._left, self._unmeasured = self.limit - _size_of(self.folder), 0
+        return self._unmeasured + size <= self._left
+
+
+def _read(file: Path, shape: tuple[int, ...], frames: np.ndarray) -> np.ndarray | None:
+    """Frames of a kept clip; None if it is not there as a whole."""
+    try:
+        with open(file, "rb", buffering=0) as source:
+            if os.fstat(source.fileno()).st_size != math.prod(shape):
+                return None
+            out = np.empty((len(frames), *shape[1:]), dtype=np.uint8)
+            for frame, number in zip(out, frames.tolist(), strict=True):
+                source.seek(number * frame.size)
+                if source.readinto(frame) != frame.size:
+                    return None
+            return out
+    except OSError:
+        return None
+
+
+def _digest(path: Path, clip: Clip, reader: str) -> str:
+    """Raises OSError where there is no such file."""
+    files = sorted(os.scandir(path), key=lambda entry: entry.name) if path.is_dir() else [path]
+    about = [(os.fspath(file), (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
+    text = repr((os.fspath(path), about, clip.start, clip.length, reader))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of the files in a folder, 0 if there is none."""
+    total = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):  # another process has just renamed its temporary file
+                total += entry.stat().st_size
+    return total
