@@ -188,13 +188,13 @@ def test_mean_and_error():
 
 def test_costs_are_read_from_table_8(tmp_path):
     path = tmp_path / "table8.csv"
-    head = "table,row,column,number,paper,ours,lowest,highest,seeds,spread,difference,paper_gain,gain"
+    head = "table,row,column,number,paper,ours,seeds,by_seed,spread,difference,paper_gain,gain"
     path.write_text(
-        f"{head}\n8,C2D,Fwd,forward,0.007,0.020,,,1,,,,\n8,C2D +VMPs,Fwd,forward,0.008,0.025,,,1,,,0.001,0.005\n"
+        f"{head}\n8,C2D,Fwd,forward,0.007,0.020,1,,,,,\n8,C2D +VMPs,Fwd,forward,0.008,0.025,1,,,,0.001,0.005\n"
     )
     assert table_of_costs(path).splitlines()[-1] == "| C2D +VMPs | +25 % (+14 %) | – |"
     path.write_text(
-        path.read_text().replace("1,,,,\n8", "1,0.003,,,\n8").replace("1,,,0.001", "1,0.004,,0.001")
+        path.read_text().replace("1,,,,,\n8", "1,,0.003,,,\n8").replace("1,,,,0.001", "1,,0.004,,0.001")
     )
     # both means have 10 rounds: an error of 0.005 / sqrt(10), 18 degrees of freedom, of a baseline of 0.020
     limit = 100 * errors_needed(18) * 0.005 / math.sqrt(10) / 0.020

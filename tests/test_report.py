@@ -125,14 +125,28 @@ def write_outputs(out: Path, data: Path) -> dict[str, dict[str, Any]]:
 def write_tables(folder: Path) -> None:
     (folder / "mini").mkdir(parents=True)
     columns = (
-        "row,column,paper,ours,lowest,highest,difference,gain,paper_gain,clips,clips_expected,commit,runs"
+        "row,column,paper,ours,seeds,by_seed,difference,gain,paper_gain,clips,clips_expected,commit,runs"
     )
     run = folder.parent / "outputs/manifest/tiny/learned_lambda1/seed0/evaluations/val"
     rows = [
         columns.split(","),
-        ["TimeSformer", "FineGym, top-1", 83.6, 71.2, 70.1, 72.4, -12.4, "", "", 300, 300, "0123", ""],
+        [
+            "TimeSformer",
+            "FineGym, top-1",
+            83.6,
+            71.2,
+            2,
+            "0:70.1 1:72.4",
+            -12.4,
+            "",
+            "",
+            300,
+            300,
+            "0123",
+            "",
+        ],
         ["TimeSformer", f"MPII {EVIL}", 40.1, "not run", *[""] * 9],
-        ["+ VMP", "FineGym, top-1", 84.1, 85.2, 85.2, 85.2, 1.1, 14.0, 0.5, 299, 300, "0123 4567", run],
+        ["+ VMP", "FineGym, top-1", 84.1, 85.2, 1, "0:85.2", 1.1, 14.0, 0.5, 299, 300, "0123 4567", run],
     ]
     for path in (folder / "table1.csv", folder / "mini" / "table1.csv"):
         with open(path, "w", newline="") as file:

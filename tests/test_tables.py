@@ -262,7 +262,7 @@ def test_the_papers_numbers_never_appear_in_our_column(half_run):
     for row in rows:
         assert (row["ours"] == "not run") == (row["seeds"] == "0") == (row["runs"] == "")
     seven = next(r for r in rows if r["row"] == "X3D +VMPs" and r["column"] == "HMDB-51, Split 1")
-    assert (seven["ours"], seven["lowest"], seven["highest"], seven["seeds"]) == ("66", "65", "67", "3")
+    assert (seven["ours"], seven["seeds"]) == ("66", "3")
     assert (seven["clips"], seven["clips_expected"], seven["commit"]) == ("299", "300", "abc")
 
 

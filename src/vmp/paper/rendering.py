@@ -232,7 +232,7 @@ def to_csv(filled: FilledTable) -> str:
     table, by_place = filled.table, {cell.place: cell for cell in filled.cells}
     for cell in filled.wanted:
         value = filled.value(cell)
-        mean, each = value.mean, value.by_seed.values()
+        mean = value.mean
         baseline = by_place[cell.baseline].printed_mean if cell.baseline else None
         paper = cell.printed_mean
         paper_gain = None if paper is None or baseline is None else paper - baseline
@@ -245,9 +245,8 @@ def to_csv(filled: FilledTable) -> str:
                 "number": "mean" if cell.mean_of else cell.number,
                 "paper": paper,
                 "ours": value.reason if mean is None else _shorten(mean),
-                "lowest": _shorten(min(each, default=None)),
-                "highest": _shorten(max(each, default=None)),
-                "seeds": len(each),
+                "seeds": len(value.by_seed),
+                "by_seed": " ".join(f"{seed}:{_shorten(number)}" for seed, number in value.by_seed.items()),
                 "spread": _shorten(value.spread),
                 "difference": _shorten(filled.difference(cell)) if filled.profile.comparable else "",
                 "paper_gain": _shorten(paper_gain),

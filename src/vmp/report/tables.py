@@ -35,8 +35,9 @@ class PrintedTable:
         run on the page that it links to. run_numbers: absolute folder of each run on the page -> its number there."""
         cell = self.cells[row, column]
         known, difference = finite(cell.get("ours", "")) is not None, finite(cell.get("difference", ""))
-        low, high = (self._number(cell, key) or self._number(cell, f"{key}est") for key in ("low", "high"))
-        spread = f"[{low}–{high}]" if known and low and high and low != high else ""
+        seeds = [finite(text.partition(":")[2]) for text in cell.get("by_seed", "").split()]
+        low, high = (self._text(of((s for s in seeds if s is not None), default=None)) for of in (min, max))
+        spread = f"[{low}–{high}]" if known and low != high else ""
         if cell.get("spread"):
             spread = f"±{self._number(cell, 'spread')}"
         clips, expected = cell.get("clips", ""), cell.get("clips_expected", "")
@@ -57,7 +58,10 @@ class PrintedTable:
 
     def _number(self, cell: Mapping[str, str], key: str) -> str:
         number = finite(cell.get(key, ""))
-        return cell.get(key, "") if number is None else f"{number:.{self.digits}f}".replace("-", "−")
+        return cell.get(key, "") if number is None else self._text(number)
+
+    def _text(self, number: float | None) -> str:
+        return "" if number is None else f"{number:.{self.digits}f}".replace("-", "−")
 
     def _arrow(self, cell: Mapping[str, str], key: str) -> str:
         gain = finite(cell.get(key, ""))
