@@ -126,7 +126,9 @@ def bench_clips() -> list[Row]:
     import av
     import cv2
 
-    from vmp.data.decode import OPTIONAL, read_frames
+    from vmp.data.columns import Clip
+    from vmp.data.decode import OPTIONAL, read_frames, resize_short_side
+    from vmp.data.decoded import DecodedClips
     from vmp.data.encode import write_video
     from vmp.data.sampling import offsets, random_start
     from vmp.prepare.cut import CutClip, cut_all
@@ -150,6 +152,11 @@ def bench_clips() -> list[Row]:
         ]
         began = time.perf_counter()
         found = dict(cut_all(cuts, workers=1, progress=False))
+        clips = [
+            Clip("", str(cut.target), 0, frames=m.frames, fps=m.fps, width=m.width, height=m.height)
+            for cut, m in ((cut, found[cut]) for cut in cuts)
+        ]
+        store = DecodedClips(folder / source.stem, 10**9)
         took = time.perf_counter() - began
         if took > 3:  # otherwise they were there already
             frames = sum(m.frames for m in found.values())
@@ -161,6 +168,11 @@ def bench_clips() -> list[Row]:
         def from_cut(reader: str, cuts: list[CutClip] = cuts) -> Read:
             return lambda k, i: read_frames(cuts[k].target, i, reader=reader, short_side=256)
 
+        def kept(k: int, i: np.ndarray, clips: list[Clip] = clips, store: DecodedClips = store) -> Any:
+            frames = store.read(Path(clips[k].path), clips[k], "pyav_seek", i)
+            assert frames is not None
+            return np.stack([resize_short_side(frame, 256) for frame in frames])
+
         def whole_span(k: int, i: np.ndarray, source: Path = source) -> Any:
             return sorted_by_time(source, SPANS[k][0] + i)
 
@@ -168,6 +180,7 @@ def bench_clips() -> list[Row]:
         reads |= {f"original, {r}": from_original(r) for r in ("decord", "opencv", "pyav_seek")}
         readers = ("decord", "opencv", "pyav", "pyav_seek", *filter(_works, OPTIONAL))
         reads |= {f"cut clips, {r}": from_cut(r) for r in readers}
+        reads["cut clips, kept decoded"] = kept
         part: list[Row] = [{"what": name} for name in reads]
         for pattern, wanted in patterns.items():
             rng = np.random.default_rng(0)
