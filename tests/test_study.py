@@ -11,7 +11,15 @@ from runs import ROOT
 
 from vmp.errors import ConfigError, RunError
 from vmp.files import write_csv
-from vmp.paper.paired import by_class, choose_settings, detectable, difference
+from vmp.paper.paired import (
+    Interval,
+    Pairs,
+    by_class,
+    choose_settings,
+    detectable,
+    difference,
+    mean_difference,
+)
 from vmp.paper.planning import Planner
 from vmp.paper.study import choose, is_current, load_study, plan
 from vmp.paper.study_command import write_results
@@ -61,6 +69,25 @@ def test_the_interval_covers_the_difference():
     assert difference(arm, reference) == found
     same = difference(arm, arm)
     assert (same.low, same.high) == (0, 0)
+
+
+def test_the_mean_over_sets_is_the_bootstrap_within_each():
+    """All ways to draw three of three clips and four of four, exactly; the larger set weighs no more."""
+    small, large = np.array([1, 0, -1]), np.array([1, 1, 1, 0])
+    means = [
+        (np.mean(a) + np.mean(b)) / 2
+        for a in itertools.product(small, repeat=3)
+        for b in itertools.product(large, repeat=4)
+    ]
+    sets = [Pairs((by_pair > 0)[None], (by_pair < 0)[None]) for by_pair in (small, large)]
+    found = mean_difference(sets)
+    assert found.mean == pytest.approx(100 * (0 + 3 / 4) / 2)
+    low, high = np.quantile(means, (0.025, 0.975), method="inverted_cdf")
+    assert (found.low, found.high) == pytest.approx((100 * low, 100 * high), abs=1)
+    one = difference(*sets[0])
+    assert mean_difference(sets[:1]) == Interval(one.mean, one.low, one.high)
+    with pytest.raises(ValueError, match="no sets"):
+        mean_difference([])
 
 
 def test_clips_of_a_group_are_drawn_together():
@@ -150,6 +177,24 @@ def test_seeds_and_clips_that_only_one_arm_has_are_not_compared():
     assert (found.clips, found.seeds, found.fixed, found.broken) == (3, 1, 1, 0)
     assert compare(arms, "none", None) is None
     assert compare(arms, "weighted", "none") is None
+
+
+def test_arms_of_several_sets_are_averaged_over_them(tmp_path):
+    """On handwash12 the prompts gain two of four clips, on skateboard nothing; one arm was run on one set only."""
+    study = load_study(STUDY)
+    right = {("handwash12", "none"): 1, ("handwash12", "learned"): 3, ("handwash12", "weighted"): 4}
+    right |= {("skateboard", "none"): 2, ("skateboard", "learned"): 2}
+    clips = [
+        clip(arm, 0, f"{i}.mp4", "wash" if i < count else "rub") | {"set": chosen, "class": "wash"}
+        for (chosen, arm), count in right.items()
+        for i in range(4)
+    ]
+    write_results(study, Records([], clips), tmp_path, command="make real")
+    text = (tmp_path / "study_real.md").read_text().partition("## All sets")[2]
+    row = next(line for line in text.splitlines() if line.startswith("| motion prompts, λ = 0 |"))
+    assert row.startswith("| motion prompts, λ = 0 | +25.0 [")
+    assert row.endswith("| 8 | handwash12; skateboard |")
+    assert "λ of Table 7" not in text
 
 
 def test_results_are_written_read_and_merged(tmp_path):

@@ -1,4 +1,5 @@
-"""Differences between two arms on the same clips: their size, their confidence interval, and the detectable difference.
+"""Differences between two arms on the same clips: their size, their confidence interval, the detectable difference, and
+the mean difference over several sets of clips.
 
 Notable here:
 - everything is computed from which clips each seed got right: arrays (S seeds, N clips) of bool;
@@ -9,7 +10,9 @@ Notable here:
   arm alone, so it can be said before the other arm is run.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,22 +22,37 @@ LIMIT, POWER = 1.96, 0.84
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Top-1 of an arm minus that of its reference, in percentage points; low, high: its interval, of
-    95 % unless another level was asked for."""
+class Interval:
+    """Top-1 of an arm minus that of its reference, in percentage points; low, high: of its interval, of 95 % unless
+    another level was asked for."""
 
     mean: float
     low: float
     high: float
-    fixed: int  # (clip, seed) pairs that only the arm gets right
-    broken: int  # pairs that only the reference gets right
-    clips: int
-    seeds: int
 
     @property
     def is_clear(self) -> bool:
         """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """On one set of clips."""
+
+    fixed: int  # (clip, seed) pairs that only the arm gets right
+    broken: int  # pairs that only the reference gets right
+    clips: int
+    seeds: int
+
+
+class Pairs(NamedTuple):
+    """An arm and its reference on the same clips and seeds: which they get right, (S, N) bool. groups: (N,) the group
+    of each clip; None: each clip is its own."""
+
+    arm: np.ndarray
+    reference: np.ndarray
+    groups: np.ndarray | None = None
 
 
 def difference(
@@ -61,8 +79,39 @@ def difference(
             f"{arm.shape} and {reference.shape}: must be the same seeds and clips, and at least one"
         )
     by_pair = arm.astype(int) - reference.astype(int)  # (S, N)
-    seeds, clips = by_pair.shape
+    drawn = _draw(by_pair, groups, np.random.default_rng(0), draws)
+    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
+    return Difference(
+        mean=100 * float(by_pair.mean()),
+        low=100 * float(low),
+        high=100 * float(high),
+        fixed=int((by_pair > 0).sum()),
+        broken=int((by_pair < 0).sum()),
+        clips=by_pair.shape[1],
+        seeds=by_pair.shape[0],
+    )
+
+
+def mean_difference(sets: Sequence[Pairs], *, level: float = 0.95, draws: int = DRAWS) -> Interval:
+    """The mean of an arm's differences on several sets, each with the same weight, and its interval over clips and
+    seeds: these sets are fixed, so it says nothing of others.
+
+    Raises:
+        ValueError: no sets.
+    """
+    if not sets:
+        raise ValueError("no sets to average over")
     rng = np.random.default_rng(0)
+    by_pair = [pairs.arm.astype(int) - pairs.reference.astype(int) for pairs in sets]
+    drawn = sum(_draw(one, pairs.groups, rng, draws) for one, pairs in zip(by_pair, sets, strict=True))
+    low, high = np.quantile(drawn / len(sets), ((1 - level) / 2, (1 + level) / 2))
+    mean = sum(one.mean() for one in by_pair) / len(sets)
+    return Interval(mean=100 * float(mean), low=100 * float(low), high=100 * float(high))
+
+
+def _draw(by_pair: np.ndarray, groups: np.ndarray | None, rng: np.random.Generator, draws: int) -> np.ndarray:
+    """Mean differences of resampled seeds and groups, (draws,). by_pair: (S, N) whole numbers."""
+    seeds, clips = by_pair.shape
     times_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)  # how often each is drawn
     _, group_of = np.unique(np.arange(clips) if groups is None else groups, return_inverse=True)
     sums = np.zeros((group_of.max() + 1, seeds + 1))  # per group: of each seed, and its clips; whole numbers
@@ -75,16 +124,7 @@ def difference(
         times_kind = rng.multinomial(len(sums), alike / len(sums), size=len(drawn[part]))
         scores = times_seed[part] @ kinds[:, :seeds].T
         drawn[part] = (scores * times_kind).sum(axis=1) / (seeds * (times_kind @ kinds[:, seeds]))
-    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
-    return Difference(
-        mean=100 * float(by_pair.mean()),
-        low=100 * float(low),
-        high=100 * float(high),
-        fixed=int((by_pair > 0).sum()),
-        broken=int((by_pair < 0).sum()),
-        clips=clips,
-        seeds=seeds,
-    )
+    return drawn
 
 
 def detectable(

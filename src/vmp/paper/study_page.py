@@ -1,16 +1,24 @@
 """A study's results: tables of arms by set, and a picture of the differences with their intervals."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from vmp.figures.canvas import COLORS, GREY, figure, save, style
 from vmp.formats import format_duration, markdown_table
-from vmp.paper.paired import Difference, by_class, choose_settings, detectable, difference
+from vmp.paper.paired import (
+    Difference,
+    Interval,
+    Pairs,
+    by_class,
+    choose_settings,
+    detectable,
+    difference,
+    mean_difference,
+)
 from vmp.paper.study import Study
 
 Row = Mapping[str, str]
@@ -45,24 +53,15 @@ class ArmScores:
     def top1(self) -> float:
         return 100 * float(self.right.mean())
 
-    def on(self, other: "ArmScores") -> "Pairs | None":
-        """On the seeds and clips that both have; None if there are none."""
+    def on(self, other: "ArmScores") -> tuple[Pairs, np.ndarray] | None:
+        """On the seeds and clips that both have, with the clips' labels (N,); None if there are none."""
         seeds = [seed for seed in self.seeds if seed in other.seeds]
         place = {name: i for i, name in enumerate(other.ids)}
         mine = [i for i, name in enumerate(self.ids) if name in place]
         theirs = [place[self.ids[i]] for i in mine]
         a = self.right[[self.seeds.index(s) for s in seeds]][:, mine]
         b = other.right[[other.seeds.index(s) for s in seeds]][:, theirs]
-        return Pairs(a, b, self.groups[mine], self.labels[mine]) if a.size else None
-
-
-class Pairs(NamedTuple):
-    """An arm and the one that it is compared with, on what both have: (S, N) bool. groups, labels: (N,)."""
-
-    arm: np.ndarray
-    reference: np.ndarray
-    groups: np.ndarray
-    labels: np.ndarray
+        return (Pairs(a, b, self.groups[mine]), self.labels[mine]) if a.size else None
 
 
 def collect(study: Study, clips: Iterable[Row]) -> dict[str, dict[str, ArmScores]]:
@@ -137,6 +136,7 @@ def to_markdown(
                 row.append(describe(compared) if compared else "")
         lines += [*markdown_table(head, rows, labels=len(head)), ""]
         lines += _class_lines(study, arms)
+    lines += _mean_lines(study, found)
     lines += _provenance_lines(study, runs)
     return "\n".join(lines) + "\n"
 
@@ -155,20 +155,61 @@ def _arm_row(
     ]
 
 
-def _pairs(arms: Mapping[str, ArmScores], arm: str, reference: str | None) -> Pairs | None:
-    """An arm with its reference; None without one, or where they have nothing in common."""
+def _pairs(arms: Mapping[str, ArmScores], arm: str, reference: str | None) -> tuple[Pairs, np.ndarray] | None:
+    """An arm with its reference, and the clips' labels; None without one, or where they have nothing in common."""
     return arms[arm].on(arms[reference]) if reference and reference in arms and arm in arms else None
 
 
 def compare(arms: Mapping[str, ArmScores], arm: str, reference: str | None) -> Difference | None:
-    pairs = _pairs(arms, arm, reference)
-    return difference(pairs.arm, pairs.reference, pairs.groups) if pairs else None
+    found = _pairs(arms, arm, reference)
+    return difference(*found[0]) if found else None
 
 
 def describe(d: Difference) -> str:
-    text = f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
-    text = f"**{text}**" if d.is_clear else text
-    return f"{text} on {d.clips} x {d.seeds}"
+    return f"{_interval_text(d)} on {d.clips} x {d.seeds}"
+
+
+def _interval_text(found: Interval) -> str:
+    text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+    return f"**{text}**" if found.is_clear else text
+
+
+def _mean_lines(study: Study, found: Mapping[str, Mapping[str, ArmScores]]) -> list[str]:
+    """A table of each arm's mean difference over the sets in which it was run, for arms with more than one."""
+    rows = [
+        [
+            study.arms[arm].label,
+            _interval_text(mean_difference(list(pairs.values()))),
+            f"{sum(both.arm.size for both in pairs.values())}",
+            _which(study, found, pairs),
+        ]
+        for arm, pairs in _over_sets(study, found).items()
+    ]
+    if not rows:
+        return []
+    head = ["arm", "difference, 95 % interval", "tests (clips x seeds)", "sets"]
+    text = "The mean of the differences above, each set with the same weight, and its interval over clips and seeds."
+    return ["## All sets", "", text, "", *markdown_table(head, rows, labels=len(head)), ""]
+
+
+def _which(study: Study, found: Mapping[str, Mapping[str, ArmScores]], sets: Collection[str]) -> str:
+    """The labels of sets, or their number if they are all that were run."""
+    if len(sets) > 2 and len(sets) == sum(bool(arms) for arms in found.values()):
+        return f"all {len(sets)}"
+    return "; ".join(study.sets[chosen].label for chosen in sets)
+
+
+def _over_sets(study: Study, found: Mapping[str, Mapping[str, ArmScores]]) -> dict[str, dict[str, Pairs]]:
+    """Arm -> set -> the arm and its reference there, of arms that were run in more than one set."""
+    both = {
+        arm: {
+            chosen: pairs[0]
+            for chosen, arms in found.items()
+            if (pairs := _pairs(arms, arm, of.compared_with))
+        }
+        for arm, of in study.arms.items()
+    }
+    return {arm: by_set for arm, by_set in both.items() if len(by_set) > 1}
 
 
 def _detectable_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
@@ -188,9 +229,9 @@ def _detectable_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
 
 def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
     changed = {
-        arm: by_class(pairs.arm, pairs.reference, pairs.labels)
+        arm: by_class(both[0].arm, both[0].reference, both[1])
         for arm in study.arms
-        if (pairs := _pairs(arms, arm, study.arms[arm].compared_with))
+        if (both := _pairs(arms, arm, study.arms[arm].compared_with))
     }
     if not changed:
         return []
@@ -237,26 +278,31 @@ def _provenance_lines(study: Study, runs: Sequence[Row]) -> list[str]:
 
 
 def draw(study: Study, found: Mapping[str, Mapping[str, ArmScores]], stem: Path) -> list[Path]:
-    """Differences to the reference arm with their intervals, one panel per set that has any."""
-    rows = {
-        chosen: [(arm, d) for arm in study.arms if (d := compare(arms, arm, study.arms[arm].compared_with))]
+    """Differences to the reference arm with their intervals, one panel per set that has any, and one of their means."""
+    rows: dict[str, list[tuple[str, Interval]]] = {
+        study.sets[chosen].label: [
+            (arm, one) for arm in study.arms if (one := compare(arms, arm, study.arms[arm].compared_with))
+        ]
         for chosen, arms in found.items()
     }
-    rows = {chosen: compared for chosen, compared in rows.items() if compared}
+    rows["all sets"] = [
+        (arm, mean_difference(list(pairs.values()))) for arm, pairs in _over_sets(study, found).items()
+    ]
+    rows = {title: compared for title, compared in rows.items() if compared}
     if not rows:
         return []
     names = [arm for arm in study.arms if any(arm == a for compared in rows.values() for a, _ in compared)]
     with style():
         drawn = figure(1.9 + 2.1 * len(rows), 0.9 + 0.28 * len(names))
         axes = drawn.subplots(1, len(rows), sharey=True, squeeze=False)[0]
-        for axis, (chosen, compared) in zip(axes, rows.items(), strict=True):
+        for axis, (title, compared) in zip(axes, rows.items(), strict=True):
             for arm, d in compared:
                 y = len(names) - 1 - names.index(arm)
                 color = COLORS[0] if d.low > 0 else COLORS[1] if d.high < 0 else GREY
                 axis.plot([d.low, d.high], [y, y], color=color, lw=1.5, solid_capstyle="butt")
                 axis.plot(d.mean, y, "o", color=color, ms=4)
             axis.axvline(0, color="black", lw=0.8)
-            axis.set(title=study.sets[chosen].label, xlabel="difference in top-1, points")
+            axis.set(title=title, xlabel="difference in top-1, points")
             axis.set_yticks(range(len(names)), [study.arms[arm].label for arm in reversed(names)])
             axis.set_ylim(-0.6, len(names) - 0.4)
     return save(drawn, stem)
