@@ -156,7 +156,7 @@ def bench_clips() -> list[Row]:
             Clip("", str(cut.target), 0, frames=m.frames, fps=m.fps, width=m.width, height=m.height)
             for cut, m in ((cut, found[cut]) for cut in cuts)
         ]
-        store = DecodedClips(folder / source.stem, 10**9)
+        store = DecodedClips(folder, folder / source.stem, 10**9)
         took = time.perf_counter() - began
         if took > 3:  # otherwise they were there already
             frames = sum(m.frames for m in found.values())

@@ -14,6 +14,7 @@ import videos
 from vmp.data.columns import Clip
 from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train, loader_processes
 from vmp.data.decode import read_frames
+from vmp.data.decoded import DecodedClips
 from vmp.data.encode import write_video
 from vmp.data.manifest import Manifest
 from vmp.data.present import find_clips
@@ -38,8 +39,7 @@ def listed(folder: Path, *names: str) -> tuple[Manifest, object]:
         readers = ("frames",) if (folder / name).is_dir() else ("pyav",)
         sizes = {"frames": LENGTH, "fps": 25.0, "width": width, "height": height}
         clips.append(Clip(id=name, path=name, label=0, readers=readers, **sizes))
-    manifest = Manifest(folder / "lists" / "train.csv", folder, ("a",), tuple(clips))
-    (folder / "lists").mkdir(exist_ok=True)
+    manifest = Manifest(folder / "train.csv", folder, ("a",), tuple(clips))
     return manifest, find_clips(manifest, max_bad_fraction=0)
 
 
@@ -55,12 +55,16 @@ def home(tmp_path):
     return tmp_path
 
 
+def keeping(home: Path, limit: int = EVERYTHING) -> DecodedClips:
+    return DecodedClips(home / "data", home, limit)
+
+
 def samples(data: TrainClips, epochs: int = 2) -> list[torch.Tensor]:
     return [data[index, epoch][1] for epoch in range(epochs) for index in range(len(data))]
 
 
 def kept(home: Path) -> list[Path]:
-    return sorted((home / "lists" / ".decoded").glob("*.rgb"))
+    return sorted((home / "data" / ".decoded").glob("*/*.rgb"))
 
 
 def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
@@ -80,18 +84,18 @@ def test_samples_from_kept_clips_are_equal_to_the_bit(home):
     views = [TestClips(manifest, present, shape, temporal=3, spatial=3)[i][1] for i in range(10)]
     assert kept(home) == []
     for _ in range(2):
-        assert_equal(samples(TrainClips(manifest, present, shape, seed=1, keep=EVERYTHING)), plain)
-        test = TestClips(manifest, present, shape, temporal=3, spatial=3, keep=EVERYTHING)
+        assert_equal(samples(TrainClips(manifest, present, shape, seed=1, kept=keeping(home))), plain)
+        test = TestClips(manifest, present, shape, temporal=3, spatial=3, kept=keeping(home))
         assert_equal([test[i][1] for i in range(10)], views)
         assert len(kept(home)) == 10
 
 
 def test_kept_clips_are_what_later_runs_read(home):
     manifest, present = listed(home, "0.mp4", "1.mp4")
-    before = samples(TrainClips(manifest, present, SHAPE, seed=1, keep=EVERYTHING), 1)
+    before = samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home)), 1)
     for file in kept(home):
         file.write_bytes(bytes(255 - np.frombuffer(file.read_bytes(), np.uint8)))
-    inverted = samples(TrainClips(manifest, present, SHAPE, seed=1, keep=EVERYTHING), 1)
+    inverted = samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home)), 1)
     for a, b in zip(before, inverted, strict=True):
         assert (a.int() + b.int() - 255).abs().max() <= 1  # resizing rounds
 
@@ -102,28 +106,28 @@ def test_no_more_is_kept_than_there_is_room_for(home, room):
     plain = samples(TrainClips(manifest, present, SHAPE, seed=1))
     for _ in range(2):  # the second finds the folder full
         limit = room * SIZE + SIZE // 2
-        assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, keep=limit)), plain)
+        assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home, limit))), plain)
         assert [file.stat().st_size for file in kept(home)] == [SIZE] * room
 
 
 def test_a_video_that_was_replaced_is_decoded_again(home):
     manifest, present = listed(home, "0.mp4")
-    samples(TrainClips(manifest, present, SHAPE, seed=1, keep=EVERYTHING))
+    samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home)))
     shutil.copy(home / "1.mp4", home / "0.mp4")
     plain = samples(TrainClips(manifest, present, SHAPE, seed=1))
-    assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, keep=EVERYTHING)), plain)
+    assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))), plain)
     # a frame of a folder is rewritten in its place
     manifest, present = listed(home, "series")
-    samples(TrainClips(manifest, present, SHAPE, seed=1, keep=EVERYTHING))
+    samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home)))
     for frame in (home / "series").iterdir():
         cv2.imwrite(str(frame), drawn(8)[0])
     plain = samples(TrainClips(manifest, present, SHAPE, seed=1))
-    assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, keep=EVERYTHING)), plain)
+    assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))), plain)
 
 
 def test_a_video_that_has_gone_is_an_error_although_it_is_kept(home):
     manifest, present = listed(home, "0.mp4")
-    data = TrainClips(manifest, present, SHAPE, seed=1, keep=EVERYTHING)
+    data = TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))
     samples(data)
     (home / "0.mp4").unlink()
     assert "0.mp4: not found" in str(data[0, 0][1])
@@ -133,7 +137,7 @@ def test_a_video_that_has_gone_is_an_error_although_it_is_kept(home):
 def test_a_damaged_kept_clip_is_made_anew(home, damage):
     manifest, present = listed(home, "0.mp4", "1.mp4")
     plain = samples(TrainClips(manifest, present, SHAPE, seed=1))
-    data = TrainClips(manifest, present, SHAPE, seed=1, keep=EVERYTHING)
+    data = TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))
     samples(data)
     for file in kept(home):
         if damage == "deleted":
@@ -147,8 +151,9 @@ def test_a_damaged_kept_clip_is_made_anew(home, damage):
 def test_where_nothing_can_be_written_clips_are_decoded_each_time(home):
     manifest, present = listed(home, "0.mp4", "1.mp4")
     plain = samples(TrainClips(manifest, present, SHAPE, seed=1))
-    (home / "lists" / ".decoded").write_text("a file in the folder's place")
-    assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, keep=EVERYTHING)), plain)
+    (home / "data").mkdir()
+    (home / "data" / ".decoded").write_text("a file in the folder's place")
+    assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))), plain)
 
 
 def test_a_clip_whose_end_is_lost_is_read_as_without_keeping(home):
@@ -160,7 +165,8 @@ def test_a_clip_whose_end_is_lost_is_read_as_without_keeping(home):
     outcomes = [
         [str(sample) if isinstance(sample, Exception) else sample.sum().item() for sample in found]
         for found in (
-            samples(TrainClips(manifest, present, shape, seed=1, keep=keep), 20) for keep in (0, EVERYTHING)
+            samples(TrainClips(manifest, present, shape, seed=1, kept=where), 20)
+            for where in (None, keeping(home))
         )
     ]
     assert {type(outcome) for outcome in outcomes[0]} == {str, int}
@@ -172,7 +178,7 @@ def test_loader_processes_share_the_folder(home):
     """Two processes, which both want every clip, keep each of them once and stay within the limit."""
     manifest, present = listed(home, "0.mp4", "1.mp4", "2.mp4", "turned.mp4")
     plain = samples(TrainClips(manifest, present, SHAPE, seed=1), 1)
-    data = TrainClips(manifest, present, SHAPE, seed=1, keep=EVERYTHING)
+    data = TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))
     order = [(index, 0) for _ in range(8) for index in range(4)]
     loader = torch.utils.data.DataLoader(
         data, batch_size=3, sampler=order, collate_fn=collate_train, **loader_processes(data, 2, timeout=60)
@@ -180,4 +186,5 @@ def test_loader_processes_share_the_folder(home):
     found = {int(i): clip for batch in loader for i, clip in zip(batch.indices, batch.clips, strict=True)}
     assert_equal([found[i] for i in range(4)], plain)
     assert [file.stat().st_size for file in kept(home)] == [SIZE] * 4
-    assert len(list((home / "lists" / ".decoded").iterdir())) == 4  # no temporary file is left
+    [folder] = (home / "data" / ".decoded").iterdir()
+    assert len(list(folder.iterdir())) == 4  # no temporary file is left

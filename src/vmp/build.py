@@ -27,7 +27,7 @@ from vmp.data.columns import Clip, Clips
 from vmp.data.manifest import Manifest, read_manifest, spread
 from vmp.data.sampler import WEIGHTS, generator
 from vmp.errors import ConfigError, DataError, ManifestError
-from vmp.files import write_text
+from vmp.files import MB, write_text
 from vmp.invocation import command_line
 from vmp.pathways import pathway_frames
 from vmp.prepare.list_format import read_list
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vmp.data.dataset import ClipShape
+    from vmp.data.decoded import DecodedClips
     from vmp.data.motions import Motions
     from vmp.engine.schedule import Schedule
     from vmp.model import PromptedClassifier
@@ -380,6 +381,14 @@ def build_schedule(config: Config) -> "Schedule":
     if o.schedule == "cosine":
         return schedule.cosine(epochs=epochs, **warmup)
     return schedule.steps(at=o.at or (0,), factors=o.factors or (1,), **warmup)
+
+
+def kept_clips(config: Config, manifest: Manifest) -> "DecodedClips | None":
+    """Where the clips of the manifest's videos are kept decoded; None: nowhere."""
+    from vmp.data.decoded import DecodedClips
+
+    keep = config.data.keep
+    return DecodedClips(Path(config.data.root), manifest.root, keep * MB) if keep else None
 
 
 def clip_shape(config: Config, model: "PromptedClassifier", *, crops: int = 3) -> "ClipShape":

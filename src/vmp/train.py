@@ -22,6 +22,7 @@ from vmp.build import (
     check_enough_clips,
     clip_shape,
     find_splits,
+    kept_clips,
 )
 from vmp.config import Config, CustomBackbone, check, check_start
 from vmp.data.present import digest
@@ -277,7 +278,6 @@ class Session:
         from vmp.engine.loggers import Metrics
         from vmp.engine.plan import LoopSettings
         from vmp.engine.precision import autocast_type
-        from vmp.files import MB
         from vmp.objective import Objective, balanced_weights
 
         config, t = self.config, self.config.trainer
@@ -303,7 +303,7 @@ class Session:
                 train.present,
                 clip_shape(config, self.model),
                 seed=config.seed,
-                keep=config.data.keep * MB,
+                kept=kept_clips(config, train.manifest),
                 augmentation=Augmentation(**config.augment.model_dump()),
             ),
             evaluate=self.validate if val else None,

@@ -101,13 +101,15 @@ class Batch(NamedTuple):
 class _Clips(torch.utils.data.Dataset):
     """A split's usable clips. It tracks which of them are being read, for the error message if a worker dies.
 
-    keep: bytes of clips of the manifest's folder that may be kept decoded (decoded.py); 0: none.
+    kept: where clips are kept decoded; None: nowhere.
     """
 
-    def __init__(self, manifest: Manifest, present: Present, shape: ClipShape, *, keep: int = 0) -> None:
+    def __init__(
+        self, manifest: Manifest, present: Present, shape: ClipShape, *, kept: DecodedClips | None = None
+    ) -> None:
         self.root, self.present, self.shape = manifest.root, present, shape
         check_rates(present, shape.fps, where=str(manifest.path))
-        self._decoded = DecodedClips(manifest.path.parent, keep) if keep else None
+        self._kept = kept
         self._reading = multiprocessing.RawArray("q", [-1] * (1 + READING_SLOTS))
 
     def __len__(self) -> int:
@@ -137,10 +139,10 @@ class _Clips(torch.utils.data.Dataset):
         slot = 0 if number is None else 1 + number % READING_SLOTS
         self._reading[slot] = index
         try:
-            if self._decoded:
+            if self._kept:
                 numbers, back = np.unique(frames, return_inverse=True)
-                if (kept := self._decoded.read(path, clip, reader, numbers)) is not None:
-                    found = zip(kept, clip.start + numbers, strict=True)
+                if (decoded := self._kept.read(path, clip, reader, numbers)) is not None:
+                    found = zip(decoded, clip.start + numbers, strict=True)
                     return np.stack([finish(f, int(n), change, short_side) for f, n in found])[back]
             return read_frames(path, clip.start + frames, reader=reader, short_side=short_side, change=change)
         finally:
@@ -157,10 +159,10 @@ class TrainClips(_Clips):
         shape: ClipShape,
         *,
         seed: int,
-        keep: int = 0,
+        kept: DecodedClips | None = None,
         augmentation: Augmentation | None = None,
     ) -> None:
-        super().__init__(manifest, present, shape, keep=keep)
+        super().__init__(manifest, present, shape, kept=kept)
         self.seed, self.classes = seed, len(manifest.classes)
         self.augmentation = augmentation or Augmentation()
 
@@ -227,9 +229,9 @@ class TestClips(_Clips):
         *,
         temporal: int = 1,
         spatial: int = 1,
-        keep: int = 0,
+        kept: DecodedClips | None = None,
     ) -> None:
-        super().__init__(manifest, present, shape, keep=keep)
+        super().__init__(manifest, present, shape, kept=kept)
         self.temporal, self.spatial = temporal, spatial
 
         self.views_per_piece = read_ahead(shape, temporal * spatial)[0]

@@ -1,7 +1,8 @@
 """Decoded clips on disk, which all runs and loader processes of a dataset share (`data.keep`).
 
 Notable here:
-- a clip is one file of RGB bytes in the folder `.decoded` beside the manifests, written whole or not at all;
+- a clip is one file of RGB bytes, written whole or not at all; all folds and lists of the same videos share a folder,
+  data/.decoded/<name>-<digest>;
 - its name is a digest of the video's path, size and time of change, the clip's span and the reader, so a video that
   was replaced is decoded again;
 - once the folder holds its limit, further clips are decoded whenever they are needed. Where nothing can be written, all
@@ -22,15 +23,16 @@ from vmp.data.decode import read_frames
 from vmp.errors import VideoReadError
 from vmp.files import replacing
 
-FOLDER = ".decoded"
+FOLDER = ".decoded"  # of data.root
 MEASURES = 50  # times that a process measures the folder anew while it fills it: other processes fill it, too
 
 
 class DecodedClips:
-    """The kept clips of the manifests in one folder. limit: bytes that the clips may take, more or less."""
+    """The kept clips of the videos below `root`. limit: bytes that they may take, more or less."""
 
-    def __init__(self, beside: Path, limit: int) -> None:
-        self.folder, self.limit = beside / FOLDER, limit
+    def __init__(self, home: Path, root: Path, limit: int) -> None:
+        digest = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:8]
+        self.folder, self.limit = home / FOLDER / f"{root.absolute().name}-{digest}", limit
         self._left, self._unmeasured = 0, limit  # of the folder when it was measured; bytes written since
         self._given_up: set[str] = set()
 

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmp.build import clip_shape, find_splits
+from vmp.build import clip_shape, find_splits, kept_clips
 from vmp.config import Config
 from vmp.data.columns import Clip, Clips
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, check_bad, check_rates, find_clips
-from vmp.files import MB
 from vmp.machine import cpus
 from vmp.ranks import read_rank
 from vmp.runs import records
@@ -50,8 +49,8 @@ class Split(NamedTuple):
         from vmp.data.dataset import TestClips
 
         shape = clip_shape(config, model, crops=views[1])
-        keep = config.data.keep * MB
-        return TestClips(self.manifest, self.present, shape, temporal=views[0], spatial=views[1], keep=keep)
+        kept = kept_clips(config, self.manifest)
+        return TestClips(self.manifest, self.present, shape, temporal=views[0], spatial=views[1], kept=kept)
 
 
 def find_split(config: Config, name: str, manifest: Manifest) -> Split:
