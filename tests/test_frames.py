@@ -29,12 +29,12 @@ from vmp.data.manifest import Manifest, read_manifest, write_classes, write_mani
 from vmp.data.present import digest, find_clips
 from vmp.errors import ConfigError, DataError, ManifestError, VideoReadError
 from vmp.figures.clips import stream
-from vmp.files import write_csv
+from vmp.files import stamp, write_csv
 from vmp.prepare.dataset import prepare
 from vmp.prepare.folders import plan_folders
 from vmp.prepare.list_format import Row
 from vmp.prepare.lists import make_list
-from vmp.prepare.measure import Measured, measure, measure_cached, stamp
+from vmp.prepare.measure import GAVE_UP, Measured, measure, measure_cached
 from vmp.prepare.plan import Item
 from vmp.prepare.source import probe
 from vmp.prepare.verify import verify
@@ -314,11 +314,14 @@ def test_a_column_has_the_rate_of_each_frame_folder(made, tmp_path):
 
 
 def test_ctrl_c_says_what_is_kept(made, tmp_path, monkeypatch, capsys):
-    def stop_after_one(files, **_):
+    """A file that was given up is tried again next time, so it is not kept."""
+
+    def stop_after_two(files, **_):
         yield files[0], measure(files[0])
+        yield files[1], Measured("unreadable", f"{GAVE_UP} no frame for 300 s")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vmp.prepare.measure.measure_all", stop_after_one)
+    monkeypatch.setattr("vmp.prepare.measure.measure_all", stop_after_two)
     cache = tmp_path / "measured.jsonl"
     with pytest.raises(SystemExit) as ended, friendly():
         measure_cached(cache, made / "frames", ["a", "b"], progress=False)

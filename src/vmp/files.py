@@ -9,6 +9,7 @@ Notable here:
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -277,3 +278,27 @@ def parse_yaml(text: str, where: str) -> Any:
         raise RunError(f"{where}: not YAML ({' '.join(str(error).split())[:300]})") from None
     _check_values(value, where)
     return value
+
+
+# --- telling whether a file has changed --------------------------------------------------------------------------
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Size and modification time of a file; -1, -1 if it is missing.
+
+    Of a folder, the sum of the sizes in it and a digest of all names, sizes and times: its own time does not change
+    when a picture is overwritten.
+    """
+    if not file.is_dir():
+        return _own_stamp(file)
+    inner = [(name, *_own_stamp(os.path.join(file, name))) for name in sorted(os.listdir(file))]
+    digest = hashlib.sha256(repr(inner).encode()).digest()
+    return sum(size for _, size, _ in inner), int.from_bytes(digest[:7])
+
+
+def _own_stamp(path: str | Path) -> tuple[int, int]:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return -1, -1
+    return info.st_size, info.st_mtime_ns

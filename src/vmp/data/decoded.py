@@ -21,7 +21,7 @@ import numpy as np
 from vmp.data.columns import Clip
 from vmp.data.decode import read_frames
 from vmp.errors import VideoReadError
-from vmp.files import replacing
+from vmp.files import replacing, stamp
 
 FOLDER = ".decoded"  # of data.root
 MEASURES = 50  # times that a process measures the folder anew while it fills it: other processes fill it, too
@@ -45,10 +45,7 @@ class DecodedClips:
         shape = (clip.length, clip.height, clip.width, 3)
         if not 0 < math.prod(shape) <= self.limit:
             return None
-        try:
-            file = self.folder / f"{_digest(path, clip, reader)}.rgb"
-        except OSError:
-            return None  # the reader's message says what is wrong with the video
+        file = self.folder / _name(path, clip, reader)
         if (found := _read(file, shape, frames)) is None and file.name not in self._given_up:
             whole = self._decode(file, path, clip, reader, shape)
             found = None if whole is None else whole[frames]
@@ -97,12 +94,9 @@ def _read(file: Path, shape: tuple[int, ...], frames: np.ndarray) -> np.ndarray 
         return None
 
 
-def _digest(path: Path, clip: Clip, reader: str) -> str:
-    """Raises OSError where there is no such file."""
-    files = sorted(os.scandir(path), key=lambda entry: entry.name) if path.is_dir() else [path]
-    about = [(os.fspath(file), (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
-    text = repr((os.fspath(path), about, clip.start, clip.length, reader))
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+def _name(path: Path, clip: Clip, reader: str) -> str:
+    about = repr((os.fspath(path), *stamp(path), clip.start, clip.length, reader))
+    return f"{hashlib.sha256(about.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.rgb"
 
 
 def _size_of(folder: Path) -> int:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmp.errors import DataError
-from vmp.files import wait_for_lock
+from vmp.files import stamp, wait_for_lock
 from vmp.prepare.children import TIMEOUT, Lost, in_children
-from vmp.prepare.measure import Measured, append_record, read_records, stamp
+from vmp.prepare.measure import Measured, append_record, read_records
 from vmp.prepare.videos import JOURNAL
 from vmp.progress import bar
 

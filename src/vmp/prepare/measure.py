@@ -12,7 +12,6 @@ Notable here:
   measured is kept in a file of JSON lines that survives a kill.
 """
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -32,6 +31,7 @@ from vmp.data.manifest import inside
 from vmp.data.stream import upright
 from vmp.data.times import Timeline
 from vmp.errors import ManifestError, VideoReadError
+from vmp.files import stamp
 from vmp.prepare.children import TIMEOUT, Lost, in_children, step
 from vmp.prepare.source import Source
 from vmp.progress import bar
@@ -227,6 +227,7 @@ def measure_cached(
         raise ManifestError(str(error)) from None
     stamps = {file: (str(file), *stamp(file)) for file in files.values()}
     found = {file: known[stamps[file]] for file in stamps if stamps[file] in known}
+    kept = len(found)
     todo = [file for file in stamps if file not in found]
     if todo:
         with bar("measure videos", len(todo), shown=progress) as shown:
@@ -237,32 +238,14 @@ def measure_cached(
                         size, changed = stamp(file)
                         entry = {"version": MEASURE_VERSION, "file": str(file), "size": size, "time": changed}
                         append_record(cache, entry | {"measured": asdict(result)})
+                        kept += 1
                     shown.advance()
             except KeyboardInterrupt:
-                kept = f"{len(found)} of {len(files)} videos have been measured and are kept in {cache}"
-                raise KeyboardInterrupt(f"{kept}; the same command continues") from None
+                raise KeyboardInterrupt(
+                    f"{kept} of {len(files)} videos have been measured and are kept in {cache}; the same command "
+                    "continues"
+                ) from None
     return {path: found[file] for path, file in files.items()}
-
-
-def stamp(file: Path) -> tuple[int, int]:
-    """Size and modification time of a file; -1, -1 if it is missing.
-
-    Of a folder, the sum of the sizes in it and a digest of all names, sizes and times: its own time does not change
-    when a picture is overwritten.
-    """
-    if not file.is_dir():
-        return _own_stamp(file)
-    inner = [(name, *_own_stamp(os.path.join(file, name))) for name in sorted(os.listdir(file))]
-    digest = hashlib.sha256(repr(inner).encode()).digest()
-    return sum(size for _, size, _ in inner), int.from_bytes(digest[:7])
-
-
-def _own_stamp(path: str | Path) -> tuple[int, int]:
-    try:
-        info = os.stat(path)
-    except OSError:
-        return -1, -1
-    return info.st_size, info.st_mtime_ns
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ from vmp.data.frames import FRAMES
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, check_rates
 from vmp.errors import DataError, UserError, VideoReadError
-from vmp.prepare.measure import Measured, measure_all, stamp
+from vmp.files import stamp
+from vmp.prepare.measure import Measured, measure_all
 from vmp.prepare.rows import with_measured
 from vmp.runs.open import Opened
 from vmp.runs.score import Split
