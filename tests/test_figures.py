@@ -164,6 +164,21 @@ def test_curves_with_a_single_row_are_visible(tmp_path):
     assert not (pictures[0][..., 0] - pictures[0][..., 2] > 80).any()
 
 
+def test_top5_of_five_classes_is_not_drawn(tmp_path):
+    row = {"kind": "val", "epoch": 1, "step": 2, "val/cross_entropy": 0.6, "val/top1": 55.0}
+    pictures = {}
+    for classes in (5, 6):
+        for more in ({}, {"val/top5": 90.0}):
+            folder = tmp_path / f"{classes}{len(more)}"
+            folder.mkdir()
+            (folder / "classes.txt").write_text("".join(f"class {i}\n" for i in range(classes)))
+            (folder / "metrics.jsonl").write_text(json.dumps(row | more) + "\n")
+            draw_curves({"a": folder}, folder / "curves.png")
+            pictures[classes, len(more)] = (folder / "curves.png").read_bytes()
+    assert pictures[5, 1] == pictures[5, 0]
+    assert pictures[6, 1] != pictures[6, 0]
+
+
 def test_axes_have_whole_epochs_and_numbers_without_an_offset():
     with style():
         drawn = canvas.figure(3, 2)

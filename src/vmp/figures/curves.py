@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from vmp.figures.canvas import COLORS, GREY, figure
 from vmp.figures.layers import SHIFTS, SLOPES
 from vmp.pathways import display_name, scalar_name, split_scalar_name
+from vmp.runs.records import has_top5
 from vmp.runs.run import Run
 
 POINTS: dict[str, Any] = {"marker": "x", "markersize": 4}  # for lines that are too short to be seen
@@ -29,16 +30,24 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
     drawn = figure(15, 3.4)
     axes = drawn.subplots(1, 4)
     drawn.subplots_adjust(left=0.035, right=0.99, bottom=0.14, top=0.91, wspace=0.24)  # quicker than a layout
-    titles = ("cross-entropy", "top-1 and top-5 (%)", "slope a(m)", "shift b(n)")
+    opened = {label: Run(folder) for label, folder in runs.items()}
+    with_top5 = any(has_top5(len(run.classes) if run.lists_classes else None) for run in opened.values())
+    accuracies = (TRAINING, VAL, TOP5) if with_top5 else (TRAINING, VAL)
+    titles = (
+        "cross-entropy",
+        f"top-1{' and top-5' if with_top5 else ''} (%)",
+        "slope a(m)",
+        "shift b(n)",
+    )
     colors = dict(zip(runs, cycle(COLORS), strict=False))
-    for label, folder in runs.items():
-        color, rows = colors[label], Run(folder).curve
+    for label, run in opened.items():
+        color, rows = colors[label], run.curve
         for axis, key, look in (
             (axes[0], "train/cross_entropy", TRAINING),
             (axes[0], "val/cross_entropy", VAL),
             (axes[1], "train/top1", TRAINING),
             (axes[1], "val/top1", VAL),
-            (axes[1], "val/top5", TOP5),
+            *([(axes[1], "val/top5", TOP5)] if with_top5 else []),
         ):
             _plot(axis, line_of(rows, key), color=color, **look)
         for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
@@ -50,7 +59,7 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
     if not any(axis.lines for axis in axes[2:]):
         for axis in axes[2:]:
             axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
-    for axis, looks in ((axes[0], (TRAINING, VAL)), (axes[1], (TRAINING, VAL, TOP5))):
+    for axis, looks in ((axes[0], (TRAINING, VAL)), (axes[1], accuracies)):
         alone = axis.lines and all(len(line.get_xdata()) < TOO_FEW for line in axis.lines)
         handles = [Line2D([], [], color=GREY, **(POINTS | look if alone else look)) for look in looks]
         if len(runs) > 1:

@@ -5,7 +5,7 @@ Notable here:
   hundreds of runs, each with thousands of clips and rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def read_entry(folder: Path, name: str, *, points: int, worst: int) -> Entry:
     names = _read_or_note(entry, lambda: [row["name"] for row in run.per_class] if older else run.classes)
     entry.classes = names or []
     rows: list[Row] = _read_or_note(entry, lambda: run.rows.thinned(points)) or []
-    entry.curves = curves_of(rows, points)
+    entry.curves = curves_of(rows, points, ("top1", "top5") if entry.has_top5 else ("top1",))
     if not run.finished:
         entry.problem = _describe_progress(entry, rows)
         return entry
@@ -175,8 +175,8 @@ def _describe_progress(entry: Entry, rows: Sequence[Row]) -> str:
     return f"unfinished: epoch {reached:.3g} of {epochs}" if reached else "unfinished: nothing logged yet"
 
 
-def curves_of(rows: Sequence[Row], points: int) -> list[dict[str, Any]]:
-    """Lines over epochs: what (loss, top1, top5, slope, shift), pathway, points (epoch, value)."""
+def curves_of(rows: Sequence[Row], points: int, accuracies: Collection[str]) -> list[dict[str, Any]]:
+    """Lines over epochs: what (loss, one of the accuracies, slope, shift), pathway, points (epoch, value)."""
     lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in rows:
         epoch = finite(row.get("epoch"))
@@ -188,7 +188,7 @@ def curves_of(rows: Sequence[Row], points: int) -> list[dict[str, Any]]:
             path = key.split("/")
             if key == "train/cross_entropy":  # without λV, so that runs of different λ compare
                 lines.setdefault(("loss", ""), []).append((epoch, number))
-            elif key in ("val/top1", "val/top5"):
+            elif path[0] == "val" and path[-1] in accuracies:
                 lines.setdefault((path[1], ""), []).append((epoch, number))
             elif path[0] == "vmp" and path[-1] in ("slope", "shift"):
                 lines.setdefault((path[-1], "/".join(path[1:-1])), []).append((epoch, number))
