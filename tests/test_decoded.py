@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 import videos
 
+from vmp.data import decoded
 from vmp.data.columns import Clip
 from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train, loader_processes
 from vmp.data.decode import read_frames
@@ -154,6 +156,15 @@ def test_where_nothing_can_be_written_clips_are_decoded_each_time(home):
     (home / "data").mkdir()
     (home / "data" / ".decoded").write_text("a file in the folder's place")
     assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))), plain)
+
+
+def test_the_last_of_a_disk_is_left_to_checkpoints(home, monkeypatch):
+    manifest, present = listed(home, "0.mp4", "1.mp4", "2.mp4")
+    plain = samples(TrainClips(manifest, present, SHAPE, seed=1))
+    free = decoded.RESERVE + SIZE + SIZE // 2
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))), plain)
+    assert len(kept(home)) == 1
 
 
 def test_a_clip_whose_end_is_lost_is_read_as_without_keeping(home):

@@ -5,14 +5,15 @@ Notable here:
   data/.decoded/<name>-<digest>;
 - its name is a digest of the video's path, size and time of change, the clip's span and the reader, so a video that
   was replaced is decoded again;
-- once the folder holds its limit, further clips are decoded whenever they are needed. Where nothing can be written, all
-  of them are;
+- once the folder holds its limit, or the disk has little room left, further clips are decoded whenever they are needed.
+  Where nothing can be written, all of them are;
 - the folder may be deleted at any time, also while runs use it.
 """
 
 import hashlib
 import math
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from vmp.errors import VideoReadError
 from vmp.files import replacing, stamp
 
 FOLDER = ".decoded"  # of data.root
+RESERVE = 10**9  # bytes of the disk that stay free for checkpoints
 MEASURES = 50  # times that a process measures the folder anew while it fills it: other processes fill it, too
 
 
@@ -67,14 +69,15 @@ class DecodedClips:
         try:
             with replacing(file) as temporary:
                 temporary.write_bytes(frames.data)
-        except OSError:  # a full disk, or a folder of somebody else
-            self.limit = 0
+        except OSError:  # a folder that somebody else owns, or has just deleted
+            self._given_up.add(file.name)
         self._unmeasured += frames.size
         return frames
 
     def _has_room(self, size: int) -> bool:
         if self._unmeasured * MEASURES >= self.limit:
-            self._left, self._unmeasured = self.limit - _size_of(self.folder), 0
+            free = _free_below(self.folder) - RESERVE
+            self._left, self._unmeasured = min(self.limit - _size_of(self.folder), free), 0
         return self._unmeasured + size <= self._left
 
 
@@ -97,6 +100,12 @@ def _read(file: Path, shape: tuple[int, ...], frames: np.ndarray) -> np.ndarray 
 def _name(path: Path, clip: Clip, reader: str) -> str:
     about = repr((os.fspath(path), *stamp(path), clip.start, clip.length, reader))
     return f"{hashlib.sha256(about.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.rgb"
+
+
+def _free_below(folder: Path) -> int:
+    """Free bytes of the disk on which a folder is or would be made."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
 
 
 def _size_of(folder: Path) -> int:
