@@ -161,10 +161,27 @@ def test_where_nothing_can_be_written_clips_are_decoded_each_time(home):
 def test_the_last_of_a_disk_is_left_to_checkpoints(home, monkeypatch):
     manifest, present = listed(home, "0.mp4", "1.mp4", "2.mp4")
     plain = samples(TrainClips(manifest, present, SHAPE, seed=1))
-    free = decoded.RESERVE + SIZE + SIZE // 2
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    room = decoded.RESERVE + SIZE + SIZE // 2
+    free = lambda: room - sum(file.stat().st_size for file in kept(home))  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free()))
     assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))), plain)
     assert len(kept(home)) == 1
+    assert "MB free, and the last" in keeping(home).shortage(present.clips)
+
+
+def test_a_very_large_clip_is_not_kept(home, monkeypatch):
+    manifest, present = listed(home, "0.mp4", "1.mp4")
+    plain = samples(TrainClips(manifest, present, SHAPE, seed=1))
+    monkeypatch.setattr(decoded, "LARGEST", SIZE - 1)
+    assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))), plain)
+    assert kept(home) == []
+    assert "2 clip(s) take more than 1 MB each" in keeping(home).shortage(present.clips)
+
+
+def test_the_start_says_if_clips_find_no_room(home):
+    _, present = listed(home, "0.mp4", "1.mp4")
+    assert keeping(home, 2 * SIZE).shortage(present.clips) is None
+    assert "the clips take 2 MB decoded" in keeping(home, 2 * SIZE - 1).shortage(present.clips)
 
 
 def test_a_clip_whose_end_is_lost_is_read_as_without_keeping(home):

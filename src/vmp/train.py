@@ -241,6 +241,10 @@ class Session:
             f"{config.backbone.key}, {parameters:,} parameters ({trained(self.model):,} trained), sees "
             f"{self.spec.frames} frames of {self.spec.crop} pixels; {shape.frames} are decoded at stride {shape.stride}"
         )
+        if kept := kept_clips(config, self.splits["train"].manifest):
+            clips = (clip for split in self.splits.values() for clip in split.present.clips)
+            if warning := kept.shortage(clips):
+                self.log.warn(warning)
         tested = math.prod(read_ahead(shape, math.prod(self.views))) * shape.test_crop**2 // AHEAD
         batch = shape.channels * shape.frames * max(plan.micro_batch * shape.crop**2, tested)
         workers = loader_workers(config.trainer.workers)

@@ -6,7 +6,8 @@ Notable here:
 - its name is a digest of the video's path, size and time of change, the clip's span and the reader, so a video that
   was replaced is decoded again;
 - once the folder holds its limit, or the disk has little room left, further clips are decoded whenever they are needed.
-  Where nothing can be written, all of them are;
+  Where nothing can be written, all of them are. So are clips over LARGEST: to be kept, all frames of a clip are in
+  memory at once, in each of the processes;
 - the folder may be deleted at any time, also while runs use it.
 """
 
@@ -14,6 +15,7 @@ import hashlib
 import math
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,10 +24,11 @@ import numpy as np
 from vmp.data.columns import Clip
 from vmp.data.decode import read_frames
 from vmp.errors import VideoReadError
-from vmp.files import replacing, stamp
+from vmp.files import MB, replacing, stamp
 
 FOLDER = ".decoded"  # of data.root
-RESERVE = 10**9  # bytes of the disk that stay free for checkpoints
+RESERVE = 1000 * MB  # bytes of the disk that stay free for checkpoints
+LARGEST = 250 * MB  # bytes of a clip that is kept
 MEASURES = 50  # times that a process measures the folder anew while it fills it: other processes fill it, too
 
 
@@ -44,8 +47,8 @@ class DecodedClips:
         A clip that is not kept is decoded and kept, if there is room. None: there is none, or the clip cannot be
         decoded as a whole; it may be damaged in frames that a sample does not need.
         """
-        shape = (clip.length, clip.height, clip.width, 3)
-        if not 0 < math.prod(shape) <= self.limit:
+        shape = _shape(clip)
+        if not 0 < math.prod(shape) <= min(self.limit, LARGEST):
             return None
         file = self.folder / _name(path, clip, reader)
         if (found := _read(file, shape, frames)) is None and file.name not in self._given_up:
@@ -75,10 +78,37 @@ class DecodedClips:
         return frames
 
     def _has_room(self, size: int) -> bool:
+        if size > _free_below(self.folder) - RESERVE:
+            return False
         if self._unmeasured * MEASURES >= self.limit:
-            free = _free_below(self.folder) - RESERVE
-            self._left, self._unmeasured = min(self.limit - _size_of(self.folder), free), 0
+            self._left, self._unmeasured = self.limit - _size_of(self.folder), 0
         return self._unmeasured + size <= self._left
+
+    def shortage(self, clips: Iterable[Clip]) -> str | None:
+        """Why not all of these clips can be kept, for a person; None: they can."""
+        sizes = [math.prod(_shape(clip)) for clip in clips]
+        need, large = sum(size for size in sizes if size <= LARGEST), sum(size > LARGEST for size in sizes)
+        free, says = _free_below(self.folder), []
+        if need > self.limit:
+            says = [f"the clips take {_mb(need)} decoded."]
+        elif need - _size_of(self.folder) > free - RESERVE:
+            says = [
+                f"the clips take {_mb(need)} decoded, but the disk of {self.folder} has {_mb(free)} free, and the last "
+                f"{_mb(RESERVE)} are left to checkpoints."
+            ]
+        if large:
+            says.append(f"{large} clip(s) take more than {_mb(LARGEST)} each and are never kept.")
+        if not says:
+            return None
+        return f"data.keep={self.limit // MB}: {' '.join(says)} What is not kept is decoded each time."
+
+
+def _shape(clip: Clip) -> tuple[int, ...]:
+    return clip.length, clip.height, clip.width, 3
+
+
+def _mb(size: int) -> str:
+    return f"{-(-size // MB):,} MB"
 
 
 def _read(file: Path, shape: tuple[int, ...], frames: np.ndarray) -> np.ndarray | None:
