@@ -160,6 +160,11 @@ def test_hydras_own_errors_are_explained(override, said):
         ([], "run: must be given: the folder of a run, which train.py prints, as in run=outputs/.../seed0"),
         (["rn=x"], "rn: no such key; did you mean run?"),
         (["run=x", "trainer.views=10x3"], "trainer.views: no such key; did you mean views?"),
+        (
+            ["run=x", "vmp.lambda=2"],
+            "vmp.lambda: a key of training, which a run is tested with as it was trained; there are checkpoint, ",
+        ),
+        (["run=x", "data.kep=2"], "data.kep: no such key; there are checkpoint, degrade"),
         (["run=x", "epochs=3"], "there are checkpoint, degrade, device, folder, "),
         (["run=x", "views=10"], "views = 10: must be TEMPORALxSPATIAL"),
         (["run=x", "where=speed"], "where = 'speed': must be TAG=WORD, TAG>NUMBER or TAG<NUMBER"),

@@ -116,6 +116,10 @@ def no_such_key(wrong: str, command: str = "train") -> str:
     found = _close(own, last, 0.75) or _elsewhere(known, last) or _close(own, last, 0.6)
     if found:
         return f"{where}; did you mean {found}?"
+    if command == "evaluate":
+        if wrong in keys():
+            where = f"{wrong}: a key of training, which a run is tested with as it was trained"
+        return f"{where}; there are {', '.join(sorted(known))}"
     listed = sorted(own) or sorted({*GROUPS, *Config.model_fields})
     return f"{where}; {f'in {section} ' if own and section else ''}there are {', '.join(listed)}"
 
