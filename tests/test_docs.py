@@ -100,8 +100,7 @@ def test_commands_with_parts_of_ones_own_run(project, command):
         words = [f"run={run}" if word.startswith("run=") else word for word in words] + ["device=cpu"]
     else:
         small = ["backbone.frames=8", "backbone.crop=16"] if "backbone=custom" in words else []
-        words = [word for word in words if word != "-m"] + QUICK + small
-        words = [word.replace("vmp=gaussian,none", "vmp=gaussian") for word in words]
+        words = [word.replace("vmp=gaussian,none", "vmp=gaussian") for word in words + QUICK + small]
     script = {"train": "train.py", "evaluate": "evaluate.py"}[words[1]]
     done = Running(words[2:], script=script, cwd=project, environment={"OMP_NUM_THREADS": "1"}).succeed(200)
     assert "top-1" in done.stdout

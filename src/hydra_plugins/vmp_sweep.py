@@ -289,10 +289,11 @@ def _name_job(place: Path, number: int) -> list[str]:
 
 
 def _list_options(config: DictConfig) -> list[str]:
-    """The options of this command line that say where configs are."""
+    """The words of this command line that say where configs are."""
     sources = [
         source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"
     ]
     out = [f"--config-dir={os.path.abspath(path)}" for path in sources]
+    out += [word for word in config.hydra.overrides.hydra if word.lstrip("+").startswith("hydra.searchpath=")]
     name = str(config.hydra.job.config_name)
     return out if name == "train" else [*out, f"--config-name={name}"]
