@@ -174,7 +174,11 @@ def test_a_power_normalisation_over_several_times_starts_a_run(parts, tmp_path):
         tmp_path / "log.txt",
     )  # not the first: it writes no weights.json
     assert _make_model(c, ("a", "b"), alone, Log(path), new=True)
-    assert "the attention on a still pixel is 0.000" in path.read_text()
+    said = path.read_text()
+    assert "the attention on a still pixel is 0.000" in said
+    assert (
+        "try a function of your own that is larger there" in said
+    )  # it has no vmp.m, which the paper's layer has
 
 
 def test_errors_while_importing_name_the_line(parts):

@@ -24,7 +24,7 @@ from vmp.build import (
     find_splits,
     kept_clips,
 )
-from vmp.config import Config, CustomBackbone, check, check_start
+from vmp.config import Config, CustomBackbone, Prompts, check, check_start
 from vmp.data.present import digest
 from vmp.errors import ConfigError, UserError
 from vmp.pathways import scalar_name
@@ -537,9 +537,12 @@ def _make_model(
         still = float(layer.power_norm(torch.zeros(1, frames, crop, crop)).detach().mean())
         log(f"prompts ({pathway}): the attention on a still pixel is {still:.3f}")
         if still < 0.1 and layer.scalars():
+            remedy = "a function of your own that is larger there"
+            if isinstance(config.vmp, Prompts):
+                remedy = "the authors' initial values, vmp.m=1.541 vmp.n=-0.2934 (the default)"
             log.warn(
-                "attention starts near 0, so the backbone sees nearly blank clips and trains slowly; try the authors' "
-                "initial values, vmp.m=1.541 vmp.n=-0.2934 (the default)"
+                "attention starts near 0, so the backbone sees nearly blank clips and trains slowly; try "
+                + remedy
             )
     return model
 
