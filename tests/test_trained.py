@@ -113,6 +113,12 @@ def test_what_cannot_be_asked_is_an_error(trained, finished, files, tmp_path):
         (lambda: trained.features(files[0], stage="blocks"), UserError, "the tiny has stages.0.0"),
         (lambda: trained.attention(files[0], pathway="slow"), UserError, "there are prompts on video"),
         (lambda: trained.attention(files[0], start=9), UserError, "3 frames are left"),
+        (lambda: trained.attention(files[0], start=-1), UserError, "counted from 0"),
+        (
+            lambda: trained.features(torch.zeros(2, 3, 4, 32, 32, dtype=torch.uint8)),
+            UserError,
+            r"must be \(B, 3, 5, S, S\): 5 frames, one more than the backbone takes",
+        ),
     ):
         with pytest.raises(error, match=message):
             call()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from vmp.build import clip_shape
 from vmp.config import check, check_start, parse_views
 from vmp.errors import ConfigError, DataError, UserError
 from vmp.overrides import Source, quote
@@ -215,12 +216,19 @@ class TrainedModel:
             videos, and a list of tensors for a stage with several pathways.
 
         Raises:
-            UserError: no such stage. DataError, VideoReadError: a video cannot be read.
+            UserError: no such stage, or clips with another number of frames. DataError, VideoReadError: a video cannot
+                be read.
         """
         from torch import Tensor, stack
 
         module, before = self._module(stage)
         if isinstance(videos, Tensor):
+            frames = clip_shape(self.config, self.model).frames
+            if videos.ndim != 5 or videos.shape[2] != frames:
+                more = ", one more than the backbone takes" if self.prompts else ""
+                raise UserError(
+                    f"clips {tuple(videos.shape)}: must be (B, 3, {frames}, S, S): {frames} frames{more}"
+                )
             return self._run(videos, module, before=before)
         views = check_views(views) or (self.views if before else (1, 1))
         paths = [Path(videos)] if isinstance(videos, str | Path) else [Path(video) for video in videos]

@@ -94,8 +94,8 @@ def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0
     """The centre crop of the clip that begins with frame `start`.
 
     Raises:
-        UserError: too few frames after `start`. VideoReadError: the video cannot be read. DataError: a frame folder's
-            rate is needed and unknown, or the model takes masks beside the frames.
+        UserError: `start` is negative, or too few frames are after it. VideoReadError: the video cannot be read.
+        DataError: a frame folder's rate is needed and unknown, or the model takes masks beside the frames.
     """
     import torch
 
@@ -107,6 +107,8 @@ def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0
             f"{video}: only the generator of dataset=motions knows what really moves (vmp=oracle)"
         )
     shown, offsets = shape.timeline(clip)
+    if start < 0:
+        raise UserError(f"start = {start}: must be the number of a frame, counted from 0")
     if start and start + int(offsets[-1]) >= len(shown):
         raise UserError(
             f"start = {start}: {max(0, len(shown) - start)} frames are left, and a clip spans {offsets[-1] + 1}"
