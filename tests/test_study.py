@@ -290,6 +290,34 @@ def test_a_study_file_with_faults(tmp_path: Path):
         load_study(tmp_path / "x.yaml")
     with pytest.raises(ConfigError, match="no such study; there are: x"):
         load_study(tmp_path / "y.yaml")
+    del raw["note"]
+    raw |= {"notes": "x", "second_reference": None, "settings": {}, "launch": 3}
+    raw["arms"]["learned"]["compare_with"] = "none"
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError) as caught:
+        load_study(tmp_path / "x.yaml")
+    said = str(caught.value)
+    assert "\n  note: must be given" in said
+    assert "\n  notes: no such key; did you mean note?" in said
+    assert "\n  arms.learned.compare_with: no such key; did you mean compared_with?" in said
+    assert "\n  settings = {}: " in said
+    assert "\n  launch = 3: " in said
+
+
+def test_braces_of_overrides_are_values_of_the_set_or_hydras(tmp_path: Path):
+    raw = yaml.safe_load(STUDY.read_text())
+    name = next(iter(raw["sets"]))
+    raw["sets"][name]["values"] = {"weight": 2.5}
+    mine = ["vmp.lambda={weight}", "vmp.options={width: 0.3}", "tag=lr${optim.lr}", "vmp.name={absent}"]
+    raw["arms"]["learned"]["overrides"] = mine[:3]
+    raw["settings"] = {"base": []}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
+    study = load_study(tmp_path / "x.yaml")
+    assert study.overrides_of(name, "learned", "base") == ["vmp.lambda=2.5", *mine[1:3]]
+    raw["arms"]["learned"]["overrides"] = mine
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match=f"sets.{name}.values has no 'absent', which arm learned"):
+        load_study(tmp_path / "x.yaml").overrides_of(name, "learned", "base")
 
 
 def test_arms_of_the_extensions_differ_in_their_prompts_alone():

@@ -183,7 +183,8 @@ def add_needed_runs(wanted: Iterable[PlannedRun]) -> list[PlannedRun]:
         other = runs.setdefault(run.folder, run)
         if other is not run and other.raw != run.raw:
             raise RunError(
-                f"{run.folder}: two different runs would share it:\n  {other.label}\n  {run.label}"
+                f"{run.folder}: two different runs would share it:\n  {other.label}\n  {run.label}\n"
+                "Add tag=WORD to the overrides of one of them."
             )
 
     for run in wanted:

@@ -3,12 +3,14 @@
 Notable here:
 - a run is one (set, fold, arm, setting, seed). Runs are ordered so that whatever is finished can be compared: seed by
   seed and fold by fold, all arms of a fold next to each other;
-- the overrides of arms and settings may use values of their set, as in vmp.lambda={weight};
+- the overrides of arms and settings may use values of their set, as in vmp.lambda={weight}; other braces are Hydra's,
+  as in tag=lr${optim.lr} and vmp.options={width: 0.3};
 - a run that an earlier study of the same config recorded (study_runs.csv, study_clips.csv.gz) is not run again.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from vmp.build import find_splits
+from vmp.config import suggest
 from vmp.errors import ConfigError
 from vmp.paper.planning import PlannedRun, Planner
 from vmp.paper.tables import PaperSection, RunSpec, conf_folder, load_section
@@ -69,10 +72,10 @@ class Study(PaperSection):
     published: str
     launch: str
     overrides: Overrides
-    sets: dict[str, StudySet]
-    arms: dict[str, Arm]
+    sets: Annotated[dict[str, StudySet], Field(min_length=1)]
+    arms: Annotated[dict[str, Arm], Field(min_length=1)]
     second_reference: str | None = None
-    settings: dict[str, Overrides]
+    settings: Annotated[dict[str, Overrides], Field(min_length=1)]
 
     @property
     def default_setting(self) -> str:
@@ -84,15 +87,18 @@ class Study(PaperSection):
         Raises:
             ConfigError: the set lacks a value.
         """
-        try:
-            return [
-                override.format(**self.sets[chosen].values)
-                for override in (*self.arms[arm].overrides, *self.settings[setting])
-            ]
-        except KeyError as error:
-            raise ConfigError(
-                f"study {self.name}: sets.{chosen}.values has no {error}, which arm {arm} or setting {setting} needs"
-            ) from None
+        values = self.sets[chosen].values
+
+        def value(found: re.Match[str]) -> str:
+            if found[1] not in values:
+                raise ConfigError(
+                    f"study {self.name}: sets.{chosen}.values has no {found[1]!r}, which arm {arm} or setting "
+                    f"{setting} needs"
+                )
+            return str(values[found[1]])
+
+        given = (*self.arms[arm].overrides, *self.settings[setting])
+        return [re.sub(r"(?<!\$)\{(\w+)\}", value, override) for override in given]
 
 
 @dataclass(frozen=True)
@@ -128,9 +134,11 @@ def load_study(name: str | Path) -> Study:
     for label, arm in study.arms.items():
         for key in ("compared_with", "level_from"):
             if (other := getattr(arm, key)) is not None and other not in study.arms:
-                raise ConfigError(f"{path}: arms.{label}.{key} = {other}: no such arm")
+                raise ConfigError(
+                    f"{path}: arms.{label}.{key} = {other}: no such arm{suggest(other, [*study.arms])}"
+                )
     if (second := study.second_reference) is not None and second not in study.arms:
-        raise ConfigError(f"{path}: second_reference = {second}: no such arm")
+        raise ConfigError(f"{path}: second_reference = {second}: no such arm{suggest(second, [*study.arms])}")
     return study
 
 

@@ -59,9 +59,11 @@ def run_study(request: StudyRequest) -> int:
     missing = [run for run in planned if known.get(key_of(run.place)) != run.digest]
     todo = add_needed_runs(run.planned for run in missing)
     if planned and not missing:
+        places = list(dict.fromkeys(map(str, (Path(study.published), results))))
         print(
-            f"all {len(planned)} runs are recorded in {study.published} or {results}, so none is trained; "
-            f"SEEDS={request.seeds + 1} trains with another seed; to train these again, move the two folders away"
+            f"all {len(planned)} runs are recorded in {' or '.join(places)}, so none is trained; "
+            f"SEEDS={request.seeds + 1} trains with another seed; to train these again, move "
+            f"{'the two folders' if len(places) > 1 else 'this folder'} away"
         )
     if request.dry:
         _print_plan(study, planned, missing, todo, recorded)

@@ -182,8 +182,33 @@ def load_section(path: Path, kind: type[PaperSection]) -> Any:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:10]]
+        lines = [_describe(fault, kind) for fault in error.errors()[:10]]
         raise ConfigError(f"{path}:\n  " + "\n  ".join(lines)) from None
+
+
+def _describe(fault: Any, kind: type[PaperSection]) -> str:
+    """One of pydantic's errors as `key: what is wrong, and what is allowed`."""
+    *above, last = fault["loc"] or ("",)
+    key = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "missing":
+        return f"{key}: must be given"
+    if fault["type"] == "extra_forbidden":
+        known = _keys_below(kind.model_json_schema(), above)
+        return f"{key}: no such key{suggest(str(last), known) if known else ''}"
+    return f"{key} = {fault['input']!r:.60}: {fault['msg']}"
+
+
+def _keys_below(schema: dict[str, Any], place: Sequence[int | str]) -> list[str]:
+    """The keys of the section at a place of a JSON schema; none where it may be of several kinds."""
+
+    def resolved(node: dict[str, Any]) -> dict[str, Any]:
+        return schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+
+    node = resolved(schema)
+    for part in place:
+        inner = node.get("properties", {}).get(part) or node.get("additionalProperties") or node.get("items")
+        node = resolved(inner) if isinstance(inner, dict) else {}
+    return list(node.get("properties", ()))
 
 
 # --- cells ---------------------------------------------------------------------------------------------------------
