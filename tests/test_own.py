@@ -113,7 +113,9 @@ def number(**options):
     return 3
 
 
-def rows(splits=("train", "val"), videos=12):
+def rows(splits=("train", "val"), videos=12, table=False):
+    if table:  # a table of pandas is iterated by columns
+        yield from ("split", "path", "label")
     for i in range(videos):
         yield {"split": splits[i % len(splits)], "path": f"train/{i:03}.mp4", "label": "ab"[i // 2 % 2]}
 
@@ -256,6 +258,7 @@ def test_rows_are_lists_with_their_splits(parts):
         ({"splits": ["train", "other"]}, "split = 'other' of {'path': 'train/001.mp4', 'label': 'a'}"),
         ({"splits": ["train"]}, "has rows of train; train, and val or test, are needed"),
         ({"splits": 3}, "object of type 'int' has no len()"),
+        ({"table": True}, "gave 'split' as a row; a row is a dict with split, path and label"),
     ):
         with pytest.raises(ConfigError) as caught:
             own.list_rows("parts.all.rows", options)

@@ -69,7 +69,8 @@ def list_rows(target: str, options: Mapping[str, Any]) -> dict[str, str]:
     """Split -> the text of a list with a header, from rows of the user's own.
 
     Raises:
-        ConfigError: the target fails, a row has no such split, or there are no rows to train or to test on.
+        ConfigError: the target fails, a row is no dict or has no such split, or there are no rows to train or to test
+            on.
     """
     found = call("dataset", target, **options)
     where = f"dataset.target = {target}"
@@ -77,11 +78,17 @@ def list_rows(target: str, options: Mapping[str, Any]) -> dict[str, str]:
         raise ConfigError(f"{where}: returned a {type(found).__name__}; it must return or yield rows")
     rows: dict[str, list[dict[str, Any]]] = {}
     try:
-        for row in found:
-            rest = dict(row)
-            rows.setdefault(rest.pop("split", ""), []).append(rest)
+        listed = list(found)
     except Exception as error:  # of a generator, it is raised here
         raise ConfigError(f"{where}: fails: {describe(error)}") from error
+    for row in listed:
+        if not isinstance(row, Mapping):
+            raise ConfigError(
+                f"{where}: gave {row!r:.60} as a row; a row is a dict with split, path and label (those of a pandas "
+                "table: table.to_dict('records'))"
+            )
+        rest = dict(row)
+        rows.setdefault(rest.pop("split", ""), []).append(rest)
     if wrong := [split for split in rows if split not in SPLITS]:
         shown = rows[wrong[0]][0]
         raise ConfigError(f"{where}: split = {wrong[0]!r} of {shown}: must be one of {', '.join(SPLITS)}")
