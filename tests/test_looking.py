@@ -242,6 +242,7 @@ def test_a_video_is_drawn_with_the_layer_of_a_run(home, script, tmp_path):
         (9, (48, 64), ("--shift", -0.7), "between -0.6 and 0.6"),
         (9, (48, 64), ("--stride", 0), "--stride 0: must be at least 1"),
         (9, (48, 64), ("--out", "o.avi"), "--out o.avi: must end in .mp4, .png or .gif"),
+        (9, (48, 64), ("--out", "/"), "--out /: is a folder; name a file in it, as in /NAME.mp4"),
         (3, (2, 2), (), None),
         (3, (16, 400), (), None),
     ],

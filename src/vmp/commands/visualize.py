@@ -79,9 +79,13 @@ def choose_output(options: argparse.Namespace) -> Path:
     """The path of the video to write: from --out, or a new one below outputs/; the PNG's differs in its suffix.
 
     Raises:
-        UserError: one of the two would overwrite the video, or --out names a file of another kind.
+        UserError: one of the two would overwrite the video, or --out names a folder or a file of another kind.
     """
     if options.out:
+        if options.out.is_dir():
+            raise UserError(
+                f"--out {options.out}: is a folder; name a file in it, as in {options.out / 'NAME.mp4'}"
+            )
         if options.out.suffix not in ("", ".png", ".mp4", ".gif"):
             raise UserError(
                 f"--out {options.out}: must end in .mp4, .png or .gif, or in none of the kind, as in NAME"
