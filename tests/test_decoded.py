@@ -184,6 +184,20 @@ def test_the_start_says_if_clips_find_no_room(home):
     assert "the clips take 2 MB decoded" in keeping(home, 2 * SIZE - 1).shortage(present.clips)
 
 
+def test_half_a_clip_that_a_killed_process_left_is_removed(home):
+    manifest, present = listed(home, "0.mp4", "1.mp4")
+    where = keeping(home)
+    where.folder.mkdir(parents=True)
+    # another process may be writing the second
+    left, new = where.folder / ".a.1.tmp.rgb", where.folder / ".b.2.tmp.rgb"
+    for file in (left, new):
+        file.write_bytes(bytes(SIZE // 2))
+    os.utime(left, (1e9, 1e9))
+    samples(TrainClips(manifest, present, SHAPE, seed=1, kept=where), 1)
+    assert [left.exists(), new.exists()] == [False, True]
+    assert len(kept(home)) == 2 + 1  # the new one, too
+
+
 def test_a_clip_whose_end_is_lost_is_read_as_without_keeping(home):
     """Tests of its first frames pass, and training fails only where it needs the lost ones."""
     manifest, present = listed(home, "series")

@@ -506,7 +506,9 @@ def test_two_runs_are_compared_clip_by_clip(home, script, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
     config = (run / "config.yaml").read_text()
-    (other / "config.yaml").write_text(config.replace("seed: 0", "seed: 1", 1))
+    config = config.replace("seed: 0", "seed: 1", 1)
+    (other / "config.yaml").write_text(config.replace("  keep: 0\n", "  keep: 100\n", 1))  # changes no result
+    assert "keep: 100" in (other / "config.yaml").read_text()
     rows = read_run(run).predictions
     right = [row["label"] == row["predicted"] for row in rows]
     for row in rows[:4]:  # the other run says the other class

@@ -16,11 +16,9 @@ from vmp.errors import UserError
 from vmp.figures.comparison import ClassChange, Pairing, class_changes, mcnemar, pair
 from vmp.files import write_csv
 from vmp.paper.paired import difference
-from vmp.runs.folder import ABSENT, differences
+from vmp.runs.folder import ABSENT, differences, what_matters
 from vmp.runs.run import Run, read_run
 from vmp.targets import take_trust
-
-ELSEWHERE = ("output", "logger")  # settings that do not affect what is trained
 
 
 def main() -> None:
@@ -80,7 +78,7 @@ def compare(
     a: Run, b: Run, paired: Pairing, changes: list[ClassChange], layers: dict[str, dict[str, float]] | None
 ) -> dict[str, Any]:
     """The comparison as plain values: accuracies in percent, changes from the first run to the second."""
-    before, after = ({k: v for k, v in run.config.items() if k not in ELSEWHERE} for run in (a, b))
+    before, after = (what_matters(run.config) for run in (a, b))
     scalars = [run.result.get("scalars", {}) for run in (a, b)]
     first, second = paired.top1
     d = difference(paired.right_b[None], paired.right_a[None])

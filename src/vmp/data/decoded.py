@@ -15,6 +15,7 @@ import hashlib
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from vmp.files import MB, replacing, stamp
 FOLDER = ".decoded"  # of data.root
 RESERVE = 1000 * MB  # bytes of the disk that stay free for checkpoints
 LARGEST = 250 * MB  # bytes of a clip that is kept
+STALE = 3600  # seconds after which a temporary file belongs to no process any more
 MEASURES = 50  # times that a process measures the folder anew while it fills it: other processes fill it, too
 
 
@@ -139,10 +141,14 @@ def _free_below(folder: Path) -> int:
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes of the files in a folder, 0 if there is none."""
-    total = 0
+    """Bytes of the files in a folder, 0 if there is none. What killed processes left half written is removed."""
+    total, now = 0, time.time()
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):  # another process has just renamed its temporary file
-                total += entry.stat().st_size
+                found = entry.stat()
+                if entry.name.startswith(".") and now - found.st_mtime > STALE:
+                    os.unlink(entry)
+                else:
+                    total += found.st_size
     return total
