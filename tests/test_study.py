@@ -290,6 +290,11 @@ def test_a_study_file_with_faults(tmp_path: Path):
         load_study(tmp_path / "x.yaml")
     with pytest.raises(ConfigError, match="no such study; there are: x"):
         load_study(tmp_path / "y.yaml")
+    copied = raw | {"second_reference": None}
+    copied["arms"] = raw["arms"] | {"copied": {**raw["arms"]["learned"], "label": "another"}}
+    (tmp_path / "z.yaml").write_text(yaml.safe_dump(copied))
+    with pytest.raises(ConfigError, match=r"arms\.copied and arms\.learned have the same"):
+        load_study(tmp_path / "z.yaml")
     del raw["note"]
     raw |= {"notes": "x", "second_reference": None, "settings": {}, "launch": 3}
     raw["arms"]["learned"]["compare_with"] = "none"

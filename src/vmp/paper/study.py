@@ -131,7 +131,13 @@ def load_study(name: str | Path) -> Study:
     """A study of conf/study, or of a .yaml file. Raises ConfigError where the file is wrong or there is none."""
     path = Path(name) if Path(name).suffix == ".yaml" else conf_folder() / "study" / f"{name}.yaml"
     study: Study = load_section(path, Study)
+    alike: dict[object, str] = {}
     for label, arm in study.arms.items():
+        if (twin := alike.setdefault((frozenset(arm.overrides), arm.level_from), label)) != label:
+            raise ConfigError(
+                f"{path}: arms.{twin} and arms.{label} have the same overrides, so they would be the same runs; change "
+                "one, or delete it"
+            )
         for key in ("compared_with", "level_from"):
             if (other := getattr(arm, key)) is not None and other not in study.arms:
                 raise ConfigError(
