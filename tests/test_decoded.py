@@ -127,6 +127,15 @@ def test_a_video_that_was_replaced_is_decoded_again(home):
     assert_equal(samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))), plain)
 
 
+def test_another_version_of_a_reader_decodes_again(home, monkeypatch):
+    manifest, present = listed(home, "0.mp4")
+    samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home)))
+    for made, change in ((2, ("VERSION", 0)), (3, ("_libraries", lambda: ("av 99",)))):
+        monkeypatch.setattr(decoded, *change)
+        samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home)))
+        assert len(kept(home)) == made
+
+
 def test_a_video_that_has_gone_is_an_error_although_it_is_kept(home):
     manifest, present = listed(home, "0.mp4")
     data = TrainClips(manifest, present, SHAPE, seed=1, kept=keeping(home))

@@ -13,6 +13,7 @@ PACKAGES = (
     "opencv-python-headless",
     "av",
     "decord",
+    "torchcodec",
     "pytorchvideo",
     "hydra-core",
 )

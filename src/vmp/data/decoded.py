@@ -3,8 +3,9 @@
 Notable here:
 - a clip is one file of RGB bytes, written whole or not at all; all folds and lists of the same videos share a folder,
   data/.decoded/<name>-<digest>;
-- its name is a digest of the video's path, size and time of change, the clip's span and the reader, so a video that
-  was replaced is decoded again;
+- its name is a digest of the video's path, size and time of change, the clip's span, the reader, and the versions of
+  this module and of the readers' libraries: a video that was replaced, or that another version may decode to other
+  pixels, is decoded again;
 - once the folder holds its limit, or the disk has little room left, further clips are decoded whenever they are needed.
   Where nothing can be written, all of them are. So are clips over LARGEST: to be kept, all frames of a clip are in
   memory at once, in each of the processes;
@@ -18,6 +19,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,10 @@ from vmp.data.columns import Clip
 from vmp.data.decode import read_frames
 from vmp.errors import VideoReadError
 from vmp.files import MB, replacing, stamp
+from vmp.provenance import versions
 
+VERSION = 1  # to be raised with any change of the pixels that read_frames returns
+LIBRARIES = ("av", "opencv-python-headless", "decord", "torchcodec")
 FOLDER = ".decoded"  # of data.root
 RESERVE = 1000 * MB  # bytes of the disk that stay free for checkpoints
 LARGEST = 250 * MB  # bytes of a clip that is kept
@@ -130,8 +135,15 @@ def _read(file: Path, shape: tuple[int, ...], frames: np.ndarray) -> np.ndarray 
 
 
 def _name(path: Path, clip: Clip, reader: str) -> str:
-    about = repr((os.fspath(path), *stamp(path), clip.start, clip.length, reader))
+    about = repr((os.fspath(path), *stamp(path), clip.start, clip.length, reader, VERSION, _libraries()))
     return f"{hashlib.sha256(about.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.rgb"
+
+
+@cache
+def _libraries() -> tuple[str, ...]:
+    """The readers' libraries and their versions, of those that are installed."""
+    found = versions()
+    return tuple(f"{name} {found[name]}" for name in LIBRARIES if name in found)
 
 
 def _free_below(folder: Path) -> int:
