@@ -7,7 +7,7 @@ Notable here:
 """
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,27 @@ from vmp.runs.folder import check_same_run
 from vmp.runs.run import Run
 
 WEIGHTS = "motions"
-MOST_BYTES = 1_650_000
+MOST_BYTES = 1_500_000
 # keys of `backbone` that give a network's size; `size` of X3D and TimeSformer is part of its key
 SIZES = ("width", "blocks", "beta_inv", "patch", "dim", "depth", "heads")
 
 
 class Pretraining(PaperSection):
-    """networks: name of a backbone -> overrides."""
+    """networks: name of a backbone -> overrides. again: those that are trained once more, from their first run's weights
+    with a new optimizer and schedule -> what differs from the first time."""
 
     output: str
     launch: str
     overrides: tuple[str, ...]
     networks: dict[str, tuple[str, ...]]
+    again: dict[str, tuple[str, ...]]
+
+    def spec(self, name: str) -> RunSpec:
+        """The run whose weights are shipped."""
+        first = RunSpec("motions-pretraining", name, (*self.overrides, *self.networks[name]))
+        if name not in self.again:
+            return first
+        return replace(first, overrides=(*first.overrides, *self.again[name]), tag="again", start=first)
 
 
 @dataclass(frozen=True)
@@ -57,18 +66,19 @@ def make_weights(request: WeightsRequest, out: Path) -> int:
     output = request.output or pretraining.output
     planner = Planner(output=output, extra=request.overrides)
     runs = {
-        name: planner.run(RunSpec("motions-pretraining", name, (*pretraining.overrides, *own)), 0)
-        for name, own in pretraining.networks.items()
+        name: planner.run(pretraining.spec(name), 0)
+        for name in pretraining.networks
         if not request.only or name in request.only
     }
-    for run in runs.values():
+    every = [(name, run) for name, last in runs.items() for run in (*last.needs, last)]
+    for _, run in every:
         check_same_run(run.folder, run.raw)
     if request.dry:
-        for name, run in runs.items():
+        for name, run in every:
             print(f"{name:24} {run.state:10} {run.folder}")
         return 0
     launch = parse_launch(request.launch or pretraining.launch)
-    left = run_missing(list(runs.values()), [], launch, Path(output))
+    left = run_missing([run for _, run in every], [], launch, Path(output))
     for name, run in runs.items():
         if run.finished:
             command = shlex.join(["python", "scripts/mini_weights.py", f"only={name}", *request.overrides])
