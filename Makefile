@@ -52,7 +52,7 @@ scale: $(READY) ## measure time and memory for a million clips and rows (SIZES='
 	$(BIN)/python -m benchmarks.scale $(SIZES)
 
 # where tables, claims, figures and maps of starts are written; docs/results is written by make publish only
-OUTPUTS = outputs$(if $(filter mini real extensions,$(PROFILE)),/$(PROFILE))
+OUTPUTS = outputs$(if $(filter mini real extensions variation,$(PROFILE)),/$(PROFILE))
 RESULTS ?= $(OUTPUTS)/results
 
 figures: $(READY) ## draw the paper's figures from the runs in outputs/ (PROFILE=mini or real, FIGURES='3 17', OUT=FOLDER)
@@ -64,7 +64,7 @@ figures: $(READY) ## draw the paper's figures from the runs in outputs/ (PROFILE
 TABLES := table1 table2 table3 table4 table5 table6 table7 table8
 REPRODUCE = $(BIN)/python scripts/reproduce.py profile=$(or $(PROFILE),paper) seeds=$(or $(SEEDS),1) \
 	dry=$(or $(DRY),0) 'results=$(RESULTS)' 'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
-.PHONY: table paper real extensions $(TABLES)
+.PHONY: table paper real extensions variation $(TABLES)
 
 table: ## make table1 ... table8: run a table of the paper and write it next to the paper's (PROFILE=mini: no data needed; DRY=1: only plan)
 	@echo "which one? make table1 ... make table8, or make paper"; exit 2
@@ -80,6 +80,9 @@ extensions: $(READY) ## compare layers beyond the paper with the paper's layer, 
 	$(BIN)/python scripts/study.py $(if $(filter real,$(PROFILE)),real,extensions) seeds=$(or $(SEEDS),1) \
 		dry=$(or $(DRY),0) search=$(or $(SEARCH),0) 'launch=$(LAUNCH)' $(SET) \
 		'only=$(ONLY)$(if $(filter real,$(PROFILE)), none learned beyond)'
+
+variation: $(READY) ## measure what varies from run to run in miniature: order of the clips, initial weights, initial m and n (SEEDS=10, ONLY, DRY=1)
+	$(BIN)/python scripts/study.py variation seeds=$(or $(SEEDS),1) dry=$(or $(DRY),0) 'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
 
 timing: $(READY) ## time a few steps of each model of a table, for the estimates of DRY=1; needs a quiet machine (TABLE=1, PROFILE, ONLY)
 	$(REPRODUCE) table=$(or $(TABLE),1) timing=1

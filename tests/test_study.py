@@ -197,6 +197,14 @@ def test_arms_of_several_sets_are_averaged_over_them(tmp_path):
     assert "λ of Table 7" not in text
 
 
+def test_the_spread_over_seeds_is_their_standard_deviation(tmp_path):
+    """One and three of four clips: 25 and 75 %, which differ from their mean by 25."""
+    clips = [clip("none", s, f"{i}.mp4", "wash") | {"class": "rub" if i > 2 * s else "wash"} for s in (0, 1) for i in range(4)]
+    write_results(load_study(STUDY), Records([], clips), tmp_path, command="make real")
+    spread = f"{(2 * 25**2) ** 0.5:.1f}"
+    assert f"| without prompts | 50.0 | 4 x 2 | {spread} |" in (tmp_path / "study_real.md").read_text()
+
+
 def test_results_are_written_read_and_merged(tmp_path):
     study = load_study(STUDY)
     clips = [
@@ -205,7 +213,7 @@ def test_results_are_written_read_and_merged(tmp_path):
     old = Records([run("none", 0), run("learned", 0)], clips)
     write_results(study, old, tmp_path, command="make real")
     text = (tmp_path / "study_real.md").read_text()
-    assert "| motion prompts, λ = 0 | 50.0 | 4 x 1 | +0.0 [+0.0, +0.0] on 4 x 1 | 0 / 0 |" in text
+    assert "| motion prompts, λ = 0 | 50.0 | 4 x 1 |  | +0.0 [+0.0, +0.0] on 4 x 1 | 0 / 0 |" in text
     assert "| fixed power normalisation | not run |" in text
     assert "difference to: control: the extra frame alone" in text
     assert "patches" not in text  # a group that nobody asked for

@@ -286,7 +286,7 @@ def build_model(config: Config, classes: int) -> "PromptedClassifier":
 
     set_precision_switches(config)
     prompts, inside = build_prompts(config), build_inside(config)
-    torch.manual_seed(int(generator(WEIGHTS, config.seed, 1).integers(2**62)))
+    torch.manual_seed(int(generator(WEIGHTS, config.weights_seed, 1).integers(2**62)))
     backbone = make_backbone(config, classes)
     model = attach_prompts(config, backbone, prompts, inside)
     if config.trainer.channels_last:

@@ -306,7 +306,7 @@ class Session:
                 train.manifest,
                 train.present,
                 clip_shape(config, self.model),
-                seed=config.seed,
+                seed=config.order_seed,
                 kept=kept_clips(config, train.manifest),
                 augmentation=Augmentation(**config.augment.model_dump()),
             ),
@@ -496,7 +496,7 @@ def _make_plan(config: Config, world: int, *, labels: list[int], log: "Log") -> 
         micro_batch=micro,
         world=world,
         clips=clips,
-        seed=config.seed,
+        seed=config.order_seed,
         labels=labels if config.train.sampling == "balanced" else None,
         patience=config.train.patience,
     )

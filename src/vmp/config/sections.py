@@ -44,6 +44,7 @@ from vmp.config.types import (
     NotNegative,
     Positive,
     Section,
+    Seed,
     TagCondition,
     Text,
     Views,
@@ -93,6 +94,8 @@ class Train(Section):
     class_weights: Literal["none", "balanced"] = "none"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     ema_warmup: bool = True
+    order_seed: Seed | None = None
+    weights_seed: Seed | None = None
 
 
 class Trainer(Section):
@@ -208,11 +211,21 @@ class Config(Section):
     trainer: Trainer
     data: Data
     logger: Logger
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Seed
     tag: Word | None
     init_from: File | None
     output: File
     name: Word  # of the dataset, in the run's folder
+
+    @property
+    def order_seed(self) -> int:
+        """Of the order of the clips, their augmentation and dropout."""
+        return self.seed if self.train.order_seed is None else self.train.order_seed
+
+    @property
+    def weights_seed(self) -> int:
+        """Of the initial weights that are not loaded. m and n, where they are drawn, follow from `seed`."""
+        return self.seed if self.train.weights_seed is None else self.train.weights_seed
 
     @property
     def placement(self) -> str | None:
@@ -242,6 +255,8 @@ class Config(Section):
         placed += "" if v.split == "plus_one" or not self.prompted else f"_{v.split}"
         frozen = "" if self.train.freeze == "none" else f"_frozen_{self.train.freeze}"
         seed = f"seed{self.seed}" + (f"-{self.tag}" if self.tag else "")
+        for name, fixed in (("order", self.train.order_seed), ("weights", self.train.weights_seed)):
+            seed += "" if fixed is None else f"-{name}{fixed}"
         seed += f"-{self.trainer.clips}clips" if self.trainer.clips else ""
         return Path(self.output) / self.name / self._start / f"{method}{placed}{frozen}" / seed
 

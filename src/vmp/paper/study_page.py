@@ -27,6 +27,7 @@ COLUMNS = (
         "arm",
         "top-1",
         "clips x seeds",
+        "spread over seeds",
         "difference, 95 % interval",
         "right only in this arm / only in the other",
     ),
@@ -52,6 +53,11 @@ class ArmScores:
     @property
     def top1(self) -> float:
         return 100 * float(self.right.mean())
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of top-1 over seeds, in points; None of a single seed."""
+        return float(np.std(100 * self.right.mean(axis=1), ddof=1)) if len(self.seeds) > 1 else None
 
     def on(self, other: "ArmScores") -> tuple[Pairs, np.ndarray] | None:
         """On the seeds and clips that both have, with the clips' labels (N,); None if there are none."""
@@ -149,6 +155,7 @@ def _arm_row(
         return [label, "not run", *[""] * (len(COLUMNS) - 2)]
     scores, compared = arms[arm], compare(arms, arm, study.arms[arm].compared_with)
     cells = [label, f"{scores.top1:.1f}", f"{len(scores.ids)} x {len(scores.seeds)}"]
+    cells.append("" if scores.spread is None else f"{scores.spread:.1f}")
     cells += [describe(compared), f"{compared.fixed} / {compared.broken}"] if compared else ["", ""]
     return cells + [
         _mean_and_range(runs, chosen, arm, name, study.default_setting) for name in ("slope", "shift")

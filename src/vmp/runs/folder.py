@@ -36,6 +36,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "train": {
         **{"precise_bn": 0, "ema": None, "ema_warmup": True},
         **{"patience": None, "sampling": "natural", "class_weights": "none"},
+        **{"order_seed": None, "weights_seed": None},
     },
     "vmp": {
         **{"compensate": "none", "scales": [1], "form": "pixel"},
