@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from vmp.backbones import SPECS, build_backbone, zoo
 from vmp.backbones.layouts import read
 from vmp.data.motions.pretraining import CLASSES
 from vmp.errors import RunError, WeightsError
+from vmp.paper import pretraining
 from vmp.paper.pretraining import WeightsRequest, make_weights
+from vmp.runs.records import read_weights
+from vmp.runs.run import Run
 from vmp.transfer import sha256_of
 
 ROOT = Path(__file__).parents[1]
@@ -87,3 +91,27 @@ def test_the_command_makes_a_file_and_its_row(tmp_path, monkeypatch, capsys):
     longer = replace(request, overrides=(*few, "trainer.epochs=2"))
     with pytest.raises(RunError, match=r"(?s)another config.*trainer\.epochs: 1"):
         make_weights(longer, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_network_that_is_trained_again_starts_from_its_first_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    conf = tmp_path / "conf"
+    (conf / "pretraining").mkdir(parents=True)
+    file = yaml.safe_load((ROOT / "conf/pretraining/motions.yaml").read_text())
+    file["again"] = {"tiny": ["trainer.epochs=2"]}
+    (conf / "pretraining/motions.yaml").write_text(yaml.safe_dump(file))
+    monkeypatch.setattr(pretraining, "conf_folder", lambda: conf)
+    few = ("dataset.train=64", "dataset.val=52", "dataset.test=52", f"data.root={tmp_path}/data")
+    request = WeightsRequest(("tiny",), launch="warm", output=str(tmp_path / "runs"), overrides=few)
+    assert make_weights(replace(request, dry=True), tmp_path / "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines] == [["tiny", "not", "run"]] * 2
+    assert make_weights(request, tmp_path / "out") == 0
+    first, second = (Path(line.split()[-1]) for line in lines)
+    assert Run(second).config["init_from"] == str(first)
+    assert (Run(first).result["epoch"], Run(second).result["epoch"]) == (14, 2)
+    started = read_weights(second)
+    assert started["source"].startswith(f"{first}/checkpoints/") and not started["reinitialised"]  # the head is loaded
+    shipped, trained = read(tmp_path / "out" / "tiny-motions.safetensors").state, read(second).state
+    assert all(torch.equal(value, trained[name].half()) for name, value in shipped.items())
