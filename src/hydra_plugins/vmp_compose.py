@@ -150,8 +150,8 @@ def _word(key: str, *, _root_: DictConfig) -> str:
 
 
 def _last_word(key: str, *, _root_: DictConfig) -> str:
-    """${last_word:KEY}: what follows the last dot of the value of KEY; `custom` where it has none yet."""
-    return str(OmegaConf.select(_root_, key) or "custom").rpartition(".")[2]
+    """${last_word:KEY}: the last word of the value of KEY; `custom` where it has none."""
+    return (re.findall(r"[\w+-]+", str(OmegaConf.select(_root_, key) or "")) or ["custom"])[-1]
 
 
 def _groups() -> str:

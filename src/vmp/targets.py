@@ -128,13 +128,20 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
+def fault_of_target(target: str) -> str:
+    """What is wrong with the form of a target; empty if nothing is."""
+    if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+|[\w+-]+", target):
+        return ""
+    dotted = ".".join(re.findall(r"[^\W\d]\w*", re.sub(r"\.py\b", "", target)))  # a path was meant
+    example = f", such as {dotted}" if "." in dotted else ""
+    return f"must be package.module.NAME{example}, or the name of an entry point that a package declares"
+
+
 def _locate(section: str, target: str, *, missing: str | None = None) -> str:
     """package.module.NAME of a target. missing: for an entry point that no package declares; None: an error."""
+    if fault := fault_of_target(target):
+        raise ConfigError(f"{section}.target = {target!r}: {fault}")
     if "." in target:
-        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
-            raise ConfigError(
-                f"{section}.target = {target!r}: must be package.module.NAME, or the name of an entry point"
-            )
         return target
     group = ENTRY_POINTS[section]
     declared: dict[str, EntryPoint] = {e.value: e for e in entry_points(group=group) if e.name == target}

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from vmp.slope_shift import Start
+from vmp.targets import fault_of_target
 
 PerChannel = float | tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -59,8 +60,8 @@ def _check_condition(value: str) -> str:
 
 
 def _check_target(value: str) -> str:
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+|[\w+-]+", value):
-        raise ValueError("must be package.module.NAME, or the name of an entry point that a package declares")
+    if fault := fault_of_target(value):
+        raise ValueError(fault)
     return value
 
 
