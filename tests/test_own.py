@@ -192,7 +192,10 @@ def test_errors_while_importing_name_the_line(parts):
         ("parts.none.A", "No module named 'parts.none'"),
         ("absent", "no installed package declares that entry point of the group vmp.power_norms"),
         ("parts:all.A", "must be package.module.NAME, such as parts.all.A, or the name of an entry point"),
-        ("parts/all.py:A", "vmp.target = 'parts/all.py:A': must be package.module.NAME, such as parts.all.A, or"),
+        (
+            "parts/all.py:A",
+            "vmp.target = 'parts/all.py:A': must be package.module.NAME, such as parts.all.A, or",
+        ),
     ):
         with pytest.raises(ConfigError) as caught:
             try_own_parts(composed("vmp=custom", f"vmp.target={target}"))

@@ -27,14 +27,12 @@ def test_order_and_weights_of_another_seed_give_its_run(data, straight, tmp_path
     ],
 )
 def test_weights_follow_their_seed_and_drawn_m_and_n_the_runs(overrides, same_weights, same_start):
-    first, second = (
-        build_model(composed(*DRAWN, *changed), 5).state_dict() for changed in ((), overrides)
-    )
+    first, second = (build_model(composed(*DRAWN, *changed), 5).state_dict() for changed in ((), overrides))
     drawn = [name for name, value in first.items() if value.dim() > 1]
     alike = [torch.equal(first[name], second[name]) for name in drawn]
     starts = [torch.equal(first[name], second[name]) for name in first if name.endswith((".m", ".n"))]
-    assert starts and all(same == same_start for same in starts)
-    assert alike and all(same == same_weights for same in alike)
+    assert set(starts) == {same_start}
+    assert set(alike) == {same_weights}
 
 
 def test_a_config_from_before_these_keys_is_the_same_run():

@@ -199,7 +199,11 @@ def test_arms_of_several_sets_are_averaged_over_them(tmp_path):
 
 def test_the_spread_over_seeds_is_their_standard_deviation(tmp_path):
     """One and three of four clips: 25 and 75 %, which differ from their mean by 25."""
-    clips = [clip("none", s, f"{i}.mp4", "wash") | {"class": "rub" if i > 2 * s else "wash"} for s in (0, 1) for i in range(4)]
+    clips = [
+        clip("none", s, f"{i}.mp4", "wash") | {"class": "rub" if i > 2 * s else "wash"}
+        for s in (0, 1)
+        for i in range(4)
+    ]
     write_results(load_study(STUDY), Records([], clips), tmp_path, command="make real")
     spread = f"{(2 * 25**2) ** 0.5:.1f}"
     assert f"| without prompts | 50.0 | 4 x 2 | {spread} |" in (tmp_path / "study_real.md").read_text()

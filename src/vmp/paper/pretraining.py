@@ -27,7 +27,7 @@ SIZES = ("width", "blocks", "beta_inv", "patch", "dim", "depth", "heads")
 
 
 class Pretraining(PaperSection):
-    """networks: name of a backbone -> overrides. again: those that are trained once more, from their first run's weights
+    """networks: name of a backbone -> overrides. again: those that are trained a second time, from their first weights
     with a new optimizer and schedule -> what differs from the first time."""
 
     output: str
