@@ -24,6 +24,7 @@ from typing import Any
 from vmp.errors import ConfigError
 
 ENTRY_POINTS = {"vmp": "vmp.power_norms", "backbone": "vmp.backbones", "dataset": "vmp.datasets"}
+MISSING = "???"  # a key that has to be given, for which the check of the config has words
 _trusted: set[str] = set()  # packages, of this process
 
 
@@ -139,7 +140,7 @@ def fault_of_target(target: str) -> str:
 
 def _locate(section: str, target: str, *, missing: str | None = None) -> str:
     """package.module.NAME of a target. missing: for an entry point that no package declares; None: an error."""
-    if fault := fault_of_target(target):
+    if target != MISSING and (fault := fault_of_target(target)):
         raise ConfigError(f"{section}.target = {target!r}: {fault}")
     if "." in target:
         return target
