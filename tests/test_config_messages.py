@@ -52,6 +52,8 @@ from vmp.overrides import hydra_arguments
         (["vmp=custom"], "vmp.target: must be given: your class"),
         (["backbone=custom"], "backbone.target: must be given: your class or function"),
         (["trainer.clips=???"], "trainer.clips: must be given: a value, as in trainer.clips=..."),
+        (["trainer.deterministic='1'"], "trainer.deterministic = '1': must be true or false$"),
+        (["trainer.tf32=maybe"], "trainer.tf32 = 'maybe': must be true, false or auto$"),
         (
             ["dataset=folders", "dataset.root=.", "dataset.ratio=[0.8,0.2]"],
             "number 3 is missing; give the shares of train, val and test, as in dataset.ratio=.0.8,0,0.2.",
