@@ -121,8 +121,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_placeholders_and_booleans(cls, values: Any) -> Any:
-        """Hydra's ??? stands for a value that must be given; pydantic would take true and false for 1 and 0, and the text
-        '1' for true."""
+        """Hydra's ??? stands for a value that must be given; pydantic would take true for 1, and the text '1' for true."""
         if not isinstance(values, Mapping):
             return values
         faults: list[InitErrorDetails] = []
@@ -132,7 +131,9 @@ class Section(BaseModel):
                 faults.append({"type": ABSENT, "loc": (key,), "input": value})
             elif isinstance(value, bool) and bool not in (field.annotation, *get_args(field.annotation)):
                 faults.append({"type": NOT_BOOLEAN, "loc": (key,), "input": value})
-            elif isinstance(value, str) and bool in (kinds := (field.annotation, *get_args(field.annotation))):
+            elif isinstance(value, str) and bool in (
+                kinds := (field.annotation, *get_args(field.annotation))
+            ):
                 words = [word for kind in kinds for word in get_args(kind) if isinstance(word, str)]
                 if value not in words:
                     *others, last = "true", "false", *words
