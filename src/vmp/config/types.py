@@ -121,7 +121,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_placeholders_and_booleans(cls, values: Any) -> Any:
-        """Hydra's ??? stands for a value that must be given; pydantic would take true for 1, and the text 1 for true."""
+        """Hydra's ??? is a value that must be given; pydantic would take true for 1, and the text '1' for true."""
         if not isinstance(values, Mapping):
             return values
         faults: list[InitErrorDetails] = []
