@@ -37,7 +37,7 @@ def main() -> None:
     profile: Profile | Study = load_study(options.profile) if is_study else load_profile(options.profile)
     source = options.results or results_of(profile.output)
     target = options.to or Path(profile.published)
-    frames = options.profile in ("mini", "extensions", "variation")
+    frames = "dataset=motions" in profile.overrides  # generated videos may be shown
     for path in publish(source, target, only=options.only, frames=frames):
         print(f"-> {path}")
 

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from vmp.slope_shift import Start
-from vmp.targets import fault_of_target
+from vmp.targets import MISSING, fault_of_target
 
 PerChannel = float | tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -127,7 +127,7 @@ class Section(BaseModel):
         faults: list[InitErrorDetails] = []
         for name, field in cls.model_fields.items():
             value = values.get(key := field.alias or name)
-            if value == "???":
+            if value == MISSING:
                 faults.append({"type": ABSENT, "loc": (key,), "input": value})
             elif isinstance(value, bool) and bool not in (field.annotation, *get_args(field.annotation)):
                 faults.append({"type": NOT_BOOLEAN, "loc": (key,), "input": value})
