@@ -397,6 +397,27 @@ def test_folds_of_a_dataset_are_drawn_together(home, tmp_path):
         assert together == pytest.approx(100 * sum(right) / sum(clips))
 
 
+def test_runs_are_drawn_together_only_if_they_are_alike_otherwise(home, tmp_path):
+    """Runs at another λ, and at another λ with another order of the clips; a baseline with another part trained."""
+    plain, prompted = both(home)
+
+    def changed(run: Run, name: str, **sections: dict) -> Run:
+        shutil.copytree(run.folder, tmp_path / name)
+        config = yaml.safe_load((run.folder / "config.yaml").read_text())
+        for section, values in sections.items():
+            config[section] |= values
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+        return Run(tmp_path / name)
+
+    stronger = changed(prompted, "stronger", vmp={"lambda": 2.0})
+    reordered = changed(prompted, "reordered", vmp={"lambda": 2.0}, train={"order_seed": 5})
+    assert same_but_lambda([prompted, stronger, reordered]) == [[prompted, stronger], [reordered]]
+    frozen = changed(plain, "frozen", train={"freeze": "all_but_head"})
+    for baselines in ([plain, frozen], [frozen, plain]):
+        options = selection.FigureOptions(runs=(*baselines, prompted), found=True)
+        assert selection.baseline_pairs(8, options) == [(plain, prompted)]
+
+
 def test_layer_and_clips_are_those_of_a_run_on_videos(home):
     _, prompted = both(home)
     options = selection.FigureOptions(outputs=home / "out")

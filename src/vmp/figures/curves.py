@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from vmp.figures.canvas import COLORS, GREY, figure
 from vmp.figures.layers import SHIFTS, SLOPES
 from vmp.pathways import display_name, scalar_name, split_scalar_name
+from vmp.runs.folder import matters_but_for
 from vmp.runs.records import has_top5
 from vmp.runs.run import Run
 
@@ -196,11 +197,8 @@ def same_but_lambda(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs with learned prompts, in groups that differ in λ only."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        same = [run.config.get(key) for key in ("name", "backbone", "optim", "seed", "tag", "init_from")]
-        same += [run.config["trainer"].get(key) for key in ("epochs", "batch_size")]
-        vmp = {key: value for key, value in run.config["vmp"].items() if key != "lambda"}
-        if vmp.get("kind") == "learned":
-            groups.setdefault(repr((same, vmp)), []).append(run)
+        if run.config["vmp"].get("kind") == "learned":
+            groups.setdefault(matters_but_for(run.config, "vmp.lambda"), []).append(run)
     return list(groups.values())
 
 

@@ -19,6 +19,7 @@ from vmp.data.decode import read_frames
 from vmp.errors import UserError, shortlist
 from vmp.figures.layers import layer_with, layers_of
 from vmp.invocation import command_line
+from vmp.runs.folder import matters_but_for
 from vmp.runs.records import is_run
 from vmp.runs.run import Run, read_run, readable_runs
 
@@ -239,9 +240,7 @@ def baseline_pairs(number: int, options: FigureOptions) -> list[tuple[Run, Run]]
     groups: dict[str, list[Run]] = {}
     for run in candidates(options, paper):
         if run.finished:
-            same: dict[str, Any] = {key: run.config.get(key) for key in ("name", "backbone", "seed", "tag")}
-            same["epochs"] = run.config["trainer"].get("epochs")
-            groups.setdefault(repr(same), []).append(run)
+            groups.setdefault(matters_but_for(run.config, "vmp"), []).append(run)
     for group in groups.values():
         plain = [run for run in group if run.config["vmp"]["kind"] == "none"]
         best: dict[str, Run] = {}

@@ -10,7 +10,6 @@ Notable here:
 - fewer than MANY_SEEDS seeds say little of another seed, and the page says so.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from vmp.formats import format_number, format_signed
 from vmp.paper.paired import Difference, difference
 from vmp.report.entries import Entry
 from vmp.report.tested import pair_up
-from vmp.runs.folder import what_matters
+from vmp.runs.folder import matters_but_for
 
 MANY_SEEDS, DRAWS = 3, 2000
 
@@ -144,8 +143,7 @@ def _name(e: Entry) -> str:
 
 def _but_for_its_seed(e: Entry) -> str:
     """The config without what differs between seeds and machines."""
-    config = {key: value for key, value in what_matters(e.config).items() if key != "seed"}
-    return json.dumps(config, sort_keys=True, default=str).replace(f"/seed{e.config.get('seed')}", "/seed")
+    return matters_but_for(e.config, "seed").replace(f"/seed{e.config.get('seed')}", "/seed")
 
 
 def _compare(dataset: str, backbone: str, settings: list[Setting]) -> Answer:

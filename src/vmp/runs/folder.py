@@ -1,5 +1,6 @@
 """Protects a run's folder: it is locked during training and refused to runs with another config or other data."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -208,3 +209,14 @@ def what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
             if not kept:
                 del out[section]
     return out
+
+
+def matters_but_for(raw: dict[Any, Any], *keys: str) -> str:
+    """Equal for runs whose results differ by these keys only, each the name of a section or SECTION.KEY."""
+    out = what_matters(raw)
+    for section, _, key in (name.partition(".") for name in keys):
+        if key and isinstance(out.get(section), dict):
+            out[section] = {name: value for name, value in out[section].items() if name != key}
+        else:
+            out.pop(section, None)
+    return json.dumps(out, sort_keys=True, default=str)
