@@ -33,6 +33,7 @@ from vmp.paper.study_records import (
     read_records,
     write_records,
 )
+from vmp.paper.tables import load_profile
 
 STUDY = ROOT / "conf/study/real.yaml"
 
@@ -321,6 +322,28 @@ def test_a_study_file_with_faults(tmp_path: Path):
     assert "\n  launch = 3: " in said
 
 
+def test_a_set_takes_recipe_dataset_and_network_from_a_profile_of_the_tables(tmp_path: Path):
+    raw = yaml.safe_load(STUDY.read_text()) | {"profile": "mini", "overrides": ["trainer.epochs=2"]}
+    raw["sets"] = {
+        "small": {"label": "x", "dataset": "finegym", "model": "i3d", "overrides": ["backbone=i3d"]}
+    }
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
+    study, profile = load_study(tmp_path / "x.yaml"), load_profile("mini")
+    assert study.overrides == (*profile.overrides, "trainer.epochs=2")
+    of_small = (*profile.datasets["finegym"].overrides, *profile.models["i3d"].overrides, "backbone=i3d")
+    assert study.sets["small"].overrides == of_small
+    raw["sets"]["small"]["model"] = "i3e"
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(
+        ConfigError, match=r"sets\.small\.model = i3e: profile mini has no such model; did you mean i3d\?"
+    ):
+        load_study(tmp_path / "x.yaml")
+    del raw["profile"]
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match=r"sets\.small\.dataset = finegym: needs `profile`"):
+        load_study(tmp_path / "x.yaml")
+
+
 def test_braces_of_overrides_are_values_of_the_set_or_hydras(tmp_path: Path):
     raw = yaml.safe_load(STUDY.read_text())
     name = next(iter(raw["sets"]))
@@ -348,7 +371,7 @@ def test_arms_of_the_extensions_differ_in_their_prompts_alone():
     assert {run.planned.config.vmp.lambda_ for run in runs} == {0}
 
 
-def test_sets_and_arms_share_overrides_through_anchors():
+def test_arms_share_overrides_through_anchors():
     study = load_study(ROOT / "conf/study/extensions.yaml")
     assert study.arms["per_clip"].overrides == (
         "vmp=quick",
@@ -356,6 +379,3 @@ def test_sets_and_arms_share_overrides_through_anchors():
         "vmp.form=per_clip",
         "vmp.name=per_clip",
     )
-    moving, static = (study.sets[f"timesformer_{camera}"].overrides for camera in ("moving", "static"))
-    assert moving[:3] == ("name=moving", "dataset.camera=moving", "backbone=timesformer")
-    assert moving[2:] == static[2:]

@@ -22,7 +22,7 @@ from vmp.build import find_splits
 from vmp.config import suggest
 from vmp.errors import ConfigError
 from vmp.paper.planning import PlannedRun, Planner
-from vmp.paper.tables import PaperSection, RunSpec, conf_folder, load_section
+from vmp.paper.tables import PaperSection, RunSpec, conf_folder, load_profile, load_section
 from vmp.runs.folder import what_matters
 from vmp.runs.run import Run
 
@@ -40,10 +40,13 @@ Overrides = Annotated[tuple[str, ...], BeforeValidator(_flat)]
 
 
 class StudySet(PaperSection):
-    """label: how tables call it. fold: the key that chooses one of `folds`; None: a single split."""
+    """label: how tables call it. fold: the key that chooses one of `folds`; None: a single split.
+    dataset, model: of the study's profile; their overrides come before the set's own."""
 
     label: str
-    overrides: Overrides
+    dataset: str | None = None
+    model: str | None = None
+    overrides: Overrides = ()
     fold: str | None = None
     folds: Annotated[int, Field(ge=1)] = 1
     values: dict[str, int | float | str] = Field(default_factory=dict)
@@ -62,7 +65,8 @@ class Arm(PaperSection):
 
 
 class Study(PaperSection):
-    """second_reference: an arm that every other one is compared with, beside its own reference.
+    """profile: of the tables (conf/table/profile), whose overrides come before the study's own.
+    second_reference: an arm that every other one is compared with, beside its own reference.
     settings: of the search that every arm gets; the first is the default. name -> overrides."""
 
     name: str
@@ -71,7 +75,8 @@ class Study(PaperSection):
     output: str
     published: str
     launch: str
-    overrides: Overrides
+    profile: str | None = None
+    overrides: Overrides = ()
     sets: Annotated[dict[str, StudySet], Field(min_length=1)]
     arms: Annotated[dict[str, Arm], Field(min_length=1)]
     second_reference: str | None = None
@@ -130,7 +135,7 @@ class StudyRun:
 def load_study(name: str | Path) -> Study:
     """A study of conf/study, or of a .yaml file. Raises ConfigError where the file is wrong or there is none."""
     path = Path(name) if Path(name).suffix == ".yaml" else conf_folder() / "study" / f"{name}.yaml"
-    study: Study = load_section(path, Study)
+    study: Study = _with_profile(load_section(path, Study), path)
     alike: dict[object, str] = {}
     for label, arm in study.arms.items():
         if (twin := alike.setdefault((frozenset(arm.overrides), arm.level_from), label)) != label:
@@ -146,6 +151,31 @@ def load_study(name: str | Path) -> Study:
     if (second := study.second_reference) is not None and second not in study.arms:
         raise ConfigError(f"{path}: second_reference = {second}: no such arm{suggest(second, [*study.arms])}")
     return study
+
+
+def _with_profile(study: Study, path: Path) -> Study:
+    """The study with the overrides that it takes from its profile in front of its own."""
+    profile = load_profile(study.profile) if study.profile else None
+    sets = {}
+    for label, one in study.sets.items():
+        taken: list[str] = []
+        for key, name in (("dataset", one.dataset), ("model", one.model)):
+            if name is None:
+                continue
+            if profile is None:
+                raise ConfigError(
+                    f"{path}: sets.{label}.{key} = {name}: needs `profile`, which says what that is"
+                )
+            known = getattr(profile, f"{key}s")
+            if name not in known:
+                raise ConfigError(
+                    f"{path}: sets.{label}.{key} = {name}: profile {profile.name} has no such {key}"
+                    f"{suggest(name, [*known])}"
+                )
+            taken += known[name].overrides
+        sets[label] = one.model_copy(update={"overrides": (*taken, *one.overrides)})
+    general = (*(profile.overrides if profile else ()), *study.overrides)
+    return study.model_copy(update={"sets": sets, "overrides": general})
 
 
 def choose(study: Study, words: Sequence[str]) -> tuple[list[str], list[str]]:
