@@ -120,17 +120,21 @@ class _Clips(torch.utils.data.Dataset):
         found = [self.present.clips[index] for index in self._reading if index >= 0]
         return [f"{clip.id} ({self.root / clip.path})" for clip in found]
 
-    def _read(self, index: int, frames: np.ndarray, *, short_side: int, training: bool) -> np.ndarray:
-        """Frames of a clip, counted from its start, with their masks if the shape has some: (T, H, W, C) uint8."""
-        pictures = self._read_frames(index, frames, short_side=short_side, training=training)
+    def _read(
+        self, index: int, clip: Clip, frames: np.ndarray, *, short_side: int, training: bool
+    ) -> np.ndarray:
+        """Frames of the clip with this index, counted from its start, with their masks if the shape has some:
+        (T, H, W, C) uint8."""
+        pictures = self._read_frames(index, clip, frames, short_side=short_side, training=training)
         if self.shape.masks is None:
             return pictures
-        masks = self.shape.masks(self.present.clips[index], frames)
+        masks = self.shape.masks(clip, frames)
         resized = np.stack([resize_short_side(mask, short_side) for mask in masks])
         return np.concatenate([pictures, resized[..., None]], axis=3)
 
-    def _read_frames(self, index: int, frames: np.ndarray, *, short_side: int, training: bool) -> np.ndarray:
-        clip = self.present.clips[index]
+    def _read_frames(
+        self, index: int, clip: Clip, frames: np.ndarray, *, short_side: int, training: bool
+    ) -> np.ndarray:
         path, reader = self.root / clip.path, self.present.readers[index]
         change = self.shape.degrader(clip, training=training)
         worker = torch.utils.data.get_worker_info()
@@ -189,7 +193,7 @@ class TrainClips(_Clips):
         view = transforms.draw_train_view(rng, jitter=s.jitter, flip=s.flip)
         at = shown[sampling.frame_indices(len(shown), offsets, start=start, short=s.short)]
         try:
-            frames = self._read(index, at, short_side=view.short_side, training=True)
+            frames = self._read(index, clip, at, short_side=view.short_side, training=True)
         except VideoReadError as error:
             return index, error, clip.label
         picture = transforms.apply_train_view(frames, view, crop=s.crop)
@@ -255,7 +259,9 @@ class TestClips(_Clips):
         ])  # fmt: skip
         numbers, back = np.unique(at, return_inverse=True)
         try:
-            frames = self._read(index, numbers, short_side=s.test_side, training=False)  # (frames, H, W, C)
+            frames = self._read(
+                index, clip, numbers, short_side=s.test_side, training=False
+            )  # (frames, H, W, C)
         except VideoReadError as error:
             yield Piece(index, error, torch.zeros(0), True)
             return
