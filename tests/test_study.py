@@ -205,7 +205,8 @@ def test_the_spread_over_seeds_is_their_standard_deviation(tmp_path):
         for s in (0, 1)
         for i in range(4)
     ]
-    write_results(load_study(STUDY), Records([], clips), tmp_path, command="make real")
+    pictures = write_results(load_study(STUDY), Records([], clips), tmp_path, command="make real")
+    assert pictures == []  # of a single arm there is no difference
     spread = f"{(2 * 25**2) ** 0.5:.1f}"
     assert f"| without prompts | 50.0 | 4 x 2 | {spread} |" in (tmp_path / "study_real.md").read_text()
 
@@ -216,7 +217,8 @@ def test_results_are_written_read_and_merged(tmp_path):
         clip(arm, 0, f"{i}.mp4", "wash" if i % 2 else "rub") for arm in ("none", "learned") for i in range(4)
     ]
     old = Records([run("none", 0), run("learned", 0)], clips)
-    write_results(study, old, tmp_path, command="make real")
+    pictures = write_results(study, old, tmp_path, command="make real")
+    assert sorted(pictures) == [tmp_path / "study_real.png", tmp_path / "study_real.svg"]
     text = (tmp_path / "study_real.md").read_text()
     assert "| motion prompts, λ = 0 | 50.0 | 4 x 1 |  | +0.0 [+0.0, +0.0] on 4 x 1 | 0 / 0 |" in text
     assert "| fixed power normalisation | not run |" in text

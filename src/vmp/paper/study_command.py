@@ -71,22 +71,23 @@ def run_study(request: StudyRequest) -> int:
     left = run_missing(todo, [], launch, Path(output))
     # read again: another command may have written there meanwhile
     records = merge(read_recorded(), _records_of(run for run in missing if run.planned.finished))
-    write_results(study, records, results, command=request.command)
-    pictures = draw_arms(study, planned, results / "figures")
-    if "learned" in study.arms:
-        pictures += draw_attention(study, "learned", planned, results)
+    pictures = write_results(study, records, results, command=request.command)
+    if any(arm.compared_with for arm in study.arms.values()):  # else no two arms are to be told apart
+        pictures += draw_arms(study, planned, results / "figures")
+        if "learned" in study.arms:
+            pictures += draw_attention(study, "learned", planned, results)
     for path in pictures:
         print(f"-> {path}")
-    print(f"-> {results}/study_{study.name}.md, .png, .svg, {RUNS_FILE}, {CLIPS_FILE}")
+    print(f"-> {results}/study_{study.name}.md, {RUNS_FILE}, {CLIPS_FILE}")
     return 1 if left else 0
 
 
-def write_results(study: Study, records: Records, results: Path, *, command: str) -> None:
-    """Write the table, the picture and the records."""
+def write_results(study: Study, records: Records, results: Path, *, command: str) -> list[Path]:
+    """Write the table, the records and, where arms are compared, the picture; return the picture's files."""
     write_records(records, results)
     found = collect(study, records.clips)
     write_text(results / f"study_{study.name}.md", to_markdown(study, found, records.runs, command=command))
-    draw(study, found, results / f"study_{study.name}")
+    return draw(study, found, results / f"study_{study.name}")
 
 
 def _records_of(finished: Iterable[StudyRun]) -> Records:
