@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from vmp.cli import friendly
 from vmp.config import check
 from vmp.errors import ConfigError
 from vmp.overrides import hydra_arguments
@@ -142,6 +143,19 @@ def test_the_command_ends_with_one_message_and_code_2(tmp_path):
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert imported.stdout.strip() == "False"
+
+
+def test_ctrl_c_while_hydra_is_imported_shows_no_traceback(monkeypatch, capsys):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "hydra.errors")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted()])
+    with pytest.raises(SystemExit) as ended, friendly():
+        raise AssertionError
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_help_is_readable_and_needs_no_torch():

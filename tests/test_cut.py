@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -469,6 +470,7 @@ def test_interrupted_by_ctrl_c(sources, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert errors.count("Traceback") <= 1  # the parent's own; children say nothing
+    assert re.search(r"Interrupt: [1-9]\d* of 18 clips are finished and stay", errors)
     assert leftovers(out) == []
     wait_for(lambda: of_group(process.pid) == [], says=lambda: commands(of_group(process.pid)))
     for name in stamps(out):

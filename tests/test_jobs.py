@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 
 import pytest
@@ -177,3 +178,18 @@ def test_a_failure_is_explained_by_its_last_error(tmp_path):
     assert explain_failure(1, output) == "exit code 1: ValueError: no"
     assert explain_failure(-signal.SIGKILL, output) == "killed by SIGKILL: out of memory, or killed by hand"
     assert explain_failure(-signal.SIGSEGV, output) == "killed by SIGSEGV"
+
+
+def test_the_server_of_warm_jobs_ignores_ctrl_c_from_its_first_import_on():
+    """It imports for seconds while a person may press Ctrl-C, and would end with a traceback."""
+    code = """
+        import os, signal, sys
+        import vmp.jobs
+        class Heavy:
+            def find_spec(self, name, *_):
+                if not name.startswith("vmp."):
+                    os._exit(signal.getsignal(signal.SIGINT) != signal.SIG_IGN)
+        sys.meta_path.insert(0, Heavy())
+        import vmp.jobs.preloaded
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == 0

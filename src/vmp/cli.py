@@ -50,10 +50,14 @@ def friendly(command: str = "train") -> Iterator[None]:
         command: train or evaluate, whose keys a message may suggest.
     """
     with tolerate_failing_streams():
-        yield from _friendly(command)
+        try:
+            yield from _explained(command)
+        except KeyboardInterrupt as error:
+            print(": ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
+            sys.exit(130)
 
 
-def _friendly(command: str) -> Iterator[None]:
+def _explained(command: str) -> Iterator[None]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError  # type: ignore[import-untyped]
@@ -94,9 +98,6 @@ def _friendly(command: str) -> Iterator[None]:
         place = os.path.abspath(os.fsdecode(error.filename))
         print(f"error: {place}: cannot be read or written ({error.strerror})", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as error:
-        print(": ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
-        sys.exit(130)
 
 
 def arguments(command: str) -> None:

@@ -91,21 +91,26 @@ def make_files(
         yield from done
         jobs = [tuple(part) for part in todo.values()]
         left = {task for job in jobs for task in job}
-        for job, item in in_children(work, jobs, timeout=timeout, workers=workers):
-            if isinstance(item, DiskError):
-                raise DataError(f"{item}. Clips that are finished stay; the same command continues.")
-            if isinstance(item, Lost):
-                lost = Measured("unreadable", f"{GAVE_UP} {item.reason}")
-                results = [(task, lost) for task in job if task in left]
-            else:
-                results = [item]
-            for task, found in results:
-                if task in left:  # a task may have a second result
-                    left.discard(task)
-                    shown.advance()
-                if not found.reason.startswith(GAVE_UP):
-                    journals[task.target.parent].add(task, recipe(task), found)
-                yield task, found
+        try:
+            for job, item in in_children(work, jobs, timeout=timeout, workers=workers):
+                if isinstance(item, DiskError):
+                    raise DataError(f"{item}. Clips that are finished stay; the same command continues.")
+                if isinstance(item, Lost):
+                    lost = Measured("unreadable", f"{GAVE_UP} {item.reason}")
+                    results = [(task, lost) for task in job if task in left]
+                else:
+                    results = [item]
+                for task, found in results:
+                    if task in left:  # a task may have a second result
+                        left.discard(task)
+                        shown.advance()
+                    if not found.reason.startswith(GAVE_UP):
+                        journals[task.target.parent].add(task, recipe(task), found)
+                    yield task, found
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{len(tasks) - len(left)} of {len(tasks)} clips are finished and stay; the same command continues"
+            ) from None
 
 
 class _Journal:
