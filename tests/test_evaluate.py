@@ -94,6 +94,22 @@ def test_more_loader_processes_than_memory_holds_are_refused(script, finished):
     assert (code, "workers = 10000: each is a process" in errors) == (2, True)
 
 
+def test_a_run_that_is_not_finished_and_a_folder_that_cannot_be_written(evaluate, finished, tmp_path):
+    """The first is said, since its result looks like any other; the second before anything is scored."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, ignore=shutil.ignore_patterns("evaluations", "result.json"))
+    code, said, errors = evaluate(f"run={run}", "split=val")
+    assert code == 0, errors
+    (note,) = [line for line in said.splitlines() if line.startswith("note: ")]
+    assert f"{run} is not finished; these are the weights of its checkpoint step_" in note
+    shutil.rmtree(run / "evaluations")
+    (run / "evaluations").touch()
+    code, said, errors = evaluate(f"run={run}", "split=val")
+    assert code == 2
+    assert f"cannot be written ({run / 'evaluations'}: not a folder); evaluate a copy of the run's folder" in errors
+    assert evaluate(f"run={finished}", "split=val")[1].count("note: ") == 0
+
+
 @pytest.mark.slow
 def test_weights_are_tested_as_they_are(evaluate, finished, data, tmp_path):
     """A run's weights and prompts in a file of their own give the run's numbers; in another order they are refused."""

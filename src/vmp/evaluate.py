@@ -20,7 +20,7 @@ from vmp.machine import device_name
 from vmp.preflight import check_workers
 from vmp.provenance import provenance
 from vmp.ranks import read_rank
-from vmp.runs.folder import check_same_data, load_config
+from vmp.runs.folder import check_same_data, check_writable, load_config
 from vmp.runs.heads import explain_other_classes
 from vmp.runs.records import write_result
 from vmp.runs.run import read_run
@@ -55,6 +55,8 @@ def evaluate(cfg: DictConfig) -> None:
     try:
         opened = open_run(folder, checkpoint=options.checkpoint, device=processes.device, processes=processes)
         select = options.checkpoint or config.trainer.select
+        if processes.first:
+            print(*(f"note: {note}\n" for note in opened.notes), sep="", end="")
         about = {"run": str(folder), "checkpoint": opened.checkpoint}
         _test(opened, split, config, options, processes, folder / "evaluations", about, select=select)
     finally:
@@ -125,8 +127,15 @@ def _test(
     *,
     select: str = "",
 ) -> None:
-    """Score the split and write home/SPLIT_.../. about: what result.json says of the model."""
+    """Score the split and write home/SPLIT_.../. about: what result.json says of the model.
+
+    Raises:
+        RunError: before anything is scored: the folder cannot be written.
+    """
     views = options.views or config.trainer.views or opened.spec.views
+    where = home / folder_name(options, split.name, select, views)
+    copied = ["evaluate a copy of the run's folder, in a place where you may write"] if "run" in about else []
+    check_writable(where, *copied)
     reduce = options.reduce or opened.spec.reduce
     scores = score(
         opened.model,
@@ -139,7 +148,6 @@ def _test(
     )
     if scores is None:  # not the first process
         return
-    where = home / folder_name(options, split.name, select, views)
     where.mkdir(parents=True, exist_ok=True)
     result = {
         **about,

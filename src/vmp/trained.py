@@ -90,7 +90,7 @@ class TrainedModel:
     model: uint8 clips (B, 3, frames, S, S) -> an output with `logits` (B, classes).
     config: the checked config of the run.
     spec: input sizes and test protocol.
-    notes: remarks on published weights, such as their licence.
+    notes: remarks, such as the licence of published weights, or that a run is not finished.
     prompts: pathway -> its layer, with `slope` and `shift`; empty without prompts.
     views: temporal x spatial views of a test.
     """

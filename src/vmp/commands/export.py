@@ -9,6 +9,7 @@ The formats are torch_export, onnx and torchscript. The file is read again and c
 kept; FILE.json beside it has the input's shape and the classes.
 """
 
+import sys
 from pathlib import Path
 
 from vmp.cli import parser_of
@@ -42,5 +43,7 @@ def main() -> None:
     if own["format"] not in SUFFIXES:
         raise UserError(f"format={own['format']}: must be one of {', '.join(SUFFIXES)}")
     trained = load_named(source, checkpoint=options.checkpoint, device="cpu")
+    for note in trained.notes:
+        print(f"note: {note}", file=sys.stderr)
     out = Path(own["out"] or f"model{SUFFIXES[own['format']]}")
     print(export(trained, out, format=own["format"]))

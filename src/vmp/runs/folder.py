@@ -135,12 +135,12 @@ def check_same_data(folder: Path, digests: dict[str, str]) -> None:
         )
 
 
-def check_writable(folder: Path) -> None:
-    """Raise RunError if the folder cannot be made or written."""
+def check_writable(folder: Path, advice: str = "choose another with output=FOLDER") -> None:
+    """Raise RunError, which ends with the advice, if the folder cannot be made or written."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "permission denied" if there.is_dir() else "not a folder"
-        raise RunError(f"{folder} cannot be written ({there}: {why}); choose another with output=FOLDER")
+        raise RunError(f"{folder} cannot be written ({there}: {why}); {advice}")
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Opened:
     model: "PromptedClassifier"
     classes: tuple[str, ...]
     checkpoint: str = ""  # its name; empty for published weights, or if only the prompts were opened
-    notes: tuple[str, ...] = ()  # on published weights: what a user of the model should know
+    notes: tuple[str, ...] = ()  # what a user of the model should know
 
     @property
     def spec(self) -> "Spec":
@@ -83,11 +83,13 @@ def open_run(
     if found is None:
         raise RunError(f"{folder}: no such checkpoint in it yet ({select})")
     load_into(model, found.model, found.path)
+    unfinished = f"{folder} is not finished; these are the weights of its checkpoint {found.path.name}"
     return Opened(
         config=config,
         model=model.eval(),
         classes=tuple(run.classes),
         checkpoint=found.path.name,
+        notes=() if run.finished else (unfinished,),
     )
 
 
