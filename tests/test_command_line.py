@@ -87,6 +87,8 @@ def test_a_comma_in_the_name_of_an_existing_file_is_no_sweep(tmp_path):
         (["tag=lr${optim.lr}", "backbone.weights=null"], ["tag=lr${optim.lr}", "backbone.weights=null"]),
         (["output='a b'", 'output="a, b"'], ["output='a b'", 'output="a, b"']),
         (["~experiment", "+x=1"], ["~experiment", "+x=1"]),
+        (["vmp=null", "logger=1"], ["vmp='null'", "logger='1'"]),  # names of files, of which there are none
+        (["-m", "vmp=none,null", "experiment=glob(*)"], ["-m", "vmp=none,'null'", "experiment=glob(*)"]),
     ],
 )
 def test_options_may_stand_anywhere_and_overrides_keep_their_order(arguments, read):
@@ -101,6 +103,8 @@ def test_options_may_stand_anywhere_and_overrides_keep_their_order(arguments, re
         (["dataset", "=", "list"], "dataset: settings are written KEY=VALUE, without blanks"),
         (["motions"], "motions: settings are written KEY=VALUE"),
         (["optim.at=[0,5"], "Lists are written optim.at=.1,2."),
+        (["vmp=['none', learned]"], "a list; name one file of conf/vmp .*: -m vmp=none,learned"),
+        (["logger=[wandb,tensorboard]"], "a list; name one file of conf/logger"),
     ],
 )
 def test_words_that_are_no_overrides_fail_with_the_form_that_works(arguments, said):

@@ -139,6 +139,8 @@ def test_wrong_values_fail_with_key_value_and_what_is_allowed(overrides, said):
         ("model=x3d", "model: no such key; did you mean backbone?"),
         ("datset=motions", "datset: no such key; did you mean dataset?"),
         ("vmp=lerned", "vmp=lerned: no such file in conf/vmp; did you mean vmp=learned? There are asinhe, "),
+        ("vmp=null", "vmp=null: no such file in conf/vmp; there are asinhe, "),
+        ("vmp=a+b", "vmp=a+b: no such file in conf/vmp; there are asinhe, "),
         ("backbone=resnet", "backbone=resnet: no such file in conf/backbone; there are c2d, custom, i3d, "),
         ("vmp.lambda=1,2", "vmp.lambda=1,2: several values make a sweep: add -m"),
         (

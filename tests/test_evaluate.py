@@ -87,6 +87,8 @@ def test_generated_videos_have_no_paths_to_be_relative(evaluate, finished, tmp_p
     assert (code, "the clips of val are not those" in errors, "relative" in errors) == (2, True, False), (
         errors
     )
+    assert "name a list of them: list=FILE" in errors
+    assert "tag=WORD" not in errors  # a key of train.py
 
 
 def test_more_loader_processes_than_memory_holds_are_refused(script, finished):
@@ -94,6 +96,7 @@ def test_more_loader_processes_than_memory_holds_are_refused(script, finished):
     assert (code, "workers = 10000: each is a process" in errors) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finished_and_a_folder_that_cannot_be_written(evaluate, finished, tmp_path):
     """The first is said, since its result looks like any other; the second before anything is scored."""
     run = tmp_path / "run"

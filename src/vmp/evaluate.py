@@ -45,7 +45,8 @@ def evaluate(cfg: DictConfig) -> None:
     else:
         _check_paths(config, folder)
         split = _chosen(config, find_splits(config), options)
-        check_same_data(folder, {split.name: digest(split.manifest, split.present)})
+        advice = "Restore them; to test the run on other videos, name a list of them: list=FILE root=FOLDER"
+        check_same_data(folder, {split.name: digest(split.manifest, split.present)}, advice)
     split = _only(split, options)
 
     from vmp.engine import dist

@@ -80,7 +80,7 @@ def _grammar(match: re.Match[str], command: str) -> str:
 
 _KNOWN = (
     (
-        r"Could not find '([\w./-]+)'\s+Available options in '[^']*':\s*(.*?)(?:\nConfig search path|$)",
+        r"Could not find '([^'\n]+)'\s+Available options in '[^']*':\s*(.*?)(?:\nConfig search path|$)",
         _no_file,
     ),
     (r"Cannot find primary config '([^']*)'()", _no_file),

@@ -120,8 +120,10 @@ def hydra_override(word: str, command: str = "train", *, sweep: bool = False) ->
         return word
     if not sign or not _KEY.fullmatch(key):
         raise ConfigError(_explain_word(word, command))
-    from vmp.config.keys import is_list, is_number_too, is_path, is_text
+    from vmp.config.keys import GROUPS, is_list, is_number_too, is_path, is_text
 
+    if command == "train" and key in GROUPS:
+        return f"{key}={_file_of_group(key, value, sweep=sweep)}"
     if re.fullmatch(r"(dataset|backbone|vmp)\.options(\.[\w.]+)?", key) and command == "train":
         return f"++{key}={value if _parses(f'{key}={value}') else quote(value)}"  # keys of a user's own
     name = key.lstrip("+~")
@@ -140,6 +142,24 @@ def hydra_override(word: str, command: str = "train", *, sweep: bool = False) ->
             f"{form}"
         )
     return f"{key}={','.join(map(quote, _split_at_commas(value))) if sweep else quote(value)}"
+
+
+def _file_of_group(group: str, value: str, *, sweep: bool) -> str:
+    """The value of a group: the name of a file, even if it reads null or 1; several with `sweep`.
+
+    Raises:
+        ConfigError: it is a list, of which Hydra would use the last file alone.
+    """
+    parts = _split_at_commas(value)
+    if any(part.strip().startswith("[") for part in parts):
+        files = ",".join(re.sub(r"[\s'\"\[\]]", "", part) for part in parts)
+        raise ConfigError(
+            f"{group}={value}: a list; name one file of conf/{group} (several of them make a sweep: -m {group}={files})"
+        )
+    if len(parts) > 1 and not sweep:
+        return value  # Hydra refuses it, or it is a function of a sweep
+    named = (part if part == "" or _parses_as_text(f"{group}={part}") else quote(part) for part in parts)
+    return value if _CALL.fullmatch(value) or "${" in value else ",".join(named)
 
 
 def _text_value(name: str, value: str, *, sweep: bool, path: bool) -> str:

@@ -4,6 +4,7 @@ vmp upload outputs/motions-static/tiny-motions/learned_lambda1/seed0            
 vmp upload outputs/motions-static/tiny-motions/learned_lambda1/seed0 --offline  for wandb sync
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ def main() -> None:
     for folder in options.runs:
         chosen = {key: getattr(options, key) for key in ("project", "entity", "group")}
         config = with_wandb(folder, {key: value for key, value in chosen.items() if value})
+        if not read_run(folder).finished:
+            print(f"note: {folder} is not finished; this sends the rows that it has so far", file=sys.stderr)
         try:
             print(rebuild(config, folder, offline=options.offline))
         except UserError:

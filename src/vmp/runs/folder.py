@@ -121,8 +121,8 @@ def keep_precision(raw: dict[Any, Any], before: dict[str, Any]) -> dict[Any, Any
     return {**raw, "trainer": {**raw["trainer"], **kept}} if kept else raw
 
 
-def check_same_data(folder: Path, digests: dict[str, str]) -> None:
-    """Raise RunError if the run was made with other clips, labels or spans."""
+def check_same_data(folder: Path, digests: dict[str, str], advice: str = "") -> None:
+    """Raise RunError if the run was made with other clips, labels or spans. advice: for other commands than train."""
     if not begun(folder):
         return
     before = read_digests(folder)
@@ -130,8 +130,8 @@ def check_same_data(folder: Path, digests: dict[str, str]) -> None:
     if changed:
         raise RunError(
             f"{folder}: the clips of {' and '.join(changed)} are not those with which the run began (files, labels, "
-            "spans or classes have changed since). Restore them, or use tag=WORD for a new run; for another dataset "
-            f"use {OTHER_DATA}."
+            "spans or classes have changed since). "
+            + (advice or f"Restore them, or use tag=WORD for a new run; for another dataset use {OTHER_DATA}.")
         )
 
 

@@ -127,6 +127,8 @@ def is_run(folder: Path) -> bool:
 
 def no_run(folder: Path) -> str:
     """The message for a folder that is not a run's; it names runs that are up to four levels below."""
+    if str(folder).startswith("run=") and is_run(Path(str(folder)[4:])):
+        return f"{folder}: no run there; this command takes a run's folder without run="
     below = [
         path.parent for depth in range(1, 5) for path in islice(folder.glob("*/" * depth + CONFIG_FILE), 5)
     ]
