@@ -3,6 +3,8 @@
 import pytest
 from configs import composed
 
+from vmp.errors import ConfigError
+
 
 @pytest.mark.parametrize(
     ("overrides", "decays"),
@@ -59,6 +61,17 @@ def test_weight_decay_and_learning_rate_by_group(overrides, decays):
             assert group["lr"] == pytest.approx(lr * factor)
             seen.add(id(p))
     assert seen == {id(p) for p in model.parameters()}
+
+
+def test_a_model_of_which_nothing_is_trained_is_refused():
+    from vmp.build import build_model, build_optimizer
+
+    config = composed("vmp=none")
+    model = build_model(config, 5).requires_grad_(False)
+    with pytest.raises(
+        ConfigError, match=r"nothing to train: no parameter of backbone=tiny .*vmp=none has none"
+    ):
+        build_optimizer(config, model)
 
 
 @pytest.mark.parametrize(

@@ -383,6 +383,11 @@ def test_missing_and_unreadable_are_counted_against_the_limit(manifest):
     more = Manifest(manifest.path, manifest.root, manifest.classes, (*manifest.clips, gone, broken))
     with pytest.raises(DataError, match=r"2 of 6 clips cannot be used, more than data.max_bad_fraction=0.1"):
         find_clips(more, max_bad_fraction=0.1)
+    moved = Manifest(manifest.path, manifest.root / "moved", manifest.classes, manifest.clips)
+    with pytest.raises(
+        DataError, match=r"None of them is in .*moved, .*: if they are elsewhere, name that folder"
+    ):
+        find_clips(moved, max_bad_fraction=0)
     present = find_clips(more, max_bad_fraction=0.5)
     assert present.counts() == {"expected": 6, "present": 4, "missing": 1, "unreadable": 1}
     with pytest.raises(DataError, match="none of its 1"):

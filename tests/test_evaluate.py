@@ -76,6 +76,8 @@ def test_relative_paths_of_a_run_from_another_folder(evaluate, finished, tmp_pat
         in errors
     )
     assert "root=FOLDER" in errors
+    code, _, errors = evaluate(f"run={tmp_path / 'run'}", "root=nowhere")
+    assert (code, "error: root = nowhere: no such folder" in errors) == (2, True), errors
 
 
 def test_generated_videos_have_no_paths_to_be_relative(evaluate, finished, tmp_path):
@@ -109,7 +111,10 @@ def test_a_run_that_is_not_finished_and_a_folder_that_cannot_be_written(evaluate
     (run / "evaluations").touch()
     code, said, errors = evaluate(f"run={run}", "split=val")
     assert code == 2
-    assert f"cannot be written ({run / 'evaluations'}: not a folder); evaluate a copy of the run's folder" in errors
+    assert (
+        f"cannot be written ({run / 'evaluations'}: not a folder); evaluate a copy of the run's folder"
+        in errors
+    )
     assert evaluate(f"run={finished}", "split=val")[1].count("note: ") == 0
 
 

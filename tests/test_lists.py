@@ -96,6 +96,7 @@ def test_a_file_of_all_splits(tmp_path):
             "path,klass\na.mp4,x\n",
             r"list.csv:1: the first line does not name the columns that are needed: found 'path, klass'",
         ),
+        ("path\na.mp4\n", r"list.csv:1: .* the columns that are needed: found 'path'; wanted"),
         ("path,label,weight\na.mp4,x,1\n", r"weight not known; found path, label, weight; wanted is"),
         ("path,label,class_id\na.mp4,x,1\n", r"2 columns of labels, label, class_id"),
         ("path,label,Label\na.mp4,x,1\n", r"columns label and Label are the same"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from configs import composed
+from configs import composed, raw
 from faults import no_traceback
 from runs import Running, bright_or_dark, overrides_for
 
@@ -17,11 +17,12 @@ from vmp import own, targets
 from vmp.build import find_splits
 from vmp.engine.dist import Processes
 from vmp.engine.loggers import Log
-from vmp.errors import ConfigError
+from vmp.errors import ConfigError, RunError
 from vmp.layer import MotionPrompt
 from vmp.preflight import try_own_parts
-from vmp.runs.folder import load_config
+from vmp.runs.folder import check_same_run, load_config
 from vmp.runs.open import open_prompts, open_shared
+from vmp.runs.records import write_records
 from vmp.runs.sharing import write_shared
 from vmp.train import _make_model
 
@@ -109,15 +110,35 @@ def lazy(num_classes):
     return torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.LazyLinear(num_classes))
 
 
+class Headed(torch.nn.Module):
+    def __init__(self, num_classes, fault):
+        super().__init__()
+        self.head = torch.nn.Linear(3, num_classes)
+        if fault == "aside":
+            self.other = torch.nn.Linear(3, 2)
+        self.fault = fault
+
+    def forward(self, clips):
+        if self.fault == "sizes":
+            clips = clips.flatten(1)
+        logits = self.head(clips if self.fault == "sizes" else clips.mean((2, 3, 4)))
+        if self.fault == "detached":
+            return logits.detach()
+        if self.fault == "softmax" or self.fault == "tested" and not self.training:
+            return logits.softmax(1)
+        return logits if self.training or self.fault != "pair" else (logits, clips)
+
+
 def number(**options):
     return 3
 
 
-def rows(splits=("train", "val"), videos=12, table=False):
+def rows(splits=("train", "val"), videos=12, table=False, empty=False):
     if table:  # a table of pandas is iterated by columns
         yield from ("split", "path", "label")
     for i in range(videos):
-        yield {"split": splits[i % len(splits)], "path": f"train/{i:03}.mp4", "label": "ab"[i // 2 % 2]}
+        more = {"start": float("nan")} if empty else {}
+        yield {"split": splits[i % len(splits)], "path": f"train/{i:03}.mp4", "label": "ab"[i // 2 % 2], **more}
 
 
 constant = 3
@@ -159,6 +180,37 @@ SMALL = ("backbone.frames=4", "backbone.crop=16")
         (NETWORK, "headless", (), "has no Linear that could be its head"),
         (NETWORK, "lazy", (), "the size of 2.weight, 2.bias is left open until a clip comes"),
         (NETWORK, "Network", ("backbone.options.more=1",), "it must have shape (2, 7): (clips, num_classes)"),
+        (
+            NETWORK,
+            "Headed",
+            ("backbone.options.fault=detached",),
+            "its logits do not depend on its parameters",
+        ),
+        (
+            NETWORK,
+            "Headed",
+            ("backbone.options.fault=aside",),
+            "the logits do not depend on other, which is taken as its head",
+        ),
+        (
+            NETWORK,
+            "Headed",
+            ("backbone.options.fault=softmax",),
+            "its logits are probabilities, which sum to 1; leave the softmax out",
+        ),
+        (
+            NETWORK,
+            "Headed",
+            ("backbone.options.fault=tested",),
+            "its logits in evaluation mode are probabilities",
+        ),
+        (NETWORK, "Headed", ("backbone.options.fault=pair",), "its logits in evaluation mode has type tuple"),
+        (
+            NETWORK,
+            "Headed",
+            ("backbone.options.fault=sizes",),
+            "(2, 3, 4, 16, 16) (backbone.frames = 4 and backbone.crop = 16 give its size)",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_training(parts, chosen, name, more, message):
@@ -181,6 +233,15 @@ def test_a_power_normalisation_over_several_times_starts_a_run(parts, tmp_path):
     assert (
         "try a function of your own that is larger there" in said
     )  # it has no vmp.m, which the paper's layer has
+
+
+def test_errors_in_torch_name_the_line_that_called_it(parts):
+    with pytest.raises(ConfigError) as caught:
+        try_own_parts(composed(*NETWORK[:1], f"{NETWORK[1]}Headed", "backbone.options.fault=sizes", *SMALL))
+    called = 1 + PARTS.splitlines().index(
+        '        logits = self.head(clips if self.fault == "sizes" else clips.mean((2, 3, 4)))'
+    )
+    assert str(caught.value).endswith(f"({parts}/all.py:{called})")
 
 
 def test_errors_while_importing_name_the_line(parts):
@@ -251,6 +312,16 @@ def test_a_power_normalisation_and_a_layer_of_ones_own_are_used(parts):
     assert network.head_name == "2"
 
 
+def test_other_options_of_ones_own_do_not_make_a_run_one_of_another_version(tmp_path):
+    config = raw("backbone=custom", "backbone.target=parts.all.Network", "backbone.options.more=0")
+    write_records(tmp_path, config, {}, ("a", "b"))
+    (tmp_path / "result.json").write_text("{}")
+    config["backbone"]["options"] = {}
+    with pytest.raises(RunError, match=r"backbone.options.more: 0 -> \(absent\)") as caught:
+        check_same_run(tmp_path, config)
+    assert "version" not in str(caught.value)
+
+
 def test_rows_are_lists_with_their_splits(parts):
     targets.trust("parts")
     texts = own.list_rows("parts.all.rows", {"videos": 3})
@@ -258,6 +329,10 @@ def test_rows_are_lists_with_their_splits(parts):
         "train": "path,label\ntrain/000.mp4,a\ntrain/002.mp4,b\n",
         "val": "path,label\ntrain/001.mp4,a\n",
     }
+    # empty cells of pandas
+    assert own.list_rows("parts.all.rows", {"videos": 2, "empty": True})["train"].endswith(
+        "\ntrain/000.mp4,a,\n"
+    )
     for options, message in (
         ({"splits": ["train", "other"]}, "split = 'other' of {'path': 'train/001.mp4', 'label': 'a'}"),
         ({"splits": ["train"]}, "has rows of train; train, and val or test, are needed"),

@@ -224,6 +224,7 @@ def test_a_second_upload_adds_what_the_server_lacks(tmp_path, server, script):
             run_session(config, rows, keep=8)
         code, said, errors = script("upload_wandb", config.folder)
         assert code == 0, errors
+        assert f"note: {config.folder} is not finished" in errors
         (run_id,) = server.runs
         assert f"/runs/{run_id}" in said
         assert [plain(row) for row in server.history[run_id]] == [logged(row) for row in rows[:n]]
@@ -239,3 +240,5 @@ def test_upload_explains_what_is_wrong(tmp_path, script):
     assert code == 2
     assert "wandb login" in said
     assert "--offline" in said
+    code, _, said = script("upload_wandb", f"run={config.folder}")
+    assert (code, "takes a run's folder without run=" in said) == (2, True), said

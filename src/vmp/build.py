@@ -332,7 +332,11 @@ def set_precision_switches(config: Config) -> None:
 
 def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
     """SGD or AdamW with up to four groups of parameters: prompts, normalisation layers, the head (if it has its own
-    rate), and the rest. With layer decay, each group of the backbone is divided by block, the last one first."""
+    rate), and the rest. With layer decay, each group of the backbone is divided by block, the last one first.
+
+    Raises:
+        ConfigError: no parameter is trained.
+    """
     import torch
 
     from vmp.finetune import blocks_of, head_of, parameter_groups
@@ -366,6 +370,11 @@ def build_optimizer(config: Config, model: "PromptedClassifier") -> Any:
         decay = o.weight_decay if v.weight_decay is None else v.weight_decay
         groups.append({"params": prompts, "lr": lr * v.lr_mult, "weight_decay": decay})
     groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ConfigError(
+            f"nothing to train: no parameter of backbone={config.backbone.key} requires a gradient, and vmp={v.kind} "
+            "has none"
+        )
     fused = config.trainer.fused or None  # None leaves the choice to torch, False would not
     if o.kind == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(o.momentum, 0.999), fused=fused)

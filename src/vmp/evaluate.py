@@ -265,6 +265,9 @@ def _changed(config: Config, options: Evaluate) -> Config:
         raise ConfigError(
             f"{', '.join(moved)}: dataset {config.name} has no such key; its videos are generated below data.root"
         )
+    for key, value in moved.items():
+        if not Path(value).is_dir():
+            raise ConfigError(f"{key} = {value}: no such folder")
     data = {key: value for key in ("degrade", "reader") if (value := getattr(options, key))}
     changed = {
         "dataset": config.dataset.model_copy(update=moved),

@@ -88,6 +88,10 @@ def list_rows(target: str, options: Mapping[str, Any]) -> dict[str, str]:
                 "table: table.to_dict('records'))"
             )
         rest = dict(row)
+        # pandas has NaN where a cell is empty
+        rest = {
+            key: "" if isinstance(value, float) and value != value else value for key, value in rest.items()
+        }
         rows.setdefault(rest.pop("split", ""), []).append(rest)
     if wrong := [split for split in rows if split not in SPLITS]:
         shown = rows[wrong[0]][0]
@@ -130,15 +134,42 @@ def try_backbone(target: str, options: Mapping[str, Any], *, frames: int, crop: 
     """Build a backbone and run it forwards and backwards on a clip.
 
     Raises:
-        ConfigError: it fails; its logits have another shape; they or a gradient are not finite.
+        ConfigError: it fails; its logits have another shape or are probabilities; they or a gradient are not finite;
+            nothing of it learns, or not its head.
     """
-    where, clip = f"backbone.target = {target}", _clip(frames, crop)
+    where, clip = f"backbone.target = {target}", _clip(frames, crop).float() / 127.5 - 1
     model = build_backbone(target, options, num_classes=_CLASSES)
-    if str(model.head_name) not in dict(model.named_modules()):
+    head = dict(model.named_modules()).get(str(model.head_name))
+    if head is None:
         raise ConfigError(f"{where}: head_name = {model.head_name!r}: it has no such part")
-    logits = _run(where, model, clip.float() / 127.5 - 1)
-    _check(where, "logits", logits, (len(clip), _CLASSES), f"(clips, num_classes) = {(len(clip), _CLASSES)}")
+    size = f"backbone.frames = {frames} and backbone.crop = {crop} give its size"
+    logits = _run(where, model, clip, size)
+    _check_logits(where, "logits", logits)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    if learned and not logits.requires_grad:
+        raise ConfigError(
+            f"{where}: its logits do not depend on its parameters (a detach() or no_grad() cuts them off), so training "
+            "would not change it"
+        )
     _check_gradients(where, model, logits.float().square().mean())
+    own = [p for p in head.parameters() if p.requires_grad]
+    if own and all(p.grad is None for p in own):
+        raise ConfigError(
+            f"{where}: the logits do not depend on {model.head_name}, which is taken as its head; give it the "
+            "attribute head_name, the dotted name of its last layer"
+        )
+    with torch.no_grad():
+        _check_logits(where, "logits in evaluation mode", _run(where, model.eval(), clip, size))
+
+
+def _check_logits(where: str, what: str, logits: Any) -> None:
+    shape = (2, _CLASSES)
+    _check(where, what, logits, shape, f"(clips, num_classes) = {shape}")
+    sums = logits.float().sum(dim=1)
+    if logits.min() >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+        raise ConfigError(
+            f"{where}: its {what} are probabilities, which sum to 1; leave the softmax out: the loss applies it"
+        )
 
 
 def _clip(frames: int, crop: int) -> Tensor:
@@ -149,13 +180,13 @@ def _clip(frames: int, crop: int) -> Tensor:
     return clip
 
 
-def _run(where: str, function: Callable[[Tensor], Any], clip: Tensor) -> Any:
+def _run(where: str, function: Callable[[Tensor], Any], clip: Tensor, size: str = "") -> Any:
+    """size: which keys decide the shape of the clip."""
     try:
         return function(clip)
     except Exception as error:
-        raise ConfigError(
-            f"{where}: fails on a clip of shape {tuple(clip.shape)}: {describe(error)}"
-        ) from error
+        shape = f"{tuple(clip.shape)}{size and f' ({size})'}"
+        raise ConfigError(f"{where}: fails on a clip of shape {shape}: {describe(error)}") from error
 
 
 def _check(where: str, what: str, value: Any, shape: tuple[int, ...], wanted: str) -> None:

@@ -121,10 +121,11 @@ def _show(options: Mapping[str, Any]) -> str:
 
 
 def describe(error: Exception) -> str:
-    """The error with the line of a user's code that raised it, or called what did in Python's own library."""
+    """The error with the line of a user's code that raised it, or called what did in torch or Python's own library."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename][1:]
-    library = os.path.dirname(os.__file__)
-    frames = [f for f in frames if not f.filename.startswith(library)] or frames
+    libraries = [os.path.dirname(os.__file__)]
+    libraries += [os.path.dirname(str(sys.modules["torch"].__file__))] if "torch" in sys.modules else []
+    frames = [f for f in frames if not f.filename.startswith(tuple(libraries))] or frames
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"
 

@@ -93,20 +93,28 @@ def find_clips(manifest: Manifest, *, reader: str = "auto", max_bad_fraction: fl
     in_order = {name: bad[name] for name in clips.texts("id") if name in bad} if bad else {}
     readers = tuple(READER_NAMES[code] for code in chosen[usable].tolist())
     present = Present(clips.take(usable), readers, len(clips), in_order)
-    check_bad(in_order, present.total, max_bad_fraction, where=str(manifest.path))
+    elsewhere = ""
+    if len(there) and not kinds[there].any():
+        elsewhere = (
+            f"None of them is in {manifest.root}, where they are looked for: if they are elsewhere, name that folder "
+            "with dataset.root=FOLDER (evaluate.py: root=FOLDER). "
+        )
+    check_bad(in_order, present.total, max_bad_fraction, where=str(manifest.path), elsewhere=elsewhere)
     if not len(usable):
         raise DataError(f"{manifest.path}: none of its {len(manifest.clips)} clips can be used")
     return present
 
 
-def check_bad(bad: dict[str, str], total: int, max_bad_fraction: float, *, where: str) -> None:
-    """Raise DataError when more than the allowed share of clips is bad."""
+def check_bad(
+    bad: dict[str, str], total: int, max_bad_fraction: float, *, where: str, elsewhere: str = ""
+) -> None:
+    """Raise DataError when more than the allowed share of clips is bad. elsewhere: a sentence on where they may be."""
     if len(bad) > max_bad_fraction * total:
         raise DataError(
             f"{where}: {len(bad)} of {total} clips cannot be used, more than data.max_bad_fraction="
             f"{max_bad_fraction:g} allows:\n{shortlist([f'{i}: {reason}' for i, reason in bad.items()])}\n"
-            "Repair or replace the files, or raise data.max_bad_fraction (the same run may continue with another); "
-            "the counts are kept in the result."
+            f"{elsewhere}Repair or replace the files, or raise data.max_bad_fraction (the same run may continue with "
+            "another); the counts are kept in the result."
         )
 
 

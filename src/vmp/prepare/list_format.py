@@ -327,7 +327,8 @@ def _unknown_header(lines: Sequence[tuple[int, str]]) -> list[str]:
     first, others = lines[0][1], [line for _, line in lines[1:6]]
     for separator in SEPARATORS:
         cells = _cells(first, separator)
-        if len(cells) < 2 or any(VIDEO.fullmatch(cell) for cell in cells):
+        alone = len(cells) < 2 and _key(cells[0]) not in KNOWN - {""}
+        if alone or any(VIDEO.fullmatch(cell) for cell in cells):
             continue
         beside = [any(VIDEO.fullmatch(cell) for cell in _cells(line, separator)) for line in others]
         if any(_key(cell) in KNOWN - {""} for cell in cells) or (beside and all(beside)):

@@ -84,7 +84,9 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     changes = list(differences(what_matters(before), what_matters(keep_precision(raw, before))))
     if not changes:
         return
-    version = ", made by another version of the project" if any(ABSENT in c for c in changes) else ""
+    # options are keys of a user's own
+    other = any(ABSENT in change and ".options." not in change for change in changes)
+    version = ", made by another version of the project" if other else ""
     advice = "Use tag=WORD for a run beside it, or move the folder away."
     if any(change.startswith("dataset.") for change in changes):
         advice = f"For another dataset use {OTHER_DATA}. Otherwise use tag=WORD, or move the folder away."
@@ -131,7 +133,10 @@ def check_same_data(folder: Path, digests: dict[str, str], advice: str = "") -> 
         raise RunError(
             f"{folder}: the clips of {' and '.join(changed)} are not those with which the run began (files, labels, "
             "spans or classes have changed since). "
-            + (advice or f"Restore them, or use tag=WORD for a new run; for another dataset use {OTHER_DATA}.")
+            + (
+                advice
+                or f"Restore them, or use tag=WORD for a new run; for another dataset use {OTHER_DATA}."
+            )
         )
 
 
