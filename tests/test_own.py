@@ -63,6 +63,11 @@ class Divided(Gaussian):
         return d / d
 
 
+class Detached(Gaussian):
+    def forward(self, d):
+        return super().forward(d).detach()
+
+
 class Broken(Gaussian):
     def forward(self, d):
         return d[:, :, :, :, 0]
@@ -176,6 +181,7 @@ SMALL = ("backbone.frames=4", "backbone.crop=16")
         (PROMPT, "Root", (), "the gradient of power_norm.width is not finite"),
         (PROMPT, "Steep", (), "scalars() has slope without shift"),
         (PROMPT, "Counted", (), "scalars() fails: "),
+        (PROMPT, "Detached", (), "its attention does not depend on its parameters"),
         (PROMPT, "Broken", (), "fails on a clip of shape (2, 3, 5, 16, 16): IndexError: too many indices"),
         (NETWORK, "headless", (), "has no Linear that could be its head"),
         (NETWORK, "lazy", (), "the size of 2.weight, 2.bias is left open until a clip comes"),

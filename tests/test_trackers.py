@@ -230,7 +230,7 @@ def test_a_second_upload_adds_what_the_server_lacks(tmp_path, server, script):
         assert [plain(row) for row in server.history[run_id]] == [logged(row) for row in rows[:n]]
 
 
-def test_upload_explains_what_is_wrong(tmp_path, script):
+def test_upload_explains_what_is_wrong(tmp_path, script, monkeypatch):
     code, _, said = script("upload_wandb", tmp_path)
     assert code == 2
     assert "no run there" in said
@@ -242,3 +242,6 @@ def test_upload_explains_what_is_wrong(tmp_path, script):
     assert "--offline" in said
     code, _, said = script("upload_wandb", f"run={config.folder}")
     assert (code, "takes a run's folder without run=" in said) == (2, True), said
+    monkeypatch.setattr("vmp.tracking.tracker.find_spec", lambda name: None)
+    code, _, said = script("upload_wandb", config.folder, "--offline")
+    assert (code, "needs the package wandb, which is not installed: pip install" in said) == (2, True), said

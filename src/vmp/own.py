@@ -22,6 +22,9 @@ from vmp.targets import call, describe, find
 
 SPLITS = ("train", "val", "test")
 _CLASSES = 7  # of a backbone that is tried
+_CUT_OFF = (
+    "depend on its parameters (a detach() or no_grad() cuts them off), so training would not change them"
+)
 
 
 def build_prompt(target: str, options: Mapping[str, Any], **layer: Any) -> MotionPrompt:
@@ -123,6 +126,10 @@ def try_prompt(target: str, layer: MotionPrompt, *, frames: int, crop: int) -> N
     shape = (len(clip), frames, crop, crop)
     a = _run(where, layer.attention, clip)
     _check(where, "attention", a, shape, f"as the differences have, {shape}")
+    # a subclass may leave the parameters of the paper's layer unused
+    learned = type(layer) is MotionPrompt and any(p.requires_grad for p in layer.parameters())
+    if learned and not a.requires_grad:
+        raise ConfigError(f"{where}: its attention does not {_CUT_OFF}")
     prompts, v = _run(where, layer, clip)
     _check(where, "prompts", prompts, (len(clip), 3, frames, crop, crop), "one frame less than the clip")
     _check(where, "variation", v, (), "one number")
@@ -147,10 +154,7 @@ def try_backbone(target: str, options: Mapping[str, Any], *, frames: int, crop: 
     _check_logits(where, "logits", logits)
     learned = [p for p in model.parameters() if p.requires_grad]
     if learned and not logits.requires_grad:
-        raise ConfigError(
-            f"{where}: its logits do not depend on its parameters (a detach() or no_grad() cuts them off), so training "
-            "would not change it"
-        )
+        raise ConfigError(f"{where}: its logits do not {_CUT_OFF}")
     _check_gradients(where, model, logits.float().square().mean())
     own = [p for p in head.parameters() if p.requires_grad]
     if own and all(p.grad is None for p in own):

@@ -14,6 +14,7 @@ from vmp.errors import RunError, UserError
 from vmp.runs.folder import load_config
 from vmp.runs.records import METRICS_FILE
 from vmp.runs.run import read_run
+from vmp.tracking import check_tracker
 from vmp.tracking.summary import format_error
 
 
@@ -29,6 +30,7 @@ def main() -> None:
     for folder in options.runs:
         chosen = {key: getattr(options, key) for key in ("project", "entity", "group")}
         config = with_wandb(folder, {key: value for key, value in chosen.items() if value})
+        check_tracker(config.logger)
         if not read_run(folder).finished:
             print(f"note: {folder} is not finished; this sends the rows that it has so far", file=sys.stderr)
         try:
