@@ -202,15 +202,15 @@ SMALL = ("backbone.frames=4", "backbone.crop=16")
             NETWORK,
             "Headed",
             ("backbone.options.fault=softmax",),
-            "its logits are probabilities, which sum to 1; leave the softmax out",
+            "its output consists of probabilities, which sum to 1; leave the softmax out",
         ),
         (
             NETWORK,
             "Headed",
             ("backbone.options.fault=tested",),
-            "its logits in evaluation mode are probabilities",
+            "its output in evaluation mode consists of probabilities",
         ),
-        (NETWORK, "Headed", ("backbone.options.fault=pair",), "its logits in evaluation mode has type tuple"),
+        (NETWORK, "Headed", ("backbone.options.fault=pair",), "its output in evaluation mode has type tuple"),
         (
             NETWORK,
             "Headed",

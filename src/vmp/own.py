@@ -151,7 +151,7 @@ def try_backbone(target: str, options: Mapping[str, Any], *, frames: int, crop: 
         raise ConfigError(f"{where}: head_name = {model.head_name!r}: it has no such part")
     size = f"backbone.frames = {frames} and backbone.crop = {crop} give its size"
     logits = _run(where, model, clip, size)
-    _check_logits(where, "logits", logits)
+    _check_logits(where, "output", logits)
     learned = [p for p in model.parameters() if p.requires_grad]
     if learned and not logits.requires_grad:
         raise ConfigError(f"{where}: its logits do not {_CUT_OFF}")
@@ -163,7 +163,7 @@ def try_backbone(target: str, options: Mapping[str, Any], *, frames: int, crop: 
             "attribute head_name, the dotted name of its last layer"
         )
     with torch.no_grad():
-        _check_logits(where, "logits in evaluation mode", _run(where, model.eval(), clip, size))
+        _check_logits(where, "output in evaluation mode", _run(where, model.eval(), clip, size))
 
 
 def _check_logits(where: str, what: str, logits: Any) -> None:
@@ -172,7 +172,7 @@ def _check_logits(where: str, what: str, logits: Any) -> None:
     sums = logits.float().sum(dim=1)
     if logits.min() >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
         raise ConfigError(
-            f"{where}: its {what} are probabilities, which sum to 1; leave the softmax out: the loss applies it"
+            f"{where}: its {what} consists of probabilities, which sum to 1; leave the softmax out: the loss applies it"
         )
 
 
