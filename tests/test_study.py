@@ -185,6 +185,7 @@ def test_arms_of_several_sets_are_averaged_over_them(tmp_path):
     study = load_study(STUDY)
     right = {("handwash12", "none"): 1, ("handwash12", "learned"): 3, ("handwash12", "weighted"): 4}
     right |= {("skateboard", "none"): 2, ("skateboard", "learned"): 2}
+    right |= {("handwash12", "extra_frame"): 2, ("skateboard", "extra_frame"): 1}
     clips = [
         clip(arm, 0, f"{i}.mp4", "wash" if i < count else "rub") | {"set": chosen, "class": "wash"}
         for (chosen, arm), count in right.items()
@@ -194,7 +195,10 @@ def test_arms_of_several_sets_are_averaged_over_them(tmp_path):
     text = (tmp_path / "study_real.md").read_text().partition("## All sets")[2]
     row = next(line for line in text.splitlines() if line.startswith("| motion prompts, λ = 0 |"))
     assert row.startswith("| motion prompts, λ = 0 | +25.0 [")
-    assert row.endswith("| 8 | handwash12; skateboard |")
+    assert "| 8 | handwash12; skateboard | +25.0 [" in row  # to the second reference
+    row = next(line for line in text.splitlines() if line.startswith("| control: the extra frame alone |"))
+    assert row.startswith("| control: the extra frame alone | +0.0 [")
+    assert row.endswith("| 8 | handwash12; skateboard |  |")
     assert "λ of Table 7" not in text
 
 

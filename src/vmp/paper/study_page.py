@@ -183,6 +183,10 @@ def _interval_text(found: Interval) -> str:
 
 def _mean_lines(study: Study, found: Mapping[str, Mapping[str, ArmScores]]) -> list[str]:
     """A table of each arm's mean difference over the sets in which it was run, for arms with more than one."""
+    over_sets = _over_sets(study, found)
+    if not over_sets:
+        return []
+    head = ["arm", "difference, 95 % interval", "tests (clips x seeds)", "sets"]
     rows = [
         [
             study.arms[arm].label,
@@ -190,11 +194,15 @@ def _mean_lines(study: Study, found: Mapping[str, Mapping[str, ArmScores]]) -> l
             f"{sum(both.arm.size for both in pairs.values())}",
             _which(study, found, pairs),
         ]
-        for arm, pairs in _over_sets(study, found).items()
+        for arm, pairs in over_sets.items()
     ]
-    if not rows:
-        return []
-    head = ["arm", "difference, 95 % interval", "tests (clips x seeds)", "sets"]
+    if second := study.second_reference:
+        head.append(f"difference to: {study.arms[second].label}")
+        to_second = _over_sets(study, found, reference=second)
+        for row, arm in zip(rows, over_sets, strict=True):
+            pairs = to_second.get(arm, {}) if study.arms[arm].compared_with != second else {}
+            same = pairs.keys() == over_sets[arm].keys()
+            row.append(_interval_text(mean_difference(list(pairs.values()))) if same else "")
     text = "The mean of the differences above, each set with the same weight, and its interval over clips and seeds."
     return ["## All sets", "", text, "", *markdown_table(head, rows, labels=len(head)), ""]
 
@@ -206,15 +214,19 @@ def _which(study: Study, found: Mapping[str, Mapping[str, ArmScores]], sets: Col
     return "; ".join(study.sets[chosen].label for chosen in sets)
 
 
-def _over_sets(study: Study, found: Mapping[str, Mapping[str, ArmScores]]) -> dict[str, dict[str, Pairs]]:
-    """Arm -> set -> the arm and its reference there, of arms that were run in more than one set."""
+def _over_sets(
+    study: Study, found: Mapping[str, Mapping[str, ArmScores]], *, reference: str | None = None
+) -> dict[str, dict[str, Pairs]]:
+    """Arm -> set -> the arm and its reference there, of arms that were run in more than one set. reference: in place of
+    the arms' own; it is not compared with itself."""
     both = {
         arm: {
             chosen: pairs[0]
             for chosen, arms in found.items()
-            if (pairs := _pairs(arms, arm, of.compared_with))
+            if (pairs := _pairs(arms, arm, reference or of.compared_with))
         }
         for arm, of in study.arms.items()
+        if arm != reference
     }
     return {arm: by_set for arm, by_set in both.items() if len(by_set) > 1}
 
