@@ -90,10 +90,9 @@ def list_rows(target: str, options: Mapping[str, Any]) -> dict[str, str]:
                 f"{where}: gave {row!r:.60} as a row; a row is a dict with split, path and label (those of a pandas "
                 "table: table.to_dict('records'))"
             )
-        rest = dict(row)
         # pandas has NaN where a cell is empty
         rest = {
-            key: "" if isinstance(value, float) and value != value else value for key, value in rest.items()
+            key: "" if isinstance(value, float) and value != value else value for key, value in row.items()
         }
         rows.setdefault(rest.pop("split", ""), []).append(rest)
     if wrong := [split for split in rows if split not in SPLITS]:
