@@ -344,6 +344,12 @@ def test_a_set_takes_recipe_dataset_and_network_from_a_profile_of_the_tables(tmp
         ConfigError, match=r"sets\.small\.model = i3e: profile mini has no such model; did you mean i3d\?"
     ):
         load_study(tmp_path / "x.yaml")
+    raw["sets"]["small"]["model"] = "timesformer_k600"
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(
+        ConfigError, match="model = timesformer_k600: starts from a run that only tables make"
+    ):
+        load_study(tmp_path / "x.yaml")
     del raw["profile"]
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError, match=r"sets\.small\.dataset = finegym: needs `profile`"):

@@ -172,6 +172,11 @@ def _with_profile(study: Study, path: Path) -> Study:
                     f"{path}: sets.{label}.{key} = {name}: profile {profile.name} has no such {key}"
                     f"{suggest(name, [*known])}"
                 )
+            if getattr(known[name], "start", None):
+                raise ConfigError(
+                    f"{path}: sets.{label}.model = {name}: starts from a run that only tables make; choose another, or "
+                    "train that run and give init_from=FOLDER in the set's overrides"
+                )
             taken += known[name].overrides
         sets[label] = one.model_copy(update={"overrides": (*taken, *one.overrides)})
     general = (*(profile.overrides if profile else ()), *study.overrides)
