@@ -10,7 +10,7 @@ Notable here:
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -275,9 +275,8 @@ def _fold(run: Run) -> int:
 
 def _across_folds(run: Run) -> str:
     """What runs on the folds of a dataset have in common."""
-    same: list[Any] = [run.config.get(key) for key in ("backbone", "vmp", "train", "seed", "tag")]
     name = str(run.config["name"]).replace(f"fold{_fold(run)}", "")
-    return repr((name, same, run.config["trainer"].get("epochs")))
+    return name + matters_but_for(run.config, "name", "dataset.fold")
 
 
 def missing_runs(
