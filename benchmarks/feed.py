@@ -131,7 +131,8 @@ def bench_clips() -> list[Row]:
     from vmp.data.decoded import DecodedClips
     from vmp.data.encode import write_video
     from vmp.data.sampling import offsets, random_start
-    from vmp.prepare.cut import CutClip, cut_all
+    from vmp.prepare.cut import cut_all
+    from vmp.prepare.journal import CutClip
 
     av.logging.set_level(av.logging.ERROR)
     cv2.setNumThreads(1)

@@ -19,8 +19,9 @@ from runs import wait_for
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.errors import DataError, VideoReadError
-from vmp.prepare.cut import CutClip, cut_all, describe_difference
+from vmp.prepare.cut import cut_all, describe_difference
 from vmp.prepare.estimate import estimate_cutting
+from vmp.prepare.journal import CutClip
 from vmp.prepare.measure import BLOCK, BLOCKS, Thumbs, count, measure, small
 from vmp.prepare.source import packet_times, probe
 
@@ -396,7 +397,8 @@ def test_finished_clips_stay_and_changed_ones_are_made_again(sources, tmp_path):
 RUN_CUTS = """
 import sys
 from pathlib import Path
-from vmp.prepare.cut import CutClip, cut_all
+from vmp.prepare.cut import cut_all
+from vmp.prepare.journal import CutClip
 if __name__ == "__main__":
     source, out, clips = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     cuts = [CutClip(source=source, start=i, end=i + 40, target=out / f"{i}.mp4") for i in range(0, clips)]

@@ -34,11 +34,12 @@ from vmp.prepare.dataset import prepare
 from vmp.prepare.folders import plan_folders
 from vmp.prepare.list_format import Row
 from vmp.prepare.lists import make_list
+from vmp.prepare.locate import Locator
 from vmp.prepare.measure import GAVE_UP, Measured, measure, measure_cached
 from vmp.prepare.plan import Item
 from vmp.prepare.source import probe
 from vmp.prepare.verify import verify
-from vmp.prepare.videos import Locator, find_path, find_videos, is_frame_folder
+from vmp.prepare.videos import find_path, find_videos, is_frame_folder
 from vmp.runs.score import find_split
 
 

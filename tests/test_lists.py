@@ -11,7 +11,7 @@ from vmp.data.manifest import read_manifest
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.list_format import read_list
 from vmp.prepare.lists import make_list
-from vmp.prepare.videos import Locator
+from vmp.prepare.locate import Locator
 
 ROWS = [("v/a b.mp4", "0"), ("v/c.mp4", "1")]
 FORMS = {

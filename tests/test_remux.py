@@ -11,7 +11,7 @@ import pytest
 import videos
 
 from vmp.data.decode import read_frames
-from vmp.prepare.cut import KEPT, CutClip
+from vmp.prepare.journal import KEPT, CutClip
 from vmp.prepare.measure import installed_seeking_readers, measure
 from vmp.prepare.remux import remux, remux_all
 

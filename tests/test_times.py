@@ -18,7 +18,8 @@ from vmp.data.manifest import Manifest, read_manifest, write_classes, write_mani
 from vmp.data.present import find_clips
 from vmp.data.times import Timeline, continued, even_frames, read_steps, timeline, write_steps
 from vmp.errors import ManifestError
-from vmp.prepare.cut import CutClip, cut_all
+from vmp.prepare.cut import cut_all
+from vmp.prepare.journal import CutClip
 from vmp.prepare.measure import measure
 from vmp.prepare.plan import Item
 from vmp.prepare.rows import in_place_row, with_measured

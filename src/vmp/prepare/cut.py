@@ -16,21 +16,20 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
 from vmp.data.decode import scaled_size
 from vmp.data.stream import orientation, upright_size
-from vmp.data.times import EVEN, Clock, Timeline
+from vmp.data.times import EVEN, Timeline
 from vmp.prepare.children import Work
-from vmp.prepare.journal import DiskError, disk_errors, make_files, unfinished_name
+from vmp.prepare.journal import CutClip, DiskError, disk_errors, make_files, unfinished_name
 from vmp.prepare.measure import Measured, Thumbs, count, distance, exact_readers, refusal, small
-from vmp.prepare.plan import Span
 from vmp.prepare.source import Source, packet_times
 
 CUT_VERSION = 5  # increment when the same source would give other clips
@@ -40,23 +39,8 @@ CRF, GROUP = 18, 16
 TICK = Fraction(1, 90_000)  # seconds: time base of clips whose frames keep their own times
 WINDOW = 16  # frames compared together
 MAX_CODING_ERROR = 2.0  # grey levels
-KEPT = "kept as it is: "  # the reason of a remuxed clip that stays the original begins with it
 _TAGS = ("colorspace", "color_primaries", "color_trc", "color_range")
 _LIMITED, _FULL = 1, 2  # color_range: luma from 16 to 235, from 0 to 255
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CutClip(Span):
-    """A file to be made from a span of a source, by default in frames in counted decoder order."""
-
-    unit: Literal["file", "frames", "seconds"] = "frames"
-    source: Path
-    target: Path  # .mp4
-    clock: Clock = "file"  # what seconds count from
-
-    def file(self, found: Measured) -> Path:
-        """Where the finished file lies: what stays the original keeps its suffix."""
-        return self.target.with_suffix(self.source.suffix) if found.reason.startswith(KEPT) else self.target
 
 
 def cut_all(

@@ -25,7 +25,8 @@ from vmp.errors import VideoReadError
 from vmp.formats import format_duration
 from vmp.machine import cpus
 from vmp.prepare.children import Lost, in_children
-from vmp.prepare.cut import FALLBACK_RATE, ClipWriter, CutClip, shrink, target_size
+from vmp.prepare.cut import FALLBACK_RATE, ClipWriter, shrink, target_size
+from vmp.prepare.journal import CutClip
 from vmp.prepare.measure import READ_THROUGH, installed_seeking_readers, small
 from vmp.prepare.plan import DatasetPlan
 from vmp.prepare.rows import clips_to_cut, files_to_remux

@@ -18,8 +18,9 @@ from vmp.data.manifest import raise_faults, spread
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.division import UNUSED, Division, divide, look_alikes
 from vmp.prepare.list_format import SPLITS, Row, read_list
+from vmp.prepare.locate import Locator
 from vmp.prepare.plan import Check, DatasetPlan, Item
-from vmp.prepare.videos import SUFFIXES, Locator, is_frame_folder
+from vmp.prepare.videos import SUFFIXES, is_frame_folder
 
 ASIDE = (  # suffixes of files that people keep beside their clips
     *(".txt", ".md", ".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".pdf"),

@@ -13,26 +13,40 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
+from vmp.data.times import Clock
 from vmp.errors import DataError
 from vmp.files import stamp, wait_for_lock
 from vmp.prepare.children import TIMEOUT, Lost, in_children
 from vmp.prepare.measure import Measured, append_record, read_records
+from vmp.prepare.plan import Span
 from vmp.prepare.videos import JOURNAL
 from vmp.progress import bar
 
-if TYPE_CHECKING:
-    from vmp.prepare.cut import CutClip
-
 UNFINISHED = ".cutting"  # in the names of unfinished files, before the suffix
+KEPT = "kept as it is: "  # the reason of a remuxed clip that stays the original begins with it
 GAVE_UP = "making it was given up:"
 _DISK = {
     *(errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutClip(Span):
+    """A file to be made from a span of a source, by default in frames in counted decoder order."""
+
+    unit: Literal["file", "frames", "seconds"] = "frames"
+    source: Path
+    target: Path  # .mp4
+    clock: Clock = "file"  # what seconds count from
+
+    def file(self, found: Measured) -> Path:
+        """Where the finished file lies: what stays the original keeps its suffix."""
+        return self.target.with_suffix(self.source.suffix) if found.reason.startswith(KEPT) else self.target
 
 
 class DiskError(Exception):
@@ -57,15 +71,15 @@ def unfinished_name(target: Path) -> Path:
 
 
 def make_files(
-    tasks: "Sequence[CutClip]",
-    work: "Callable[[tuple[CutClip, ...]], Iterator[Any]]",
+    tasks: Sequence[CutClip],
+    work: Callable[[tuple[CutClip, ...]], Iterator[Any]],
     *,
-    recipe: "Callable[[CutClip], list[Any]]",
+    recipe: Callable[[CutClip], list[Any]],
     title: str,
     workers: int | None = None,
     timeout: float = TIMEOUT,
     progress: bool = True,
-) -> "Iterator[tuple[CutClip, Measured]]":
+) -> Iterator[tuple[CutClip, Measured]]:
     """Make files, sources in parallel; yields what each holds as it is done, earlier finished ones first.
 
     DataError: a folder cannot be written to, or the disk is full.
@@ -143,7 +157,7 @@ class _Journal:
                 if entry.name.startswith(".") and os.path.splitext(entry.name)[0].endswith(UNFINISHED):
                     os.unlink(entry.path)
 
-    def find(self, task: "CutClip", recipe: list[Any]) -> Measured | None:
+    def find(self, task: CutClip, recipe: list[Any]) -> Measured | None:
         """What a task's file holds, if it was made by the same recipe and has not changed."""
         entry = self.known.get(task.target.name, {})
         try:
@@ -153,20 +167,20 @@ class _Journal:
         same = entry.get("made") == _origin(task, recipe) and entry.get("bytes") == _bytes(task, found)
         return found if same else None
 
-    def add(self, task: "CutClip", recipe: list[Any], found: Measured) -> None:
+    def add(self, task: CutClip, recipe: list[Any], found: Measured) -> None:
         if found.status in ("ok", "partial"):
             entry: dict[str, Any] = {"target": task.target.name, "made": _origin(task, recipe)}
             entry |= {"bytes": _bytes(task, found), "measured": asdict(found)}
             append_record(self.folder / JOURNAL, entry)
 
 
-def _bytes(task: "CutClip", found: Measured) -> int:
+def _bytes(task: CutClip, found: Measured) -> int:
     try:
         return os.stat(task.file(found)).st_size
     except OSError as error:
         return 0 if error.errno == errno.ENOENT else -1
 
 
-def _origin(task: "CutClip", recipe: list[Any]) -> list[Any]:
+def _origin(task: CutClip, recipe: list[Any]) -> list[Any]:
     """What a file is made from: name, size and time of its source, and the recipe."""
     return [task.source.name, *stamp(task.source), *recipe]

@@ -22,10 +22,10 @@ from vmp.prepare.children import Work
 from vmp.prepare.dataset import count_table, write_manifests
 from vmp.prepare.division import check_groups, look_alikes, note_copies, note_untested
 from vmp.prepare.list_format import NUMERIC, Row, read_list
+from vmp.prepare.locate import Locator
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan
 from vmp.prepare.rows import describe_short, in_place_rows, tag_short, unusable
-from vmp.prepare.videos import Locator
 
 
 def make_list(

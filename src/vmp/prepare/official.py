@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from vmp.data.manifest import raise_faults, read_annotation
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.list_format import Row, read_list
+from vmp.prepare.locate import Locator
 from vmp.prepare.plan import Check, DatasetPlan, Item, check_equal, first_of, read_lines
-from vmp.prepare.videos import Locator
 
 _NAMES = {  # list -> names under which it was published, the official ones first
     "train": ("train.csv", "kinetics_train.csv"),

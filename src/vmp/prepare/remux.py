@@ -25,8 +25,7 @@ import numpy as np
 
 from vmp.data.stream import open_video, orientation, video_stream
 from vmp.prepare.children import Work, step
-from vmp.prepare.cut import KEPT, CutClip
-from vmp.prepare.journal import DiskError, disk_errors, make_files, unfinished_name
+from vmp.prepare.journal import KEPT, CutClip, DiskError, disk_errors, make_files, unfinished_name
 from vmp.prepare.measure import Counted, Measured, count, exact_readers, installed_seeking_readers
 from vmp.prepare.source import Source
 

@@ -20,7 +20,8 @@ from vmp.data.manifest import check_relative
 from vmp.data.times import Clock
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
-from vmp.prepare.cut import KEPT, CutClip, cut_all
+from vmp.prepare.cut import cut_all
+from vmp.prepare.journal import KEPT, CutClip
 from vmp.prepare.measure import Measured
 from vmp.prepare.plan import DatasetPlan, Item, tolerance_in_frames
 from vmp.prepare.remux import remux_all
