@@ -80,6 +80,7 @@ def protected():
         path.chmod(0o755)
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_files_without_permission(data, tmp_path, protected, tally):
     """The command gives up the privileges of root, who may read and write everything."""

@@ -27,20 +27,31 @@ def modules() -> dict[str, Path]:
     return {name.removesuffix(".__init__"): path for name, path in found.items()}
 
 
-def imports(path: Path, known: dict[str, Path], *, for_types: bool = False) -> set[str]:
-    """Modules of ours that a file imports, wherever in it; `for_types`: also what only a type checker reads."""
-    tree, out = ast.parse(path.read_text(encoding="utf-8")), set[str]()
-    nodes, todo = [], [tree]
+@cache
+def statements(path: Path) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """The import statements of a file, wherever in it, and whether only a type checker reads them."""
+    out: list[tuple[ast.Import | ast.ImportFrom, bool]] = []
+    todo: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text(encoding="utf-8")), False)]
     while todo:
-        node = todo.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and not for_types:
+        node, for_types = todo.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            out.append((node, for_types))
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            for_types = True
+        if not isinstance(node, ast.expr):
+            todo += ((child, for_types) for child in ast.iter_child_nodes(node))
+    return out
+
+
+def imports(path: Path, known: dict[str, Path], *, for_types: bool = False) -> set[str]:
+    """Modules of ours that a file imports; `for_types`: also those that only a type checker imports."""
+    out = set[str]()
+    for node, only_types in statements(path):
+        if only_types and not for_types:
             continue
-        nodes.append(node)
-        todo += ast.iter_child_nodes(node)
-    for node in nodes:
         if isinstance(node, ast.Import):
             out |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert not node.level, f"{path}: relative import"
             names = (f"{node.module}.{alias.name}" for alias in node.names)
             out |= {name if name in known else str(node.module) for name in names}

@@ -275,9 +275,8 @@ def test_constant_attention_takes_the_mean_of_the_learned_arm_wherever_the_runs_
     for output in ("outputs/real", "/disk/elsewhere"):
         planner = Planner(output=output)
         chosen = {"sets": ["handwash12"], "seeds": [0, 1], "settings": ["base", "lr0.02"]}
-        runs = {
-            (r.fold, r.setting, r.seed, r.arm): r for r in plan(study, planner, arms=study.arms, **chosen)
-        }
+        arms = ["learned", "fixed", "constant"]
+        runs = {(r.fold, r.setting, r.seed, r.arm): r for r in plan(study, planner, arms=arms, **chosen)}
         for (fold, setting, seed, arm), run in runs.items():
             if arm == "constant":
                 learned = runs[fold, setting, seed, "learned"].planned
