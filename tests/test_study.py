@@ -215,6 +215,39 @@ def test_the_spread_over_seeds_is_their_standard_deviation(tmp_path):
     assert f"| without prompts | 50.0 | 4 x 2 | {spread} |" in (tmp_path / "study_real.md").read_text()
 
 
+def test_a_page_says_which_settings_were_chosen_and_whose_slope_and_shift_it_shows(tmp_path):
+    """Two of four clips are right with either learning rate: each half is judged by the rate of the other half."""
+    halves = {"base": (0, 2), "lr0.02": (1, 3)}  # clips that are right; every other one is a half
+    clips = [
+        clip("learned", 0, f"{i}.mp4", "wash" if i in right else "rub", setting=setting)
+        for setting, right in halves.items()
+        for i in range(4)
+    ]
+    runs = [run("learned", 0), run("learned", 0) | {"setting": "lr0.02", "slope": "5.0"}]
+    study = load_study(STUDY)
+    write_results(study, Records(runs, clips), tmp_path, command="make real")
+    text = (tmp_path / "study_real.md").read_text()
+    assert (
+        "Run at the settings base, lr0.02: each half of the clips is judged by the setting that is best on"
+        in text
+    )
+    assert "Slope and shift are those of base." in text
+    row = next(line for line in text.splitlines() if line.startswith("| motion prompts, λ = 0 |"))
+    assert row.endswith("| 9.80 (9.80 to 9.80) | -0.20 (-0.20 to -0.20) | base 1, lr0.02 1 |  |")
+    write_results(study, Records(runs[:1], clips[:4]), tmp_path, command="make real")
+    assert (
+        "setting" not in (tmp_path / "study_real.md").read_text().partition("## How")[0].partition("## ")[2]
+    )
+
+
+def test_slope_and_shift_are_of_the_seeds_that_count(tmp_path):
+    """Seed 1 has tested one clip of two: its run shifts neither the accuracy nor the slope."""
+    clips = [clip("learned", 0, f"{i}.mp4", "wash") for i in range(2)] + [clip("learned", 1, "0.mp4", "rub")]
+    runs = [run("learned", 0), run("learned", 1) | {"slope": "5.0"}]
+    write_results(load_study(STUDY), Records(runs, clips), tmp_path, command="make real")
+    assert "| 100.0 | 2 x 1 |  |  |  | 9.80 (9.80 to 9.80) |" in (tmp_path / "study_real.md").read_text()
+
+
 def test_results_are_written_read_and_merged(tmp_path):
     study = load_study(STUDY)
     clips = [

@@ -132,8 +132,14 @@ def to_markdown(
             lines += ["Not run.", ""]
             continue
         lines += _detectable_lines(study, arms)
+        searched = any(len(scores.settings) > 1 for scores in arms.values())
+        lines += _settings_lines(study, arms) if searched else []
         asked = [arm for arm in study.arms if arm in arms or not study.arms[arm].group]
         rows, head = [_arm_row(study, chosen, arm, arms, runs) for arm in asked], list(COLUMNS)
+        if searched:
+            head.append("parts judged by a setting")
+            for arm, row in zip(asked, rows, strict=True):
+                row.append(_parts_by_setting(arms[arm]) if arm in arms else "")
         if second := study.second_reference:
             head.append(f"difference to: {study.arms[second].label}")
             for arm, row in zip(asked, rows, strict=True):
@@ -157,9 +163,19 @@ def _arm_row(
     cells = [label, f"{scores.top1:.1f}", f"{len(scores.ids)} x {len(scores.seeds)}"]
     cells.append("" if scores.spread is None else f"{scores.spread:.1f}")
     cells += [describe(compared), f"{compared.fixed} / {compared.broken}"] if compared else ["", ""]
-    return cells + [
-        _mean_and_range(runs, chosen, arm, name, study.default_setting) for name in ("slope", "shift")
+    mine = [
+        row
+        for row in runs
+        if (row["set"], row["arm"], row["setting"]) == (chosen, arm, study.default_setting)
+        and int(row["seed"]) in scores.seeds
     ]
+    for name in ("slope", "shift"):
+        cells.append(_mean_and_range([float(row[name]) for row in mine if row[name]]))
+    return cells
+
+
+def _parts_by_setting(scores: ArmScores) -> str:
+    return ", ".join(f"{setting} {parts}" for setting, parts in scores.settings.items() if parts)
 
 
 def _pairs(arms: Mapping[str, ArmScores], arm: str, reference: str | None) -> tuple[Pairs, np.ndarray] | None:
@@ -246,6 +262,19 @@ def _detectable_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
     ]
 
 
+def _settings_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
+    """For a set with arms that were run at several settings: how one was chosen, and what is not of the chosen one."""
+    single = len({fold for scores in arms.values() for fold in scores.folds.tolist()}) == 1
+    one, other = ("half of the clips", "the other half") if single else ("fold", "the other folds")
+    tried = {name for scores in arms.values() for name in scores.settings}
+    names = ", ".join(name for name in study.settings if name in tried)
+    return [
+        f"Run at the settings {names}: each {one} is judged by the setting that is best on {other}. Slope and shift "
+        f"are those of {study.default_setting}. The intervals take the choice as given.",
+        "",
+    ]
+
+
 def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
     changed = {
         arm: by_class(both[0].arm, both[0].reference, both[1])
@@ -263,12 +292,7 @@ def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
     return ["Change by class, in points:", "", *markdown_table(head, rows), ""]
 
 
-def _mean_and_range(runs: Sequence[Row], chosen: str, arm: str, name: str, setting: str) -> str:
-    values = [
-        float(row[name])
-        for row in runs
-        if (row["set"], row["arm"], row["setting"]) == (chosen, arm, setting) and row[name]
-    ]
+def _mean_and_range(values: Sequence[float]) -> str:
     if not values:
         return ""
     return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
@@ -286,7 +310,8 @@ def _provenance_lines(study: Study, runs: Sequence[Row]) -> list[str]:
         f"on {', '.join(devices) or 'nothing yet'}; commits {', '.join(commits) or 'none'}; settings "
         f"{', '.join(settings)}.",
         "An interval resamples clips and seeds together, 10,000 times, and clips of a scene, recording or "
-        "sequence as one; bold: it excludes 0. Intervals are not "
+        "sequence as one; bold: it excludes 0. On one seed (x 1) it is over clips alone and says nothing of other "
+        "seeds; on few, it is too narrow where seeds differ more than clips do. Intervals are not "
         "corrected for their number. Where an arm was run at several settings, each fold is judged by the setting "
         "that is best on the other folds. `study_runs.csv` and `study_clips.csv.gz` hold every run and every tested "
         "clip.",
