@@ -91,7 +91,8 @@ def claims(profile_name: str, *, seeds: int, results: Path | None = None) -> str
         f"{f' SEEDS={seeds}' if seeds > 1 else ''}`. ± is a standard error over pairs as if they were independent. "
         "Detectable: the smallest difference that these runs would have shown with a probability of 80 % (two-sided "
         "test at 5 %), from the spread over seeds; with one seed from that over cells, which overestimates it. "
-        "Where the gain differs between datasets, ± has that difference in it and Detectable has not.",
+        "Where the gain differs between datasets, ± has that difference in it and Detectable has not. Ours is a mean "
+        "over pairs, so that a cell with more seeds counts more; the paper's is one over cells.",
         "## Do prompts help? (Table 1, top-1 over the baseline of the same seed, points)",
         table_of_gains(found[1], "Model", lambda g: g.row),
         table_of_gains(found[1], "Data", lambda g: g.column.partition(",")[0], total=False),
@@ -104,6 +105,8 @@ def claims(profile_name: str, *, seeds: int, results: Path | None = None) -> str
             found[5], "Videos", lambda g: f"{g.row.partition(',')[0]}, {g.column.partition(',')[0]}"
         ),
         "## Does λ push slope and shift down? (Fig. 4a, b; runs of Table 7, means over seeds)",
+        "Falls: steps to the next λ in which the mean over the seeds that both have falls. The means in a row are over "
+        "all seeds that a λ has, which need not be the same.",
         *tables_by_lambda(learned),
         "## Is b noisy without regularisation? (how often the logged shift changes direction, mean over runs)",
         table_of_turns(learned),
@@ -197,58 +200,69 @@ def table_of_gains(
 
 
 def tables_by_lambda(learned: Sequence[Learned]) -> list[str]:
-    """One table per dataset: a and b by lambda, and in how many of the steps to the next lambda each falls."""
+    """One table per dataset: a and b by lambda, and in how many of the steps to the next lambda each falls, over the
+    seeds that both have: a seed that only one of them has moves its mean, not slope and shift."""
     tables = []
     for dataset, runs in _group(learned, lambda one: one.dataset).items():
         weights = sorted({one.weight for one in runs})
         rows = []
         for model, of_model in _group(runs, lambda one: one.model).items():
-            texts, means, by_weight = [], [], []
+            texts, by_weight = [], []
             for weight in weights:
                 at = [one for one in of_model if one.weight == weight]
                 if not at:
                     texts.append("–")
                     continue
                 a, b = (statistics.fmean(getattr(one, name) for one in at) for name in ("slope", "shift"))
-                means.append((a, b))
                 by_weight.append({one.seed: (one.slope, one.shift) for one in at})
                 texts.append(f"{a:.2f}, {format_signed(b, 2)}")
-            falls = [sum(y[i] < x[i] for x, y in itertools.pairwise(means)) for i in (0, 1)]
-            steps = len(means) - 1
-            seen = ", ".join(_format_limit(_detectable_step(by_weight, i), 2) for i in (0, 1))
-            rows.append([model, *texts, f"{falls[0]} of {steps}, {falls[1]} of {steps}", seen])
+            steps = [_steps(by_weight, i) for i in (0, 1)]
+            falls = [
+                f"{sum(statistics.fmean(step) < 0 for step in of_one)} of {len(of_one)}" for of_one in steps
+            ]
+            seen = ", ".join(_format_limit(_detectable_step(of_one), 2) for of_one in steps)
+            rows.append([model, *texts, ", ".join(falls), seen])
         head = [f"{dataset}: a, b at λ =", *(f"{weight:g}" for weight in weights), "falls", "detectable step"]
         tables.append(_to_markdown(head, rows))
     return tables or [NOT_RUN]
 
 
-def _detectable_step(by_weight: Sequence[Mapping[int, tuple[float, float]]], which: int) -> float | None:
-    """The change of a (which = 0) or b (1) from one λ to the next that would be seen, over the seeds of both."""
+def _steps(by_weight: Sequence[Mapping[int, tuple[float, float]]], which: int) -> list[list[float]]:
+    """For each step from one λ to the next, the change of a (which = 0) or b (1) in each seed that has both; steps
+    without such a seed are left out."""
     steps = [
         [y[seed][which] - x[seed][which] for seed in x if seed in y] for x, y in itertools.pairwise(by_weight)
     ]
+    return [step for step in steps if step]
+
+
+def _detectable_step(steps: Sequence[Sequence[float]]) -> float | None:
+    """The change from one λ to the next that would be seen."""
     spread, seeds = pooled(steps), max(map(len, steps), default=0)
     return spread[0] / math.sqrt(seeds) * errors_needed(spread[1]) if spread else None
 
 
 def table_of_turns(learned: Sequence[Learned]) -> str:
-    """The detectable difference is that to λ = 0, of the same model and seed; pathways of a run are a block."""
+    """The difference to λ = 0 and the detectable one are of the same model, pathway and seed; pathways of a run are a
+    block."""
     rows = []
     for dataset, runs in _group(learned, lambda one: one.dataset).items():
         free = {(one.row, one.pathway, one.seed): one.turns for one in runs if one.weight == 0}
         for weight in sorted({one.weight for one in runs}):
             here = [one for one in runs if one.weight == weight]
             turns = [one.turns for one in here]
-            fewer = [
+            more = [
                 Pair((one.row, one.pathway), one.row, one.seed, one.turns - free[key])
                 for one in here
-                if (key := (one.row, one.pathway, one.seed)) in free
+                if weight and (key := (one.row, one.pathway, one.seed)) in free
             ]
-            seen = _format_limit(detectable(fewer) if weight else None)
-            rows.append(
-                [dataset, f"{weight:g}", f"{statistics.fmean(turns):.1f}", max(turns), len(turns), seen]
-            )
-    return _to_markdown(["Data", "λ", "Changes of direction", "Most in a run", "Curves", "Detectable"], rows)
+            against = "–"
+            if more:
+                against = f"{format_signed(statistics.fmean(pair.value for pair in more))} ({len(more)})"
+            counts = [f"{statistics.fmean(turns):.1f}", max(turns), len(turns), against]
+            rows.append([dataset, f"{weight:g}", *counts, _format_limit(detectable(more))])
+    head = ["Data", "λ", "Changes of direction", "Most in a run", "Curves"]
+    return _to_markdown([*head, "Against λ = 0 (pairs)", "Detectable"], rows)
 
 
 def table_of_cameras(learned: Sequence[Learned]) -> str:
