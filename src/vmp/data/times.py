@@ -51,7 +51,7 @@ class Timeline:
     @property
     def even(self) -> bool:
         """Whether the pictures are evenly spaced in time, but for rounding to milliseconds."""
-        return not self.steps or _drift(self.seconds(), self.rate) < EVEN
+        return not self.steps or _drifts_little(self)
 
     def part(self, start: int, end: int) -> str:
         """The steps of pictures [start, end), for a manifest; empty where the file's are even."""
@@ -59,8 +59,7 @@ class Timeline:
 
     def end(self, clock: Clock = "file") -> float:
         """The time of the last picture plus a typical step."""
-        at = self.seconds(clock)
-        return float(at[-1] + typical_step(at, self.rate)) if len(at) else 0.0
+        return _end(self, clock)
 
     def span(self, start: float, end: float | None, *, clock: Clock = "file") -> tuple[int, int]:
         """Pictures [first, last) whose times lie in [start, end) seconds; end None: to the last one.
@@ -73,6 +72,7 @@ class Timeline:
         return (first, last) if last > first else (max(0, first - 1), first)
 
 
+# of a file's many clips, only the first one takes the time that its length costs
 @lru_cache(maxsize=8)
 def _seconds(times: Timeline, clock: Clock) -> np.ndarray:
     zero = times.first if clock == "file" else 0.0
@@ -80,6 +80,17 @@ def _seconds(times: Timeline, clock: Clock) -> np.ndarray:
     seconds = zero + steps
     seconds.flags.writeable = False
     return seconds
+
+
+@lru_cache(maxsize=8)
+def _end(times: Timeline, clock: Clock) -> float:
+    at = _seconds(times, clock)
+    return float(at[-1] + typical_step(at, times.rate)) if len(at) else 0.0
+
+
+@lru_cache(maxsize=8)
+def _drifts_little(times: Timeline) -> bool:
+    return _drift(_seconds(times, "file"), times.rate) < EVEN
 
 
 def timeline(

@@ -49,14 +49,17 @@ def unmeasured_rows(plan: DatasetPlan, there: Mapping[str, bool]) -> Rows:
 
 def in_place_rows(plan: DatasetPlan, found: Mapping[str, Measured]) -> Rows:
     """Rows of spans of files that were measured; a path that was not measured is missing."""
-
-    def row(item: Item) -> Clip:
-        measured = found.get(item.path)
-        if measured and FRAMES in measured.readers:
-            measured = replace(measured, fps=item.fps or plan.fps)
-        return in_place_row(item, measured, clock=plan.clock)
-
-    return _rows(plan, row)
+    out: Rows = {}
+    for split, items in plan.splits.items():
+        clips: dict[int, Clip] = {}
+        # file by file: only the last few files' times are kept, and those of hours of video take long to work out
+        for at in sorted(range(len(items)), key=lambda at: items[at].path):
+            measured = found.get(items[at].path)
+            if measured and FRAMES in measured.readers:
+                measured = replace(measured, fps=items[at].fps or plan.fps)
+            clips[at] = in_place_row(items[at], measured, clock=plan.clock)
+        out[split] = [clips[at] for at in range(len(items))]
+    return out
 
 
 def in_place_row(item: Item, found: Measured | None, *, clock: Clock = "file") -> Clip:
@@ -71,9 +74,9 @@ def in_place_row(item: Item, found: Measured | None, *, clock: Clock = "file") -
         return unusable(with_measured(clip, found), "unreadable", item.problem)
     if found.status != "ok":
         return unusable(with_measured(known, found), found.status, found.reason)
-    clip = with_measured(clip, found)
     if item.unit == "file":
-        return clip
+        return with_measured(clip, found)
+    clip = _with_file(clip, found)
     if item.unit == "seconds" and not found.fps:
         why = "the file does not say its frame rate"
         if FRAMES in found.readers:
@@ -87,6 +90,11 @@ def in_place_row(item: Item, found: Measured | None, *, clock: Clock = "file") -
 
 
 def with_measured(clip: Clip, found: Measured) -> Clip:
+    """The clip as the whole of a measured file."""
+    return replace(_with_file(clip, found), times=found.times.part(0, found.frames))
+
+
+def _with_file(clip: Clip, found: Measured) -> Clip:
     return replace(
         clip,
         frames=found.frames,
@@ -94,7 +102,6 @@ def with_measured(clip: Clip, found: Measured) -> Clip:
         width=found.width,
         height=found.height,
         readers=found.readers,
-        times=found.times.part(0, found.frames),
     )
 
 

@@ -1,0 +1,64 @@
+"""Lists of hundreds of thousands of rows, where each row must not cost as much as its file, or the whole list, does."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmp.build import Splits, _check_disjoint
+from vmp.data import times
+from vmp.data.columns import Clip, Clips, Columns
+from vmp.data.manifest import Manifest
+from vmp.data.times import write_steps
+from vmp.errors import ManifestError
+from vmp.prepare import locate
+from vmp.prepare.division import _leave_out_copies
+from vmp.prepare.list_format import Row
+from vmp.prepare.measure import Measured
+from vmp.prepare.plan import DatasetPlan, Item
+from vmp.prepare.rows import in_place_rows
+from vmp.prepare.splits import Sample, by_ratio
+
+
+def split_of(spans, path="v.mp4", frames=1000) -> Manifest:
+    clips = [
+        Clip(f"{path}{n}", path, 0, start=start, end=end, frames=frames)
+        for n, (start, end) in enumerate(spans)
+    ]
+    return Manifest(Path("some.csv"), Path(), ("a", "b"), Clips.of(clips))
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 12), st.integers(1, 5)).map(lambda pair: (pair[0], sum(pair))), max_size=5
+)
+
+
+def test_the_times_of_a_video_are_worked_out_once_for_all_its_clips(monkeypatch):
+    """Twelve videos of uneven times, more than are remembered at once, whose clips come in turn."""
+    read, calls = times.read_steps, []
+    monkeypatch.setattr(times, "read_steps", lambda text: calls.append(text) or read(text))
+    found = {}
+    for n in range(12):
+        at = np.cumsum(1 / 30 + np.random.default_rng(n).random(300) * 0.02)
+        found[f"{n}.mp4"] = Measured("ok", frames=300, fps=30.0, steps=write_steps(at))
+    items = [
+        Item(id=f"{n}-{start}", path=f"{n}.mp4", label=0, start=start, end=start + 1, unit="seconds")
+        for start in range(5)
+        for n in range(12)
+    ]
+    plan = DatasetPlan(name="some", classes=("a", "b"), splits={"train": tuple(items)}, videos=Path())
+    rows = in_place_rows(plan, found)["train"]
+    assert [clip.id for clip in rows] == [item.id for item in items]
+    assert all(clip.length == times.read_steps(clip.times).size for clip in rows)
+    assert len([text for text in calls if text.count(" ") > 200]) == len(found)
+
+
+def seconds(work, *arguments) -> float:
+    """CPU time."""
+    began = time.process_time()
+    work(*arguments)
+    return time.process_time() - began
