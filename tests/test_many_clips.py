@@ -37,6 +37,31 @@ SPANS = st.lists(
 )
 
 
+@settings(max_examples=100, deadline=None)
+@given(SPANS, SPANS, st.booleans())
+def test_shared_frames_are_found(trained, tested, whole):
+    trained = [*trained, (3, None)] if whole else trained
+    sets = [[set(range(a, 20 if b is None else b)) for a, b in spans] for spans in (trained, tested)]
+    shared = sum(any(own & other for other in sets[0]) for own in sets[1])
+    splits = Splits(split_of(trained, frames=20), split_of(tested, "./v.mp4", frames=20), None)
+    if shared:
+        with pytest.raises(ManifestError, match=rf": {shared} clip\(s\) are in "):
+            _check_disjoint(splits)
+    else:
+        _check_disjoint(splits)
+
+
+def test_clips_of_one_video_are_not_compared_in_pairs(monkeypatch):
+    made, clip = [], Columns.clip
+    monkeypatch.setattr(Columns, "clip", lambda self, row: made.append(row) or clip(self, row))
+    spans = [(n, n + 9) for n in range(900)]
+    splits = Splits(
+        split_of(spans), split_of([(a + 10_000, b + 10_000) for a, b in spans], frames=20_000), None
+    )
+    _check_disjoint(splits)
+    assert len(made) < 10 * len(spans)
+
+
 def test_the_times_of_a_video_are_worked_out_once_for_all_its_clips(monkeypatch):
     """Twelve videos of uneven times, more than are remembered at once, whose clips come in turn."""
     read, calls = times.read_steps, []

@@ -6,7 +6,7 @@ torch is imported inside the functions, so checks that do not need it fail quick
 import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -243,18 +243,33 @@ def check_enough_clips(config: Config, clips: int, where: object) -> None:
 
 def _check_disjoint(splits: Splits) -> None:
     """Raise ManifestError if a frame is both trained and tested on."""
+    import numpy as np
+
     train = Clips.of(splits.train.clips)
     trained_on: dict[str, list[int]] = {}
     for row, path in enumerate(train.texts("path")):
         trained_on.setdefault(posixpath.normpath(path), []).append(row)
+    starts, ends = train.numbers("start"), _ends(train)
+
+    @cache
+    def spans(path: str) -> "tuple[np.ndarray, np.ndarray]":
+        """Of the clips trained on from a file, by their starts: these, and the furthest end up to each."""
+        rows = np.array(trained_on[path])
+        rows = rows[np.argsort(starts[rows])]
+        return starts[rows], np.maximum.accumulate(ends[rows])
+
     for other in (splits.val, splits.test):
         clips = Clips.of(other.clips if other else ())
-        shared = [
-            clip
-            for row, path in enumerate(clips.texts("path"))
-            if (same_file := trained_on.get(posixpath.normpath(path)))
-            and any(_overlap(clip := clips[row], train[own]) for own in same_file)
-        ]
+        paths = map(posixpath.normpath, clips.texts("path"))
+        shared = []
+        for row, (path, start, end) in enumerate(
+            zip(paths, clips.numbers("start"), _ends(clips), strict=True)
+        ):
+            if path in trained_on:
+                before, reach = spans(path)
+                begun = np.searchsorted(before, end)  # clips that begin before this one ends
+                if begun and reach[begun - 1] > start:
+                    shared.append(clips[row])
         if other and shared:
             raise ManifestError(
                 f"{other.path}: {len(shared)} clip(s) are in {splits.train.path} too, for instance {shared[0].id} "
@@ -262,9 +277,10 @@ def _check_disjoint(splits: Splits) -> None:
             )
 
 
-def _overlap(a: Clip, b: Clip) -> bool:
-    """Whether two clips of one file share a frame."""
-    return a.start < (b.end or b.frames or 1) and b.start < (a.end or a.frames or 1)
+def _ends(clips: Clips) -> "np.ndarray":
+    """(N,), the frame behind the last one of each clip; 1 where neither the clip nor its file says it."""
+    end = clips.numbers("end")
+    return (end * (end > 0) + clips.numbers("frames") * (end <= 0)).clip(1)
 
 
 def make_backbone(config: Config, classes: int) -> "nn.Module":
