@@ -87,3 +87,20 @@ def seconds(work, *arguments) -> float:
     began = time.process_time()
     work(*arguments)
     return time.process_time() - began
+
+
+def test_copies_are_left_out_in_one_pass():
+    trained = [Row(f"list:{n}", f"{n}.mp4", "wave") for n in range(6000)]
+    tested = [Row(f"list:{n}", f"copy{n}.mp4", "wave") for n in range(3000)]
+    copies = {path: str(n) for n in range(3000) for path in (f"{n}.mp4", f"copy{n}.mp4")}
+    splits = {"train": trained, "val": [], "test": tested}
+    assert seconds(_leave_out_copies, splits, [], copies) < 1
+    assert splits["train"] == trained[3000:]
+
+
+def test_many_classes_are_split_as_fast_as_few():
+    def samples(classes: int) -> list[Sample]:
+        return [Sample(f"{n % classes}", f"{n}.mp4") for n in range(8000)]
+
+    few, many = (seconds(by_ratio, samples(classes), (0.8, 0.1, 0.1)) for classes in (10, 1000))
+    assert many < 4 * few

@@ -230,7 +230,7 @@ def _leave_out_copies(
         tested = {copies[row.path]: row for part in later for row in splits[part] if row.path in copies}
         out = [row for row in splits[name] if copies.get(row.path) in tested]
         if out:
-            splits[name] = [row for row in splits[name] if row not in out]
+            splits[name] = [row for row in splits[name] if copies.get(row.path) not in tested]
             unused += out
             lines = [f"{row.path} is {tested[copies[row.path]].path}" for row in out]
             notes.append(

@@ -75,6 +75,7 @@ def _assign(
     left = Counter(label for own in groups.values() for label in own)  # groups that are not placed yet
     parts = [part for part, share in enumerate(shares) if share]
     counts = {part: Counter[str]() for part in parts}
+    sizes = dict.fromkeys(parts, 0)
     place: dict[str, int] = {}
 
     def is_wanted(label: str, part: int) -> bool:
@@ -87,15 +88,17 @@ def _assign(
         """What to minimise: misplaced classes, then growth of the squared distance from the classes' shares, then from
         the part's own share."""
         of_classes = sum(_growth(counts[part][c], n, totals[c], shares[part]) for c, n in own.items())
-        size = _growth(counts[part].total(), own.total(), len(samples), shares[part])
+        size = _growth(sizes[part], own.total(), len(samples), shares[part])
         misplaced = sum(not is_wanted(label, part) for label in own)
         return misplaced, round(of_classes, 9), round(size, 9), part
 
     for group in sorted(groups, key=lambda g: (-groups[g].total(), sorted(groups[g]), _drawn(seed, g))):
         own = groups[group]
         place[group] = min(parts, key=lambda part: cost(part, own))
-        counts[place[group]] += own
-        left -= Counter(list(own))
+        sizes[place[group]] += own.total()
+        for label, count in own.items():  # adding Counters would pass over all classes each time
+            counts[place[group]][label] += count
+            left[label] -= 1
     return [place[sample.group] for sample in samples]
 
 
