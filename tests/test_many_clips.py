@@ -104,3 +104,15 @@ def test_many_classes_are_split_as_fast_as_few():
 
     few, many = (seconds(by_ratio, samples(classes), (0.8, 0.1, 0.1)) for classes in (10, 1000))
     assert many < 4 * few
+
+
+def test_folders_that_each_hold_a_video_of_one_name(tmp_path, monkeypatch):
+    paths = [f"take{n}/video.mp4" for n in range(4000)]
+    monkeypatch.setattr(locate, "find_videos", lambda root: {"video": paths})
+    monkeypatch.setattr(locate, "_is_clip", lambda path: False)
+    locator = locate.Locator(tmp_path)
+    rows = [Row(f"list:{n}", os.path.splitext(path)[0], "wave") for n, path in enumerate(paths)]
+    found: list[str] = []
+    took = seconds(lambda: found.extend(locator.locate(row, tmp_path / "list.csv").path for row in rows))
+    assert found == paths
+    assert took < 1.5

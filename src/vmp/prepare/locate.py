@@ -109,6 +109,15 @@ class Locator:
         return find_videos(self.root)
 
     @cached_property
+    def _below(self) -> dict[tuple[str, str], list[str]]:
+        """(Name of its folder, stem) -> paths: where every folder holds a `clip.mp4`, a stem alone has too many."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for stem, paths in self._stems.items():
+            for path in paths:
+                found.setdefault((posixpath.basename(posixpath.dirname(path)), stem), []).append(path)
+        return found
+
+    @cached_property
     def _folded(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for path in (path for paths in self._stems.values() for path in paths):
@@ -129,11 +138,11 @@ class Locator:
 
     def _by_stem(self, path: str) -> str:
         """The video of a name without suffix, or else the frame folder of that name."""
-        folder, _, stem = path.rpartition("/")
-        paths = self._stems.get(stem, [])
-        paths = [p for p in paths if VIDEO.fullmatch(p)] or paths
+        folder, _, stem = posixpath.normpath(path).rpartition("/")
+        home = posixpath.basename(folder)
+        paths = self._below.get((home, stem), []) if home else self._stems.get(stem, [])
         fits = [p for p in paths if not folder or f"/{p}".rpartition("/")[0].endswith(f"/{folder}")]
-        return _only(fits, path) or path
+        return _only([p for p in fits if VIDEO.fullmatch(p)] or fits, path) or path
 
     def _by_id(self, row: Row) -> Row:
         id = check_relative(row.path)
