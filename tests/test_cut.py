@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from runs import wait_for
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.errors import DataError, VideoReadError
+from vmp.prepare import journal
 from vmp.prepare.cut import cut_all, describe_difference
 from vmp.prepare.estimate import estimate_cutting
 from vmp.prepare.journal import CutClip
@@ -440,6 +442,23 @@ def commands(numbers: list[int]) -> list[str]:
 
 
 @pytest.mark.slow
+def test_a_source_that_changes_while_it_is_cut_is_cut_again(sources, tmp_path, monkeypatch):
+    source, started = tmp_path / "a.mp4", []
+    shutil.copy(sources / "plain.mp4", source)
+
+    def here(work, jobs, **_):
+        for job in jobs:
+            started.append(job)
+            for item in work(job):
+                os.utime(source, (1, 1))
+                yield job, item
+
+    monkeypatch.setattr(journal, "in_children", here)
+    for times in (1, 2, 2):
+        cut_to(tmp_path, source, [(3, 9)])
+        assert len(started) == times
+
+
 def test_killed_and_started_again(sources, tmp_path):
     """After SIGKILL no child and no unfinished file stays, finished clips do, and the next run makes the rest."""
     out = tmp_path / "cut"

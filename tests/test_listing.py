@@ -221,6 +221,25 @@ def test_files_are_measured_once(home, tmp_path, monkeypatch):
     assert asked == []
 
 
+def test_a_video_that_changes_while_it_is_measured_is_measured_again(tmp_path, monkeypatch):
+    """As one that is still being copied."""
+    import vmp.prepare.measure as measuring
+
+    lengths = [12, 9]
+
+    def measured(paths, **_):
+        for path in paths:
+            found = measuring.measure(path, readers=())
+            videos.numbered_video(path, lengths[0])
+            yield path, found
+
+    videos.numbered_video(tmp_path / "a.mp4", lengths[1])
+    monkeypatch.setattr(measuring, "measure_all", measured)
+    for _ in range(2):
+        found = measuring.measure_cached(tmp_path / "measured.jsonl", tmp_path, ["a.mp4"], progress=False)
+        assert found["a.mp4"].frames == lengths.pop()
+
+
 @pytest.mark.parametrize(
     ("train", "val", "message"),
     [

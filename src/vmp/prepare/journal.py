@@ -95,9 +95,10 @@ def make_files(
         }
         todo: dict[Path, list[CutClip]] = defaultdict(list)
         done: list[tuple[CutClip, Measured]] = []
+        # from before the sources are read, so that files of one that changes meanwhile are made again
+        origins = {task: _origin(task, recipe(task)) for task in tasks}
         for task in tasks:
-            before = journals[task.target.parent].find(task, recipe(task))
-            if before:
+            if before := journals[task.target.parent].find(task, origins[task]):
                 done.append((task, before))
             else:
                 todo[task.source].append(task)
@@ -119,7 +120,7 @@ def make_files(
                         left.discard(task)
                         shown.advance()
                     if not found.reason.startswith(GAVE_UP):
-                        journals[task.target.parent].add(task, recipe(task), found)
+                        journals[task.target.parent].add(task, origins[task], found)
                     yield task, found
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
@@ -157,19 +158,19 @@ class _Journal:
                 if entry.name.startswith(".") and os.path.splitext(entry.name)[0].endswith(UNFINISHED):
                     os.unlink(entry.path)
 
-    def find(self, task: CutClip, recipe: list[Any]) -> Measured | None:
-        """What a task's file holds, if it was made by the same recipe and has not changed."""
+    def find(self, task: CutClip, origin: list[Any]) -> Measured | None:
+        """What a task's file holds, if it was made from the same and has not changed."""
         entry = self.known.get(task.target.name, {})
         try:
             found = Measured.from_json(entry["measured"])
         except (KeyError, TypeError):
             return None
-        same = entry.get("made") == _origin(task, recipe) and entry.get("bytes") == _bytes(task, found)
+        same = entry.get("made") == origin and entry.get("bytes") == _bytes(task, found)
         return found if same else None
 
-    def add(self, task: CutClip, recipe: list[Any], found: Measured) -> None:
+    def add(self, task: CutClip, origin: list[Any], found: Measured) -> None:
         if found.status in ("ok", "partial"):
-            entry: dict[str, Any] = {"target": task.target.name, "made": _origin(task, recipe)}
+            entry: dict[str, Any] = {"target": task.target.name, "made": origin}
             entry |= {"bytes": _bytes(task, found), "measured": asdict(found)}
             append_record(self.folder / JOURNAL, entry)
 

@@ -235,8 +235,9 @@ def measure_cached(
                 for file, result in measure_all(todo, workers=workers, timeout=timeout):
                     found[file] = result
                     if result.status != "missing" and not result.reason.startswith(GAVE_UP):
-                        size, changed = stamp(file)
-                        entry = {"version": MEASURE_VERSION, "file": str(file), "size": size, "time": changed}
+                        # from before it was read, so that a file that changed meanwhile is measured again
+                        name, size, changed = stamps[file]
+                        entry = {"version": MEASURE_VERSION, "file": name, "size": size, "time": changed}
                         append_record(cache, entry | {"measured": asdict(result)})
                         kept += 1
                     shown.advance()
