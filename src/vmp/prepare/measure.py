@@ -251,12 +251,15 @@ def measure_cached(
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The objects in a file of JSON lines, without lines that a kill cut short; none if the file is missing."""
-    records = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    for line in text.splitlines():
-        with suppress(ValueError):
-            records.append(json.loads(line))
-    return [entry for entry in records if isinstance(entry, dict)]
+    records: list[dict[str, Any]] = []
+    if not path.exists():
+        return records
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            with suppress(ValueError):
+                entry = json.loads(line)
+                records += [entry] if isinstance(entry, dict) else []
+    return records
 
 
 def append_record(path: Path, entry: dict[str, Any]) -> None:
