@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from vmp.build import find_splits
 from vmp.cli import friendly
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.division import divide
-from vmp.prepare.folders import plan_folders, read_table, scan
+from vmp.prepare.folders import _ids, plan_folders, read_table, scan
+from vmp.prepare.list_format import Row
 
 TWO = ("wave/a.mp4", "wave/b.mp4", "kick/a.mp4", "kick/b.mp4")
 SPLIT = ("train/wave/a.mp4", "train/kick/b.mp4", "test/wave/c.mp4")
@@ -47,6 +49,18 @@ def clips(tmp_path_factory):
 def data(tmp_path_factory):
     """data.root of the tests that measure videos, so that each is measured once."""
     return tmp_path_factory.mktemp("data")
+
+
+def test_parts_of_long_videos_are_read_where_they_are(tmp_path):
+    small_video(tmp_path / "v/long.mp4", 40, fps=Fraction(1, 60))  # forty minutes
+    rows = [f"long.mp4,{label},{120 * n},{120 * n + 60},{split}" for n, (label, split) in enumerate(EACH)]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,label,start,end,split", *rows]))
+    given = [f"dataset.root={tmp_path}/v", f"dataset.csv={tmp_path}/clips.csv", f"data.root={tmp_path}/data"]
+    train = find_splits(composed("dataset=folders", "trainer.batch_size=2", *given)).train
+    assert [(clip.start, clip.end) for clip in train.clips] == [(0, 1), (2, 3)]
+
+
+EACH = [(label, split) for split in ("train", "test") for label in ("kick", "wave")]
 
 
 def listed(file: Path) -> list[dict[str, str]]:

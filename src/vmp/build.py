@@ -161,7 +161,7 @@ def _manifests(config: Config, *, progress: bool) -> tuple[Path, Path | None]:
         )
         check_enough_clips(config, len(plan.splits[f"{made}/train"]), dataset.root)
         out = home / "folders"
-        done = prepare(plan, out, allow_missing=True, **work)
+        done = prepare(plan, out, long_in_place=True, allow_missing=True, **work)
         if progress:
             print(f"{done.text}\nthe split is listed in {out / made / 'split.csv'}")
         return out / made, plan.videos

@@ -101,7 +101,7 @@ def prepare(
         return finish(unmeasured_rows(plan, there), measured=False)
     _refuse_to_overwrite([out / f"{split}.csv" for split in plan.splits])
     if how == "in place" and not long_in_place:
-        _refuse_long(plan, present)
+        _refuse_long(plan, there)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".lock").touch()
@@ -161,12 +161,10 @@ def _refuse_to_overwrite(paths: Sequence[Path]) -> None:
                 )
 
 
-def _refuse_long(plan: DatasetPlan, paths: Sequence[str]) -> None:
+def _refuse_long(plan: DatasetPlan, there: Mapping[str, bool]) -> None:
     """Raise ConfigError for broadcasts of which clips are parts."""
-    if all(item.unit == "file" for item in plan.items):
-        return
     long = []
-    for path in paths:
+    for path in sorted({item.path for item in plan.items if item.unit != "file" and there[item.path]}):
         with suppress(VideoReadError):  # measuring will say what is wrong with it
             seconds = probe(plan.videos / path).seconds
             if seconds > LONG:
