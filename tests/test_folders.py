@@ -63,6 +63,11 @@ def test_parts_of_long_videos_are_read_where_they_are(tmp_path):
 EACH = [(label, split) for split in ("train", "test") for label in ("kick", "wave")]
 
 
+def test_ids_are_unique_whatever_suffixes_files_have():
+    rows = [Row("list", path, "wave") for path in ("a.mp4", "a.avi", "a.mp4.mkv", "b.mp4", "b.mp4.mkv")]
+    assert len(set(_ids(rows).values())) == len(rows)
+
+
 def listed(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(file.open(encoding="utf-8")))
 
