@@ -51,6 +51,14 @@ def data(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
+def test_names_that_a_manifest_cannot_hold_are_refused(tmp_path):
+    for n, names in enumerate(((" wave/a.mp4", " wave/b.mp4"), ("wave/a /img_1.jpg", "wave/b.mp4"))):
+        root = tree(tmp_path / str(n), *names, "kick/a.mp4", "kick/b.mp4")
+        plan, _ = plan_folders(root, ratio=(0.5, 0, 0.5))
+        with pytest.raises(ManifestError, match="begins or ends with a blank; rename"):
+            run(plan, tmp_path / "out")
+
+
 def test_parts_of_long_videos_are_read_where_they_are(tmp_path):
     small_video(tmp_path / "v/long.mp4", 40, fps=Fraction(1, 60))  # forty minutes
     rows = [f"long.mp4,{label},{120 * n},{120 * n + 60},{split}" for n, (label, split) in enumerate(EACH)]

@@ -265,7 +265,7 @@ def check_relative(path: str) -> str:
 def inside(root: Path, path: str) -> Path:
     """The real file or folder behind a relative path, with links followed.
 
-    ValueError where it lies outside the root, or something in the folder does.
+    ValueError where it lies outside the root, or something in the folder does, or a manifest cannot hold it.
     """
     real_root = os.path.realpath(root)
     real = os.path.realpath(os.path.join(real_root, check_relative(path)))
@@ -276,6 +276,8 @@ def inside(root: Path, path: str) -> Path:
     for name, target in links.items():
         if os.path.commonpath([real_root, target]) != real_root:
             raise ValueError(
+    if path != path.strip():  # cells of a CSV are read without the blanks around them
+        raise ValueError(f"path {path!r} begins or ends with a blank; rename the file or folder")
                 f"path {name!r} is a link that leaves the dataset root {root}: it leads to {target}. Nothing outside "
                 "the root is read; put the files there (hard links and bind mounts are fine), or name a root "
                 "that holds both"
