@@ -254,10 +254,9 @@ def check_relative(path: str) -> str:
         raise ValueError(f"path {path!r} holds a control character")
     if any("\ud800" <= c <= "\udfff" for c in path):  # how Python represents bytes that are not UTF-8
         raise ValueError(f"path {path!r} is not UTF-8; rename it")
-    windows = PureWindowsPath(path)
-    if path.startswith(("/", "~", "\\")) or windows.drive:
+    if re.match(r"[/~\\]|[A-Za-z]:", path):
         raise ValueError(f"path {path!r} must be relative to the dataset root")
-    if ".." in PurePosixPath(path).parts or (os.sep == "\\" and ".." in windows.parts):
+    if ".." in PurePosixPath(path).parts or (os.sep == "\\" and ".." in PureWindowsPath(path).parts):
         raise ValueError(f"path {path!r} climbs out of the dataset root with '..'")
     return path
 
@@ -276,9 +275,9 @@ def inside(root: Path, path: str) -> Path:
     for name, target in links.items():
         if os.path.commonpath([real_root, target]) != real_root:
             raise ValueError(
+                f"path {name!r} is a link that leaves the dataset root {root}: it leads to {target}. Nothing outside "
     if path != path.strip():  # cells of a CSV are read without the blanks around them
         raise ValueError(f"path {path!r} begins or ends with a blank; rename the file or folder")
-                f"path {name!r} is a link that leaves the dataset root {root}: it leads to {target}. Nothing outside "
                 "the root is read; put the files there (hard links and bind mounts are fine), or name a root "
                 "that holds both"
             )
