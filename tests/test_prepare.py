@@ -1,5 +1,6 @@
 """From plans to manifests: what all datasets share, the command scripts/prepare.py, and training on what it made."""
 
+import fcntl
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import runs
@@ -17,6 +19,7 @@ from small_datasets import plan_cooking, plan_of, read, run, small_video
 from vmp.data.manifest import recorded_root
 from vmp.data.times import Timeline
 from vmp.errors import ConfigError, ManifestError
+from vmp.prepare import dataset as preparing
 from vmp.prepare.finegym import SETS, plan_finegym
 from vmp.prepare.hmdb51 import plan_hmdb51
 from vmp.prepare.plan import Item, shipped_classes
@@ -58,7 +61,7 @@ def test_the_shipped_classes():
 
 
 def test_videos_are_found_by_stem_in_any_depth(tmp_path):
-    for name in ("b/x.mkv", "a/x.MP4", "x.txt", "y.webm", ".hidden/z.mp4", "c/[HD] #1;-).avi"):
+    for name in ("b/x.mkv", "a/x.MP4", "a/._x.MP4", "x.txt", "y.webm", ".hidden/z.mp4", "c/[HD] #1;-).avi"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = find_videos(tmp_path)

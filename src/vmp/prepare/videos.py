@@ -45,6 +45,7 @@ def find_videos(root: Path) -> dict[str, list[str]]:
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inner, ours = os.path.relpath(folder, root), JOURNAL in names
+        names = [name for name in names if not name.startswith(".")]  # ._a.mp4: macOS's notes on a.mp4
         if inner != "." and not folders and _holds_frames(names):
             path = inner.replace(os.sep, "/")
             found.setdefault(os.path.basename(folder), []).append((ours, len(SUFFIXES), path))
