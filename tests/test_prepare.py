@@ -157,6 +157,13 @@ def test_long_videos_are_read_in_place_only_on_request(tmp_path):
     assert read(tmp_path / "out", "train").clips[0].end == 2
 
 
+def test_a_span_that_ends_as_the_first_frame_is_shown_holds_none():
+    late = Timeline(10, 25.0, first=1.0)
+    for end in (0.5, 1.0, 1.000001):
+        assert Item(id="a", path="a.mp4", label=0, end=end, unit="seconds").excess(late)
+    assert not Item(id="a", path="a.mp4", label=0, end=1.01, unit="seconds").excess(late)
+
+
 def test_where_the_videos_are_is_recorded(three, tmp_path):
     item = Item(id="g", path="good.mp4", label=0)
     run(plan_of(three, train=[item]), tmp_path / "out")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vmp.data.manifest import RECORD, read_annotation
-from vmp.data.times import Clock, Timeline
+from vmp.data.times import CLOSE, Clock, Timeline
 from vmp.errors import ConfigError
 
 TOLERANCE = 1.0  # seconds that a span may reach beyond its video, with which it then ends
@@ -56,7 +56,7 @@ class Span:
         if self.unit == "seconds":
             first, last = times.seconds(clock)[0], times.end(clock)
             late = self.end is not None and self.end > last + TOLERANCE
-            if late or self.start >= last or (self.end is not None and self.end <= first):
+            if late or self.start >= last or (self.end is not None and self.end <= first + CLOSE):
                 return f"{self} s of a video whose frames are shown from {first:.2f} to {last:.2f} s"
         elif self.unit == "frames":
             late = self.end is not None and self.end > times.frames + tolerance_in_frames(times.rate)
