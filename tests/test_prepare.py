@@ -157,6 +157,16 @@ def test_long_videos_are_read_in_place_only_on_request(tmp_path):
     assert read(tmp_path / "out", "train").clips[0].end == 2
 
 
+def test_another_process_in_the_folder_is_waited_for(three, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preparing, "PATIENCE", 0)
+    plan = plan_of(three, train=[Item(id="g", path="good.mp4", label=0)])
+    with open(tmp_path / ".lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        Timer(0.5, fcntl.flock, (other, fcntl.LOCK_UN)).start()
+        preparing.prepare(plan, tmp_path, workers=1)
+    assert f"{tmp_path}: another process measures videos or writes" in capsys.readouterr().out
+
+
 def test_a_span_that_ends_as_the_first_frame_is_shown_holds_none():
     late = Timeline(10, 25.0, first=1.0)
     for end in (0.5, 1.0, 1.000001):

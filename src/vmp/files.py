@@ -62,15 +62,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def wait_for_lock(file: Path, waiting: str, *, patience: float = 0.0) -> Any:
-    """A lock on a file, to be released by `with`; prints `waiting` where another process holds it longer than
-    `patience` seconds."""
+    """A lock on a file, to be released by `with`; prints `waiting`, if it is not empty, where another process holds it
+    longer than `patience` seconds."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(file)
     try:
         return lock.acquire(timeout=patience)
     except Timeout:
-        print(waiting, flush=True)
+        if waiting:
+            print(waiting, flush=True)
         return lock.acquire()
 
 

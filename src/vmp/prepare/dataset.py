@@ -11,14 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Unpack
-
-from filelock import FileLock
+from typing import Any, Literal, Unpack
 
 from vmp.data.columns import Clip
 from vmp.data.manifest import inside, record_root, write_classes, write_manifest
 from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
-from vmp.files import write_csv, write_json
+from vmp.files import wait_for_lock, write_csv, write_json
 from vmp.prepare.children import Work
 from vmp.prepare.estimate import describe_estimate
 from vmp.prepare.measure import measure_cached
@@ -35,6 +33,7 @@ from vmp.prepare.rows import (
 from vmp.prepare.source import probe
 from vmp.prepare.videos import why_not_found
 
+PATIENCE = 2.0  # seconds for which another process may hold a folder before that is said
 LONG = 1800.0  # seconds: longer sources are cut, or read in place only where the command says --in-place
 How = Literal["in place", "cut", "remux"]
 
@@ -107,7 +106,7 @@ def prepare(
         (out / ".lock").touch()
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written to ({error.strerror})") from None
-    with FileLock(out / ".lock"):
+    with lock_folder(out, **work):
         if how == "cut":
             clips = cut_rows(plan, there, out, short_side=short_side, **work)
         elif how == "remux":
@@ -139,6 +138,13 @@ def prepare(
         }
         write_json(out / "prepare.json", record)
     return finish(clips, measured=True, written=written)
+
+
+def lock_folder(folder: Path, *, progress: bool = True, **_: Any) -> Any:
+    """A lock on a folder of manifests and measurements, to be released by `with`; says whom it waits for, if
+    `progress` (of Work)."""
+    waiting = f"{folder}: another process measures videos or writes manifests there; waiting for it"
+    return wait_for_lock(folder / ".lock", waiting if progress else "", patience=PATIENCE)
 
 
 def _is_there(root: Path, path: str) -> bool:

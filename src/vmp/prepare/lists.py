@@ -12,14 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from filelock import FileLock
-
 from vmp.data.columns import Clip
 from vmp.data.manifest import parse_label, raise_faults, read_classes, spread
 from vmp.data.times import Clock
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
-from vmp.prepare.dataset import count_table, write_manifests
+from vmp.prepare.dataset import count_table, lock_folder, write_manifests
 from vmp.prepare.division import check_groups, look_alikes, note_copies, note_untested
 from vmp.prepare.list_format import NUMERIC, Row, read_list
 from vmp.prepare.locate import Locator
@@ -79,7 +77,7 @@ def make_list(
     ]
     folder = home / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / ".lock"):
+    with lock_folder(home, **work):
         paths = sorted({item.path for item in plan.items})
         found = measure_cached(home / "measured.jsonl", videos, paths, **work)
         _check_frame_counts(rows, found)
