@@ -5,9 +5,11 @@ import stat
 import tarfile
 import zipfile
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from small_datasets import zipped
 
 from vmp.errors import ConfigError, DataError
@@ -29,6 +31,29 @@ def test_nested_archives_are_unpacked_once(tmp_path):
     unpack(outer, tmp_path / "out", say=message.append)
     assert len(message) == 3
     assert not list((tmp_path / "out").glob(".unpacking-*"))
+
+
+def test_an_archive_that_was_replaced_is_unpacked_anew(tmp_path):
+    for data in (b"old", b"newer"):
+        inner = zipped(tmp_path / "climb.zip", {"climb/0.avi": data})
+        outer = zipped(tmp_path / "all.zip", {"climb.zip": inner.read_bytes(), "note.txt": data})
+        unpack(outer, tmp_path / "out", say=lambda said: None)
+        assert (tmp_path / "out/climb/0.avi").read_bytes() == (tmp_path / "out/note.txt").read_bytes() == data
+
+
+def test_two_processes_do_not_unpack_into_one_folder(tmp_path, monkeypatch, capsys):
+    archive = zipped(tmp_path / "a.zip", {"climb/0.avi": b"x"})
+    (tmp_path / "out/.unpacking-other").mkdir(parents=True)
+    other = FileLock(tmp_path / "out/.lock", thread_local=False)
+    other.acquire()
+    begun = Thread(target=unpack, args=(archive, tmp_path / "out"))
+    begun.start()
+    begun.join(0.5)
+    assert (tmp_path / "out/.unpacking-other").is_dir()
+    other.release()
+    begun.join()
+    assert (tmp_path / "out/climb/0.avi").is_file()
+    assert "another process unpacks archives there; waiting for it" in capsys.readouterr().out
 
 
 def test_members_that_leave_their_folder_are_refused(tmp_path):

@@ -3,7 +3,7 @@
 Notable here:
 - an archive may name members outside its folder, or hold links: members are checked before and after unpacking;
 - each archive is unpacked into a temporary folder and moved into place when it is whole; a file marks it as done, so
-  that a run that was killed can continue;
+  that a run that was killed can continue. It names the archive's size and time: one that was replaced is unpacked anew;
 - Python reads ZIP and tar. RAR needs a program, and some builds read only some kinds of RAR: all are tried, one after
   another.
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 from vmp.data.manifest import check_relative
 from vmp.errors import ConfigError, DataError, shortlist
+from vmp.files import stamp, wait_for_lock
 
 TARS = (".tar", ".tar.gz", ".tgz")
 LARGEST = 50  # members may be this many times the size of their archive together
@@ -34,29 +35,30 @@ def unpack(source: Path, target: Path, *, say: Callable[[str], None] = print) ->
         ConfigError: no tool for RAR is installed.
         DataError: an archive is damaged or names members outside its folder.
     """
-    for left in target.glob(".unpacking-*"):
-        shutil.rmtree(left)
     target.mkdir(parents=True, exist_ok=True)
-    _unpack(source, target, say)
+    with wait_for_lock(target / ".lock", f"{target}: another process unpacks archives there; waiting for it"):
+        for left in target.glob(".unpacking-*"):
+            shutil.rmtree(left)
+        for archive in [source] if source.is_file() else sorted(p for p in source.iterdir() if is_archive(p)):
+            _unpack(archive, target, say, home=archive.parent, mark="{} {}".format(*stamp(archive)))
     return target
 
 
-def _unpack(source: Path, target: Path, say: Callable[[str], None], *, within: Path | None = None) -> None:
-    archives = [source] if source.is_file() else sorted(p for p in source.iterdir() if is_archive(p))
-    for archive in archives:
-        inner = archive.relative_to(within or archive.parent)  # train/part_0.zip and val/part_0.zip are two
-        done = target / f".{'+'.join(inner.parts)}.done"
-        if done.exists():
-            continue
-        say(f"unpack {archive}")
-        with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as held:
-            _unpack_one(archive, Path(held))
-            for nested in [path for path in sorted(Path(held).rglob("*")) if is_archive(path)]:
-                _unpack(nested, target, say, within=Path(held))
-                nested.unlink()
-            for entry in sorted(Path(held).iterdir()):
-                _merge(entry, target / entry.name)
-        done.touch()
+def _unpack(archive: Path, target: Path, say: Callable[[str], None], *, home: Path, mark: str) -> None:
+    """Unpack an archive and those inside it; `mark` is that of the outermost one."""
+    inner = archive.relative_to(home)  # train/part_0.zip and val/part_0.zip are two
+    done = target / f".{'+'.join(inner.parts)}.done"
+    if done.exists() and done.read_text(encoding="utf-8") == mark:
+        return
+    say(f"unpack {archive}")
+    with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as held:
+        _unpack_one(archive, Path(held))
+        for nested in [path for path in sorted(Path(held).rglob("*")) if is_archive(path)]:
+            _unpack(nested, target, say, home=Path(held), mark=mark)
+            nested.unlink()
+        for entry in sorted(Path(held).iterdir()):
+            _merge(entry, target / entry.name)
+    done.write_text(mark, encoding="utf-8")
 
 
 def is_archive(path: Path) -> bool:
