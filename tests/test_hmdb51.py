@@ -1,13 +1,14 @@
 """HMDB-51 from a small tree with the traps of the real one."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import videos
 from small_datasets import NAMES, USES, number, read, run, write_splits
 
 from vmp.errors import ConfigError, ManifestError
-from vmp.prepare.hmdb51 import digest, plan_hmdb51
+from vmp.prepare.hmdb51 import _splits_folder, digest, plan_hmdb51
 from vmp.prepare.plan import shipped_classes
 
 
@@ -108,6 +109,25 @@ def test_hmdb51_cut_to_small_files(hmdb, tmp_path):
     again = plan_hmdb51(tmp_path / "clips", hmdb / "testTrainMulti_7030_splits")
     with pytest.raises(ConfigError, match="was cut before"):  # its own clips are no sources
         run(again, tmp_path, allow_missing=True, how="cut")
+
+
+def test_hmdb51_from_its_own_folder_copied_from_a_mac(hmdb, tmp_path, monkeypatch):
+    shutil.copytree(hmdb / "videos", tmp_path / "videos")
+    copied = shutil.copytree(hmdb / "testTrainMulti_7030_splits", tmp_path / "splits")
+    (copied / "._climb_test_split1.txt").write_bytes(b"\0\5\26\7Mac OS X")
+    monkeypatch.chdir(tmp_path / "videos")
+    assert plan_hmdb51(Path()).splits == plan_hmdb51(hmdb / "videos").splits
+
+
+def test_hmdb51_takes_the_first_of_several_folders_of_splits_by_name(tmp_path, monkeypatch):
+    def walk(root):  # as a file system may list it
+        folders = ["b", "a"]
+        yield str(root), folders, []
+        for name in folders:
+            yield f"{root}/{name}", [], ["climb_test_split1.txt"]
+
+    monkeypatch.setattr("os.walk", walk)
+    assert _splits_folder(tmp_path, tmp_path) == tmp_path / "a"
 
 
 def test_hmdb51_from_lists_of_mmaction2(hmdb, tmp_path):

@@ -87,7 +87,7 @@ def read_splits(folder: Path, classes: tuple[str, ...]) -> tuple[dict[int, Fold]
     official = {
         (match[1], int(match[2])): file
         for file in sorted(folder.iterdir())
-        if (match := re.fullmatch(r"(.+)_test_split_?([123])\.txt", file.name))
+        if (match := re.fullmatch(r"([^.].*)_test_split_?([123])\.txt", file.name))
     }
     lists = {
         (int(match[2]), "train" if match[1] == "train" else "test"): file
@@ -148,13 +148,15 @@ _FETCH_SPLITS = f"unpack test_train_splits.rar from {PAGE} and name its folder o
 def _splits_folder(videos: Path, splits: Path | None) -> Path:
     if splits and not splits.is_dir():
         raise ConfigError(f"--splits {splits}: no such folder; {_FETCH_SPLITS}")
-    places = [home / place for home in (videos, videos.parent) for place in PLACES]
+    beside = Path(os.path.abspath(videos)).parent  # also of "."
+    places = [home / place for home in (videos, beside) for place in PLACES]
     for root in [splits] if splits else places:
-        for folder, _, names in os.walk(root):
+        for folder, folders, names in os.walk(root):
+            folders.sort()
             if any(map(_SPLIT_FILE.search, names)):
                 return Path(folder)
-    if not splits and any(map(_SPLIT_FILE.search, os.listdir(videos.parent))):  # mmaction2's lists lie there
-        return videos.parent
+    if not splits and any(map(_SPLIT_FILE.search, os.listdir(beside))):  # mmaction2's lists lie there
+        return beside
     if splits:
         raise ConfigError(f"--splits {splits}: holds no split files; {_FETCH_SPLITS}")
     raise ConfigError(f"no split files in {', '.join(PLACES)} under or beside {videos}; {_FETCH_SPLITS}")
