@@ -36,6 +36,10 @@ FORMS = {
     "pandas with its index, twice": "Unnamed: 0,path,label\n0,v/a b.mp4,0\n1,v/c.mp4,1\n",
     "columns in another order": "label,path,fps,num_frames\n0,v/a b.mp4,25,60\n1,v/c.mp4,25,60\n",
     "Kaggle's UCF101": "clip_name,clip_path,label\na b,v/a b.mp4,0\nc,v/c.mp4,1\n",
+    "Excel, with a column that is empty": "\ufeffpath;label;;\r\nv/a b.mp4;0;;\r\nv/c.mp4;1;;\r\n;;;\r\n",
+    "Excel without a header, with lines that are empty": "v/a b.mp4;0\r\nv/c.mp4;1\r\n;\r\n",
+    "empty cells at the ends of some lines": "path,label\nv/a b.mp4,0,\nv/c.mp4,1\n",
+    "blanks before quotes": 'path, label\n"v/a b.mp4", "0"\nv/c.mp4, "1"\n',
     "a byte order mark": "\ufeffpath,label\nv/a b.mp4,0\nv/c.mp4,1\n",
 }
 
@@ -82,6 +86,14 @@ def test_a_file_of_all_splits(tmp_path):
     assert [row.path for row in read_list(tmp_path / "all.csv", "val")] == ["b.mp4"]
     with pytest.raises(ManifestError, match="no row of test in column split, which holds train, validation"):
         read_list(tmp_path / "all.csv", "test")
+    (tmp_path / "all.csv").write_text(f"{MIXED}d.mp4,y,unused\n")
+    assert len(read_list(tmp_path / "all.csv", "train")) == 2
+
+
+@pytest.mark.parametrize(("written", "fps"), [("30000/1001", 29.97), ("25", 25), ("0/0", 0), ("?", 0)])
+def test_frame_rates_as_ffprobe_writes_them(tmp_path, written, fps):
+    (tmp_path / "all.csv").write_text(f"path,label,fps\na,x,{written}\n")
+    assert read_list(tmp_path / "all.csv")[0].fps == pytest.approx(fps, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -201,13 +201,19 @@ def read_annotation(path: Path) -> str:
 
 
 def read_csv(
-    path: Path, *, required: Sequence[str], delimiter: str = ",", index: bool = False
+    path: Path, *, required: Sequence[str], delimiter: str = ",", tolerant: bool = False
 ) -> list[tuple[int, dict[str, str]]]:
     """Rows of a CSV with a header, each with its line number; cells are stripped, blank lines skipped.
 
-    With `index` the first column may have no name, as pandas writes its index. Faults raise ManifestError.
+    Faults raise ManifestError. `tolerant` of what programs write beside the columns: the first one may have no name
+    (the index of pandas), and empty cells at the ends of lines do not count (Excel's columns that were used once).
     """
-    reader = csv.reader(io.StringIO(read_annotation(path)), delimiter=delimiter, strict=True)
+    reader = csv.reader(
+        io.StringIO(read_annotation(path)),
+        delimiter=delimiter,
+        skipinitialspace=delimiter != " ",  # a quote may follow ", "
+        strict=True,
+    )
     rows: list[tuple[int, dict[str, str]]] = []
     header: list[str] | None = None
     before = 0
@@ -218,12 +224,16 @@ def read_csv(
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
-                if fault := _header_fault(header[index and not header[0] :], required):
+                while tolerant and not header[-1]:
+                    header.pop()
+                if fault := _header_fault(header[tolerant and not header[0] :], required):
                     found = ", ".join(name if name.isprintable() else repr(name) for name in header)
                     raise ManifestError(
                         f"{path}:{line}: {fault}; found {found[:400]}. The first line must name the columns."
                     )
                 continue
+            if tolerant and not any(cell.strip() for cell in cells[len(header) :]):
+                cells = cells[: len(header)]
             if len(cells) != len(header):
                 raise ManifestError(
                     f"{path}:{line}: {len(cells)} cells under {len(header)} columns; a cell with a {delimiter!r} needs "
@@ -266,6 +276,8 @@ def inside(root: Path, path: str) -> Path:
 
     ValueError where it lies outside the root, or something in the folder does, or a manifest cannot hold it.
     """
+    if path != path.strip():  # cells of a CSV are read without the blanks around them
+        raise ValueError(f"path {path!r} begins or ends with a blank; rename the file or folder")
     real_root = os.path.realpath(root)
     real = os.path.realpath(os.path.join(real_root, check_relative(path)))
     links = {path: real}
@@ -276,8 +288,6 @@ def inside(root: Path, path: str) -> Path:
         if os.path.commonpath([real_root, target]) != real_root:
             raise ValueError(
                 f"path {name!r} is a link that leaves the dataset root {root}: it leads to {target}. Nothing outside "
-    if path != path.strip():  # cells of a CSV are read without the blanks around them
-        raise ValueError(f"path {path!r} begins or ends with a blank; rename the file or folder")
                 "the root is read; put the files there (hard links and bind mounts are fine), or name a root "
                 "that holds both"
             )

@@ -101,7 +101,7 @@ def read_list(path: Path, split: str = "") -> list[Row]:
 
     `split` is train, val or test: the rows to take of a file whose column `split` names several.
     """
-    lines = read_lines(path)
+    lines = [(number, line) for number, line in read_lines(path) if line.strip(' \t,;"')]
     if not lines:
         raise ManifestError(f"{path}: no clips; wanted is {WANTED}")
     if _OFFICIAL_HMDB.fullmatch(path.name):
@@ -124,7 +124,9 @@ def read_list(path: Path, split: str = "") -> list[Row]:
 
 def _cells(line: str, separator: str) -> list[str]:
     try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, strict=True))]
+        skip = separator != " "
+        cells = next(csv.reader([line], delimiter=separator, skipinitialspace=skip, strict=True))
+        return [cell.strip() for cell in cells]
     except (csv.Error, StopIteration):
         return [cell.strip().strip('"') for cell in line.split(separator)]
 
@@ -152,7 +154,7 @@ KNOWN = {
 
 
 def _with_header(path: Path, separator: str, split: str) -> list[Row]:
-    table = read_csv(path, required=(), delimiter=separator, index=True)
+    table = read_csv(path, required=(), delimiter=separator, tolerant=True)
     if not table:
         return []
     columns = _columns(path, list(table[0][1]))
@@ -167,8 +169,7 @@ def _with_header(path: Path, separator: str, split: str) -> list[Row]:
             raise ValueError(f"end {end:g} must be after start {start or 0:g}")
         if not found["path"]:
             raise ValueError(f"{columns['path']} is empty")
-        label, rate = _checked_label(found["label"]), found.get("fps", "")
-        fps = float(rate) if NUMBER.fullmatch(rate) else 0.0
+        label, fps = _checked_label(found["label"]), _rate(found.get("fps", ""))
         group, own = found.get("group", ""), found.get("split", "")
         return Row(
             where, found["path"], label, start, end, in_frames, id=is_id, group=group, split=own, fps=fps
@@ -246,6 +247,14 @@ def _moment(text: str, name: str, frames: bool) -> float | None:
         kind = "frame number from 0 up" if frames else "time in seconds from 0 up, such as 90 or 1.5"
         raise ValueError(f"{name} {text[:80]!r} is not a {kind}")
     return value
+
+def _rate(text: str) -> float:
+    """Frames per second, also as ffprobe writes them (30000/1001); 0 for anything else, which files may say."""
+    whole, _, part = text.partition("/")
+    if not NUMBER.fullmatch(whole) or not NUMBER.fullmatch(part or "1") or not float(part or "1"):
+        return 0.0
+    return float(whole) / float(part or "1")
+
 
 
 def _checked_label(label: str) -> str:
