@@ -96,6 +96,15 @@ def test_frame_rates_as_ffprobe_writes_them(tmp_path, written, fps):
     assert read_list(tmp_path / "all.csv")[0].fps == pytest.approx(fps, abs=1e-3)
 
 
+@pytest.mark.parametrize("word", ["tarin", ""])
+def test_rows_of_no_known_split_are_not_left_out_silently(tmp_path, word):
+    (tmp_path / "all.csv").write_text(f"{MIXED}d.mp4,y,{word}\n")
+    with pytest.raises(
+        ManifestError, match=f"all.csv:5: split '{word}'; allowed are train, val, test and unused"
+    ):
+        read_list(tmp_path / "all.csv", "train")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

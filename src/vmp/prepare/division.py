@@ -19,10 +19,8 @@ from typing import Any
 from vmp.data.frames import frame_files
 from vmp.data.manifest import raise_faults
 from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
-from vmp.prepare.list_format import Row
+from vmp.prepare.list_format import UNUSED, Row
 from vmp.prepare.splits import PARTS, Sample, by_folds, by_ratio
-
-UNUSED = "unused"  # of a clip in no split, in the column `split`
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from vmp.data.manifest import raise_faults, spread
 from vmp.errors import ConfigError, ManifestError, shortlist
-from vmp.prepare.division import UNUSED, Division, divide, look_alikes
-from vmp.prepare.list_format import SPLITS, Row, read_list
+from vmp.prepare.division import Division, divide, look_alikes
+from vmp.prepare.list_format import SPLITS, UNUSED, Row, read_list
 from vmp.prepare.locate import Locator
 from vmp.prepare.plan import Check, DatasetPlan, Item
 from vmp.prepare.videos import SUFFIXES, is_frame_folder

@@ -51,6 +51,7 @@ SPLITS = {
     "val": ("val", "valid", "validate", "validation"),
     "test": ("test", "testing"),
 }
+UNUSED = "unused"  # of a clip in no split, in the column `split`
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 WANTED = (
     "a header with columns such as path,label or path,label,start,end (seconds) or path,label,start_frame,end_frame or "
@@ -226,7 +227,7 @@ def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
 def _of_split(
     path: Path, table: list[tuple[int, dict[str, str]]], column: str, split: str
 ) -> list[tuple[int, dict[str, str]]]:
-    """The rows of one split, where the file holds several; else all rows."""
+    """The rows of one split, where the file holds several; else all. ManifestError for rows of an unknown split."""
     values = {cells[column].lower() for _, cells in table} if column else set()
     if len(values) < 2 or not split:
         return table
@@ -236,7 +237,23 @@ def _of_split(
             f"{path}: no row of {split} in column {column}, which holds {', '.join(sorted(values))[:200]}; "
             f"wanted is {' or '.join(SPLITS[split])}"
         )
+    known = {UNUSED, *(word for words in SPLITS.values() for word in words)}
+    strange = [(line, cells[column]) for line, cells in table if cells[column].lower() not in known]
+    raise_faults(
+        [
+            f"{path}:{line}: {column} {word[:80]!r}; allowed are train, val, test and {UNUSED}"
+            for line, word in strange
+        ]
+    )
     return own
+
+
+def _rate(text: str) -> float:
+    """Frames per second, also as ffprobe writes them (30000/1001); 0 for anything else, which files may say."""
+    whole, _, part = text.partition("/")
+    if not NUMBER.fullmatch(whole) or not NUMBER.fullmatch(part or "1") or not float(part or "1"):
+        return 0.0
+    return float(whole) / float(part or "1")
 
 
 def _moment(text: str, name: str, frames: bool) -> float | None:
@@ -247,14 +264,6 @@ def _moment(text: str, name: str, frames: bool) -> float | None:
         kind = "frame number from 0 up" if frames else "time in seconds from 0 up, such as 90 or 1.5"
         raise ValueError(f"{name} {text[:80]!r} is not a {kind}")
     return value
-
-def _rate(text: str) -> float:
-    """Frames per second, also as ffprobe writes them (30000/1001); 0 for anything else, which files may say."""
-    whole, _, part = text.partition("/")
-    if not NUMBER.fullmatch(whole) or not NUMBER.fullmatch(part or "1") or not float(part or "1"):
-        return 0.0
-    return float(whole) / float(part or "1")
-
 
 
 def _checked_label(label: str) -> str:
