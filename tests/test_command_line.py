@@ -1,5 +1,7 @@
 """What a person types: text, lists and options are read as meant, errors end with code 2, --help is complete."""
 
+import errno
+import os
 import re
 import shlex
 import subprocess
@@ -160,6 +162,13 @@ def test_ctrl_c_while_hydra_is_imported_shows_no_traceback(monkeypatch, capsys):
         raise AssertionError
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_server_of_files_that_fails_shows_no_traceback(capsys):
+    for fault in (errno.ESTALE, errno.EIO):
+        with pytest.raises(SystemExit, match="2"), friendly():
+            raise OSError(fault, os.strerror(fault), "/share/a.mp4")
+        assert f"/share/a.mp4: cannot be read or written ({os.strerror(fault)})" in capsys.readouterr().err
 
 
 def test_help_is_readable_and_needs_no_torch():

@@ -25,6 +25,7 @@ _NO_ACCESS = (
     errno.ENAMETOOLONG,
     errno.ENOSPC,
     errno.EDQUOT,
+    *(errno.EIO, errno.ESTALE),  # a disk or a server of files that fails
 )
 
 
