@@ -13,6 +13,7 @@ from runs import ROOT, bright_or_dark, overrides_for
 from vmp.engine import dist
 from vmp.errors import ConfigError, RunError
 from vmp.ranks import MPI, first_host, read_rank
+from vmp.runs.score import loader_workers
 
 SRUN = {  # of a task of `srun -N2 --ntasks-per-node=2`
     "SLURM_JOB_ID": "1234",
@@ -121,6 +122,26 @@ def test_one_device_for_two_processes_is_refused(monkeypatch):
         monkeypatch.setenv(name, "2")
     with pytest.raises(ConfigError, match=r"cuda:0: names one device for 2 processes"):
         dist.start("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("started", "loaders"),
+    [
+        ({}, 8),
+        (TORCHRUN, 5),  # half of 12
+        (SRUN, 5),
+        (SRUN | {"SLURM_CPUS_PER_TASK": "4"}, 3),  # each task has four
+        (TORCHRUN | {"SLURM_CPUS_PER_TASK": "8"}, 3),  # torchrun's two processes are in one task
+        (TORCHRUN | {"SLURM_CPUS_PER_TASK": "1"}, 1),
+    ],
+)
+def test_loader_processes_follow_from_the_share_of_the_cpus(started, loaders, monkeypatch):
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr("os.process_cpu_count", lambda: 12, raising=False)
+    assert loader_workers(None) == loaders
+    assert loader_workers(2) == 2
 
 
 # --- the batch script of docs/several_devices.md -------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Test a model with a run's settings: after an epoch, for the result, and again later with evaluate.py."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -206,5 +207,11 @@ def print_result(folder: Path, *, classes: int | None = None) -> None:
 
 
 def loader_workers(wanted: int | None) -> int:
-    """Loader processes: as wanted, or one fewer than the CPUs that this process has, at most 8."""
-    return min(8, max(1, cpus() // read_rank().local_world - 1)) if wanted is None else wanted
+    """Loader processes: as wanted, or one fewer than this process's share of the CPUs, at least 1 and at most 8."""
+    if wanted is not None:
+        return wanted
+    here = read_rank()
+    shared = (
+        here.starter != "Slurm" or "SLURM_CPUS_PER_TASK" not in os.environ
+    )  # which is a task's own share already
+    return min(8, max(1, cpus() // (here.local_world if shared else 1) - 1))
