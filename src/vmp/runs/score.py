@@ -211,7 +211,6 @@ def loader_workers(wanted: int | None) -> int:
     if wanted is not None:
         return wanted
     here = read_rank()
-    shared = (
-        here.starter != "Slurm" or "SLURM_CPUS_PER_TASK" not in os.environ
-    )  # which is a task's own share already
-    return min(8, max(1, cpus() // (here.local_world if shared else 1) - 1))
+    # with --cpus-per-task, cpus() is what srun gave this task alone
+    alone = here.starter == "Slurm" and "SLURM_CPUS_PER_TASK" in os.environ
+    return min(8, max(1, cpus() // (1 if alone else here.local_world) - 1))
