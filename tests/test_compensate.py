@@ -115,3 +115,15 @@ def test_frames_that_are_too_small_and_kinds_that_there_are_not():
         ExtendedPrompt(compensate="translation")(torch.zeros(1, 3, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="compensate = 'rotation': must be one of none, translation, affine"):
         ExtendedPrompt(compensate="rotation")
+
+
+@pytest.mark.parametrize("kind", ["translation", "affine"])
+def test_autocast_changes_no_difference(kind):
+    """In bfloat16 the places of these pixels would be rounded to a quarter of a pixel, and so would the motion."""
+    big = smooth_texture(96)
+    frames = torch.stack([big[2 * t : 2 * t + 64, 20 - 3 * t : 84 - 3 * t] for t in range(4)])
+    clip = (255 * frames).to(torch.uint8).expand(1, 3, 4, 64, 64)
+    layer = ExtendedPrompt(compensate=kind)
+    differences = layer.differences(clip)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer.differences(clip), differences)

@@ -10,10 +10,14 @@ Notable here:
 - a pixel's vote is divided by its squared gradient: it counts by its area, not by the contrast of what it shows, or a
   bright object would decide for a dull scene;
 - where the earlier frame shows nothing, at the borders that the camera brings in, the difference is 0: no motion;
-- the estimate is a constant for the gradient. Slope and shift are learned as in the paper, on other differences.
+- the estimate is a constant for the gradient. Slope and shift are learned as in the paper, on other differences;
+- autocast is off: bfloat16 rounds places beyond 64 pixels from the middle to half a pixel, and CUDA solves no linear
+  system in it.
 
 Shapes: B clips, T pairs of frames, H x W pixels; motions in pixels, x to the right, y down.
 """
+
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +37,10 @@ def compensated_differences(earlier: Tensor, later: Tensor, *, kind: str) -> Ten
         ValueError: frames of less than 16 pixels per side.
     """
     before, after = earlier.flatten(0, 1), later.flatten(0, 1)  # (BT, H, W)
-    moved, seen = warp(before, camera_motion(before, after, kind=kind))
+    # no context without autocast: torch.export could not save it
+    on = torch.is_autocast_enabled(earlier.device.type)
+    with torch.autocast(earlier.device.type, enabled=False) if on else nullcontext():
+        moved, seen = warp(before, camera_motion(before, after, kind=kind))
     return ((after - moved) * seen).view(earlier.shape)
 
 
