@@ -5,6 +5,7 @@ import torch
 from runs import folder, start
 from torch import nn
 
+from vmp.controls import OtherClipPrompt
 from vmp.engine import checkpoint
 from vmp.engine.average import Average
 from vmp.engine.plan import TrainingState
@@ -99,6 +100,31 @@ def test_weights_with_two_names_are_kept_too():
     for kept, mean in ((model, average), (other, again)):
         assert torch.equal(kept[0].weight, trained["0.weight"])
         assert all(torch.equal(mean.state_dict()[name], averaged[name]) for name in averaged)
+
+
+def test_what_a_control_keeps_of_a_clip_is_not_averaged():
+    """Its size is known with the first clip only, and a mean of clips has less motion than any of them."""
+
+    def see_another_clip(model, average, step):
+        generator = torch.Generator().manual_seed(step)
+        model[0](torch.randint(0, 256, (2, 3, 4, 6, 6), dtype=torch.uint8, generator=generator))
+        average.update(step)
+
+    model, other = (nn.Sequential(OtherClipPrompt()) for _ in range(2))
+    average = Average(model, decay=0.9, warmup=False)
+    for step in (1, 2):
+        see_another_clip(model, average, step)
+    kept = model[0].kept.clone()
+    assert kept.any()
+    assert torch.equal(average.state_dict()["0.kept"], kept)
+    with average.in_place():
+        assert torch.equal(model[0].kept, kept)
+    own = Average(other, decay=0.9, warmup=False)
+    other.load_state_dict(average.state_dict())
+    own.restore(average.trained())
+    for one, of_one in ((model, average), (other, own)):
+        see_another_clip(one, of_one, 3)
+    assert all(torch.equal(own.state_dict()[name], value) for name, value in average.state_dict().items())
 
 
 @pytest.mark.slow

@@ -56,6 +56,7 @@ class OtherClipPrompt(MotionPrompt):
     """
 
     kept: Tensor
+    not_averaged = ("kept",)  # an average of clips has less motion than any of them (engine/average.py)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

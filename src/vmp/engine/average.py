@@ -2,6 +2,7 @@
 
 Notable here:
 - batch normalisation's running statistics are averaged with the weights (train.precise_bn recomputes them afterwards);
+- buffers that a module names in `not_averaged` are neither weights nor statistics, and stay those of the trained model;
 - the decay during warm-up is a function of the step, so a checkpoint needs only the average itself;
 - training continues from the trained weights, which are exchanged with the average for the time of a validation;
 - torch.optim.swa_utils.AveragedModel would not make this shorter. It starts at the weights after the first update, its
@@ -26,14 +27,21 @@ class Average:
 
     def __init__(self, model: nn.Module, *, decay: float, warmup: bool) -> None:
         self.model, self.decay, self.warmup = model, decay, warmup
+        modules = model.named_modules(remove_duplicate=False)
+        self._left = {
+            f"{place}.{name}".lstrip(".")
+            for place, module in modules
+            for name in getattr(module, "not_averaged", ())
+        }
         self._tensors = {name: tensor.clone() for name, tensor in self.trained().items()}
 
     def trained(self) -> dict[str, Tensor]:
-        """The model's own floating tensors by name, without copying them."""
-        return {name: t for name, t in self.model.state_dict().items() if t.is_floating_point()}
+        """The model's own tensors that are averaged, by name, without copying them."""
+        state = self.model.state_dict()
+        return {name: t for name, t in state.items() if t.is_floating_point() and name not in self._left}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The model's state with averaged floating tensors; integer tensors are the trained model's."""
+        """The model's state with averaged floating tensors; the others are the trained model's."""
         return self.model.state_dict() | self._tensors
 
     def update(self, step: int) -> None:
