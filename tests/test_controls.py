@@ -1,5 +1,8 @@
 """Control arms: constant attention, and attention from another clip."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -91,6 +94,32 @@ def test_a_single_clip_in_training_takes_the_one_before_it():
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_drawing_the_start_of_a_run_leaves_no_clip_in_the_layer():
+    """The pictures of a tracker must not change what is trained."""
+    from vmp.train import Session
+
+    drawn: list[Any] = []
+    model = PromptedClassifier(torch.nn.Identity(), prompts={"video": other_clip_layer()}).train()
+    clip = SimpleNamespace(id="a")
+    split = SimpleNamespace(
+        test_clips=lambda *_: [(0, clips(1), torch.ones(1))], present=SimpleNamespace(clips=[clip])
+    )
+    tracker = SimpleNamespace(
+        wants_panels=lambda *_, **__: True, log_panels=lambda epoch, step, pictures: drawn.extend(pictures)
+    )
+    parts: dict[str, Any] = {
+        "config": SimpleNamespace(logger=SimpleNamespace(max_panels=1)),
+        "splits": {"val": split},
+        "log": SimpleNamespace(warn=pytest.fail),
+        "tracker": tracker,
+        "plan": SimpleNamespace(steps_per_epoch=1),
+        **dict.fromkeys(("processes", "stopping")),
+    }
+    Session(**parts, model=model).show_attention(0, last=1)
+    assert len(drawn) == 1
+    assert not model.get_submodule("prompts.video").kept.numel()
 
 
 def test_true_attention_is_where_the_object_was_and_is():

@@ -403,6 +403,7 @@ class Session:
         if not self.tracker.wants_panels(epoch, last=last):
             return
         split = self.splits["val" if "val" in self.splits else "test"]
+        self.model.eval()  # OtherClipPrompt keeps what it sees in training; the loop sets the mode before each clip
         try:
             dataset = split.test_clips(self.config, self.model)
             few = spread_clips(dataset, self.config.logger.max_panels)
