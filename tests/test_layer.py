@@ -162,6 +162,14 @@ def test_nothing_is_kept_but_the_clip_and_scalars():
     assert large == {clip.data_ptr()}
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_empty_batch_gives_no_prompts(device):
+    """meta: a device other than the CPU, where a batch is not cut into tiles."""
+    out = MotionPrompt().to(device)(torch.empty(0, 3, 4, 8, 8, device=device))
+    assert out.prompts.shape == (0, 3, 3, 8, 8)
+    assert out.variation.shape == ()
+
+
 def test_variation_can_be_skipped_and_is_zero_below_two_maps():
     clip = torch.from_numpy(pixels(t=4))
     layer = MotionPrompt(m=0.5, n=0.1)

@@ -79,7 +79,7 @@ def _tiles(clip: Tensor) -> Iterator[tuple[slice, slice, slice, slice]]:
     row = 4 * c * t * w  # bytes in float32
     most = ALONE if torch.get_num_threads() == 1 else SHARED
     if clip.device.type != "cpu":
-        clips, rows = b, h
+        clips, rows = max(1, b), h
     elif row * h <= most:
         clips, rows = most // max(1, row * h), h
     else:
