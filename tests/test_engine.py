@@ -392,6 +392,21 @@ def test_memory_that_runs_out_has_many_names(said):
         raise RuntimeError(said)
 
 
+def test_a_parameter_without_a_gradient_under_several_processes(tmp_path):
+    """The real error of torch, which one process in a group of its own gives, too."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = torch.nn.Linear(2, 2)
+        model.unused = torch.nn.Parameter(torch.zeros(1))
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        wrapped(torch.ones(1, 2)).sum().backward()
+        with pytest.raises(RunError, match=r"get no gradient.*requires_grad_"), explain_torch_errors(None):
+            wrapped(torch.ones(1, 2))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_a_session_with_other_code_is_recorded_and_logged(tmp_path, monkeypatch):
     log = Log(tmp_path / "log.txt")
     here = dist.Processes(0, 1, torch.device("cpu"))

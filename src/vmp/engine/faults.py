@@ -66,6 +66,12 @@ def _explain(
             "Without compilation, start another run: trainer.compile=false tag=WORD. TORCHDYNAMO_VERBOSE=1 and "
             "TORCH_LOGS show more of torch's own messages, and docs/precision.md says what compilation needs."
         )
+    if "Expected to have finished reduction" in text:
+        return RunError(
+            "some parameters of the model get no gradient, and several processes wait for that of every parameter. "
+            "Leave these out of the backbone, or freeze them there with requires_grad_(False); "
+            "TORCH_DISTRIBUTED_DEBUG=INFO names them. Or train with one process."
+        )
     if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
         return RunError(
             f"another process of this run died or stopped answering ({first}). Its own message says why; the same "
