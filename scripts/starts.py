@@ -23,8 +23,9 @@ def main() -> None:
     add = parser.add_argument
     add("overrides", nargs="*", metavar="KEY=VALUE", help="overrides for every run, as for train.py")
     add("--profile", default="mini", help="a file in conf/table/profile/ (default: mini)")
-    add("--datasets", nargs="+", default=["mpii_cooking2", "finegym"], help="datasets of the profile")
-    add("--model", default="i3d", help="a model of the profile")
+    datasets = "datasets of the profile (default: mpii_cooking2 finegym)"
+    add("--datasets", nargs="+", default=["mpii_cooking2", "finegym"], help=datasets)
+    add("--model", default="i3d", help="a model of the profile (default: i3d)")
     add("--slopes", nargs="+", type=float, default=[9.2, 11, 15, 25, 40], help="initial slopes, above 9.09")
     add(
         "--shifts",
@@ -33,8 +34,8 @@ def main() -> None:
         default=[-0.55, -0.3, 0, 0.3, 0.55],
         help="initial shifts, between -0.6 and 0.6",
     )
-    add("--seeds", type=int, default=2)
-    add("--lambda", type=float, default=0.0, dest="weight", help="λ, the weight of V")
+    add("--seeds", type=int, default=2, help="runs of each start (default: 2)")
+    add("--lambda", type=float, default=0.0, dest="weight", help="λ, the weight of V (default: 0)")
     add("--launch", default="", help="as for make table1")
     add("--out", type=Path, help="the map's path without suffix; default: results/starts beside the runs")
     options = parser.parse_intermixed_args()

@@ -30,7 +30,7 @@ def main() -> None:
     to_file = "write the workspace to this file (-: print it) and send nothing"
     parser.add_argument("--json", type=Path, help=to_file)
     parser.add_argument("--entity", help="a user or team; default: the owner of the key")
-    parser.add_argument("--project", default=PROJECT)
+    parser.add_argument("--project", default=PROJECT, help=f"default: {PROJECT}")
     options = parser.parse_args()
     if find_spec("wandb_workspaces") is None:
         raise UserError(

@@ -22,8 +22,10 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
     parser.add_argument("--offline", action="store_true", help="only write wandb's files")
-    for name in ("--project", "--entity", "--group"):
-        parser.add_argument(name)
+    own = "default: as in the run's config, else"
+    parser.add_argument("--project", help=f"{own} WANDB_PROJECT, else video-motion-prompts")
+    parser.add_argument("--entity", help=f"a user or team; {own} WANDB_ENTITY, else the owner of the key")
+    parser.add_argument("--group", help=f"{own} WANDB_RUN_GROUP, else dataset/backbone")
     options = parser.parse_args()
     from vmp.tracking.wandb_run import rebuild
 
