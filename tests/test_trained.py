@@ -54,6 +54,14 @@ def test_predictions_are_those_of_the_runs_test(trained, finished, files, tmp_pa
     assert [row[0] for row in alone.top()] == sorted(trained.classes, key=lambda c: -dict(alone.top())[c])
 
 
+def test_loading_leaves_the_callers_random_numbers_as_they_are():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    vmp.load(backbone="tiny", weights="motions", device="cpu")
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_the_features_are_what_the_head_classifies(trained, files):
     head = trained.model.backbone.head
     vectors = trained.features(files)

@@ -415,10 +415,15 @@ def check_views(views: Any) -> tuple[int, int] | None:
 
 def _on(device: str, open_model: Any) -> TrainedModel:
     """Open the model on this process alone, also under torchrun, whose ranks belong to the caller's program."""
+    import torch
+
     from vmp.engine.dist import Processes, find_device
 
     processes = Processes(0, 1, find_device(device))
-    return TrainedModel(open_model(processes.device), processes)
+    devices = [processes.device] if processes.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):  # a model is built with seeds of its own; the caller's draws go on
+        opened = open_model(processes.device)
+    return TrainedModel(opened, processes)
 
 
 def _unreadable(bad: dict[str, str]) -> str:
