@@ -221,6 +221,14 @@ def test_files_are_measured_once(home, tmp_path, monkeypatch):
     assert asked == []
 
 
+def test_files_of_the_same_name_elsewhere_are_named(home, tmp_path, capsys):
+    train = "b.mp4 0\nclips/a clip.mp4 1\nnone/ünï 文字.mp4 1\nnone/gone.mp4 1\n"
+    make(home, tmp_path, train, "b.mp4 0\n", progress=True)
+    said = capsys.readouterr().out
+    assert f"2 of 3 missing files have their name elsewhere in {home}:" in said
+    assert "  clips/a clip.mp4: my videos/a clip.mp4\n  none/ünï 文字.mp4: ünï 文字.mp4\n" in said
+
+
 def test_a_video_that_changes_while_it_is_measured_is_measured_again(tmp_path, monkeypatch):
     """As one that is still being copied."""
     import vmp.prepare.measure as measuring

@@ -54,7 +54,8 @@ def make_list(
         if not file.is_file():
             what = "a folder; name the list in it" if file.is_dir() else "no such file"
             raise ConfigError(f"dataset.{split} = {file}: {what}")
-    rows = _locate_all(videos, lists)
+    locator = Locator(videos)
+    rows = _locate_all(locator, lists)
     check_groups(rows)
     classes, labels = _assign_labels(rows, classes_file)
     named = {
@@ -90,13 +91,13 @@ def make_list(
         }
         write_manifests(clips, classes, folder, videos, within=home)
     if work.get("progress", True):
-        print("\n".join([_summarize(rows, clips), *notes, *note_copies(videos, rows)]))
+        notes += [*_note_elsewhere(locator, clips), *note_copies(videos, rows)]
+        print("\n".join([_summarize(rows, clips), *notes]))
     return folder
 
 
-def _locate_all(root: Path, lists: Mapping[str, Path]) -> dict[str, list[Row]]:
+def _locate_all(locator: Locator, lists: Mapping[str, Path]) -> dict[str, list[Row]]:
     """Rows of all lists, with paths relative to the root; ManifestError for those that cannot be used, or repeat."""
-    locator = Locator(root)
     faults: list[str] = []
     out = {split: locator.locate_all(read_list(file, split), file, faults) for split, file in lists.items()}
     raise_faults(faults)
@@ -144,6 +145,18 @@ def _summarize(rows: Mapping[str, list[Row]], clips: Mapping[str, list[Clip]]) -
     if short:
         lines.append(describe_short(short))
     return "\n".join(lines)
+
+
+def _note_elsewhere(locator: Locator, clips: Mapping[str, list[Clip]]) -> list[str]:
+    """A note, if files that are missing have namesakes in other folders of the root."""
+    missing = dict.fromkeys(c.path for part in clips.values() for c in part if c.status == "missing")
+    found = [f"{path}: {other}" for path in missing if (other := locator.find_namesake(path))]
+    if not found:
+        return []
+    return [
+        f"{len(found):,} of {len(missing):,} missing files have their name elsewhere in {locator.root}:\n"
+        f"{shortlist(found)}\nCorrect the paths, or name the folder that they count from with dataset.root"
+    ]
 
 
 # --- labels --------------------------------------------------------------------------------------------------------

@@ -144,6 +144,16 @@ class Locator:
         fits = [p for p in paths if not folder or f"/{p}".rpartition("/")[0].endswith(f"/{folder}")]
         return _only([p for p in fits if VIDEO.fullmatch(p)] or fits, path) or path
 
+    def find_namesake(self, path: str) -> str:
+        """A file of the same name in another place, preferably in a folder of the same name too, or ''."""
+        folder, name = posixpath.split(posixpath.normpath(path))
+        stem = posixpath.splitext(name)[0]
+        near = self._below.get((posixpath.basename(folder), stem), []) if folder else []
+        named = (
+            p for p in (*near, *self._stems.get(stem, [])[:1]) if _fold(posixpath.basename(p)) == _fold(name)
+        )
+        return next(named, "")
+
     def _by_id(self, row: Row) -> Row:
         id = check_relative(row.path)
         if row.start is not None and row.end is not None and not row.frames:
