@@ -6,12 +6,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 from runs import wait_for
 
 from vmp.jobs.launch import Launch, run_launched
-from vmp.jobs.process import explain_failure
+from vmp.jobs.process import JobProcess, explain_failure
 from vmp.jobs.supervisor import Job, listen_for_signals
 
 # train.py FILE [WORDS]: writes FILE, unless a word says otherwise
@@ -146,6 +147,24 @@ def test_the_first_signal_lets_a_job_save_and_the_third_kills_it(tmp_path, job, 
     assert out.splitlines()[-1] == f"True [('stopped', {code}), ('not started', None)]"
     assert noted.read_text().split() == ["SIGTERM"] * signals
     assert err.count("SIGINT: the running jobs") == times
+
+
+def test_a_killed_job_takes_along_what_runs_in_a_session_of_its_own(tmp_path):
+    """As the processes of torchrun do: they would go on training in the folder that the next command wants."""
+    (tmp_path / "train.py").write_text(
+        "import subprocess, time\n"
+        "print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    output = tmp_path / "output.txt"
+    process = JobProcess([sys.executable, "train.py"], output=output, cwd=tmp_path, place={})
+    wait_for(lambda: output.read_text().endswith("\n"))
+    started = Path("/proc", output.read_text().strip(), "stat")
+    process.stop(3)
+    wait_for(lambda: process.poll() is not None)
+    assert process.poll() == -signal.SIGKILL
+    # it is gone, or a zombie where nothing reaps what has lost its parent
+    wait_for(lambda: not started.exists() or started.read_text().split()[2] == "Z", seconds=20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

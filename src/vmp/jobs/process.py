@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
@@ -93,13 +94,36 @@ class JobProcess:
         return _code_under_torchrun(self._output) or code if code == 1 and self._under_torchrun else code
 
     def stop(self, times: int) -> None:
-        """Ask it to stop: first to save and end, then to end at once; the third time kills its whole group."""
+        """Ask it to stop: first to save and end, then to end at once; the third time kills it with all that it started.
+
+        torchrun gives each of its processes a session of its own, so that killing a group would leave them training.
+        """
         assert self._process.pid
-        with suppress(ProcessLookupError):
-            if times < 3:
+        if times < 3:
+            with suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
-            else:
-                os.killpg(self._process.pid, signal.SIGKILL)
+            return
+        started = _started_by(self._process.pid)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        for pid in started:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _started_by(pid: int) -> list[int]:
+    """The processes that a process has started, directly or through others, as far as /proc shows them."""
+    children: dict[int, list[int]] = defaultdict(list)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            # "17 (name) S 1 ...": its parent is the second word behind the name, which may have brackets of its own
+            children[int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])].append(
+                int(stat.parent.name)
+            )
+    found = list(children[pid])
+    for each in found:  # grows
+        found += children[each]
+    return found
 
 
 def _code_under_torchrun(output: Path) -> int:
