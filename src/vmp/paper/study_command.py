@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from vmp.files import write_text
 from vmp.formats import format_duration
@@ -116,7 +117,6 @@ def _print_plan(
     todo: Sequence[PlannedRun],
     recorded: Records,
 ) -> None:
-    seconds = [float(row["seconds"]) for row in recorded.runs]
     for run in missing:
         print(f"  {run.set} fold {run.fold}  {run.arm}  {run.setting}  seed {run.seed}  {run.planned.state}")
         print(f"    {command_of(run.planned)}")
@@ -124,9 +124,17 @@ def _print_plan(
     asked = {id(run.planned) for run in missing}
     if needed := [run for run in todo if id(run) not in asked and not run.finished]:
         print(f"and {len(needed)} whose mean attention they take, since their folders are not here")
-    if seconds and missing:
-        mean = sum(seconds) / len(seconds)
-        count = len(missing) + len(needed)
-        print(
-            f"about {format_duration(mean * count)}: the {len(seconds)} recorded runs took {mean:.0f} s each"
-        )
+    sets = [run.dataset for run in todo if not run.finished]
+    took = [(study.sets[row["set"]].label, float(row["seconds"])) for row in recorded.runs]
+    if sets and took:
+        print(estimate(sets, took))
+
+
+def estimate(sets: Sequence[str], took: Sequence[tuple[str, float]]) -> str:
+    """How long runs of these sets take, one after another. took: the set and the seconds of each recorded run; a set
+    without any takes the mean of all."""
+    by_set = {name: [seconds for of, seconds in took if of == name] for name in dict.fromkeys(sets)}
+    means = {name: fmean(found or [seconds for _, seconds in took]) for name, found in by_set.items()}
+    each = ", ".join(f"{name} {mean:.0f} s" for name, mean in means.items())
+    whole = format_duration(sum(means[name] for name in sets))
+    return f"about {whole}, one after another, as the recorded runs took ({each} a run)"
