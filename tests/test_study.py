@@ -22,7 +22,7 @@ from vmp.paper.paired import (
 )
 from vmp.paper.planning import Planner
 from vmp.paper.study import choose, is_current, load_study, plan
-from vmp.paper.study_command import write_results
+from vmp.paper.study_command import estimate, write_results
 from vmp.paper.study_page import collect, compare
 from vmp.paper.study_records import (
     CLIP_COLUMNS,
@@ -238,6 +238,26 @@ def test_a_page_says_which_settings_were_chosen_and_whose_slope_and_shift_it_sho
     assert (
         "setting" not in (tmp_path / "study_real.md").read_text().partition("## How")[0].partition("## ")[2]
     )
+
+
+def test_the_time_of_a_plan_is_that_of_its_sets():
+    """Runs of one set say little of another, whose clips are longer or more."""
+    took = [("hands", 600.0), ("hands", 800.0), ("boards", 100.0)]
+    assert estimate(["boards"] * 3, took) == (
+        "about 5 min, one after another, as the recorded runs took (boards 100 s a run)"
+    )
+    assert "(hands 700 s, new 500 s a run)" in estimate(["hands", "new"], took)
+
+
+def test_an_arm_that_is_not_compared_with_the_first_says_with_which(tmp_path):
+    arms = ("none", "learned", "head", "head_learned")
+    clips = [clip(arm, 0, f"{i}.mp4", "wash") for arm in arms for i in range(2)]
+    write_results(load_study(STUDY), Records([], clips), tmp_path, command="make real")
+    text = (tmp_path / "study_real.md").read_text()
+    name = "frozen backbone, motion prompts (compared with: frozen backbone, without prompts)"
+    assert f"| {name} | 100.0 | 2 x 1 |" in text
+    assert f"| {name} |\n| --- |" in text  # of the table by class, its last arm
+    assert "| motion prompts, λ = 0 | 100.0 |" in text
 
 
 def test_slope_and_shift_are_of_the_seeds_that_count(tmp_path):

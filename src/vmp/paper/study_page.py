@@ -156,7 +156,7 @@ def to_markdown(
 def _arm_row(
     study: Study, chosen: str, arm: str, arms: Mapping[str, ArmScores], runs: Sequence[Row]
 ) -> list[str]:
-    label = study.arms[arm].label
+    label = name_compared(study, arm)
     if arm not in arms:
         return [label, "not run", *[""] * (len(COLUMNS) - 2)]
     scores, compared = arms[arm], compare(arms, arm, study.arms[arm].compared_with)
@@ -172,6 +172,14 @@ def _arm_row(
     for name in ("slope", "shift"):
         cells.append(_mean_and_range([float(row[name]) for row in mine if row[name]]))
     return cells
+
+
+def name_compared(study: Study, arm: str) -> str:
+    """An arm's label and, where its gain is not measured from the first arm, that of its reference."""
+    label, reference = study.arms[arm].label, study.arms[arm].compared_with
+    if reference is None or reference == next(iter(study.arms)):
+        return label
+    return f"{label} (compared with: {study.arms[reference].label})"
 
 
 def _parts_by_setting(scores: ArmScores) -> str:
@@ -205,7 +213,7 @@ def _mean_lines(study: Study, found: Mapping[str, Mapping[str, ArmScores]]) -> l
     head = ["arm", "difference, 95 % interval", "tests (clips x seeds)", "sets"]
     rows = [
         [
-            study.arms[arm].label,
+            name_compared(study, arm),
             _interval_text(mean_difference(list(pairs.values()))),
             f"{sum(both.arm.size for both in pairs.values())}",
             _which(study, found, pairs),
@@ -288,7 +296,7 @@ def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
         [name, *(f"{change[name]:+.0f}" if name in change else "" for change in changed.values())]
         for name in classes
     ]
-    head = ["class", *(study.arms[arm].label for arm in changed)]
+    head = ["class", *(name_compared(study, arm) for arm in changed)]
     return ["Change by class, in points:", "", *markdown_table(head, rows), ""]
 
 
@@ -336,6 +344,7 @@ def draw(study: Study, found: Mapping[str, Mapping[str, ArmScores]], stem: Path)
     if not rows:
         return []
     names = [arm for arm in study.arms if any(arm == a for compared in rows.values() for a, _ in compared)]
+    labels = [name_compared(study, arm).replace(" (", "\n(") for arm in reversed(names)]
     with style():
         drawn = figure(1.9 + 2.1 * len(rows), 0.9 + 0.28 * len(names))
         axes = drawn.subplots(1, len(rows), sharey=True, squeeze=False)[0]
@@ -347,6 +356,6 @@ def draw(study: Study, found: Mapping[str, Mapping[str, ArmScores]], stem: Path)
                 axis.plot(d.mean, y, "o", color=color, ms=4)
             axis.axvline(0, color="black", lw=0.8)
             axis.set(title=title, xlabel="difference in top-1, points")
-            axis.set_yticks(range(len(names)), [study.arms[arm].label for arm in reversed(names)])
+            axis.set_yticks(range(len(names)), labels)
             axis.set_ylim(-0.6, len(names) - 0.4)
     return save(drawn, stem)
