@@ -72,7 +72,7 @@ table: ## make table1 ... table8: run a table of the paper and write it next to 
 $(TABLES): $(READY)
 	$(REPRODUCE) table=$(@:table%=%)
 
-real: $(READY) ## compare settings on real clips, from pretrained weights (docs/results.md; SEEDS=3, ONLY='handwash12 none learned', SEARCH=1, DRY=1)
+real: $(READY) ## compare settings on real clips, from pretrained weights (docs/reproduce.md; SEEDS=3, ONLY='handwash12 none learned', SEARCH=1, DRY=1)
 	$(BIN)/python scripts/study.py real seeds=$(or $(SEEDS),1) dry=$(or $(DRY),0) search=$(or $(SEARCH),0) \
 		'only=$(ONLY)' 'launch=$(LAUNCH)' $(SET)
 
