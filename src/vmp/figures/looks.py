@@ -80,9 +80,9 @@ def draw_looks(clip: "Tensor", rows: Mapping[str, Look], *, title: str, columns:
     for look in rows.values():
         shown = look.at(moments)
         low, high = np.quantile(shown, (SHARE, 1 - SHARE))
-        reach = max(high - low, 1e-3)  # constant attention has a scale, too
-        pictures.append(list(color_attention((shown - low) / reach)))
-        scales.append((low, low + reach, "OrRd"))
+        low = min(low, high - 1e-3)  # constant attention has a scale, too, of which it is the most
+        pictures.append(list(color_attention((shown - low) / (high - low))))
+        scales.append((low, high, "OrRd"))
     names = ["frame", "difference D to\nthe frame before", *(wrap(name) for name in rows)]
     drawn = draw_grid(pictures, rows=names, columns=[f"frame {n}" for n in moments], title=title, width=0.9)
     grid = np.array(drawn.axes).reshape(len(pictures), -1)

@@ -212,8 +212,8 @@ def fill_grid(
 
 
 def wrap(text: str) -> str:
-    """The text in lines of at most 20 characters, to stand beside a picture."""
-    return "\n".join(textwrap.wrap(text, 20))
+    """The text in lines of at most 20 characters, to stand beside a picture; `λ = 0` stays in one line."""
+    return "\n".join(textwrap.wrap(text.replace(" = ", "\u00a0=\u00a0"), 20))
 
 
 def words(text: str | Sequence[str], width: int, height: int = BAND) -> np.ndarray:
