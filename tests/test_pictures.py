@@ -174,4 +174,6 @@ def test_rows_of_attention_have_scales_of_their_own():
     expected = color_attention(np.clip((ramp[1] - low) / (high - low), 0, 1))
     assert np.abs(middle.astype(int) - expected).max() <= 1
     assert bars[2].get_ylim() == pytest.approx((0.499, 0.5))
-    assert np.array_equal(pictures[9].images[0].get_array(), color_attention(np.ones((16, 16))))  # of all, the most
+    assert np.array_equal(
+        pictures[9].images[0].get_array(), color_attention(np.ones((16, 16)))
+    )  # of all, the most
