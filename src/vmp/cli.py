@@ -5,8 +5,9 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from vmp.errors import UserError
 from vmp.invocation import typed_command
@@ -39,6 +40,12 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def print_notes(notes: Iterable[str], file: TextIO | None = None) -> None:
+    """Print remarks on what a command opened, one per line; file: None is stdout."""
+    for note in notes:
+        print(f"note: {note}", file=file)
 
 
 @contextmanager

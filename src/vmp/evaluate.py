@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from vmp.build import Splits, find_splits
+from vmp.cli import print_notes
 from vmp.config import Config, Evaluate, check_evaluate, check_start
 from vmp.config.keys import path_fields
 from vmp.data.manifest import Manifest, read_manifest, write_classes
@@ -57,7 +58,7 @@ def evaluate(cfg: DictConfig) -> None:
         opened = open_run(folder, checkpoint=options.checkpoint, device=processes.device, processes=processes)
         select = options.checkpoint or config.trainer.select
         if processes.first:
-            print(*(f"note: {note}\n" for note in opened.notes), sep="", end="")
+            print_notes(opened.notes)
         about = {"run": str(folder), "checkpoint": opened.checkpoint}
         _test(opened, split, config, options, processes, folder / "evaluations", about, select=select)
     finally:
@@ -101,7 +102,7 @@ def evaluate_published(config: Config, options: Evaluate) -> None:
         split = _only(split, options)
         if processes.first:
             names, last = opened.classes, len(opened.classes) - 1
-            print(*(f"note: {note}" for note in opened.notes), sep="\n")
+            print_notes(opened.notes)
             print(
                 f"{last + 1} classes in the order of the weights: 0 {names[0]}, 1 {names[1]}, ... {last} {names[-1]}"
             )

@@ -12,7 +12,7 @@ kept; FILE.json beside it has the input's shape and the classes.
 import sys
 from pathlib import Path
 
-from vmp.cli import parser_of
+from vmp.cli import parser_of, print_notes
 from vmp.errors import UserError
 from vmp.overrides import model_source
 
@@ -43,7 +43,6 @@ def main() -> None:
     if own["format"] not in SUFFIXES:
         raise UserError(f"format={own['format']}: must be one of {', '.join(SUFFIXES)}")
     trained = load_named(source, checkpoint=options.checkpoint, device="cpu")
-    for note in trained.notes:
-        print(f"note: {note}", file=sys.stderr)
+    print_notes(trained.notes, sys.stderr)
     out = Path(own["out"] or f"model{SUFFIXES[own['format']]}")
     print(export(trained, out, format=own["format"]))

@@ -17,7 +17,7 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmp.cli import parser_of
+from vmp.cli import parser_of, print_notes
 from vmp.errors import UserError
 from vmp.files import write_csv
 from vmp.overrides import model_source
@@ -65,8 +65,7 @@ def main() -> int:
 
         check_views(options.views)  # before weights are fetched
         model = load_named(source, checkpoint=options.checkpoint, device=options.device)
-        for note in model.notes:
-            print(f"note: {note}", file=sys.stderr)
+        print_notes(model.notes, sys.stderr)
         found, bad = model.predict_readable(
             videos, views=options.views, fps=options.fps, batch_size=options.batch_size
         )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmp.cli import parser_of
+from vmp.cli import parser_of, print_notes
 from vmp.errors import UserError, VideoReadError, first_line
 from vmp.overrides import Source, model_source
 
@@ -225,8 +225,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", sees: int, out: Pat
     of_rows = to_clip(np.stack(kept))
     rows = panel_rows(of_rows, layer, columns=slice(options.columns))
     print(save_grid(rows, layer, of_rows, out, title=options.title or name))
-    for text in fault:
-        print(f"note: {text}")
+    print_notes(fault)
 
 
 def draw_seen(options: argparse.Namespace, source: Source) -> None:
@@ -248,8 +247,7 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
     config, plain = check(compose([*source.overrides, *given])), check(compose([*rest, "vmp=none"]))
     chosen = {"start": options.start, "pathway": options.pathway, "fps": options.fps}
     seen = look(config, plain, options.video, **chosen)
-    for note in seen.notes:
-        print(f"note: {note}")
+    print_notes(seen.notes)
     lines = [f"{name}: {in_words(said)}" for name, said in seen.said.items()]
     print(*lines, sep="\n")
     out = choose_output(options)
