@@ -1,10 +1,12 @@
 """vmp.load: what a trained model says in Python, against the run's own test and the formulas."""
 
 import csv
+import gzip
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import wait_for
 
 import vmp
+import vmp.trained as trained_module
 from vmp.commands.predict import main as predict_command
 from vmp.data.decode import read_frames
 from vmp.errors import DataError, UserError
@@ -159,6 +163,88 @@ def test_the_table_has_a_row_per_video(finished, files, tmp_path, monkeypatch, c
     assert float(good["probability1"]) + float(good["probability2"]) == pytest.approx(1, abs=1e-5)
     assert (bad["file"], bad["class1"]) == (str(tmp_path / "bad.mp4"), "")
     assert bad["problem"]
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+SLOWLY = """
+import sys, time
+import vmp.trained as trained
+from vmp.cli import friendly
+from vmp.commands.predict import main
+
+def slow(*fields):
+    time.sleep(0.5)
+    return made(*fields)
+
+made, trained.Prediction = trained.Prediction, slow
+if __name__ == "__main__":
+    with friendly():
+        sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=lambda n: n.name
+)
+def test_rows_of_a_command_that_is_interrupted_are_kept(finished, files, tmp_path, number):
+    """By Ctrl-C, which goes to the whole group, and by a kill, after which nothing can be said."""
+    table, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
+    table.write_text("of an earlier command\n")
+    (tmp_path / "slowly.py").write_text(SLOWLY)
+    words = [*files, f"run={finished}", "--csv", table, "--device", "cpu", "--batch-size", 1]
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "slowly.py", *map(str, words)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: partial.exists() and partial.read_text().count("\n") >= 3, process)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    rows = list(csv.DictReader(partial.open(newline="")))
+    assert 2 <= len(rows) < len(files)
+    assert [row["file"] for row in rows] == list(map(str, files[: len(rows)]))
+    assert {row["class1"] for row in rows} <= {"brighter", "darker"}
+    assert table.read_text() == "of an earlier command\n"
+    if number == signal.SIGINT:
+        said = (
+            f"interrupted: {len(rows)} of {len(files)} videos were predicted; their rows are in {partial}\n"
+        )
+        assert (process.returncode, errors) == (130, said)
+
+
+def test_rows_are_kept_where_predicting_fails_and_the_next_command_leaves_them(
+    finished, files, tmp_path, monkeypatch, script
+):
+    made, table = trained_module.Prediction, tmp_path / "out.csv.gz"
+    words = (*files[:3], f"run={finished}", "--csv", table, "--device", "cpu", "--batch-size", 1)
+
+    def fails_at_the_last(*fields):
+        if fields[0] == str(files[2]):
+            raise UserError("out of memory")
+        return made(*fields)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trained_module, "Prediction", fails_at_the_last)
+        for name in ("out.csv.partial", "out.csv.partial-2"):
+            code, said, errors = script("predict", *words)
+            assert (code, said) == (2, "")
+            kept = f"2 of 3 videos were predicted; their rows are in {tmp_path / name}"
+            assert errors == f"{kept}\nerror: out of memory\n"
+            assert not table.exists()
+    code, _, errors = script("predict", *words)
+    assert (code, errors) == (0, f"-> {table}\n")
+    with gzip.open(table, "rt") as file:
+        whole = file.read().splitlines()
+    assert len(whole) == 4
+    for name in ("out.csv.partial", "out.csv.partial-2"):
+        assert (tmp_path / name).read_text().splitlines() == whole[:3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out.csv.gz",
+        "out.csv.partial",
+        "out.csv.partial-2",
+    ]
 
 
 # --- the pages -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ Notable here:
   protocol.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -158,9 +158,18 @@ class TrainedModel:
         return found[0] if one else found
 
     def predict_readable(
-        self, videos: Sequence[Video], *, batch_size: int | None = None, views: Any = None, fps: float = 0.0
+        self,
+        videos: Sequence[Video],
+        *,
+        batch_size: int | None = None,
+        views: Any = None,
+        fps: float = 0.0,
+        keep: Callable[[Prediction], None] = lambda one: None,
     ) -> tuple[list[Prediction], dict[str, str]]:
-        """Like `predict`, but returns predictions of readable videos and, for the others, name -> reason."""
+        """Like `predict`, but returns predictions of readable videos and, for the others, name -> reason.
+
+        keep: called with each prediction as soon as it is made, for a caller that may be interrupted.
+        """
         views = check_views(views) or self.views
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: must be at least 1")
@@ -175,6 +184,18 @@ class TrainedModel:
             raise DataError("no video could be read:\n" + _unreadable(bad))
         split = as_split(self._opened, [(path, measured[path]) for path in paths if path in measured])
         data = self.config.data.model_copy(update={"max_bad_fraction": 1.0, "degrade": "none"})
+        found: list[Prediction] = []
+
+        def add(indices: Sequence[int], scores: "Tensor") -> None:
+            for index, row in zip(indices, scores.numpy(), strict=True):
+                mean = row.astype(np.float64) / (views[0] * views[1])
+                if self.spec.reduce != "probs":
+                    mean = np.exp(mean - mean.max())
+                    mean /= mean.sum()
+                clip, reader = split.present.clips[index], split.present.readers[index]
+                found.append(Prediction(clip.id, clip.frames, clip.fps, reader, views, self.classes, mean))
+                keep(found[-1])
+
         scored = score(
             self.model,
             split,
@@ -183,16 +204,9 @@ class TrainedModel:
             processes=self._processes,
             workers=0,
             at_once=batch_size,
+            scored=add,
         )
         assert scored  # of a single process
-        found = []
-        for index, row in zip(scored.indices.tolist(), scored.scores, strict=True):
-            mean = row.astype(np.float64) / (views[0] * views[1])
-            if self.spec.reduce != "probs":
-                mean = np.exp(mean - mean.max())
-                mean /= mean.sum()
-            clip, reader = split.present.clips[index], split.present.readers[index]
-            found.append(Prediction(clip.id, clip.frames, clip.fps, reader, views, self.classes, mean))
         return found, bad | {split.present.clips[i].id: reason for i, reason in scored.bad.items()}
 
     def features(

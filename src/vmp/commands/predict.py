@@ -9,13 +9,15 @@ Each video is tested with the views, frames, crops and checkpoint with which the
 protocol of the backbone, and through a reader that was measured to return exactly its frames.
 """
 
+import csv
+import itertools
 import json
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from vmp.cli import parser_of, print_notes
 from vmp.errors import UserError
@@ -49,7 +51,9 @@ def main() -> int:
     parser.add_argument(
         "--csv",
         type=Path,
-        help="write a table with one row per video: its best classes, or why it could not be read",
+        help="write a table with one row per video: its best classes, or why it could not be read; until all are "
+        "predicted, the rows so far are in FILE.partial",
+        metavar="FILE",
     )
     options = parser.parse_intermixed_args()
     if options.top < 1:
@@ -66,12 +70,14 @@ def main() -> int:
         check_views(options.views)  # before weights are fetched
         model = load_named(source, checkpoint=options.checkpoint, device=options.device)
         print_notes(model.notes, sys.stderr)
-        found, bad = model.predict_readable(
-            videos, views=options.views, fps=options.fps, batch_size=options.batch_size
-        )
-    if options.csv:
-        write_table(options.csv, found, bad, top=options.top)
-        print(f"-> {options.csv}", file=sys.stderr)
+        settings = {"views": options.views, "fps": options.fps, "batch_size": options.batch_size}
+        if options.csv:
+            with keeping_rows(options.csv, len(videos), top=options.top) as keep:
+                found, bad = model.predict_readable(videos, keep=keep, **settings)
+                write_table(options.csv, found, bad, top=options.top)
+            print(f"-> {options.csv}", file=sys.stderr)
+        else:
+            found, bad = model.predict_readable(videos, **settings)
     if options.json:
         entries = [as_entry(one, top=options.top) for one in found]
         print(json.dumps(entries, indent=1, ensure_ascii=False))
@@ -128,16 +134,73 @@ def check_table(path: Path) -> None:
         raise UserError(f"--csv {path}: cannot be written ({why}); choose another file")
 
 
+@contextmanager
+def keeping_rows(table: Path, videos: int, *, top: int) -> "Iterator[Callable[[Prediction], None]]":
+    """Context that yields a function which writes the row of a prediction at once, to a file beside the table.
+
+    Once the table is complete, that file is removed. If the command is interrupted or fails before, it stays, and a
+    message says where it is and how many of the videos were predicted.
+    """
+    done = 0
+    file: IO[str] | None = None
+
+    def keep(one: "Prediction") -> None:
+        nonlocal file, done
+        try:
+            if file is None:
+                file = _open_partial(table)
+                csv.writer(file, lineterminator="\n").writerow(_header(len(one.top(top))))
+            csv.writer(file, lineterminator="\n").writerow(_row(one, top=top))
+            file.flush()
+        except OSError as error:
+            raise UserError(f"--csv {table}: cannot be written ({error.strerror or error})") from None
+        done += 1
+
+    try:
+        yield keep
+    except BaseException as error:
+        said = f"{done} of {videos} videos were predicted"
+        said += f"; their rows are in {file.name}" if file else ""
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(said) from None
+        print(said, file=sys.stderr)
+        raise
+    else:
+        if file:
+            os.unlink(file.name)
+    finally:
+        if file:
+            with suppress(OSError):  # a full disk, of which the message is given
+                file.close()
+
+
+def _open_partial(table: Path) -> IO[str]:
+    """A file of a new name, so that rows of a command that was interrupted before stay."""
+    name = table.name.removesuffix(".gz") + ".partial"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    path = next(path for path in map(table.with_name, names) if not path.exists())
+    return open(path, "x", encoding="utf-8", errors="backslashreplace", newline="")
+
+
 def write_table(path: Path, found: "Sequence[Prediction]", bad: dict[str, str], *, top: int) -> None:
     """Columns file, frames, fps, class1, probability1, ... and problem."""
-    count = min(top, len(found[0].classes)) if found else 0
-    ranked = [f"{word}{place}" for place in range(1, count + 1) for word in ("class", "probability")]
-    rows: list[list[Any]] = [["file", "frames", "fps", *ranked, "problem"]]
-    for one in found:
-        best = [cell for name, share in one.top(top) for cell in (name, f"{share:.6g}")]
-        rows.append([one.video, one.frames, f"{one.fps:.6g}", *best, ""])
-    rows += [[video, "", "", *[""] * len(ranked), reason] for video, reason in bad.items()]
-    write_csv(path, rows)
+    header = _header(len(found[0].top(top)) if found else 0)
+    blank = [""] * (len(header) - 2)
+    rows = [_row(one, top=top) for one in found]
+    rows += [[video, *blank, reason] for video, reason in bad.items()]
+    write_csv(path, [header, *rows])
+
+
+def _header(best: int) -> list[str]:
+    """best: number of classes in a row."""
+    ranked = [f"{word}{place}" for place in range(1, best + 1) for word in ("class", "probability")]
+    return ["file", "frames", "fps", *ranked, "problem"]
+
+
+def _row(one: "Prediction", *, top: int) -> list[Any]:
+    best = [cell for name, share in one.top(top) for cell in (name, f"{share:.6g}")]
+    return [one.video, one.frames, f"{one.fps:.6g}", *best, ""]
 
 
 def show(found: "Sequence[Prediction]", *, top: int) -> None:

@@ -61,6 +61,7 @@ def score(
     check_stop: Callable[[], None] = lambda: None,
     at_once: int | None = None,
     check_bad: Callable[[dict[int, str]], None] = lambda bad: None,
+    scored: Callable[[Sequence[int], Tensor], None] = lambda indices, scores: None,
 ) -> Scores | None:
     """Score every clip of the split once. Returns all scores on the first process, and None on the others.
 
@@ -70,6 +71,7 @@ def score(
         check_stop: called after each batch; raises Stopped if the run was asked to stop.
         at_once: number of clips whose views share chunks; None: as many as have 32 views together.
         check_bad: called on every process with the unreadable clips of all processes; raises if they are too many.
+        scored: called on every process after each batch with its readable clips: indices, and scores (N, classes).
 
     Raises:
         RunError: a score is not finite (raised on every process).
@@ -112,6 +114,7 @@ def score(
                     scores[len(indices)] = (of_clip * weights[:, None]).sum(dim=0)
                     indices.append(index)
                     begin += len(weights)
+                scored(indices[-len(readable) :], scores[len(indices) - len(readable) : len(indices)])
             progress_bar.advance(count)
             check_stop()
         scores = scores[: len(indices)]

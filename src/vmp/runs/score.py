@@ -1,7 +1,7 @@
 """Test a model with a run's settings: after an epoch, for the result, and again later with evaluate.py."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +92,7 @@ def score(
     check_stop: Callable[[], None] = lambda: None,
     at_once: int | None = None,
     attention: bool = False,
+    scored: "Callable[[Sequence[int], Tensor], None]" = lambda indices, scores: None,
 ) -> "Scores | None":
     """Score a split once; the first process gets all scores, the others None.
 
@@ -102,6 +103,7 @@ def score(
         check_stop: called after each batch; raises Stopped if the run was asked to stop.
         at_once: clips in a batch; None: as many as give 32 views.
         attention: whether to measure the mean attention of each pathway with prompts.
+        scored: called after each batch with its readable clips: indices, and scores (N, classes).
 
     Raises:
         DataError: more clips are unreadable than data.max_bad_fraction allows (raised on every process).
@@ -130,6 +132,7 @@ def score(
             check_stop=check_stop,
             at_once=at_once,
             check_bad=refuse_too_many,
+            scored=scored,
         )
     empty = torch.empty(0, dtype=torch.double, device=processes.device)
     means = {pathway: processes.collect(torch.cat([empty, *parts])) for pathway, parts in found.items()}
