@@ -1,6 +1,7 @@
 """What wandb's own files, and its server, hold of a run: each row once, also after kills."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -163,6 +164,38 @@ def test_another_config_in_the_same_folder_is_another_wandb_run(tmp_path):
         ids.append(json.loads((config.folder / "wandb.json").read_text())["id"])
     assert ids[0] == ids[1] != ids[2]
     assert rows_held(config.folder, ids[0]) == rows_held(config.folder, ids[2]) == 5
+
+
+def test_a_copy_of_a_run_is_another_wandb_run_and_a_moved_run_is_the_same(tmp_path, server):
+    rows, said = rows_until(3), []
+    config = config_for(tmp_path / "a", "logger=wandb")
+    run_session(config, rows[:9], code=137)
+    (first,) = server.runs
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    (tmp_path / "link").symlink_to("a")
+    run_session(
+        config_for(tmp_path / "link", "logger=wandb"), rows[:11], keep=9, said=said
+    )  # the same folder
+    assert list(server.runs) == [first]
+    (tmp_path / "a").rename(tmp_path / "moved")
+    run_session(config_for(tmp_path / "moved", "logger=wandb"), rows[:13], keep=11, said=said)
+    assert list(server.runs) == [first]
+    assert not [line for line in said if "copy" in line]
+    (tmp_path / "moved").rename(tmp_path / "a")
+    run_session(config_for(tmp_path / "a", "logger=wandb"), rows[:13], keep=13)
+    copy = config_for(tmp_path / "copy", "logger=wandb")
+    run_session(copy, rows, keep=9, said=said)
+    second = next(name for name in server.runs if name != first)
+    assert f"wandb: {copy.folder} is a copy of {config.folder}, whose wandb run goes on there" in "".join(
+        said
+    )
+    assert [plain(row) for row in server.history[first]] == [logged(row) for row in rows[:13]]
+    assert [plain(row) for row in server.history[second]] == [
+        logged(row) for row in rows
+    ]  # the first ones, too
+    run_session(copy, rows, keep=len(rows), said=(again := []))
+    assert list(server.runs) == [first, second]
+    assert not [line for line in again if "copy" in line]
 
 
 def test_the_result_is_a_table_a_confusion_matrix_and_a_summary(tmp_path):

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -72,7 +73,7 @@ def start_wandb(config: Config, folder: Path, *, log: Callable[[str], None]) -> 
     if mode.name == "disabled":
         log("wandb: disabled by WANDB_MODE or wandb's settings")
         return None
-    run_id = run_id_of(config, folder)
+    run_id = run_id_of(config, folder, log=log)
     why = mode.why
     if mode.name == "online":
         try:
@@ -119,21 +120,38 @@ def has_key(settings: Any) -> bool:
     return False
 
 
-def run_id_of(config: Config, folder: Path) -> str:
-    """The run's id in wandb, made at its first start and kept in wandb.json. Another config gets another id."""
-    kept = folder / "wandb.json"
+def run_id_of(config: Config, folder: Path, *, log: Callable[[str], None]) -> str:
+    """The run's id in wandb, made at its first start and kept in wandb.json. Another config gets another id.
+
+    wandb.json also has the run's folder. A run that is found elsewhere was moved and keeps its id, unless that folder
+    still has the id: then this one is a copy and gets another id.
+    """
+    kept, here = folder / "wandb.json", folder.resolve()
     lasting = what_matters(config.model_dump(mode="json", by_alias=True))  # the same in every session
     digest = _digest(json.dumps(lasting, sort_keys=True))
-    try:
+    before, run_id, original = None, "", here
+    with suppress(RunError, KeyError, TypeError):
         before = read_json(kept)
-        if before["config"] == digest:
-            return str(before["id"])
-    except (RunError, KeyError, TypeError):
-        pass
+        run_id = str(before["id"]) if before["config"] == digest else ""
+        original = Path(before.get("folder", here))
+    if run_id and _has_run(original, run_id) and not original.samefile(folder):
+        log(
+            f"wandb: {folder} is a copy of {original}, whose wandb run goes on there; the copy begins one of its own"
+        )
+        run_id = ""
     # with the time, so that a run that is moved away and made again is another one
-    run_id = _digest(f"{platform.node()} {folder.resolve()} {digest} {time.time_ns()}")
-    write_json(kept, {"id": run_id, "config": digest})
+    run_id = run_id or _digest(f"{platform.node()} {here} {digest} {time.time_ns()}")
+    if before != (entry := {"id": run_id, "config": digest, "folder": str(here)}):
+        write_json(kept, entry)
     return run_id
+
+
+def _has_run(folder: Path, run_id: str) -> bool:
+    """Whether a folder is there whose run has this id in wandb."""
+    try:
+        return bool(read_json(folder / "wandb.json")["id"] == run_id)
+    except (RunError, KeyError, TypeError):
+        return False
 
 
 def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
@@ -152,7 +170,7 @@ def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
         raise UserError(
             f"no API key for {settings.base_url}: run `wandb login` first, or use --offline and send it later"
         )
-    run_id = _digest(f"rebuilt {run_id_of(config, folder)}")
+    run_id = _digest(f"rebuilt {run_id_of(config, folder, log=_print_error)}")
     if offline:
         for piece in session_files(folder, run_id):
             shutil.rmtree(piece.parent)
@@ -265,6 +283,10 @@ class WandbRun:
             self.run.finish(exit_code=1)  # so that what was logged before the failure is kept
         finally:
             wandb.teardown()  # otherwise its exit hook prints a traceback if its process is gone
+
+
+def _print_error(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _digest(text: str) -> str:
