@@ -217,6 +217,18 @@ def test_labels_that_are_numbers_are_in_their_order(tmp_path):
     assert plan_folders(root, folds=2, fold=1)[0].classes == ("0", "2", "10")
 
 
+def test_one_number_in_two_spellings_is_refused_where_labels_are_names(tmp_path):
+    root = tree(tmp_path, *(f"{n}/{clip}.mp4" for n in ("1", "01", "2") for clip in "abc"))
+    with pytest.raises(ManifestError, match=r"3 label\(s\)(.|\n)*label '1' of 1/a.mp4: other labels .* '01'"):
+        plan_folders(root, folds=2, fold=1)
+    lines = ["path,label", "1/a.mp4,1", "1/b.mp4,01", "1/c.mp4,01", "2/a.mp4,02", "2/b.mp4,02"]
+    (root / "clips.csv").write_text("\n".join(lines))
+    with pytest.raises(ManifestError, match=r"1 label\(s\)(.|\n)*clips.csv:2: label '1' of 1/a.mp4: .* '01'"):
+        plan_folders(root, Path("clips.csv"), folds=2, fold=1)
+    (root / "clips.csv").write_text("\n".join([*lines[:1], *lines[2:]]))
+    assert plan_folders(root, Path("clips.csv"), folds=2, fold=1)[0].classes == ("01", "02")
+
+
 @pytest.mark.parametrize(
     ("paths", "said"),
     [

@@ -170,6 +170,18 @@ def test_labels_are_names_of_classes_or_their_numbers(home, tmp_path, classes, t
         ),
         ("1 2 3", "3 1", "2", r"val.csv:2: label '2' is the name of class 1"),
         (
+            "01 02 03",
+            "0 1",
+            "2",
+            r"train.csv:3: label '1' is the name of class 0, '01', in .*classes.txt, and the number of class '02'",
+        ),
+        (
+            "walk run",
+            "1 01 1 0",
+            "1",
+            r"1 label\(s\) .*\n  .*train.csv:3: label '01' of b.mp4: other labels spell this number '1'",
+        ),
+        (
             "walk run",
             "walk 1",
             "run",
@@ -182,6 +194,15 @@ def test_labels_are_names_of_classes_or_their_numbers(home, tmp_path, classes, t
 def test_a_label_that_may_be_a_name_or_a_number_is_refused(home, tmp_path, classes, train, val, message):
     with pytest.raises(ManifestError, match=message):
         with_classes(home, tmp_path, classes, train, val)
+
+
+def test_one_number_in_two_spellings_is_refused_where_numbers_are_classes(home, tmp_path):
+    with pytest.raises(
+        ManifestError, match=r"val.csv:1: label '1' of .*: other labels spell this number '01'"
+    ):
+        make(home, tmp_path, "b.mp4 00\nmy videos/a clip.mp4 01\n", "ünï 文字.mp4 1\n")
+    train, _ = make(home, tmp_path, "b.mp4 00\nmy videos/a clip.mp4 01\n", "ünï 文字.mp4 01\n")
+    assert (train.classes, [clip.label for clip in train.clips]) == (("0", "1"), [0, 1])
 
 
 def with_classes(home, tmp_path, classes, train, val):

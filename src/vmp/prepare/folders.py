@@ -17,7 +17,7 @@ from pathlib import Path
 from vmp.data.manifest import raise_faults, spread
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.division import Division, divide, look_alikes
-from vmp.prepare.list_format import SPLITS, UNUSED, Row, read_list
+from vmp.prepare.list_format import SPLITS, UNUSED, Row, check_numbers, read_list
 from vmp.prepare.locate import Locator
 from vmp.prepare.plan import Check, DatasetPlan, Item
 from vmp.prepare.videos import SUFFIXES, is_frame_folder
@@ -170,6 +170,7 @@ def read_table(root: Path, file: Path) -> list[Row]:
         rows.append(replace(row, split=part))
     rows = Locator(root).locate_all(rows, file, faults)
     raise_faults(faults)
+    check_numbers(rows)
     return rows
 
 
@@ -216,6 +217,7 @@ def scan(root: Path) -> list[Row]:
         raise ManifestError(
             f"{len(faults)} place(s) of {root} are not of the form {_LAYOUT}:\n{shortlist(faults, 20)}"
         )
+    check_numbers(rows)
     return rows
 
 

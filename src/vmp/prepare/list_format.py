@@ -13,6 +13,7 @@ What can be read in two ways is refused. videos.py finds the file that a path or
 import csv
 import math
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,6 +119,27 @@ def read_list(path: Path, split: str = "") -> list[Row]:
     if not rows:
         raise ManifestError(f"{path}: no clips; wanted is {WANTED}")
     return rows
+
+
+def check_numbers(rows: Sequence[Row]) -> None:
+    """Raise ManifestError with the rows whose labels are one number in two spellings, such as 01 beside 1.
+
+    Read as numbers they would be one class, as names two.
+    """
+    spelt: dict[int, Counter[str]] = defaultdict(Counter)  # number -> its spellings
+    for row in rows:
+        if NUMERIC.fullmatch(row.label):
+            spelt[int(row.label)][row.label] += 1
+    usual = {number: spellings.most_common(1)[0][0] for number, spellings in spelt.items()}
+    raise_faults(
+        [
+            f"{row.where}: label {row.label!r} of {row.path}: other labels spell this number {usual[number]!r}; "
+            "spell all alike if they are one class, or name the classes in words"
+            for row in rows
+            if NUMERIC.fullmatch(row.label) and usual[number := int(row.label)] != row.label
+        ],
+        "label(s)",
+    )
 
 
 # --- with a header -------------------------------------------------------------------------------------------------

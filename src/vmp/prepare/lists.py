@@ -19,7 +19,7 @@ from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
 from vmp.prepare.dataset import count_table, lock_folder, write_manifests
 from vmp.prepare.division import check_groups, look_alikes, note_copies, note_untested
-from vmp.prepare.list_format import NUMERIC, Row, read_list
+from vmp.prepare.list_format import NUMERIC, Row, check_numbers, read_list
 from vmp.prepare.locate import Locator
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan
@@ -176,6 +176,7 @@ def _assign_labels(
     numbers = {label for label in known if NUMERIC.fullmatch(label)}
     hint = ""
     if numbers == known:
+        check_numbers([row for _, row in every])
         classes = _numbered_classes([row for _, row in every])
         labels = {label: int(label) for label in known}
         hint = ", so that no model could learn it; if that is right, name the classes: dataset.classes=FILE"
@@ -220,9 +221,10 @@ def _by_name_or_number(rows: Sequence[Row], classes: Sequence[str], file: Path) 
     """The class ids of one list's labels, which are all names of classes or all their numbers from 0.
 
     A label that is the name of one class and the number of another is refused, unless another label rules out numbers,
-    as 3 does where the classes are named 1, 2 and 3.
+    as 3 does where the classes are named 1, 2 and 3. Here, 1 is also the name 01.
     """
     by_name = {name: i for i, name in enumerate(classes)}
+    by_value = {int(name): i for name, i in by_name.items() if NUMERIC.fullmatch(name)}
     by_number: dict[str, int] = {}
     not_number: dict[str, str] = {}  # label -> why it is no class number
     for label in {row.label for row in rows}:
@@ -241,10 +243,15 @@ def _by_name_or_number(rows: Sequence[Row], classes: Sequence[str], file: Path) 
         elif not_number and names and label not in by_name:
             why = f"label {label} is a number, and other labels of the list are names of classes"
             faults.append(f"{row.where}: {why}")
-        elif not not_number and by_name.get(label, by_number[label]) != by_number[label]:
-            faults.append(
-                f"{row.where}: label {label!r} is the name of class {by_name[label]} in {file}, and the number of "
-                f"class {classes[by_number[label]]!r}; use names that are not numbers"
-            )
+        elif not not_number:
+            number = by_number[label]
+            named = by_name.get(label, by_value.get(number, number))
+            if named != number:
+                spelt = "" if classes[named] == label else f", {classes[named]!r},"
+                faults.append(
+                    f"{row.where}: label {label!r} is the name of class {named}{spelt} in {file}, and the number of "
+                    f"class {classes[number]!r}; use names that are not numbers"
+                )
     raise_faults(faults, "label(s)")
+    check_numbers(rows)
     return by_number
