@@ -13,7 +13,7 @@ from vmp.paper.estimates import command_of
 from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
 from vmp.paper.reproduce import run_missing
 from vmp.paper.study import Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
-from vmp.paper.study_page import collect, draw, to_markdown
+from vmp.paper.study_page import collect, compare_arms, draw, to_markdown
 from vmp.paper.study_pictures import draw_arms, draw_attention
 from vmp.paper.study_records import CLIPS_FILE, RUNS_FILE, Records, merge, read_records, write_records
 
@@ -87,8 +87,10 @@ def write_results(study: Study, records: Records, results: Path, *, command: str
     """Write the table, the records and, where arms are compared, the picture; return the picture's files."""
     write_records(records, results)
     found = collect(study, records.clips)
-    write_text(results / f"study_{study.name}.md", to_markdown(study, found, records.runs, command=command))
-    return draw(study, found, results / f"study_{study.name}")
+    gains = compare_arms(study, found)
+    text = to_markdown(study, found, gains, records.runs, command=command)
+    write_text(results / f"study_{study.name}.md", text)
+    return draw(study, gains, results / f"study_{study.name}")
 
 
 def _records_of(finished: Iterable[StudyRun]) -> Records:

@@ -111,11 +111,36 @@ def _scores(study: Study, by_run: Mapping[tuple[str, int], Mapping[str, Row]]) -
     return ArmScores(chosen, np.array(ids), groups, labels, folds, seeds, settings)
 
 
+@dataclass(frozen=True)
+class Gains:
+    """Differences of arms to the arms that they are compared with, with their bootstrapped intervals.
+
+    by_set: set -> arm -> difference. over_sets: arm -> mean difference, of arms that were run in more than one set.
+    """
+
+    by_set: dict[str, dict[str, Difference]]
+    over_sets: dict[str, Interval]
+
+
+def compare_arms(study: Study, found: Mapping[str, Mapping[str, ArmScores]]) -> Gains:
+    by_set = {
+        chosen: {arm: one for arm, of in study.arms.items() if (one := compare(arms, arm, of.compared_with))}
+        for chosen, arms in found.items()
+    }
+    means = {arm: mean_difference([*pairs.values()]) for arm, pairs in _over_sets(study, found).items()}
+    return Gains(by_set, means)
+
+
 # --- text ----------------------------------------------------------------------------------------------------------
 
 
 def to_markdown(
-    study: Study, found: Mapping[str, Mapping[str, ArmScores]], runs: Sequence[Row], *, command: str
+    study: Study,
+    found: Mapping[str, Mapping[str, ArmScores]],
+    gains: Gains,
+    runs: Sequence[Row],
+    *,
+    command: str,
 ) -> str:
     lines = [
         f"# {study.title}",
@@ -135,7 +160,8 @@ def to_markdown(
         searched = any(len(scores.settings) > 1 for scores in arms.values())
         lines += _settings_lines(study, arms) if searched else []
         asked = [arm for arm in study.arms if arm in arms or not study.arms[arm].group]
-        rows, head = [_arm_row(study, chosen, arm, arms, runs) for arm in asked], list(COLUMNS)
+        own = gains.by_set[chosen]
+        rows, head = [_arm_row(study, chosen, arm, arms, own, runs) for arm in asked], list(COLUMNS)
         if searched:
             head.append("parts judged by a setting")
             for arm, row in zip(asked, rows, strict=True):
@@ -148,18 +174,23 @@ def to_markdown(
                 row.append(describe(compared) if compared else "")
         lines += [*markdown_table(head, rows, labels=len(head)), ""]
         lines += _class_lines(study, arms)
-    lines += _mean_lines(study, found)
+    lines += _mean_lines(study, found, gains)
     lines += _provenance_lines(study, runs)
     return "\n".join(lines) + "\n"
 
 
 def _arm_row(
-    study: Study, chosen: str, arm: str, arms: Mapping[str, ArmScores], runs: Sequence[Row]
+    study: Study,
+    chosen: str,
+    arm: str,
+    arms: Mapping[str, ArmScores],
+    gains: Mapping[str, Difference],
+    runs: Sequence[Row],
 ) -> list[str]:
     label = name_compared(study, arm)
     if arm not in arms:
         return [label, "not run", *[""] * (len(COLUMNS) - 2)]
-    scores, compared = arms[arm], compare(arms, arm, study.arms[arm].compared_with)
+    scores, compared = arms[arm], gains.get(arm)
     cells = [label, f"{scores.top1:.1f}", f"{len(scores.ids)} x {len(scores.seeds)}"]
     cells.append("" if scores.spread is None else f"{scores.spread:.1f}")
     cells += [describe(compared), f"{compared.fixed} / {compared.broken}"] if compared else ["", ""]
@@ -205,7 +236,7 @@ def _interval_text(found: Interval) -> str:
     return f"**{text}**" if found.is_clear else text
 
 
-def _mean_lines(study: Study, found: Mapping[str, Mapping[str, ArmScores]]) -> list[str]:
+def _mean_lines(study: Study, found: Mapping[str, Mapping[str, ArmScores]], gains: Gains) -> list[str]:
     """A table of each arm's mean difference over the sets in which it was run, for arms with more than one."""
     over_sets = _over_sets(study, found)
     if not over_sets:
@@ -214,7 +245,7 @@ def _mean_lines(study: Study, found: Mapping[str, Mapping[str, ArmScores]]) -> l
     rows = [
         [
             name_compared(study, arm),
-            _interval_text(mean_difference(list(pairs.values()))),
+            _interval_text(gains.over_sets[arm]),
             f"{sum(both.arm.size for both in pairs.values())}",
             _which(study, found, pairs),
         ]
@@ -329,27 +360,22 @@ def _provenance_lines(study: Study, runs: Sequence[Row]) -> list[str]:
 # --- picture -------------------------------------------------------------------------------------------------------
 
 
-def draw(study: Study, found: Mapping[str, Mapping[str, ArmScores]], stem: Path) -> list[Path]:
+def draw(study: Study, gains: Gains, stem: Path) -> list[Path]:
     """Differences to the reference arm with their intervals, one panel per set that has any, and one of their means."""
-    rows: dict[str, list[tuple[str, Interval]]] = {
-        study.sets[chosen].label: [
-            (arm, one) for arm in study.arms if (one := compare(arms, arm, study.arms[arm].compared_with))
-        ]
-        for chosen, arms in found.items()
+    rows: dict[str, Mapping[str, Interval]] = {
+        study.sets[chosen].label: of_set for chosen, of_set in gains.by_set.items()
     }
-    rows["all sets"] = [
-        (arm, mean_difference(list(pairs.values()))) for arm, pairs in _over_sets(study, found).items()
-    ]
+    rows["all sets"] = gains.over_sets
     rows = {title: compared for title, compared in rows.items() if compared}
     if not rows:
         return []
-    names = [arm for arm in study.arms if any(arm == a for compared in rows.values() for a, _ in compared)]
+    names = [arm for arm in study.arms if any(arm in compared for compared in rows.values())]
     labels = [name_compared(study, arm).replace(" (", "\n(") for arm in reversed(names)]
     with style():
         drawn = figure(1.9 + 2.1 * len(rows), 0.9 + 0.28 * len(names))
         axes = drawn.subplots(1, len(rows), sharey=True, squeeze=False)[0]
         for axis, (title, compared) in zip(axes, rows.items(), strict=True):
-            for arm, d in compared:
+            for arm, d in compared.items():
                 y = len(names) - 1 - names.index(arm)
                 color = COLORS[0] if d.low > 0 else COLORS[1] if d.high < 0 else GREY
                 axis.plot([d.low, d.high], [y, y], color=color, lw=1.5, solid_capstyle="butt")
