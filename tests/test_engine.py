@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from runs import Running
+from runs import Ranks, Running
 
 from vmp.data.columns import Clip
 from vmp.data.manifest import Manifest
@@ -348,7 +348,7 @@ def test_predictions_list_every_clip(tmp_path):
     assert classes[1]["accuracy"] == ""
 
 
-def test_a_worker_that_ends_while_its_end_is_being_explain_torch_errors():
+def test_a_worker_that_ends_while_its_end_is_being_explained():
     """torch's handler of SIGCHLD raises wherever the process is: here while the clips are looked up that were read."""
     ended = "DataLoader worker (pid 7) is killed by signal: Killed."
 
@@ -405,6 +405,26 @@ def test_a_parameter_without_a_gradient_under_several_processes(tmp_path):
             wrapped(torch.ones(1, 2))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_time_limit_that_another_process_noticed_first_is_no_error_here():
+    """In validation: the other one stops at its next batch, while this one waits for its scores."""
+    code = """
+from vmp.engine import dist
+from vmp.engine.faults import explain_torch_errors
+from vmp.engine.stopping import Stopped, Stopping
+processes = dist.start("cpu")
+processes.maximum([0])
+try:
+    with Stopping(0.03) as stopping, explain_torch_errors(check_stop=stopping.check):
+        while processes.first:
+            stopping.check()
+        processes.maximum([0])
+except Stopped as stopped:
+    raise SystemExit(stopped.code)
+"""
+    done = Ranks([code], ranks=2, script="-c").wait()
+    assert [one.returncode for one in done] == [75, 75], [one.stderr[-2000:] for one in done]
 
 
 def test_a_session_with_other_code_is_recorded_and_logged(tmp_path, monkeypatch):

@@ -147,7 +147,9 @@ def _train_in_folder(
     config = check(raw)
     log = Log(folder / "log.txt" if processes.first else None)
     tracker, code = Tracker(), 1  # replaced once the processes agree; 1 until the run ends well
-    stopping = Stopping(None if t.max_minutes is None else t.max_minutes - (time.monotonic() - began) / 60)
+    # one deadline for all processes, counted from the start of the first
+    elapsed = processes.maximum([round(1000 * (time.monotonic() - began))])[0] / 60_000
+    stopping = Stopping(None if t.max_minutes is None else t.max_minutes - elapsed)
     try:
         resume.check_alike(processes, what_matters(raw), digests, log)
         found = resume.agree_on_checkpoint(

@@ -20,8 +20,8 @@ def explain_torch_errors(
     Args:
         being_read: returns the clips that loader processes are reading, for the message if one of them dies; None:
             there are no loader processes.
-        check_stop: raises Stopped if the run was asked to stop. (A signal to all processes also ends loader processes
-            that are just starting.)
+        check_stop: raises Stopped if the run was asked to stop, which may be why another process is gone. (A signal to
+            all processes also ends loader processes that are just starting.)
     """
     try:
         yield
@@ -45,7 +45,7 @@ def _explain(
     """The exception to raise instead; the same one if its cause is not known.
 
     Raises:
-        Stopped: a worker is gone because the run was asked to stop.
+        Stopped: a worker or another process is gone because the run was asked to stop.
     """
     text, first = str(error), first_line(error)
     if isinstance(error, torch.OutOfMemoryError):
@@ -73,6 +73,7 @@ def _explain(
             "TORCH_DISTRIBUTED_DEBUG=INFO names them. Or train with one process."
         )
     if isinstance(error, torch.distributed.DistError) or re.search(r"[Gg]loo|NCCL|TCPStore", text):
+        check_stop()  # the others have noticed the time limit or the signal before this process did
         return RunError(
             f"another process of this run died or stopped answering ({first}). Its own message says why; the same "
             "command continues from the last checkpoint."
