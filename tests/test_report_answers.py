@@ -74,6 +74,18 @@ def test_the_best_setting_is_compared_on_the_clips_and_seeds_in_common(tmp_path,
     assert verdict in summarize([answer]).lower()
 
 
+def test_an_unfinished_seed_makes_no_setting_the_best(tmp_path):
+    """Seed 0 is easy. λ 1 lacks the other, and is worse than without prompts on this one; λ 2 is better on both."""
+    right = {"none": (0.8, 0.4), "lambda 1": (0.78,), "lambda 2": (0.82, 0.5)}
+    for name, shares in right.items():
+        for seed, share in enumerate(shares):
+            vmp = {"kind": "none"} if name == "none" else {"lambda": float(name[-1])}
+            write_tested(tmp_path / name / str(seed), np.arange(CLIPS) < share * CLIPS, seed=seed, **vmp)
+    (answer,) = answers_of(tmp_path)
+    assert answer.best.name == "learned, λ 2"
+    assert answer.gain == pytest.approx(6)
+
+
 def test_a_control_is_never_the_best_and_other_settings_are_not_seeds(tmp_path):
     for seed in range(2):
         write_tested(tmp_path / f"none{seed}", draw(0.5, 1, stream=seed)[0], seed=seed, kind="none")

@@ -48,6 +48,10 @@ class Setting:
         return f"{min(found):.1f}–{max(found):.1f}" if len(found) > 1 else ""
 
     @property
+    def top1_by_seed(self) -> dict[str, float]:
+        return {str(e.config.get("seed")): float(e.result["top1"]) for e in self.entries}
+
+    @property
     def by_seed(self) -> dict[str, Entry]:
         return {str(e.config.get("seed")): e for e in self.entries if e.tested}
 
@@ -147,7 +151,7 @@ def _but_for_its_seed(e: Entry) -> str:
 
 
 def _compare(dataset: str, backbone: str, settings: list[Setting]) -> Answer:
-    ranked = sorted(settings, key=lambda s: (-s.top1, s.name))
+    ranked = _rank(settings)
     prompted = [s for s in ranked if s.prompted and not s.control]
     plain = [s for s in ranked if not s.prompted]
     other: Setting | None
@@ -159,6 +163,20 @@ def _compare(dataset: str, backbone: str, settings: list[Setting]) -> Answer:
         best, other = ranked[0], ranked[1] if len(ranked) > 1 else None
         rivals = len(ranked) * (len(ranked) - 1) // 2  # pairs
     return Answer(dataset, backbone, best, other, len(settings), _difference(best, other, max(1, rivals)))
+
+
+def _rank(settings: list[Setting]) -> list[Setting]:
+    """The best first, by top-1. A setting that lacks seeds is judged by its difference to the setting with the most,
+    where possible one without prompts, on the seeds of both: an easy seed alone wins nothing."""
+    reference = max(settings, key=lambda s: (not s.prompted, len(s.entries), s.top1))
+    base = reference.top1_by_seed
+
+    def top1(one: Setting) -> float:
+        found = one.top1_by_seed
+        gains = [found[seed] - base[seed] for seed in found if seed in base]
+        return round(reference.top1 + fmean(gains), 9) if gains else one.top1
+
+    return sorted(settings, key=lambda s: (-top1(s), s.name))
 
 
 def _is_control(entry: Entry) -> bool:
