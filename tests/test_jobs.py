@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -199,16 +200,33 @@ def test_a_failure_is_explained_by_its_last_error(tmp_path):
     assert explain_failure(-signal.SIGSEGV, output) == "killed by SIGSEGV"
 
 
-def test_the_server_of_warm_jobs_ignores_ctrl_c_from_its_first_import_on():
-    """It imports for seconds while a person may press Ctrl-C, and would end with a traceback."""
+@pytest.mark.slow
+def test_the_server_of_warm_jobs_is_deaf_to_ctrl_c_from_its_start_on(tmp_path):
+    """It starts and imports for seconds while a person may press Ctrl-C, and would end with a traceback."""
+    (tmp_path / "job.py").write_text("from pathlib import Path; Path('done').touch()")
     code = """
-        import os, signal, sys
-        import vmp.jobs
-        class Heavy:
-            def find_spec(self, name, *_):
-                if not name.startswith("vmp."):
-                    os._exit(signal.getsignal(signal.SIGINT) != signal.SIG_IGN)
-        sys.meta_path.insert(0, Heavy())
-        import vmp.jobs.preloaded
+        import signal, sys, time
+        from pathlib import Path
+        from vmp.jobs.process import JobProcess
+        signal.signal(signal.SIGINT, lambda *_: None)
+        print("ready", flush=True)
+        job = JobProcess([sys.executable, "job.py"], output=Path("said"), cwd=".", place={}, warm=True)
+        while (code := job.poll()) is None:
+            time.sleep(0.1)
+        sys.exit(code)
     """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    assert process.stderr
+    assert process.stdout.readline() == "ready\n"
+    while process.poll() is None and not (tmp_path / "done").exists():
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.02)
+    assert (process.wait(60), process.stderr.read()) == (0, "")

@@ -3,11 +3,8 @@
 torch._dynamo is what torch's optimizers import when they are made: six seconds.
 """
 
-import signal
 import warnings
 
-# Ctrl-C reaches every process of a terminal; multiprocessing ignores it in this one too, but only after the imports
-signal.signal(signal.SIGINT, signal.SIG_IGN)
 warnings.filterwarnings("ignore", r".*torch\.jit", FutureWarning)  # from pytorchvideo's import
 
 import av  # noqa: E402, F401

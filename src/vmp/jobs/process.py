@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -155,21 +156,29 @@ def _fork(words: Sequence[str], output: Path, cwd: Path | str, variables: dict[s
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vmp.jobs.preloaded"])
     arguments = (list(words), str(output), str(cwd), variables)
-    for attempt in range(FORK_ATTEMPTS):
-        process = context.Process(target=_run_forked, args=arguments)
-        try:
-            process.start()
-            break
-        except (EOFError, ConnectionError):  # the server was killed, as when memory runs out
-            if attempt == FORK_ATTEMPTS - 1:
-                raise
-            time.sleep(0.5)  # once its end is known, start() starts another server
+    resource_tracker.ensure_running()  # its start would unblock the signal again
+    # Ctrl-C reaches every process of a terminal: a server that is just starting would show a traceback
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for attempt in range(FORK_ATTEMPTS):
+            process = context.Process(target=_run_forked, args=arguments)
+            try:
+                process.start()
+                break
+            except (EOFError, ConnectionError):  # the server was killed, as when memory runs out
+                if attempt == FORK_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.5)  # once its end is known, start() starts another server
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
 def _run_forked(words: list[str], output: str, cwd: str, variables: dict[str, str]) -> None:
     """What a forked process runs: `words` are a script and its arguments."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # forgets one that came before the session
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked in the server
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     os.environ.clear()
