@@ -34,8 +34,9 @@ def lines_of(text: str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def table(data: bytes, separator: str = ",") -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a CSV (RFC 4180), cells without blanks around them."""
+def table(data: bytes, separator: str = ",", *, tolerant: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a CSV (RFC 4180), cells without blanks around them; `tolerant`: without the empty cells that
+    Excel leaves at the ends of lines."""
     text = text_of(data)
     rows: list[list[str]] = []
     row: list[str] = []
@@ -63,12 +64,16 @@ def table(data: bytes, separator: str = ",") -> tuple[list[str], list[list[str]]
             need(state != "closed")
             if state == "start" and char == '"':
                 state = "quoted"
-            else:
+            elif state == "plain" or char != " " or separator == " ":  # a quote may follow blanks
                 cell, state = cell + char, "plain"
         i += 1
     rows = [row for row in rows if any(row)]
     need(rows)
     header, *rest = rows
+    while tolerant and not header[-1]:
+        header.pop()
+    if tolerant:
+        rest = [row if any(row[len(header) :]) else row[: len(header)] for row in rest]
     need(len(set(header)) == len(header) and "" not in header)
     need(all(len(row) == len(header) for row in rest))
     return header, rest
@@ -170,7 +175,7 @@ def list_rows(data: bytes) -> list[tuple]:
     names = {s: {c.strip().strip('"').strip().lower() for c in lines[0].split(s)} for s in ",;\t "}
     by = [s for s in names if {"path", "label"} <= names[s]]
     if by:
-        header, cells = table(data, by[0])
+        header, cells = table(data, by[0], tolerant=True)
         header = [name.lower() for name in header]
         need(set(header) <= {"path", "label", "start", "end", "start_frame", "end_frame"})
         need({"path", "label"} <= set(header))
