@@ -27,7 +27,7 @@ test: $(READY) ## run the quick tests (3 minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(READY) ## run the slower tests; CI runs both
-	$(BIN)/python -m pytest -q -m "slow and not gpu" -n 3 --dist worksteal
+	$(BIN)/python -m pytest -q -m "slow and not gpu" -n 2 --dist worksteal
 
 chaos: $(READY) ## run the fault tests: kill runs, damage files, fill disks; outputs/chaos.md lists what was tried (ROUNDS=10)
 	@mkdir -p outputs

@@ -500,7 +500,7 @@ def singles(clips: Clips, spec: Motions, *, leak: bool) -> tuple[np.ndarray, np.
 
 
 def accuracy_of_one_frame(
-    clips: Clips, held_out: Clips, spec: Motions, *, leak: bool, epochs: int = 6
+    clips: Clips, held_out: Clips, spec: Motions, *, leak: bool, epochs: int = 3
 ) -> float:
     """Held-out top-1 of a CNN that sees one decoded frame and its index."""
     import torch
