@@ -7,7 +7,7 @@ Two formats are read. Cells are separated by commas, semicolons or tabs, and may
 - without a header: `path label`, where blanks separate too and the label is a number, so that paths may hold blanks;
   `path frames label`, as in the frame lists of mmaction2; or `path,class name`.
 
-What can be read in two ways is refused. videos.py finds the file that a path or an id means.
+What can be read in two ways is refused. locate.py finds the file that a path or an id means.
 """
 
 import csv
