@@ -23,7 +23,7 @@ $(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 demo: $(READY) ## train without and with prompts on generated videos, static and moving camera; print a table, draw curves (SEEDS=2)
 	$(BIN)/python scripts/demo.py seeds=$(or $(SEEDS),2) 'launch=$(LAUNCH)' $(SET)
 
-test: $(READY) ## run the quick tests (3 minutes on two cores)
+test: $(READY) ## run the quick tests (4 minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(READY) ## run the slower tests; CI runs both

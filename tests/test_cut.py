@@ -459,6 +459,7 @@ def test_a_source_that_changes_while_it_is_cut_is_cut_again(sources, tmp_path, m
         assert len(started) == times
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(sources, tmp_path):
     """After SIGKILL no child and no unfinished file stays, finished clips do, and the next run makes the rest."""
     out = tmp_path / "cut"

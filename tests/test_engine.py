@@ -149,6 +149,7 @@ def test_a_checkpoint_of_the_same_tensors_links_their_files(tmp_path):
         checkpoint.newest(tmp_path, warn=lambda text: None)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_one_and_says_so(tmp_path):
     """In a child whose files may not grow beyond 2 KB."""
     checkpoint.save(tmp_path, "step_00000001", model={"a": torch.ones(4)}, state={})

@@ -418,6 +418,7 @@ def test_a_backbone_predicts_by_its_weights_alone(script, tmp_path, weights):
     assert "names 11 classes, and the head of w.ckpt has 12" in errors
 
 
+@pytest.mark.slow
 def test_weights_are_asked_about_frames_and_prompts(script, tmp_path, weights):
     source, out = video(tmp_path / "v.mp4", 9, (32, 48), fps=25), tmp_path / "p.png"
     words = (source, *SMALL_I3D, f"weights={weights}", "--out", out, "--columns", 2)

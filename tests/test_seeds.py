@@ -11,6 +11,7 @@ from vmp.runs.folder import what_matters
 DRAWN = ("dataset=motions", "backbone=tiny", "backbone.weights=none", "vmp.m=draw", "vmp.n=draw")
 
 
+@pytest.mark.slow
 def test_order_and_weights_of_another_seed_give_its_run(data, straight, tmp_path):
     """m and n are not drawn here, so nothing is left that seed 1 itself decides."""
     start(data, tmp_path, "seed=1", "train.order_seed=0", "train.weights_seed=0").succeed()

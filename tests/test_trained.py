@@ -136,6 +136,7 @@ def test_what_cannot_be_asked_is_an_error(trained, finished, files, tmp_path):
             call()
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_predicts(finished, files, tmp_path):
     """As docs/python.md shows it: the processes that measure a video do not run the script again."""
     script = tmp_path / "mine.py"
@@ -187,9 +188,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=lambda n: n.name
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
 def test_rows_of_a_command_that_is_interrupted_are_kept(finished, files, tmp_path, number):
     """By Ctrl-C, which goes to the whole group, and by a kill, after which nothing can be said."""
     table, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
