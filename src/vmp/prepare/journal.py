@@ -159,7 +159,7 @@ class _Journal:
                     os.unlink(entry.path)
 
     def find(self, task: CutClip, origin: list[Any]) -> Measured | None:
-        """What a task's file holds, if it was made from the same and has not changed."""
+        """What a task's file holds, if it was made from the same source by the same recipe, and has not changed."""
         entry = self.known.get(task.target.name, {})
         try:
             found = Measured.from_json(entry["measured"])
