@@ -276,6 +276,8 @@ def _main(
     cwd: str,
 ) -> None:
     os.setsid()
+    # a process has one such server, and where vmp.jobs has started it first, its children do not hear Ctrl-C
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.update(environment)
     if shared_memory:
         _mount_shared_memory(shared_memory)
