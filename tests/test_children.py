@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from vmp.machine import cpus
+from vmp.machine import cpus, process_peak
 from vmp.prepare.children import Lost, in_children, step
 
 
@@ -57,3 +57,11 @@ def test_as_many_processes_as_cpus_that_may_be_used(monkeypatch):
         monkeypatch.setenv(name, "1")
         assert cpus() == 1
         monkeypatch.delenv(name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_of_a_process_is_not_that_of_the_one_that_started_it():
+    held = b"\1" * 300_000_000
+    code = "from vmp.machine import process_peak; print(process_peak())"
+    peak = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert 5e6 < peak < len(held) < process_peak()

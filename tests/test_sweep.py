@@ -66,7 +66,7 @@ def times_run(out: Path) -> Counter[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "local", "joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["basic", "submitit_local"])
 def test_failed_jobs_are_named_and_finished_ones_are_skipped_next_time(tmp_path, launcher):
     """optim.lr=9 fails with a message, optim.lr=8 is killed."""
     sweep = [

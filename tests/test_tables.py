@@ -102,12 +102,13 @@ def test_table_1_is_70_runs(profile):
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
 def test_all_cells_compose_and_only_equal_runs_share_a_folder(profile):
-    runs, kept = runs_of(range(1, 8), profile, seeds=(0, 1)), {}
+    kept = {}
+    runs = [*runs_of(range(1, 8), profile), *runs_of([4], profile, seeds=(1,))]
     for run in runs:
         other = kept.setdefault(run.folder, run)
         assert other.raw == run.raw, (other.label, run.label)
     different = {json.dumps(run.raw, sort_keys=True) for run in runs}
-    assert len(different) == len(kept) == (222 if profile == "paper" else 225)
+    assert len(different) == len(kept) == (119 if profile == "paper" else 122)
 
 
 def test_tables_share_equal_runs():

@@ -454,13 +454,8 @@ def test_real_footage_through_a_list(tmp_path):
     overrides = [
         *("dataset=list", f"dataset.root='{source}'", f"dataset.train='{tmp_path}/train.csv'"),
         *(f"dataset.val='{tmp_path}/val.csv'", f"data.root='{tmp_path}/data'", f"output='{tmp_path}/out'"),
-        *(
-            "trainer.epochs=8",
-            "trainer.batch_size=4",
-            "optim=sgd_cosine_tiny",
-            "optim.lr=0.05",
-            "trainer.workers=1",
-        ),
+        *("trainer.epochs=8", "trainer.batch_size=4", "optim=sgd_cosine_tiny", "optim.lr=0.05"),
+        *("trainer.workers=1", "data.keep=300"),
     ]
     Running(overrides).succeed()
     (result,) = (tmp_path / "out").rglob("result.json")

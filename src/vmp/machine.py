@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,6 +57,18 @@ def peak_memory(device: "torch.device") -> float:
 
     if device.type == "cuda":
         used = float(torch.cuda.max_memory_allocated(device))
-    else:  # kilobytes, but bytes on macOS
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    else:
+        used = process_peak()
     return round(used / 2**30, 2)
+
+
+def process_peak() -> float:
+    """The most memory that this process has used, in bytes.
+
+    On Linux, ru_maxrss begins with that of the process that started it, such as a notebook's."""
+    with suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return 1024 * float(line.split()[1])
+    kilobytes_or_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes_or_bytes * (1 if sys.platform == "darwin" else 1024)
