@@ -12,6 +12,7 @@ from test_tables import table_of
 
 from vmp.paper.claims import (
     Gain,
+    _detectable_step,
     claims,
     count_turns,
     learned_scalars,
@@ -173,6 +174,12 @@ def test_slope_and_shift_by_lambda_and_camera(tmp_path):
         found
     )  # seed 0 turned twice at λ = 0
     assert "| TimeSformer | +3.00 | +0.30 | 1 |" in table_of_cameras(found)  # seed 0 only: 15 - 12, 0.4 - 0.1
+
+
+def test_the_detectable_step_is_that_of_the_fewest_seeds():
+    steps = [[1.0, 2.0, 3.0, 6.0], [1.0, 3.0]]
+    spread = math.sqrt((14 + 2) / 4)  # squares about the means 3 and 2, with 3 + 1 degrees of freedom
+    assert _detectable_step(steps) == pytest.approx(spread / math.sqrt(2) * errors_needed(4))
 
 
 def test_turns():

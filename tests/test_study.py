@@ -313,6 +313,23 @@ def test_a_row_of_clips_has_the_predictions_of_all_runs(tmp_path):
         read_clips(path)
 
 
+def test_a_run_is_recorded_only_once_its_clips_are(tmp_path, monkeypatch):
+    """Else a kill between the two files would leave a run that is never made again, and has no clips."""
+    write_records(Records([run("none", 0)], [clip("none", 0, "0.mp4", "wash")]), tmp_path)
+
+    def stop_after_one(path: Path, rows) -> None:
+        write_csv(path, rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vmp.paper.study_records.write_csv", stop_after_one)
+    both = [clip(arm, 0, "0.mp4", "wash") for arm in ("none", "learned")]
+    with pytest.raises(KeyboardInterrupt):
+        write_records(Records([run("none", 0), run("learned", 0)], both), tmp_path)
+    left = read_records(tmp_path)
+    assert [row["arm"] for row in left.runs] == ["none"]
+    assert {row["arm"] for row in left.clips} == {"none", "learned"}
+
+
 def test_words_choose_sets_and_arms():
     study = load_study(STUDY)
     beyond = ["compensated", "two_sided", "multiscale", "patch", "per_clip", "features"]

@@ -237,8 +237,8 @@ def _steps(by_weight: Sequence[Mapping[int, tuple[float, float]]], which: int) -
 
 
 def _detectable_step(steps: Sequence[Sequence[float]]) -> float | None:
-    """The change from one λ to the next that would be seen."""
-    spread, seeds = pooled(steps), max(map(len, steps), default=0)
+    """The change from one λ to the next that would be seen in each step, so in the one with the fewest seeds."""
+    spread, seeds = pooled(steps), min(map(len, steps), default=0)
     return spread[0] / math.sqrt(seeds) * errors_needed(spread[1]) if spread else None
 
 
@@ -299,7 +299,7 @@ def table_of_costs(path: Path, *, repeats: int = 0) -> str:
     def percent(extra: str, whole: str) -> str:
         if not (extra and whole):
             return "–"
-        return f"{100 * float(extra) / (float(whole) - float(extra)):+.0f} %"
+        return f"{100 * float(extra) / (float(whole) - float(extra)):+z.0f} %"
 
     def limit(row: Mapping[str, str]) -> str:
         """What would be seen, in percent of the baseline, from the spread of both over the rounds: too large rather

@@ -122,7 +122,7 @@ def table_rows(cameras: Sequence[Camera]) -> list[list[str]]:
             )
         d = camera.difference
         rows.append(
-            [camera.name, "difference", "", f"{d.mean:+.1f}", f"[{d.low:+.1f}, {d.high:+.1f}]", "", "", ""]
+            [camera.name, "difference", "", f"{d.mean:+z.1f}", f"[{d.low:+z.1f}, {d.high:+z.1f}]", "", "", ""]
         )
     return rows
 
@@ -137,7 +137,7 @@ def sentences(cameras: Sequence[Camera]) -> tuple[str, str]:
         beyond += [camera.name] if clear else []
         seen.append(
             f"with a {camera.name} camera top-1 is {means[0]:.1f} % without and {means[1]:.1f} % with prompts "
-            f"(difference {d.mean:+.1f}, 95 % interval {d.low:+.1f} to {d.high:+.1f}), "
+            f"(difference {d.mean:+z.1f}, 95 % interval {d.low:+z.1f} to {d.high:+z.1f}), "
             + ("more than chance explains" if clear else "which chance can explain")
         )
     first = "; ".join(seen)

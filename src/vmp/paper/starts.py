@@ -133,8 +133,8 @@ def draw_map(points: Sequence[Point], stem: Path) -> list[Path]:
                 means[row, column] = np.mean(gains)
                 learned_a = np.mean([p.learned_slope for p in here])
                 learned_b = np.mean([p.learned_shift for p in here])
-                text = f"{np.mean(gains):+.1f}\n[{min(gains):+.0f}, {max(gains):+.0f}]"
-                text += f"\n→ {learned_a:.1f}, {learned_b:+.2f}"
+                text = f"{np.mean(gains):+z.1f}\n[{min(gains):+z.0f}, {max(gains):+z.0f}]"
+                text += f"\n→ {learned_a:.1f}, {learned_b:+z.2f}"
                 color = "white" if abs(means[row, column]) > 0.6 * most else "black"
                 axis.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
             image = axis.imshow(means, cmap="RdBu", vmin=-most, vmax=most, origin="lower", aspect="auto")

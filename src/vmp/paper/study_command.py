@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from vmp.files import write_text
+from vmp.files import wait_for_lock, write_text
 from vmp.formats import format_duration
 from vmp.jobs.launch import parse_launch
 from vmp.paper.estimates import command_of
@@ -70,9 +70,11 @@ def run_study(request: StudyRequest) -> int:
         _print_plan(study, planned, missing, todo, recorded)
         return 0
     left = run_missing(todo, [], launch, Path(output))
-    # read again: another command may have written there meanwhile
-    records = merge(read_recorded(), _records_of(run for run in missing if run.planned.finished))
-    pictures = write_results(study, records, results, command=request.command)
+    new = _records_of(run for run in missing if run.planned.finished)
+    results.mkdir(parents=True, exist_ok=True)
+    with wait_for_lock(results / ".lock", f"{results}: another command writes there; waiting for it"):
+        records = merge(read_recorded(), new)  # again: that command may have added runs
+        pictures = write_results(study, records, results, command=request.command)
     if any(arm.compared_with for arm in study.arms.values()):  # else no two arms are to be told apart
         pictures += draw_arms(study, planned, results / "figures")
         if "learned" in study.arms:

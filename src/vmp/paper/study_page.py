@@ -232,7 +232,7 @@ def describe(d: Difference) -> str:
 
 
 def _interval_text(found: Interval) -> str:
-    text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+    text = f"{found.mean:+z.1f} [{found.low:+z.1f}, {found.high:+z.1f}]"
     return f"**{text}**" if found.is_clear else text
 
 
@@ -324,7 +324,7 @@ def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
         return []
     classes = sorted({name for change in changed.values() for name in change})
     rows = [
-        [name, *(f"{change[name]:+.0f}" if name in change else "" for change in changed.values())]
+        [name, *(f"{change[name]:+z.0f}" if name in change else "" for change in changed.values())]
         for name in classes
     ]
     head = ["class", *(name_compared(study, arm) for arm in changed)]
@@ -334,7 +334,7 @@ def _class_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
 def _mean_and_range(values: Sequence[float]) -> str:
     if not values:
         return ""
-    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    return f"{np.mean(values):z.2f} ({min(values):z.2f} to {max(values):z.2f})"
 
 
 def _provenance_lines(study: Study, runs: Sequence[Row]) -> list[str]:

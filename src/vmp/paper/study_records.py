@@ -31,10 +31,7 @@ class Records:
 
 
 def write_records(records: Records, folder: Path) -> None:
-    columns = (*RUN_COLUMNS, *LATER_COLUMNS)
-    write_csv(
-        folder / RUNS_FILE, [columns, *([row.get(name, "") for name in columns] for row in records.runs)]
-    )
+    """Write the clips first: a run that is recorded has its clips, also after a kill between the two files."""
     predicted: dict[tuple[str, ...], dict[str, str]] = {}  # clip -> run -> class
     for row in records.clips:
         run = "/".join(row[name] for name in _RUN)
@@ -42,6 +39,10 @@ def write_records(records: Records, folder: Path) -> None:
     runs = sorted({run for by_run in predicted.values() for run in by_run})
     lines = [[*clip, *(by_run.get(run, "") for run in runs)] for clip, by_run in sorted(predicted.items())]
     write_csv(folder / CLIPS_FILE, [[*_CLIP, *runs], *lines])
+    columns = (*RUN_COLUMNS, *LATER_COLUMNS)
+    write_csv(
+        folder / RUNS_FILE, [columns, *([row.get(name, "") for name in columns] for row in records.runs)]
+    )
 
 
 def read_records(folder: Path) -> Records:
