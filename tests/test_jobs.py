@@ -14,7 +14,7 @@ from runs import wait_for
 
 from vmp.jobs.launch import Launch, run_launched
 from vmp.jobs.process import JobProcess, explain_failure
-from vmp.jobs.supervisor import Job, listen_for_signals
+from vmp.jobs.supervisor import Job, ProgressLines, listen_for_signals
 
 # train.py FILE [WORDS]: writes FILE, unless a word says otherwise
 SCRIPT = """
@@ -230,3 +230,20 @@ def test_the_server_of_warm_jobs_is_deaf_to_ctrl_c_from_its_start_on(tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.02)
     assert (process.wait(60), process.stderr.read()) == (0, "")
+
+
+def test_the_time_left_is_told_from_jobs_that_were_done(monkeypatch):
+    """Two at a time: three were done in 20, 40 and 60 s of a minute, 12 failed at once, and two were done yesterday."""
+    now = 0.0
+    monkeypatch.setattr("vmp.jobs.supervisor.time.monotonic", lambda: now)
+    jobs = [Job("", (), str(n), Path(), lambda: False) for n in range(23)]
+    for job in jobs[:2]:
+        job.state, job.seconds = "done", 900.0
+    lines = ProgressLines(jobs)
+    now = 60.0
+    for job in jobs[2:14]:
+        job.state, job.seconds = "failed", 0.0
+    assert lines.line(jobs[2]) == "[14/23] failed:   (0 s)"
+    for job, seconds in zip(jobs[14:17], (20.0, 40.0, 60.0), strict=True):
+        job.state, job.seconds = "done", seconds
+    assert lines.line(jobs[16]) == "[17/23] done:   (60 s, about 2 min left)"  # 6 x 40 s, two at a time

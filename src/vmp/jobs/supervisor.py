@@ -218,23 +218,26 @@ def _set_outcome(job: Job, process: JobProcess, code: int, *, asked: bool) -> No
 
 
 class ProgressLines:
-    """Lines that say how far the jobs are. It begins when it is made, and estimates from what ended since."""
+    """Lines that say how far the jobs are. It begins when it is made, and estimates from what was done since."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
         self._began = time.monotonic()
-        self._before = self._count(*ENDED)
-
-    def _count(self, *states: str) -> int:
-        return sum(job.state in states for job in self._jobs)
+        self._before = {job.folder for job in jobs if job.state in ENDED}
 
     def line(self, job: Job, note: str = "") -> str:
         """For a job whose state has changed. note: stands behind its label."""
-        ended, left = self._count(*ENDED), self._count("waiting", "running")
-        took = ""
-        if job.seconds is not None:
-            each = (time.monotonic() - self._began) / max(1, ended - self._before)
-            took = f"  ({job.seconds:.0f} s" + (
-                f", about {format_duration(each * left)} left)" if left else ")"
-            )
+        ended = sum(one.state in ENDED for one in self._jobs)
+        took = "" if job.seconds is None else f"  ({job.seconds:.0f} s{self._time_left()})"
         return f"[{ended}/{len(self._jobs)}] {job.state}: {job.label}{note}{took}"
+
+    def _time_left(self) -> str:
+        """How long the other jobs take, as long as those that were done, and as many at a time; a job that failed says
+        nothing of them."""
+        timed = [job for job in self._jobs if job.seconds is not None and job.folder not in self._before]
+        done = [job.seconds for job in timed if job.state == "done" and job.seconds]
+        left = sum(job.state in ("waiting", "running") for job in self._jobs)
+        if not done or not left:
+            return ""
+        at_once = sum(job.seconds or 0.0 for job in timed) / max(time.monotonic() - self._began, 1e-9)
+        return f", about {format_duration(left * sum(done) / len(done) / at_once)} left"
