@@ -10,7 +10,7 @@ It makes no runs; use make paper or make table1 ... for that. Only make publish 
 import os
 from pathlib import Path
 
-from vmp.cli import friendly, parser_of
+from vmp.cli import absolute, friendly, parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,9 +20,9 @@ def main() -> None:
     parser.add_argument("--profile", default="paper", help="a file in conf/table/profile/")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds the tables were run with")
     parser.add_argument(
-        "--results", type=Path, help="folder with table8.csv; default: results/ beside the profile's runs"
+        "--results", type=absolute, help="folder with table8.csv; default: results/ beside the profile's runs"
     )
-    parser.add_argument("--out", type=Path, help="default: claims.md in --results")
+    parser.add_argument("--out", type=absolute, help="default: claims.md in --results")
     options = parser.parse_args()
     if options.seeds < 1:
         parser.error("--seeds must be at least 1")

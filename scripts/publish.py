@@ -11,7 +11,7 @@ If a published number, or some of its seeds, would be lost, nothing is copied.
 import os
 from pathlib import Path
 
-from vmp.cli import friendly, parser_of
+from vmp.cli import absolute, friendly, parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,9 +23,9 @@ def main() -> None:
     )
     parser.add_argument("--profile", default="paper", help="a file in conf/table/profile/ or conf/study/")
     parser.add_argument(
-        "--results", type=Path, help="folder of your results; default: results/ beside the profile's runs"
+        "--results", type=absolute, help="folder of your results; default: results/ beside the profile's runs"
     )
-    parser.add_argument("--to", type=Path, help="default: the profile's folder in docs/results")
+    parser.add_argument("--to", type=absolute, help="default: the profile's folder in docs/results")
     options = parser.parse_args()
 
     from vmp.paper.publishing import publish

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from vmp.cli import friendly, parser_of
+from vmp.cli import absolute, friendly, parser_of
 from vmp.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +37,7 @@ def main() -> None:
     add("--seeds", type=int, default=2, help="runs of each start (default: 2)")
     add("--lambda", type=float, default=0.0, dest="weight", help="λ, the weight of V (default: 0)")
     add("--launch", default="", help="as for make table1")
-    add("--out", type=Path, help="the map's path without suffix; default: results/starts beside the runs")
+    add("--out", type=absolute, help="the map's path without suffix; default: results/starts beside the runs")
     options = parser.parse_intermixed_args()
 
     from vmp.paper.starts import run_grid, write_points

@@ -119,6 +119,16 @@ def test_other_commands_do_not_change_the_shipped_results(command, tmp_path, scr
     assert bytes_of(tmp_path / "docs") == before
 
 
+def test_folders_are_those_of_the_working_directory(places, tmp_path, monkeypatch, script):
+    mine, _ = places
+    monkeypatch.chdir(tmp_path)
+    results = mine.relative_to(tmp_path)
+    code, said, errors = script("publish", "table1", "--profile", "mini", "--results", results, "--to", "new")
+    assert code == 0, errors
+    assert str(tmp_path / "new/table1.csv") in said
+    assert (tmp_path / "new/table1.csv").is_file()
+
+
 def test_a_packed_file_is_chosen_by_its_name_without_suffixes(tmp_path):
     source, target = tmp_path / "results", tmp_path / "docs"
     header = ["set", "fold", "id", "group", "class", "none/base/0", "learned/base/0"]
