@@ -19,3 +19,15 @@ def test_class_names_may_contain_unicode_line_separators(tmp_path):
     write_classes(tmp_path / "classes.txt", names)
     (run,) = find_runs(tmp_path)
     assert run.classes == names
+
+
+def test_linked_folders_are_searched_and_no_run_is_found_twice(tmp_path):
+    """Runs on another disk, behind a link, and a link to a folder above, which has no end."""
+    for folder in (tmp_path / "out/b/seed0", tmp_path / "disk/real/seed0"):
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "out/a").symlink_to(tmp_path / "disk")
+    (tmp_path / "out/c").symlink_to(tmp_path / "out")
+    (tmp_path / "out/d").symlink_to(tmp_path / "disk/real/seed0")
+    found = [str(run.folder.relative_to(tmp_path)) for run in find_runs(tmp_path / "out")]
+    assert found == ["out/a/real/seed0", "out/b/seed0"]

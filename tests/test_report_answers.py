@@ -68,7 +68,7 @@ def test_the_best_setting_is_compared_on_the_clips_and_seeds_in_common(tmp_path,
     assert (answer.difference.seeds, answer.difference.clips) == (seeds, CLIPS - lost)
     assert answer.difference.low == pytest.approx(wanted.low, abs=1.5)  # other draws
     assert answer.difference.high == pytest.approx(wanted.high, abs=1.5)
-    narrow = difference(good[:, lost:], plain[:, lost:], draws=DRAWS)
+    narrow = difference(good[:, lost:], plain[:, lost:], draws=2 * DRAWS)
     assert answer.difference.low < narrow.low  # widened for the choice of one of two
     assert answer.verdict == verdict
     assert verdict in summarize([answer]).lower()
@@ -84,6 +84,32 @@ def test_an_unfinished_seed_makes_no_setting_the_best(tmp_path):
     (answer,) = answers_of(tmp_path)
     assert answer.best.name == "learned, λ 2"
     assert answer.gain == pytest.approx(6)
+
+
+def test_copies_of_a_run_are_no_seeds(tmp_path):
+    for seed, share in enumerate((0.4, 0.8)):
+        write_tested(tmp_path / f"a{seed}", np.arange(CLIPS) < share * CLIPS, seed=seed)
+    for n in range(3):
+        write_tested(tmp_path / f"b{n}", np.arange(CLIPS) < 0.8 * CLIPS, seed=1)
+    (answer,) = answers_of(tmp_path)
+    assert (len(answer.best.entries), answer.best.again) == (2, 3)
+    assert answer.best.top1 == pytest.approx(60)
+    write_report([tmp_path], out=tmp_path / "r.html", clips=0)
+    assert "2 seeds; 3 more of the same left out" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_the_interval_of_a_choice_among_many_has_draws_beyond_its_ends(tmp_path):
+    """Of 40 settings, 1 in 1600 draws lies beyond either end: of 2,000, one."""
+    for n in range(40):
+        right = draw(0.6, 1, stream=n)[0]
+        write_tested(tmp_path / str(n), right, seed=0, **{"lambda": float(n)})
+    plain = draw(0.6, 1, stream=99)[0]
+    write_tested(tmp_path / "none", plain, seed=0, kind="none")
+    (answer,) = answers_of(tmp_path)
+    best = draw(0.6, 1, stream=int(answer.best.name.rpartition(" ")[2]))
+    wanted = difference(best, plain[None], level=1 - 0.05 / 40, draws=100_000)
+    assert answer.difference.low == pytest.approx(wanted.low, abs=1)
+    assert answer.difference.high == pytest.approx(wanted.high, abs=1)
 
 
 def test_a_control_is_never_the_best_and_other_settings_are_not_seeds(tmp_path):

@@ -78,6 +78,11 @@ def bomb(folder):
     path.write_text(BOMB + path.read_text())
 
 
+def half(folder):
+    lines = (folder / "predictions.csv").read_text().splitlines(keepends=True)
+    (folder / "predictions.csv").write_text("".join(lines[: len(lines) // 2]))
+
+
 DAMAGE = {
     "aliases": (bomb, "anchors and aliases"),
     "deep YAML": (write("config.yaml", "a: " + "[" * 100_000), "32 levels"),
@@ -99,6 +104,7 @@ DAMAGE = {
     "a result that is a pipe": (pipe("result.json"), "not a regular file"),
     "a score that is NaN": (cell("predictions.csv", 3, "score", "nan"), "score = 'nan'"),
     "a class that is not there": (cell("predictions.csv", 3, "predicted", "9"), "at most 2"),
+    "half of the predictions": (half, "the end is missing; copy it again"),
     "a long cell": (cell("predictions.csv", 3, "id", "x" * 200_000), "cell|field limit"),
     "a row too long": (write("per_class.csv", "class,name,clips,right,accuracy\n0,a,1,1,100,7,8\n"), "more cells"),
     "more right than there are": (cell("per_class.csv", 1, "right", "99"), "more clips are right"),

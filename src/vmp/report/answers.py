@@ -6,7 +6,7 @@ Notable here:
   the second best where there is no such pair. Both are taken on the clips and the seeds that they share, and the
   interval is over both (paired.py);
 - a best setting is chosen among several on the clips that it is then judged by. Its interval is widened for that
-  choice (Bonferroni): with k settings, 1 - 0.05 / k;
+  choice (Bonferroni): with k settings, 1 - 0.05 / k, from more draws, since its ends are rarer;
 - fewer than MANY_SEEDS seeds say little of another seed, and the page says so.
 """
 
@@ -22,12 +22,14 @@ from vmp.report.entries import Entry
 from vmp.report.tested import pair_up
 from vmp.runs.folder import matters_but_for
 
-MANY_SEEDS, DRAWS = 3, 2000
+# draws of the bootstrap: for each setting that competes, and in all
+MANY_SEEDS, DRAWS, MOST_DRAWS = 3, 2000, 20_000
 
 
 @dataclass
 class Setting:
-    """Finished runs that differ in their seed only. numbers: their places in the list of runs."""
+    """Finished runs that differ in their seed only, one of each seed. numbers: their places in the list of runs.
+    again: how many others, such as copies, have the seed of one of them, and are left out."""
 
     name: str
     prompted: bool
@@ -35,6 +37,7 @@ class Setting:
     tag: str
     entries: list[Entry] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    again: int = 0
 
     @property
     def top1(self) -> float:
@@ -128,6 +131,9 @@ def find_answers(entries: Sequence[Entry]) -> list[Answer]:
         key = (e.dataset, e.backbone, str(e.result["split"]), str(e.result.get("degrade")))
         setting = Setting(_name(e), e.weight is not None, _is_control(e), e.tag)
         setting = groups.setdefault(key, {}).setdefault(_but_for_its_seed(e), setting)
+        if str(e.config.get("seed")) in setting.top1_by_seed:
+            setting.again += 1
+            continue
         setting.entries.append(e)
         setting.numbers.append(number)
     for settings in groups.values():
@@ -191,7 +197,12 @@ def _difference(best: Setting, other: Setting | None, rivals: int) -> Difference
     right = pair_up([one for one in tested if one]) if seeds else None  # (2 seeds, clips)
     if right is None or not right.size:
         return None
-    return difference(right[: len(seeds)], right[len(seeds) :], level=1 - 0.05 / rivals, draws=DRAWS)
+    return difference(
+        right[: len(seeds)],
+        right[len(seeds) :],
+        level=1 - 0.05 / rivals,
+        draws=min(DRAWS * rivals, MOST_DRAWS),
+    )
 
 
 def _starts(entry: Entry) -> dict[str, tuple[float, float]]:

@@ -187,11 +187,16 @@ def read_classes(folder: Path) -> list[str]:
     return names
 
 
-def read_predictions(folder: Path, *, classes: int) -> list[dict[str, str]]:
+def read_predictions(
+    folder: Path, *, classes: int, result: dict[str, Any] | None = None
+) -> list[dict[str, str]]:
     """Rows of predictions.csv; empty where there is no such file.
 
     `label` and `predicted` are classes below `classes` or "", and `score` is finite or "". Older files lack the columns
     for path, span and class names.
+
+    Args:
+        result: of the folder; a file with fewer predictions than it counts clips was copied in part, and is refused.
     """
     path = folder / PREDICTIONS_FILE
     if not path.exists():
@@ -205,6 +210,14 @@ def read_predictions(folder: Path, *, classes: int) -> list[dict[str, str]]:
             raise RunError(f"{path}, row {line}: a prediction without label or score")
         if not row["predicted"] and not row["problem"]:
             raise RunError(f"{path}, row {line}: neither a prediction nor a reason why there is none")
+    scored, tested = sum(row["predicted"] != "" for row in rows), 0
+    if result:
+        counts = result["clips"].get(result["split"], result["clips"])
+        tested = counts.get("present", 0)
+    if scored < tested:
+        raise RunError(
+            f"{path}: {scored} predictions, and {RESULT_FILE} counts {tested} clips: the end is missing; copy it again"
+        )
     return rows
 
 

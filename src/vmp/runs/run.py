@@ -4,8 +4,9 @@ Attributes are read from the folder on first use. They raise RunError if a file 
 checks what they return.
 """
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +87,8 @@ class Run:
     @cached_property
     def predictions(self) -> list[dict[str, str]]:
         """One row per clip of the tested split, with the columns PREDICTION_COLUMNS."""
-        return records.read_predictions(self.folder, classes=len(self.classes))
+        result = self.result if self.finished else None
+        return records.read_predictions(self.folder, classes=len(self.classes), result=result)
 
     @property
     def correct(self) -> dict[str, bool]:
@@ -122,18 +124,31 @@ def read_run(folder: Path) -> Run:
 
 
 def find_runs(outputs: Path) -> Iterator[Run]:
-    """Every run below a folder, sorted by name. Configs inside a run's folder (wandb's own files) are not runs."""
-    folders = {path.parent for path in outputs.rglob(records.CONFIG_FILE)}
-    for folder in sorted(folders):
-        if not folders.intersection(folder.parents):
-            yield Run(folder)
+    """Every run below a folder, sorted by name; links to folders are followed. Configs inside a run's folder (wandb's
+    own files) are not runs. Warns on stderr about folders that cannot be listed."""
+    seen = set[str]()
+
+    def warn(error: OSError) -> None:
+        print(f"warning: left out: {error.filename}: {error.strerror}", file=sys.stderr)
+
+    for folder, below, files in os.walk(outputs, followlinks=True, onerror=warn):
+        again = (place := os.path.realpath(folder)) in seen  # a link to a folder above it, for instance
+        seen.add(place)
+        if records.CONFIG_FILE in files and not again:
+            yield Run(Path(folder))
+        below[:] = [] if again or records.CONFIG_FILE in files else sorted(below)
 
 
 def readable_runs(outputs: Path) -> Iterator[Run]:
     """Runs whose config and, if they are finished, result can be read; warns on stderr about each other run."""
-    for run in find_runs(outputs):
+    return without_damaged(find_runs(outputs), lambda run: (run.config, run.finished and run.result))
+
+
+def without_damaged(runs: Iterable[Run], read: Callable[[Run], Any]) -> Iterator[Run]:
+    """Runs whose files can be read as `read` does it; warns on stderr about each other run."""
+    for run in runs:
         try:
-            _ = run.config, run.finished and run.result
+            read(run)
         except RunError as error:
             print(f"warning: left out: {first_line(error)}", file=sys.stderr)
         else:

@@ -72,7 +72,7 @@ def read_summary(folder: Path) -> RunSummary:
     rows = read_per_class(folder)
     if not rows:
         raise RunError(f"{folder / PER_CLASS_FILE}: not found, or empty")
-    scored = [row for row in read_predictions(folder, classes=len(rows)) if row["predicted"]]
+    scored = [row for row in read_predictions(folder, classes=len(rows), result=result) if row["predicted"]]
     per_class = []
     for row in rows:
         accuracy = float(row["accuracy"]) if row["accuracy"] else None
