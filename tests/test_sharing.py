@@ -56,10 +56,25 @@ def test_nothing_private_is_in_it(shared, finished, data):
         assert secret.encode() not in everything, secret
     card = (shared / "README.md").read_text()
     result = json.loads((finished / "result.json").read_text())
-    assert f"| tiny | learned | manifest | {result['top1']:.2f} | {result['top5']:.2f} |" in card
+    assert f"| tiny | learned | manifest | {result['top1']:.2f} | – |" in card
     assert f"slope {result['scalars']['slope']:.4f}" in card
     assert 'vmp.load("hf:me/model")' in card
     assert "- start: random weights" in card
+
+
+def test_files_of_something_else_are_not_replaced(finished, tmp_path):
+    """Such as those of a run, or the README.md of a project."""
+    shutil.copytree(finished, tmp_path / "run")
+    before = (tmp_path / "run/config.yaml").read_bytes()
+    with pytest.raises(RunError, match=r"has a config\.yaml of something else"):
+        write_shared(finished, tmp_path / "run", name="run")
+    assert (tmp_path / "run/config.yaml").read_bytes() == before
+    for _ in range(2):  # its own are
+        write_shared(finished, tmp_path / "new", name="new")
+    assert 'vmp.load("new")' in (tmp_path / "new/README.md").read_text()
+    (tmp_path / "run/result.json").unlink()
+    with pytest.raises(RunError, match="not finished"):
+        write_shared(tmp_path / "run", tmp_path / "other", name="other")
 
 
 def test_the_account_of_a_tracker_stays(finished, tmp_path):

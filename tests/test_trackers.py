@@ -22,7 +22,7 @@ from tracked import (
     write_result,
 )
 
-from vmp.errors import ConfigError
+from vmp.errors import ConfigError, UserError
 from vmp.figures.confusion import confusion_picture
 from vmp.tracking import check_tracker, start_tracker
 from vmp.tracking.summary import HIDDEN, describe_run, group_of, hide_secrets, read_summary
@@ -102,7 +102,7 @@ def test_a_sweep_is_one_group(tmp_path):
 def test_tensorboard_has_each_step_once_after_resuming_from_an_earlier_step(tmp_path):
     config, rows, said = config_for(tmp_path, "logger=tensorboard"), rows_until(4), []
     run_session(config, rows[:14], said=said)
-    assert said == [f"tensorboard: tensorboard --logdir '{config.folder / 'tensorboard'}'"]
+    assert said == [f"tensorboard: tensorboard --logdir {config.folder / 'tensorboard'}"]
     time.sleep(1.1)  # event files are named by the second
     changed = [{**row, "train/loss": 5.0} if "train/loss" in row else row for row in rows]
     run_session(config, [*rows[:8], *changed[8:]], keep=8)
@@ -228,6 +228,27 @@ def test_a_second_upload_adds_what_the_server_lacks(tmp_path, server, script):
         (run_id,) = server.runs
         assert f"/runs/{run_id}" in said
         assert [plain(row) for row in server.history[run_id]] == [logged(row) for row in rows[:n]]
+
+
+def test_a_damaged_run_sends_nothing_and_keeps_no_other_from_being_sent(tmp_path, capsys, monkeypatch):
+    from vmp.commands import upload
+    from vmp.tracking import wandb_run
+
+    sent = []
+    monkeypatch.setattr(wandb_run, "init_wandb", lambda config, folder, **_: sent.append(folder) or 1 / 0)
+    configs = [config_for(tmp_path, f"tag={tag}") for tag in ("row", "result", "whole")]
+    for config in configs:
+        run_session(config, rows_until(1))
+    with open(configs[0].folder / "metrics.jsonl", "a") as file:
+        file.write("{\n")
+    (configs[1].folder / "result.json").write_text("{")
+    monkeypatch.setattr(sys, "argv", ["upload", *(str(config.folder) for config in configs), "--offline"])
+    with pytest.raises(UserError, match=r"seed0-whole: wandb rejected it \(ZeroDivisionError"):
+        upload.main()
+    assert [folder.name for folder in sent] == ["seed0-whole"]
+    said = capsys.readouterr().err
+    assert re.search(r"error: \S*seed0-row/metrics\.jsonl, line 6: not JSON", said), said
+    assert "seed0-result/result.json: not JSON" in said
 
 
 def test_upload_explains_what_is_wrong(tmp_path, script, monkeypatch):

@@ -29,9 +29,12 @@ def main() -> None:
     if repo and repo.count("/") != 1:
         raise UserError(f"repo={repo}: must be OWNER/NAME, as in repo=me/my-model")
 
+    from vmp.runs.folder import check_writable
     from vmp.runs.hub import upload
     from vmp.runs.sharing import write_shared
 
+    if to:
+        check_writable(Path(to).expanduser(), "choose another with to=FOLDER")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(to).expanduser() if to else Path(temporary)
         files = write_shared(Path(run).expanduser(), folder, name=repo or folder.resolve().name)

@@ -18,7 +18,7 @@ from vmp.tracking import check_tracker
 from vmp.tracking.summary import format_error
 
 
-def main() -> None:
+def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
     parser.add_argument("--offline", action="store_true", help="only write wandb's files")
@@ -29,18 +29,25 @@ def main() -> None:
     options = parser.parse_args()
     from vmp.tracking.wandb_run import rebuild
 
+    given = {key: value for key in ("project", "entity", "group") if (value := getattr(options, key))}
+    failed = False
     for folder in options.runs:
-        chosen = {key: getattr(options, key) for key in ("project", "entity", "group")}
-        config = with_wandb(folder, {key: value for key, value in chosen.items() if value})
-        check_tracker(config.logger)
-        if not read_run(folder).finished:
-            print(f"note: {folder} is not finished; this sends the rows that it has so far", file=sys.stderr)
         try:
-            print(rebuild(config, folder, offline=options.offline))
+            config = with_wandb(folder, given)
+            check_tracker(config.logger)
+            if not read_run(folder).finished:
+                print(
+                    f"note: {folder} is not finished; this sends the rows that it has so far", file=sys.stderr
+                )
+            print(rebuild(config, folder, offline=options.offline), flush=True)
+        except RunError as error:  # the others may be whole
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
         except UserError:
             raise
         except Exception as error:
             raise UserError(f"{folder}: wandb rejected it ({format_error(error)})") from None
+    return 2 if failed else 0
 
 
 def with_wandb(folder: Path, chosen: dict[str, Any]) -> Config:

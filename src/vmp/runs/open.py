@@ -8,12 +8,11 @@ from vmp.backbones import zoo
 from vmp.build import attach_prompts, build_model, make_backbone
 from vmp.config import Config, CustomPrompts, Prompts, TimeSformerConfig, check_start
 from vmp.errors import ConfigError, RunError, WeightsError
-from vmp.files import read_json
 from vmp.pathways import scalar_name
 from vmp.prompts import build_prompts
 from vmp.runs.folder import checkpoints_of, load_config
 from vmp.runs.heads import classes_of, names_beside, run_of
-from vmp.runs.records import CONFIG_FILE, RESULT_FILE, read_classes
+from vmp.runs.records import CONFIG_FILE, read_classes, read_result
 from vmp.runs.run import read_run
 
 if TYPE_CHECKING:
@@ -115,14 +114,9 @@ def open_shared(folder: Path, *, device: Any = "cpu") -> Opened:
     except (SafetensorError, OSError) as error:
         raise RunError(f"{folder / MODEL_FILE}: cannot be read ({error})") from None
     load_into(model, weights, folder / MODEL_FILE)
-    found = read_json(folder / RESULT_FILE)
-    note = f"shared model: top-1 {found['top1']:.2f} on {config.name} ({found['split']})" if found else ""
-    return Opened(
-        config=config,
-        model=model.eval().to(device),
-        classes=tuple(classes),
-        notes=(note,) if note else (),
-    )
+    found = read_result(folder)
+    note = f"shared model: top-1 {found['top1']:.2f} on {config.name} ({found['split']})"
+    return Opened(config=config, model=model.eval().to(device), classes=tuple(classes), notes=(note,))
 
 
 def open_published(config: Config, *, device: Any = "cpu") -> Opened:

@@ -12,14 +12,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vmp.config.keys import is_path
+from vmp.errors import RunError
 from vmp.files import write_json, write_tensors, write_text
-from vmp.runs.open import MODEL_FILE, Opened, open_run
+from vmp.runs.open import MODEL_FILE, Opened, is_shared, open_run
 from vmp.runs.records import (
     CLASSES_FILE,
     CONFIG_FILE,
     RESULT_FILE,
+    has_top5,
     read_config,
-    read_result,
     read_weights,
 )
 from vmp.runs.run import read_run
@@ -38,13 +39,17 @@ def write_shared(run: Path, folder: Path, *, name: str) -> list[Path]:
 
     Args:
         folder: is made; files of these names in it are replaced.
-        name: of the model, for the card.
+        name: of the model, for the card: OWNER/NAME on the Hub, or the folder's.
 
     Raises:
-        RunError: there is no run, or it is not finished.
+        RunError: there is no run, it is not finished, or the folder has such files of something else, such as a run.
     """
-    read_run(run)
-    opened, result = open_run(run), read_result(run)
+    result = read_run(run).result
+    if not is_shared(folder) and (others := [name for name in FILES if (folder / name).exists()]):
+        raise RunError(
+            f"{folder}: has a {others[0]} of something else, which would be replaced; choose a new or an empty folder"
+        )
+    opened = open_run(run)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", "vmp_backbone": opened.config.backbone.key}
     write_tensors(folder / MODEL_FILE, opened.model.state_dict(), metadata)
@@ -86,7 +91,9 @@ def _card(name: str, opened: Opened, told: dict[str, Any], weights: dict[str, An
         "tags": ["video-motion-prompts", config.backbone.key],
         **({"license": str(licence).lower()} if licence else {}),
     }
-    row = f"| {config.backbone.key} | {config.vmp.kind} | {config.name} | {told['top1']:.2f} | {told['top5']:.2f} |"
+    top5 = f"{told['top5']:.2f}" if has_top5(len(opened.classes)) else "–"
+    row = f"| {config.backbone.key} | {config.vmp.kind} | {config.name} | {told['top1']:.2f} | {top5} |"
+    address = f"hf:{name}" if "/" in name else name  # on the Hub, or a folder
     return f"""---
 {OmegaConf.to_yaml(OmegaConf.create(head)).rstrip()}
 ---
@@ -108,7 +115,7 @@ A video classifier, trained with the framework Video Motion Prompts.
 ```python
 import vmp
 
-model = vmp.load("hf:{name}")
+model = vmp.load("{address}")
 print(model.predict("my.mp4").top(5))
 ```
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmp.config import Config
+from vmp.overrides import for_shell
 from vmp.runs.rows import Row
 from vmp.tracking.summary import RunSummary, describe_run
 
@@ -24,7 +25,7 @@ class TensorBoard:
 
         self.config, self.folder, self.where = config, folder, folder / "tensorboard"
         self._writer: Any = None
-        log(f"tensorboard: tensorboard --logdir '{self.where}'")
+        log(f"tensorboard: tensorboard --logdir {for_shell(str(self.where))}")
 
     def begin(self, rows: Sequence[Row], new: int) -> int:
         from omegaconf import OmegaConf

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from vmp.config import Config
 from vmp.errors import RunError, UserError
 from vmp.files import read_json, write_json
+from vmp.overrides import for_shell
 from vmp.runs.folder import what_matters
 from vmp.runs.records import is_finished, read_metrics
 from vmp.runs.rows import Row
@@ -87,7 +88,9 @@ def start_wandb(config: Config, folder: Path, *, log: Callable[[str], None]) -> 
             return WandbRun(run, folder)
     run = init_wandb(config, folder, run_id=run_id, mode="offline")
     kept = Path(run.dir).parent
-    log(f"wandb: {'offline' if not why else f'{why}, so offline'}; to send it: wandb sync '{kept}'")
+    log(
+        f"wandb: {'offline' if not why else f'{why}, so offline'}; to send it: wandb sync {for_shell(str(kept))}"
+    )
     return WandbRun(run, folder)
 
 
@@ -160,7 +163,7 @@ def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
     The id stays the same, so calling this again adds what the server lacks or, offline, replaces the earlier files.
 
     Raises:
-        UserError: there is no API key.
+        RunError: a file of the run is damaged; nothing is sent. UserError: there is no API key.
         Exception: from wandb.
     """
     import wandb
@@ -170,18 +173,21 @@ def rebuild(config: Config, folder: Path, *, offline: bool) -> str:
         raise UserError(
             f"no API key for {settings.base_url}: run `wandb login` first, or use --offline and send it later"
         )
+    rows, summary = read_metrics(folder), read_summary(folder) if is_finished(folder) else None
+    for _ in rows:  # a damaged one shows before anything is sent
+        pass
     run_id = _digest(f"rebuilt {run_id_of(config, folder, log=_print_error)}")
     if offline:
         for piece in session_files(folder, run_id):
             shutil.rmtree(piece.parent)
     run = init_wandb(config, folder, run_id=run_id, mode="offline" if offline else "online", patient=True)
     kept = Path(run.dir).parent
-    where = f"{kept} (to send it: wandb sync '{kept}')" if offline else str(run.url)
-    backend, rows = WandbRun(run, folder), read_metrics(folder)
+    where = f"{kept} (to send it: wandb sync {for_shell(str(kept))})" if offline else str(run.url)
+    backend = WandbRun(run, folder)
     for number in range(int(run.starting_step), len(rows)):
         backend.log_row(number, rows[number])
-    if is_finished(folder):
-        backend.log_result(len(rows), read_summary(folder))
+    if summary:
+        backend.log_result(len(rows), summary)
     backend.finish(0)
     return where
 
