@@ -80,7 +80,7 @@ def curves(found: Found, folder: Path, options: Any) -> None:
     with measured(found, "the last ten rows"):
         _ = read_metrics(folder)[-10:]
     with measured(found, "draw curves"):
-        drawing.draw_curves({"a run": folder}, folder / "curves.png")
+        drawing.draw_curves(folder, folder / "curves.png")
 
 
 def accuracies(found: Found, _: Path, options: Any) -> None:

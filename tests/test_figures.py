@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from itertools import combinations, product
 from math import comb
@@ -157,7 +158,7 @@ def test_curves_with_a_single_row_are_visible(tmp_path):
         (tmp_path / name).mkdir()
         lines = "".join(json.dumps(row) + "\n" for row in kept)
         (tmp_path / name / "metrics.jsonl").write_text(lines)
-        draw_curves({"a": tmp_path / name}, tmp_path / f"{name}.png")
+        draw_curves(tmp_path / name, tmp_path / f"{name}.png")
         pictures.append(cv2.imread(str(tmp_path / f"{name}.png")).astype(int))
     for blue in np.array_split(pictures[1], 4, axis=1)[:2]:  # cross-entropy, accuracies
         assert (blue[..., 0] - blue[..., 2] > 80).sum() > 20
@@ -173,7 +174,7 @@ def test_top5_of_five_classes_is_not_drawn(tmp_path):
             folder.mkdir()
             (folder / "classes.txt").write_text("".join(f"class {i}\n" for i in range(classes)))
             (folder / "metrics.jsonl").write_text(json.dumps(row | more) + "\n")
-            draw_curves({"a": folder}, folder / "curves.png")
+            draw_curves(folder, folder / "curves.png")
             pictures[classes, len(more)] = (folder / "curves.png").read_bytes()
     assert pictures[5, 1] == pictures[5, 0]
     assert pictures[6, 1] != pictures[6, 0]
@@ -490,6 +491,36 @@ def test_the_script_names_the_runs_to_make(tmp_path, script):
     assert "python train.py experiment=finegym_timesformer_k600 vmp.lambda=2.5" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_names_with_dollar_signs_are_drawn_as_they_are(home, tmp_path):
+    """Matplotlib takes what is between two of them for a formula, and fails where it is none."""
+    for name, run in zip(("a$^{", "b$^{"), both(home), strict=True):
+        shutil.copytree(run.folder, tmp_path / name / "seed$0")
+        for file in ("classes.txt", "predictions.csv", "per_class.csv"):
+            path = tmp_path / name / "seed$0" / file
+            path.write_text(path.read_text().replace("brighter", "$x^$").replace("darker", r"$\frac$"))
+    runs = tuple(read_run(folder) for folder in sorted(tmp_path.glob("*/seed$0")))
+    for number in (4, 10):
+        canvas.save(numbered.draw(number, selection.FigureOptions(runs=runs)), tmp_path / "drawn")
+
+
+def test_damage_of_one_run_leaves_the_other_runs_and_figures(home, tmp_path, monkeypatch, capsys):
+    shutil.copytree(home / "out", tmp_path / "out")
+    other = folder(tmp_path / "out", "learned_lambda1", "seed0-a")
+    shutil.copytree(other, other.with_name("seed1"))
+    (other.with_name("seed1") / "metrics.jsonl").write_text("{\n")
+    shutil.rmtree(other / "checkpoints")  # which figure 7 reads
+    monkeypatch.setattr(figure_command, "read", lambda _: ([4, 7, 10], [], True))
+    words = ["figure", "all", "--outputs", str(tmp_path / "out"), "--out", str(tmp_path / "f")]
+    monkeypatch.setattr("sys.argv", words)
+    assert figure_command.main() == 2
+    said = capsys.readouterr().err
+    assert "warning: left out: " in said
+    assert "seed1/metrics.jsonl, line 1: not JSON" in said
+    assert re.search("error: figure 7 is left out: .*no such checkpoint", said), said
+    assert (tmp_path / "f/figure4.png").is_file()
+    assert (tmp_path / "f/figure10.png").is_file()
 
 
 def test_of_all_figures_those_that_lack_runs_are_named_in_a_sentence_each(tmp_path, monkeypatch, capsys):

@@ -549,15 +549,24 @@ def test_two_runs_are_compared_clip_by_clip(home, script, tmp_path):
 def test_runs_that_agree_on_every_clip(home, script, tmp_path):
     """In words and plain numbers: chance gives such a difference in 100 of 100 pairs, not 1e+02."""
     shutil.copytree(folder(home / "out"), tmp_path / "other")
-    code, said, _ = script("compare", folder(home / "out"), tmp_path / "other")
+    code, said, _ = script(
+        "compare", folder(home / "out"), tmp_path / "other", "--picture", tmp_path / "λ0.5"
+    )
     assert code == 0
+    assert sorted(path.name for path in tmp_path.glob("λ*")) == ["λ0.5.png", "λ0.5.svg"]
     assert "Of 100 pairs of equally good models, 100 would differ at least as much" in said
     assert "the accuracy of none changes" in said
 
 
 def test_runs_that_cannot_be_compared_are_an_error(home, script, tmp_path):
     run = folder(home / "out")
-    for other, error in ((run, "not one twice"), (tmp_path, "no run there")):
-        code, _, errors = script("compare", run, other)
+    (tmp_path / "file").touch()
+    for arguments, error in (
+        ((run,), "not one twice"),
+        ((tmp_path,), "no run there"),
+        ((tmp_path, "--clips", tmp_path), f"--clips {tmp_path}: cannot be written (a folder)"),
+        ((tmp_path, "--picture", tmp_path / "file/a"), "file: not a folder); choose another with --picture"),
+    ):
+        code, _, errors = script("compare", run, *arguments)
         assert code == 2
         assert error in errors

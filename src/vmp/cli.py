@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from vmp.errors import UserError
@@ -26,6 +27,8 @@ _NO_ACCESS = (
     errno.ENAMETOOLONG,
     errno.ENOSPC,
     errno.EDQUOT,
+    # a folder in place of a file, or a file in place of a folder
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
     *(errno.EIO, errno.ESTALE),  # a disk or a server of files that fails
 )
 
@@ -40,6 +43,11 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def absolute(word: str) -> Path:
+    """The path of an option, for a command that works in another folder than the one it was started in."""
+    return Path(word).absolute()
 
 
 def print_notes(notes: Iterable[str], file: TextIO | None = None) -> None:

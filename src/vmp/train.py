@@ -459,7 +459,7 @@ class Session:
         try:
             from vmp.figures.curves import draw_curves
 
-            draw_curves({config.folder.parent.name: config.folder}, config.folder / "curves.png")
+            draw_curves(config.folder, config.folder / "curves.png")
         except Exception as error:  # a failed picture must not end the run
             self.log.warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
         self.tracker.log_result(config.folder)

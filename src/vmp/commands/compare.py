@@ -16,7 +16,7 @@ from vmp.errors import UserError
 from vmp.figures.comparison import ClassChange, Pairing, class_changes, mcnemar, pair
 from vmp.files import write_csv
 from vmp.paper.paired import difference
-from vmp.runs.folder import ABSENT, differences, what_matters
+from vmp.runs.folder import ABSENT, check_file, check_writable, differences, what_matters
 from vmp.runs.run import Run, read_run
 from vmp.targets import take_trust
 
@@ -25,6 +25,10 @@ def main() -> None:
     options = _parser().parse_args()
     if options.most < 1 or (options.layers is not None and options.layers < 0):
         raise UserError("--most must be at least 1, --layers at least 0")
+    if options.clips:
+        check_file(options.clips, "--clips ")
+    if options.picture:
+        check_writable(options.picture.parent, "choose another with --picture")
     runs = take_trust(options.runs)
     if len(runs) != 2:
         raise UserError(f"{' '.join(runs) or 'no run'}: name two runs")
@@ -51,7 +55,8 @@ def main() -> None:
         p, interval = found["top1"]["mcnemar_p"], found["top1"]["interval"]
         with style():
             drawn = draw_comparison(paired, changes, labels=labels, p=p, interval=interval, layers=layers)
-        pictures = save(drawn, options.picture.with_suffix(""))
+        suffix = options.picture.suffix in (".png", ".svg")
+        pictures = save(drawn, options.picture.with_suffix("") if suffix else options.picture)
     if options.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
@@ -127,8 +132,8 @@ def show(found: dict[str, Any], *, most: int) -> None:
     console.print("\n".join(f"  {escape(line)}" for line in both) or "  the same")
     t, n = found["top1"], found["clips"]
     console.print(
-        f"\n[bold]top-1[/bold]  A {t['a']:.2f} %, B {t['b']:.2f} % on {n['both']} clips: {t['difference']:+.2f} "
-        f"points, 95 % interval {t['interval'][0]:+.2f} to {t['interval'][1]:+.2f}\n"
+        f"\n[bold]top-1[/bold]  A {t['a']:.2f} %, B {t['b']:.2f} % on {n['both']} clips: {t['difference']:+z.2f} "
+        f"points, 95 % interval {t['interval'][0]:+z.2f} to {t['interval'][1]:+z.2f}\n"
         f"  B gets {t['fixed']} clips right that A does not, and {t['broken']} the other way: McNemar's exact test "
         f"p = {t['mcnemar_p']:.3g}\n  {verdict(t['mcnemar_p'])}"
     )
@@ -141,14 +146,14 @@ def show(found: dict[str, Any], *, most: int) -> None:
         table.add_column(name, justify="left" if name == "class" else "right")
     for c in (*gains, *losses):
         table.add_row(
-            escape(c["name"]), str(c["clips"]), f"{c['a']:.1f}", f"{c['b']:.1f}", f"{c['change']:+.1f}"
+            escape(c["name"]), str(c["clips"]), f"{c['a']:.1f}", f"{c['b']:.1f}", f"{c['change']:+z.1f}"
         )
     console.print()
     console.print(table if gains or losses else "[bold]classes[/bold]  the accuracy of none changes")
     if found["scalars"]:
         console.print("\n[bold]learned scalars[/bold]")
     for name, values in found["scalars"].items():
-        texts = ("-" if value is None else f"{value:.4f}" for value in values)
+        texts = ("-" if value is None else f"{value:z.4f}" for value in values)
         console.print(f"  {name:<12} {'  ->  '.join(texts)}")
     for kind, similar in found.get("layers", {}).items():
         least = sorted(similar, key=lambda name: similar[name])[:most]

@@ -46,6 +46,7 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
         raise WeightsError(f"{out}: must end in .safetensors")
     if out.exists() and not force:
         raise WeightsError(f"{out}: exists already. Choose another name, or replace it with --force")
+    replaced = out.exists()
     from safetensors import SafetensorError
 
     from vmp.backbones.layouts import read, to_huggingface
@@ -75,8 +76,8 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
         raise WeightsError(f"{out}: cannot be written ({error})") from None
     if classes := classes_of(source):
         write_classes(names_beside(out), classes)
-    else:
-        names_beside(out).unlink(missing_ok=True)  # left by a file that was replaced
+    elif replaced:  # the names are those of the file that was there
+        names_beside(out).unlink(missing_ok=True)
     count = sum(value.numel() for value in state.values())
     lines = [f"{foreign.file} ({foreign.layout})" + (f", {foreign.note}" if foreign.note else "")]
     lines.append(f"  {len(state)} tensors, {count:,} numbers -> {out}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from vmp.cli import parser_of, print_notes
 from vmp.errors import UserError
 from vmp.overrides import model_source
+from vmp.runs.folder import check_file
 
 
 def main() -> None:
@@ -42,7 +43,8 @@ def main() -> None:
 
     if own["format"] not in SUFFIXES:
         raise UserError(f"format={own['format']}: must be one of {', '.join(SUFFIXES)}")
+    out = Path(own["out"] or f"model{SUFFIXES[own['format']]}")
+    check_file(out, "out=")
     trained = load_named(source, checkpoint=options.checkpoint, device="cpu")
     print_notes(trained.notes, sys.stderr)
-    out = Path(own["out"] or f"model{SUFFIXES[own['format']]}")
     print(export(trained, out, format=own["format"]))

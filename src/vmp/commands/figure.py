@@ -9,16 +9,20 @@ examples:
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from vmp.cli import parser_of
 from vmp.errors import UserError
 from vmp.figures.numbered import FIGURES, draw
 from vmp.figures.selection import SHIFT, SLOPE, FigureOptions, MissingRuns, named_runs
+from vmp.runs.folder import check_writable
 from vmp.targets import take_trust
 
+OUTPUTS = Path("outputs")
 
-def main() -> None:
+
+def main() -> int:
     from vmp.figures.canvas import save
     from vmp.paper.tables import results_of
 
@@ -27,13 +31,16 @@ def main() -> None:
     stride = 1 if options["stride"] is None else options["stride"]
     if min(options["start"], stride - 1, options["frames"] - 1, options["clips"]) < 0:
         raise UserError("--start and --clips must be at least 0, --stride and --frames at least 1")
+    if options["outputs"] != OUTPUTS and not options["outputs"].is_dir():
+        print(f"note: --outputs {options['outputs']}: no such folder, so no run is drawn", file=sys.stderr)
     out = options.pop("out") or results_of(options["outputs"]) / "figures"
+    check_writable(out, "choose another with --out")
     options["videos"] = options.pop("video")
     options["classes"] = tuple(name for name in options["classes"].split(",") if name)
     options["runs"], options["found"] = named_runs(runs)
     wanted = FigureOptions(**options)
     seen: dict[bytes, int] = {}
-    lacking = False
+    lacking = failed = False
     for number in numbers:
         try:
             drawn = draw(number, wanted)
@@ -43,6 +50,12 @@ def main() -> None:
             why, _, _ = str(error).removeprefix(f"figure {number} ").partition(". ")
             print(f"figure {number} is left out: it {why}")
             lacking = True
+            continue
+        except UserError as error:
+            if not every:
+                raise
+            print(f"error: figure {number} is left out: {error}", file=sys.stderr)
+            failed = True
             continue
         paths = save(drawn, out / f"figure{number}")
         same = seen.setdefault(paths[0].read_bytes(), number)
@@ -55,6 +68,7 @@ def main() -> None:
         print(*paths)
     if lacking:
         print("Ask for a single figure, by its number, to see the commands that make its runs.")
+    return 2 if failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,9 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clips", type=int, default=8, help="number of test clips for figures 7-9 (default: 8)"
     )
-    parser.add_argument(
-        "--outputs", type=Path, default=Path("outputs"), help="folder with runs (default: outputs)"
-    )
+    parser.add_argument("--outputs", type=Path, default=OUTPUTS, help="folder with runs (default: outputs)")
     parser.add_argument(
         "--out", type=Path, help="folder of the figures (default: results/figures in --outputs)"
     )
@@ -93,7 +105,7 @@ def read(what: list[str]) -> tuple[list[int], list[str], bool]:
     for word in take_trust(what):
         key, equals, value = word.partition("=")
         if equals and key in ("run", "runs"):
-            runs += [name for name in value.split(",") if name]
+            runs += [name for name in (value.split(",") if key == "runs" else [value]) if name]
         elif word == "all":
             numbers += list(FIGURES)
         elif word.isdigit():

@@ -12,6 +12,7 @@ protocol of the backbone, and through a reader that was measured to return exact
 import csv
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from vmp.cli import parser_of, print_notes
 from vmp.errors import UserError
 from vmp.files import write_csv
 from vmp.overrides import model_source
+from vmp.runs.folder import check_file
 
 if TYPE_CHECKING:
     from vmp.trained import Prediction
@@ -58,10 +60,10 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     if options.top < 1:
         raise UserError(f"--top {options.top}: must be at least 1")
-    if options.fps < 0:
+    if not 0 <= options.fps < math.inf:
         raise UserError(f"--fps {options.fps:g}: must be at least 0")
     if options.csv:
-        check_table(options.csv)
+        check_file(options.csv, "--csv ")
     source = model_source(options.what)
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # stdout gets only JSON
         videos = find_videos(source.rest)
@@ -124,14 +126,6 @@ def as_entry(one: "Prediction", *, top: int) -> dict[str, Any]:
         "views": list(one.views),
         "top": [{"class": name, "probability": share} for name, share in one.top(top)],
     }
-
-
-def check_table(path: Path) -> None:
-    """Raise UserError, before anything is predicted, for a table that could not be written in the end."""
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
-    why = "a folder" if path.is_dir() else "" if os.access(there, os.W_OK) else f"{there}: permission denied"
-    if why:
-        raise UserError(f"--csv {path}: cannot be written ({why}); choose another file")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from vmp.cli import parser_of
 from vmp.errors import UserError
 from vmp.report.page import CLIPS, write_report
+from vmp.runs.folder import check_file
 from vmp.targets import take_trust
 
 
@@ -32,8 +33,11 @@ def main() -> None:
     if options.clips < 0:
         raise UserError(f"--clips {options.clips}: must be at least 0")
     out, tables = options.out or options.folders[0] / "report.html", options.tables
+    if absent := [folder for folder in tables or () if not folder.is_dir()]:
+        raise UserError(f"--tables {absent[0]}: no such folder")
     if tables is None:
         tables = [folder / "results" for folder in options.folders]
+    check_file(out, "--out ")
     written = write_report(options.folders, out=out, tables=tables, clips=options.clips, progress=True)
     print(
         f"{written.path}: {written.finished} finished of {written.runs} runs, {written.tables} tables, "

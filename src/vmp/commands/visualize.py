@@ -13,6 +13,7 @@ the prompts are printed and drawn.
 """
 
 import argparse
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -25,6 +26,7 @@ import numpy as np
 from vmp.cli import parser_of, print_notes
 from vmp.errors import UserError, VideoReadError, first_line
 from vmp.overrides import Source, model_source
+from vmp.runs.folder import check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +53,7 @@ def main() -> None:
         )
     options.stride = STRIDE if options.stride is None else options.stride
     for name, low in {"start": 0, "stride": 1, "fps": 0, "columns": 1, "frames": 0, "side": 16}.items():
-        if getattr(options, name) < low:
+        if not low <= getattr(options, name) < math.inf:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least {low}")
     found = None if source.overrides else find_layer(options)
     if options.video is None:
@@ -79,8 +81,10 @@ def choose_output(options: argparse.Namespace) -> Path:
     """The path of the video to write: from --out, or a new one below outputs/; the PNG's differs in its suffix.
 
     Raises:
-        UserError: one of the two would overwrite the video, or --out names a folder or a file of another kind.
+        UserError: one of the two would overwrite the video or cannot be written, or --out names a folder or a file of
+            another kind.
     """
+    check_writable((options.out or Path("outputs", "a")).parent, "choose another with --out")
     if options.out:
         if options.out.is_dir():
             raise UserError(

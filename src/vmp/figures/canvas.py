@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from PIL import Image
 
-from vmp.files import write_text
+from vmp.files import replacing
 
 matplotlib.use("Agg")
 
@@ -34,6 +34,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "video-motion-prompts",
     "image.interpolation": "nearest",
+    "text.parse_math": False,  # a class or a folder may be called "$5"
 }
 
 
@@ -51,19 +52,18 @@ def style() -> Any:
 
 def save(drawn: Any, stem: Path, *, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Write `stem`.png and .svg without date or version, so that the same figure has the same bytes."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.parent / f"{stem.name}.{kind}" for kind in kinds]
     for path in paths:
         svg = path.suffix == ".svg"
-        with style():
+        with style(), replacing(path) as temporary:
             drawn.savefig(
-                path, dpi=110, metadata={"Date": None, "Creator": None} if svg else {"Software": None}
+                temporary, dpi=110, metadata={"Date": None, "Creator": None} if svg else {"Software": None}
             )
-        if path.suffix == ".png":  # matplotlib writes a transparency that no figure has
-            with Image.open(path) as picture:
-                picture.convert("RGB").save(path, optimize=True)
-        if svg:
-            write_text(path, _renumbered(path.read_text(encoding="utf-8")))
+            if svg:
+                temporary.write_text(_renumbered(temporary.read_text(encoding="utf-8")), encoding="utf-8")
+            else:  # matplotlib writes a transparency that no figure has
+                with Image.open(temporary) as picture:
+                    picture.convert("RGB").save(temporary, optimize=True)
     return paths
 
 

@@ -57,8 +57,6 @@ def confusion_picture(counts: np.ndarray, names: Sequence[str], *, title: str = 
         many = "" if per_row == 1 else f" ({per_row} classes per row)"
         number = "" if named else " number"
         axis.set(xlabel=f"predicted class{number}{many}", ylabel=f"actual class{number}{many}", title=title)
-        for text in (*axis.get_xticklabels(), *axis.get_yticklabels(), axis.title):
-            text.set_parse_math(False)  # a class may be called "$5"
         drawn.colorbar(image, ax=axis, shrink=0.8, label="% of the actual class's clips")
         board = FigureCanvasAgg(drawn)
         drawn.set_dpi(100)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from vmp.figures.canvas import COLORS, GREY, figure
 from vmp.figures.layers import SHIFTS, SLOPES
+from vmp.files import replacing
 from vmp.pathways import display_name, scalar_name, split_scalar_name
 from vmp.runs.folder import matters_but_for
 from vmp.runs.records import has_top5
@@ -20,56 +21,40 @@ TOO_FEW = 3  # points below which a line cannot be seen
 THIN = {"slope": 0.1, "shift": 0.01}  # smallest range of an axis, so that rounding is not drawn as a trend
 
 
-def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
-    """Write a picture of cross-entropy, accuracy, slope and shift against epochs, each run in its own colour.
+def draw_curves(folder: Path, out: Path) -> None:
+    """Write a picture of a run's cross-entropy, accuracy, slope and shift against epochs.
 
-    Cross-entropy leaves out λV, so runs with and without prompts, or with different λ, can be compared.
-    runs: label -> folder.
+    Cross-entropy leaves out λV, so that pictures of runs with different λ, or without prompts, can be compared.
     """
     from matplotlib.lines import Line2D
 
     drawn = figure(15, 3.4)
     axes = drawn.subplots(1, 4)
     drawn.subplots_adjust(left=0.035, right=0.99, bottom=0.14, top=0.91, wspace=0.24)  # quicker than a layout
-    opened = {label: Run(folder) for label, folder in runs.items()}
-    with_top5 = any(has_top5(len(run.classes) if run.lists_classes else None) for run in opened.values())
-    accuracies = (TRAINING, VAL, TOP5) if with_top5 else (TRAINING, VAL)
-    titles = (
-        "cross-entropy",
-        f"top-1{' and top-5' if with_top5 else ''} (%)",
-        "slope a(m)",
-        "shift b(n)",
-    )
-    colors = dict(zip(runs, cycle(COLORS), strict=False))
-    for label, run in opened.items():
-        color, rows = colors[label], run.curve
-        for axis, key, look in (
-            (axes[0], "train/cross_entropy", TRAINING),
-            (axes[0], "val/cross_entropy", VAL),
-            (axes[1], "train/top1", TRAINING),
-            (axes[1], "val/top1", VAL),
-            *([(axes[1], "val/top5", TOP5)] if with_top5 else []),
-        ):
+    run, color = Run(folder), COLORS[0]
+    rows = run.curve
+    top5 = (TOP5,) if has_top5(len(run.classes) if run.lists_classes else None) else ()
+    titles = ("cross-entropy", f"top-1{' and top-5' if top5 else ''} (%)", "slope a(m)", "shift b(n)")
+    of_loss = {"train/cross_entropy": TRAINING, "val/cross_entropy": VAL}
+    of_accuracy = dict(zip(("train/top1", "val/top1", "val/top5"), (TRAINING, VAL, *top5), strict=False))
+    for axis, looks in ((axes[0], of_loss), (axes[1], of_accuracy)):
+        for key, look in looks.items():
             _plot(axis, line_of(rows, key), color=color, **look)
-        for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
-            for key, style in zip(_keys(rows, name), ("-", "--", ":"), strict=False):
-                pathway = key.split("/")[1:-1]
-                _plot(
-                    axis, line_of(rows, key), linestyle=style, label=" ".join([label, *pathway]), color=color
-                )
-    if not any(axis.lines for axis in axes[2:]):
-        for axis in axes[2:]:
-            axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
-    for axis, looks in ((axes[0], (TRAINING, VAL)), (axes[1], accuracies)):
         alone = axis.lines and all(len(line.get_xdata()) < TOO_FEW for line in axis.lines)
-        handles = [Line2D([], [], color=GREY, **(POINTS | look if alone else look)) for look in looks]
-        if len(runs) > 1:
-            handles += [Line2D([], [], color=color, label=label) for label, color in colors.items()]
+        handles = [
+            Line2D([], [], color=GREY, **(POINTS | look if alone else look)) for look in looks.values()
+        ]
         axis.legend(handles=handles, fontsize=8, frameon=False)
     for axis, name in ((axes[2], "slope"), (axes[3], "shift")):
+        for key, style in zip(_keys(rows, name), ("-", "--", ":"), strict=False):
+            label = " ".join([folder.parent.name, *key.split("/")[1:-1]])
+            _plot(axis, line_of(rows, key), linestyle=style, label=label, color=color)
         plain_numbers(axis, least=THIN[name])
         if len(axis.lines) > 1:
             axis.legend(fontsize=8, frameon=False)
+    if not any(axis.lines for axis in axes[2:]):
+        for axis in axes[2:]:
+            axis.text(0.5, 0.5, "no prompts", ha="center", va="center", color=GREY, transform=axis.transAxes)
     last = max((x for axis in axes for line in axis.lines for x in line.get_xdata()), default=0) or 1
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
@@ -79,8 +64,8 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlim(-0.02 * last, 1.02 * last)
         whole_epochs(axis)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(out, dpi=110)
+    with replacing(out) as temporary:
+        drawn.savefig(temporary, dpi=110)
 
 
 def whole_epochs(axis: Any) -> None:
@@ -212,7 +197,7 @@ def _draw_pairs(axis: Any, best: Mapping[str, LearnedPair]) -> None:
     right = axis.twinx()
     right.spines["right"].set_visible(True)
     for i, pair in enumerate(best.values()):
-        slope, shift = f"{pair.slope:.2f}", f"{pair.shift:+.2f}"
+        slope, shift = f"{pair.slope:.2f}", f"{pair.shift:+z.2f}"
         _stem(axis, i - apart, pair.slope, slope, "-o", COLORS[0], side=0 if crowded else -1)
         _stem(right, i + apart, pair.shift, shift, "--s", COLORS[1], side=0 if crowded else 1)
     slanted = sum(map(len, best)) > 40

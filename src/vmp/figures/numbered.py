@@ -24,6 +24,7 @@ from vmp.figures.selection import (
     regularised_pair,
     shows_videos,
 )
+from vmp.runs.run import without_damaged
 
 if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
@@ -80,7 +81,7 @@ def _curves(number: int, options: FigureOptions) -> Any:
     """4: slope and shift against epochs by λ; learned pairs."""
     from vmp.figures.curves import by_lambda, draw_slopes_and_shifts
 
-    runs = candidates(options, PAPER[number])
+    runs = list(without_damaged(candidates(options, PAPER[number]), lambda run: run.curve))
     if not by_lambda(runs):
         weights = [f"vmp.lambda={weight:g}" for weight in (0, 0.5, 2.5, 5, 10)]
         small = [f"dataset.camera=moving {weight}" for weight in weights]

@@ -9,6 +9,7 @@ Notable here:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,11 @@ class FigureOptions:
     shift: float | None = None
     classes: tuple[str, ...] = ()
     clips: int = 8
+
+    @cached_property
+    def all_runs(self) -> list[Run]:
+        """Those named, or else those below `outputs`."""
+        return list(self.runs or (readable_runs(self.outputs) if self.outputs.is_dir() else ()))
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ def choose_run(options: FigureOptions) -> Run | None:
         return options.runs[0]
     if (options.slope, options.shift) != (None, None):
         return None
-    for run in all_runs(options):
+    for run in options.all_runs:
         if run.finished and run.config["vmp"]["kind"] == "learned" and shows_videos(run):
             try:
                 find_splits(run.checked_config, progress=False)
@@ -261,7 +267,7 @@ def folds_of(a: Run, b: Run, options: FigureOptions) -> list[tuple[Run, Run]]:
     if not _fold(a):
         return [(a, b)]
     mine, theirs = dict[int, Run](), dict[int, Run]()
-    for run in all_runs(options):
+    for run in options.all_runs:
         if run.finished and _fold(run):
             for like, found in ((a, mine), (b, theirs)):
                 if _across_folds(run) == _across_folds(like):
@@ -301,9 +307,4 @@ def candidates(options: FigureOptions, paper: PaperFigure) -> list[Run]:
         known = str(config["name"]).startswith((paper.dataset, MINIATURE[paper.dataset]))
         return not known, config["backbone"]["name"] != paper.backbone
 
-    return sorted(all_runs(options), key=distance)
-
-
-def all_runs(options: FigureOptions) -> list[Run]:
-    """Those named, or else those below `outputs`."""
-    return list(options.runs or (readable_runs(options.outputs) if options.outputs.is_dir() else ()))
+    return sorted(options.all_runs, key=distance)

@@ -148,6 +148,13 @@ def check_writable(folder: Path, advice: str = "choose another with output=FOLDE
         raise RunError(f"{folder} cannot be written ({there}: {why}); {advice}")
 
 
+def check_file(path: Path, option: str) -> None:
+    """Raise RunError if a file cannot be made or replaced. option: what names it, such as `--csv ` or `out=`."""
+    if path.is_dir():
+        raise RunError(f"{option}{path}: cannot be written (a folder); name a file")
+    check_writable(path.parent, f"choose another file with {option.strip()}")
+
+
 @contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
     """Context in which a folder exists and this process alone works in it.
