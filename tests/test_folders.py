@@ -15,7 +15,7 @@ from vmp.cli import friendly
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.division import divide
 from vmp.prepare.folders import _ids, plan_folders, read_table, scan
-from vmp.prepare.list_format import Row
+from vmp.prepare.list_format import Row, sort_labels
 
 TWO = ("wave/a.mp4", "wave/b.mp4", "kick/a.mp4", "kick/b.mp4")
 SPLIT = ("train/wave/a.mp4", "train/kick/b.mp4", "test/wave/c.mp4")
@@ -215,6 +215,8 @@ def test_class_folders_that_look_alike_are_named(tmp_path):
 def test_labels_that_are_numbers_are_in_their_order(tmp_path):
     root = tree(tmp_path, *(f"{n}/{clip}.mp4" for n in (0, 2, 10) for clip in "ab"))
     assert plan_folders(root, folds=2, fold=1)[0].classes == ("0", "2", "10")
+    assert sort_labels(["10.0", "0.0", "2.0"]) == ("0.0", "2.0", "10.0")  # as pandas writes them
+    assert sort_labels(["b10", "b2", "7"]) == ("7", "b10", "b2")
 
 
 def test_one_number_in_two_spellings_is_refused_where_labels_are_names(tmp_path):

@@ -8,6 +8,7 @@ examples:
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def show(found: dict[str, Any], *, most: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    # in a file or a pipe a row of the table is one line
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 250)
     console.print(f"A  {escape(found['a'])}\nB  {escape(found['b'])}\n")
     console.print("[bold]settings[/bold] (A -> B)")
     both = [line for line in found["config"] if ABSENT not in line]
@@ -143,7 +145,7 @@ def show(found: dict[str, Any], *, most: int) -> None:
     losses = [c for c in found["classes"] if c["change"] < 0][-most:]
     table = Table(title="classes that change most", title_justify="left", box=None)
     for name in ("class", "clips", "A %", "B %", "change"):
-        table.add_column(name, justify="left" if name == "class" else "right")
+        table.add_column(name, justify="left" if name == "class" else "right", overflow="fold")
     for c in (*gains, *losses):
         table.add_row(
             escape(c["name"]), str(c["clips"]), f"{c['a']:.1f}", f"{c['b']:.1f}", f"{c['change']:+z.1f}"
@@ -166,7 +168,7 @@ def show(found: dict[str, Any], *, most: int) -> None:
 
 
 def verdict(p: float) -> str:
-    share = f"{100 * p:.2g}" if p < 0.995 else "100"  # which .2g writes as 1e+02
+    share = "fewer than 0.1" if p < 0.001 else f"{100 * p:.2g}" if p < 0.995 else "100"  # .2g: 1e+02
     odds = f"Of 100 pairs of equally good models, {share} would differ at least as much"
     if p < 0.05:
         return f"{odds}. These two runs differ; whether their settings do takes more seeds to tell."

@@ -212,4 +212,4 @@ def show(found: "Sequence[Prediction]", *, top: int) -> None:
         for name, share in one.top(top):
             bar = "█" * round(BAR * share) or "▏"
             percent = f"{100 * share:.1f}" if share >= 5e-4 else f"{100 * share:.1g}"
-            console.print(f"  {escape(name):<{wide}}  {percent:>6} %  [blue]{bar}[/blue]")
+            console.print(f"  {escape(f'{name:<{wide}}')}  {percent:>6} %  [blue]{bar}[/blue]")

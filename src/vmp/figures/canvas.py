@@ -74,6 +74,11 @@ def _renumbered(svg: str) -> str:
     return re.sub(r'(<clipPath id="|url\(#)(\w+)', lambda m: m[1] + order.get(m[2], m[2]), svg)
 
 
+def shorten(name: str, most: int = 28) -> str:
+    """A name of a class, cut so that it leaves room for the drawing."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def bare(axis: Any) -> None:
     """Remove ticks, frame and grid, for a picture."""
     axis.set(xticks=[], yticks=[])

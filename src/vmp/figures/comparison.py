@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vmp.errors import RunError
-from vmp.figures.canvas import COLORS, GREY, figure
+from vmp.figures.canvas import COLORS, GREY, figure, shorten
 from vmp.runs.records import PER_CLASS_FILE, PREDICTIONS_FILE
 from vmp.runs.run import Run
 
@@ -155,7 +155,7 @@ def draw_class_accuracies(
         axis.plot([a[name], b[name]], [i, i], color=color, linewidth=2.5, alpha=0.45, zorder=2)
     axis.plot([a[n] for n in names], at, "o", color="white", markeredgecolor=GREY, label=labels[0])
     axis.plot([b[n] for n in names], at, "D", color="black", markersize=4, label=labels[1])
-    axis.set_yticks(at, [n.replace("_", " ") for n in names])
+    axis.set_yticks(at, [shorten(n.replace("_", " "), 40) for n in names])
     axis.set(xlim=(-3, 103), ylim=(-0.8, len(names) - 0.2), xlabel="accuracy of the class (%)")
     better = sum(b[n] > a[n] for n in every)
     worse = sum(b[n] < a[n] for n in every)
@@ -185,7 +185,7 @@ def draw_comparison(
     by_class.barh(
         at, [c.change for c in shown], color=[GAIN if c.change > 0 else LOSS for c in shown], height=0.7
     )
-    by_class.set_yticks(at, [f"{c.name.replace('_', ' ')} ({c.clips})" for c in shown])
+    by_class.set_yticks(at, [f"{shorten(c.name.replace('_', ' '), 40)} ({c.clips})" for c in shown])
     by_class.axvline(0, color=GREY, linewidth=0.8)
     few = "" if len(shown) == len(changes) else f", the {MOST_CHANGES // 2} at either end of {len(changes)}"
     by_class.set(title=f"classes (clips){few}", xlabel="change of accuracy (points)")
@@ -209,6 +209,6 @@ def draw_comparison(
         alike.set_yticks(list(range(0, len(names), step)), names[::step])
         alike.invert_yaxis()
         alike.set(title="layers", xlabel="cosine similarity")
-        alike.legend(loc="lower left")
+        alike.legend()
     drawn.suptitle(f"{labels[0]}  ->  {labels[1]}", fontsize=9)
     return drawn

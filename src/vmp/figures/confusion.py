@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vmp.figures.canvas import figure, style
+from vmp.figures.canvas import figure, shorten, style
 
 MOST_ROWS = 480  # of a matrix
 NAMED = 40  # class names that fit on an axis
@@ -37,7 +37,7 @@ def confusion_picture(counts: np.ndarray, names: Sequence[str], *, title: str = 
     with style():
         named = len(names) <= NAMED
         side = max(4.0, 0.2 * rows) if named else 6.0
-        short = [name if len(name) <= 28 else f"{name[:27]}…" for name in names]
+        short = [shorten(name) for name in names]
         label = 0.075 * max(map(len, short)) if named else 0.3  # inches that the names take
         drawn = figure(side + label + 1.3, side + label + 0.8)
         axis = drawn.subplots()

@@ -17,7 +17,7 @@ from pathlib import Path
 from vmp.data.manifest import raise_faults, spread
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.division import Division, divide, look_alikes
-from vmp.prepare.list_format import SPLITS, UNUSED, Row, check_numbers, read_list
+from vmp.prepare.list_format import SPLITS, UNUSED, Row, check_numbers, read_list, sort_labels
 from vmp.prepare.locate import Locator
 from vmp.prepare.plan import Check, DatasetPlan, Item
 from vmp.prepare.videos import SUFFIXES, is_frame_folder
@@ -106,12 +106,11 @@ def make_plan(
 
 
 def classes_of(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The labels, sorted; by number where all are numbers. ManifestError where there is one only."""
+    """The labels, sorted. ManifestError where there is one only."""
     labels = {row.label for row in rows}
     if len(labels) < 2:
         raise ManifestError(f"one class, {min(labels, default='')!r}; a classifier needs at least 2")
-    numbers = all(label.isascii() and label.isdigit() for label in labels)
-    return tuple(sorted(labels, key=lambda label: (int(label), label) if numbers else (0, label)))
+    return sort_labels(labels)
 
 
 def _ids(rows: Sequence[Row]) -> dict[Row, str]:

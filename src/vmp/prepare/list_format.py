@@ -14,13 +14,14 @@ import csv
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vmp.data.manifest import NUMBER, raise_faults, read_csv
 from vmp.errors import ManifestError
+from vmp.formats import finite
 from vmp.invocation import command_line
 from vmp.prepare.plan import Item, read_lines
 from vmp.prepare.videos import VIDEO
@@ -119,6 +120,13 @@ def read_list(path: Path, split: str = "") -> list[Row]:
     if not rows:
         raise ManifestError(f"{path}: no clips; wanted is {WANTED}")
     return rows
+
+
+def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """By number where all are numbers, also as pandas writes them (2.0 before 10.0); else by name."""
+    labels = set(labels)
+    numbers = all(finite(label) is not None for label in labels)
+    return tuple(sorted(labels, key=lambda label: (float(label) if numbers else 0.0, label)))
 
 
 def check_numbers(rows: Sequence[Row]) -> None:

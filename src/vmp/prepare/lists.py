@@ -19,7 +19,7 @@ from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
 from vmp.prepare.dataset import count_table, lock_folder, write_manifests
 from vmp.prepare.division import check_groups, look_alikes, note_copies, note_untested
-from vmp.prepare.list_format import NUMERIC, Row, check_numbers, read_list
+from vmp.prepare.list_format import NUMERIC, Row, check_numbers, read_list, sort_labels
 from vmp.prepare.locate import Locator
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan
@@ -188,7 +188,7 @@ def _assign_labels(
             "If the numbers are names, name the classes: dataset.classes=FILE, one name a line."
         )
     else:
-        classes = tuple(sorted({row.label for row in rows["train"]}))
+        classes = sort_labels({row.label for row in rows["train"]})
         labels = {name: i for i, name in enumerate(classes)}
     trained = {labels[row.label] for row in rows["train"]}
     faults = [
