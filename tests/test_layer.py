@@ -14,6 +14,8 @@ from torch import nn
 
 import vmp
 from vmp import MotionPrompt, temporal_attention_variation
+from vmp.controls import OtherClipPrompt
+from vmp.extensions.layer import ExtendedPrompt
 from vmp.layer import compute_prompts, normalize
 from vmp.power_norm import SigmE
 
@@ -168,6 +170,31 @@ def test_an_empty_batch_gives_no_prompts(device):
     out = MotionPrompt().to(device)(torch.empty(0, 3, 4, 8, 8, device=device))
     assert out.prompts.shape == (0, 3, 3, 8, 8)
     assert out.variation.shape == ()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        MotionPrompt(),
+        MotionPrompt(power_norm=SigmE()),
+        ExtendedPrompt(regulariser="spatial"),
+        OtherClipPrompt(),
+    ],
+    ids=["one_pass", "plain", "spatial", "other_clip"],
+)
+def test_the_variation_of_an_empty_batch_is_zero(layer):
+    out = layer(torch.empty(0, 3, 4, 8, 8, dtype=torch.uint8))
+    assert out.prompts.shape == (0, 3, 3, 8, 8)
+    assert out.variation.item() == 0
+
+
+def test_a_hook_on_the_power_norm_sees_the_attention():
+    """The kernels never call the power norm."""
+    clip, layer, seen = torch.from_numpy(pixels()), MotionPrompt(m=0.5, n=0.1), []
+    expected = layer(clip).prompts
+    with layer.power_norm.register_forward_hook(lambda _, __, attention: seen.append(attention)):
+        torch.testing.assert_close(layer(clip).prompts, expected)
+    assert [a.shape for a in seen] == [(2, 4, 6, 5)]
 
 
 def test_variation_can_be_skipped_and_is_zero_below_two_maps():
@@ -338,6 +365,8 @@ def test_wrong_clips_are_told(clip, said):
         ({"mean": (0.1, 0.2)}, "one number or three"),
         ({"mean": "0.45"}, "one number or three"),
         ({"mean": float("nan")}, "pixels in \\[0, 1\\]"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "pixels in \\[0, 1\\]"),
+        ({"std": (0.2, float("nan"), 0.2)}, "pixels in \\[0, 1\\]"),
         ({"mean": (123.675, 116.28, 103.53)}, "divide those for 0..255 by 255"),
         ({"std": 58.4}, "divide those for 0..255 by 255"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from weights_made import (
     OUR_NAMES,
@@ -25,6 +25,7 @@ from vmp.backbones import build_backbone, zoo
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
 from vmp.errors import ConfigError, WeightsError
+from vmp.pathways import pathway_frames
 from vmp.transfer import name_of
 
 
@@ -173,15 +174,61 @@ def test_prompts_are_taken_for_the_same_pathway(tmp_path):
     from vmp import MotionPrompt, PromptedClassifier
 
     report = load_weights(timesformer(), run_folder(tmp_path, timesformer()), backbone="timesformer")
-    prompts: Any = nn.ModuleDict({"video": MotionPrompt(m=0.0, n=0.0), "slow": MotionPrompt(m=0.0, n=0.0)})
-    assert report.take_prompts(PromptedClassifier(nn.Identity(), prompts=prompts)) == ["m", "n"]
-    assert (prompts["video"].m.item(), prompts["video"].n.item()) == (1.0, -0.25)
-    assert prompts["slow"].n.item() == 0.0
+    video, slow = MotionPrompt(m=0.0, n=0.0), MotionPrompt(m=0.0, n=0.0)
+    plan = pathway_frames(frames=8, alpha=4, prompted=("slow",))
+    assert report.take_prompts(PromptedClassifier(nn.Identity(), prompts={"video": video})) == ["m", "n"]
+    assert (video.m.item(), video.n.item()) == (1.0, -0.25)
+    other = PromptedClassifier(nn.Identity(), prompts={"slow": slow}, pathway_frames=plan)
+    assert report.take_prompts(other) == []
+    assert slow.n.item() == 0.0
     save_file(
         {"prompts.slow.power_norm.m": torch.ones(1), "backbone.blocks.0.conv.weight": torch.ones(1)},
         tmp_path / "two.safetensors",
     )
     assert read(tmp_path / "two.safetensors").scalars == {"slow/m": 1.0}
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("name", ["tiny", "timesformer"])
+def test_a_wrapped_model_keeps_its_prompts(tmp_path, name, wrapper):
+    """As DDP, torch.compile and Lightning save it."""
+    from vmp import MotionPrompt, PromptedClassifier
+
+    net: Any = timesformer() if name == "timesformer" else build_backbone(name, num_classes=3, width=4)
+    state = PromptedClassifier(net, prompts={"video": MotionPrompt(m=0.5, n=-0.25)}).state_dict()
+    torch.save({f"{wrapper}{key}": value for key, value in state.items()}, tmp_path / "w.pt")
+    found = read(tmp_path / "w.pt")
+    assert (found.layout, found.scalars) == ("ours", {"m": 0.5, "n": -0.25})
+    assert set(found.state) == set(net.state_dict())
+
+
+class Own(nn.Module):
+    """A network of one's own, with parts that are called as wrappers are."""
+
+    head_name = "head"
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.model, self.head = nn.Conv3d(3, 4, 1), nn.Linear(4, 4), nn.Linear(4, 5)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone.", "backbone._orig_mod."])
+def test_a_network_of_ones_own_has_its_own_names(tmp_path, prefix):
+    source = Own()
+    torch.save({f"{prefix}{name}": value for name, value in source.state_dict().items()}, tmp_path / "w.pt")
+    target: Any = Own()
+    report = load_weights(target, tmp_path / "w.pt", backbone="custom")
+    assert [*report.reinitialised, *report.missing, *report.unexpected] == []
+    assert all(torch.equal(target.state_dict()[name], value) for name, value in source.state_dict().items())
+
+
+def test_a_network_of_ones_own_is_converted_with_its_own_names(tmp_path):
+    from vmp.commands.convert import convert
+
+    save_file({f"backbone.{name}": value for name, value in Own().state_dict().items()}, tmp_path / "w")
+    for source, out in (("w", "a"), ("a.safetensors", "b")):
+        convert(tmp_path / source, tmp_path / f"{out}.safetensors", backbone=None, to="ours", force=False)
+        assert set(load_file(tmp_path / f"{out}.safetensors")) == set(Own().state_dict())
 
 
 def test_a_run_of_the_tiny_net(tmp_path):

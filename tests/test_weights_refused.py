@@ -1,6 +1,7 @@
 """Files that are not weights, or would run code: refused with a reason, and nothing in them is run."""
 
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -74,6 +75,14 @@ def test_damaged_and_odd_files(tmp_path, c2d_file):
         torch.save(content, tmp_path / "odd.pth")
         with pytest.raises(WeightsError, match=r"odd\.pth: (no tensors|holds a)"):
             read(tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"text\.pyth: a pointer of Git LFS"):
+        read(tmp_path / "text.pyth")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
+    with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
+        archive.writestr("model/archive_format", "pt2")
+    for name in ("script.pt", "other.pt2"):
+        with pytest.raises(WeightsError, match=f"{name}: an archive without a dict of tensors, such as an exp"):
+            read(tmp_path / name)
     with pytest.raises(WeightsError, match="no such file or folder"):
         read(tmp_path / "nothing.pyth")
     with pytest.raises(WeightsError, match="no weights in this folder"):

@@ -9,6 +9,7 @@ from weights_made import OUR_NAMES, official_file, timesformer
 from vmp.backbones import layouts
 from vmp.backbones.layouts import read
 from vmp.backbones.weights import load_weights
+from vmp.errors import WeightsError
 
 TIMESFORMER_PAIRS = {
     "cls_token": "timesformer.embeddings.cls_token",
@@ -101,6 +102,14 @@ def test_embeddings_are_resized_to_the_nearest(tmp_path):
     fewer = timesformer(frames=2, crop=16)
     load_weights(fewer, path, backbone="timesformer")
     assert torch.equal(fewer.time_embed[0, 1], source.time_embed[0, 2])
+
+
+@pytest.mark.parametrize(("name", "rows"), [("time_embed", 0), ("pos_embed", 1), ("pos_embed", 0)])
+def test_embeddings_without_a_place_fit_nothing(tmp_path, name, rows):
+    state = timesformer().state_dict()
+    torch.save(state | {name: torch.zeros(1, rows, state[name].shape[2])}, tmp_path / "w.pyth")
+    with pytest.raises(WeightsError, match=rf"{name}: \(1, {rows}, "):
+        load_weights(timesformer(), tmp_path / "w.pyth", backbone="timesformer")
 
 
 def test_timesformer_for_bgr_frames(hugging_face):

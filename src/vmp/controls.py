@@ -68,7 +68,7 @@ class OtherClipPrompt(MotionPrompt):
     def differences(self, clip: Tensor) -> Tensor:
         """Differences of the clip before it in the batch, or in testing the last T of the kept one: (B, T, H, W)."""
         own = super().differences(clip)
-        if self.training:
+        if self.training and len(own):
             kept, self.kept = self.kept, own[-1].detach().float().clone()
             if len(own) > 1:
                 return own.roll(1, dims=0)

@@ -75,11 +75,11 @@ class MotionPrompt(nn.Module):
         self.power_norm = power_norm
         self.mean, self.std = per_channel(mean, "mean"), per_channel(std, "std")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if not max(values) <= 1:
+            if not all(value <= 1 for value in values):  # not max, which may pass over a NaN
                 raise ValueError(
                     f"{name} = {values}: must be for pixels in [0, 1]; divide those for 0..255 by 255"
                 )
-        if not min(self.std) > 0:
+        if not all(value > 0 for value in self.std):
             raise ValueError(f"std = {std}: must be greater than 0")
         self.grey, self.modulate, self.variation = grey, modulate, variation
 
@@ -92,12 +92,14 @@ class MotionPrompt(nn.Module):
 
         Returns:
             prompts (B, 3, T, H, W), normalised, in the clip's floating type (uint8: autocast's type, else float32);
-            variation, a scalar, 0 when there are fewer than two attention maps.
+            variation, a scalar, 0 where no clip has two attention maps.
         """
         check_clip(clip, least_frames=2)
         norm = self.power_norm
-        # the kernels compute exactly this layer; a subclass of the layer or of the power norm may differ
-        if not one_pass.is_usable() or type(norm) is not LearnedPowerNorm or _overrides_attention(type(self)):
+        # the kernels compute exactly this layer; a subclass of the layer or of the power norm may differ, and hooks on
+        # the power norm wait for its call
+        plain = type(norm) is not LearnedPowerNorm or norm._forward_hooks or norm._forward_pre_hooks
+        if plain or not one_pass.is_usable() or _overrides_attention(type(self)):
             return apply_attention(self, clip, self.attention(clip), variation=variation)
 
         def formulas(clip: Tensor, slope: Tensor, shift: Tensor) -> Prompted:
@@ -211,12 +213,12 @@ def apply_attention(layer: MotionPrompt, clip: Tensor, a: Tensor, *, variation: 
 
 
 def temporal_attention_variation(attention: Tensor, *, reduction: str = "mean") -> Tensor:
-    """V of Eq. 6 for attention maps (B, T, H, W): a scalar, averaged over the batch; 0 below two maps.
+    """V of Eq. 6 for attention maps (B, T, H, W): a scalar, averaged over the batch; 0 without a clip of two maps.
 
     reduction: "mean" averages the squared differences over pixels, "frobenius" sums them.
     """
     b, t, h, w = attention.shape
-    if t < 2:
+    if t < 2 or not attention.numel():
         return attention.new_zeros(())
     # mean over B, T-1 pairs and H*W pixels; the paper counts T+1 frames as T, hence its 1 / (T - 2)
     v = (attention[:, 1:] - attention[:, :-1]).square().mean()

@@ -28,6 +28,9 @@ class PromptedClassifier(nn.Module):
     mean, std: input normalisation of pathways without prompts; a prompt layer has its own.
     inside: stage of the backbone -> layer on its feature maps (extensions/features.py).
     variation_in_training: False skips V in training mode (lambda = 0); evaluation always measures it.
+
+    Raises:
+        ValueError: a layer is for a pathway that the backbone does not have.
     """
 
     def __init__(
@@ -42,6 +45,9 @@ class PromptedClassifier(nn.Module):
         variation_in_training: bool = True,
     ) -> None:
         super().__init__()
+        pathways = (WHOLE,) if pathway_frames is None or pathway_frames.shared else tuple(pathway_frames.indices)
+        if unknown := [pathway for pathway in prompts or {} if pathway not in pathways]:
+            raise ValueError(f"prompts on {', '.join(unknown)}: the backbone has {' and '.join(pathways)}")
         self.prompts = nn.ModuleDict(prompts or {})
         self.backbone = backbone
         self.pathway_frames = pathway_frames

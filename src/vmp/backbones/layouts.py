@@ -6,7 +6,7 @@ not from the file's name.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,11 @@ class Foreign:
         return {learned_name(key): value.item() for key, value in self.prompts.items() if value.numel() == 1}
 
 
-def read(path: str | Path) -> Foreign:
+def read(path: str | Path, *, own: Collection[str] = ()) -> Foreign:
     """Weights from a file, a checkpoint's folder or a run's folder.
+
+    Args:
+        own: the names of a network that has no published layout: the file has them, and no other layout is looked for.
 
     Raises:
         WeightsError: there is no such file; it is damaged, would run code or has an unknown layout; or a tensor is not
@@ -70,6 +73,9 @@ def read(path: str | Path) -> Foreign:
     elif metadata.get("caffe2"):
         layout, prompts = "caffe2", State()
         state = from_pyslowfast(from_caffe2(tensors), pooled_c2d=False)
+    elif own:
+        prompts, state = _take_prompts(tensors)
+        layout, state = "ours", _unwrap(state, own)
     else:
         layout, state, prompts = _translate(tensors, metadata, file)
     if odd := sorted(name for name in state if "nonlocal" in name):
@@ -118,10 +124,12 @@ def _fault_in_numbers(name: str, value: Tensor) -> str:
 
 # --- layouts -------------------------------------------------------------------------------------------------------
 
-# of DDP, torch.compile, Lightning, ours
-_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|backbone)\.)+")
-_VMPS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)*vmps\.([mn])$")
-_PROMPTS = re.compile(r"^(?:module\.|_orig_mod\.)*((?:prompts|inside)\.\w+\..*)")
+_WRAPPER = r"(?:module|_orig_mod|model)\."  # of DDP, torch.compile, Lightning
+_ONE_WRAPPER = re.compile(rf"^(?:{_WRAPPER}|backbone\.)")
+_WRAPPERS = re.compile(rf"^(?:{_WRAPPER}|backbone\.)+")
+_OURS = re.compile(rf"^(?:{_WRAPPER})*backbone\.(?:(?:module|_orig_mod)\.)*")
+_VMPS = re.compile(rf"^(?:{_WRAPPER})*vmps\.([mn])$")
+_PROMPTS = re.compile(rf"^(?:{_WRAPPER})*((?:prompts|inside)\.\w+\..*)")
 _NOT_LEARNED = (".kept", ".level")  # buffers of the controls
 _HF = re.compile(r"^(?:timesformer\.)?encoder\.layer\.\d+\.attention\.attention\.qkv\.")
 _TIMESFORMER = re.compile(r"^blocks\.\d+\.attn\.qkv\.")
@@ -136,13 +144,14 @@ def _translate(tensors: State, metadata: Mapping[str, Any], file: Path) -> tuple
     """(layout, state in our names, prompts)."""
     official = {found[1]: value for name, value in tensors.items() if (found := _VMPS.match(name))}
     prompts, rest = _take_prompts({name: v for name, v in tensors.items() if not _VMPS.match(name)})
-    ours = (
-        "vmp_backbone" in metadata
-        or any(name.startswith("prompts.") for name in tensors)
-        or all(name.startswith("backbone.") for name in rest)
-    )
+    whole = all(_OURS.match(name) for name in rest)
+    ours = whole or "vmp_backbone" in metadata or any(_PROMPTS.match(name) for name in tensors)
     wrapped = any(name.startswith("model.") for name in rest)
-    state = {_WRAPPERS.sub("", name): value for name, value in rest.items()}
+    # parts of a network may have a wrapper's name: of one of ours no more than `backbone.` is taken away, and nothing of
+    # what `vmp convert` wrote
+    prefix = _OURS if whole else _WRAPPERS
+    plain = "source_layout" in metadata
+    state = {name if plain else prefix.sub("", name): value for name, value in rest.items()}
     if len(state) < len(rest):
         raise WeightsError(f"{file}: several models in one file; keys such as:\n{shortlist(sorted(rest), 6)}")
 
@@ -158,12 +167,19 @@ def _translate(tensors: State, metadata: Mapping[str, Any], file: Path) -> tuple
     if "Conv3d_1a_7x7.conv3d.weight" in state:
         return "pytorch-i3d", from_pytorch_i3d(state), {}
     if some(_TIMESFORMER):
-        scalars = {name: value.reshape(1) for name, value in official.items() if value.numel() == 1}
-        layer = {f"prompts.{WHOLE}.power_norm.{name}": value for name, value in scalars.items()}
+        layer = {f"prompts.{WHOLE}.power_norm.{name}": value.reshape(-1) for name, value in official.items()}
         return "vmp-official" if official else "timesformer", state, layer
     if some(_PYTORCHVIDEO):
         return "pyslowfast-pytorchvideo" if wrapped else "pytorchvideo", state, {}
     raise WeightsError(_unknown_layout(file, tensors))
+
+
+def _unwrap(state: State, own: Collection[str]) -> State:
+    """The state without as many leading wrappers as give it the most of a network's own names."""
+    found = [state]
+    while any(_ONE_WRAPPER.match(name) for name in found[-1]):
+        found.append({_ONE_WRAPPER.sub("", name): value for name, value in found[-1].items()})
+    return max(found, key=lambda names: sum(name in own for name in names))
 
 
 def _unknown_layout(file: Path, tensors: State) -> str:

@@ -82,6 +82,8 @@ def read_tensors(file: Path) -> tuple[State, dict[str, Any]]:
         raise WeightsError(
             f"{file}: a web page, not weights. Fetch the file again, for instance in a browser"
         )
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{file}: a pointer of Git LFS, not weights. `git lfs pull` fetches the file")
     content = _restricted_load(file)
     if isinstance(content, dict) and isinstance(content.get("blobs"), dict):
         return {str(name): _tensor(v) for name, v in content["blobs"].items() if _is_numeric(v)}, {
@@ -110,6 +112,11 @@ def _torch_load(file: Path) -> Any:
         except _RefusedGlobal as error:
             raise _refused(file, str(error)) from None
         except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if re.search(r"TorchScript|locating file data\.pkl", str(error)):
+                raise WeightsError(
+                    f"{file}: an archive without a dict of tensors, such as an exported program (TorchScript, "
+                    "torch.export). Name the run or the weights that it was made from"
+                ) from None
             raise WeightsError(f"{file}: damaged or not whole ({first_line(error)})") from None
 
 

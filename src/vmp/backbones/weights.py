@@ -114,7 +114,7 @@ def load_weights(
     Args:
         weights: a name of the zoo (k400, ..., motions), fetched if necessary, or a path: a file, a
             checkpoint's folder, a run's folder.
-        backbone: the key of the model, such as x3d_m.
+        backbone: the key of the model, such as x3d_m; of a custom one the file has its own names.
         reverse_channels: adapt weights made for BGR frames, as OpenCV reads them, to RGB.
         keep_head: path -> whether the head in it is for the model's classes; if not, the head stays as built. None:
             the head is loaded whenever the sizes agree.
@@ -124,8 +124,8 @@ def load_weights(
         WeightsError: they cannot be fetched or read, or do not fit; the model is unchanged.
     """
     path, row = resolve(weights, backbone, progress=progress)
-    foreign = read(path)
     own = model.state_dict()
+    foreign = read(path, own=own if backbone == "custom" else ())
     head = [name for name in own if name.startswith(f"{model.head_name}.")]
     fitted, resized = _resize(foreign.state, own)
     fits = [name for name in head if name in fitted and fitted[name].shape == own[name].shape]
@@ -223,14 +223,15 @@ def _resize(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[Sta
         if name not in own or name not in state or state[name].dim() != 3:
             continue
         have, want = state[name].shape, own[name].shape
-        if have == want or have[2] != want[2]:
+        places = have[1] - (name == "pos_embed")  # the first position is the class token's
+        if have == want or have[2] != want[2] or places < 1:
             continue
         if name == "time_embed":
             out[name] = resize_time(state[name], want[1])
         else:
-            side = round((want[1] - 1) ** 0.5)
-            if round((have[1] - 1) ** 0.5) ** 2 != have[1] - 1:
+            if round(places**0.5) ** 2 != places:
                 continue  # not a square: the shapes disagree, and loading fails with both
+            side = round((want[1] - 1) ** 0.5)
             out[name] = resize_positions(state[name], (side, side))
         resized.append(name)
     return out, resized

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmp.backbones import zoo
 from vmp.build import attach_prompts, build_model, make_backbone
-from vmp.config import Config, CustomPrompts, Prompts, TimeSformerConfig, check_start
+from vmp.config import Config, CustomBackbone, CustomPrompts, Prompts, TimeSformerConfig, check_start
 from vmp.errors import ConfigError, RunError, WeightsError
 from vmp.pathways import scalar_name
 from vmp.prompts import build_prompts
@@ -148,9 +148,11 @@ def open_published(config: Config, *, device: Any = "cpu") -> Opened:
         raise ConfigError(
             f"weights={path}: a run of this project, which has a config of its own; use run={path}"
         )
-    with torch.device("meta"):
-        head = make_backbone(config, 1).head_name
-    found = read(path).state.get(f"{head}.weight")
+    custom = isinstance(b, CustomBackbone)
+    with torch.device("cpu" if custom else "meta"):  # whose builder may compute with values
+        blank: Any = make_backbone(config, 1)
+    head = blank.head_name
+    found = read(path, own=blank.state_dict() if custom else ()).state.get(f"{head}.weight")
     if found is None:
         raise WeightsError(f"{path}: no {head}.weight in it, and a network without its head cannot predict")
     names = classes_of(path, row.name if row else "")
