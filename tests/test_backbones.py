@@ -378,7 +378,10 @@ def test_pathways_see_prompts_or_frames(split, prompted):
 def test_prompts_of_a_pathway_that_is_not_there_are_refused():
     """They were left out, and the model was its baseline."""
     plan = pathway_frames(frames=8, alpha=4, prompted=("slow",))
-    for options, said in (({}, "backbone has video"), ({"pathway_frames": plan}, "backbone has slow and fast")):
+    for options, said in (
+        ({}, "backbone has video"),
+        ({"pathway_frames": plan}, "backbone has slow and fast"),
+    ):
         with pytest.raises(ValueError, match=f"prompts on rgb: the {said}"):
             PromptedClassifier(Looker(), prompts={"rgb": MotionPrompt()}, **options)
 

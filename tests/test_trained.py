@@ -53,6 +53,7 @@ def test_predictions_are_those_of_the_runs_test(trained, finished, files, tmp_pa
         np.testing.assert_allclose(one.probabilities, found[i].probabilities, atol=1e-6)
     assert trained.features([files[2]] * 2).shape[0] == 2
     assert trained.predict([]) == []
+    assert trained.predict_readable([]) == ([], {})
     alone = trained.predict(str(files[1]))
     np.testing.assert_allclose(alone.probabilities, found[1].probabilities, atol=1e-6)
     assert [row[0] for row in alone.top()] == sorted(trained.classes, key=lambda c: -dict(alone.top())[c])
@@ -80,6 +81,53 @@ def test_the_features_are_what_the_head_classifies(trained, files):
     with torch.no_grad():
         wanted = trained.model(clips).logits
         torch.testing.assert_close(head(trained.features(clips)), wanted)
+
+
+class Own(torch.nn.Module):
+    """A network whose builder computes with values, whose head is a convolution, and with odd parts."""
+
+    head_name = "head"
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.rate = torch.tensor(0.1).item()
+        self.body, self.head = torch.nn.Conv3d(3, 6, 3, stride=8), torch.nn.Conv3d(6, num_classes, 1)
+        self.twice, self.never = torch.nn.ReLU(), torch.nn.ReLU()
+
+    def forward(self, x):
+        return self.head(self.twice(self.twice(self.body(x)))).mean((2, 3, 4))
+
+
+@pytest.fixture
+def own(tmp_path):
+    torch.save(Own(4).state_dict(), tmp_path / "own.pt")
+    settings = [f"backbone.target={__name__}.Own", "backbone.frames=8", "backbone.crop=32"]
+    return vmp.load(
+        backbone="custom",
+        weights=tmp_path / "own.pt",
+        settings=settings,
+        device=torch.device("cpu"),
+        trust=__name__,
+    )
+
+
+def test_features_of_a_head_that_is_a_convolution(own):
+    clips = torch.randint(0, 256, (2, 3, 8, 32, 32), dtype=torch.uint8)
+    found = own.features(clips)
+    assert found.shape == (2, 6)
+    torch.testing.assert_close(found, own.features(clips, stage="body").relu().mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize(("stage", "times"), [("twice", 2), ("never", 0)])
+def test_a_stage_that_is_not_called_once_is_told(own, stage, times):
+    with pytest.raises(UserError, match=f"stage {stage}: is called {times} times"):
+        own.features(torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8), stage=stage)
+
+
+def test_loading_leaves_the_precision_of_the_process_as_it_is():
+    products = torch.backends.cuda.matmul.allow_tf32
+    vmp.load(backbone="tiny", weights="motions", settings=["trainer.tf32=true"], device="cpu")
+    assert torch.backends.cuda.matmul.allow_tf32 is products is False
 
 
 def test_the_attention_is_the_papers_formula(trained, files):
@@ -122,6 +170,10 @@ def test_what_cannot_be_asked_is_an_error(trained, finished, files, tmp_path):
             UserError,
             "found ndarray; clips in memory go",
         ),
+        (lambda: trained.predict(None), UserError, "found NoneType"),
+        (lambda: trained.features(np.zeros((2, 3))), UserError, "found ndarray; clips in memory go"),
+        (lambda: trained.features([]), UserError, "features of no videos"),
+        (lambda: vmp.load(finished, device=7), UserError, "device = '7': must be auto, cpu"),
         (lambda: trained.features(files[0], stage="blocks"), UserError, "the tiny has stages.0.0"),
         (lambda: trained.attention(files[0], pathway="slow"), UserError, "there are prompts on video"),
         (lambda: trained.attention(files[0], start=9), UserError, "3 frames are left"),

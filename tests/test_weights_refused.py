@@ -81,7 +81,9 @@ def test_damaged_and_odd_files(tmp_path, c2d_file):
     with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
         archive.writestr("model/archive_format", "pt2")
     for name in ("script.pt", "other.pt2"):
-        with pytest.raises(WeightsError, match=f"{name}: an archive without a dict of tensors, such as an exp"):
+        with pytest.raises(
+            WeightsError, match=f"{name}: an archive without a dict of tensors, such as an exp"
+        ):
             read(tmp_path / name)
     with pytest.raises(WeightsError, match="no such file or folder"):
         read(tmp_path / "nothing.pyth")

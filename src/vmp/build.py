@@ -300,7 +300,6 @@ def build_model(config: Config, classes: int) -> "PromptedClassifier":
 
     from vmp.finetune import set_batch_norm
 
-    set_precision_switches(config)
     prompts, inside = build_prompts(config), build_inside(config)
     torch.manual_seed(int(generator(WEIGHTS, config.weights_seed, 1).integers(2**62)))
     backbone = make_backbone(config, classes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vmp.build import Splits, find_splits
+from vmp.build import Splits, find_splits, set_precision_switches
 from vmp.cli import print_notes
 from vmp.config import Config, Evaluate, check_evaluate, check_start
 from vmp.config.keys import path_fields
@@ -138,6 +138,7 @@ def _test(
     where = home / folder_name(options, split.name, select, views)
     copied = ["evaluate a copy of the run's folder, in a place where you may write"] if "run" in about else []
     check_writable(where, *copied)
+    set_precision_switches(config)
     reduce = options.reduce or opened.spec.reduce
     scores = score(
         opened.model,

@@ -96,10 +96,10 @@ class MotionPrompt(nn.Module):
         """
         check_clip(clip, least_frames=2)
         norm = self.power_norm
-        # the kernels compute exactly this layer; a subclass of the layer or of the power norm may differ, and hooks on
-        # the power norm wait for its call
-        plain = type(norm) is not LearnedPowerNorm or norm._forward_hooks or norm._forward_pre_hooks
-        if plain or not one_pass.is_usable() or _overrides_attention(type(self)):
+        # the kernels compute exactly this layer; a subclass of the layer or of the power norm may differ
+        if not one_pass.is_usable() or type(norm) is not LearnedPowerNorm or _overrides_attention(type(self)):
+            return apply_attention(self, clip, self.attention(clip), variation=variation)
+        if norm._forward_hooks or norm._forward_pre_hooks:  # which wait for its call
             return apply_attention(self, clip, self.attention(clip), variation=variation)
 
         def formulas(clip: Tensor, slope: Tensor, shift: Tensor) -> Prompted:

@@ -45,7 +45,9 @@ class PromptedClassifier(nn.Module):
         variation_in_training: bool = True,
     ) -> None:
         super().__init__()
-        pathways = (WHOLE,) if pathway_frames is None or pathway_frames.shared else tuple(pathway_frames.indices)
+        pathways = (
+            (WHOLE,) if pathway_frames is None or pathway_frames.shared else tuple(pathway_frames.indices)
+        )
         if unknown := [pathway for pathway in prompts or {} if pathway not in pathways]:
             raise ValueError(f"prompts on {', '.join(unknown)}: the backbone has {' and '.join(pathways)}")
         self.prompts = nn.ModuleDict(prompts or {})

@@ -23,6 +23,7 @@ from vmp.build import (
     clip_shape,
     find_splits,
     kept_clips,
+    set_precision_switches,
 )
 from vmp.config import Config, CustomBackbone, Prompts, check, check_start
 from vmp.data.present import digest
@@ -513,6 +514,7 @@ def _make_model(
 
     from vmp.finetune import check_frozen, freeze
 
+    set_precision_switches(config)
     model = build_model(config, len(classes))
     if not new:
         freeze(model, config.train.freeze)

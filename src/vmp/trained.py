@@ -3,11 +3,12 @@
 Notable here:
 - no code from a run's folder is executed: configs are checked, weights are read as tensors, and code that a config
   names is imported only from packages that the caller trusts;
+- torch's settings of the process stay as they are: what a run's config says of TF32 and cuDNN is for the commands;
 - videos are read and scored as by `vmp predict`, with the frames, crops and views of the run or of the published
   protocol.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -26,6 +27,7 @@ from vmp.runs.videos import as_split, measure_video, measure_videos, read_clip
 from vmp.targets import trust as allow
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from vmp.engine.dist import Processes
@@ -105,14 +107,14 @@ class TrainedModel:
 
     @property
     def stages(self) -> list[str]:
-        """Names of stages for `features`: the backbone's children in order, with lists and sequences expanded.
+        """Names of stages for `features`: the backbone's children in order, with containers expanded.
 
         Every dotted name of `model.backbone.named_modules()` works, too."""
         from torch import nn
 
         def parts(prefix: str, module: nn.Module) -> Iterator[str]:
             for name, child in module.named_children():
-                if isinstance(child, nn.ModuleList | nn.Sequential):
+                if isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential):
                     yield from parts(f"{prefix}{name}.", child)
                 else:
                     yield prefix + name
@@ -148,14 +150,11 @@ class TrainedModel:
             DataError: some videos cannot be read; the message names them.
             UserError: views or batch_size are not allowed.
         """
-        one = isinstance(videos, str | Path)
-        given = [videos] if one else list(videos)
-        if not given:
-            return []
-        found, bad = self.predict_readable(given, batch_size=batch_size, views=views, fps=fps)
+        paths = _as_paths(videos)
+        found, bad = self.predict_readable(paths, batch_size=batch_size, views=views, fps=fps)
         if bad:
-            raise DataError(f"{len(bad)} of {len(given)} video(s) cannot be read:\n{_unreadable(bad)}")
-        return found[0] if one else found
+            raise DataError(f"{len(bad)} of {len(paths)} video(s) cannot be read:\n{_unreadable(bad)}")
+        return found[0] if isinstance(videos, str | Path) else found
 
     def predict_readable(
         self,
@@ -173,12 +172,9 @@ class TrainedModel:
         views = check_views(views) or self.views
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: must be at least 1")
-        if wrong := {type(video).__name__ for video in videos if not isinstance(video, str | Path)}:
-            raise UserError(
-                f"predict takes paths of videos or frame folders, and found {', '.join(sorted(wrong))}; clips in "
-                "memory go through `model`, which takes uint8 (B, 3, frames, S, S) and returns logits"
-            )
-        paths = [Path(video) for video in videos]
+        paths = _as_paths(videos)
+        if not paths:
+            return [], {}
         measured, bad = measure_videos(paths, fps=fps)
         if not measured:
             raise DataError("no video could be read:\n" + _unreadable(bad))
@@ -230,33 +226,36 @@ class TrainedModel:
             videos, and a list of tensors for a stage with several pathways.
 
         Raises:
-            UserError: no such stage, or clips with another number of frames. DataError, VideoReadError: a video cannot
-                be read.
+            UserError: no such stage, or one that is not called once for a clip; clips of another shape; no videos.
+            DataError, VideoReadError: a video cannot be read.
         """
         from torch import Tensor, stack
 
-        module, before = self._module(stage)
+        self._module(stage)  # before anything is read
         if isinstance(videos, Tensor):
-            frames = clip_shape(self.config, self.model).frames
-            if videos.ndim != 5 or videos.shape[2] != frames:
+            shape = clip_shape(self.config, self.model)
+            size = (shape.channels, shape.frames)
+            if videos.ndim != 5 or videos.shape[1:3] != size:
                 more = ", one more than the backbone takes" if self.prompts else ""
                 raise UserError(
-                    f"clips {tuple(videos.shape)}: must be (B, 3, {frames}, S, S): {frames} frames{more}"
+                    f"clips {tuple(videos.shape)}: must be (B, {size[0]}, {size[1]}, S, S): {size[1]} frames{more}"
                 )
-            return self._run(videos, module, before=before)
-        views = check_views(views) or (self.views if before else (1, 1))
-        paths = [Path(videos)] if isinstance(videos, str | Path) else [Path(video) for video in videos]
+            return self._run(videos, stage)
+        views = check_views(views) or ((1, 1) if stage else self.views)
+        paths = _as_paths(videos)
+        if not paths:
+            raise UserError("features of no videos: name one at least")
         measured, bad = measure_videos(paths, fps=fps)
         if bad:
             raise DataError(f"{len(bad)} of {len(paths)} video(s) cannot be read:\n{_unreadable(bad)}")
         found = []
         split = as_split(self._opened, [(path, measured[path]) for path in paths])
         for clips, weights in self._views(split, views):
-            out = self._run(clips, module, before=before)
-            found.append((out * weights[:, None]).sum(dim=0) / weights.sum() if before else out)
+            out = self._run(clips, stage)
+            found.append(out if stage else (out * weights[:, None]).sum(dim=0) / weights.sum())
         if isinstance(videos, str | Path):
             return found[0]
-        return stack(found) if before else found
+        return found if stage else stack(found)
 
     def attention(
         self, video: Video, *, start: int = 0, pathway: str | None = None, fps: float = 0.0
@@ -292,21 +291,22 @@ class TrainedModel:
             layer=layer,
         )
 
-    def _module(self, stage: str | None) -> "tuple[nn.Module, bool]":
-        """(module, whether its input is wanted and not its output)."""
+    def _module(self, stage: str | None) -> "nn.Module":
+        """The stage; None: the head."""
         if stage is None:
-            return self.model.backbone.get_submodule(str(self.model.backbone.head_name)), True
+            return self.model.backbone.get_submodule(str(self.model.backbone.head_name))
         named = dict(self.model.backbone.named_modules())
         if not stage or stage not in named:
             raise UserError(f"stage {stage!r}: the {self.config.backbone.key} has {', '.join(self.stages)}")
-        return named[stage], False
+        return named[stage]
 
-    def _run(self, clips: "Tensor", module: "nn.Module", *, before: bool) -> Any:
-        """Run the model, and return the module's input (B, features) if `before`, else its output."""
+    def _run(self, clips: "Tensor", stage: str | None) -> Any:
+        """Run the model, and return the output of a stage, or without one the input of the head, (B, features)."""
         import torch
+        from torch.nn.modules.conv import _ConvNd
 
-        caught: list[Any] = []
-        if before:
+        module, caught = self._module(stage), list[Any]()
+        if stage is None:
             handle = module.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
         else:
             handle = module.register_forward_hook(lambda _, inputs, output: caught.append(output))
@@ -315,11 +315,19 @@ class TrainedModel:
                 self.model(clips.to(self.device))
         finally:
             handle.remove()
-        (found,) = caught
-        if isinstance(found, list | tuple):
-            return [part.float().cpu() for part in found]
-        found = found.float().cpu()
-        return found.flatten(1, -2).mean(dim=1) if before and found.dim() > 2 else found
+        if len(caught) != 1:
+            raise UserError(
+                f"stage {stage or 'head'}: is called {len(caught)} times for a clip, not once; choose another stage"
+            )
+        if isinstance(caught[0], list | tuple):
+            return [part.float().cpu() for part in caught[0]]
+        found: Tensor = caught[0].float().cpu()
+        if stage or found.dim() == 2:
+            return found
+        # a Linear has its features in the last place, a convolution in the second
+        return (
+            found.flatten(2).mean(dim=2) if isinstance(module, _ConvNd) else found.flatten(1, -2).mean(dim=1)
+        )
 
     def _views(self, split: Split, views: tuple[int, int]) -> "Iterator[tuple[Tensor, Tensor]]":
         """The distinct views of each video, (V, 3, frames, S, S), with their weights."""
@@ -338,7 +346,7 @@ def load(
     weights: str | Path | None = None,
     settings: Sequence[str] = (),
     checkpoint: str | None = None,
-    device: str = "auto",
+    device: "str | torch.device" = "auto",
     trust: str | Sequence[str] = (),
 ) -> TrainedModel:
     """A trained model: vmp.load("outputs/.../seed0"), or vmp.load(backbone="i3d_inception", weights="k400").
@@ -349,7 +357,7 @@ def load(
         settings: further overrides for published weights, as on the command line: ["backbone.size=hr", "vmp=learned"].
             The default is vmp=none.
         checkpoint: "best" or "last" of a run; None: the one with which it was tested.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu, cuda or cuda:N; or a torch.device.
         trust: packages from which a run's config may import prompts or a backbone (docs/extending.md).
 
     Raises:
@@ -382,7 +390,7 @@ def load(
     return load_published(chosen, device=device)
 
 
-def load_published(overrides: Sequence[str], *, device: str = "auto") -> TrainedModel:
+def load_published(overrides: Sequence[str], *, device: "str | torch.device" = "auto") -> TrainedModel:
     """Open published weights. overrides: as for train.py, backbone=... backbone.weights=... vmp=..."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -427,17 +435,28 @@ def check_views(views: Any) -> tuple[int, int] | None:
     return found[0], found[1]
 
 
-def _on(device: str, open_model: Any) -> TrainedModel:
+def _on(device: "str | torch.device", open_model: Any) -> TrainedModel:
     """Open the model on this process alone, also under torchrun, whose ranks belong to the caller's program."""
     import torch
 
     from vmp.engine.dist import Processes, find_device
 
-    processes = Processes(0, 1, find_device(device))
+    processes = Processes(0, 1, find_device(str(device)))
     devices = [processes.device] if processes.device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # a model is built with seeds of its own; the caller's draws go on
         opened = open_model(processes.device)
     return TrainedModel(opened, processes)
+
+
+def _as_paths(videos: Any) -> list[Path]:
+    """Raises UserError for anything but paths."""
+    given = [videos] if isinstance(videos, str) or not isinstance(videos, Iterable) else list(videos)
+    if wrong := {type(video).__name__ for video in given if not isinstance(video, str | Path)}:
+        raise UserError(
+            f"videos are paths of files or frame folders; found {', '.join(sorted(wrong))}; clips in memory go through "
+            "`model`, which takes uint8 (B, 3, frames, S, S) and returns logits"
+        )
+    return [Path(video) for video in given]
 
 
 def _unreadable(bad: dict[str, str]) -> str:

@@ -147,8 +147,8 @@ def _translate(tensors: State, metadata: Mapping[str, Any], file: Path) -> tuple
     whole = all(_OURS.match(name) for name in rest)
     ours = whole or "vmp_backbone" in metadata or any(_PROMPTS.match(name) for name in tensors)
     wrapped = any(name.startswith("model.") for name in rest)
-    # parts of a network may have a wrapper's name: of one of ours no more than `backbone.` is taken away, and nothing of
-    # what `vmp convert` wrote
+    # parts of a network may have a wrapper's name: of one of ours no more than `backbone.` is taken away, and nothing
+    # of what `vmp convert` wrote
     prefix = _OURS if whole else _WRAPPERS
     plain = "source_layout" in metadata
     state = {name if plain else prefix.sub("", name): value for name, value in rest.items()}

@@ -112,7 +112,7 @@ def _torch_load(file: Path) -> Any:
         except _RefusedGlobal as error:
             raise _refused(file, str(error)) from None
         except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if re.search(r"TorchScript|locating file data\.pkl", str(error)):
+            if re.search(r"TorchScript|locating file data\.pkl|hasRecord", str(error)):
                 raise WeightsError(
                     f"{file}: an archive without a dict of tensors, such as an exported program (TorchScript, "
                     "torch.export). Name the run or the weights that it was made from"

@@ -67,10 +67,12 @@ def main() -> int:
     source = model_source(options.what)
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # stdout gets only JSON
         videos = find_videos(source.rest)
+        from vmp.build import set_precision_switches
         from vmp.trained import check_views, load_named
 
         check_views(options.views)  # before weights are fetched
         model = load_named(source, checkpoint=options.checkpoint, device=options.device)
+        set_precision_switches(model.config)
         print_notes(model.notes, sys.stderr)
         settings = {"views": options.views, "fps": options.fps, "batch_size": options.batch_size}
         if options.csv:

@@ -289,11 +289,14 @@ def write_pictures(out: Path, pictures: Iterable[np.ndarray], *, fps: Fraction) 
 
 def what_it_says(run: str, video: Path, fps: float) -> list[str]:
     """The run's three most probable classes of the whole video, or why there are none."""
+    from vmp.build import set_precision_switches
     from vmp.figures.seen import in_words
     from vmp.trained import load
 
     try:
-        best = load(run).predict(video, fps=fps).top(3)
+        model = load(run)
+        set_precision_switches(model.config)
+        best = model.predict(video, fps=fps).top(3)
     except UserError as error:
         return [f"no prediction: {first_line(error)}"]
     return [f"predicted: {in_words(best)}"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 def total_variation(attention: Tensor, *, reduction: str = "mean") -> Tensor:
-    """TV of attention maps (B, T, H, W) of at least 2 x 2: a scalar; "frobenius" is H W times larger, as for V. 0 without
-    a clip."""
+    """TV of attention maps (B, T, H, W) of at least 2 x 2: a scalar, 0 without a clip. "frobenius" is H W times larger,
+    as for V."""
     if not attention.numel():
         return attention.new_zeros(())
     h, w = attention.shape[-2:]

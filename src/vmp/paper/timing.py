@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vmp.build import build_model, clip_shape
+from vmp.build import build_model, clip_shape, set_precision_switches
 from vmp.config import Config
 from vmp.errors import ConfigError, RunError
 from vmp.files import read_json, write_json
@@ -157,6 +157,7 @@ class _TimedModel:
         from vmp.engine.precision import autocast_type
         from vmp.objective import Objective
 
+        set_precision_switches(config)
         self.model = build_model(config, CLASSES).to(device)
         self.clips, self.labels = random_batch(self.model, config, batch, device, classes=CLASSES)
         self.objective = Objective(
