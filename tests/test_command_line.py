@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from vmp.cli import friendly
 from vmp.config import check
 from vmp.errors import ConfigError
+from vmp.files import write_text
 from vmp.overrides import hydra_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,6 +170,13 @@ def test_a_server_of_files_that_fails_shows_no_traceback(capsys):
         with pytest.raises(SystemExit, match="2"), friendly():
             raise OSError(fault, os.strerror(fault), "/share/a.mp4")
         assert f"/share/a.mp4: cannot be read or written ({os.strerror(fault)})" in capsys.readouterr().err
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SystemExit, match="2"), friendly():
+        write_text(tmp_path / "out", "")
+    assert f"{tmp_path / 'out'}: cannot be read or written (Is a directory)" in capsys.readouterr().err
 
 
 def test_help_is_readable_and_needs_no_torch():

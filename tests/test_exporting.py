@@ -131,6 +131,14 @@ def test_a_run_becomes_a_file_that_onnxruntime_runs(finished, tmp_path, monkeypa
         np.testing.assert_allclose(found, trained.model(clips).logits.numpy(), atol=1e-4)
 
 
+def test_logits_that_are_not_numbers_are_a_difference():
+    def model(clips):
+        return clips.float().mean(dim=(2, 3, 4))
+
+    assert compare(model, model, (3, 2, 4, 4)) == 0
+    assert np.isnan(compare(model, lambda clips: model(clips).fill_(torch.nan), (3, 2, 4, 4)))
+
+
 @pytest.mark.slow
 def test_a_torch_export_has_the_suffix_that_torch_reads(finished, tmp_path, monkeypatch):
     from vmp.errors import UserError

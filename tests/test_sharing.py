@@ -20,7 +20,7 @@ from safetensors.numpy import load
 import vmp
 from vmp.commands.push import main as push
 from vmp.errors import RunError, UserError
-from vmp.runs.sharing import FILES, write_shared
+from vmp.runs.sharing import FILES, _without_paths, write_shared
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -75,6 +75,12 @@ def test_files_of_something_else_are_not_replaced(finished, tmp_path):
     (tmp_path / "run/result.json").unlink()
     with pytest.raises(RunError, match="not finished"):
         write_shared(tmp_path / "run", tmp_path / "other", name="other")
+
+
+def test_paths_in_the_options_of_own_parts_stay():
+    raw = {"backbone": {"options": {"file": "/home/me/w.pt", "more": {"files": ["~/a/b.txt", "c/d"]}}}}
+    told = {"file": "w.pt", "more": {"files": ["b.txt", "c/d"]}}
+    assert _without_paths(raw) == {"backbone": {"options": told}}
 
 
 def test_the_account_of_a_tracker_stays(finished, tmp_path):

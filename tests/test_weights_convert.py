@@ -100,6 +100,26 @@ def test_convert_checks_the_backbone(tmp_path, converter):
     assert not (tmp_path / "b.safetensors").exists()
 
 
+def test_names_that_were_written_before_are_kept_and_told(tmp_path, c2d_file, converter):
+    names, out = tmp_path / "w.classes.txt", tmp_path / "w.safetensors"
+    names.write_text("a\nb\n")
+    options = {"backbone": None, "to": "ours"}
+    assert "w.classes.txt, which was there" in converter(c2d_file, out, force=False, **options)
+    assert names.read_text() == "a\nb\n"
+    converter(c2d_file, out, force=True, **options)  # they were those of the file that is replaced
+    assert not names.exists()
+
+
+def test_a_weight_with_two_names_is_written_twice(tmp_path):
+    from vmp.files import write_tensors
+
+    shared = torch.arange(6.0).view(2, 3)
+    write_tensors(tmp_path / "w", {"a": shared, "b": shared, "c": shared[0]})
+    found = load_file(tmp_path / "w")
+    assert torch.equal(found["a"], found["b"])
+    assert torch.equal(found["c"], shared[0])
+
+
 @pytest.mark.slow
 def test_the_command_refuses_to_overwrite(tmp_path, c2d_file):
     out = tmp_path / "w.safetensors"

@@ -111,7 +111,8 @@ def _explained(command: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ACCESS or not error.filename:
             raise
-        place = os.path.abspath(os.fsdecode(error.filename))
+        where = error.filename2 or error.filename  # the second: where a file is moved to
+        place = os.path.abspath(os.fsdecode(where))
         print(f"error: {place}: cannot be read or written ({error.strerror})", file=sys.stderr)
         sys.exit(2)
 

@@ -50,7 +50,7 @@ def export(trained: TrainedModel, out: Path, *, format: str) -> str:
         raise UserError(f"out = {out}: torch.export reads and writes files named *.pt2 only")
     if format == "onnx":
         _check_onnx()
-    shape = clip_shape(trained.config, trained.model)
+    shape = clip_shape(trained.config, trained.model, crops=trained.views[1])
     if shape.channels != 3:
         raise UserError("vmp=oracle needs masks that only dataset=motions has, so it cannot be exported")
     size = (3, shape.frames, shape.test_crop, shape.test_crop)
@@ -68,7 +68,7 @@ def export(trained: TrainedModel, out: Path, *, format: str) -> str:
                 f"{trained.config.backbone.key} with vmp={trained.config.vmp.kind} cannot be exported as {format}: "
                 f"{first}\nAnother format may work: {', '.join(name for name in SUFFIXES if name != format)}."
             ) from error
-        if difference > CLOSE:
+        if not difference <= CLOSE:  # NaN is not
             raise UserError(
                 f"{out}: the logits of the {format} file differ from the model's by {difference:.2g}, more than "
                 f"{CLOSE:g}; it was not kept"
@@ -77,6 +77,13 @@ def export(trained: TrainedModel, out: Path, *, format: str) -> str:
         "format": format,
         "input": {"name": "clips", "type": "uint8", "shape": ["batch", *size], "channels": "RGB"},
         "output": {"name": "logits", "shape": ["batch", len(trained.classes)]},
+        "frames": {
+            "stride": shape.stride,
+            "spacing": shape.spacing,
+            "fps": shape.fps,  # for which the stride is meant; null: the video's own
+            "short_side": shape.test_side,
+            "crop": shape.test_crop,
+        },
         "views": list(trained.views),
         "summed_over_views": trained.spec.reduce,
         "backbone": trained.config.backbone.key,
@@ -92,14 +99,14 @@ def export(trained: TrainedModel, out: Path, *, format: str) -> str:
 
 
 def compare(model: nn.Module, exported: Callable[[Tensor], Tensor], size: tuple[int, ...]) -> float:
-    """The largest difference of logits on random clips, in batches of one and of three."""
-    random, worst = torch.Generator().manual_seed(0), 0.0
+    """The largest difference of logits on random clips, in batches of one and of three; NaN where one is NaN."""
+    random, worst = torch.Generator().manual_seed(0), torch.zeros(())
     for batch in (1, 3):
         clips = torch.randint(0, 256, (batch, *size), dtype=torch.uint8, generator=random)
         wanted = model(clips)
         found = exported(clips)
-        worst = max(worst, float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1)))
-    return worst
+        worst = torch.maximum(worst, (found - wanted).abs().max() / wanted.abs().max().clamp(min=1))
+    return float(worst)
 
 
 def make_graph(model: nn.Module, clips: Tensor, *, format: str) -> Any:

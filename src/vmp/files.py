@@ -88,7 +88,12 @@ def write_tensors(
 
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path, metadata)
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    first: dict[int, str] = {}  # of the tensors in one memory, which safetensors refuses
+    for name, tensor in plain.items():
+        if first.setdefault(tensor.untyped_storage().data_ptr(), name) != name:
+            plain[name] = tensor.clone()
+    save_file(plain, path, metadata)
     with suppress(OSError):  # a file system without permissions
         path.chmod(mode)
 

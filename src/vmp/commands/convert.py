@@ -44,9 +44,8 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
     """
     if out.suffix != ".safetensors":
         raise WeightsError(f"{out}: must end in .safetensors")
-    if out.exists() and not force:
+    if (replaced := out.exists()) and not force:
         raise WeightsError(f"{out}: exists already. Choose another name, or replace it with --force")
-    replaced = out.exists()
     from safetensors import SafetensorError
 
     from vmp.backbones.layouts import read, to_huggingface
@@ -71,7 +70,7 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
         metadata["vmp_backbone"] = backbone or ""
     try:
         with replacing(out) as temporary:
-            write_tensors(temporary, {k: v.clone() for k, v in {**state, **prompts}.items()}, metadata)
+            write_tensors(temporary, {**state, **prompts}, metadata)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{out}: cannot be written ({error})") from None
     if classes := classes_of(source):
@@ -83,6 +82,8 @@ def convert(source: Path, out: Path, *, backbone: str | None, to: str, force: bo
     lines.append(f"  {len(state)} tensors, {count:,} numbers -> {out}")
     if classes:
         lines.append(f"  names of its {len(classes)} classes -> {names_beside(out)}")
+    elif names_beside(out).is_file():
+        lines.append(f"  names of its classes: {names_beside(out)}, which was there already")
     if foreign.prompts:
         kept = "kept" if to == "ours" else "left out: Hugging Face has no names for them"
         values = ", ".join(f"{name} = {value:.5g}" for name, value in foreign.scalars.items())

@@ -104,7 +104,7 @@ class _Moments:
         variance, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], correction=0)  # (C,)
         _set(layer, mean, variance)
         count = x.numel() // x.shape[1]
-        self.merge(count, mean.double().cpu(), variance.double().cpu() * count)
+        self.merge(count, mean.double(), variance.double() * count)  # on the device, which nothing waits for
 
     def merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
         """Add the moments of further values (Chan, Golub and LeVeque)."""
@@ -116,7 +116,7 @@ class _Moments:
         self.count = total
 
     def values(self) -> tuple[int, Tensor, Tensor]:
-        return self.count, self.mean, self.squares
+        return self.count, self.mean.cpu(), self.squares.cpu()
 
     def write(self, layer: _BatchNorm) -> None:
         """Set the layer's running statistics; the variance is unbiased, as in torch."""

@@ -63,15 +63,17 @@ def write_shared(run: Path, folder: Path, *, name: str) -> list[Path]:
 
 
 def _without_paths(raw: dict[Any, Any], prefix: str = "") -> dict[Any, Any]:
-    """A config with the last part of each path alone."""
-    out: dict[Any, Any] = {}
-    for key, value in raw.items():
-        name = f"{prefix}{key}"
+    """A config with the last part of each path alone, also of those among the options of somebody's own parts."""
+
+    def last(value: Any, name: str) -> Any:
         if isinstance(value, dict):
-            out[key] = _without_paths(value, f"{name}.")
-        else:
-            out[key] = Path(value).name if isinstance(value, str) and is_path(name) else value
-    return out
+            return _without_paths(value, f"{name}.")
+        if isinstance(value, list):
+            return [last(one, name) for one in value]
+        path = isinstance(value, str) and (is_path(name) or value.startswith(("/", "~")))
+        return Path(value).name if path else value
+
+    return {key: last(value, f"{prefix}{key}") for key, value in raw.items()}
 
 
 def _card(name: str, opened: Opened, told: dict[str, Any], weights: dict[str, Any]) -> str:
