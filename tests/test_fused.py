@@ -4,17 +4,24 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 
 from vmp import MotionPrompt
 from vmp.kernels import one_pass
 from vmp.layer import compute_prompts
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cuda":  # the same comparisons, on the card: pytest -m gpu
     pytestmark = pytest.mark.gpu
+elif Version(triton.__version__) < Version("3.9") and Version(np.__version__) >= Version("2.4"):
+    # as with torch 2.11, whose Triton is 3.6
+    pytest.skip(
+        "the interpreter of this Triton makes numbers of arrays as NumPy forbids", allow_module_level=True
+    )
 
 
 @pytest.fixture(autouse=True)
