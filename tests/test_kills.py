@@ -168,7 +168,7 @@ def test_two_processes_killed_at_random_moments(data, pair, tmp_path, rounds, ta
 def test_when_one_of_two_processes_is_killed_the_other_ends_too(data, pair, tmp_path, lost, tally):
     """Without torchrun, which would end it: it says so and exits; nothing hangs, and both go on with the same bits."""
     ranks = start_ranks(data, tmp_path, *TWO, ranks=2)
-    until_it_moves(ranks, tmp_path, progress(tmp_path), moves=6)
+    until_it_moves(ranks, tmp_path, progress(tmp_path), moves=4)
     fault = tally("SIGKILL of one of two processes")
     fault.tries()
     ranks.running[lost].signal(signal.SIGKILL)
@@ -233,7 +233,7 @@ def test_processes_that_find_different_checkpoints_stop_and_overwrite_nothing(da
     folder again, the run ends with the same bits."""
     out = tmp_path / "out"
     ranks = start_ranks(data, out, *TWO, ranks=2)
-    until_it_moves(ranks, out, progress(out), moves=8)
+    until_it_moves(ranks, out, progress(out), moves=5)
     ranks.signal(signal.SIGTERM)
     assert {done.returncode for done in ranks.wait()} == {143}
     (*_, last) = sorted((folder(out) / "checkpoints").glob("step_*"))

@@ -219,7 +219,7 @@ def test_with_all_of_them_on_a_killed_run_ends_with_the_same_bits(data, tmp_path
     drawn = tensorboard_events(alone)
     tags = [tag for tag in drawn.Tags()["images"] if tag.startswith("attention")]
     assert [{image.step for image in drawn.Images(tag)} for tag in tags] == [{0, last["step"]}]
-    for moves in (9, 16):  # rows and saves
+    for moves in (9, 6):  # rows and saves; few, or on a busy machine the run ends before it is hit
         process = start(data, out, *options)
         until_it_moves(process, out, progress(out), moves=moves)
         process.signal(signal.SIGKILL)
