@@ -22,7 +22,7 @@ from benchmarks.measure import (
     print_rows,
 )
 from benchmarks.step import CLASSES, Variant, make_update
-from vmp.build import build_model
+from vmp.build import build_model, set_precision_switches
 from vmp.layer import normalize
 from vmp.paper.timing import random_batch
 
@@ -69,6 +69,7 @@ def time_arms(arms: dict[str, list[str]], batch: int, rounds: int) -> list[Row]:
 
 def _layer_call(config: Any, batch: int) -> Callable[[], None]:
     """Forward and backward of all that stands between uint8 clips and the backbone, and inside it."""
+    set_precision_switches(config)  # an earlier part may have set others
     model = build_model(config, CLASSES).to(device_type()).train()
     clips, _ = random_batch(model, config, batch, torch.device(device_type()), classes=CLASSES)
     maps: list[Tensor] = []

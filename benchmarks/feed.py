@@ -43,7 +43,7 @@ def bench_loader(
     """
     from torch.utils.data import DataLoader
 
-    from vmp.build import build_model, build_optimizer, clip_shape, find_splits
+    from vmp.build import build_model, build_optimizer, clip_shape, find_splits, set_precision_switches
     from vmp.data.dataset import TrainClips, collate_train, loader_processes
     from vmp.data.present import find_clips
     from vmp.data.sampler import TrainBatches
@@ -51,6 +51,7 @@ def bench_loader(
 
     config = compose([f"data.root={ROOT / 'data'}", "dataset.size=64", "backbone.crop=64", *overrides])
     splits = find_splits(config)
+    set_precision_switches(config)  # an earlier part may have set others
     model = build_model(config, len(splits.classes))
     rows: list[Row] = []
     present = find_clips(splits.train, max_bad_fraction=0)
