@@ -188,6 +188,11 @@ def test_the_variation_of_an_empty_batch_is_zero(layer):
     assert out.variation.item() == 0
 
 
+def test_the_class_of_a_power_norm_is_no_power_norm():
+    with pytest.raises(ValueError, match=r"power_norm = <class '.*SigmE'>: must be an nn.Module, an instance"):
+        MotionPrompt(power_norm=SigmE)
+
+
 def test_a_hook_on_the_power_norm_sees_the_attention():
     """The kernels never call the power norm."""
     clip, layer, seen = torch.from_numpy(pixels()), MotionPrompt(m=0.5, n=0.1), []

@@ -96,6 +96,13 @@ def test_frame_rates_as_ffprobe_writes_them(tmp_path, written, fps):
     assert read_list(tmp_path / "all.csv")[0].fps == pytest.approx(fps, abs=1e-3)
 
 
+@pytest.mark.parametrize("written", ["25 fps", "-25", "25/0", "1e999", "25,5"])
+def test_frame_rates_that_are_none_are_errors(tmp_path, written):
+    (tmp_path / "all.csv").write_text(f'path,label,fps\na,x,25\nb,x,"{written}"\n')
+    with pytest.raises(ManifestError, match=rf"all.csv:3: fps '{written}' is no frame rate"):
+        read_list(tmp_path / "all.csv")
+
+
 @pytest.mark.parametrize("word", ["tarin", ""])
 def test_rows_of_no_known_split_are_not_left_out_silently(tmp_path, word):
     (tmp_path / "all.csv").write_text(f"{MIXED}d.mp4,y,{word}\n")

@@ -19,7 +19,7 @@ from safetensors.numpy import load
 
 import vmp
 from vmp.commands.push import main as push
-from vmp.errors import RunError, UserError
+from vmp.errors import RunError, UserError, WeightsError
 from vmp.runs.sharing import FILES, _without_paths, write_shared
 
 COMMIT = "c0ffee" + "0" * 34
@@ -184,6 +184,12 @@ class Hub(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+def test_without_the_library_of_the_hub_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(WeightsError, match=r"hf:me/mine: .* pip install huggingface_hub"):
+        vmp.load("hf:me/mine")
 
 
 @pytest.mark.slow

@@ -41,6 +41,17 @@ def test_an_archive_that_was_replaced_is_unpacked_anew(tmp_path):
         assert (tmp_path / "out/climb/0.avi").read_bytes() == (tmp_path / "out/note.txt").read_bytes() == data
 
 
+def test_archives_that_hold_other_files_of_one_name(tmp_path):
+    """Cameras number their files alike: the second archive must not replace the first one's clips."""
+    (tmp_path / "in").mkdir()
+    for person, data in (("a", b"first"), ("b", b"second")):
+        zipped(tmp_path / f"in/{person}.zip", {"walk/0001.avi": data, "readme.txt": data, "same.avi": b"x"})
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"b.zip: its member walk/0001.avi would replace another file"):
+            unpack(tmp_path / "in", tmp_path / "out")
+        assert (tmp_path / "out/walk/0001.avi").read_bytes() == b"first"
+
+
 def test_two_processes_do_not_unpack_into_one_folder(tmp_path, monkeypatch, capsys):
     archive = zipped(tmp_path / "a.zip", {"climb/0.avi": b"x"})
     (tmp_path / "out/.unpacking-other").mkdir(parents=True)

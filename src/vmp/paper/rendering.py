@@ -160,7 +160,7 @@ def _describe_clips(filled: FilledTable) -> Iterator[str]:
                 yield f"{name}: {verb} on {shown} clips."
     for dataset, counts in trained.items():
         published = filled.profile.datasets[dataset].clips
-        if published.get("test") and any(expected != published["train"] for _, expected in counts):
+        if published.get("train") and any(expected != published["train"] for _, expected in counts):
             yield f"{dataset}: the published list has {published['train']:,} training clips: not these data."
 
 

@@ -231,8 +231,8 @@ def _split(element: str) -> tuple[str, str, str]:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not abs(value) < 1e9:
-        raise ValueError(f"{str(value)[:40]!r} is no time in seconds")
+    if type(value) not in (int, float) or not 0 <= value < 1e9:
+        raise ValueError(f"{str(value)[:40]!r} is no time in seconds from 0 up")
     return float(value)
 
 

@@ -44,6 +44,7 @@ FRAMES = (("start_frame", "end_frame"),)
 SPLIT = ("split", "subset")
 GROUP = ("group",)  # clips that must not be parted, as of one person or recording
 FPS = ("fps",)  # of a frame folder, which does not say it; videos do
+NO_RATE = ("", "-", "?", "0/0", "n/a", "na", "nan", "none", "unknown")  # in lower case
 IGNORED = (
     *("is_cc", "duration", "width", "height", "index", "unnamed:_0", ""),  # "": the index of pandas
     *("frames", "num_frames", "n_frames", "total_frames", "frame_count"),
@@ -279,11 +280,17 @@ def _of_split(
 
 
 def _rate(text: str) -> float:
-    """Frames per second, also as ffprobe writes them (30000/1001); 0 for anything else, which files may say."""
-    whole, _, part = text.partition("/")
-    if not NUMBER.fullmatch(whole) or not NUMBER.fullmatch(part or "1") or not float(part or "1"):
+    """Frames per second, also as ffprobe writes them (30000/1001); 0: not known. ValueError for other texts."""
+    if text.lower() in NO_RATE:
         return 0.0
-    return float(whole) / float(part or "1")
+    whole, _, part = text.partition("/")
+    if NUMBER.fullmatch(whole) and NUMBER.fullmatch(part or "1") and float(part or "1"):
+        rate = float(whole) / float(part or "1")
+        if rate < 1e6:
+            return rate
+    raise ValueError(
+        f"fps {text[:80]!r} is no frame rate, such as 25 or 30000/1001; leave it empty where it is not known"
+    )
 
 
 def _moment(text: str, name: str, frames: bool) -> float | None:

@@ -8,6 +8,7 @@ Notable here:
   another.
 """
 
+import filecmp
 import os
 import shutil
 import stat
@@ -25,6 +26,7 @@ from vmp.errors import ConfigError, DataError, shortlist
 from vmp.files import stamp, wait_for_lock
 
 TARS = (".tar", ".tar.gz", ".tgz")
+SIDE_FILES = ("thumbs.db", "readme", "readme.txt", "readme.md", "license", "license.txt")  # which may differ
 LARGEST = 50  # members may be this many times the size of their archive together
 
 
@@ -56,6 +58,8 @@ def _unpack(archive: Path, target: Path, say: Callable[[str], None], *, home: Pa
         for nested in [path for path in sorted(Path(held).rglob("*")) if is_archive(path)]:
             _unpack(nested, target, say, home=Path(held), mark=mark)
             nested.unlink()
+        if not done.exists():  # an archive that was replaced replaces its members, too
+            _check_place(archive, Path(held), target)
         for entry in sorted(Path(held).iterdir()):
             _merge(entry, target / entry.name)
     done.write_text(mark, encoding="utf-8")
@@ -63,6 +67,19 @@ def _unpack(archive: Path, target: Path, say: Callable[[str], None], *, home: Pa
 
 def is_archive(path: Path) -> bool:
     return path.name.lower().endswith((".rar", ".zip", *TARS)) and path.is_file() and not path.is_symlink()
+
+
+def _check_place(archive: Path, held: Path, target: Path) -> None:
+    """Raise DataError where a member would replace another file, of another archive for instance."""
+    for path in sorted(held.rglob("*")):
+        there = target / path.relative_to(held)
+        known = path.name.startswith((".", "._")) or path.name.lower() in SIDE_FILES
+        if path.is_file() and there.is_file() and not known and not filecmp.cmp(path, there, shallow=False):
+            raise DataError(
+                f"{archive}: its member {path.relative_to(held)} would replace another file, {there}, which another "
+                "archive may have brought; nothing was kept of this one. Unpack them by hand into folders of their "
+                "own, and give the folder that holds these"
+            )
 
 
 def _merge(source: Path, target: Path) -> None:

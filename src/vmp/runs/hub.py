@@ -1,6 +1,7 @@
 """Models on the Hugging Face Hub, through its own library, whose HF_ENDPOINT and HF_TOKEN work."""
 
 from pathlib import Path
+from types import ModuleType
 
 from vmp.errors import WeightsError, first_line
 from vmp.runs.sharing import FILES
@@ -15,13 +16,22 @@ def fetch(name: str) -> Path:
     Raises:
         WeightsError: it cannot be fetched.
     """
-    from huggingface_hub import snapshot_download
-
+    library = _library(name)
     repo, _, revision = name.removeprefix(PREFIX).partition("@")
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(FILES)))
+        return Path(library.snapshot_download(repo, revision=revision or None, allow_patterns=list(FILES)))
     except Exception as error:  # the library has many kinds, of several packages
         raise WeightsError(f"{name}: cannot be fetched ({first_line(error)})") from error
+
+
+def _library(name: str) -> ModuleType:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise WeightsError(
+            f"{name}: the library huggingface_hub cannot be imported ({error}): pip install huggingface_hub"
+        ) from error
+    return huggingface_hub
 
 
 def upload(folder: Path, repo: str, *, private: bool) -> str:
@@ -30,9 +40,7 @@ def upload(folder: Path, repo: str, *, private: bool) -> str:
     Raises:
         WeightsError: it cannot be uploaded.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
+    api = _library(repo).HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         done = api.upload_folder(
