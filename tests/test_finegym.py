@@ -172,7 +172,10 @@ def test_finegym_lines_that_cannot_be_used(tmp_path, text, message):
             "cannot be used (IndexError",
         ),
         ({"timestamps": [[1, 2]], "segments": {"A_0000_0002": {"timestamps": [[1, 1]]}}}, "is no span"),
-        ({"timestamps": [[9, 12]], "segments": {"A_0000_0002": {"timestamps": [[-1, 1]]}}}, "'-1' is no time"),
+        (
+            {"timestamps": [[9, 12]], "segments": {"A_0000_0002": {"timestamps": [[-1, 1]]}}},
+            "'-1' is no time",
+        ),
         ({"timestamps": [[1, 2]], "segments": []}, "the JSON has no element A_0000_0002"),
         ([], "cannot be used (TypeError"),
     ],

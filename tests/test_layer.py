@@ -189,7 +189,9 @@ def test_the_variation_of_an_empty_batch_is_zero(layer):
 
 
 def test_the_class_of_a_power_norm_is_no_power_norm():
-    with pytest.raises(ValueError, match=r"power_norm = <class '.*SigmE'>: must be an nn.Module, an instance"):
+    with pytest.raises(
+        ValueError, match=r"power_norm = <class '.*SigmE'>: must be an nn.Module, an instance"
+    ):
         MotionPrompt(power_norm=SigmE)
 
 

@@ -73,7 +73,9 @@ class MotionPrompt(nn.Module):
         if power_norm is None:
             power_norm = LearnedPowerNorm(alpha=alpha, beta=beta, gamma=gamma, epsilon=epsilon, m=m, n=n)
         if not isinstance(power_norm, nn.Module):
-            raise ValueError(f"power_norm = {power_norm!r}: must be an nn.Module, an instance and not its class")
+            raise ValueError(
+                f"power_norm = {power_norm!r}: must be an nn.Module, an instance and not its class"
+            )
         self.power_norm = power_norm
         self.mean, self.std = per_channel(mean, "mean"), per_channel(std, "std")
         for name, values in (("mean", self.mean), ("std", self.std)):
