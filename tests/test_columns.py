@@ -128,7 +128,8 @@ def test_files_are_found_as_if_each_were_asked_for(folder):
     clips = [c for c in some_clips() if c.status == "ok" and c.readers]
     clips += [Clip("frames", "a0/frames", 0, frames=9, readers=(FRAMES,)), Clip("a", "./a0/../a0/x.mp4", 1)]
     clips = [c for c in clips if ".." not in c.path] + [
-        Clip("top", "top.mp4", 1, frames=4, readers=("pyav",))
+        Clip("top", "top.mp4", 1, frames=4, readers=("pyav",)),
+        Clip("blank", "a folder /top.mp4", 1, frames=4, readers=("pyav",)),
     ]
     for number, clip in enumerate(clips):
         file = folder / clip.path

@@ -52,11 +52,16 @@ def data(tmp_path_factory):
 
 
 def test_names_that_a_manifest_cannot_hold_are_refused(tmp_path):
-    for n, names in enumerate(((" wave/a.mp4", " wave/b.mp4"), ("wave/a /img_1.jpg", "wave/b.mp4"))):
-        root = tree(tmp_path / str(n), *names, "kick/a.mp4", "kick/b.mp4")
-        plan, _ = plan_folders(root, ratio=(0.5, 0, 0.5))
-        with pytest.raises(ManifestError, match="begins or ends with a blank; rename"):
-            run(plan, tmp_path / "out")
+    root = tree(tmp_path / "frames", "wave/a /img_1.jpg", "wave/b.mp4", "kick/a.mp4", "kick/b.mp4")
+    plan, _ = plan_folders(root, ratio=(0.5, 0, 0.5))
+    with pytest.raises(ManifestError, match="begins or ends with a blank; rename"):
+        run(plan, tmp_path / "out")
+    for n, name in enumerate((" wave", "wave ", "wave\u00a0")):
+        root = tree(tmp_path / str(n), f"{name}/a.mp4", f"{name}/b.mp4", "kick/a.mp4", "kick/b.mp4")
+        with pytest.raises(
+            ManifestError, match=r"'.*': its name begins or ends with a blank; rename the fold"
+        ):
+            plan_folders(root, ratio=(0.5, 0, 0.5))
 
 
 def test_parts_of_long_videos_are_read_where_they_are(tmp_path):

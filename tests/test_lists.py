@@ -9,7 +9,8 @@ import videos
 
 from vmp.data.manifest import read_manifest
 from vmp.errors import ConfigError, ManifestError
-from vmp.prepare.list_format import read_list
+from vmp.prepare.division import note_copies
+from vmp.prepare.list_format import Row, read_list
 from vmp.prepare.lists import make_list
 from vmp.prepare.locate import Locator
 
@@ -88,6 +89,9 @@ def test_a_file_of_all_splits(tmp_path):
         read_list(tmp_path / "all.csv", "test")
     (tmp_path / "all.csv").write_text(f"{MIXED}d.mp4,y,unused\n")
     assert len(read_list(tmp_path / "all.csv", "train")) == 2
+    (tmp_path / "all.csv").write_text("path,label,split\nd.mp4,y,unused\n")
+    with pytest.raises(ManifestError, match="no row of train in column split, which holds unused"):
+        read_list(tmp_path / "all.csv", "train")
 
 
 @pytest.mark.parametrize(("written", "fps"), [("30000/1001", 29.97), ("25", 25), ("0/0", 0), ("?", 0)])
@@ -272,6 +276,18 @@ def test_copies_on_two_sides_are_named(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "warning: 1 clip(s) are copies, byte for byte, of files of another split:" in said
     assert f"{tmp_path}/val.csv:2: b.mp4 of val is a.mp4 of train\n" in said
+
+
+@pytest.mark.parametrize(("span", "named"), [("0.2,0.4", True), ("0.3,", True), ("0.32,0.4", False)])
+def test_overlapping_spans_of_copies_on_two_sides_are_named(tmp_path, span, named):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_text("the same")
+    row, other = Row("train.csv:2", "a.mp4", "x", 0, 0.32), Row("train.csv:3", "c.mp4", "x")
+    start, end = (float(text) if text else None for text in span.split(","))
+    notes = note_copies(
+        tmp_path, {"train": [row, other], "val": [Row("val.csv:2", "b.mp4", "x", start, end)]}
+    )
+    assert [note.count("val.csv:2: b.mp4 of val is a.mp4 of train\n") for note in notes] == [1] * named
 
 
 def test_classes_that_are_not_tested_are_named(tmp_path, capsys):

@@ -2,14 +2,24 @@
 
 import itertools
 from datetime import timedelta
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed
 from runs import CONTEXT, folder, start
 from torch import nn
 
+from vmp.data.columns import Clip
+from vmp.data.dataset import ClipShape, TrainClips
+from vmp.data.manifest import Manifest
+from vmp.data.present import Present
 from vmp.engine.dist import Processes
+from vmp.engine.loggers import Log, Metrics
+from vmp.engine.plan import LoopSettings, TrainingPlan, TrainingState
+from vmp.engine.stopping import Stopping
+from vmp.engine.trainer import fit
 from vmp.engine.update import (
     RunningAccuracy,
     UpdateSums,
@@ -18,6 +28,8 @@ from vmp.engine.update import (
     mean_terms,
     use_running_statistics,
 )
+from vmp.errors import DataError, VideoReadError
+from vmp.objective import Objective
 from vmp.runs.records import read_metrics
 
 CPU = torch.device("cpu")
@@ -149,3 +161,58 @@ def test_a_run_clips_and_a_loose_bound_changes_nothing(data, tmp_path):
     assert slopes("loose", "optim.clip_norm=1e6") == free
     tight = slopes("tight", "optim.clip_norm=1e-9")
     assert max(tight) - min(tight) < 1e-5 < max(free) - min(free)
+
+
+class OfTwo(Processes):
+    """The first of two processes, of which the other could not read one clip."""
+
+    def gather(self, value):
+        found = isinstance(value, tuple) and len(value) == 3
+        return [value, ({"other": "unreadable"}, 0, 0)] if found else [value]
+
+
+def test_unreadable_clips_of_all_processes_count_together(tmp_path):
+    """One clip on each of two processes, where 15% of ten are allowed: neither notices alone."""
+    clips = tuple(Clip(str(n), f"{n}.mp4", n % 2, frames=8) for n in range(10))
+    manifest = Manifest(tmp_path / "train.csv", tmp_path, ("a", "b"), clips)
+    shape = ClipShape(frames=2, stride=1, crop=8, jitter=(8, 8), test_side=8, test_crop=8)
+    data = TrainClips(manifest, Present(clips, ("pyav",) * 10, 10), shape, seed=0)
+
+    def read(index, *args, **options):
+        if index == 3:
+            raise VideoReadError("3.mp4", "gone")
+        return np.zeros((2, 8, 8, 3), np.uint8)
+
+    data._read = read  # type: ignore[method-assign]
+    model = nn.Linear(1, 2)
+    model.forward = lambda clips: SimpleNamespace(  # type: ignore[method-assign]
+        logits=nn.functional.linear(clips.float().mean(dim=(1, 2, 3, 4))[:, None], model.weight),
+        variations={},
+    )
+
+    def train(processes: Processes) -> TrainingState:
+        state = TrainingState()
+        fit(
+            model,
+            objective=Objective(),
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            state=state,
+            schedule=lambda epoch: 1.0,
+            data=data,
+            evaluate=None,
+            scalars=dict,
+            describe=str,
+            plan=TrainingPlan(epochs=1, batch=5, micro_batch=5, world=1, clips=10, seed=0),
+            settings=LoopSettings(max_bad_fraction=0.15),
+            processes=processes,
+            folder=tmp_path,
+            metrics=Metrics(None),
+            log=Log(None),
+            stopping=Stopping(),
+        )
+        return state
+
+    assert train(Processes(0, 1, CPU)).bad == {"3": "unreadable: 3.mp4: gone"}
+    with pytest.raises(DataError, match=r"training: 2 of 10 clips cannot be used(.|\n)*3.mp4(.|\n)*other"):
+        train(OfTwo(0, 1, CPU))

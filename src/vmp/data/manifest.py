@@ -278,6 +278,11 @@ def inside(root: Path, path: str) -> Path:
     """
     if path != path.strip():  # cells of a CSV are read without the blanks around them
         raise ValueError(f"path {path!r} begins or ends with a blank; rename the file or folder")
+    return real_path(root, path)
+
+
+def real_path(root: Path, path: str) -> Path:
+    """As `inside`, for a part of a path, which may end in a blank."""
     real_root = os.path.realpath(root)
     real = os.path.realpath(os.path.join(real_root, check_relative(path)))
     links = {path: real}

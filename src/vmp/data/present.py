@@ -17,7 +17,7 @@ import numpy as np
 from vmp.data.columns import STATUSES, Clip, Clips
 from vmp.data.decode import ON_GPU, OPTIONAL, READERS, check_reader
 from vmp.data.frames import FRAMES, RATE_KEYS
-from vmp.data.manifest import Manifest, inside
+from vmp.data.manifest import Manifest, inside, real_path
 from vmp.errors import DataError, shortlist
 from vmp.invocation import command_line
 
@@ -178,7 +178,7 @@ def _find_files(manifest: Manifest, clips: Clips, paths: Sequence[tuple[int, str
             home, _, name = path.rpartition("/")
             try:
                 if home not in listings:
-                    listings[home] = _list(inside(manifest.root, home) if home else manifest.root)
+                    listings[home] = _list(real_path(manifest.root, home) if home else manifest.root)
                 kind = listings[home].get(name)
                 # absent, a link, or spelled otherwise than the system lists it
                 if kind is None or kind == _FOLDER:

@@ -132,10 +132,15 @@ def fit(
         folder / "checkpoints", keep=settings.keep, recomputes=settings.precise_bn > 0, warn=log.warn
     )
 
+    def check_unreadable() -> None:
+        bad = data.present.bad | state.bad
+        check_bad(bad, data.present.total, settings.max_bad_fraction, where="training")
+
     def save(*, best: bool = False) -> None:
         nonlocal saved_at
         parts = processes.gather((state.bad, accuracy.correct, accuracy.counted))
         state.bad = {k: v for bad, _, _ in parts for k, v in bad.items()}
+        check_unreadable()  # each process may have found fewer than all together
         state.correct, state.counted = (sum(part[i] for part in parts) for i in (1, 2))
         state.rows, state.seconds = metrics.rows, seconds_before + time.monotonic() - began
         metrics.sync()
@@ -222,8 +227,7 @@ def fit(
                     batch = stream.take()
                     if batch.bad:
                         state.bad |= {data.present.clips[index].id: why for index, why in batch.bad.items()}
-                        bad = data.present.bad | state.bad
-                        check_bad(bad, data.present.total, settings.max_bad_fraction, where="training")
+                        check_unreadable()
                     readable = len(batch.clips)
                     participation = decide_participation(
                         readable, micro_batch=plan.micro_batch, last=last, synced=synced, processes=processes

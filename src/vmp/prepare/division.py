@@ -8,6 +8,7 @@ Notable here:
 """
 
 import hashlib
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -151,23 +152,37 @@ def _copies(root: Path, rows: Sequence[Row]) -> dict[str, str]:
 
 
 def note_copies(root: Path, splits: Mapping[str, Sequence[Row]]) -> list[str]:
-    """A note, if videos of one split are copies, byte for byte, of those of another; frame folders, of which every
-    picture would have to be looked at, are not compared."""
+    """A note, if videos of one split are copies, byte for byte, of those of another, or spans of copies overlap; frame
+    folders, of which every picture would have to be looked at, are not compared."""
     paths = {row.path for part in splits.values() for row in part}
     digests = _same_files(root, (path for path in paths if not (root / path).is_dir()))
-    first: dict[str, tuple[str, Row]] = {}
-    lines = []
+    parts: dict[tuple[str, bool], list[tuple[str, Row]]] = defaultdict(list)  # by file, and whether in frames
     for split, part in splits.items():
         for row in part:
-            if row.path not in digests or not row.whole:
-                continue
-            before, other = first.setdefault(digests[row.path], (split, row))
-            if before != split and other.path != row.path:
-                lines.append(f"{row.where}: {row.path} of {split} is {other.path} of {before}")
+            if row.path in digests:
+                for frames in (False, True) if row.whole else (row.frames,):
+                    parts[digests[row.path], frames].append((split, row))
+    lines: dict[str, str] = {}  # where the row is -> what is said of it
+    for rows in parts.values():
+        reach: dict[str, dict[str, float]] = defaultdict(
+            dict
+        )  # split -> the two paths that reach furthest so far
+        for split, row in sorted(rows, key=lambda pair: pair[1].start or 0):
+            for other, furthest in reach.items():
+                for path, end in furthest.items():
+                    if other != split and path != row.path and end > (row.start or 0):
+                        lines.setdefault(
+                            row.where, f"{row.where}: {row.path} of {split} is {path} of {other}"
+                        )
+            own = reach[split]
+            own[row.path] = max(own.get(row.path, 0), row.end or math.inf)
+            if len(own) > 2:
+                del own[min(reversed(own), key=own.__getitem__)]
     if not lines:
         return []
     return [
-        f"warning: {len(lines)} clip(s) are copies, byte for byte, of files of another split:\n{shortlist(lines)}\n"
+        f"warning: {len(lines)} clip(s) are copies, byte for byte, of files of another split:\n"
+        f"{shortlist([*lines.values()])}\n"
         "Take them out of one of the lists, or the accuracy will be too high."
     ]
 

@@ -221,6 +221,9 @@ def scan(root: Path) -> list[Row]:
 
 
 def _class_rows(root: Path, folder: Path, split: str, faults: list[str]) -> list[Row]:
+    if folder.name != folder.name.strip():  # classes.txt holds names without the blanks around them
+        faults.append(f"{str(folder)!r}: its name begins or ends with a blank; rename the folder")
+        return []
     if is_frame_folder(folder):
         faults.append(
             f"{folder}: frames in no folder of their own; wanted is {folder.name}/<clip>/img_00001.jpg"

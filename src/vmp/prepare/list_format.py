@@ -260,7 +260,7 @@ def _of_split(
 ) -> list[tuple[int, dict[str, str]]]:
     """The rows of one split, where the file holds several; else all. ManifestError for rows of an unknown split."""
     values = {cells[column].lower() for _, cells in table} if column else set()
-    if len(values) < 2 or not split:
+    if not split or (len(values) < 2 and values != {UNUSED}):
         return table
     own = [(line, cells) for line, cells in table if cells[column].lower() in SPLITS[split]]
     if not own:
