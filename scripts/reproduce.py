@@ -12,6 +12,7 @@ It makes the missing runs, continues unfinished ones, and writes outputs/results
 table1 SEEDS=3` does the same; `make publish` copies the files into docs/results.
 """
 
+import re
 from pathlib import Path
 
 from vmp.cli import friendly  # first: it sets how Hydra reports errors
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def read_request(words: list[str]) -> Request:
     """Raises ConfigError where no table is named, or an argument is wrong."""
-    if not any(word.startswith("table=") for word in words):
+    if not any(re.match("table=.", word) for word in words):
         raise ConfigError("table=N: which table of the paper, 1 to 8?")
     return arguments.read_request(Request, words)
 

@@ -17,7 +17,9 @@ from test_tables import finish, table_of
 from vmp.errors import ConfigError, RunError
 from vmp.jobs.launch import parse_launch
 from vmp.paper import estimates, timing
+from vmp.paper.arguments import in_full
 from vmp.paper.planning import Planner, plan_cells
+from vmp.paper.reproduce import Interrupted, run_missing
 from vmp.paper.tables import cells, load_profile, matches
 
 
@@ -38,10 +40,13 @@ def request_of():
 
 def test_the_command_reads_its_options(request_of):
     made = request_of(
-        ["table=1", "seeds=3", "only=timesformer mpii", "dry=1", "launch=", "data.root=/d", "profile=mini"]
+        [
+            *("table=1", "seeds=3", "only=timesformer mpii", "dry=1", "launch=", "profile=mini"),
+            *("data.root=/d", "recipe=tiny"),
+        ]
     )
     assert (made.table, made.seeds, made.only, made.dry) == (1, 3, ("timesformer", "mpii"), True)
-    assert (made.launch, made.profile, made.overrides) == ("", "mini", ("data.root=/d",))
+    assert (made.launch, made.profile, made.overrides) == ("", "mini", ("data.root=/d", "recipe=tiny"))
 
 
 @pytest.mark.parametrize(
@@ -52,6 +57,7 @@ def test_the_command_reads_its_options(request_of):
         (["table=1", "seeds=0"], "whole number"),
         (["table=1", "sedes=2"], "did you mean seeds"),
         (["table=1", "dry"], "KEY=VALUE"),
+        (["table="], "which table"),
     ],
 )
 def test_the_command_rejects_wrong_options(request_of, words, said):
@@ -179,8 +185,37 @@ def test_a_folder_with_another_run_is_an_error(tmp_path):
     kept = yaml.safe_load((run.folder / "config.yaml").read_text())
     kept["optim"]["lr"] = 7.0
     (run.folder / "config.yaml").write_text(yaml.safe_dump(kept))
-    with pytest.raises(RunError, match=r"optim\.lr: 7\.0 ->"):
+    with pytest.raises(RunError, match=r"optim\.lr: 7\.0 ->") as caught:
         plan_cells([cell], planner, [0])
+    assert "output=FOLDER" in str(caught.value)
+    assert "tag=" not in str(caught.value)  # a table sets it
+
+
+@pytest.mark.parametrize("state", ["waiting", "failed"])
+def test_a_signal_ends_the_command_also_where_a_job_has_failed(tmp_path, monkeypatch, state):
+    """make paper goes on to the next table after any code below 128."""
+    cell = next(c for c in cells(table_of(1), load_profile("mini")) if c.run)
+    runs, _ = plan_cells([cell], Planner(output=str(tmp_path)), [0])
+
+    def stopped(jobs, launch, root):
+        jobs[0].state = state
+        return True
+
+    monkeypatch.setattr("vmp.paper.reproduce.run_launched", stopped)
+    monkeypatch.setattr("vmp.paper.reproduce.check_data", lambda runs: None)
+    with pytest.raises(Interrupted, match="stopped with 1 jobs to go") as caught:
+        run_missing(runs, [], parse_launch("single"), tmp_path)
+    assert caught.value.code == 130
+    assert ("1 failed" in str(caught.value)) == (state == "failed")
+
+
+def test_folders_are_those_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert in_full("output=runs", ROOT) == f"output={tmp_path}/runs"
+    assert in_full("results=/x/y", ROOT) == "results=/x/y"
+    assert in_full("results=", ROOT) == "results="
+    assert in_full("data.root=runs", ROOT) == "data.root=runs"
+    assert in_full("output=runs", tmp_path) == "output=runs"  # in the checkout a folder keeps its name
 
 
 @pytest.mark.slow

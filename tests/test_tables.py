@@ -366,6 +366,29 @@ def test_overrides_may_be_wrong_for_cells_that_were_not_chosen(tmp_path):
     assert values[other.place].reason == "not run"
 
 
+def test_an_override_that_only_other_models_have_loses_no_number(tmp_path):
+    """backbone.blocks is no key of TimeSformer: Hydra itself says so, while it composes."""
+    planner = Planner(output=str(tmp_path), extra=["backbone.blocks=1"])
+    _, (convolutional, *_) = cells_of(1, "paper", "c2d", "finegym", "top-1")
+    _, (other, *_) = cells_of(1, "paper", "timesformer", "finegym", "top-1")
+    finish(planner.source(convolutional, 0), top1=70)
+    with pytest.raises(
+        ConfigError, match=r"finegym timesformer vmp=none:\nbackbone\.blocks: the backbone that"
+    ):
+        planner.source(other, 0)
+    values = read_values([convolutional, other], planner, [0])
+    assert values[convolutional.place].mean == 70
+    assert values[other.place].reason == "not run"
+
+
+def test_keys_of_the_run_that_a_run_starts_from_cannot_be_overridden_either():
+    """That of `VMPs + frozen Baseline` is without prompts, and would be trained with them."""
+    _, (cell, *_) = cells_of(2, "paper", "frozen", "baseline", "top-1")
+    assert not any(override.startswith("vmp") for override in cell.run.own)
+    with pytest.raises(ConfigError, match="vmp: the table sets this itself"):
+        Planner(output="outputs", extra=["vmp=learned"]).source(cell, 0)
+
+
 def test_markdown_and_latex(half_run):
     all_cells = cells(half_run.table, half_run.profile)
     values = {cell.place: half_run.values.get(cell.place, CellValue()) for cell in all_cells}

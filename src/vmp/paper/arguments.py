@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vmp.cli import friendly
 from vmp.config import Config, suggest
-from vmp.config.keys import no_such_key
+from vmp.config.keys import GROUPS, no_such_key
 from vmp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,8 +21,11 @@ Request = TypeVar("Request", bound="DataclassInstance")
 def run_script(
     doc: str | None, read: Callable[[list[str]], Request], run: Callable[[Request], int], root: Path
 ) -> None:
-    """Print a script's docstring for --help; else read its arguments, run it in the checkout `root`, and exit."""
-    arguments = sys.argv[1:]
+    """Print a script's docstring for --help; else read its arguments, run it in the checkout `root`, and exit.
+
+    output=FOLDER and results=FOLDER are relative to the working directory, where that is another.
+    """
+    arguments = [in_full(word, root) for word in sys.argv[1:]]
     if {"-h", "--help"} & set(arguments):
         print(doc)
         return
@@ -31,6 +34,15 @@ def run_script(
         os.chdir(root)
         code = run(request)
     sys.exit(code)
+
+
+def in_full(word: str, root: Path) -> str:
+    """output=FOLDER or results=FOLDER with a path that holds in the checkout `root`; other words as they are."""
+    key, _, value = word.partition("=")
+    if key not in ("output", "results") or not value:
+        return word
+    path = Path(value).expanduser()
+    return f"{key}={path if Path.cwd() == root else path.absolute()}"
 
 
 def read_request(kind: type[Request], arguments: Sequence[str], **given: Any) -> Request:
@@ -57,7 +69,7 @@ def read_request(kind: type[Request], arguments: Sequence[str], **given: Any) ->
         if key in own:
             if value:
                 given[key] = _parse(key, value, own[key])
-        elif "." in key or key in Config.model_fields:
+        elif "." in key or key.lstrip("+~") in (*Config.model_fields, *GROUPS):
             overrides.append(argument)
         else:
             near = suggest(key, list(own))

@@ -4,20 +4,29 @@ Notable here:
 - one run may fill cells of several tables: two runs are the same if they have the same folder and config.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from vmp.compose import composer
 from vmp.config import Config, Evaluate, check, parse_views
 from vmp.errors import ConfigError, RunError
 from vmp.evaluate import folder_name
+from vmp.explain import explain
 from vmp.overrides import quote
 from vmp.paper.tables import Cell, RunSpec, conf_folder
 from vmp.runs.folder import begun, check_same_run
 from vmp.runs.run import Run
 from vmp.targets import packages_of
+
+BESIDE = (
+    "Move the folder away, or use output=FOLDER for runs beside these (with make: SET='output=FOLDER' "
+    "RESULTS=FOLDER/results)."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +120,13 @@ class Planner:
         """Raises:
         ConfigError: the config is wrong, or an override of the user's is a key that the table itself sets.
         """
-        given = {override.partition("=")[0].lstrip("+~") for override in self._extra}
-        own = {override.partition("=")[0].lstrip("+~") for override in spec.own}
-        own |= {"vmp.level"} if spec.level_from else set()
+        given = set(_keys(self._extra))
+        own = {"vmp.level"} if spec.level_from else set[str]()
+        needed: list[RunSpec | None] = [spec]
+        while needed:  # the user's overrides are for those runs, too
+            if one := needed.pop():
+                own.update(_keys(one.own))
+                needed += [one.start, one.level_from]
         if taken := sorted(given & (own | {"seed", "tag", "init_from", "experiment"})):
             raise ConfigError(
                 f"{', '.join(taken)}: the table sets this itself for {spec.label}, so it cannot be given for all of "
@@ -133,12 +146,13 @@ class Planner:
             if level:
                 overrides.append(f"vmp.level={quote(str(level.folder))}")
             overrides += [self._output, *self._extra]
-            raw = self._compose(overrides)
             try:
+                raw = self._compose(overrides)
                 config = check(raw)
-            except ConfigError as error:
+            except (ConfigError, HydraException, OmegaConfBaseException) as error:
+                said = error if isinstance(error, ConfigError) else explain(error)
                 raise ConfigError(
-                    f"{spec.label}:\n{error}\n  of: python train.py {' '.join(overrides)}"
+                    f"{spec.label}:\n{said}\n  of: python train.py {' '.join(overrides)}"
                 ) from None
             label = f"{spec.label} seed={seed}"
             self._planned[spec, seed] = PlannedRun(
@@ -151,6 +165,10 @@ class Planner:
         assert cell.run
         run = self.run(cell.run, seed)
         return PlannedEvaluation(run, cell.degrade, cell.where) if cell.degrade or cell.where else run
+
+
+def _keys(overrides: Iterable[str]) -> Iterator[str]:
+    return (override.partition("=")[0].lstrip("+~") for override in overrides)
 
 
 def plan_cells(
@@ -190,5 +208,5 @@ def add_needed_runs(wanted: Iterable[PlannedRun]) -> list[PlannedRun]:
     for run in wanted:
         add(run)
     for run in runs.values():
-        check_same_run(run.folder, run.raw)
+        check_same_run(run.folder, run.raw, BESIDE)
     return list(runs.values())

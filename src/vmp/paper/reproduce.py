@@ -150,8 +150,9 @@ def run_missing(
         return 0
     interrupted = run_launched(jobs, launch, Path.cwd())
     failed, left = sum(job.state == "failed" for job in jobs), sum(job.state != "done" for job in jobs)
-    if left and interrupted and not failed:
-        raise Interrupted(f"stopped with {left} jobs to go; the same command continues")
+    if left and interrupted:
+        said = f", of which {failed} failed" if failed else ""
+        raise Interrupted(f"stopped with {left} jobs to go{said}; the same command continues")
     if left:
         print(f"{failed} failed, {left - failed} did not run or end; the same command tries them again")
     return left

@@ -76,8 +76,8 @@ def load_config(folder: Path, raw: dict[str, Any] | None = None) -> Config:
         ) from None
 
 
-def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
-    """Raise RunError if the folder holds a run with another config."""
+def check_same_run(folder: Path, raw: dict[Any, Any], advice: str = "") -> None:
+    """Raise RunError if the folder holds a run with another config. advice: for other commands than train."""
     if not begun(folder):
         return
     before = read_config(folder)
@@ -87,6 +87,10 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
     # options are keys of a user's own
     other = any(ABSENT in change and ".options." not in change for change in changes)
     version = ", made by another version of the project" if other else ""
+    listed = "".join(f"  {change}\n" for change in changes)
+    problem = f"{folder} holds a run with another config{version}:\n{listed}"
+    if advice:
+        raise RunError(problem + advice)
     advice = "Use tag=WORD for a run beside it, or move the folder away."
     if any(change.startswith("dataset.") for change in changes):
         advice = f"For another dataset use {OTHER_DATA}. Otherwise use tag=WORD, or move the folder away."
@@ -96,8 +100,7 @@ def check_same_run(folder: Path, raw: dict[Any, Any]) -> None:
             f"its weights with a new optimizer and schedule: init_from={folder} tag=WORD, and trainer.epochs= the "
             "number of further epochs."
         )
-    listed = "".join(f"  {change}\n" for change in changes)
-    raise RunError(f"{folder} holds a run with another config{version}:\n{listed}{advice}")
+    raise RunError(problem + advice)
 
 
 def other_place(folder: Path, raw: dict[Any, Any]) -> str:
