@@ -95,8 +95,8 @@ paper: $(READY) ## make all eight tables, the claims and the report; takes the s
 		$(BIN)/python scripts/report.py $(OUTPUTS) --tables $(RESULTS) || failed="$$failed report"; \
 	[ -z "$$failed" ] || { echo "tables with something missing:$$failed"; exit 1; }
 
-CLAIMS = $(BIN)/python scripts/claims.py --profile $(or $(PROFILE),paper) --seeds $(or $(SEEDS),1) --results $(RESULTS)
-claims: $(READY) ## compare the tables' runs with the paper's claims (PROFILE=mini, SEEDS as for the tables)
+CLAIMS = $(BIN)/python scripts/claims.py --profile $(or $(PROFILE),paper) --seeds $(or $(SEEDS),1) --results $(RESULTS) $(SET)
+claims: $(READY) ## compare the tables' runs with the paper's claims (PROFILE=mini, SEEDS and SET as for the tables)
 	$(CLAIMS)
 
 mini-weights: $(READY) ## train the small networks of weights=motions again (ONLY='tiny x3d', DRY=1)

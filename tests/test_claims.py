@@ -145,6 +145,15 @@ def test_runs_that_show_a_gain_of_the_prompts_are_not_blind():
     assert [row[-1] for row in rows] == ["sees it", "blind"]
 
 
+def test_a_gain_of_a_single_seed_is_held_against_what_one_seed_shows():
+    """Nine seeds of true motion would show a gain of 2 points, the one of the prompts would not."""
+    true = {seed: float((seed % 3) - 1) for seed in range(9)}  # spread 0.87, 8 degrees of freedom
+    assert 0.87 / 3 * errors_needed(8) < 2 < 0.87 * errors_needed(8) < 3
+    for gain, verdict in ((2.0, "blind"), (3.0, "sees it")):
+        cell = Controlled("x", {"motion prompts": {0: gain}, "true motion": true})
+        assert rows_of_controls([cell])[1][0][-2:] == ["9", verdict]
+
+
 @pytest.mark.slow
 def test_slope_and_shift_by_lambda_and_camera(tmp_path):
     table, profile = table_of(7), load_profile("mini")
@@ -224,9 +233,19 @@ def test_sections_without_runs_say_not_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_writes_what_it_prints(tmp_path, script):
-    code, said, errors = script("claims", "--profile", "mini", "--out", tmp_path / "claims.md")
+def test_the_command_reads_the_runs_of_its_overrides_and_writes_what_it_prints(tmp_path, script):
+    """make paper SET='trainer.amp=bf16' makes other runs than make paper, and the page about them is of these."""
+    table, profile = table_of(1), load_profile("mini")
+    given = ["trainer.amp=bf16", f"output={tmp_path}"]
+    planner = Planner(output=str(tmp_path), extra=given[:1])
+    by_place = {cell.place: cell for cell in cells(table, profile)}
+    pair = next(c for c in by_place.values() if c.run and c.run.model == "c2d" and c.baseline)
+    for cell, top1 in ((pair, 53.0), (by_place[pair.baseline], 50.0)):
+        finish(planner.run(cell.run, 0), top1=top1)
+    code, said, errors = script("claims", "--profile", "mini", "--out", tmp_path / "claims.md", *given)
     assert code == 0, errors
+    assert "| C2D +VMPs | +1.7 | +3.0 | 1 | 0 | 1 |" in said
+    assert "`make claims PROFILE=mini SET=trainer.amp=bf16`" in said
     assert (tmp_path / "claims.md").read_text() in said
     code, _, errors = script("claims", "--profile", "none")
     assert code == 2

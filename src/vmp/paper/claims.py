@@ -11,6 +11,7 @@ Notable here:
 
 import itertools
 import math
+import shlex
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vmp.config import Prompts
+from vmp.errors import ConfigError
 from vmp.files import read_csv
 from vmp.formats import format_signed, markdown_table
 from vmp.paper.planning import Planner
@@ -67,13 +69,26 @@ class Learned:
         return f"{self.row} {self.pathway}".strip()
 
 
-def claims(profile_name: str, *, seeds: int, results: Path | None = None) -> str:
-    """Markdown about the runs that there are; runs nothing. results: folder of table8.csv; None: the profile's."""
+def claims(
+    profile_name: str,
+    *,
+    seeds: int,
+    output: str | None = None,
+    results: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> str:
+    """Markdown about the runs that there are; runs nothing.
+
+    Args:
+        output: folder of the runs, results: of table8.csv; None: the profile's.
+        overrides: those that the tables' runs were made with; runs with another config do not count.
+    """
     profile = load_profile(profile_name)
     files = {n: conf_folder() / "table" / f"table{n}.yaml" for n in (1, 5, 7, 8)}
     tables = {n: load_table(file) for n, file in files.items()}
-    planner = Planner(output=profile.output)
-    results = results or results_of(profile.output)
+    output = output or profile.output
+    planner = Planner(output=output, extra=overrides)
+    results = results or results_of(output)
     controlled = [
         cell
         for n in (1, 7)
@@ -82,13 +97,15 @@ def claims(profile_name: str, *, seeds: int, results: Path | None = None) -> str
         )
     ]
     found = {n: list_gains(tables[n], profile, planner, range(seeds)) for n in (1, 5)}
-    protocol = tables[8].measured
+    protocol, given = tables[8].measured, " ".join(overrides)
     learned = learned_scalars(tables[7], profile, planner, range(seeds))
     parts = [
         "# The paper's claims, compared with the runs of the tables",
         " ".join(profile.note.split()),
         f"Made by `make claims{'' if profile.name == 'paper' else f' PROFILE={profile.name}'}"
-        f"{f' SEEDS={seeds}' if seeds > 1 else ''}`. ± is a standard error over pairs as if they were independent. "
+        f"{f' SEEDS={seeds}' if seeds > 1 else ''}"
+        f"{f' SET={shlex.quote(given)}' if given else ''}`. "
+        "± is a standard error over pairs as if they were independent. "
         "Detectable: the smallest difference that these runs would have shown with a probability of 80 % (two-sided "
         "test at 5 %), from the spread over seeds; with one seed from that over cells, which overestimates it. "
         "Where the gain differs between datasets, ± has that difference in it and Detectable has not. Ours is a mean "
@@ -347,8 +364,15 @@ def section_of_controls(found: Sequence[Controlled], profile: Profile) -> list[s
 
 def describe_variation(table: Table, profile: Profile, planner: Planner) -> str:
     """What differs between two seeds of a run."""
-    prompted = next(cell.run for cell in cells(table, profile) if cell.run and cell.baseline)
-    v = planner.run(prompted, 0).config.vmp
+    for cell in cells(table, profile):
+        if cell.run and cell.baseline:
+            try:
+                v = planner.run(cell.run, 0).config.vmp
+            except ConfigError:  # the user's overrides are for other models
+                continue
+            break
+    else:
+        return ""
     drawn = isinstance(v, Prompts) and "draw" in (v.m, v.n)
     start = (
         "and the initial m and n"

@@ -79,12 +79,14 @@ def rows_of_controls(found: Sequence[Controlled]) -> tuple[list[str], list[list[
     for cell in found:
         means = {arm: cell.mean(arm) for arm in arms}
         texts = ["–" if mean is None else format_signed(mean) for mean in means.values()]
-        best, seeds = max(means[TRUE] or 0, means.get(LEARNED) or 0), len(cell.gains[TRUE])
-        limit = None
+        seeds = {arm: len(cell.gains.get(arm, ())) for arm in (TRUE, LEARNED)}
+        limits = {}
         if spread:
-            limit = spread[0] / math.sqrt(seeds) * errors_needed(spread[1])
-        verdict = "one seed: unknown" if limit is None else "blind" if best < limit else "sees it"
-        rows.append([cell.place, *texts, "–" if limit is None else f"{limit:.1f}", str(seeds), verdict])
+            error = spread[0] * errors_needed(spread[1])
+            limits = {arm: error / math.sqrt(count) for arm, count in seeds.items() if count}
+        limit, sees = limits.get(TRUE), any((means[arm] or 0) >= limits[arm] for arm in limits)
+        verdict = "one seed: unknown" if limit is None else "sees it" if sees else "blind"
+        rows.append([cell.place, *texts, "–" if limit is None else f"{limit:.1f}", str(seeds[TRUE]), verdict])
     return [
         "Model, data",
         *(arm[0].upper() + arm[1:] for arm in arms),
