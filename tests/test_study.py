@@ -21,8 +21,8 @@ from vmp.paper.paired import (
     mean_difference,
 )
 from vmp.paper.planning import Planner
-from vmp.paper.study import choose, is_current, load_study, plan
-from vmp.paper.study_command import estimate, write_results
+from vmp.paper.study import PLACE, choose, is_current, load_study, plan
+from vmp.paper.study_command import estimate, read_recorded, write_results
 from vmp.paper.study_page import collect, compare
 from vmp.paper.study_records import (
     CLIP_COLUMNS,
@@ -103,6 +103,17 @@ def test_clips_of_a_group_are_drawn_together():
 
 
 @pytest.mark.slow
+def test_clips_of_a_single_group_do_not_show_what_groups_vary_by():
+    """The first fold of ten, each of one sequence: all clips are drawn together, and no draw differs from another."""
+    arm, reference = np.array([[1, 1, 1, 0]] * 2, bool), np.array([[0, 1, 0, 0]] * 2, bool)
+    one, several = np.array(["a"] * 4), np.array(["a", "b", "c", "d"])
+    found = difference(arm, reference, one)
+    assert (found.mean, found.low, found.high, found.is_clear) == (50, -100, 100, False)
+    assert detectable(arm, one) is None
+    both = mean_difference([Pairs(arm, reference, one), Pairs(arm, reference, several)])
+    assert (both.mean, both.low, both.high) == (50, -100, 100)
+
+
 def test_arms_that_are_alike_are_rarely_called_different_and_a_real_difference_is_seen():
     """Clips of mixed difficulty; an arm whose seeds are as good or, by the detectable difference, better."""
     rng = np.random.default_rng(1)
@@ -178,6 +189,26 @@ def test_seeds_and_clips_that_only_one_arm_has_are_not_compared():
     assert (found.clips, found.seeds, found.fixed, found.broken) == (3, 1, 1, 0)
     assert compare(arms, "none", None) is None
     assert compare(arms, "weighted", "none") is None
+
+
+def test_a_clip_that_several_folds_test_counts_in_each():
+    """As in the three splits of HMDB-51."""
+    clips = [clip("none", 0, f"{i}.mp4", "wash", fold=fold) for fold in (1, 2) for i in range(2)]
+    clips += [clip("learned", 0, f"{i}.mp4", "wash", fold=1) for i in range(2)]
+    clips += [clip("learned", 0, f"{i}.mp4", "rub", fold=2) for i in range(2)]
+    arms = collect(load_study(STUDY), clips)["handwash12"]
+    assert arms["learned"].ids == [(1, "0.mp4"), (1, "1.mp4"), (2, "0.mp4"), (2, "1.mp4")]
+    assert arms["learned"].top1 == 50
+    found = compare(arms, "learned", "none")
+    assert (found.clips, found.broken, found.mean) == (4, 2, -50)
+    assert found.low == found.high == -50  # the two tests of a clip are drawn together
+
+
+def test_seeds_that_have_finished_other_folds_leave_the_first():
+    """After failures: fold 1 of seed 0 and fold 2 of seed 1, with as many clips."""
+    clips = [clip("none", seed, f"{seed}{i}.mp4", "wash", fold=seed + 1) for seed in (0, 1) for i in range(3)]
+    scores = collect(load_study(STUDY), clips)["handwash12"]["none"]
+    assert (scores.seeds, scores.top1, len(scores.ids)) == ((0,), 100, 3)
 
 
 def test_arms_of_several_sets_are_averaged_over_them(tmp_path):
@@ -364,6 +395,45 @@ def test_recorded_runs_have_the_config_that_the_study_gives_them():
     rows = read_records(ROOT / "docs/results/real").runs
     assert rows
     assert all(is_current(study, planner, row) for row in rows)
+
+
+def test_a_record_with_another_config_does_not_hide_the_published_one(tmp_path, capsys):
+    """As of a study that was run with overrides, or before its file changed."""
+    study, planner = load_study(STUDY), Planner(output="outputs/real")
+    row = next(row for row in read_records(ROOT / "docs/results/real").runs if row["arm"] == "none")
+    tested = [
+        {**{name: row[name] for name in PLACE}, "id": "a", "group": "a", "class": "b", "predicted": "b"}
+    ]
+    write_records(Records([row], tested), tmp_path / "published")
+    write_records(Records([row | {"config": "c0ffee", "top1": "1"}], tested), tmp_path / "results")
+    study = study.model_copy(update={"published": str(tmp_path / "published")})
+    found = read_recorded(study, planner, tmp_path / "results")
+    assert [kept["top1"] for kept in found.runs] == [row["top1"]]
+    assert len(found.clips) == 1
+    said = capsys.readouterr().out
+    assert (
+        f"1 recorded run(s) have another config than the study gives them now, and are left out ({tmp_path}"
+        in said
+    )
+    # overrides that do not fit a recorded arm, which nobody asked for
+    assert not is_current(study, Planner(output="x", extra=["vmp.alpha=2"]), row)
+    assert not is_current(study, planner, row | {"fold": "99"})
+
+
+def test_a_set_or_a_fold_is_not_counted_twice(tmp_path: Path):
+    raw = yaml.safe_load(STUDY.read_text())
+    raw["sets"] = {"one": {"label": "x", "overrides": ["dataset=motions"]}}
+    chosen = {"arms": ["none"], "seeds": [0], "settings": ["base"]}
+    for change, said in (
+        ({"again": raw["sets"]["one"]}, "set one fold 1 and set again fold 1 have the same runs"),
+        ({"one": raw["sets"]["one"] | {"folds": 3}}, "set one fold 1 and set one fold 2 have.*needs `fold`"),
+    ):
+        (tmp_path / "x.yaml").write_text(
+            yaml.safe_dump(raw | {"sets": raw["sets"] | change}, sort_keys=False)
+        )
+        study = load_study(tmp_path / "x.yaml")
+        with pytest.raises(ConfigError, match=f"(?s){said}"):
+            plan(study, Planner(output="x"), sets=study.sets, **chosen)
 
 
 def test_a_study_file_with_faults(tmp_path: Path):

@@ -5,7 +5,8 @@ Notable here:
 - everything is computed from which clips each seed got right: arrays (S seeds, N clips) of bool;
 - an interval resamples clips and seeds together (both arms with the same draw: they share clips, and a seed gives both
   the same order of clips and the same new head), so that it holds for other clips and for other seeds. Clips of a group
-  (a scene, a recording) are drawn together, since they are not independent;
+  (a scene, a recording) are drawn together, since they are not independent. A single group does not show how groups
+  vary, so its interval is everything that is possible;
 - the detectable difference is the one whose interval excludes 0 with a probability of 80 %. It comes from the reference
   arm alone, so it can be said before the other arm is run.
 """
@@ -80,7 +81,7 @@ def difference(
         )
     by_pair = arm.astype(int) - reference.astype(int)  # (S, N)
     drawn = _draw(by_pair, groups, np.random.default_rng(0), draws)
-    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
+    low, high = _bounds(drawn, level)
     return Difference(
         mean=100 * float(by_pair.mean()),
         low=100 * float(low),
@@ -103,19 +104,29 @@ def mean_difference(sets: Sequence[Pairs], *, level: float = 0.95, draws: int = 
         raise ValueError("no sets to average over")
     rng = np.random.default_rng(0)
     by_pair = [pairs.arm.astype(int) - pairs.reference.astype(int) for pairs in sets]
-    drawn = sum(_draw(one, pairs.groups, rng, draws) for one, pairs in zip(by_pair, sets, strict=True))
-    low, high = np.quantile(drawn / len(sets), ((1 - level) / 2, (1 + level) / 2))
+    drawn = [_draw(one, pairs.groups, rng, draws) for one, pairs in zip(by_pair, sets, strict=True)]
+    low, high = _bounds(np.mean(drawn, axis=0), level)
     mean = sum(one.mean() for one in by_pair) / len(sets)
     return Interval(mean=100 * float(mean), low=100 * float(low), high=100 * float(high))
 
 
+def _bounds(drawn: np.ndarray, level: float) -> tuple[float, float]:
+    """The interval of resampled differences, at most from -1 to 1."""
+    if np.isnan(drawn).any():
+        return -1.0, 1.0
+    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
+    return low, high
+
+
 def _draw(by_pair: np.ndarray, groups: np.ndarray | None, rng: np.random.Generator, draws: int) -> np.ndarray:
-    """Mean differences of resampled seeds and groups, (draws,). by_pair: (S, N) whole numbers."""
+    """Mean differences of resampled seeds and groups, (draws,); NaN of a single group. by_pair: (S, N) integers."""
     seeds, clips = by_pair.shape
     times_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)  # how often each is drawn
     _, group_of = np.unique(np.arange(clips) if groups is None else groups, return_inverse=True)
     sums = np.zeros((group_of.max() + 1, seeds + 1))  # per group: of each seed, and its clips; whole numbers
     np.add.at(sums, group_of, np.column_stack([by_pair.T, np.ones(clips)]))
+    if len(sums) == 1:
+        return np.full(draws, np.nan)
     # groups that are alike count as one kind, of which several are drawn: the same distribution from fewer numbers
     kinds, alike = np.unique(sums, axis=0, return_counts=True)
     drawn = np.empty(draws)
@@ -131,7 +142,7 @@ def detectable(
     reference: np.ndarray, groups: np.ndarray | None = None, *, seeds: int | None = None
 ) -> float | None:
     """The difference, in percentage points, whose interval excludes 0 with a probability of 80 %, if the other arm
-    varies alike and gains alike on all clips; None for a single seed.
+    varies alike and gains alike on all clips; None for a single seed or group.
 
     Args:
         reference: (S, N) bool.
@@ -142,6 +153,8 @@ def detectable(
     if found < 2:
         return None
     _, group_of = np.unique(np.arange(clips) if groups is None else groups, return_inverse=True)
+    if not group_of.any():
+        return None
     sums = np.zeros((group_of.max() + 1, found))
     np.add.at(sums, group_of, reference.T.astype(float))
     within = sums.var(axis=1, ddof=1).sum() / clips**2  # of a seed's accuracy, if groups were independent

@@ -211,15 +211,30 @@ def plan(
     seeds: Iterable[int],
     settings: Iterable[str],
 ) -> list[StudyRun]:
-    """All runs, in the order in which they should be made."""
+    """All runs, in the order in which they should be made.
+
+    Raises:
+        ConfigError: a config is wrong, or two sets or folds have the same run, which would count twice.
+    """
     names = [(s, a) for s in settings for a in arms]
-    return [
+    runs = [
         _plan_one(study, planner, chosen, fold, arm, setting, seed)
         for seed in seeds
         for chosen in sets
         for fold in range(1, study.sets[chosen].folds + 1)
         for setting, arm in names
     ]
+    seen: dict[Path, StudyRun] = {}
+    for run in runs:
+        first = seen.setdefault(run.planned.folder, run)
+        same = first.planned.raw == run.planned.raw  # else add_needed_runs says what differs
+        if same and (first.set, first.fold) != (run.set, run.fold):
+            raise ConfigError(
+                f"study {study.name}: set {first.set} fold {first.fold} and set {run.set} fold {run.fold} have the "
+                "same runs, which would count twice. Two sets need overrides that differ, and a set with `folds` needs "
+                "`fold`, the key that chooses one, such as dataset.fold"
+            )
+    return runs
 
 
 def _plan_one(
@@ -289,7 +304,12 @@ def is_current(study: Study, planner: Planner, row: Mapping[str, str]) -> bool:
     """Whether a recorded run has the config that the study gives it now."""
     if row["set"] not in study.sets or row["arm"] not in study.arms or row["setting"] not in study.settings:
         return False
-    run = _plan_one(
-        study, planner, row["set"], int(row["fold"]), row["arm"], row["setting"], int(row["seed"])
-    )
+    if int(row["fold"]) > study.sets[row["set"]].folds:
+        return False
+    try:
+        run = _plan_one(
+            study, planner, row["set"], int(row["fold"]), row["arm"], row["setting"], int(row["seed"])
+        )
+    except ConfigError:  # the user's overrides do not fit an arm that was not asked for
+        return False
     return run.digest == row["config"]

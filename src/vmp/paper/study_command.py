@@ -51,11 +51,7 @@ def run_study(request: StudyRequest) -> int:
     planned = plan(study, planner, sets=sets, arms=arms, seeds=range(request.seeds), settings=settings)
     results = Path(request.results or Path(output) / "results")
 
-    def read_recorded() -> Records:
-        found = merge(read_records(Path(study.published)), read_records(results))
-        return _without_other_configs(study, planner, found)
-
-    recorded = read_recorded()
+    recorded = read_recorded(study, planner, results)
     known = {key_of(row): row["config"] for row in recorded.runs}
     missing = [run for run in planned if known.get(key_of(run.place)) != run.digest]
     todo = add_needed_runs(run.planned for run in missing)
@@ -73,7 +69,9 @@ def run_study(request: StudyRequest) -> int:
     new = _records_of(run for run in missing if run.planned.finished)
     results.mkdir(parents=True, exist_ok=True)
     with wait_for_lock(results / ".lock", f"{results}: another command writes there; waiting for it"):
-        records = merge(read_recorded(), new)  # again: that command may have added runs
+        records = merge(
+            read_recorded(study, planner, results), new
+        )  # again: that command may have added runs
         pictures = write_results(study, records, results, command=request.command)
     if any(arm.compared_with for arm in study.arms.values()):  # else no two arms are to be told apart
         pictures += draw_arms(study, planned, results / "figures")
@@ -83,6 +81,14 @@ def run_study(request: StudyRequest) -> int:
         print(f"-> {path}")
     print(f"-> {results}/study_{study.name}.md, {RUNS_FILE}, {CLIPS_FILE}")
     return 1 if left else 0
+
+
+def read_recorded(study: Study, planner: Planner, results: Path) -> Records:
+    """The runs in the published folder and in `results` that have the config that the study gives them now."""
+    found = Records([], [])
+    for place in dict.fromkeys((Path(study.published), results)):
+        found = merge(found, _without_other_configs(study, planner, read_records(place), place))
+    return found
 
 
 def write_results(study: Study, records: Records, results: Path, *, command: str) -> list[Path]:
@@ -105,11 +111,14 @@ def _records_of(finished: Iterable[StudyRun]) -> Records:
     return Records(runs, clips)
 
 
-def _without_other_configs(study: Study, planner: Planner, records: Records) -> Records:
-    """The records of runs that have the config that the study gives them now: a table never mixes configs."""
+def _without_other_configs(study: Study, planner: Planner, records: Records, place: Path) -> Records:
+    """The records of runs that have the config that the study gives them now: a table never mixes configs. place: their
+    folder."""
     kept = [row for row in records.runs if is_current(study, planner, row)]
     if gone := len(records.runs) - len(kept):
-        print(f"{gone} recorded run(s) have another config than the study gives them now, and are left out")
+        print(
+            f"{gone} recorded run(s) have another config than the study gives them now, and are left out ({place})"
+        )
     keys = {key_of(row) for row in kept}
     return Records(kept, [row for row in records.clips if key_of(row) in keys])
 

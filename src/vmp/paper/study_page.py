@@ -39,11 +39,12 @@ COLUMNS = (
 class ArmScores:
     """Which clips of a set an arm gets right, with the setting that cross-fitting chose for each part.
 
-    right: (S, N) bool. ids, groups, labels, folds: (N,). seeds: (S,). settings: how many parts took each setting.
+    right: (S, N) bool. ids: (N,) pairs of fold and clip, since several folds may test a clip. groups, labels, folds:
+    (N,). seeds: (S,). settings: how many parts took each setting.
     """
 
     right: np.ndarray
-    ids: np.ndarray
+    ids: Sequence[tuple[int, str]]
     groups: np.ndarray
     labels: np.ndarray
     folds: np.ndarray
@@ -73,14 +74,16 @@ class ArmScores:
 def collect(study: Study, clips: Iterable[Row]) -> dict[str, dict[str, ArmScores]]:
     """Set -> arm -> scores, of the seeds and settings that cover the same clips.
 
-    A clip counts if every seed of the arm has it; a seed counts if no other seed of the arm has more clips; a setting
-    counts if it has every seed and clip of the default one.
+    A clip counts in each fold that tests it, if every seed of the arm has it there; a seed counts if no other seed of
+    the arm has more clips, and only the first of those that have none in common; a setting counts if it has every seed
+    and clip of the default one.
     """
-    found: dict[tuple[str, str], dict[tuple[str, int], dict[str, Row]]] = defaultdict(
+    found: dict[tuple[str, str], dict[tuple[str, int], dict[tuple[int, str], Row]]] = defaultdict(
         lambda: defaultdict(dict)
     )
     for row in clips:
-        found[row["set"], row["arm"]][row["setting"], int(row["seed"])][row["id"]] = row
+        run = row["setting"], int(row["seed"])
+        found[row["set"], row["arm"]][run][int(row["fold"]), row["id"]] = row
     out: dict[str, dict[str, ArmScores]] = {name: {} for name in study.sets}
     for (chosen, arm), by_run in found.items():
         scores = _scores(study, by_run)
@@ -89,7 +92,9 @@ def collect(study: Study, clips: Iterable[Row]) -> dict[str, dict[str, ArmScores
     return out
 
 
-def _scores(study: Study, by_run: Mapping[tuple[str, int], Mapping[str, Row]]) -> ArmScores | None:
+def _scores(
+    study: Study, by_run: Mapping[tuple[str, int], Mapping[tuple[int, str], Row]]
+) -> ArmScores | None:
     default = study.default_setting
     base = {seed: rows for (setting, seed), rows in by_run.items() if setting == default}
     if not base:
@@ -97,6 +102,9 @@ def _scores(study: Study, by_run: Mapping[tuple[str, int], Mapping[str, Row]]) -
     most = max(len(rows) for rows in base.values())
     seeds = tuple(sorted(seed for seed, rows in base.items() if len(rows) == most))
     ids = sorted(set.intersection(*(set(base[seed]) for seed in seeds)))
+    if not ids:  # each seed has finished other folds
+        seeds = seeds[:1]
+        ids = sorted(base[seeds[0]])
     right: dict[str, np.ndarray] = {}
     for setting in study.settings:
         runs = [by_run.get((setting, seed), {}) for seed in seeds]
@@ -105,10 +113,10 @@ def _scores(study: Study, by_run: Mapping[tuple[str, int], Mapping[str, Row]]) -
                 [[rows[i]["class"] == rows[i]["predicted"] for i in ids] for rows in runs]
             )
     first = base[seeds[0]]
-    folds = np.array([int(first[i]["fold"]) for i in ids])
+    folds = np.array([fold for fold, _ in ids])
     chosen, settings = choose_settings(right, folds, default=default)
     groups, labels = (np.array([first[i][column] for i in ids]) for column in ("group", "class"))
-    return ArmScores(chosen, np.array(ids), groups, labels, folds, seeds, settings)
+    return ArmScores(chosen, ids, groups, labels, folds, seeds, settings)
 
 
 @dataclass(frozen=True)
@@ -290,6 +298,12 @@ def _detectable_lines(study: Study, arms: Mapping[str, ArmScores]) -> list[str]:
     reference = arms.get(next(iter(study.arms)))
     if reference is None:
         return []
+    if len(set(reference.groups)) == 1:
+        return [
+            "All clips so far are of one scene, recording or sequence, which does not show how these differ: an "
+            "interval is everything that is possible, and no difference can be detected.",
+            "",
+        ]
     seen = detectable(reference.right, reference.groups)
     if seen is None:
         return ["The baseline has one seed, which does not show what difference could be detected.", ""]
