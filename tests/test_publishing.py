@@ -10,6 +10,7 @@ from runs import ROOT
 from vmp.errors import RunError
 from vmp.files import write_csv
 from vmp.paper.publishing import publish
+from vmp.paper.study import PLACE
 from vmp.paper.tables import load_profile, results_of
 
 SHIPPED = ROOT / "docs/results/mini_first"
@@ -31,6 +32,12 @@ def change(path: Path, row: int, **cells: str) -> None:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -69,6 +76,11 @@ def test_figures_with_frames_of_videos_stay_where_they_are(places):
         (lambda d: change(d / "table1.csv", 3, ours="not run"), "has no number"),
         (lambda d: change(d / "table1.csv", 3, seeds="1"), "1 seeds instead of 3"),
         (lambda d: (d / "claims.md").write_text("## Do prompts help?\n\nNot run.\n"), "is not there"),
+        (lambda d: replace(d / "claims.md", "| 120 |", "| 40 |"), "All, Pairs: 40 instead of 120"),
+        (
+            lambda d: replace(d / "claims.md", "| finegym | 5 |", "| x | 5 |"),
+            "finegym, 5, Curves: is not there",
+        ),
         (lambda d: change(d / "starts.csv", 1, top1=""), "has no number"),
         (lambda d: (d / "figures/figure4.png").write_bytes(b""), "empty"),
         (lambda d: (d / "table3.csv").unlink(), "without its .csv"),
@@ -141,3 +153,22 @@ def test_a_packed_file_is_chosen_by_its_name_without_suffixes(tmp_path):
         RunError, match=r"1 published numbers would be lost[\s\S]*a, 1, learned, base, 0, b has"
     ):
         publish(source, target, only=["study_clips"])
+
+
+def test_a_study_is_published_as_a_whole(tmp_path):
+    """Its page alone could have fewer runs than the records that stay beside it."""
+    source, target = tmp_path / "results", tmp_path / "docs"
+    source.mkdir()
+    for name in ("study_x.md", "study_x.png", "claims.md"):
+        (source / name).write_text("# A page")
+    with pytest.raises(RunError, match=r"study_x\.md: without study_runs\.csv"):
+        publish(source, target)
+    write_csv(source / "study_runs.csv", [[*PLACE, "top1"], [*"a1bc0", "50"]])
+    write_csv(
+        source / "study_clips.csv.gz", [["set", "fold", "id", "group", "class", "b/c/0"], list("a1deff")]
+    )
+    written = {path.name for path in publish(source, target, only=["study_x"])}
+    assert written == {"study_x.md", "study_x.png", "study_runs.csv", "study_clips.csv.gz"}
+    write_csv(source / "study_runs.csv", [[*PLACE, "top1"], [*"a1bc1", "50"]])
+    with pytest.raises(RunError, match="a, 1, b, c, 0 has no number"):
+        publish(source, target, only=["study_x"])

@@ -1,10 +1,11 @@
 """Copies the results of your runs into docs/results, which nothing else writes.
 
 Notable here:
-- a published number is never lost: if a new file lacks a number or seeds that the published file has, nothing is
-  copied and the error lists what would be lost;
+- a published number is never lost: if a new file lacks a number, seeds or pairs that the published file has, nothing
+  is copied and the error lists what would be lost;
 - figures with frames of videos are published in miniature only, where the videos are the project's own;
-- a table's Markdown and LaTeX are copied only with its CSV; published files without a new version stay as they are.
+- a table's Markdown and LaTeX are copied only with its CSV, and the pages, pictures and records of a study together;
+  published files without a new version stay as they are.
 """
 
 import re
@@ -32,6 +33,12 @@ SHOW_FRAMES = {
 _TABLE = ("row", "column"), "ours"
 _MAP = ("dataset", "slope", "shift", "seed"), "top1"  # of starts
 _RUNS = PLACE, "top1"  # of a study
+_COUNTS = (
+    "Pairs",
+    "Seeds",
+    "Curves",
+    "Degrees of freedom",
+)  # columns of claims.md: of how many runs a row is
 
 
 def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: bool = True) -> list[Path]:
@@ -44,6 +51,9 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: boo
     Raises:
         RunError: there is nothing to publish, or a published number would be lost.
     """
+    if any(name.startswith("study_") for name in only):  # a page and its records are of the same runs
+        studied = {_stem(path) for kind in KINDS if kind.startswith("study_") for path in source.glob(kind)}
+        only = [*only, *studied.difference(only)]
     found = sorted(path for kind in KINDS for path in source.glob(kind) if not only or _stem(path) in only)
     found = [path for path in found if frames or not _shows_frames(path.stem)]
     if absent := [name for name in only if name not in {_stem(path) for path in found}]:
@@ -60,9 +70,11 @@ def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: boo
         old = target / path.relative_to(source)
         if old.is_file():
             lost += [f"{old}: {what}" for what in lost_numbers(old, path)]
-        written_out = path.stem.startswith("table") and path.suffix in (".md", ".tex")
-        if written_out and not path.with_suffix(".csv").is_file():
-            lost.append(f"{path}: without its .csv, its numbers cannot be compared")
+        if path.suffix in (".md", ".tex"):
+            if path.stem.startswith("table") and not path.with_suffix(".csv").is_file():
+                lost.append(f"{path}: without its .csv, its numbers cannot be compared")
+            if path.stem.startswith("study_") and not (source / RUNS_FILE).is_file():
+                lost.append(f"{path}: without {RUNS_FILE}, its numbers cannot be compared")
         if not path.stat().st_size:
             lost.append(f"{path}: empty")
     if lost:
@@ -87,8 +99,8 @@ def _shows_frames(stem: str) -> bool:
 
 
 def lost_numbers(old: Path, new: Path) -> list[str]:
-    """What a published file has and a new one lacks: cells of tables and their seeds, points of a map, sections of the
-    claims. Pictures and the Markdown and LaTeX of tables have no numbers of their own."""
+    """What a published file has and a new one lacks: cells of tables and their seeds, points of a map, rows of the
+    claims and their pairs. Pictures and the Markdown and LaTeX of tables have no numbers of their own."""
     stem = _stem(old)
     if old.name == CLIPS_FILE:
         had, has = ({(*key_of(row), row["id"]) for row in read_clips(path)} for path in (old, new))
@@ -101,7 +113,15 @@ def lost_numbers(old: Path, new: Path) -> list[str]:
         return gone + [f"{', '.join(key)} has {after[key]} seeds instead of {before[key]}" for key in fewer]
     if stem == "claims":
         kept = _filled_sections(new)
-        return [f"{title!r} is not there" for title in _filled_sections(old) if title not in kept]
+        gone = [f"{title!r} is not there" for title in _filled_sections(old) if title not in kept]
+        counted, now = _count_runs(old), _count_runs(new)
+        rows = {key: count for key, count in counted.items() if key[0] in kept}
+        gone += [f"{', '.join(key)}: is not there" for key in rows if key not in now]
+        return gone + [
+            f"{', '.join(key)}: {now[key]} instead of {count}"
+            for key, count in rows.items()
+            if now.get(key, count) < count
+        ]
     return []
 
 
@@ -112,6 +132,27 @@ def _count_seeds(path: Path, keys: Sequence[str], number: str) -> dict[tuple[str
         for row in read_csv(path, required=(*keys, number))
         if finite(row[number]) is not None
     }
+
+
+def _count_runs(path: Path) -> dict[tuple[str, ...], int]:
+    """Section, row and column of each count in the tables of claims.md -> the count."""
+    counts: dict[tuple[str, ...], int] = {}
+    title, head = "", list[str]()
+    for line in read_text(path).splitlines():
+        if line.startswith("## "):
+            title = line.removeprefix("## ")
+        if not line.startswith("|"):
+            head = []
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not head:
+            head = cells
+            continue
+        for name, cell in zip(head, cells, strict=False):
+            if name in _COUNTS and cell.isdecimal():
+                label = cells[:2] if head[1:2] == ["λ"] else cells[:1]
+                counts[title, *label, name] = int(cell)
+    return counts
 
 
 def _filled_sections(path: Path) -> list[str]:
