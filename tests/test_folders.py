@@ -318,6 +318,15 @@ def test_the_same_file_under_two_labels_is_refused(tmp_path):
         plan_folders(root, folds=2, fold=1)
 
 
+@pytest.mark.parametrize("text", ["", "<!DOCTYPE html><title>404</title>"])
+def test_what_failed_downloads_leave_is_no_copy(tmp_path, text):
+    names = ("wave/c.mp4", "kick/c.mp4", "kick/d.mp4")
+    root = tree(tmp_path, *TWO, *names, **dict.fromkeys(names, text))
+    plan, _ = plan_folders(root, folds=2, fold=1)
+    assert len(plan.items) == 7
+    assert not any("copies" in note for note in plan.notes)
+
+
 def test_what_is_missing_is_named(tmp_path):
     root = tree(tmp_path / "clips", *TWO)
     with pytest.raises(ConfigError, match=r"dataset.root = .*none: no such folder; it holds DIR/<class>"):

@@ -87,6 +87,7 @@ def test_colons_in_names_are_no_drives(tmp_path, path):
         ("a,x.mp4,0,12,20,9,25,64,64,ok,", "not before the end of the file"),
         ("a,x.mp4,0,,,,25,64,64,ok,", "not measured"),
         ("a,x.mp4,0,,,9,nan,64,64,ok,", "frames per second"),
+        ("a,x.mp4,0,,,9,25,9999999999,64,ok,", "width .9999999999. is not a whole number"),
         ("a,x.mp4,0,,,9,25,64,64,fine,", "missing, unreadable"),
         ("a,x.mp4,0", "3 cells under 11"),
         ('a,"x\ty.mp4",0,,,9,25,64,64,ok,', "control character"),

@@ -354,7 +354,7 @@ def _parse(row: dict[str, str], classes: int) -> Clip:
 
 def _whole(row: dict[str, str], name: str) -> int:
     text = row.get(name) or "0"
-    if not re.fullmatch(r"[0-9]{1,18}", text):
+    if not re.fullmatch(r"[0-9]{1,9}" if name in ("width", "height") else r"[0-9]{1,18}", text):
         raise ValueError(f"{name} {text[:80]!r} is not a whole number of frames or pixels")
     return int(text)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmp.data.decode import check_is_video_file
 from vmp.data.frames import frame_files
 from vmp.data.manifest import raise_faults
 from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
@@ -202,16 +203,20 @@ def note_untested(labels: Mapping[str, set[str]]) -> list[str]:
 def _same_files(root: Path, paths: Iterable[str]) -> dict[str, str]:
     """Path -> digest of the contents, for each file or frame folder that is the same as another one.
 
-    Only files of one size are opened, and only those that begin alike are read to the end.
+    Only files of one size are opened, and only those that begin alike are read to the end. What cannot be a video, such
+    as the empty files and web pages that failed downloads leave, is no copy: measuring will refuse it.
     """
     files = {path: _files(root / path) for path in sorted(paths)}
     files = {path: own for path, own in files.items() if own}  # missing ones are reported with the others
 
     def digest(file: Path, most: int = -1) -> str:
-        with open(file, "rb") as stream:
-            if most < 0:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
-            return hashlib.sha256(stream.read(most)).hexdigest()
+        try:
+            with open(file, "rb") as stream:
+                if most < 0:
+                    return hashlib.file_digest(stream, "sha256").hexdigest()
+                return hashlib.sha256(stream.read(most)).hexdigest()
+        except OSError:  # measuring will say why
+            return str(file)
 
     def alike(paths: Iterable[str], key: Callable[[Path], Any]) -> dict[str, tuple[Any, ...]]:
         keys = {path: tuple(map(key, files[path])) for path in paths}
@@ -220,7 +225,19 @@ def _same_files(root: Path, paths: Iterable[str]) -> dict[str, str]:
 
     sized = alike(files, lambda file: file.stat().st_size)
     begun = alike(sized, lambda file: digest(file, 2**16))
-    return {path: "".join(own) for path, own in alike(begun, digest).items()}
+    same = alike(begun, digest)
+    return {path: "".join(own) for path, own in same.items() if not _is_refused(root / path, files[path])}
+
+
+def _is_refused(path: Path, files: Sequence[Path]) -> bool:
+    """Whether a file is no video by its first bytes, or a frame folder has empty pictures."""
+    if path.is_dir():
+        return not all(file.stat().st_size for file in files)
+    try:
+        check_is_video_file(path)
+    except VideoReadError:
+        return True
+    return False
 
 
 def _files(path: Path) -> list[Path]:
