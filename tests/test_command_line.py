@@ -83,6 +83,8 @@ def test_a_comma_in_the_name_of_an_existing_file_is_no_sweep(tmp_path):
     ("arguments", "read"),
     [
         (["vmp.lambda=0,1", "-m", "seed=0"], ["-m", "vmp.lambda=0,1", "seed=0"]),
+        (["seed=007", "tag=007", "optim.lr=0.10"], ["seed=7", "tag=007", "optim.lr=0.10"]),
+        (["-m", "seed=00,01,10"], ["-m", "seed=0,1,10"]),
         (["seed=0", "--config-dir", "x", "tag=a"], ["--config-dir", "x", "seed=0", "tag=a"]),
         (["seed=0", "--cfg", "job"], ["--cfg", "job", "--resolve", "seed=0"]),
         (["-m", "tag=2025,2026"], ["-m", "tag='2025','2026'"]),

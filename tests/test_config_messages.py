@@ -119,6 +119,9 @@ from vmp.overrides import hydra_arguments
         (["vmp.name='../../x'"], "vmp.name = '../../x'"),
         (["name='..'"], "name = '..'"),
         (["backbone=x3d", "backbone.crop=15"], "backbone.crop = 15"),
+        (["vmp.patch=4"], "vmp.patch = 4 has no effect with vmp.form = pixel; add vmp.form=patch"),
+        (["augment.rand_magnitude=20"], "rand_magnitude = 20 has no effect with augment.rand_ops = 0"),
+        (["data.degrade_in=both"], "degrade_in = both has no effect with data.degrade = none"),
         (["vmp.lambda=-1", "optim.lr=0", "seed=-1"], "vmp.lambda = -1.*\n.*optim.lr = 0"),
     ],
 )
@@ -132,6 +135,10 @@ def test_wrong_values_fail_with_key_value_and_what_is_allowed(overrides, said):
     [
         ("vmp.lamda=3", "vmp.lamda: no such key; did you mean vmp.lambda?"),
         ("trainer.epoch=3", "trainer.epoch: no such key; did you mean trainer.epochs?"),
+        (
+            "optim.at=[0,1]",
+            "optim.at: the file that was chosen from conf/optim has no such key; choose one that",
+        ),
         ("epochs=3", "epochs: no such key; did you mean trainer.epochs?"),
         ("train.epochs=3", "train.epochs: no such key; did you mean trainer.epochs?"),
         ("frames=3", "frames: no such key; did you mean dataset.frames or backbone.frames?"),

@@ -133,6 +133,8 @@ def hydra_override(word: str, command: str = "train", *, sweep: bool = False) ->
         ):
             return word
         return f"{key}={_text_value(name, value, sweep=sweep, path=is_path(name, command))}"
+    if re.fullmatch(r"[0-9]+(,[0-9]+)*", value):  # Hydra would take 01 for text
+        return f"{key}={re.sub(r'(?<![0-9])0+(?=[0-9])', '', value)}"
     if _parses(f"{key}={value}"):
         return word
     if value.lstrip()[:1] in ("[", "{") and is_list(name, command):

@@ -6,7 +6,7 @@ from vmp.backbones import SPECS, zoo
 from vmp.config.backbones import CustomBackbone, TimeSformerConfig
 from vmp.config.datasets import FoldersDataset, MotionsDataset, PreparedDataset
 from vmp.config.prompts import ConstantPrompts, CustomPrompts, FixedPrompts, OraclePrompts, Prompts
-from vmp.config.sections import Config
+from vmp.config.sections import Augment, Config
 from vmp.slope_shift import m_of, n_of
 
 
@@ -98,6 +98,9 @@ def _prompts_extended(c: Config, v: Prompts) -> Iterator[str]:
         most = spec.frames
         yield f"vmp.scales = {list(v.scales)}: clips have {most + 1} frames, so spacings are at most {most}"
     if v.form != "patch":
+        for key in ("patch", "pool", "upsample", "patch_scalars"):
+            if (value := getattr(v, key)) != Prompts.model_fields[key].default:
+                yield f"vmp.{key} = {value} has no effect with vmp.form = {v.form}; add vmp.form=patch, or drop it"
         return
     sides = dict.fromkeys((spec.crop, spec.test_crop))
     if bad := [side for side in sides if side % v.patch]:
@@ -175,6 +178,13 @@ def _training(c: Config) -> Iterator[str]:
     t, o, a = c.trainer, c.optim, c.augment
     if isinstance(c.vmp, OraclePrompts) and (a.mixup or a.cutmix or a.rand_ops or a.erase):
         yield "augment changes frames, and not the masks that vmp=oracle has beside them; use augment=none"
+    if not a.rand_ops and a.rand_magnitude != Augment.model_fields["rand_magnitude"].default:
+        yield (
+            f"augment.rand_magnitude = {a.rand_magnitude} has no effect with augment.rand_ops = 0; give the number of "
+            "operations, as in augment.rand_ops=2"
+        )
+    if c.data.degrade_in == "both" and c.data.degrade == "none":
+        yield "data.degrade_in = both has no effect with data.degrade = none; give data.degrade=salt_pepper or half"
     if t.clips is not None and t.clips < t.batch_size:
         yield (
             f"trainer.clips = {t.clips}: fewer than one update, trainer.batch_size = {t.batch_size}; raise the one or "

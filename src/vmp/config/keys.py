@@ -105,9 +105,12 @@ def no_such_key(wrong: str, command: str = "train") -> str:
     if wrong in known and kind_key(section):
         having = [kind for kind, model in sections(section).items() if last in _names(model)]
         return f"{wrong}: the {section} that was chosen has no such key; it belongs to {section}={' or '.join(having)}"
-    where = f"{wrong}: no such key"
     if wrong in known:
-        return where
+        return (
+            f"{wrong}: the file that was chosen from conf/{section} has no such key; choose one that has it, or add it "
+            f"with +{wrong}=VALUE"
+        )
+    where = f"{wrong}: no such key"
     if command == "train" and wrong in MEANT:
         return f"{where}; did you mean {MEANT[wrong]}?"
     own = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
