@@ -375,7 +375,8 @@ def _provenance_lines(study: Study, runs: Sequence[Row]) -> list[str]:
 
 
 def draw(study: Study, gains: Gains, stem: Path) -> list[Path]:
-    """Differences to the reference arm with their intervals, one panel per set that has any, and one of their means."""
+    """Differences to the reference arm with their intervals, on one scale: a panel per set that has any, and one of
+    their means."""
     rows: dict[str, Mapping[str, Interval]] = {
         study.sets[chosen].label: of_set for chosen, of_set in gains.by_set.items()
     }
@@ -387,7 +388,7 @@ def draw(study: Study, gains: Gains, stem: Path) -> list[Path]:
     labels = [name_compared(study, arm).replace(" (", "\n(") for arm in reversed(names)]
     with style():
         drawn = figure(1.9 + 2.1 * len(rows), 0.9 + 0.28 * len(names))
-        axes = drawn.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+        axes = drawn.subplots(1, len(rows), sharex=True, sharey=True, squeeze=False)[0]
         for axis, (title, compared) in zip(axes, rows.items(), strict=True):
             for arm, d in compared.items():
                 y = len(names) - 1 - names.index(arm)
