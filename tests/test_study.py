@@ -446,6 +446,10 @@ def test_a_study_file_with_faults(tmp_path: Path):
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError, match="second_reference = somebody: no such arm"):
         load_study(tmp_path / "x.yaml")
+    (tmp_path / "list.yaml").write_text("- none\n")
+    with pytest.raises(ConfigError, match=r"list\.yaml:\n  must be lines of KEY: VALUE, and is a list"):
+        load_study(tmp_path / "list.yaml")
+    (tmp_path / "list.yaml").unlink()
     with pytest.raises(ConfigError, match="no such study; there are: x"):
         load_study(tmp_path / "y.yaml")
     copied = raw | {"second_reference": None}

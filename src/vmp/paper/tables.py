@@ -188,7 +188,9 @@ def load_section(path: Path, kind: type[PaperSection]) -> Any:
 
 def _describe(fault: Any, kind: type[PaperSection]) -> str:
     """One of pydantic's errors as `key: what is wrong, and what is allowed`."""
-    *above, last = fault["loc"] or ("",)
+    if not fault["loc"]:
+        return f"must be lines of KEY: VALUE, and is a {type(fault['input']).__name__}"
+    *above, last = fault["loc"]
     key = ".".join(map(str, fault["loc"]))
     if fault["type"] == "missing":
         return f"{key}: must be given"
