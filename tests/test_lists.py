@@ -107,6 +107,12 @@ def test_frame_rates_that_are_none_are_errors(tmp_path, written):
         read_list(tmp_path / "all.csv")
 
 
+def test_a_quote_that_is_not_closed_is_named_where_it_opens(tmp_path):
+    (tmp_path / "all.csv").write_text('path,label\na.mp4,x\n"b.mp4,y\nc.mp4,x\n')
+    with pytest.raises(ManifestError, match=r"all.csv:3: a quote opens here and is not closed"):
+        read_list(tmp_path / "all.csv")
+
+
 @pytest.mark.parametrize("word", ["tarin", ""])
 def test_rows_of_no_known_split_are_not_left_out_silently(tmp_path, word):
     (tmp_path / "all.csv").write_text(f"{MIXED}d.mp4,y,{word}\n")

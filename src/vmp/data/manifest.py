@@ -241,7 +241,9 @@ def read_csv(
                 )
             rows.append((line, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}))
     except csv.Error as error:
-        raise ManifestError(f"{path}:{reader.line_num}: {error}") from None
+        # a quote that is not closed takes all lines up to the end: name the first line of its row
+        why = "a quote opens here and is not closed" if "end of data" in str(error) else str(error)
+        raise ManifestError(f"{path}:{before + 1}: {why}") from None
     if header is None:
         raise ManifestError(f"{path}: empty; it must be a CSV whose first line names the columns")
     return rows
