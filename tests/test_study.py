@@ -233,6 +233,23 @@ def test_arms_of_several_sets_are_averaged_over_them(tmp_path):
     assert "λ of Table 7" not in text
 
 
+def test_a_mean_difference_to_the_second_reference_names_the_sets_that_it_covers(tmp_path):
+    """The prompts gain one of four clips on each of two sets where the control has none, and lose two on a third."""
+    right = {"none": (0, 0, 2), "learned": (1, 1, 0), "extra_frame": (0, 0)}
+    clips = [
+        clip(arm, 0, f"{i}.mp4", "wash" if i < count else "rub") | {"set": chosen, "class": "wash"}
+        for arm, counts in right.items()
+        for chosen, count in zip(("handwash12", "skateboard", "surv_fight"), counts, strict=False)
+        for i in range(4)
+    ]
+    write_results(load_study(STUDY), Records([], clips), tmp_path, command="make real")
+    text = (tmp_path / "study_real.md").read_text().partition("## All sets")[2]
+    row = next(line for line in text.splitlines() if line.startswith("| motion prompts, λ = 0 |"))
+    assert row.startswith("| motion prompts, λ = 0 | +0.0 [")
+    assert "| 12 | all 3 | +25.0 [" in row
+    assert row.endswith("] over handwash12; skateboard |")
+
+
 def test_the_spread_over_seeds_is_their_standard_deviation(tmp_path):
     """One and three of four clips: 25 and 75 %, which differ from their mean by 25."""
     clips = [

@@ -264,8 +264,9 @@ def _mean_lines(study: Study, found: Mapping[str, Mapping[str, ArmScores]], gain
         to_second = _over_sets(study, found, reference=second)
         for row, arm in zip(rows, over_sets, strict=True):
             pairs = to_second.get(arm, {}) if study.arms[arm].compared_with != second else {}
-            same = pairs.keys() == over_sets[arm].keys()
-            row.append(_interval_text(mean_difference(list(pairs.values()))) if same else "")
+            cell = _interval_text(mean_difference(list(pairs.values()))) if pairs else ""
+            fewer = bool(pairs) and pairs.keys() != over_sets[arm].keys()
+            row.append(f"{cell} over {_which(study, found, pairs)}" if fewer else cell)
     text = "The mean of the differences above, each set with the same weight, and its interval over clips and seeds."
     return ["## All sets", "", text, "", *markdown_table(head, rows, labels=len(head)), ""]
 
