@@ -33,12 +33,8 @@ SHOW_FRAMES = {
 _TABLE = ("row", "column"), "ours"
 _MAP = ("dataset", "slope", "shift", "seed"), "top1"  # of starts
 _RUNS = PLACE, "top1"  # of a study
-_COUNTS = (
-    "Pairs",
-    "Seeds",
-    "Curves",
-    "Degrees of freedom",
-)  # columns of claims.md: of how many runs a row is
+# columns of claims.md: of how many runs a row is
+_COUNTS = ("Pairs", "Seeds", "Curves", "Degrees of freedom")
 
 
 def publish(source: Path, target: Path, *, only: Sequence[str] = (), frames: bool = True) -> list[Path]:

@@ -69,9 +69,8 @@ def run_study(request: StudyRequest) -> int:
     new = _records_of(run for run in missing if run.planned.finished)
     results.mkdir(parents=True, exist_ok=True)
     with wait_for_lock(results / ".lock", f"{results}: another command writes there; waiting for it"):
-        records = merge(
-            read_recorded(study, planner, results), new
-        )  # again: that command may have added runs
+        # read again: that command may have added runs
+        records = merge(read_recorded(study, planner, results), new)
         pictures = write_results(study, records, results, command=request.command)
     if any(arm.compared_with for arm in study.arms.values()):  # else no two arms are to be told apart
         pictures += draw_arms(study, planned, results / "figures")

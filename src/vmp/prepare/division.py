@@ -165,9 +165,8 @@ def note_copies(root: Path, splits: Mapping[str, Sequence[Row]]) -> list[str]:
                     parts[digests[row.path], frames].append((split, row))
     lines: dict[str, str] = {}  # where the row is -> what is said of it
     for rows in parts.values():
-        reach: dict[str, dict[str, float]] = defaultdict(
-            dict
-        )  # split -> the two paths that reach furthest so far
+        # split -> the two paths that reach furthest so far, and to where
+        reach: dict[str, dict[str, float]] = defaultdict(dict)
         for split, row in sorted(rows, key=lambda pair: pair[1].start or 0):
             for other, furthest in reach.items():
                 for path, end in furthest.items():

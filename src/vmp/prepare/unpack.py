@@ -73,12 +73,12 @@ def _check_place(archive: Path, held: Path, target: Path) -> None:
     """Raise DataError where a member would replace another file, of another archive for instance."""
     for path in sorted(held.rglob("*")):
         there = target / path.relative_to(held)
-        known = path.name.startswith((".", "._")) or path.name.lower() in SIDE_FILES
+        known = path.name.startswith(".") or path.name.lower() in SIDE_FILES
         if path.is_file() and there.is_file() and not known and not filecmp.cmp(path, there, shallow=False):
             raise DataError(
                 f"{archive}: its member {path.relative_to(held)} would replace another file, {there}, which another "
-                "archive may have brought; nothing was kept of this one. Unpack them by hand into folders of their "
-                "own, and give the folder that holds these"
+                "archive may have brought; its own members were not kept. Unpack the archives by hand, each into a "
+                "folder of its own, and give the folder that holds these"
             )
 
 
