@@ -81,7 +81,8 @@ def test_masks_cover_what_the_object_changes(camera: str, monkeypatch: pytest.Mo
     for index in range(20):
         with_object, _ = render_clip(spec, "train", index)
         with monkeypatch.context() as patched:
-            patched.setattr(pictures, "_paste", lambda *_: None)
+            nothing = np.ix_([0], [0]), np.zeros((1, 1, 4), np.float32)
+            patched.setattr(pictures, "_placed", lambda *_: nothing)
             without, _ = render_clip(spec, "train", index)
         changed = (with_object != without).any(axis=3)  # (T, S, S)
         masks = object_masks(spec, "train", index, np.arange(6))

@@ -27,7 +27,7 @@ from torch import Tensor
 from vmp.data import sampling, transforms
 from vmp.data.augment import Augmentation
 from vmp.data.columns import Clip
-from vmp.data.decode import ON_GPU, finish, read_frames, resize_short_side
+from vmp.data.decode import ON_GPU, read_frames, resize_frames
 from vmp.data.decoded import DecodedClips
 from vmp.data.degrade import degrade
 from vmp.data.manifest import Manifest
@@ -129,7 +129,7 @@ class _Clips(torch.utils.data.Dataset):
         if self.shape.masks is None:
             return pictures
         masks = self.shape.masks(clip, frames)
-        resized = np.stack([resize_short_side(mask, short_side) for mask in masks])
+        resized = resize_frames(masks, short_side)
         return np.concatenate([pictures, resized[..., None]], axis=3)
 
     def _read_frames(
@@ -144,10 +144,14 @@ class _Clips(torch.utils.data.Dataset):
         self._reading[slot] = index
         try:
             if self._kept:
-                numbers, back = np.unique(frames, return_inverse=True)
+                ascending = (np.diff(frames) > 0).all()
+                numbers, back = (frames, None) if ascending else np.unique(frames, return_inverse=True)
                 if (decoded := self._kept.read(path, clip, reader, numbers)) is not None:
-                    found = zip(decoded, clip.start + numbers, strict=True)
-                    return np.stack([finish(f, int(n), change, short_side) for f, n in found])[back]
+                    if change is not None:
+                        found = zip(decoded, clip.start + numbers, strict=True)
+                        decoded = np.stack([change(frame, int(number)) for frame, number in found])
+                    resized = resize_frames(decoded, short_side)
+                    return resized if back is None else resized[back]
             return read_frames(path, clip.start + frames, reader=reader, short_side=short_side, change=change)
         finally:
             self._reading[slot] = -1

@@ -102,6 +102,19 @@ def finish(
     return frame if short_side is None else resize_short_side(frame, short_side)
 
 
+def resize_frames(frames: np.ndarray, short_side: int) -> np.ndarray:
+    """(T, H, W, C) -> the same frames as `resize_short_side` returns them."""
+    h, w = frames.shape[1:3]
+    height, width = scaled_size(h, w, short_side)
+    if (height, width) == (h, w):
+        return frames
+    cv2 = opencv()
+    out = np.empty((len(frames), height, width, *frames.shape[3:]), np.uint8)
+    for frame, resized in zip(frames, out, strict=True):
+        cv2.resize(frame, (width, height), dst=resized, interpolation=cv2.INTER_LINEAR)
+    return out
+
+
 def resize_short_side(frame: np.ndarray, short_side: int) -> np.ndarray:
     """(H, W, 3) -> the same picture with min(H, W) = short_side; bilinear without antialiasing, as the recipes do."""
     h, w = frame.shape[:2]

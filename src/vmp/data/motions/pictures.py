@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,34 @@ _LOBES, _LOBE = 4, 0.12
 # of the objects of pretraining, in radii: length and half the width of the arm
 _ARM, _HALF_WIDTH = 1.6, 0.22
 
-Thing = Callable[[int], np.ndarray]  # frame -> picture of the object, (S, S, 4)
+
+class Texture(NamedTuple):
+    """What was drawn for a texture. Painting it costs far more than drawing, and masks need no paint."""
+
+    white: np.ndarray  # (3, S, S) noise
+    roughness: float  # exponent of its spectrum
+    contrast: float
+    mean: np.ndarray  # (3,) RGB
+    bands: float  # frequency of the sine that folds the noise; 0: as it is
+
+    def paint(self) -> np.ndarray:
+        """(S, S, 3) float32 in [0, 1]: noise with a power-law spectrum, which continues over its edges."""
+        size = len(self.white[0])
+        weight = np.exp(-self.roughness * _log_frequency(size))  # (S, S/2 + 1)
+        weight[0, 0] = 0
+        field = np.fft.irfft2(np.fft.rfft2(self.white) * weight, (size, size))  # (3, S, S)
+        field /= field.std(axis=(1, 2), keepdims=True)
+        if self.bands:
+            field = np.sin(self.bands * field) * np.float32(np.sqrt(2))
+        colours = self.contrast * np.tensordot(field, _TINTS, (0, 0)) + self.mean  # (S, S, 3)
+        return np.clip(colours, 0, 1).astype(np.float32)
+
+
+class Thing(NamedTuple):
+    """An object as it looks in a frame, in the middle of a picture of the clip's size."""
+
+    picture: Callable[[int], np.ndarray]  # (S, S, 4) float32: colour times alpha, then alpha
+    alpha: Callable[[int], np.ndarray]  # (S, S), of this picture
 
 
 def render_clip(spec: Motions, split: str, index: int) -> tuple[np.ndarray, int]:
@@ -36,14 +64,15 @@ def render_clip(spec: Motions, split: str, index: int) -> tuple[np.ndarray, int]
     drift = 1 + draw.uniform(0, 0.1) * np.sin(2 * np.pi * (t / draw.uniform(20, 60) + draw.uniform()))  # (T,)
 
     clip = np.empty((spec.frames, size, size, 3), np.float32)
-    tiled = np.tile(scene, (2, 2, 1))  # so that every view is one rectangle of it
+    tiled = np.tile(scene.paint(), (2, 2, 1))  # so that every view is one rectangle of it
     backdrop = _view(tiled, motion.camera[0])
     for i, frame in enumerate(clip):
         if i and (motion.camera[i] != motion.camera[i - 1]).any():
             backdrop = _view(tiled, motion.camera[i])
         frame[:] = backdrop
         for thing, body in zip(things, motion.bodies, strict=True):
-            _paste(frame, thing(i), body, i, motion.camera[i])
+            where, drawn = _placed(thing.picture(i), body, i, motion.camera[i])
+            frame[where] = frame[where] * (1 - drawn[..., 3:]) + drawn[..., :3]
     clip *= 255 * drift[:, None, None, None].astype(np.float32)
     if spec.noise:
         # four times as fast as draw.normal, which would take a quarter of the whole time
@@ -59,56 +88,50 @@ def object_masks(spec: Motions, split: str, index: int, frames: np.ndarray) -> n
     """
     motion = motion_of(spec, split, index)
     _, things = _scene_and_things(spec, motion, generator(spec, split, index, "look"))
-    masks = np.zeros((len(frames), spec.size, spec.size, 3), np.float32)
+    masks = np.zeros((len(frames), spec.size, spec.size), np.float32)
     for mask, i in zip(masks, frames, strict=True):
         for thing, body in zip(things, motion.bodies, strict=True):
-            white = np.repeat(thing(i)[..., 3:], 4, axis=2)  # the object, white on black
-            _paste(mask, white, body, i, motion.camera[i])
-    return np.ceil(255 * masks[..., 0]).astype(np.uint8)
+            where, alpha = _placed(thing.alpha(i), body, i, motion.camera[i])
+            mask[where] = mask[where] * (1 - alpha) + alpha
+    return np.ceil(255 * masks).astype(np.uint8)
 
 
 def _scene_and_things(
     spec: Motions, motion: Motion, draw: np.random.Generator
-) -> tuple[np.ndarray, list[Thing]]:
-    """The scene, (S, S, 3) in [0, 1], which continues over its edges, and the objects."""
+) -> tuple[Texture, list[Thing]]:
+    """The scene, which continues over its edges, and the objects."""
     size = spec.size
     if spec.classes == "ten":
         scene = _texture(size, draw, _SCENE)
-        lobed = _object(size, draw)  # (S, S, 4)
-        return scene, [lambda i: lobed]
+        lobed = _object(size, draw)
+        return scene, [lobed for _ in motion.bodies]
     scene = _texture(size, draw, _BANDED_SCENE, bands=_BANDS)
     return scene, [_with_arm(size, draw, body) for body in motion.bodies]
 
 
 def _texture(
     size: int, draw: np.random.Generator, kind: tuple[tuple[float, float], ...], *, bands: float = 0
-) -> np.ndarray:
-    """(S, S, 3) float32 in [0, 1]: noise with a power-law spectrum, which continues over its edges.
-
-    Args:
-        bands: the noise folded by a sine of this frequency; 0: as it is.
-    """
+) -> Texture:
     roughness, mean, contrast = kind
     white = draw.standard_normal((3, size, size), np.float32)
-    weight = np.exp(-draw.uniform(*roughness) * _log_frequency(size))  # (S, S/2 + 1)
-    weight[0, 0] = 0
-    field = np.fft.irfft2(np.fft.rfft2(white) * weight, (size, size))  # (3, S, S)
-    field /= field.std(axis=(1, 2), keepdims=True)
-    if bands:
-        field = np.sin(bands * field) * np.float32(np.sqrt(2))
-    colours = draw.uniform(*contrast) * np.tensordot(field, _TINTS, (0, 0))  # (S, S, 3)
-    colours += draw.uniform(*mean, 3)
-    return np.clip(colours, 0, 1).astype(np.float32)
+    exponent, strength = draw.uniform(*roughness), draw.uniform(*contrast)
+    return Texture(white, exponent, strength, draw.uniform(*mean, 3), bands)
 
 
-def _object(size: int, draw: np.random.Generator) -> np.ndarray:
-    """(S, S, 4) float32: a lobed disc of radius S/4 with a texture of its own; colour times alpha, then alpha."""
+def _object(size: int, draw: np.random.Generator) -> Thing:
+    """A lobed disc of radius S/4 with a texture of its own."""
     distance, waves = _polar(size)
     height, turn = draw.uniform(0, _LOBE, _LOBES), draw.uniform(0, 2 * np.pi, _LOBES)
     parts = np.concatenate([height * np.cos(turn), -height * np.sin(turn)]).astype(np.float32)
     outline = 1 + np.tensordot(parts, waves, 1)  # (S, S): 1 + sum of height cos(k angle + turn)
-    alpha = np.clip(size / 4 * outline - distance + 0.5, 0, 1)[..., None]  # one pixel of edge
-    return np.concatenate([_texture(size, draw, _THING) * alpha, alpha], axis=2)
+    alpha = np.clip(size / 4 * outline - distance + 0.5, 0, 1)  # one pixel of edge
+    texture = _texture(size, draw, _THING)
+
+    @lru_cache(maxsize=1)
+    def picture() -> np.ndarray:
+        return np.concatenate([texture.paint() * alpha[..., None], alpha[..., None]], axis=2)
+
+    return Thing(lambda i: picture(), lambda i: alpha)
 
 
 def _with_arm(size: int, draw: np.random.Generator, body: Body) -> Thing:
@@ -116,7 +139,7 @@ def _with_arm(size: int, draw: np.random.Generator, body: Body) -> Thing:
     import cv2
 
     def banded() -> np.ndarray:
-        return _texture(size, draw, _BANDED_THING, bands=_BANDS)
+        return _texture(size, draw, _BANDED_THING, bands=_BANDS).paint()
 
     middle, radius = size // 2, size / 4
     y, x = np.mgrid[:size, :size] - middle
@@ -138,7 +161,10 @@ def _with_arm(size: int, draw: np.random.Generator, body: Body) -> Thing:
 
     assert body.arm is not None
     angles = body.arm
-    return lambda i: at(float(angles[i]))
+    return Thing(
+        lambda i: at(float(angles[i])),
+        lambda i: np.ascontiguousarray(at(float(angles[i]))[..., 3]),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -173,11 +199,16 @@ def _view(tiled: np.ndarray, corner: np.ndarray) -> np.ndarray:
     return cv2.getRectSubPix(tiled, (size, size), (float(x), float(y)))
 
 
-def _paste(frame: np.ndarray, thing: np.ndarray, body: Body, i: int, camera: np.ndarray) -> None:
-    """Draw the object into frame i, its centre at (x, y) of the torus, turned clockwise by its angle and stretched."""
+def _placed(thing: np.ndarray, body: Body, i: int, camera: np.ndarray) -> tuple[Any, np.ndarray]:
+    """The pixels of frame i that may show the object, and what it puts there: its centre at (x, y) of the torus, turned
+    clockwise by its angle and stretched.
+
+    Args:
+        thing: (S, S) or (S, S, channels).
+    """
     import cv2
 
-    size, place, radius = len(frame), body.place[i] - camera, body.radius[i]
+    size, place, radius = len(thing), body.place[i] - camera, body.radius[i]
     zoom = radius / (size / 4)
     c, s = zoom * np.cos(body.angle[i]), zoom * np.sin(body.angle[i])
     turn = np.array([[c, -s], [s, c]])  # y points down, so this turns clockwise
@@ -195,5 +226,4 @@ def _paste(frame: np.ndarray, thing: np.ndarray, body: Body, i: int, camera: np.
     matrix = np.array([[c, minus_s, x - (c + minus_s) * middle], [s, d, y - (s + d) * middle]])
     drawn = cv2.warpAffine(thing, matrix, (2 * half, 2 * half), flags=cv2.INTER_LINEAR)
     box = np.arange(-half, half)
-    where = np.ix_((whole[1] + box) % size, (whole[0] + box) % size)
-    frame[where] = frame[where] * (1 - drawn[..., 3:]) + drawn[..., :3]
+    return np.ix_((whole[1] + box) % size, (whole[0] + box) % size), drawn
