@@ -29,7 +29,7 @@ import numpy as np
 from vmp.data.frames import FRAMES, decode_folder
 from vmp.data.groups import decode_groups
 from vmp.data.opencv import opencv
-from vmp.data.stream import mirror_axis, open_video, upright, video_stream
+from vmp.data.stream import mirror_axis, open_video, rgb_converter, video_stream
 from vmp.errors import ConfigError, RunError, VideoReadError
 
 Frames = Iterator[np.ndarray]  # (H, W, 3) each, in the order of ascending, distinct indices
@@ -188,11 +188,12 @@ _NO_VIDEO = {  # how files begin; video_stream() refuses rarer pictures, which F
 def _pyav(path: Path, wanted: np.ndarray) -> Frames:
     with open_video(path) as container:
         stream = video_stream(container, path, reader="pyav")
+        convert = rgb_converter()
         targets = iter(wanted.tolist())
         target = next(targets)
         for number, frame in enumerate(container.decode(stream)):
             if number == target:
-                yield upright(frame.to_ndarray(format="rgb24"), frame)
+                yield convert(frame)
                 target = next(targets, -1)
                 if target < 0:
                     return

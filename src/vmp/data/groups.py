@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vmp.data.stream import open_video, upright, video_stream
+from vmp.data.stream import open_video, rgb_converter, video_stream
 from vmp.errors import VideoReadError
 
 LONGEST = 1000  # packets in a group: two groups are held at a time
@@ -29,10 +29,7 @@ def decode_groups(path: Path, wanted: np.ndarray) -> Iterator[np.ndarray]:
         VideoReadError: packets without times, a first frame that is not a keyframe, keyframes more than LONGEST
             packets apart, or frames that do not come out one per packet in order of time.
     """
-    from av.video.reformatter import VideoReformatter
-
-    convert = VideoReformatter()  # one for all frames, since setting one up takes time
-    left = deque(wanted.tolist())
+    convert, left = rgb_converter(), deque(wanted.tolist())
     with open_video(path) as container:
         stream = video_stream(container, path, reader="pyav_seek")
         groups = _Groups(path, container, stream)
@@ -53,9 +50,7 @@ def decode_groups(path: Path, wanted: np.ndarray) -> Iterator[np.ndarray]:
                     ranks.append(left.popleft() - first)
                 if ranks:
                     shown = _decode_group(path, stream.codec_context, group + following, times, ranks)
-                    for frame in shown:
-                        picture = convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                        yield upright(picture, frame)
+                    yield from map(convert, shown)
             before, group = after, following
 
 

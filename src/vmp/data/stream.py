@@ -12,6 +12,7 @@ Notable here:
 import codecs
 import os
 import re
+from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,18 @@ def _shrinker() -> Any:
     from av.video.reformatter import VideoReformatter
 
     return VideoReformatter()
+
+
+def rgb_converter() -> Callable[[Any], np.ndarray]:
+    """A function that turns decoded frames of one video into pictures as they are shown: (H, W, 3) uint8, RGB.
+
+    `frame.to_ndarray` sets up its conversion for every frame anew, which takes longer than converting half a million
+    pixels.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    own = VideoReformatter()
+    return lambda frame: upright(own.reformat(frame, format="rgb24", threads=1).to_ndarray(), frame)
 
 
 def upright(picture: np.ndarray, frame: Any) -> np.ndarray:

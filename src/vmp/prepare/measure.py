@@ -28,7 +28,7 @@ import numpy as np
 from vmp.data.decode import ON_GPU, READERS, STEP, check_is_video_file, is_gpu_fault
 from vmp.data.frames import FRAMES, decode_folder, frame_files
 from vmp.data.manifest import inside
-from vmp.data.stream import upright
+from vmp.data.stream import rgb_converter
 from vmp.data.times import Timeline
 from vmp.errors import ManifestError, VideoReadError
 from vmp.files import stamp
@@ -125,9 +125,9 @@ def count(path: str | os.PathLike[str]) -> Counted:
     if refused := refusal(source.path):
         return Counted(refused, thumbs, source)
     began = time.process_time()
-    picture = np.empty((0, 0, 3), np.uint8)
+    picture, convert = np.empty((0, 0, 3), np.uint8), rgb_converter()
     for frame in source.frames():
-        picture = upright(frame.to_ndarray(format="rgb24"), frame)
+        picture = convert(frame)
         thumbs.add(small(picture))
     step(needs=SEEK * (time.process_time() - began))
     if not source.count:
