@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vmp.data.motions import Motions, motion_of, render_clip
+from vmp.extensions import compensate
 from vmp.extensions.compensate import camera_motion, warp
 from vmp.extensions.layer import ExtendedPrompt
 from vmp.layer import MotionPrompt
@@ -127,3 +128,17 @@ def test_autocast_changes_no_difference(kind):
     differences = layer.differences(clip)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(layer.differences(clip), differences)
+
+
+@pytest.mark.parametrize("pixels", [35, 36])
+def test_the_median_is_the_lower_middle_of_what_is_seen(pixels):
+    g = torch.Generator().manual_seed(0)
+    values, seen = torch.rand(20, pixels, 2, generator=g), (torch.rand(20, pixels, 2, generator=g) < 0.5).float()
+    seen[3] = 0
+    found = compensate._median(values, seen)
+    assert found.shape == (20, 1, 1)
+    for each, value, mask in zip(found.flatten().tolist(), values, seen, strict=True):
+        there = sorted(value[mask > 0].tolist())
+        assert each == (there[(len(there) - 1) // 2] if there else 0)
+    compiled = torch.where(seen > 0, values, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0.0)
+    assert torch.equal(found.flatten(), compiled)

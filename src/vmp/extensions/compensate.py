@@ -155,6 +155,13 @@ def _smooth(frames: Tensor) -> Tensor:
 
 
 def _median(values: Tensor, seen: Tensor) -> Tensor:
-    """Median over the pixels that are seen: (N, H, W) -> (N, 1, 1)."""
-    masked = torch.where(seen > 0, values, torch.nan).flatten(1)
-    return masked.nanmedian(dim=1).values.nan_to_num(0.0)[:, None, None]
+    """Median over the pixels that are seen, the lower one of an even number: (N, H, W) >= 0 -> (N, 1, 1)."""
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        masked = torch.where(seen > 0, values, torch.nan).flatten(1)
+        found = masked.nanmedian(dim=1, keepdim=True).values
+    else:  # NumPy sorts more than twice as fast as torch finds a median on a CPU
+        masked = torch.where(seen > 0, values, torch.inf).flatten(1)
+        middle = (seen.count_nonzero(dim=(1, 2)) - 1).div(2, rounding_mode="floor").clamp(min=0)
+        masked.numpy().sort(axis=1)
+        found = masked.gather(1, middle[:, None])
+    return found.nan_to_num(0.0, posinf=0.0)[:, :, None]
