@@ -78,10 +78,10 @@ def test_masks_cover_what_the_object_changes(camera: str, monkeypatch: pytest.Mo
     """Against the same scene, drift and noise, rendered without the object."""
     spec = Motions(camera=camera, frames=6, size=40, train=20)
     kept, traced = 0, 0
+    nothing = np.ix_([0], [0]), np.zeros((1, 1, 4), np.float32)
     for index in range(20):
         with_object, _ = render_clip(spec, "train", index)
         with monkeypatch.context() as patched:
-            nothing = np.ix_([0], [0]), np.zeros((1, 1, 4), np.float32)
             patched.setattr(pictures, "_placed", lambda *_: nothing)
             without, _ = render_clip(spec, "train", index)
         changed = (with_object != without).any(axis=3)  # (T, S, S)
