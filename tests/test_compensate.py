@@ -133,7 +133,10 @@ def test_autocast_changes_no_difference(kind):
 @pytest.mark.parametrize("pixels", [35, 36])
 def test_the_median_is_the_lower_middle_of_what_is_seen(pixels):
     g = torch.Generator().manual_seed(0)
-    values, seen = torch.rand(20, pixels, 2, generator=g), (torch.rand(20, pixels, 2, generator=g) < 0.5).float()
+    values, seen = (
+        torch.rand(20, pixels, 2, generator=g),
+        (torch.rand(20, pixels, 2, generator=g) < 0.5).float(),
+    )
     seen[3] = 0
     found = compensate._median(values, seen)
     assert found.shape == (20, 1, 1)
