@@ -28,6 +28,7 @@ from vmp.paper.study_records import (
     CLIP_COLUMNS,
     RUN_COLUMNS,
     Records,
+    leave_out_other_data,
     merge,
     read_clips,
     read_records,
@@ -435,6 +436,23 @@ def test_a_record_with_another_config_does_not_hide_the_published_one(tmp_path, 
     # overrides that do not fit a recorded arm, which nobody asked for
     assert not is_current(study, Planner(output="x", extra=["vmp.alpha=2"]), row)
     assert not is_current(study, planner, row | {"fold": "99"})
+
+
+def test_runs_on_other_clips_than_most_of_their_fold_are_left_out():
+    """As after a dataset was prepared again from other annotations, with half of the arms trained before."""
+    rows = [run(arm, seed) | {"data": data} for arm, seed, data in (
+        ("none", 0, "aa"), ("learned", 0, "bb"), ("none", 1, "bb"), ("learned", 1, "bb"), ("fixed", 0, ""),
+    )]  # fmt: skip
+    elsewhere = run("none", 0) | {"fold": "2", "data": "aa"}
+    tested = [clip(row["arm"], int(row["seed"]), "a", "wash") for row in rows]
+    kept, says = leave_out_other_data(Records([*rows, elsewhere], tested))
+    assert kept.runs == [*rows[1:], elsewhere]
+    assert kept.clips == tested[1:]
+    assert says == [
+        "1 run(s) of handwash12, fold 1, had other clips than most runs of it, and are left out: arms compare only "
+        "on the same data"
+    ]
+    assert leave_out_other_data(kept) == (kept, [])
 
 
 def test_a_set_or_a_fold_is_not_counted_twice(tmp_path: Path):

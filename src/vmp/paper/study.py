@@ -264,7 +264,7 @@ def rows_of(run: StudyRun) -> tuple[dict[str, str], list[dict[str, str]]]:
     done = Run(run.planned.folder)
     tested = find_splits(run.planned.config, progress=False).tested[1]
     groups = {clip.id: clip.tags.get("group", "") for clip in tested.clips}
-    result, place = done.result, run.place
+    result, place, digests = done.result, run.place, sorted(done.digests.items())
     scalars = result.get("scalars") or {}
     mine = {
         **place,
@@ -276,6 +276,7 @@ def rows_of(run: StudyRun) -> tuple[dict[str, str], list[dict[str, str]]]:
         "attention": _rounded(scalars.get("attention")),
         "seconds": f"{result.get('seconds', 0):.0f}",
         "device": result.get("device", ""),
+        "data": hashlib.sha256(repr(digests).encode()).hexdigest()[:8] if digests else "",
     }
     clips = [
         {

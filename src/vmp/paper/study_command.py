@@ -15,7 +15,15 @@ from vmp.paper.reproduce import run_missing
 from vmp.paper.study import Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
 from vmp.paper.study_page import collect, compare_arms, draw, to_markdown
 from vmp.paper.study_pictures import draw_arms, draw_attention
-from vmp.paper.study_records import CLIPS_FILE, RUNS_FILE, Records, merge, read_records, write_records
+from vmp.paper.study_records import (
+    CLIPS_FILE,
+    RUNS_FILE,
+    Records,
+    leave_out_other_data,
+    merge,
+    read_records,
+    write_records,
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,9 @@ def run_study(request: StudyRequest) -> int:
     results.mkdir(parents=True, exist_ok=True)
     with wait_for_lock(results / ".lock", f"{results}: another command writes there; waiting for it"):
         # read again: that command may have added runs
-        records = merge(read_recorded(study, planner, results), new)
+        records, says = leave_out_other_data(merge(read_recorded(study, planner, results), new))
+        for message in says:
+            print(message)
         pictures = write_results(study, records, results, command=request.command)
     if any(arm.compared_with for arm in study.arms.values()):  # else no two arms are to be told apart
         pictures += draw_arms(study, planned, results / "figures")

@@ -6,6 +6,7 @@ Notable here:
   of one run.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from vmp.files import read_csv, write_csv
 from vmp.paper.study import PLACE, key_of
 
 RUN_COLUMNS = (*PLACE, "config", "commit", "top1", "slope", "shift", "seconds", "device")
-LATER_COLUMNS = ("attention",)  # that records of earlier versions lack
+LATER_COLUMNS = ("attention", "data")  # that records of earlier versions lack
 CLIP_COLUMNS = (*PLACE, "id", "group", "class", "predicted")  # in memory
 
 RUNS_FILE, CLIPS_FILE = "study_runs.csv", "study_clips.csv.gz"
@@ -77,6 +78,32 @@ def read_clips(path: Path) -> list[dict[str, str]]:
             if row[name]:
                 found.append({**clip, **dict(zip(_RUN, place, strict=True)), "predicted": row[name]})
     return found
+
+
+def leave_out_other_data(records: Records) -> tuple[Records, list[str]]:
+    """Without the runs whose clips differ from those of most runs of their fold, and a message for each such fold.
+
+    Records of earlier versions do not say which clips they had; they stay.
+    """
+    data: dict[tuple[str, str], Counter[str]] = {}
+    for row in records.runs:
+        if row.get("data"):
+            data.setdefault((row["set"], row["fold"]), Counter())[row["data"]] += 1
+    usual = {fold: counts.most_common(1)[0][0] for fold, counts in data.items()}
+    gone = [row for row in records.runs if row.get("data") and row["data"] != usual[row["set"], row["fold"]]]
+    if not gone:
+        return records, []
+    left_out = {key_of(row) for row in gone}
+    folds = Counter((row["set"], row["fold"]) for row in gone)
+    says = [
+        f"{count} run(s) of {name}, fold {fold}, had other clips than most runs of it, and are left out: arms compare "
+        "only on the same data"
+        for (name, fold), count in folds.items()
+    ]
+    runs, clips = (
+        [row for row in rows if key_of(row) not in left_out] for rows in (records.runs, records.clips)
+    )
+    return Records(runs, clips), says
 
 
 def merge(old: Records, new: Records) -> Records:
