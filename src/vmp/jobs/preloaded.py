@@ -24,7 +24,6 @@ import torch._dynamo  # noqa: E402, F401
 import vmp.backbones.convnets  # noqa: E402
 import vmp.backbones.timesformer  # noqa: E402
 import vmp.backbones.weights  # noqa: E402
-import vmp.commands.train  # noqa: E402
 import vmp.data.motions.files  # noqa: E402
 import vmp.engine.evaluator  # noqa: E402
 import vmp.engine.trainer  # noqa: E402
