@@ -156,7 +156,9 @@ def _smooth(frames: Tensor) -> Tensor:
 
 def _median(values: Tensor, seen: Tensor) -> Tensor:
     """Median over the pixels that are seen, the lower one of an even number: (N, H, W) >= 0 -> (N, 1, 1)."""
-    if values.device.type != "cpu" or torch.compiler.is_compiling():
+    # a graph that is recorded, by torch.jit.trace or torch.export, would keep NumPy's result as a constant
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if recorded or values.device.type != "cpu":
         masked = torch.where(seen > 0, values, torch.nan).flatten(1)
         found = masked.nanmedian(dim=1, keepdim=True).values
     else:  # NumPy sorts more than twice as fast as torch finds a median on a CPU
