@@ -450,7 +450,7 @@ def test_runs_on_other_clips_than_most_of_their_fold_are_left_out():
     assert kept.clips == tested[1:]
     assert says == [
         "1 run(s) of handwash12, fold 1, had other clips than most runs of it, and are left out: arms compare only "
-        "on the same data"
+        "on the same data. Train these again with the clips that the others had, or the whole fold with new ones"
     ]
     assert leave_out_other_data(kept) == (kept, [])
 

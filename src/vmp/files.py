@@ -295,12 +295,8 @@ def stamp(file: Path) -> tuple[int, int]:
     Of a folder, the sum of the sizes in it and a digest of all names, sizes and times: its own time does not change
     when a picture is overwritten.
     """
-    try:
-        info = os.stat(file)
-    except OSError:
-        return -1, -1
-    if not stat.S_ISDIR(info.st_mode):
-        return info.st_size, info.st_mtime_ns
+    if not file.is_dir():
+        return _own_stamp(file)
     inner = [(name, *_own_stamp(os.path.join(file, name))) for name in sorted(os.listdir(file))]
     digest = hashlib.sha256(repr(inner).encode()).digest()
     return sum(size for _, size, _ in inner), int.from_bytes(digest[:7])

@@ -144,7 +144,7 @@ class _Clips(torch.utils.data.Dataset):
         self._reading[slot] = index
         try:
             if self._kept:
-                ascending = (np.diff(frames) > 0).all()
+                ascending = (np.diff(frames) > 0).all()  # nearly always, and np.unique takes time
                 numbers, back = (frames, None) if ascending else np.unique(frames, return_inverse=True)
                 if (decoded := self._kept.read(path, clip, reader, numbers)) is not None:
                     if change is not None:

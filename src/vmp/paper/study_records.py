@@ -97,7 +97,7 @@ def leave_out_other_data(records: Records) -> tuple[Records, list[str]]:
     folds = Counter((row["set"], row["fold"]) for row in gone)
     says = [
         f"{count} run(s) of {name}, fold {fold}, had other clips than most runs of it, and are left out: arms compare "
-        "only on the same data"
+        "only on the same data. Train these again with the clips that the others had, or the whole fold with new ones"
         for (name, fold), count in folds.items()
     ]
     runs, clips = (
