@@ -247,3 +247,16 @@ def test_the_time_left_is_told_from_jobs_that_were_done(monkeypatch):
     for job, seconds in zip(jobs[14:17], (20.0, 40.0, 60.0), strict=True):
         job.state, job.seconds = "done", seconds
     assert lines.line(jobs[16]) == "[17/23] done:   (60 s, about 2 min left)"  # 6 x 40 s, two at a time
+
+
+def test_jobs_that_still_run_count_for_how_many_run_at_a_time(monkeypatch):
+    """The first of two that began together is done after 100 s, and eight wait."""
+    now = 1.0
+    monkeypatch.setattr("vmp.jobs.supervisor.time.monotonic", lambda: now)
+    jobs = [Job("", (), str(n), Path(), lambda: False) for n in range(10)]
+    lines = ProgressLines(jobs)
+    for job in jobs[:2]:
+        job.state, job.began = "running", now
+    now = 101.0
+    jobs[0].state, jobs[0].seconds = "done", 100.0
+    assert lines.line(jobs[0]) == "[1/10] done:   (100 s, about 8 min left)"  # 9 x 100 s, two at a time

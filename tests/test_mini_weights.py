@@ -113,6 +113,7 @@ def test_a_network_that_is_trained_again_starts_from_its_first_run(tmp_path, mon
     assert (Run(first).result["epoch"], Run(second).result["epoch"]) == (14, 2)
     started = read_weights(second)
     assert started["source"].startswith(f"{first}/checkpoints/")
+    assert started["sha256"] == sha256_of(Path(started["source"]))
     assert not started["reinitialised"]  # the head is loaded, too
     shipped, trained = read(tmp_path / "out" / "tiny-motions.safetensors").state, read(second).state
     assert all(torch.equal(value, trained[name].half()) for name, value in shipped.items())

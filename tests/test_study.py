@@ -9,6 +9,7 @@ import pytest
 import yaml
 from runs import ROOT
 
+from vmp.backbones import zoo
 from vmp.errors import ConfigError, RunError
 from vmp.files import write_csv
 from vmp.paper.paired import (
@@ -430,12 +431,26 @@ def test_a_record_with_another_config_does_not_hide_the_published_one(tmp_path, 
     assert len(found.clips) == 1
     said = capsys.readouterr().out
     assert (
-        f"1 recorded run(s) have another config than the study gives them now, and are left out ({tmp_path}"
-        in said
+        "1 recorded run(s) have another config than the study gives them now, or started from other weights, and are "
+        f"left out ({tmp_path}" in said
     )
     # overrides that do not fit a recorded arm, which nobody asked for
     assert not is_current(study, Planner(output="x", extra=["vmp.alpha=2"]), row)
     assert not is_current(study, planner, row | {"fold": "99"})
+
+
+def test_a_record_from_weights_that_this_package_replaced_is_not_current():
+    study, planner = load_study(ROOT / "conf/study/extensions.yaml"), Planner(output="x")
+    row = next(row for row in read_records(ROOT / "docs/results/extensions").runs if row["arm"] == "none")
+    run = next(
+        one for one in plan(study, planner, sets=[row["set"]], arms=["none"], seeds=[0], settings=["base"])
+    )
+    backbone = run.planned.config.backbone
+    shipped = zoo.find(backbone.key, backbone.weights).sha256
+    assert len(shipped) == 64
+    assert is_current(study, planner, row)  # it does not say which
+    assert is_current(study, planner, row | {"weights": shipped[:8]})
+    assert not is_current(study, planner, row | {"weights": "00c0ffee"})
 
 
 def test_runs_on_other_clips_than_most_of_their_fold_are_left_out():

@@ -3,6 +3,9 @@
 import csv
 import gzip
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,26 @@ def test_a_study_runs_records_and_continues_from_its_published_records(checkout,
     text = (checkout / "outputs/other/results/study_small.md").read_text()
     assert "| prompts | not run |" in text
     assert "python scripts/study.py small seeds=1 only=none trainer.epochs=2" in text
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_writes_what_is_finished(checkout):
+    """After hours of `make real`, Ctrl-C leaves the table and the records of the runs that it has made."""
+    words = ["small", "launch=single", "only=none", "seeds=9", "optim.lr=0.02", "output=outputs/stopped"]
+    command = [sys.executable, "scripts/study.py", *words]
+    with subprocess.Popen(
+        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    ) as process:
+        assert process.stdout
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith("[1/9] done"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130, said
+    assert any("stopped with" in line for line in said)
+    results = checkout / "outputs/stopped/results"
+    finished = {path.parent for path in (checkout / "outputs/stopped").rglob("result.json")}
+    assert 1 <= len(finished) < 9
+    assert len(rows(results / "study_runs.csv")) == len(finished)
+    assert "| without prompts |" in (results / "study_small.md").read_text()

@@ -1,6 +1,7 @@
 """The paper's tables: their files, the cells and runs they expand to, and the tables written out."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -11,7 +12,7 @@ from configs import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vmp.errors import ConfigError
+from vmp.errors import ConfigError, RunError
 from vmp.formats import format_signed
 from vmp.paper.planning import PlannedEvaluation, Planner, plan_cells
 from vmp.paper.rendering import (
@@ -309,6 +310,26 @@ def test_runs_on_other_clips_than_most_do_not_count(tmp_path):
     values = read_values(chosen[:5], planner, [0])
     said = [values[c.place].reason for c in chosen[:5] if not values[c.place].found]
     assert said == ["other data", "not run"]
+
+
+def test_runs_whose_start_was_trained_again_do_not_count_and_are_not_taken_for_finished(tmp_path):
+    """A table would compare a baseline from one set of weights with prompts from another."""
+    _, (base, *_) = cells_of(1, "paper", "c2d", "finegym", "top-1")
+    planner = Planner(output=str(tmp_path / "runs"))
+    run = planner.source(base, 0)
+    finish(run, top1=70)
+    (tmp_path / "w").write_bytes(b"first")
+    start = {"source": str(tmp_path / "w"), "sha256": hashlib.sha256(b"first").hexdigest()}
+    (run.folder / "weights.json").write_text(json.dumps(start))
+    assert read_values([base], planner, [0])[base.place].mean == 70
+    (tmp_path / "w").write_bytes(b"second")
+    assert read_values([base], planner, [0])[base.place].reason == "other weights"
+    with pytest.raises(RunError, match=r"holds other weights now") as caught:
+        plan_cells([base], planner, [0])
+    assert str(run.folder) in str(caught.value)
+    assert hashlib.sha256(b"second").hexdigest() in str(caught.value)
+    (tmp_path / "w").unlink()  # to save space, for instance
+    assert read_values([base], planner, [0])[base.place].mean == 70
 
 
 def test_half_done_runs_and_unpublished_lists_are_reported(tmp_path):

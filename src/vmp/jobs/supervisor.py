@@ -41,6 +41,7 @@ class Job:
     output: the file for what its process prints.
     is_done: whether the result is there.
     needs: folders of the jobs that must be done before it starts.
+    began: when its process started, as of time.monotonic().
     code: exit code of its process.
     """
 
@@ -53,6 +54,7 @@ class Job:
     needs: tuple[str, ...] = ()
     state: State = "waiting"
     message: str = ""
+    began: float | None = None
     code: int | None = None
     seconds: float | None = None
 
@@ -175,7 +177,7 @@ def run_jobs(
             free = (place for place in range(len(places)) if place not in running)
             for job, place in list(zip(ready, free, strict=False)):
                 waiting.remove(job)
-                job.state = "running"
+                job.state, job.began = "running", time.monotonic()
                 on_change(job)
                 running[place] = job, start(job, places[place])
             for place, (job, process) in list(running.items()):
@@ -239,5 +241,7 @@ class ProgressLines:
         left = sum(job.state in ("waiting", "running") for job in self._jobs)
         if not done or not left:
             return ""
-        at_once = sum(job.seconds or 0.0 for job in timed) / max(time.monotonic() - self._began, 1e-9)
+        now = time.monotonic()
+        running = sum(now - job.began for job in self._jobs if job.state == "running" and job.began)
+        at_once = (running + sum(job.seconds or 0.0 for job in timed)) / max(now - self._began, 1e-9)
         return f", about {format_duration(left * sum(done) / len(done) / at_once)} left"

@@ -19,7 +19,7 @@ from vmp.evaluate import folder_name
 from vmp.explain import explain
 from vmp.overrides import quote
 from vmp.paper.tables import Cell, RunSpec, conf_folder
-from vmp.runs.folder import begun, check_same_run
+from vmp.runs.folder import begun, check_same_run, check_same_start
 from vmp.runs.run import Run
 from vmp.targets import packages_of
 
@@ -191,7 +191,8 @@ def add_needed_runs(wanted: Iterable[PlannedRun]) -> list[PlannedRun]:
     """The runs and those that they need, each once; a run comes after the ones that it needs.
 
     Raises:
-        RunError: two different runs would share a folder, or a folder holds a run with another config.
+        RunError: two different runs would share a folder, or a folder holds a run with another config or from weights
+            that have changed since.
     """
     runs: dict[Path, PlannedRun] = {}
 
@@ -209,4 +210,5 @@ def add_needed_runs(wanted: Iterable[PlannedRun]) -> list[PlannedRun]:
         add(run)
     for run in runs.values():
         check_same_run(run.folder, run.raw, BESIDE)
+        check_same_start(run.folder, BESIDE)
     return list(runs.values())

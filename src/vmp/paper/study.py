@@ -18,8 +18,9 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from vmp.backbones import zoo
 from vmp.build import find_splits
-from vmp.config import suggest
+from vmp.config import Config, suggest
 from vmp.errors import ConfigError
 from vmp.paper.planning import PlannedRun, Planner
 from vmp.paper.tables import PaperSection, RunSpec, conf_folder, load_profile, load_section
@@ -277,6 +278,7 @@ def rows_of(run: StudyRun) -> tuple[dict[str, str], list[dict[str, str]]]:
         "seconds": f"{result.get('seconds', 0):.0f}",
         "device": result.get("device", ""),
         "data": hashlib.sha256(repr(digests).encode()).hexdigest()[:8] if digests else "",
+        "weights": str((result.get("weights") or {}).get("sha256", ""))[:8],
     }
     clips = [
         {
@@ -302,7 +304,7 @@ def key_of(row: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def is_current(study: Study, planner: Planner, row: Mapping[str, str]) -> bool:
-    """Whether a recorded run has the config that the study gives it now."""
+    """Whether a recorded run has the config, and the start weights, that the study gives it now."""
     if row["set"] not in study.sets or row["arm"] not in study.arms or row["setting"] not in study.settings:
         return False
     if int(row["fold"]) > study.sets[row["set"]].folds:
@@ -313,4 +315,14 @@ def is_current(study: Study, planner: Planner, row: Mapping[str, str]) -> bool:
         )
     except ConfigError:  # the user's overrides do not fit an arm that was not asked for
         return False
-    return run.digest == row["config"]
+    return run.digest == row["config"] and _same_weights(run.planned.config, row)
+
+
+def _same_weights(config: Config, row: Mapping[str, str]) -> bool:
+    """False where weights in this package are others than those that the run started from; records of earlier versions
+    do not say which they were."""
+    b, then = config.backbone, row.get("weights")
+    if not then or config.init_from or b.weights not in zoo.NAMES:
+        return True
+    now = zoo.find(b.key, b.weights).sha256
+    return not now or now.startswith(then)

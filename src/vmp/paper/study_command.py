@@ -11,7 +11,7 @@ from vmp.formats import format_duration
 from vmp.jobs.launch import parse_launch
 from vmp.paper.estimates import command_of
 from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
-from vmp.paper.reproduce import run_missing
+from vmp.paper.reproduce import Interrupted, run_missing
 from vmp.paper.study import Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
 from vmp.paper.study_page import collect, compare_arms, draw, to_markdown
 from vmp.paper.study_pictures import draw_arms, draw_attention
@@ -73,7 +73,11 @@ def run_study(request: StudyRequest) -> int:
     if request.dry:
         _print_plan(study, planned, missing, todo, recorded)
         return 0
-    left = run_missing(todo, [], launch, Path(output))
+    stopped: Interrupted | None = None
+    try:
+        left = run_missing(todo, [], launch, Path(output))
+    except Interrupted as error:  # what is finished is written all the same
+        left, stopped = 1, error
     new = _records_of(run for run in missing if run.planned.finished)
     results.mkdir(parents=True, exist_ok=True)
     with wait_for_lock(results / ".lock", f"{results}: another command writes there; waiting for it"):
@@ -89,6 +93,8 @@ def run_study(request: StudyRequest) -> int:
     for path in pictures:
         print(f"-> {path}")
     print(f"-> {results}/study_{study.name}.md, {RUNS_FILE}, {CLIPS_FILE}")
+    if stopped:
+        raise stopped
     return 1 if left else 0
 
 
@@ -126,7 +132,8 @@ def _without_other_configs(study: Study, planner: Planner, records: Records, pla
     kept = [row for row in records.runs if is_current(study, planner, row)]
     if gone := len(records.runs) - len(kept):
         print(
-            f"{gone} recorded run(s) have another config than the study gives them now, and are left out ({place})"
+            f"{gone} recorded run(s) have another config than the study gives them now, or started from other weights, "
+            f"and are left out ({place})"
         )
     keys = {key_of(row) for row in kept}
     return Records(kept, [row for row in records.clips if key_of(row) in keys])

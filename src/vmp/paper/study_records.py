@@ -15,7 +15,7 @@ from vmp.files import read_csv, write_csv
 from vmp.paper.study import PLACE, key_of
 
 RUN_COLUMNS = (*PLACE, "config", "commit", "top1", "slope", "shift", "seconds", "device")
-LATER_COLUMNS = ("attention", "data")  # that records of earlier versions lack
+LATER_COLUMNS = ("attention", "data", "weights")  # that records of earlier versions lack
 CLIP_COLUMNS = (*PLACE, "id", "group", "class", "predicted")  # in memory
 
 RUNS_FILE, CLIPS_FILE = "study_runs.csv", "study_clips.csv.gz"

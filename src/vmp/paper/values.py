@@ -9,7 +9,7 @@ from pathlib import Path
 from vmp.errors import ConfigError, RunError
 from vmp.paper.planning import PlannedEvaluation, PlannedRun, Planner
 from vmp.paper.tables import Cell
-from vmp.runs.folder import check_same_run
+from vmp.runs.folder import check_same_run, check_same_start
 from vmp.runs.records import is_run
 from vmp.runs.run import Run
 
@@ -30,7 +30,8 @@ class Number:
 
 
 class Missing(str):
-    """Why there is no number: not run, half done, not tested, no clips, another config, other data, unreadable."""
+    """Why there is no number: not run, half done, not tested, no clips, another config, other weights, other data,
+    unreadable."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,10 @@ def _read_number(cell: Cell, source: PlannedRun | PlannedEvaluation) -> Number |
         check_same_run(run.folder, run.raw)
     except RunError:
         return Missing("another config")
+    try:
+        check_same_start(run.folder, "")
+    except RunError:
+        return Missing("other weights")
     if isinstance(source, PlannedEvaluation) and not source.finished:
         return Missing("not tested")
     try:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from vmp.errors import ConfigError, RunError
 from vmp.runs.records import (
     CONFIG_FILE,
     RESULT_FILE,
+    WEIGHTS_FILE,
     is_finished,
     is_run,
     no_run,
     read_config,
     read_digests,
+    read_weights,
 )
 
 # settings that change the speed of a run or what it prints, but not its result
@@ -141,6 +144,27 @@ def check_same_data(folder: Path, digests: dict[str, str], advice: str = "") -> 
                 or f"Restore them, or use tag=WORD for a new run; for another dataset use {OTHER_DATA}."
             )
         )
+
+
+def check_same_start(folder: Path, advice: str) -> None:
+    """Raise RunError if the run started from a file of weights that has other content now, because they were trained or
+    fetched again. A file that is no longer there says nothing, nor do runs of versions that recorded no SHA-256."""
+    if not begun(folder) or not (folder / WEIGHTS_FILE).is_file():
+        return
+    start = read_weights(folder)
+    file, then = Path(str(start.get("source", ""))), start.get("sha256")
+    if then and file.is_file() and (now := _sha256_once(file, file.stat().st_mtime_ns)) != then:
+        raise RunError(
+            f"{folder} started from {file}, which holds other weights now:\n  SHA-256 {then} (then)\n  SHA-256 {now} "
+            f"(now)\nRuns that start from different weights cannot be compared. {advice}"
+        )
+
+
+@lru_cache(maxsize=64)  # many runs start from the same file
+def _sha256_once(file: Path, changed: int) -> str:
+    from vmp.transfer import sha256_of  # its network modules take time to import
+
+    return sha256_of(file)
 
 
 def check_writable(folder: Path, advice: str = "choose another with output=FOLDER") -> None:
