@@ -43,10 +43,11 @@ def bench_loader(
     """
     from torch.utils.data import DataLoader
 
-    from vmp.build import build_model, build_optimizer, clip_shape, find_splits, set_precision_switches
+    from vmp.build import build_model, build_optimizer, clip_shape, set_precision_switches
     from vmp.data.dataset import TrainClips, collate_train, loader_processes
     from vmp.data.present import find_clips
     from vmp.data.sampler import TrainBatches
+    from vmp.datasets import find_splits
     from vmp.objective import Objective
 
     config = compose([f"data.root={ROOT / 'data'}", "dataset.size=64", "backbone.crop=64", *overrides])

@@ -10,7 +10,6 @@ import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmp.build import true_masks
 from vmp.data import dataset
 from vmp.data.columns import Clip
 from vmp.data.dataset import ClipShape, TestClips, TrainClips, collate_train, loader_processes
@@ -23,6 +22,7 @@ from vmp.data.present import find_clips
 from vmp.data.sampler import TrainBatches, epoch_order
 from vmp.data.sampling import frame_indices, offsets, random_start, view_starts
 from vmp.data.transforms import apply_train_view, draw_train_view, test_corners, to_clip
+from vmp.datasets import true_masks
 from vmp.errors import DataError
 
 

@@ -10,8 +10,8 @@ import yaml
 from configs import ROOT, composed
 from small_datasets import read, run, small_video
 
-from vmp.build import find_splits
 from vmp.cli import friendly
+from vmp.datasets import find_splits
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.division import divide
 from vmp.prepare.folders import _ids, plan_folders, read_table, scan

@@ -19,7 +19,6 @@ from faults import list_overrides
 from runs import ROOT, Running
 from small_datasets import plan_of
 
-from vmp.build import find_splits
 from vmp.cli import friendly
 from vmp.data.columns import Clip
 from vmp.data.dataset import ClipShape, TestClips, TrainClips
@@ -27,6 +26,7 @@ from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.data.manifest import Manifest, read_manifest, write_classes, write_manifest
 from vmp.data.present import digest, find_clips
+from vmp.datasets import find_splits
 from vmp.errors import ConfigError, DataError, ManifestError, VideoReadError
 from vmp.figures.clips import stream
 from vmp.files import stamp, write_csv

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmp.build import Splits, _check_disjoint
 from vmp.data import times
 from vmp.data.columns import Clip, Clips, Columns
 from vmp.data.manifest import Manifest
 from vmp.data.times import write_steps
+from vmp.datasets import Splits, _check_disjoint
 from vmp.errors import ManifestError
 from vmp.prepare import locate
 from vmp.prepare.division import _leave_out_copies

@@ -9,7 +9,7 @@ import videos
 from configs import composed
 from small_datasets import number, read, run, small_video
 
-from vmp.build import find_splits
+from vmp.datasets import find_splits
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.official import plan_official
 

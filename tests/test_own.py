@@ -14,7 +14,7 @@ from runs import Running, bright_or_dark, overrides_for
 
 import vmp
 from vmp import own, targets
-from vmp.build import find_splits
+from vmp.datasets import find_splits
 from vmp.engine.dist import Processes
 from vmp.engine.loggers import Log
 from vmp.errors import ConfigError, RunError

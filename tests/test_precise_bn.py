@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vmp.build import build_model, clip_shape, find_splits
+from vmp.build import build_model, clip_shape
 from vmp.data.dataset import TrainClips
 from vmp.data.present import find_clips
 from vmp.data.sampler import epoch_order
+from vmp.datasets import find_splits
 from vmp.engine import dist
 from vmp.engine.precise_bn import recompute_statistics, updated_layers
 from vmp.finetune import set_batch_norm

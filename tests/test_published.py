@@ -6,7 +6,7 @@ import pytest
 from configs import composed
 from small_datasets import run, small_video
 
-from vmp.build import find_splits
+from vmp.datasets import find_splits
 from vmp.errors import ConfigError, ManifestError
 from vmp.prepare.published import COLLECTIONS, INTERACTIONS, plan_collection
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from runs import ROOT, Running, folder, overrides_for
 
-from vmp.build import clip_shape, find_splits
+from vmp.build import clip_shape
 from vmp.config import check
+from vmp.datasets import find_splits
 from vmp.errors import ConfigError, RunError
 from vmp.runs import records
 from vmp.runs.attention import mean_attention, take_level

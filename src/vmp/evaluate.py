@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vmp.build import Splits, find_splits, set_precision_switches
+from vmp.build import set_precision_switches
 from vmp.cli import print_notes
 from vmp.config import Config, Evaluate, check_evaluate, check_start
 from vmp.config.keys import path_fields
 from vmp.data.manifest import Manifest, read_manifest, write_classes
 from vmp.data.present import Present, digest
+from vmp.datasets import Splits, find_splits
 from vmp.errors import ConfigError
 from vmp.machine import device_name
 from vmp.preflight import check_workers

@@ -15,18 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vmp.build import (
-    build_model,
-    build_optimizer,
-    build_schedule,
-    check_enough_clips,
-    clip_shape,
-    find_splits,
-    kept_clips,
-    set_precision_switches,
-)
+from vmp.build import build_model, build_optimizer, build_schedule, clip_shape, set_precision_switches
 from vmp.config import Config, CustomBackbone, Prompts, check, check_start
 from vmp.data.present import digest
+from vmp.datasets import check_enough_clips, find_splits, kept_clips
 from vmp.errors import ConfigError, UserError
 from vmp.pathways import scalar_name
 from vmp.preflight import check_machine, check_stage, clips_per_process, explain_disk_errors, try_own_parts

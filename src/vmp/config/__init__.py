@@ -8,7 +8,14 @@ Notable here:
 
 from vmp.config.backbones import CustomBackbone, TimeSformerConfig
 from vmp.config.checking import check, check_evaluate, check_start
-from vmp.config.datasets import CustomDataset, FoldersDataset, ListDataset, MotionsDataset, PreparedDataset
+from vmp.config.datasets import (
+    CustomDataset,
+    FoldersDataset,
+    ListDataset,
+    ManifestDataset,
+    MotionsDataset,
+    PreparedDataset,
+)
 from vmp.config.keys import suggest
 from vmp.config.prompts import (
     AnyPrompts,

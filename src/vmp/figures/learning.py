@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmp.build import motions_of
 from vmp.config import Config, MotionsDataset
+from vmp.datasets import motions_of
 from vmp.errors import DataError
 from vmp.figures.canvas import COLORS, figure, save, style
 from vmp.figures.clips import plain_frames

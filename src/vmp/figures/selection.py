@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmp.build import find_splits
 from vmp.data.decode import read_frames
+from vmp.datasets import find_splits
 from vmp.errors import UserError, shortlist
 from vmp.figures.layers import layer_with, layers_of
 from vmp.invocation import command_line

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vmp.build import find_splits, motions_of
 from vmp.config import Config, FoldersDataset, ListDataset, MotionsDataset
 from vmp.data.present import digest, find_clips
+from vmp.datasets import find_splits, motions_of
 from vmp.errors import DataError, UserError
 from vmp.figures.layers import slope_and_shift
 from vmp.pathways import display_name

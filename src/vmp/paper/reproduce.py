@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmp.build import find_splits
 from vmp.config import Config, MotionsDataset, PreparedDataset, check_start
+from vmp.datasets import find_splits
 from vmp.errors import ConfigError, UserError
 from vmp.files import write_text
 from vmp.jobs.launch import Launch, name_output, parse_launch, run_launched

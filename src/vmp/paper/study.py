@@ -19,8 +19,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from vmp.backbones import zoo
-from vmp.build import find_splits
 from vmp.config import Config, suggest
+from vmp.datasets import find_splits
 from vmp.errors import ConfigError
 from vmp.paper.planning import PlannedRun, Planner
 from vmp.paper.tables import PaperSection, RunSpec, conf_folder, load_profile, load_section

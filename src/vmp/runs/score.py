@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmp.build import clip_shape, find_splits, kept_clips
+from vmp.build import clip_shape
 from vmp.config import Config
 from vmp.data.columns import Clip, Clips
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present, check_bad, check_rates, find_clips
+from vmp.datasets import find_splits, kept_clips
 from vmp.machine import cpus
 from vmp.ranks import read_rank
 from vmp.runs import records
