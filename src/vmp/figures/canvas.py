@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 from PIL import Image
 
+from vmp.figures import fonts
 from vmp.files import replacing
 
 matplotlib.use("Agg")
@@ -16,7 +17,6 @@ GREY = "#666666"
 # Okabe and Ito (2008): distinguishable with any common form of colour blindness
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 STYLE = {
-    "font.family": "DejaVu Sans",  # part of matplotlib, so text looks the same everywhere
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -47,7 +47,7 @@ def figure(width: float, height: float) -> Any:
 
 def style() -> Any:
     """Context manager that applies the project's style."""
-    return matplotlib.rc_context(STYLE)
+    return matplotlib.rc_context({**STYLE, "font.family": list(fonts.files())})
 
 
 def save(drawn: Any, stem: Path, *, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
@@ -55,7 +55,7 @@ def save(drawn: Any, stem: Path, *, kinds: Sequence[str] = ("png", "svg")) -> li
     paths = [stem.parent / f"{stem.name}.{kind}" for kind in kinds]
     for path in paths:
         svg = path.suffix == ".svg"
-        with style(), replacing(path) as temporary:
+        with style(), replacing(path) as temporary, fonts.saying_what_lacks(path):
             drawn.savefig(
                 temporary, dpi=110, metadata={"Date": None, "Creator": None} if svg else {"Software": None}
             )

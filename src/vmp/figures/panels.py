@@ -2,14 +2,13 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vmp.data.opencv import opencv
 from vmp.figures.canvas import bare, figure, style
+from vmp.figures.fonts import font_for
 from vmp.figures.layers import describe, slope_and_shift
 from vmp.pathways import display_name, select_frames
 
@@ -226,14 +225,5 @@ def words(text: str | Sequence[str], width: int, height: int = BAND) -> np.ndarr
     draw = ImageDraw.Draw(canvas)
     for place, part in enumerate(parts):
         x, anchor = ((3, "lm"), (width // 2, "mm"), (width - 3, "rm"))[place]
-        draw.text((x, height // 2), part, fill="black", font=_font(), anchor=anchor)
+        draw.text((x, height // 2), part, fill="black", font=font_for(part, 12), anchor=anchor)
     return np.asarray(canvas)
-
-
-@cache
-def _font() -> Any:
-    """The font that comes with Matplotlib: it has Latin, Greek, Cyrillic and Arabic letters, which OpenCV's has not."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 12)
