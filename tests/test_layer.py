@@ -1,8 +1,10 @@
 """The layer against float64 NumPy, finite differences and the paper's own derivatives."""
 
 import copy
+import itertools
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vmp
+import vmp.layer as layer_module
 from vmp import MotionPrompt, temporal_attention_variation
 from vmp.controls import OtherClipPrompt
 from vmp.extensions.layer import ExtendedPrompt
-from vmp.layer import compute_prompts, normalize
-from vmp.power_norm import SigmE
+from vmp.kernels import one_pass
+from vmp.layer import Prompted, compute_prompts, normalize
+from vmp.power_norm import LearnedPowerNorm, SigmE
 
 MEAN, STD = 0.45, 0.225
 
@@ -418,3 +422,66 @@ def test_on_cuda_as_on_the_cpu(dtype):
         )
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+
+
+# --- edits ---------------------------------------------------------------------------------------------------------
+
+
+def edited(name: str):
+    """A formula of layer.py or power_norm.py, edited in place: where it stands, and the new one."""
+    if name == "power_norm":
+        return LearnedPowerNorm, "forward", lambda self, d: torch.sigmoid(self.slope * (d.abs() - self.shift))
+    if name == "grey":
+        return MotionPrompt, "grey_frames", lambda self, clip: clip.float()[:, 0] / 255
+    if name == "variation":
+        return layer_module, "temporal_attention_variation", lambda a, reduction: a.std()
+    if name == "product":
+        return (
+            layer_module,
+            "apply_attention",
+            lambda layer, clip, a, variation: Prompted(a.unsqueeze(1).expand(-1, 3, -1, -1, -1), a.sum()),
+        )
+    was = LearnedPowerNorm.forward  # the same values, other gradients
+    return LearnedPowerNorm, "forward", lambda self, d: was(self, d).detach() + 0 * self.m * self.n
+
+
+@pytest.mark.parametrize("name", ["power_norm", "grey", "variation", "product", "gradient"])
+def test_an_edited_formula_is_the_one_that_trains(monkeypatch, name):
+    """Whoever changes the paper's layer in its file must not train with the kernels' copy of the old formula."""
+    torch.manual_seed(0)
+    clip = torch.randint(0, 256, (2, 3, 5, 16, 16), dtype=torch.uint8)
+    layer = MotionPrompt()
+    before = layer(clip)
+    place, what, new = edited(name)
+    monkeypatch.setattr(place, what, new)
+    with pytest.warns(UserWarning, match="was edited: their formulas are used"):
+        after = layer(clip)
+    wanted = layer_module.apply_attention(layer, clip, layer.attention(clip), variation=True)
+    torch.testing.assert_close(tuple(after), tuple(wanted), rtol=0, atol=0)
+    if name == "gradient":
+        after.prompts.sum().backward()
+        assert layer.m.grad.item() == 0
+    else:
+        assert any(not torch.allclose(a, b) for a, b in zip(before, after, strict=True))
+    monkeypatch.undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(layer(clip).prompts, before.prompts)
+
+
+@pytest.mark.parametrize(
+    "options", itertools.product(("rgb", "bgr"), ("normalized", "pixel"), ("mean", "frobenius"))
+)
+def test_the_kernels_are_used_where_nothing_was_edited(options, monkeypatch):
+    """Also where the first clip comes in an unusual context."""
+    layer_module._kernels_agree.cache_clear()
+    grey, modulate, variation = options
+    layer = MotionPrompt(grey=grey, modulate=modulate, variation=variation)
+    called = []
+    was = one_pass.apply
+    monkeypatch.setattr(one_pass, "apply", lambda *a, **k: called.append(len(called)) or was(*a, **k))
+    clip = torch.zeros(1, 3, 3, 8, 8, dtype=torch.uint8)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(clip)
+    assert called == [0, 1]  # the comparison, and the clip

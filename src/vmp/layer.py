@@ -5,13 +5,17 @@ Notable here:
 - the layer takes T+1 frames and returns T prompts: frame t+1 times the attention to its change since frame t (Eq. 4);
 - grey frames and differences are float32 (float64 for float64 clips), also for bfloat16 clips and under autocast: with
   a slope of up to 50, rounding a frame to bfloat16 would change the sigmoid's argument by up to 0.1;
-- uint8 clips are normalised in the same pass.
+- uint8 clips are normalised in the same pass;
+- kernels/ computes the same in one pass over memory. A layer that differs uses the formulas of this file: a subclass,
+  another power normalisation, or this one with an edited formula, which is noticed at the first clip.
 
 Shapes: B clips, T prompts, H x W pixels; a clip is (B, 3, T+1, H, W), RGB.
 """
 
+import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +37,7 @@ class MotionPrompt(nn.Module):
     """Motion prompts Z = f(D) * F and their temporal attention variation V (Eq. 1-6).
 
     Args:
-        alpha, beta, gamma, epsilon, m, n: see `LearnedPowerNorm`.
+        alpha, beta, gamma, epsilon, m, n: slope a = alpha / (beta |tanh m| + epsilon), shift b = gamma tanh n (Eq. 2).
         mean, std: the backbone's input normalisation, one number or one per channel, for pixels in [0, 1].
         grey: "rgb" uses the weights of BT.601; "bgr" exchanges those of red and blue, as in the authors' code.
         modulate: what the attention multiplies. "normalized": the normalised frame, as in the authors' code, so
@@ -101,11 +105,16 @@ class MotionPrompt(nn.Module):
         check_clip(clip, least_frames=2)
         norm = self.power_norm
         # the kernels compute exactly this layer; a subclass of the layer or of the power norm may differ
-        if not one_pass.is_usable() or type(norm) is not LearnedPowerNorm or _overrides_attention(type(self)):
-            return apply_attention(self, clip, self.attention(clip), variation=variation)
-        if norm._forward_hooks or norm._forward_pre_hooks:  # which wait for its call
-            return apply_attention(self, clip, self.attention(clip), variation=variation)
+        exact = type(norm) is LearnedPowerNorm and not _overrides_attention(type(self))
+        waiting = norm._forward_hooks or norm._forward_pre_hooks  # for the power norm's call
+        if exact and not waiting and one_pass.is_usable() and _kernels_agree(self._options, _formulas()):
+            return self._by_kernels(clip, variation=variation)
+        return self._by_formulas(clip, variation=variation)
 
+    def _by_formulas(self, clip: Tensor, *, variation: bool) -> Prompted:
+        return apply_attention(self, clip, self.attention(clip), variation=variation)
+
+    def _by_kernels(self, clip: Tensor, *, variation: bool) -> Prompted:
         def formulas(clip: Tensor, slope: Tensor, shift: Tensor) -> Prompted:
             return compute_prompts(
                 self, clip, lambda d: torch.sigmoid(slope * (d - shift)), variation=variation
@@ -119,6 +128,7 @@ class MotionPrompt(nn.Module):
             frobenius=self.variation == "frobenius",
             dtype=output_dtype(clip),
         )
+        norm = self._learned()
         found = one_pass.apply(
             clip, norm.slope, norm.shift, constants, variation=variation, formulas=formulas
         )
@@ -180,6 +190,10 @@ class MotionPrompt(nn.Module):
         without = set() if isinstance(norm, LearnedPowerNorm) else {"m", "n", "slope", "shift"}
         return [name for name in super().__dir__() if name not in without]
 
+    @property
+    def _options(self) -> tuple[str, str, str]:
+        return self.grey, self.modulate, self.variation
+
     def extra_repr(self) -> str:
         options = f"grey={self.grey!r}, modulate={self.modulate!r}, variation={self.variation!r}"
         return f"mean={self.mean}, std={self.std}, {options}"
@@ -195,6 +209,51 @@ def _overrides_attention(layer: type[MotionPrompt]) -> bool:
     """Whether a subclass computes its attention differently from the kernels."""
     names = ("grey_frames", "differences", "attention")
     return any(getattr(layer, name) is not getattr(MotionPrompt, name) for name in names)
+
+
+def _formulas() -> tuple[Callable[..., Any], ...]:
+    """All of this file and of power_norm.py that the kernels compute, too."""
+    layer = MotionPrompt
+    parts = (
+        layer.grey_frames,
+        layer.differences,
+        layer.attention,
+        layer.grey_weights,
+        LearnedPowerNorm.forward,
+    )
+    return (*parts, apply_attention, temporal_attention_variation, as_normalized)
+
+
+@cache
+def _kernels_agree(options: tuple[str, str, str], formulas: tuple[Callable[..., Any], ...]) -> bool:
+    """Whether the kernels return, on a small clip, what the formulas do. Where somebody has edited one of these, the
+    formulas have precedence."""
+    grey, modulate, variation = options
+    with (
+        torch.device("cpu"),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+    ):
+        layer = MotionPrompt(grey=grey, modulate=modulate, variation=variation, mean=(0.4, 0.45, 0.5))
+        i = torch.arange(3 * 4 * 8 * 8)
+        clip = ((7 * i * i + 61 * i) % 251).to(torch.uint8).view(1, 3, 4, 8, 8)
+        found = []
+        for compute in (layer._by_kernels, layer._by_formulas):
+            out = compute(clip, variation=True)
+            loss = out.prompts.square().sum() + out.variation
+            grads = torch.autograd.grad(loss, [*layer.parameters()], allow_unused=True)
+            found.append([x.double() for x in (*out, *grads) if x is not None])
+    agree = len(found[0]) == len(found[1]) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*found, strict=True)
+    )
+    if not agree:
+        warnings.warn(
+            "layer.py or power_norm.py was edited: their formulas are used, which is slower than the kernels that "
+            "still compute the paper's (kernels/)",
+            stacklevel=3,
+        )
+    return agree
 
 
 def compute_prompts(

@@ -178,7 +178,11 @@ def _blocks(filled: FilledTable) -> Iterator[tuple[str, list[str], list[list[str
         header = ["", table.stub] if table.grouped else [table.stub]
         for c in columns:
             label = table.columns[c].label
-            header += [f"{label}, paper", f"{label}, ours"] + (["difference"] if comparable else [])
+            header += (
+                [f"{label}, paper", f"{label}, ours", "difference"]
+                if comparable
+                else [f"{label}, paper", f"{label}, miniature"]  # of other videos and models
+            )
         rows = []
         for r, row in enumerate(table.rows):
             texts = [row.group, row.label] if table.grouped else [row.label]
