@@ -131,7 +131,7 @@ class Profile(PaperSection):
     note: str = ""
     comparable: bool = True  # whether differences to the paper's numbers mean anything
     controls: bool = False  # whether tables have their control rows
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
     datasets: dict[str, ProfileDataset]
     models: dict[str, ProfileModel]
     verbs: dict[str, ProfileVerb]
