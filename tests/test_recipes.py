@@ -90,6 +90,33 @@ def test_class_weights_against_the_formula_and_however_clips_are_divided():
     torch.testing.assert_close(objective(logits, F.one_hot(labels, 4).float(), {})["loss"], found)
 
 
+def test_class_weights_and_label_smoothing_weight_a_clip_by_its_own_class():
+    """w_y CE_smoothed(clip): the best prediction for a clip is the smoothed label, whatever the weights."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    labels, weights, e = torch.tensor([0, 1, 2, 3, 0, 0]), torch.tensor([0.2, 3.0, 9.0, 1.0]), 0.1
+    log_p = logits - logits.exp().sum(1, keepdim=True).log()
+    smooth = (1 - e) * torch.eye(4)[labels] + e / 4
+    each = -(smooth * log_p).sum(1)
+    objective = Objective(class_weights=weights, label_smoothing=e)
+    wanted = (weights[labels] * each).mean()
+    torch.testing.assert_close(
+        objective(logits, labels, {})["loss"].double(), wanted.double(), rtol=1e-6, atol=0
+    )
+
+    share, other = torch.tensor([0.7, 0.4, 1.0, 0.5, 0.9, 0.1]), labels.flip(0)  # mixup
+    mixed = share[:, None] * torch.eye(4)[labels] + (1 - share)[:, None] * torch.eye(4)[other]
+    of_other = -(((1 - e) * torch.eye(4)[other] + e / 4) * log_p).sum(1)
+    wanted = (share * weights[labels] * each + (1 - share) * weights[other] * of_other).mean()
+    torch.testing.assert_close(
+        objective(logits, mixed, {})["loss"].double(), wanted.double(), rtol=1e-6, atol=0
+    )
+
+    best = smooth[:1].log().requires_grad_()  # the smoothed label itself, as logits
+    objective(best, labels[:1], {})["loss"].backward()
+    assert best.grad.abs().max() < 1e-7
+
+
 # --- learning rates, the end ---------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,25 @@ def test_an_unfinished_seed_makes_no_setting_the_best(tmp_path):
     assert answer.gain == pytest.approx(6)
 
 
+def test_a_quick_check_on_few_clips_does_not_compete_with_whole_runs(tmp_path):
+    """trainer=debug tests 16 clips: their accuracy is that of other clips, and may be high by luck."""
+    right = np.arange(CLIPS) < 0.6 * CLIPS
+    write_tested(tmp_path / "none", right, seed=0, kind="none")
+    write_tested(tmp_path / "learned", np.roll(right, 3), seed=0, **{"lambda": 1.0})
+    write_tested(tmp_path / "debug", np.ones(16, bool), seed=0, **{"lambda": 2.0})
+    write_tested(tmp_path / "views", np.ones(CLIPS, bool), seed=0, **{"lambda": 3.0})
+    for name, change in {"debug": {"clips": 16}, "views": {"views": [2, 3]}}.items():
+        file = tmp_path / name / "result.json"
+        result = json.loads(file.read_text())
+        if "clips" in change:
+            result["clips"][result["split"]] |= dict.fromkeys(("expected", "present"), change["clips"])
+        file.write_text(json.dumps(result | {"views": change.get("views", result.get("views", []))}))
+    found = {a.tested: (a.best.name, a.settings) for a in answers_of(tmp_path)}
+    assert sorted(found.values()) == [("learned, λ 1", 2), ("learned, λ 2", 1), ("learned, λ 3", 1)]
+    assert any("16 clips" in how for how in found)
+    assert any("views 2x3" in how for how in found)
+
+
 def test_copies_of_a_run_are_no_seeds(tmp_path):
     for seed, share in enumerate((0.4, 0.8)):
         write_tested(tmp_path / f"a{seed}", np.arange(CLIPS) < share * CLIPS, seed=seed)

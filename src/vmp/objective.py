@@ -1,7 +1,6 @@
 """The training loss L = cross-entropy + λ V (Eq. 7), as named terms."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +46,10 @@ class Objective:
         Returns:
             scalars: `loss`, `cross_entropy` and, with prompts, `variation` (the sum over pathways, without λ).
         """
-        options: dict[str, Any] = {"label_smoothing": self.label_smoothing}
         if self.class_weights is None:
-            cross_entropy = F.cross_entropy(logits.float(), labels, **options)
+            cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         else:
-            options |= {"weight": self.class_weights, "reduction": "none"}
-            cross_entropy = F.cross_entropy(logits.float(), labels, **options).mean()
+            cross_entropy = self._weighted(logits.float(), labels, self.class_weights)
         terms = {"loss": cross_entropy, "cross_entropy": cross_entropy}
         if variations:
             total = sum(variations.values())
@@ -61,3 +58,17 @@ class Objective:
             if self.variation_weight:
                 terms["loss"] = cross_entropy + self.variation_weight * total
         return terms
+
+    def _weighted(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """The mean over clips of weight times smoothed cross-entropy; a mixed clip's is its parts', by their shares.
+
+        torch multiplies each term of the smoothed target by the weight of *its* class instead: with a rare class, the
+        smoothed part would outweigh the label of a clip of a frequent one.
+        """
+        e = self.label_smoothing
+        of_labels = F.cross_entropy(logits, labels, weight=weights, reduction="none")
+        if not e:
+            return of_labels.mean()
+        of_clips = weights[labels] if labels.dim() == 1 else labels @ weights
+        of_all = -logits.log_softmax(dim=1).mean(dim=1)
+        return ((1 - e) * of_labels + e * of_clips * of_all).mean()

@@ -1,7 +1,8 @@
 """The summary at the top of the page: the best setting, its gain, whether that may be chance, and slope and shift.
 
 Notable here:
-- a comparison is a dataset and a backbone; a setting is what its runs with several seeds have in common;
+- a comparison is a dataset and a backbone, tested on equally many clips with the same views, so that quick checks do
+  not compete with whole runs; a setting is what its runs with several seeds have in common;
 - the best setting with prompts, controls apart, is compared with the network without them, or the best setting with
   the second best where there is no such pair. Both are taken on the clips and the seeds that they share, and the
   interval is over both (paired.py);
@@ -61,11 +62,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Answer:
-    """A comparison. other: what the best setting is compared with. settings: how many compete to be the best.
+    """A comparison. tested: how its runs were tested, where other runs of the dataset and the backbone were tested
+    otherwise. other: what the best setting is compared with. settings: how many compete to be the best.
     difference: of the best one minus the other one, where both have predictions for a seed and clips in common."""
 
     dataset: str
     backbone: str
+    tested: str
     best: Setting
     other: Setting | None
     settings: int
@@ -124,11 +127,11 @@ class Answer:
 
 def find_answers(entries: Sequence[Entry]) -> list[Answer]:
     """One for each dataset and backbone with a finished run: those that noise does not explain first."""
-    groups: dict[tuple[str, ...], dict[str, Setting]] = {}
+    groups: dict[tuple[str, str, str], dict[str, Setting]] = {}
     for number, e in enumerate(entries):
         if not e.result:
             continue
-        key = (e.dataset, e.backbone, str(e.result["split"]), str(e.result.get("degrade")))
+        key = (e.dataset, e.backbone, _how_tested(e))
         setting = Setting(_name(e), e.weight is not None, _is_control(e), e.tag)
         setting = groups.setdefault(key, {}).setdefault(_but_for_its_seed(e), setting)
         if str(e.config.get("seed")) in setting.top1_by_seed:
@@ -142,8 +145,24 @@ def find_answers(entries: Sequence[Entry]) -> list[Answer]:
             # they differ in something else, which their folders' names may say
             if named[one.name, one.tag] > 1:
                 one.name += f" ({one.entries[0].run.folder.parent.name})"
-    found = [_compare(key[0], key[1], list(settings.values())) for key, settings in groups.items()]
+    ways = Counter(key[:2] for key in groups)
+    found = [
+        _compare(dataset, backbone, how if ways[dataset, backbone] > 1 else "", list(settings.values()))
+        for (dataset, backbone, how), settings in groups.items()
+    ]
     return sorted(found, key=lambda a: (a.kind == "open", -a.settings, a.dataset, a.backbone))
+
+
+def _how_tested(e: Entry) -> str:
+    """The clips of the final test and their views: runs for which these differ cannot be compared."""
+    views = "x".join(map(str, e.result.get("views", [])))
+    parts = [
+        f"{e.counts.get('expected', 0):,} clips of {e.result['split']}",
+        f"views {views}" if views else "",
+        str(e.result.get("reduce") or ""),
+        str(e.result.get("degrade") or ""),
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _name(e: Entry) -> str:
@@ -156,7 +175,7 @@ def _but_for_its_seed(e: Entry) -> str:
     return matters_but_for(e.config, "seed").replace(f"/seed{e.config.get('seed')}", "/seed")
 
 
-def _compare(dataset: str, backbone: str, settings: list[Setting]) -> Answer:
+def _compare(dataset: str, backbone: str, tested: str, settings: list[Setting]) -> Answer:
     ranked = _rank(settings)
     prompted = [s for s in ranked if s.prompted and not s.control]
     plain = [s for s in ranked if not s.prompted]
@@ -168,7 +187,8 @@ def _compare(dataset: str, backbone: str, settings: list[Setting]) -> Answer:
     else:
         best, other = ranked[0], ranked[1] if len(ranked) > 1 else None
         rivals = len(ranked) * (len(ranked) - 1) // 2  # pairs
-    return Answer(dataset, backbone, best, other, len(settings), _difference(best, other, max(1, rivals)))
+    difference = _difference(best, other, max(1, rivals))
+    return Answer(dataset, backbone, tested, best, other, len(settings), difference)
 
 
 def _rank(settings: list[Setting]) -> list[Setting]:
