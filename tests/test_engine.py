@@ -118,15 +118,33 @@ def test_loading_runs_no_code(tmp_path, file):
 
 
 def test_pruning_keeps_the_newest_and_clears_interrupted_writes(tmp_path):
-    for step in range(4):
+    """With each kept checkpoint stays the best epoch up to it, to which the run returns if the newer one is damaged."""
+    bests = (0, 1, 1, 3)
+    for step, best in enumerate(bests):
         for evaluated in range(2):  # before and after a validation: the second takes the place of the first
-            checkpoint.save(tmp_path, f"step_{step:08}_{evaluated:04}", **WHOLE)
-    for epoch in (1, 3):
+            state = {"progress": {"step": step, "best_epoch": best}}
+            checkpoint.save(tmp_path, f"step_{step:08}_{evaluated:04}", **WHOLE | {"state": state})
+    for epoch in (1, 2, 3):
         checkpoint.save(tmp_path, checkpoint.best_name(epoch), model=MODEL, state=STATE)
     (tmp_path / ".writing-step_00000009").mkdir()
-    checkpoint.prune(tmp_path, keep=2, best=3)
-    kept = ["best_0003", "step_00000002_0001", "step_00000003_0001"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == kept
+
+    def names() -> list[str]:
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    checkpoint.prune(tmp_path, keep=2)
+    assert names() == ["best_0001", "best_0003", "step_00000002_0001", "step_00000003_0001"]
+    damaged = tmp_path / "step_00000003_0001" / "state.pt"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-20])
+    checkpoint.prune(tmp_path, keep=1)
+    assert names() == [
+        "best_0001",
+        "best_0003",
+        "step_00000003_0001",
+    ]  # which of them it needs cannot be read
+    damaged.write_bytes(whole)
+    checkpoint.prune(tmp_path, keep=1)
+    assert names() == ["best_0003", "step_00000003_0001"]
 
 
 def test_a_checkpoint_of_the_same_tensors_links_their_files(tmp_path):

@@ -171,10 +171,11 @@ def best_name(epoch: int) -> str:
     return f"best_{epoch:04}"
 
 
-def prune(folder: Path, *, keep: int, best: int | None = None, newest: str | None = None) -> None:
+def prune(folder: Path, *, keep: int, newest: str | None = None) -> None:
     """Remove old checkpoints, and the remains of interrupted writes.
 
-    Kept are the last checkpoint of each of the newest `keep` steps, and the best one.
+    Kept are the last checkpoint of each of the newest `keep` steps, and the best one up to each of these: if the newest
+    is damaged, training continues from an older one, whose best epoch may stay the best.
 
     newest: name of the checkpoint that the run has just written. Any later ones were damaged when the run continued.
     """
@@ -182,12 +183,24 @@ def prune(folder: Path, *, keep: int, best: int | None = None, newest: str | Non
     last = {path.name.split("_")[1]: path for path in valid}  # by step
     kept = [*last.values()][-keep:]
     others = [path for path in steps_in(folder) if path not in kept]
-    others += [path for path in folder.glob("best_*") if best is not None and path.name != best_name(best)]
+    bests = [_best_until(path) for path in kept]
+    if None not in bests:
+        names = [best_name(epoch) for epoch in bests if epoch]
+        others += [path for path in folder.glob("best_*") if path.name not in names]
     for path in (*others, *folder.glob(f"{_TEMPORARY}*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _best_until(path: Path) -> int | None:
+    """The best epoch up to a checkpoint, 0 before the first validation; None if it cannot be read."""
+    try:
+        state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+        return int(state["progress"]["best_epoch"])
+    except Exception:  # of a damaged file, anything
+        return None
 
 
 def _write(part: Any, path: Path) -> str:

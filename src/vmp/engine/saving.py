@@ -148,11 +148,12 @@ class Saver:
     ) -> None:
         if copied:
             copied.synchronize()
-        folder, epoch = self._folder, state["progress"]["best_epoch"]
+        folder = self._folder
         if best:
-            best_name, top1 = checkpoint.best_name(epoch), state["progress"]["best"]
+            epoch, top1 = state["progress"]["best_epoch"], state["progress"]["best"]
+            best_name = checkpoint.best_name(epoch)
             # a session that ended at this point may have left one
             shutil.rmtree(folder / best_name, ignore_errors=True)
             weights = checkpoint.save(folder, best_name, model=weights, state={"epoch": epoch, "top1": top1})
         checkpoint.save(folder, name, model=weights, optimizer=moments, state=state)
-        checkpoint.prune(folder, keep=self._keep, best=epoch, newest=name)
+        checkpoint.prune(folder, keep=self._keep, newest=name)
