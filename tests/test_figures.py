@@ -439,6 +439,31 @@ def test_layer_and_clips_are_those_of_a_run_on_videos(home):
     assert selection.choose_layer(given, None).slope.item() == pytest.approx(12, rel=1e-4)
 
 
+def test_the_papers_layer_is_drawn_before_other_layers_and_controls(home, tmp_path):
+    """Their folders come first by name, and their slope and shift are not those of Eq. 3."""
+    _, prompted = both(home)
+    others = {
+        "a_compensated": {"compensate": "translation"},
+        "b_other_clip": {"attention_from": "other_clip"},
+    }
+    for name, changes in {**others, "c_learned": {}}.items():
+        folder = tmp_path / name / "seed0"
+        shutil.copytree(prompted.folder, folder)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["vmp"] |= changes
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(
+            json.dumps(result | {"top1": 40.0 if name == "c_learned" else 99.0})
+        )
+    options = selection.FigureOptions(outputs=tmp_path)
+    assert selection.choose_run(options).folder == tmp_path / "c_learned/seed0"
+    assert [pair.top1 for pair in learned_pairs(options.all_runs)] == [40.0]
+    shutil.rmtree(tmp_path / "c_learned")  # better than nothing
+    options = selection.FigureOptions(outputs=tmp_path)
+    assert selection.choose_run(options).folder == tmp_path / "a_compensated/seed0"
+
+
 def test_clips_that_cannot_be_paired_are_an_error(home, tmp_path):
     a, _ = both(home)
     changes = (("labels", (",0,12,0,brighter,", ",0,12,1,brighter,")), ("no tested clip", ("val/", "other/")))

@@ -27,6 +27,7 @@ from vmp.paper.rendering import (
 from vmp.paper.reproduce import Request
 from vmp.paper.tables import cells, load_profile, load_table, matches
 from vmp.paper.values import CellValue, read_values
+from vmp.runs.folder import check_same_run
 
 TABLES = range(1, 9)
 PROFILES = ("paper", "mini")
@@ -454,3 +455,28 @@ def test_verbs_are_read_from_runs_and_from_evaluations(tmp_path):
     old = (run.folder / "result.json").stat().st_mtime - 10
     os.utime(test.folder / "result.json", (old, old))  # older than the run: of an earlier run in that folder
     assert read_values([sample], planner, [0])[0, 0].mean is None
+    then = {"run_finished": "2026-11-30 12:00:00"}  # in any order of times, as after a copy
+    (test.folder / "result.json").write_text(json.dumps(finish_test | then))
+    os.utime(test.folder / "result.json", (old, old))
+    finish(run, top1=50, finished="2026-11-30 12:00:00")
+    assert read_values([sample], planner, [0])[0, 0].mean == 20
+    finish(run, top1=50, finished="2026-11-30 13:00:00")
+    assert read_values([sample], planner, [0])[0, 0].mean is None
+
+
+def test_runs_that_name_other_runs_move_with_the_folder_of_all(tmp_path):
+    """The outputs of another machine, or a renamed folder: init_from and vmp.level name runs inside of it."""
+    table, profile = table_of(1, controls=True), load_profile("mini")
+    chosen = [cell for cell in cells(table, profile) if cell.run]
+    here, there = (Planner(output=str(tmp_path / name)) for name in ("here", "there"))
+    runs = [here.source(cell, 0) for cell in chosen]
+    naming = [number for number, run in enumerate(runs) if run.start or run.level_from]
+    assert len({bool(runs[number].start) for number in naming}) == 2
+    for number in naming:
+        finish(runs[number], top1=50)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = read_values([chosen[number] for number in naming], there, [0])
+    assert [value.reason for value in moved.values() if value.mean is None] == []
+    elsewhere = dict(runs[naming[0]].raw) | {"init_from": "/another/run"}
+    with pytest.raises(RunError, match=r"init_from: .* -> /another/run"):
+        check_same_run(there.source(chosen[naming[0]], 0).folder, elsewhere)

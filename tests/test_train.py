@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import videos
+import yaml
 from broken import Broken
 from runs import (
     ROOT,
@@ -193,6 +194,27 @@ def test_more_epochs_on_a_finished_run(data, straight, tmp_path):
     start = json.loads(kept.read_text())
     assert start["reinitialised"] == []
     assert start["prompts_taken"] == ["m", "n"]
+
+
+def test_what_a_kill_after_the_result_left_undone_is_done_by_the_next_command(data, straight, tmp_path):
+    """Checkpoints that still hold optimizer state, and no picture."""
+    home = tmp_path / "out"
+    shutil.copytree(straight.parents[3], home)
+    copy = home / straight.relative_to(straight.parents[3])
+    command = overrides_for(data, home)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    assert config["trainer"]["keep_finished"] == "weights"
+    (copy / "curves.png").unlink()
+    (weights,) = (copy / "checkpoints").glob("step_*_weights")
+    full = weights.with_name(weights.name.removesuffix("_weights"))
+    state = torch.load(weights / "state.pt", weights_only=True)
+    checkpoint.save(full.parent, full.name, model=weights, optimizer={"momentum": torch.ones(3)}, state=state)
+    shutil.rmtree(weights)
+    Running(command).succeed()
+    assert [path.name for path in full.parent.glob("step_*")] == [weights.name]
+    assert not list(full.parent.rglob("optimizer.pt"))
+    assert (copy / "curves.png").stat().st_size > 1000
+    assert not differences(straight, copy)
 
 
 def test_the_same_seed_gives_the_same_bits_and_workers_change_nothing(data, straight, tmp_path):

@@ -24,7 +24,7 @@ from vmp.provenance import provenance
 from vmp.ranks import read_rank
 from vmp.runs.folder import check_same_data, check_writable, load_config
 from vmp.runs.heads import explain_other_classes
-from vmp.runs.records import write_result
+from vmp.runs.records import is_finished, write_result
 from vmp.runs.run import read_run
 from vmp.runs.score import Split, find_split, print_result, record_scores, score
 from vmp.targets import trust
@@ -60,7 +60,8 @@ def evaluate(cfg: DictConfig) -> None:
         select = options.checkpoint or config.trainer.select
         if processes.first:
             print_notes(opened.notes)
-        about = {"run": str(folder), "checkpoint": opened.checkpoint}
+        finished = read_run(folder).result.get("finished") if is_finished(folder) else None
+        about = {"run": str(folder), "run_finished": finished, "checkpoint": opened.checkpoint}
         _test(opened, split, config, options, processes, folder / "evaluations", about, select=select)
     finally:
         dist.stop()

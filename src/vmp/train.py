@@ -7,10 +7,13 @@ Notable here:
 
 import math
 import os
+import sys
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -29,11 +32,20 @@ from vmp.runs.folder import (
     check_same_data,
     check_same_run,
     checkpoints_of,
+    locked,
     other_place,
     run_folder,
     what_matters,
 )
-from vmp.runs.records import METRICS_FILE, has_top5, is_finished, write_records, write_result, write_weights
+from vmp.runs.records import (
+    METRICS_FILE,
+    has_top5,
+    is_finished,
+    read_config,
+    write_records,
+    write_result,
+    write_weights,
+)
 from vmp.runs.score import (
     Split,
     find_split,
@@ -75,6 +87,7 @@ def train(cfg: DictConfig) -> None:
         check_stage(config)
     if _is_finished(config):
         if read_rank().first:
+            _complete(config.folder)
             print(f"{config.folder} is finished:")
             print_result(config.folder)
             if place := other_place(config.folder, raw):
@@ -167,8 +180,8 @@ def _train_in_folder(
             throughput = session.fit(state, optimizer, scaler, average)
             epoch = session.load_selected_weights(state)
             scores = session.score(session.tested, session.views, attention=True)
-        if scores:  # on the first process
-            session.write_result(scores, state, throughput, epoch=epoch)
+            if scores:  # on the first process
+                session.write_result(scores, state, throughput, epoch=epoch)
         code = 0
     except UserError as error:
         code = error.code if isinstance(error, Stopped) else 2
@@ -417,7 +430,6 @@ class Session:
         epoch: int,
     ) -> None:
         """Write result.json and the files beside it. epoch: the epoch of the tested weights."""
-        from vmp.engine import checkpoint
         from vmp.runs.result import describe_training
 
         config, presents = self.config, {name: split.present for name, split in self.splits.items()}
@@ -443,20 +455,36 @@ class Session:
             scalar_name(pathway, "attention"): mean for pathway, mean in scores.attention.items()
         }
         write_result(config.folder, result)
-        if config.trainer.keep_finished == "weights":
-            try:
-                checkpoint.keep_weights(checkpoints_of(config.folder))
-            except (OSError, UserError) as error:
-                # the result is written already; failing here only wastes space
-                self.log.warn(f"the checkpoints could not be reduced to weights: {error}")
-        try:
-            from vmp.figures.curves import draw_curves
-
-            draw_curves(config.folder, config.folder / "curves.png")
-        except Exception as error:  # a failed picture must not end the run
-            self.log.warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
+        _tidy_up(config.folder, keep=config.trainer.keep_finished, warn=self.log.warn)
         self.tracker.log_result(config.folder)
         print_result(config.folder)
+
+
+def _tidy_up(folder: Path, *, keep: str, warn: Callable[[str], None]) -> None:
+    """Reduce a finished run's checkpoints to weights, if it is to keep no more, and draw curves.png, where that is not
+    done already. A fault costs a warning: the run has its result."""
+    checkpoints, picture = checkpoints_of(folder), folder / "curves.png"
+    if keep == "weights" and any(not path.name.endswith("_weights") for path in checkpoints.glob("step_*")):
+        from vmp.engine import checkpoint
+
+        try:
+            checkpoint.keep_weights(checkpoints)
+        except (OSError, UserError) as error:
+            warn(f"the checkpoints could not be reduced to weights: {error}")
+    if not picture.exists():
+        from vmp.figures.curves import draw_curves
+
+        try:
+            draw_curves(folder, picture)
+        except Exception as error:  # of a picture, anything
+            warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
+
+
+def _complete(folder: Path) -> None:
+    """Do what a kill right after the result has left undone, as the run's own config says."""
+    with suppress(UserError), locked(folder, "busy"):
+        keep = read_config(folder)["trainer"].get("keep_finished", "all")
+        _tidy_up(folder, keep=keep, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
 
 
 def _make_plan(config: Config, world: int, *, labels: list[int], log: "Log") -> "TrainingPlan":

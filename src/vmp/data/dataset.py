@@ -9,6 +9,7 @@ Notable here:
   through the same resizing, crop and flip as the frames.
 """
 
+import copy
 import itertools
 import multiprocessing
 import signal
@@ -16,7 +17,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -173,6 +174,12 @@ class TrainClips(_Clips):
         super().__init__(manifest, present, shape, kept=kept)
         self.seed, self.classes = seed, len(manifest.classes)
         self.augmentation = augmentation or Augmentation()
+
+    def unmixed(self) -> "TrainClips":
+        """The same clips without mixup and CutMix."""
+        clips = copy.copy(self)
+        clips.augmentation = replace(self.augmentation, mixup=0.0, cutmix=0.0)
+        return clips
 
     def blank(self) -> tuple[Tensor, Tensor]:
         """A black clip (1, C, T, crop, crop) uint8 and a label (1,), for a process that could not read any clip."""

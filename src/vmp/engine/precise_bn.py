@@ -46,13 +46,14 @@ def recompute_statistics(
     autocast: torch.dtype | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> None:
-    """Replace the running statistics of `updated_layers` by those of training clips.
+    """Replace the running statistics of `updated_layers` by those of training clips, without mixup and CutMix.
 
     Args:
         clips: number of clips over all processes, at most all; rounded up to whole micro-batches.
         epoch: the epoch whose order and crops are used.
         check_stop: called after each micro-batch; raises Stopped if the run was asked to stop.
     """
+    data = data.unmixed()
     world, available = processes.world, len(data)
     batches = TrainBatches(
         clips=available,

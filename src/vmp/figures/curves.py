@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vmp.figures.canvas import COLORS, GREY, figure
-from vmp.figures.layers import SHIFTS, SLOPES
+from vmp.figures.layers import SHIFTS, SLOPES, of_papers_layer
 from vmp.files import replacing
 from vmp.pathways import display_name, scalar_name, split_scalar_name
 from vmp.runs.folder import matters_but_for
@@ -117,7 +117,7 @@ def by_lambda(runs: Sequence[Run]) -> dict[float, dict[str, tuple[list[float], l
 
 def learned_pairs(runs: Sequence[Run]) -> list[LearnedPair]:
     found = []
-    for run in (run for run in runs if run.finished):
+    for run in of_papers_layer([run for run in runs if run.finished]):
         scalars, config = run.result.get("scalars", {}), run.config
         for key in sorted(k for k in scalars if k.endswith("slope")):
             pathway, _ = split_scalar_name(key)
@@ -181,9 +181,8 @@ def draw_slopes_and_shifts(runs: Sequence[Run]) -> Any:
 def same_but_lambda(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs with learned prompts, in groups that differ in λ only."""
     groups: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.config["vmp"].get("kind") == "learned":
-            groups.setdefault(matters_but_for(run.config, "vmp.lambda"), []).append(run)
+    for run in of_papers_layer(runs):
+        groups.setdefault(matters_but_for(run.config, "vmp.lambda"), []).append(run)
     return list(groups.values())
 
 

@@ -1,5 +1,6 @@
 """Prompt layers to draw with: one of a given slope and shift, or those that a run has learned."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from vmp.errors import RunError, UserError
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 ALPHA, BETA, GAMMA, EPSILON = 5.0, 0.45, 0.6, 0.1  # of Eq. 2, as the paper sets them
 SLOPES = ALPHA / (BETA + EPSILON), ALPHA / EPSILON  # the range of a(m)
 SHIFTS = -GAMMA, GAMMA
+
+
+def of_papers_layer(runs: Iterable[Run]) -> list[Run]:
+    """The runs with the paper's layer; without any, all that learn a layer of their own."""
+    learned = [run for run in runs if run.config["vmp"]["kind"] == "learned"]
+    return [run for run in learned if run.has_papers_layer] or learned
 
 
 def layer_with(slope: float, shift: float) -> "MotionPrompt":

@@ -18,7 +18,7 @@ import numpy as np
 from vmp.data.decode import read_frames
 from vmp.datasets import find_splits
 from vmp.errors import UserError, shortlist
-from vmp.figures.layers import layer_with, layers_of
+from vmp.figures.layers import layer_with, layers_of, of_papers_layer
 from vmp.invocation import command_line
 from vmp.runs.folder import matters_but_for
 from vmp.runs.records import is_run
@@ -174,8 +174,8 @@ def choose_run(options: FigureOptions) -> Run | None:
         return options.runs[0]
     if (options.slope, options.shift) != (None, None):
         return None
-    for run in options.all_runs:
-        if run.finished and run.config["vmp"]["kind"] == "learned" and shows_videos(run):
+    for run in of_papers_layer(options.all_runs):
+        if run.finished and shows_videos(run):
             try:
                 find_splits(run.checked_config, progress=False)
             except UserError:
@@ -250,11 +250,10 @@ def baseline_pairs(number: int, options: FigureOptions) -> list[tuple[Run, Run]]
     for group in groups.values():
         plain = [run for run in group if run.config["vmp"]["kind"] == "none"]
         best: dict[str, Run] = {}
-        for run in group:
-            if (vmp := run.config["vmp"])["kind"] == "learned":
-                placement = repr([vmp.get(key) for key in ("name", "placement", "split")])
-                if placement not in best or run.result["top1"] > best[placement].result["top1"]:
-                    best[placement] = run
+        for run in of_papers_layer(group):
+            placement = repr([run.config["vmp"].get(key) for key in ("name", "placement", "split")])
+            if placement not in best or run.result["top1"] > best[placement].result["top1"]:
+                best[placement] = run
         if plain and best:
             return [(plain[0], run) for run in best.values()]
     methods = ["vmp=none", "vmp=learned"]

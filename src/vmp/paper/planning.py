@@ -100,9 +100,13 @@ class PlannedEvaluation:
 
     @property
     def finished(self) -> bool:
-        """Whether it exists and is newer than the run's own result."""
+        """Whether it exists, and is of the run as it is now."""
         mine, of_run = Run(self.folder), Run(self.run.folder)
-        return mine.finished and of_run.finished and mine.finished_at >= of_run.finished_at
+        if not mine.finished or not of_run.finished:
+            return False
+        if tested := mine.result.get("run_finished"):
+            return bool(tested == of_run.result.get("finished"))
+        return mine.finished_at >= of_run.finished_at  # of an earlier version; copying may change the times
 
     @property
     def state(self) -> str:

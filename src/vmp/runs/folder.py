@@ -233,8 +233,8 @@ def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
 
 
 def what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
-    """The settings that decide the result of a run."""
-    out = dict(raw)
+    """The settings that decide the result of a run. Paths below `output` are relative to it, so that it may move."""
+    out = _without_output(raw)
     hidden: Any
     for section, hidden in RUNTIME.items():
         if hidden is ...:
@@ -247,6 +247,22 @@ def what_matters(raw: dict[Any, Any]) -> dict[Any, Any]:
             out[section] = kept
             if not kept:
                 del out[section]
+    return out
+
+
+def _without_output(raw: dict[Any, Any]) -> dict[Any, Any]:
+    """The config with the paths of other runs, where these lie below `output`, as they are from there."""
+    home = Path(str(raw.get("output", "")))
+
+    def inside(path: Any) -> Any:
+        below = isinstance(path, str) and "output" in raw and Path(path).is_relative_to(home)
+        return f"<output>/{Path(path).relative_to(home).as_posix()}" if below else path
+
+    out = dict(raw)
+    if "init_from" in out:
+        out["init_from"] = inside(out["init_from"])
+    if isinstance(prompts := out.get("vmp"), dict) and "level" in prompts:
+        out["vmp"] = {**prompts, "level": inside(prompts["level"])}
     return out
 
 

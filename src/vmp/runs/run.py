@@ -19,6 +19,10 @@ from vmp.runs.folder import load_config
 from vmp.runs.rows import Row, Rows
 
 CURVE_POINTS = 2000
+PAPERS_LAYER = {  # with these values, which earlier versions lack, learned prompts are the paper's
+    **{"form": "pixel", "scales": [1], "compensate": "none", "pixels": True},
+    **{"attention_from": "clip", "regulariser": "temporal"},
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,14 @@ class Run:
     def digests(self) -> dict[str, str]:
         """Split -> digest of the clips that the run was made with."""
         return records.read_digests(self.folder)
+
+    @property
+    def has_papers_layer(self) -> bool:
+        """Whether slope and shift are those of Eq. 3: learned, for single pixels, from the clip's plain differences."""
+        vmp = self.config["vmp"]
+        return vmp["kind"] == "learned" and all(
+            vmp.get(key, value) == value for key, value in PAPERS_LAYER.items()
+        )
 
     @property
     def finished_at(self) -> float:
