@@ -22,12 +22,12 @@ class PromptedClassifier(nn.Module):
     """Motion prompts in front of a backbone.
 
     Args:
-    backbone: normalised clips (B, 3, T, H, W), or a list of them for several pathways -> logits (B, classes).
-    prompts: pathway -> layer; empty for the baseline. A backbone with one pathway calls it "video".
-    pathway_frames: the frames of each pathway; None for a backbone with one pathway.
-    mean, std: input normalisation of pathways without prompts; a prompt layer has its own.
-    inside: stage of the backbone -> layer on its feature maps (extensions/features.py).
-    variation_in_training: False skips V in training mode (lambda = 0); evaluation always measures it.
+        backbone: normalised clips (B, 3, T, H, W), or a list of them for several pathways -> logits (B, classes).
+        prompts: pathway -> layer; empty for the baseline. A backbone with one pathway calls it "video".
+        pathway_frames: which of the decoded frames each pathway takes; None for a backbone with one pathway.
+        mean, std: input normalisation of pathways without prompts; a prompt layer has its own.
+        inside: stage of the backbone -> layer on its feature maps (extensions/features.py).
+        variation_in_training: False skips V in training mode (lambda = 0); evaluation always measures it.
 
     Raises:
         ValueError: a layer is for a pathway that the backbone does not have.

@@ -17,10 +17,10 @@ class Objective:
     """Cross-entropy + λ V, as a function of logits, labels and V.
 
     Args:
-    variation_weight: λ of Eq. 7.
-    label_smoothing: 0 in the paper.
-    class_weights: (classes,), factors on the cross-entropy of each class; None: 1, as in the paper. The loss is the
-        mean over clips. torch would divide by the sum of weights, so a clip's weight would vary by batch.
+        variation_weight: λ of Eq. 7.
+        label_smoothing: 0 in the paper.
+        class_weights: (classes,), factors on the cross-entropy of each class; None: 1, as in the paper. The loss is the
+            mean over clips. torch would divide by the sum of weights, so a clip's weight would vary by batch.
     """
 
     def __init__(
