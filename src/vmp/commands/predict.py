@@ -15,14 +15,16 @@ import json
 import math
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from gzip import GzipFile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from vmp.cli import parser_of, print_notes
 from vmp.errors import UserError
-from vmp.files import write_csv
+from vmp.files import open_regular, write_csv
 from vmp.overrides import model_source
 from vmp.runs.folder import check_file
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from vmp.trained import Prediction
 
 BAR = 30  # characters
+FIRST = ("file", "frames", "fps")  # columns of a table
 WHAT = "videos, frame folders, folders of these; run=FOLDER, or backbone=NAME weights=NAME|FILE [backbone.KEY=VALUE]"
 
 
@@ -63,7 +66,7 @@ def main() -> int:
     if not 0 <= options.fps < math.inf:
         raise UserError(f"--fps {options.fps:g}: must be at least 0")
     if options.csv:
-        check_file(options.csv, "--csv ")
+        check_table(options.csv)
     source = model_source(options.what)
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # stdout gets only JSON
         videos = find_videos(source.rest)
@@ -90,6 +93,32 @@ def main() -> int:
     for path, reason in bad.items():
         print(f"error: {path}: {reason}", file=sys.stderr)
     return 2 if bad else 0
+
+
+def check_table(path: Path) -> None:
+    """Raise UserError where --csv names a file that cannot be written, or that is not a table of this command."""
+    from vmp.data.frames import PICTURES
+    from vmp.prepare.videos import SUFFIXES
+
+    check_file(path, "--csv ")
+    if path.suffix.lower() in (*SUFFIXES, *PICTURES):
+        raise UserError(f"--csv {path}: names a video or picture; name a table, such as {path.stem}.csv")
+    if path.exists() and not _is_table(path):
+        raise UserError(
+            f"--csv {path}: exists and is no table of this command, which would begin with {','.join(FIRST)}; choose "
+            "another name, or move that file away"
+        )
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is a table of this command, or empty."""
+    wanted = ",".join(FIRST).encode()
+    try:
+        with open_regular(path, limit=sys.maxsize) as file:
+            start = (GzipFile(fileobj=file) if path.suffix == ".gz" else file).read(len(wanted))
+    except (UserError, OSError, EOFError, zlib.error):
+        return False
+    return start in (wanted, b"")
 
 
 def find_videos(words: list[str]) -> list[Path]:
@@ -191,7 +220,7 @@ def write_table(path: Path, found: "Sequence[Prediction]", bad: dict[str, str], 
 def _header(best: int) -> list[str]:
     """best: number of classes in a row."""
     ranked = [f"{word}{place}" for place in range(1, best + 1) for word in ("class", "probability")]
-    return ["file", "frames", "fps", *ranked, "problem"]
+    return [*FIRST, *ranked, "problem"]
 
 
 def _row(one: "Prediction", *, top: int) -> list[Any]:
