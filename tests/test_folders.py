@@ -206,6 +206,39 @@ def test_a_group_stays_on_one_side_of_every_split(tmp_path):
         }
 
 
+def grouped(tmp_path, *groups: str) -> list[Row]:
+    """Rows of a CSV whose clips are of these groups, each group with two classes."""
+    root = tree(tmp_path, *(f"{label}/{n}.mp4" for label in "xy" for n in range(len(groups))))
+    lines = [f"{label}/{n}.mp4,{label},{group}" for label in "xy" for n, group in enumerate(groups)]
+    (root / "clips.csv").write_text("\n".join(["path,label,group", *lines]), encoding="utf-8")
+    return read_table(root, Path("clips.csv"))
+
+
+def test_a_group_is_one_however_its_accents_are_coded(tmp_path):
+    rows = grouped(tmp_path, "Zo\xe9", "Zoe\u0301", " Zo\xe9 ", "Bo", "Cy", "Di")
+    for seed in range(5):
+        division = divide(tmp_path, rows, folds=2, fold=1, seed=seed)
+        sides = {split for split, part in division.splits.items() for row in part if row.path[2] in "012"}
+        assert len(sides) == 1
+        assert not division.notes
+
+
+def test_groups_that_differ_in_case_are_named_and_never_parted(tmp_path):
+    rows = grouped(tmp_path, "Ann", "ann", "Bo", "Cy")
+    notes, errors = set(), []
+    for seed in range(10):
+        try:
+            notes.update(divide(tmp_path, rows, folds=2, fold=1, seed=seed).notes)
+        except ManifestError as error:
+            errors.append(str(error))
+    [note] = notes
+    assert "1 group(s) are spelt in several ways and count as different groups:\n  'Ann' and 'ann'\n" in note
+    assert errors
+    for error in errors:
+        assert "1 group(s) have clips in several splits:\n  group 'Ann' and 'ann': x/" in error
+        assert "Spell a group alike everywhere" in error
+
+
 def test_class_folders_that_look_alike_are_named(tmp_path):
     root = tree(
         tmp_path, *(f"{name}/{clip}.mp4" for name in ("Walk", "walk", "\xe9", "e\u0301") for clip in "ab")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from threading import Timer
@@ -77,6 +78,31 @@ def three(tmp_path_factory):
     small_video(folder / "good.mp4", 12)
     (folder / "bad.mp4").write_bytes(b"no video")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("val.csv", "video,label\na.mp4,0\n"),
+        ("classes.txt", "mine\nyours\n"),
+        ("split.csv", "path,label\na.mp4,0\n"),
+        ("dataset.json", '{"name": "mine"}\n'),
+    ],
+)
+def test_files_of_others_are_not_replaced_or_removed(three, tmp_path, name, text):
+    part = [Item(id="good", path="good.mp4", label=0)]
+    plan = replace(
+        plan_of(three, train=part, test=part), tables={"split.csv": [["path", "label", "group", "split"]]}
+    )
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=rf"{tmp_path / name} would be replaced or removed"):
+        run(plan, tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, text)]
+    (tmp_path / name).unlink()
+    run(plan, tmp_path)
+    run(replace(plan, classes=("b", "c"), splits={"train": plan.splits["train"]}), tmp_path)
+    assert (tmp_path / "classes.txt").read_text() == "b\nc\n"
+    assert not (tmp_path / "test.csv").exists()
 
 
 def test_bad_clips_keep_their_rows_and_fail_the_checks(three, tmp_path):

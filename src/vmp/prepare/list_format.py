@@ -13,6 +13,7 @@ What can be read in two ways is refused. locate.py finds the file that a path or
 import csv
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from vmp.invocation import command_line
 from vmp.prepare.plan import Item, read_lines
 from vmp.prepare.videos import VIDEO
 
-# names of columns, lower case, with _ for blanks; the first one found is taken
+# names of columns, lower case, with _ for blanks; beside a path, ids and names are ignored
 PATHS = (
     *("path", "video_path", "file_path", "filepath", "videopath", "clip_path", "file", "video_file"),
     *("filename", "file_name", "video", "video_name", "videoname", "clip", "clip_name"),
@@ -202,7 +203,8 @@ def _with_header(path: Path, separator: str, split: str) -> list[Row]:
         if not found["path"]:
             raise ValueError(f"{columns['path']} is empty")
         label, fps = _checked_label(found["label"]), _rate(found.get("fps", ""))
-        group, own = found.get("group", ""), found.get("split", "")
+        group = unicodedata.normalize("NFC", found.get("group", ""))
+        own = found.get("split", "")
         return Row(
             where, found["path"], label, start, end, in_frames, id=is_id, group=group, split=own, fps=fps
         )
@@ -239,14 +241,19 @@ def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
             f"{path}: column(s) {', '.join(unknown)[:200]} not known; found {', '.join(header)[:400]}; wanted is "
             f"{WANTED}"
         )
-    labels = [by_key[key] for key in LABELS if key in by_key]
-    if len(labels) > 1:
-        raise ManifestError(f"{path}: {len(labels)} columns of labels, {', '.join(labels)}; keep one of them")
+    files = [key for key in PATHS if key in by_key]
+    if any(key.endswith("path") for key in files):
+        files = [key for key in files if not key.endswith("name")]
+    for keys, what in ((LABELS, "labels"), (files, "files")):
+        if len(found := [by_key[key] for key in keys if key in by_key]) > 1:
+            raise ManifestError(
+                f"{path}: {len(found)} columns of {what}, {', '.join(found)}; keep one and remove the others"
+            )
     spans = [pair for pair in (*SECONDS, *FRAMES) if not by_key.keys().isdisjoint(pair)]
     if len(spans) > 1:
-        found = ", ".join(name for key, name in by_key.items() if any(key in pair for pair in spans))
+        named = ", ".join(name for key, name in by_key.items() if any(key in pair for pair in spans))
         raise ManifestError(
-            f"{path}: spans are in seconds (start, end) or in frames (start_frame, end_frame), once; found {found}"
+            f"{path}: spans are in seconds (start, end) or in frames (start_frame, end_frame), once; found {named}"
         )
     start, end = spans[0] if spans else ("", "")
     kinds = {"path": (*PATHS, *IDS), "label": LABELS, "start": (start,), "end": (end,)}

@@ -56,12 +56,12 @@ def make_list(
             raise ConfigError(f"dataset.{split} = {file}: {what}")
     locator = Locator(videos)
     rows = _locate_all(locator, lists)
-    check_groups(rows)
+    notes = check_groups(rows)
     classes, labels = _assign_labels(rows, classes_file)
     named = {
         s: {classes[labels[s][label]] for label in {row.label for row in part}} for s, part in rows.items()
     }
-    notes = [*look_alikes(classes), *note_untested(named)]
+    notes += [*look_alikes(classes), *note_untested(named)]
     rows = {split: list(spread(part, most)) for split, part in rows.items()}
     items = {
         split: tuple(
