@@ -214,6 +214,24 @@ def grouped(tmp_path, *groups: str) -> list[Row]:
     return read_table(root, Path("clips.csv"))
 
 
+def test_a_share_without_clips_is_noted(tmp_path):
+    rows = grouped(tmp_path, "Ann", "Bo")
+    (note,) = divide(tmp_path, rows, ratio=(0.5, 0.1, 0.4)).notes
+    assert note.startswith(
+        "val has no clip: its share of 4 clips in 2 group(s), which are not parted, is 0.1; raise"
+    )
+    assert not divide(tmp_path, rows, ratio=(0.5, 0, 0.5)).notes
+
+
+@pytest.mark.parametrize("key", ["trainer.select=best", "train.patience=1"])
+def test_what_needs_validation_names_the_ratio(clips, data, key):
+    words = ("dataset=folders", f"dataset.root={clips}", f"data.root={data}", "trainer.batch_size=1", key)
+    with pytest.raises(
+        ConfigError, match=r"no validation split.* or give val a \(larger\) share in dataset.ratio"
+    ):
+        find_splits(composed(*words, "dataset.folds=2", "dataset.fold=1"), progress=False)
+
+
 def test_a_group_is_one_however_its_accents_are_coded(tmp_path):
     rows = grouped(tmp_path, "Zo\xe9", "Zoe\u0301", " Zo\xe9 ", "Bo", "Cy", "Di")
     for seed in range(5):

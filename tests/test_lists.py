@@ -170,6 +170,19 @@ def test_a_group_in_two_lists_is_refused(tmp_path):
         make_list(tmp_path / "out", videos=tmp_path, lists=lists)
 
 
+def test_one_list_for_validation_and_test_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text("path,label\na.mp4,x\nb.mp4,y\n")
+    (tmp_path / "val.csv").write_text("path,label\nc.mp4,x\n")
+    (tmp_path / "test.csv").symlink_to("val.csv")
+    lists = {split: tmp_path / f"{split}.csv" for split in ("train", "val", "test")}
+    with pytest.raises(ConfigError, match=r"dataset.val and dataset.test are one list, .*test.csv"):
+        make_list(tmp_path / "out", videos=tmp_path, lists=lists)
+    rows = "a.mp4,x,train\nb.mp4,y,train\nc.mp4,x,val\nd.mp4,x,test\n"
+    (tmp_path / "val.csv").write_text(f"path,label,split\n{rows}")
+    lists["train"] = lists["val"]
+    assert make_list(tmp_path / "out", videos=tmp_path, lists=lists, progress=False).is_dir()
+
+
 def test_split_files_of_hmdb51_are_refused_as_lists(tmp_path):
     (tmp_path / "climb_test_split1.txt").write_text("a.avi 1 \nb.avi 2 \n")
     with pytest.raises(ManifestError, match=r"prepare.py hmdb51"):

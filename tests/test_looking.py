@@ -402,7 +402,10 @@ def test_a_folder_with_a_bad_video_among_good_ones(home, script, tmp_path):
         ((tmp_path / "good.mp4", f"run={tmp_path}"), "no run there"),
         ((tmp_path / "good.mp4", f"run={run}", "--views", "ten"), "TEMPORALxSPATIAL"),
         ((tmp_path / "good.mp4", f"run={run}", "--top", 0), "--top 0: must be at least 1"),
-        ((tmp_path / "good.mp4", f"run={run}", "--fps", -1), "--fps -1: must be at least 0"),
+        (
+            (tmp_path / "good.mp4", f"run={run}", "--fps", -1),
+            "--fps -1: must be a number of frames per second above 0",
+        ),
         ((tmp_path / "good.mp4", f"run={run}", "--csv", tmp_path), "cannot be written (a folder)"),
         ((tmp_path / "good.mp4", f"run={run}", "--csv", "/proc/1/x/y.csv"), "cannot be written"),
     ):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vmp.choices import MOST_FPS
 from vmp.data.columns import Clip
 from vmp.data.manifest import (
     COLUMNS,
@@ -55,6 +56,14 @@ def test_round_trip(tmp_path_factory, names, start, readers, tag):
     manifest = read_manifest(folder / "train.csv")
     assert list(manifest.clips) == clips
     assert manifest.classes == ("walk", "run")
+
+
+def test_the_fastest_rate_that_is_accepted_is_read_again(tmp_path):
+    write_classes(tmp_path / "classes.txt", ["walk", "run"])
+    write_manifest(
+        tmp_path / "train.csv", [Clip(id="a", path="a.mp4", label=0, frames=9, fps=MOST_FPS - 0.1)]
+    )
+    assert read_manifest(tmp_path / "train.csv").clips[0].fps == MOST_FPS
 
 
 def test_length_counts_the_span():

@@ -235,6 +235,34 @@ def command(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("verify", ".", "--workers", -3), "--workers -3: must be 1 or more"),
+        (("verify", ".", "--timeout", "nan"), "--timeout nan: must be a number of seconds"),
+        (("hmdb51", "--timeout", "inf"), "--timeout inf: must be a number of seconds"),
+        (("hmdb51", "--workers", 0), "--workers 0: must be 1 or more"),
+        (
+            ("hmdb51", "--fps", "inf"),
+            "--fps inf: must be a number of frames per second above 0 and below 1,000,000",
+        ),
+        (("hmdb51", "--fps", "nan"), "--fps nan: must be"),
+        (("hmdb51", "--fps", 1e6), "--fps 1e+06: must be"),
+        (
+            ("hmdb51", "--short-side", 128),
+            "--short-side 128: only clips that are cut are made smaller; add --cut",
+        ),
+        (("hmdb51", "--remux", "--short-side", 0), "--short-side 0: only clips that are cut"),
+        (("hmdb51", "--cut", "--short-side", 127), "--short-side 127: must be even"),
+        (("hmdb51", "--cut", "--short-side", 128), "hmdb51: needs --videos"),
+    ],
+)
+def test_options_that_are_wrong_or_without_effect_are_refused(script, words, said):
+    code, _, errors = script("prepare", *words)
+    assert code == 2
+    assert said in errors
+
+
 @pytest.mark.slow
 def test_the_command_ends_with_2_unless_missing_is_allowed(mpii, tmp_path):
     paths = ("--videos", mpii / "videos", "--mat", mpii / "annos.mat", "--splits", mpii / "experimentalSetup")

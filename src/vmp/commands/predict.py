@@ -12,7 +12,6 @@ protocol of the backbone, and through a reader that was measured to return exact
 import csv
 import itertools
 import json
-import math
 import os
 import sys
 import zlib
@@ -22,7 +21,7 @@ from gzip import GzipFile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vmp.cli import parser_of, print_notes
+from vmp.cli import check_fps, parser_of, print_notes
 from vmp.errors import UserError
 from vmp.files import open_regular, write_csv
 from vmp.overrides import model_source
@@ -63,8 +62,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     if options.top < 1:
         raise UserError(f"--top {options.top}: must be at least 1")
-    if not 0 <= options.fps < math.inf:
-        raise UserError(f"--fps {options.fps:g}: must be at least 0")
+    check_fps(options.fps)
     if options.csv:
         check_table(options.csv)
     source = model_source(options.what)

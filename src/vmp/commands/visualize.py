@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmp.cli import parser_of, print_notes
+from vmp.cli import check_fps, parser_of, print_notes
 from vmp.errors import UserError, VideoReadError, first_line
 from vmp.overrides import Source, model_source
 from vmp.runs.folder import check_writable
@@ -53,9 +53,10 @@ def main() -> None:
             f"--stride {options.stride}: a backbone has its own; set backbone.stride={options.stride}"
         )
     options.stride = STRIDE if options.stride is None else options.stride
-    for name, low in {"start": 0, "stride": 1, "fps": 0, "columns": 1, "frames": 0, "side": 16}.items():
+    for name, low in {"start": 0, "stride": 1, "columns": 1, "frames": 0, "side": 16}.items():
         if not low <= getattr(options, name) < math.inf:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least {low}")
+    check_fps(options.fps)
     found = None if source.overrides else find_layer(options)
     if options.video is None:
         from vmp.figures.clips import natural_clip

@@ -76,11 +76,25 @@ def divide(
         )
     splits = {name: [r for r, p in zip(rows, parts, strict=True) if p == name] for name in (*PARTS, UNUSED)}
     unused = splits.pop(UNUSED)
-    notes = check_groups(splits, allowed=part_groups)
+    notes = _note_empty(splits, samples, ratio) if ratio else []
+    notes += check_groups(splits, allowed=part_groups)
     notes += _leave_out_copies(splits, unused, copies)
     notes += note_untested({name: {row.label for row in part} for name, part in splits.items()})
     _check_parts(root, splits)
     return Division({name: part for name, part in splits.items() if part}, unused, tuple(notes))
+
+
+def _note_empty(
+    splits: Mapping[str, Sequence[Row]], samples: Sequence[Sample], ratio: Sequence[float]
+) -> list[str]:
+    """A note for each part that has a share and no clip."""
+    groups = len({sample.group for sample in samples})
+    return [
+        f"{name} has no clip: its share of {len(samples)} clips in {groups} group(s), which are not parted, is {share:g}"
+        "; raise it in dataset.ratio, set it to 0, add clips, or give a split of your own"
+        for name, share in zip(PARTS, ratio, strict=True)
+        if share and not splits[name]
+    ]
 
 
 def _samples(rows: Sequence[Row], copies: Mapping[str, str]) -> list[Sample]:

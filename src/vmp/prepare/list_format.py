@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vmp.choices import MOST_FPS
 from vmp.data.manifest import NUMBER, raise_faults, read_csv
 from vmp.errors import ManifestError
 from vmp.formats import finite
@@ -293,7 +294,7 @@ def _rate(text: str) -> float:
     whole, _, part = text.partition("/")
     if NUMBER.fullmatch(whole) and NUMBER.fullmatch(part or "1") and float(part or "1"):
         rate = float(whole) / float(part or "1")
-        if rate < 1e6:
+        if rate < MOST_FPS:
             return rate
     raise ValueError(
         f"fps {text[:80]!r} is no frame rate, such as 25 or 30000/1001; leave it empty where it is not known"
