@@ -81,6 +81,11 @@ def test_ids_are_unique_whatever_suffixes_files_have():
     assert len(set(_ids(rows).values())) == len(rows)
 
 
+def test_names_that_differ_in_a_blank_before_the_suffix_have_two_ids():
+    rows = [Row("list", path, "wave") for path in ("a/clip.mp4", "a/clip .mp4", "a/other .mp4")]
+    assert list(_ids(rows).values()) == ["a/clip.mp4", "a/clip .mp4", "a/other"]
+
+
 def listed(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(file.open(encoding="utf-8")))
 

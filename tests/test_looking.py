@@ -428,6 +428,27 @@ def test_a_folder_that_may_not_be_read_is_an_error_and_not_left_out(tmp_path):
     )
 
 
+def test_links_to_folders_are_followed_and_each_video_is_found_once(tmp_path):
+    home, other = tmp_path / "home", tmp_path / "other"
+    for path in (
+        home / "z/own.mp4",
+        other / "deep/far.mp4",
+        other / "frames/img_1.jpg",
+        other / ".hidden/no.mp4",
+    ):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (home / "a.mp4").symlink_to("z/own.mp4")
+    (home / "b").symlink_to("z")
+    (home / "loop").symlink_to(".")
+    (home / "c").symlink_to(other)
+    (home / "d").symlink_to(other / "deep")
+    (other / "back").symlink_to(home)
+    (home / "gone.mp4").symlink_to("nowhere")
+    found = predict.find_videos([str(home)])
+    assert found == [home / "c/deep/far.mp4", home / "c/frames", home / "z/own.mp4"]
+
+
 def test_a_frame_folder_without_a_rate_is_said_to_have_none(home, script, tmp_path):
     (tmp_path / "clip").mkdir()
     for n in range(9):

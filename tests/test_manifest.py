@@ -72,7 +72,7 @@ def test_length_counts_the_span():
     assert Clip("a", "a.mp4", 0, start=90, end=120, frames=100).length == 10
 
 
-@pytest.mark.parametrize("path", ["5:03.mp4", "kick: 2.mp4", "a/C:x.mp4"])
+@pytest.mark.parametrize("path", ["5:03.mp4", "kick: 2.mp4", "a/C:x.mp4", "A: walking/0.mp4"])
 def test_colons_in_names_are_no_drives(tmp_path, path):
     assert read_manifest(write(tmp_path, f"a,{path},0,,,9,25,64,64,ok,")).clips[0].path == path
 

@@ -120,8 +120,7 @@ def _is_table(path: Path) -> bool:
 
 
 def find_videos(words: list[str]) -> list[Path]:
-    """The videos that are named. A folder stands for all videos below it, by name, without hidden files and folders,
-    unless it is a frame folder."""
+    """The videos that are named. A folder stands for all videos below it, by name, unless it is a frame folder."""
     from vmp.prepare.videos import SUFFIXES, is_frame_folder
 
     videos: list[Path] = []
@@ -129,21 +128,35 @@ def find_videos(words: list[str]) -> list[Path]:
         if not path.is_dir() or is_frame_folder(path):
             videos.append(path)
             continue
-        files = [path, *path.rglob("*")]
-        if closed := [p for p in files if p.is_dir() and not os.access(p, os.R_OK | os.X_OK)]:
-            raise UserError(
-                f"{closed[0]}: may not be read (permission denied); what it holds would be left out"
-            )
         inside = sorted(
-            p for p in files[1:] if is_frame_folder(p) or (p.suffix.lower() in SUFFIXES and p.is_file())
+            p for p in _below(path) if is_frame_folder(p) or (p.suffix.lower() in SUFFIXES and p.is_file())
         )
-        inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         if not inside:
             raise UserError(f"{path}: no videos ({', '.join(SUFFIXES)}) or frame folders in it or below it")
         videos += inside
     if not videos:
         raise UserError("name at least one video, or a folder with videos")
     return list(dict.fromkeys(videos))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """What a folder holds at any depth, but for what is hidden; links are followed, and each file or folder comes once,
+    under its own name if that is below the folder."""
+    pending, links, seen = [folder], list[Path](), set[str]()
+    while pending or links:
+        path = pending.pop() if pending else links.pop(0)
+        if (real := os.path.realpath(path)) in seen:
+            continue
+        seen.add(real)
+        if path != folder:
+            yield path
+        if not path.is_dir():
+            continue
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise UserError(f"{path}: may not be read (permission denied); what it holds would be left out")
+        for inner in sorted(path.iterdir()):
+            if not inner.name.startswith("."):
+                (links if inner.is_symlink() else pending).append(inner)
 
 
 def as_entry(one: "Prediction", *, top: int) -> dict[str, Any]:

@@ -134,8 +134,8 @@ def _manifests_under(path: Path) -> list[Path]:
     found = [file for name in PARTS for file in sorted(path.rglob(f"{name}.csv"))]
     if not found:
         raise ConfigError(
-            f"{path}: holds no train.csv, val.csv or test.csv, at any depth; name a manifest, or a folder of some, such "
-            "as a preparation's --out"
+            f"{path}: holds no train.csv, val.csv or test.csv, at any depth; name a manifest, or a folder of some, "
+            "such as a preparation's --out"
         )
     return found
 

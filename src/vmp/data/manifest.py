@@ -267,7 +267,9 @@ def check_relative(path: str) -> str:
         raise ValueError(f"path {path!r} holds a control character")
     if any("\ud800" <= c <= "\udfff" for c in path):  # how Python represents bytes that are not UTF-8
         raise ValueError(f"path {path!r} is not UTF-8; rename it")
-    if re.match(r"[/~\\]|[A-Za-z]:", path):
+    if re.match(
+        r"[/~\\]|[A-Za-z]:" + ("" if os.sep == "\\" else "(?! )"), path
+    ):  # "A: b" is no drive elsewhere
         raise ValueError(f"path {path!r} must be relative to the dataset root")
     if ".." in PurePosixPath(path).parts or (os.sep == "\\" and ".." in PureWindowsPath(path).parts):
         raise ValueError(f"path {path!r} climbs out of the dataset root with '..'")

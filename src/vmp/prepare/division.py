@@ -90,8 +90,8 @@ def _note_empty(
     """A note for each part that has a share and no clip."""
     groups = len({sample.group for sample in samples})
     return [
-        f"{name} has no clip: its share of {len(samples)} clips in {groups} group(s), which are not parted, is {share:g}"
-        "; raise it in dataset.ratio, set it to 0, add clips, or give a split of your own"
+        f"{name} has no clip: its share of {len(samples)} clips in {groups} group(s), which are not parted, is "
+        f"{share:g}; raise it in dataset.ratio, set it to 0, add clips, or give a split of your own"
         for name, share in zip(PARTS, ratio, strict=True)
         if share and not splits[name]
     ]
