@@ -116,7 +116,7 @@ def manifest(data: bytes, classes: int) -> list[tuple]:
         status = row.get("status") or "ok"
         need(status in ("ok", "missing", "unreadable", "partial"))
         fps = float(number(row.get("fps") or "0"))
-        need(fps < 1e6 and (end is None or end > start))
+        need(fps <= 1e6 and (end is None or end > start))
         need(status != "ok" or (frames > start and (end is None or end <= frames)))
         readers = tuple((row.get("readers") or "").split())
         need(set(readers) <= READERS)

@@ -28,6 +28,17 @@ def composed(*overrides: str):
         return check(OmegaConf.to_container(compose("train", list(overrides)), resolve=True))
 
 
+@pytest.mark.parametrize(
+    "dataset", ["folders dataset.root=.", "list dataset.root=. dataset.train=a dataset.val=b"]
+)
+def test_a_rate_that_no_manifest_holds_is_refused(dataset):
+    words = f"dataset={dataset}".split()
+    assert composed(*words, "dataset.fps=999999.9").dataset.fps == 999999.9
+    for rate in ("1e6", "1e7", "0", "inf", "nan"):
+        with pytest.raises(ConfigError, match=r"dataset.fps"):
+            composed(*words, f"dataset.fps={rate}")
+
+
 VALUES = (
     *("0", "1", "2", "-1", "0.5", "1.0", "1.5", "1e-3", "1e400", "-1e400", "nan", "inf", "-inf"),
     *("true", "false", "null", "''", "abc", "'1'", "1_000", "0x10", "99999999999999999999", "1e30"),

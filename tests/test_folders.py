@@ -81,6 +81,11 @@ def test_ids_are_unique_whatever_suffixes_files_have():
     assert len(set(_ids(rows).values())) == len(rows)
 
 
+def test_names_that_differ_in_a_blank_before_the_suffix_have_two_ids():
+    rows = [Row("list", path, "wave") for path in ("a/clip.mp4", "a/clip .mp4", "a/other .mp4")]
+    assert list(_ids(rows).values()) == ["a/clip.mp4", "a/clip .mp4", "a/other"]
+
+
 def listed(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(file.open(encoding="utf-8")))
 
@@ -204,6 +209,57 @@ def test_a_group_stays_on_one_side_of_every_split(tmp_path):
         assert {row.path for row in divide(root, rows[::-1], **more).splits["test"]} == {
             row.path for row in parts["test"]
         }
+
+
+def grouped(tmp_path, *groups: str) -> list[Row]:
+    """Rows of a CSV whose clips are of these groups, each group with two classes."""
+    root = tree(tmp_path, *(f"{label}/{n}.mp4" for label in "xy" for n in range(len(groups))))
+    lines = [f"{label}/{n}.mp4,{label},{group}" for label in "xy" for n, group in enumerate(groups)]
+    (root / "clips.csv").write_text("\n".join(["path,label,group", *lines]), encoding="utf-8")
+    return read_table(root, Path("clips.csv"))
+
+
+def test_a_share_without_clips_is_noted(tmp_path):
+    rows = grouped(tmp_path, "Ann", "Bo")
+    (note,) = divide(tmp_path, rows, ratio=(0.5, 0.1, 0.4)).notes
+    assert note.startswith(
+        "val has no clip: its share of 4 clips in 2 group(s), which are not parted, is 0.1; raise"
+    )
+    assert not divide(tmp_path, rows, ratio=(0.5, 0, 0.5)).notes
+
+
+@pytest.mark.parametrize("key", ["trainer.select=best", "train.patience=1"])
+def test_what_needs_validation_names_the_ratio(clips, data, key):
+    words = ("dataset=folders", f"dataset.root={clips}", f"data.root={data}", "trainer.batch_size=1", key)
+    with pytest.raises(
+        ConfigError, match=r"no validation split.* or give val a \(larger\) share in dataset.ratio"
+    ):
+        find_splits(composed(*words, "dataset.folds=2", "dataset.fold=1"), progress=False)
+
+
+def test_a_group_is_one_however_its_accents_are_coded(tmp_path):
+    rows = grouped(tmp_path, "Zo\xe9", "Zoe\u0301", " Zo\xe9 ", "Bo", "Cy", "Di")
+    for seed in range(5):
+        division = divide(tmp_path, rows, folds=2, fold=1, seed=seed)
+        sides = {split for split, part in division.splits.items() for row in part if row.path[2] in "012"}
+        assert len(sides) == 1
+        assert not division.notes
+
+
+def test_groups_that_differ_in_case_are_named_and_never_parted(tmp_path):
+    rows = grouped(tmp_path, "Ann", "ann", "Bo", "Cy")
+    notes, errors = set(), []
+    for seed in range(10):
+        try:
+            notes.update(divide(tmp_path, rows, folds=2, fold=1, seed=seed).notes)
+        except ManifestError as error:
+            errors.append(str(error))
+    [note] = notes
+    assert "1 group(s) are spelt in several ways and count as different groups:\n  'Ann' and 'ann'\n" in note
+    assert errors
+    for error in errors:
+        assert "1 group(s) have clips in several splits:\n  group 'Ann' and 'ann': x/" in error
+        assert "Spell a group alike everywhere" in error
 
 
 def test_class_folders_that_look_alike_are_named(tmp_path):

@@ -137,6 +137,13 @@ def test_rows_of_no_known_split_are_not_left_out_silently(tmp_path, word):
         ("path\na.mp4\n", r"list.csv:1: .* the columns that are needed: found 'path'; wanted"),
         ("path,label,weight\na.mp4,x,1\n", r"weight not known; found path, label, weight; wanted is"),
         ("path,label,class_id\na.mp4,x,1\n", r"2 columns of labels, label, class_id"),
+        (
+            "clip,video,label\na.mp4,b.mp4,x\n",
+            r"2 columns of files, video, clip; keep one and remove the other",
+        ),
+        ("path,label,video\na.mp4,x,b.mp4\n", r"2 columns of files, path, video;"),
+        ("filename,label,video\na.mp4,x,b.mp4\n", r"2 columns of files, filename, video;"),
+        ("path,label,class_name\na.mp4,1,x\n", r"2 columns of labels, label, class_name;"),
         ("path,label,Label\na.mp4,x,1\n", r"columns label and Label are the same"),
         ("path,label,start,start_time\na.mp4,x,1,1\n", r"once; found start, start_time"),
         ("a.mp4 0 1 2\nb.mp4 1 2 3\n", r"list.csv:1: .* has several numbers"),
@@ -156,6 +163,24 @@ def test_a_group_in_two_lists_is_refused(tmp_path):
     lists = dict.fromkeys(("train", "val"), tmp_path / "all.csv")
     with pytest.raises(ManifestError, match=r"group 'p': a.mp4 in train, b.mp4 in val"):
         make_list(tmp_path / "out", videos=tmp_path, lists=lists)
+    (tmp_path / "all.csv").write_text("path,label,group,split\na.mp4,x,p,train\nb.mp4,y,P,val\n")
+    with pytest.raises(
+        ManifestError, match=r"group 'P' and 'p': a.mp4 in train, b.mp4 in val\nSpell a group alike"
+    ):
+        make_list(tmp_path / "out", videos=tmp_path, lists=lists)
+
+
+def test_one_list_for_validation_and_test_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text("path,label\na.mp4,x\nb.mp4,y\n")
+    (tmp_path / "val.csv").write_text("path,label\nc.mp4,x\n")
+    (tmp_path / "test.csv").symlink_to("val.csv")
+    lists = {split: tmp_path / f"{split}.csv" for split in ("train", "val", "test")}
+    with pytest.raises(ConfigError, match=r"dataset.val and dataset.test are one list, .*test.csv"):
+        make_list(tmp_path / "out", videos=tmp_path, lists=lists)
+    rows = "a.mp4,x,train\nb.mp4,y,train\nc.mp4,x,val\nd.mp4,x,test\n"
+    (tmp_path / "val.csv").write_text(f"path,label,split\n{rows}")
+    lists["train"] = lists["val"]
+    assert make_list(tmp_path / "out", videos=tmp_path, lists=lists, progress=False).is_dir()
 
 
 def test_split_files_of_hmdb51_are_refused_as_lists(tmp_path):

@@ -20,7 +20,7 @@ from weights_made import flax_i3d, save_flax
 import vmp
 from vmp.backbones import build_backbone, zoo
 from vmp.backbones.packages import find_in_package
-from vmp.commands import visualize
+from vmp.commands import predict, visualize
 from vmp.data.decode import read_frames
 from vmp.data.encode import write_video
 from vmp.errors import VideoReadError
@@ -218,6 +218,35 @@ def test_no_file_is_overwritten(script, tmp_path, monkeypatch):
     assert source.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("out", "beside"), [("x.png", "x.mp4"), ("x.mp4", "x.png"), ("x.gif", "x.png"), ("x", "x.mp4")]
+)
+def test_only_the_named_file_and_earlier_drawings_are_replaced(script, tmp_path, out, beside):
+    source = video(tmp_path / "my.mp4", 6)
+    words = ("visualize", source, "--columns", 2, "--out", tmp_path / out)
+    for slope in (11, 12):
+        assert script(*words, "--slope", slope)[0] == 0
+    if beside.endswith(".mp4"):
+        shutil.copy(source, tmp_path / beside)
+    else:
+        cv2.imwrite(str(tmp_path / beside), np.zeros((8, 8, 3), np.uint8))
+    before = (tmp_path / beside).read_bytes()
+    code, _, errors = script(*words)
+    assert code == 2
+    assert f"{tmp_path / beside}, which this command did not write, would be replaced too" in errors
+    assert (tmp_path / beside).read_bytes() == before
+    if beside.endswith(".mp4"):
+        assert script(*words, "--frames", 0)[0] == 0
+        assert (tmp_path / beside).read_bytes() == before
+
+
+def test_a_file_that_out_names_is_replaced(script, tmp_path):
+    source = video(tmp_path / "my.mp4", 6)
+    shutil.copy(source, tmp_path / "x.mp4")
+    assert script("visualize", source, "--columns", 2, "--out", tmp_path / "x.mp4")[0] == 0
+    assert (tmp_path / "x.mp4").read_bytes() != source.read_bytes()
+
+
 def test_a_video_is_drawn_with_the_layer_of_a_run(home, script, tmp_path):
     run = folder(home / "out")
     source = video(tmp_path / "v.mp4", 6)
@@ -231,6 +260,39 @@ def test_a_video_is_drawn_with_the_layer_of_a_run(home, script, tmp_path):
     code, _, said = script("visualize", source, f"run={run}", "--slope", 12)
     assert code == 2
     assert "contradict" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("keep.mp4", "names a video or picture"),
+        ("new.JPG", "names a video or picture"),
+        ("video", "exists and is no table of this command"),
+        ("notes.csv", "exists and is no table of this command"),
+        ("damaged.csv.gz", "exists and is no table of this command"),
+    ],
+)
+def test_a_table_replaces_tables_only(script, tmp_path, name, error):
+    source = video(tmp_path / "keep.mp4", 6)
+    shutil.copy(source, tmp_path / "video")
+    (tmp_path / "notes.csv").write_text("file,mine\n")
+    (tmp_path / "damaged.csv.gz").write_text("file,frames,fps\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    code, _, errors = script("predict", source, "run=none", "--csv", tmp_path / name)
+    assert code == 2
+    assert f"--csv {tmp_path / name}: {error}" in errors
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz", "empty.csv", "new.csv"])
+def test_a_table_of_the_command_may_be_replaced(script, tmp_path, name):
+    source = video(tmp_path / "keep.mp4", 6)
+    for table in ("table.csv", "table.csv.gz"):
+        predict.write_table(tmp_path / table, [], {"gone.mp4": "not found"}, top=5)
+    (tmp_path / "empty.csv").touch()
+    predict.check_table(tmp_path / name)
+    code, _, errors = script("predict", source, "run=none", "--csv", tmp_path / name)
+    assert (code, "--csv" in errors) == (2, False)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +402,10 @@ def test_a_folder_with_a_bad_video_among_good_ones(home, script, tmp_path):
         ((tmp_path / "good.mp4", f"run={tmp_path}"), "no run there"),
         ((tmp_path / "good.mp4", f"run={run}", "--views", "ten"), "TEMPORALxSPATIAL"),
         ((tmp_path / "good.mp4", f"run={run}", "--top", 0), "--top 0: must be at least 1"),
-        ((tmp_path / "good.mp4", f"run={run}", "--fps", -1), "--fps -1: must be at least 0"),
+        (
+            (tmp_path / "good.mp4", f"run={run}", "--fps", -1),
+            "--fps -1: must be a number of frames per second above 0",
+        ),
         ((tmp_path / "good.mp4", f"run={run}", "--csv", tmp_path), "cannot be written (a folder)"),
         ((tmp_path / "good.mp4", f"run={run}", "--csv", "/proc/1/x/y.csv"), "cannot be written"),
     ):
@@ -361,6 +426,27 @@ def test_a_folder_that_may_not_be_read_is_an_error_and_not_left_out(tmp_path):
     assert f"UserError: {tmp_path / 'b'}: may not be read (permission denied)" in done.stderr.replace(
         "vmp.errors.", ""
     )
+
+
+def test_links_to_folders_are_followed_and_each_video_is_found_once(tmp_path):
+    home, other = tmp_path / "home", tmp_path / "other"
+    for path in (
+        home / "z/own.mp4",
+        other / "deep/far.mp4",
+        other / "frames/img_1.jpg",
+        other / ".hidden/no.mp4",
+    ):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (home / "a.mp4").symlink_to("z/own.mp4")
+    (home / "b").symlink_to("z")
+    (home / "loop").symlink_to(".")
+    (home / "c").symlink_to(other)
+    (home / "d").symlink_to(other / "deep")
+    (other / "back").symlink_to(home)
+    (home / "gone.mp4").symlink_to("nowhere")
+    found = predict.find_videos([str(home)])
+    assert found == [home / "c/deep/far.mp4", home / "c/frames", home / "z/own.mp4"]
 
 
 def test_a_frame_folder_without_a_rate_is_said_to_have_none(home, script, tmp_path):

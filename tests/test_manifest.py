@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vmp.choices import MOST_FPS
 from vmp.data.columns import Clip
 from vmp.data.manifest import (
     COLUMNS,
@@ -57,13 +58,21 @@ def test_round_trip(tmp_path_factory, names, start, readers, tag):
     assert manifest.classes == ("walk", "run")
 
 
+def test_the_fastest_rate_that_is_accepted_is_read_again(tmp_path):
+    write_classes(tmp_path / "classes.txt", ["walk", "run"])
+    write_manifest(
+        tmp_path / "train.csv", [Clip(id="a", path="a.mp4", label=0, frames=9, fps=MOST_FPS - 0.1)]
+    )
+    assert read_manifest(tmp_path / "train.csv").clips[0].fps == MOST_FPS
+
+
 def test_length_counts_the_span():
     assert Clip("a", "a.mp4", 0, frames=100).length == 100
     assert Clip("a", "a.mp4", 0, start=10, end=20, frames=100).length == 10
     assert Clip("a", "a.mp4", 0, start=90, end=120, frames=100).length == 10
 
 
-@pytest.mark.parametrize("path", ["5:03.mp4", "kick: 2.mp4", "a/C:x.mp4"])
+@pytest.mark.parametrize("path", ["5:03.mp4", "kick: 2.mp4", "a/C:x.mp4", "A: walking/0.mp4"])
 def test_colons_in_names_are_no_drives(tmp_path, path):
     assert read_manifest(write(tmp_path, f"a,{path},0,,,9,25,64,64,ok,")).clips[0].path == path
 

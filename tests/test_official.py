@@ -117,7 +117,7 @@ def test_lists_are_not_overwritten_nor_mixed_nor_mistaken(tmp_path):
     plan = plan_official("kinetics700", tmp_path, lists)
     before = (lists / "train.csv").read_bytes()
     with pytest.raises(
-        ConfigError, match=r"train.csv is no manifest and would be overwritten; choose another"
+        ConfigError, match=r"train.csv, \S*val.csv would be replaced .*; choose another --out"
     ):
         run(plan, lists, allow_missing=True)
     assert (lists / "train.csv").read_bytes() == before

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from threading import Timer
@@ -77,6 +78,31 @@ def three(tmp_path_factory):
     small_video(folder / "good.mp4", 12)
     (folder / "bad.mp4").write_bytes(b"no video")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("val.csv", "video,label\na.mp4,0\n"),
+        ("classes.txt", "mine\nyours\n"),
+        ("split.csv", "path,label\na.mp4,0\n"),
+        ("dataset.json", '{"name": "mine"}\n'),
+    ],
+)
+def test_files_of_others_are_not_replaced_or_removed(three, tmp_path, name, text):
+    part = [Item(id="good", path="good.mp4", label=0)]
+    plan = replace(
+        plan_of(three, train=part, test=part), tables={"split.csv": [["path", "label", "group", "split"]]}
+    )
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=rf"{tmp_path / name} would be replaced or removed"):
+        run(plan, tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, text)]
+    (tmp_path / name).unlink()
+    run(plan, tmp_path)
+    run(replace(plan, classes=("b", "c"), splits={"train": plan.splits["train"]}), tmp_path)
+    assert (tmp_path / "classes.txt").read_text() == "b\nc\n"
+    assert not (tmp_path / "test.csv").exists()
 
 
 def test_bad_clips_keep_their_rows_and_fail_the_checks(three, tmp_path):
@@ -207,6 +233,34 @@ def test_formats_that_are_not_read_are_named(tmp_path, name, message):
 def command(*arguments) -> subprocess.CompletedProcess:
     line = [sys.executable, str(ROOT / "scripts/prepare.py"), *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("verify", ".", "--workers", -3), "--workers -3: must be 1 or more"),
+        (("verify", ".", "--timeout", "nan"), "--timeout nan: must be a number of seconds"),
+        (("hmdb51", "--timeout", "inf"), "--timeout inf: must be a number of seconds"),
+        (("hmdb51", "--workers", 0), "--workers 0: must be 1 or more"),
+        (
+            ("hmdb51", "--fps", "inf"),
+            "--fps inf: must be a number of frames per second above 0 and below 1,000,000",
+        ),
+        (("hmdb51", "--fps", "nan"), "--fps nan: must be"),
+        (("hmdb51", "--fps", 1e6), "--fps 1e+06: must be"),
+        (
+            ("hmdb51", "--short-side", 128),
+            "--short-side 128: only clips that are cut are made smaller; add --cut",
+        ),
+        (("hmdb51", "--remux", "--short-side", 0), "--short-side 0: only clips that are cut"),
+        (("hmdb51", "--cut", "--short-side", 127), "--short-side 127: must be even"),
+        (("hmdb51", "--cut", "--short-side", 128), "hmdb51: needs --videos"),
+    ],
+)
+def test_options_that_are_wrong_or_without_effect_are_refused(script, words, said):
+    code, _, errors = script("prepare", *words)
+    assert code == 2
+    assert said in errors
 
 
 @pytest.mark.slow

@@ -96,6 +96,14 @@ def test_a_wrong_folder_changes_no_row(tmp_path):
     assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
 
 
+def test_a_folder_without_manifests_is_refused(script, tmp_path):
+    (tmp_path / "split1").mkdir()
+    (tmp_path / "split1/mine.csv").touch()
+    code, _, errors = script("prepare", "verify", tmp_path)
+    assert code == 2
+    assert f"{tmp_path}: holds no train.csv, val.csv or test.csv, at any depth; name a manifest" in errors
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("after_the_others", [False, True], ids=["at once", "as if on a GPU"])
 def test_named_readers_are_listed_where_they_are_exact(tmp_path, monkeypatch, after_the_others):

@@ -1,4 +1,4 @@
-"""The words that config keys may have as values, written once for the config and for the code that acts on them.
+"""The words and limits of config keys' values, written once for the config and for the code that acts on them.
 
 It imports only `typing`, so that configs are checked without torch. The YAML files in conf/ explain the words.
 """
@@ -6,6 +6,7 @@ It imports only `typing`, so that configs are checked without torch. The YAML fi
 from typing import Any, Literal, get_args
 
 # data/
+MOST_FPS = 1_000_000  # frames per second, which no rate reaches
 Camera = Literal["static", "moving", "both"]
 MotionClasses = Literal["ten", "pretraining"]
 Clock = Literal["file", "first_frame"]

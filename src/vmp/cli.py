@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from vmp.errors import UserError
+from vmp.choices import MOST_FPS
+from vmp.errors import ConfigError, UserError
 from vmp.invocation import typed_command
 from vmp.streams import tolerate_failing_streams
 
@@ -48,6 +49,14 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 def absolute(word: str) -> Path:
     """The path of an option, for a command that works in another folder than the one it was started in."""
     return Path(word).absolute()
+
+
+def check_fps(fps: float) -> None:
+    """Raise ConfigError unless --fps is a rate that a manifest can hold, or 0: not given."""
+    if not 0 <= fps < MOST_FPS:
+        raise ConfigError(
+            f"--fps {fps:g}: must be a number of frames per second above 0 and below {MOST_FPS:,}"
+        )
 
 
 def print_notes(notes: Iterable[str], file: TextIO | None = None) -> None:

@@ -81,12 +81,14 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
     check_enough_clips(config, len(splits.train.clips), splits.train.path)
     if not val and not test:
         raise ConfigError(f"{folder}: holds neither val.csv nor test.csv, so there is nothing to test on")
+    of_folders = isinstance(config.dataset, FoldersDataset)
+    hint = ", or give val a (larger) share in dataset.ratio, as in [0.6,0.2,0.2]" if of_folders else ""
     if not val and config.trainer.select == "best":
-        raise ConfigError("trainer.select = 'best': the dataset has no validation split; use last")
+        raise ConfigError(f"trainer.select = 'best': the dataset has no validation split; use last{hint}")
     if not val and config.train.patience:
         raise ConfigError(
             f"train.patience = {config.train.patience}: the dataset has no validation split, so nothing says when to "
-            "stop; use null"
+            f"stop; use null{hint}"
         )
     # published splits are taken as they are: FineGym's neighbouring clips may share a frame
     if not isinstance(config.dataset, PreparedDataset):

@@ -109,6 +109,13 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
             csv.writer(text, lineterminator="\n").writerows(rows)
 
 
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """What write_csv writes."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 

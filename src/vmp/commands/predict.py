@@ -12,17 +12,18 @@ protocol of the backbone, and through a reader that was measured to return exact
 import csv
 import itertools
 import json
-import math
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from gzip import GzipFile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vmp.cli import parser_of, print_notes
+from vmp.cli import check_fps, parser_of, print_notes
 from vmp.errors import UserError
-from vmp.files import write_csv
+from vmp.files import open_regular, write_csv
 from vmp.overrides import model_source
 from vmp.runs.folder import check_file
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from vmp.trained import Prediction
 
 BAR = 30  # characters
+FIRST = ("file", "frames", "fps")  # columns of a table
 WHAT = "videos, frame folders, folders of these; run=FOLDER, or backbone=NAME weights=NAME|FILE [backbone.KEY=VALUE]"
 
 
@@ -60,10 +62,9 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     if options.top < 1:
         raise UserError(f"--top {options.top}: must be at least 1")
-    if not 0 <= options.fps < math.inf:
-        raise UserError(f"--fps {options.fps:g}: must be at least 0")
+    check_fps(options.fps)
     if options.csv:
-        check_file(options.csv, "--csv ")
+        check_table(options.csv)
     source = model_source(options.what)
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # stdout gets only JSON
         videos = find_videos(source.rest)
@@ -92,9 +93,34 @@ def main() -> int:
     return 2 if bad else 0
 
 
+def check_table(path: Path) -> None:
+    """Raise UserError where --csv names a file that cannot be written, or that is not a table of this command."""
+    from vmp.data.frames import PICTURES
+    from vmp.prepare.videos import SUFFIXES
+
+    check_file(path, "--csv ")
+    if path.suffix.lower() in (*SUFFIXES, *PICTURES):
+        raise UserError(f"--csv {path}: names a video or picture; name a table, such as {path.stem}.csv")
+    if path.exists() and not _is_table(path):
+        raise UserError(
+            f"--csv {path}: exists and is no table of this command, which would begin with {','.join(FIRST)}; choose "
+            "another name, or move that file away"
+        )
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is a table of this command, or empty."""
+    wanted = ",".join(FIRST).encode()
+    try:
+        with open_regular(path, limit=sys.maxsize) as file:
+            start = (GzipFile(fileobj=file) if path.suffix == ".gz" else file).read(len(wanted))
+    except (UserError, OSError, EOFError, zlib.error):
+        return False
+    return start in (wanted, b"")
+
+
 def find_videos(words: list[str]) -> list[Path]:
-    """The videos that are named. A folder stands for all videos below it, by name, without hidden files and folders,
-    unless it is a frame folder."""
+    """The videos that are named. A folder stands for all videos below it, by name, unless it is a frame folder."""
     from vmp.prepare.videos import SUFFIXES, is_frame_folder
 
     videos: list[Path] = []
@@ -102,21 +128,35 @@ def find_videos(words: list[str]) -> list[Path]:
         if not path.is_dir() or is_frame_folder(path):
             videos.append(path)
             continue
-        files = [path, *path.rglob("*")]
-        if closed := [p for p in files if p.is_dir() and not os.access(p, os.R_OK | os.X_OK)]:
-            raise UserError(
-                f"{closed[0]}: may not be read (permission denied); what it holds would be left out"
-            )
         inside = sorted(
-            p for p in files[1:] if is_frame_folder(p) or (p.suffix.lower() in SUFFIXES and p.is_file())
+            p for p in _below(path) if is_frame_folder(p) or (p.suffix.lower() in SUFFIXES and p.is_file())
         )
-        inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         if not inside:
             raise UserError(f"{path}: no videos ({', '.join(SUFFIXES)}) or frame folders in it or below it")
         videos += inside
     if not videos:
         raise UserError("name at least one video, or a folder with videos")
     return list(dict.fromkeys(videos))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """What a folder holds at any depth, but for what is hidden; links are followed, and each file or folder comes once,
+    under its own name if that is below the folder."""
+    pending, links, seen = [folder], list[Path](), set[str]()
+    while pending or links:
+        path = pending.pop() if pending else links.pop(0)
+        if (real := os.path.realpath(path)) in seen:
+            continue
+        seen.add(real)
+        if path != folder:
+            yield path
+        if not path.is_dir():
+            continue
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise UserError(f"{path}: may not be read (permission denied); what it holds would be left out")
+        for inner in sorted(path.iterdir()):
+            if not inner.name.startswith("."):
+                (links if inner.is_symlink() else pending).append(inner)
 
 
 def as_entry(one: "Prediction", *, top: int) -> dict[str, Any]:
@@ -191,7 +231,7 @@ def write_table(path: Path, found: "Sequence[Prediction]", bad: dict[str, str], 
 def _header(best: int) -> list[str]:
     """best: number of classes in a row."""
     ranked = [f"{word}{place}" for place in range(1, best + 1) for word in ("class", "probability")]
-    return ["file", "frames", "fps", *ranked, "problem"]
+    return [*FIRST, *ranked, "problem"]
 
 
 def _row(one: "Prediction", *, top: int) -> list[Any]:

@@ -24,9 +24,10 @@ UCF-101 and MPII Cooking 2, FineGym's annotations, and its videos if yt-dlp is i
 
 import argparse
 import dataclasses
+import math
 from pathlib import Path
 
-from vmp.cli import parser_of
+from vmp.cli import check_fps, parser_of
 from vmp.data.decode import OPTIONAL
 from vmp.data.times import CLOCKS
 from vmp.errors import ConfigError, DataError, shortlist
@@ -37,14 +38,19 @@ from vmp.prepare.hmdb51 import plan_hmdb51
 from vmp.prepare.mpii import PAGE, plan_mpii
 from vmp.prepare.official import OFFICIAL, plan_official
 from vmp.prepare.published import COLLECTIONS, plan_collection
+from vmp.prepare.splits import PARTS
 from vmp.prepare.unpack import is_archive, unpack
 from vmp.prepare.videos import find_videos
+
+SHORT_SIDE = 320  # pixels
 
 
 def main() -> None:
     options = _parser().parse_args()
-    if options.timeout < 0:
+    if not 0 <= options.timeout < math.inf:
         raise ConfigError(f"--timeout {options.timeout:g}: must be a number of seconds, or 0 for no limit")
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: must be 1 or more")
     if options.dataset == "verify":
         verify(options)
     else:
@@ -55,21 +61,22 @@ def prepare(options: argparse.Namespace) -> None:
     """Prepare a dataset; print what was found and what was written. Raises UserError."""
     from vmp.prepare.dataset import prepare
 
-    if options.workers is not None and options.workers < 1:
-        raise ConfigError(f"--workers {options.workers}: must be 1 or more")
+    if options.short_side is not None and options.how != "cut":
+        raise ConfigError(
+            f"--short-side {options.short_side}: only clips that are cut are made smaller; add --cut, or leave it out"
+        )
     if options.short_side and (options.short_side < 16 or options.short_side % 2):
         raise ConfigError(
             f"--short-side {options.short_side}: must be even and at least 16, or 0 for the size of the source"
         )
     out: Path = options.out or Path("data") / options.dataset
-    if options.fps < 0:
-        raise ConfigError(f"--fps {options.fps:g}: must be a number of frames per second above 0")
+    check_fps(options.fps)
     done = prepare(
         dataclasses.replace(_plan(options, out), fps=options.fps),
         out,
         how=options.how or "in place",
         long_in_place=options.how == "in place",
-        short_side=options.short_side or None,
+        short_side=SHORT_SIDE if options.short_side is None else options.short_side or None,
         allow_missing=options.allow_missing,
         dry_run=options.dry_run,
         histogram=options.histogram,
@@ -124,7 +131,13 @@ def verify(options: argparse.Namespace) -> None:
 def _manifests_under(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    return [file for name in ("train", "val", "test") for file in sorted(path.rglob(f"{name}.csv"))]
+    found = [file for name in PARTS for file in sorted(path.rglob(f"{name}.csv"))]
+    if not found:
+        raise ConfigError(
+            f"{path}: holds no train.csv, val.csv or test.csv, at any depth; name a manifest, or a folder of some, "
+            "such as a preparation's --out"
+        )
+    return found
 
 
 def _plan(options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-def]
@@ -194,8 +207,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--videos", type=Path, help="folder with the videos or frame folders, at any depth")
     add("--out", type=Path, help="folder for the manifests (default: data/DATASET)")
     add("--allow-missing", action="store_true", help="write manifests even if a check failed")
-    side = "short side of cut clips; 0: as in the source (default: 320)"
-    add("--short-side", type=int, default=320, help=side)
+    side = f"short side of clips that --cut makes; 0: as in the source (default: {SHORT_SIDE})"
+    add("--short-side", type=int, help=side)
     add("--fps", type=float, default=0.0, help="frame rate of frame folders, which do not record it")
     add("--dry-run", action="store_true", help="print what would be done; write nothing")
     add("--histogram", action="store_true", help="print the number of clips of each class")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmp.cli import parser_of, print_notes
+from vmp.cli import check_fps, parser_of, print_notes
 from vmp.errors import UserError, VideoReadError, first_line
 from vmp.overrides import Source, model_source
 from vmp.runs.folder import check_writable
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from vmp.layer import MotionPrompt
 
+COMMENT = "drawn by vmp visualize"  # in the files written, which the command may replace
 DEFAULTS, STRIDE = {"slope": 11.0, "shift": 0.1}, 2
 
 
@@ -52,9 +53,10 @@ def main() -> None:
             f"--stride {options.stride}: a backbone has its own; set backbone.stride={options.stride}"
         )
     options.stride = STRIDE if options.stride is None else options.stride
-    for name, low in {"start": 0, "stride": 1, "fps": 0, "columns": 1, "frames": 0, "side": 16}.items():
+    for name, low in {"start": 0, "stride": 1, "columns": 1, "frames": 0, "side": 16}.items():
         if not low <= getattr(options, name) < math.inf:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least {low}")
+    check_fps(options.fps)
     found = None if source.overrides else find_layer(options)
     if options.video is None:
         from vmp.figures.clips import natural_clip
@@ -81,8 +83,8 @@ def choose_output(options: argparse.Namespace) -> Path:
     """The path of the video to write: from --out, or a new one below outputs/; the PNG's differs in its suffix.
 
     Raises:
-        UserError: one of the two would overwrite the video or cannot be written, or --out names a folder or a file of
-            another kind.
+        UserError: one of the two would overwrite the video, or a file that --out does not name and this command did not
+            write, or cannot be written; or --out names a folder or a file of another kind.
     """
     check_writable((options.out or Path("outputs", "a")).parent, "choose another with --out")
     if options.out:
@@ -99,6 +101,12 @@ def choose_output(options: argparse.Namespace) -> Path:
         for path in (out.with_name(f"{out.name}.png"), out.with_name(f"{out.name}{kind}")):
             if options.video and path.exists() and path.samefile(options.video):
                 raise UserError(f"--out {options.out}: {path} is the video itself; choose another name")
+            written = path.suffix == ".png" or options.frames
+            if written and path.exists() and path != options.out and not _is_drawn(path):
+                raise UserError(
+                    f"--out {options.out}: {path}, which this command did not write, would be replaced too; choose "
+                    "another name, or move that file away"
+                )
         return out.with_name(f"{out.name}{kind}")
     stem = f"{options.video.stem if options.video else 'motions'}-prompts"
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
@@ -106,6 +114,21 @@ def choose_output(options: argparse.Namespace) -> Path:
         name for name in names if not any(Path(f"outputs/{name}.{kind}").exists() for kind in ("png", "mp4"))
     )
     return Path("outputs", f"{next(free)}.mp4")
+
+
+def _is_drawn(path: Path) -> bool:
+    """Whether this command wrote a PNG, GIF or MP4, by the comment in it."""
+    import av
+    from PIL import Image
+
+    try:
+        if path.suffix == ".mp4":
+            with av.open(str(path)) as container:
+                return container.metadata.get("comment") == COMMENT
+        with Image.open(path) as picture:
+            return picture.info.get("comment") in (COMMENT, COMMENT.encode())
+    except (OSError, ValueError, av.FFmpegError, Image.DecompressionBombError):
+        return False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -272,7 +295,8 @@ def save_grid(
     from vmp.figures.canvas import save
     from vmp.figures.panels import draw_rows
 
-    return save(draw_rows(rows, layer, clip, title=title), out.with_suffix(""), kinds=("png",))[0]
+    drawn = draw_rows(rows, layer, clip, title=title)
+    return save(drawn, out.with_suffix(""), kinds=("png",), comment=COMMENT)[0]
 
 
 def write_pictures(out: Path, pictures: Iterable[np.ndarray], *, fps: Fraction) -> None:
@@ -280,9 +304,9 @@ def write_pictures(out: Path, pictures: Iterable[np.ndarray], *, fps: Fraction) 
     from vmp.data.encode import write_gif, write_video
 
     written = (
-        write_gif(out, pictures, fps=fps)
+        write_gif(out, pictures, fps=fps, comment=COMMENT)
         if out.suffix == ".gif"
-        else write_video(out, pictures, fps=fps, crf=20)
+        else write_video(out, pictures, fps=fps, crf=20, comment=COMMENT)
     )
     print(f"{out}  ({written} frames at {float(fps):.3g}/s)")
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from vmp.choices import Camera, Clock, MotionClasses
-from vmp.config.types import Count, File, Fraction, NotNegative, Positive, Section, Target, Word
+from vmp.choices import MOST_FPS, Camera, Clock, MotionClasses
+from vmp.config.types import Count, File, Fraction, NotNegative, Rate, Section, Target, Word
 
 
 class DatasetConfig(Section):
@@ -37,7 +37,7 @@ class MotionsDataset(DatasetConfig):
     test: Count
     frames: Annotated[int, Field(ge=2)]
     size: Annotated[int, Field(ge=32)]
-    fps: Count
+    fps: Annotated[int, Field(ge=1, lt=MOST_FPS)]
     noise: NotNegative
     crf: Annotated[int, Field(ge=0, le=51)]
     seed: Annotated[int, Field(ge=0)]
@@ -53,7 +53,7 @@ class ListDataset(DatasetConfig):
     test: File | None
     classes: File | None
     clock: Clock
-    fps: Positive | None
+    fps: Rate | None
 
 
 class FoldersDataset(DatasetConfig):
@@ -66,7 +66,7 @@ class FoldersDataset(DatasetConfig):
     folds: Annotated[int, Field(ge=2)] | None
     fold: Count | None  # the fold that is tested
     seed: Annotated[int, Field(ge=0)]
-    fps: Positive | None
+    fps: Rate | None
 
 
 class ManifestDataset(DatasetConfig):
@@ -85,4 +85,4 @@ class CustomDataset(DatasetConfig):
     options: dict[str, Any]
     root: File
     clock: Clock
-    fps: Positive | None
+    fps: Rate | None

@@ -17,12 +17,14 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from vmp.choices import MOST_FPS
 from vmp.slope_shift import Start
 from vmp.targets import MISSING, fault_of_target
 
 PerChannel = float | tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, lt=MOST_FPS)]  # frames per second
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

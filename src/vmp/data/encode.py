@@ -20,6 +20,7 @@ def write_video(
     keyframe_every: int = 16,
     b_frames: int = 0,
     pixel_format: str = "yuv420p",
+    comment: str = "",
 ) -> int:
     """Encode RGB uint8 frames (H, W, 3), H and W even, into the container that the suffix names.
 
@@ -39,6 +40,8 @@ def write_video(
         stream = container.add_stream(codec, rate=Fraction(fps), options=options)
         stream.pix_fmt = pixel_format
         stream.thread_type = "NONE"
+        if comment:
+            container.metadata["comment"] = comment
         for frame in frames:
             if count == 0:
                 stream.height, stream.width = frame.shape[:2]
@@ -49,7 +52,9 @@ def write_video(
     return count
 
 
-def write_gif(path: str | os.PathLike[str], frames: Iterable[np.ndarray], *, fps: Fraction | int) -> int:
+def write_gif(
+    path: str | os.PathLike[str], frames: Iterable[np.ndarray], *, fps: Fraction | int, comment: str
+) -> int:
     """Write RGB uint8 frames (H, W, 3) as a GIF that repeats, each with a palette of its own; returns their number.
 
     A GIF counts hundredths of a second, of which most programs show at least two per frame.
@@ -68,5 +73,13 @@ def write_gif(path: str | os.PathLike[str], frames: Iterable[np.ndarray], *, fps
     first = next(made)
     with replacing(Path(path)) as temporary:
         milliseconds = max(20, round(float(100 / Fraction(fps))) * 10)
-        first.save(temporary, format="GIF", save_all=True, append_images=made, duration=milliseconds, loop=0)
+        first.save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=made,
+            duration=milliseconds,
+            loop=0,
+            comment=comment,
+        )
     return count

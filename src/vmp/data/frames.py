@@ -22,7 +22,8 @@ from vmp.data.opencv import opencv
 from vmp.errors import VideoReadError
 
 FRAMES = "frames"  # the reader of every frame folder, in manifests
-FRAME = re.compile(r"(?!\.)(.*?)([0-9]+)(\.(?:jpe?g|png|webp|bmp))", re.IGNORECASE | re.DOTALL)
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FRAME = re.compile(rf"(?!\.)(.*?)([0-9]+)({'|'.join(map(re.escape, PICTURES))})", re.IGNORECASE | re.DOTALL)
 RATE_KEYS = (
     "dataset.fps or a column fps (lists, folders), --fps (of prepare, predict and visualize) or fps in the "
     "manifest"

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
+from vmp.choices import MOST_FPS
 from vmp.data.columns import KEEP_FROM, STATUSES, Clip, Clips, digest_of, keep, read_kept
 from vmp.data.decode import READERS
 from vmp.data.frames import FRAMES
@@ -266,7 +267,9 @@ def check_relative(path: str) -> str:
         raise ValueError(f"path {path!r} holds a control character")
     if any("\ud800" <= c <= "\udfff" for c in path):  # how Python represents bytes that are not UTF-8
         raise ValueError(f"path {path!r} is not UTF-8; rename it")
-    if re.match(r"[/~\\]|[A-Za-z]:", path):
+    if re.match(
+        r"[/~\\]|[A-Za-z]:" + ("" if os.sep == "\\" else "(?! )"), path
+    ):  # "A: b" is no drive elsewhere
         raise ValueError(f"path {path!r} must be relative to the dataset root")
     if ".." in PurePosixPath(path).parts or (os.sep == "\\" and ".." in PureWindowsPath(path).parts):
         raise ValueError(f"path {path!r} climbs out of the dataset root with '..'")
@@ -364,6 +367,6 @@ def _whole(row: dict[str, str], name: str) -> int:
 def _number(row: dict[str, str], name: str) -> float:
     text = row.get(name) or "0"
     value = float(text) if NUMBER.fullmatch(text) else -1.0
-    if not 0 <= value < 1e6:
+    if not 0 <= value <= MOST_FPS:  # written with six digits
         raise ValueError(f"{name} {text[:80]!r} is not a number of frames per second")
     return value

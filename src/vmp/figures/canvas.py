@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vmp.figures import fonts
 from vmp.files import replacing
@@ -50,8 +51,14 @@ def style() -> Any:
     return matplotlib.rc_context({**STYLE, "font.family": list(fonts.files())})
 
 
-def save(drawn: Any, stem: Path, *, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Write `stem`.png and .svg without date or version, so that the same figure has the same bytes."""
+def save(drawn: Any, stem: Path, *, kinds: Sequence[str] = ("png", "svg"), comment: str = "") -> list[Path]:
+    """Write `stem`.png and .svg without date or version, so that the same figure has the same bytes.
+
+    comment: to store in the PNG.
+    """
+    said = PngInfo()
+    if comment:
+        said.add_text("comment", comment)
     paths = [stem.parent / f"{stem.name}.{kind}" for kind in kinds]
     for path in paths:
         svg = path.suffix == ".svg"
@@ -63,7 +70,7 @@ def save(drawn: Any, stem: Path, *, kinds: Sequence[str] = ("png", "svg")) -> li
                 temporary.write_text(_renumbered(temporary.read_text(encoding="utf-8")), encoding="utf-8")
             else:  # matplotlib writes a transparency that no figure has
                 with Image.open(temporary) as picture:
-                    picture.convert("RGB").save(temporary, optimize=True)
+                    picture.convert("RGB").save(temporary, optimize=True, pnginfo=said)
     return paths
 
 

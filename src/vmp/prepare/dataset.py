@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from vmp.data.columns import Clip
-from vmp.data.manifest import inside, record_root, write_classes, write_manifest
+from vmp.data.manifest import (
+    RECORD,
+    inside,
+    record_root,
+    recorded_root,
+    write_classes,
+    write_manifest,
+)
 from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
-from vmp.files import wait_for_lock, write_csv, write_json
+from vmp.files import csv_text, wait_for_lock, write_csv, write_json
 from vmp.prepare.children import Work
 from vmp.prepare.estimate import describe_estimate
 from vmp.prepare.measure import measure_cached
@@ -31,6 +38,7 @@ from vmp.prepare.rows import (
     unmeasured_rows,
 )
 from vmp.prepare.source import probe
+from vmp.prepare.splits import PARTS
 from vmp.prepare.videos import why_not_found
 
 PATIENCE = 2.0  # seconds for which another process may hold a folder before that is said
@@ -98,7 +106,7 @@ def prepare(
             workers = work.get("workers")
             notes.append(describe_estimate(plan, there, out, how=how, short_side=short_side, workers=workers))
         return finish(unmeasured_rows(plan, there), measured=False)
-    _refuse_to_overwrite([out / f"{split}.csv" for split in plan.splits])
+    _refuse_to_overwrite(plan, out)
     if how == "in place" and not long_in_place:
         _refuse_long(plan, there)
     try:
@@ -154,17 +162,31 @@ def _is_there(root: Path, path: str) -> bool:
         raise ManifestError(str(error)) from None
 
 
-def _refuse_to_overwrite(paths: Sequence[Path]) -> None:
-    """Raise ConfigError where a file in the place of a manifest is none, as Kinetics' own train.csv."""
-    for path in paths:
-        if path.is_file():
-            with open(path, "rb") as file:
-                header = file.readline(1000)
-            if not header.startswith(b"id,path,label"):
-                raise ConfigError(
-                    f"--out {path.parent}: {path} is no manifest and would be overwritten; choose another --out, or "
-                    "move that file"
-                )
+def _refuse_to_overwrite(plan: DatasetPlan, out: Path) -> None:
+    """Raise ConfigError where a file that would be replaced or removed was not prepared, as Kinetics' own train.csv."""
+    folders = {(out / split).parent for split in plan.splits}
+    manifests = [folder / f"{name}.csv" for folder in folders for name in PARTS]
+    foreign = [path for path in manifests if path.is_file() and not _is_manifest(path)]
+    texts = {folder / "classes.txt": "".join(f"{name}\n" for name in plan.classes) for folder in folders}
+    texts |= {out / path: csv_text(rows) for path, rows in plan.tables.items()}
+    for path, text in texts.items():
+        try:
+            prepared = recorded_root(path.parent) is not None
+        except ManifestError:
+            prepared = False
+            foreign.append(path.with_name(RECORD))
+        if not prepared and path.is_file() and path.read_bytes() != text.encode(errors="backslashreplace"):
+            foreign.append(path)
+    if foreign:
+        raise ConfigError(
+            f"--out {out}: {', '.join(map(str, sorted(set(foreign))))} would be replaced or removed, and was not "
+            "prepared; choose another --out, or move that away"
+        )
+
+
+def _is_manifest(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.readline(1000).startswith(b"id,path,label")
 
 
 def _refuse_long(plan: DatasetPlan, there: Mapping[str, bool]) -> None:
@@ -200,9 +222,9 @@ def _check_clips(clips: Rows, checks: list[Check], notes: list[str]) -> None:
 def write_manifests(clips: Rows, classes: Sequence[str], out: Path, root: Path, within: Path) -> list[Path]:
     """Write each split's manifest as out/SPLIT.csv, after what they need; root and within as in `record_root`."""
     for folder in {(out / split).parent for split in clips}:
-        write_classes(folder / "classes.txt", classes)
         record_root(folder, root, within=within)
-        for name in ("train", "val", "test"):  # manifests of another preparation
+        write_classes(folder / "classes.txt", classes)
+        for name in PARTS:  # manifests of another preparation
             if (folder / name).relative_to(out).as_posix() not in clips:
                 (folder / f"{name}.csv").unlink(missing_ok=True)
     for split, part in clips.items():

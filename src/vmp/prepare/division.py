@@ -76,11 +76,25 @@ def divide(
         )
     splits = {name: [r for r, p in zip(rows, parts, strict=True) if p == name] for name in (*PARTS, UNUSED)}
     unused = splits.pop(UNUSED)
-    notes = check_groups(splits, allowed=part_groups)
+    notes = _note_empty(splits, samples, ratio) if ratio else []
+    notes += check_groups(splits, allowed=part_groups)
     notes += _leave_out_copies(splits, unused, copies)
     notes += note_untested({name: {row.label for row in part} for name, part in splits.items()})
     _check_parts(root, splits)
     return Division({name: part for name, part in splits.items() if part}, unused, tuple(notes))
+
+
+def _note_empty(
+    splits: Mapping[str, Sequence[Row]], samples: Sequence[Sample], ratio: Sequence[float]
+) -> list[str]:
+    """A note for each part that has a share and no clip."""
+    groups = len({sample.group for sample in samples})
+    return [
+        f"{name} has no clip: its share of {len(samples)} clips in {groups} group(s), which are not parted, is "
+        f"{share:g}; raise it in dataset.ratio, set it to 0, add clips, or give a split of your own"
+        for name, share in zip(PARTS, ratio, strict=True)
+        if share and not splits[name]
+    ]
 
 
 def _samples(rows: Sequence[Row], copies: Mapping[str, str]) -> list[Sample]:
@@ -96,26 +110,41 @@ def _samples(rows: Sequence[Row], copies: Mapping[str, str]) -> list[Sample]:
 
 
 def check_groups(splits: Mapping[str, Sequence[Row]], *, allowed: bool = False) -> list[str]:
-    """ManifestError, or a note if it is allowed, for groups with clips in several splits."""
-    having: dict[str, dict[str, Row]] = defaultdict(dict)
+    """ManifestError, or a note if it is allowed, for groups with clips in several splits, in whatever case; a note for
+    those of one split that differ in case only."""
+    having: dict[str, dict[tuple[str, str], Row]] = defaultdict(dict)
     for split, part in splits.items():
         for row in part:
             if row.group:
-                having[row.group].setdefault(split, row)
-    parted = {group: own for group, own in having.items() if len(own) > 1}
-    if not parted:
-        return []
-    lines = [
-        f"group {group!r}: {', '.join(f'{row.path} in {split}' for split, row in own.items())}"
-        for group, own in sorted(parted.items())
-    ]
-    text = f"{len(parted)} group(s) have clips in several splits:\n{shortlist(lines)}"
-    if not allowed:
+                having[row.group.casefold()].setdefault((split, row.group), row)
+    parted, alike, advice = [], [], ""
+    for _, own in sorted(having.items()):
+        names = sorted({group for _, group in own})
+        named = " and ".join(map(repr, names))
+        if len({split for split, _ in own}) > 1:
+            parted.append(
+                f"group {named}: {', '.join(f'{row.path} in {split}' for (split, _), row in own.items())}"
+            )
+            if len(names) > 1:
+                advice = (
+                    "Spell a group alike everywhere, and different groups so that more than case differs. "
+                )
+        elif len(names) > 1:
+            alike.append(named)
+    notes = []
+    if parted:
+        notes.append(f"{len(parted)} group(s) have clips in several splits:\n{shortlist(parted)}")
+    if parted and not allowed:
         raise ManifestError(
-            f"{text}\nMove them to one side, or leave the column group out if that is meant: it names what must not "
-            "be parted."
+            f"{notes[0]}\n{advice}Move them to one side, or leave the column group out if that is meant: it names what "
+            "must not be parted."
         )
-    return [text]
+    if alike:
+        notes.append(
+            f"{len(alike)} group(s) are spelt in several ways and count as different groups:\n{shortlist(alike)}\n"
+            "If they are one group, spell them alike: another split may part them."
+        )
+    return notes
 
 
 def look_alikes(classes: Sequence[str]) -> list[str]:

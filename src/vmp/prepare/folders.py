@@ -114,12 +114,15 @@ def classes_of(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def _ids(rows: Sequence[Row]) -> dict[Row, str]:
-    """Paths without suffix, or with it where two differ in nothing else; and the span of a part of a video."""
+    """Paths without suffix, or with it where two differ in nothing else; and the span of a part of a video.
+
+    Blanks before the suffix are left out: cells of a manifest are read without the blanks around them.
+    """
     paths = {row.path for row in rows}
-    stems = Counter(posixpath.splitext(path)[0] for path in paths)
+    stems = Counter(posixpath.splitext(path)[0].rstrip() for path in paths)
     named = {}
     for row in rows:
-        stem = posixpath.splitext(row.path)[0]
+        stem = posixpath.splitext(row.path)[0].rstrip()
         span = "" if row.whole else f"@{_exact(row.start or 0)}-{_exact(row.end)}"
         named[row] = (stem if stems[stem] == 1 and stem not in paths else row.path) + span
     return named

@@ -13,12 +13,14 @@ What can be read in two ways is refused. locate.py finds the file that a path or
 import csv
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vmp.choices import MOST_FPS
 from vmp.data.manifest import NUMBER, raise_faults, read_csv
 from vmp.errors import ManifestError
 from vmp.formats import finite
@@ -26,7 +28,7 @@ from vmp.invocation import command_line
 from vmp.prepare.plan import Item, read_lines
 from vmp.prepare.videos import VIDEO
 
-# names of columns, lower case, with _ for blanks; the first one found is taken
+# names of columns, lower case, with _ for blanks; beside a path, ids and names are ignored
 PATHS = (
     *("path", "video_path", "file_path", "filepath", "videopath", "clip_path", "file", "video_file"),
     *("filename", "file_name", "video", "video_name", "videoname", "clip", "clip_name"),
@@ -202,7 +204,8 @@ def _with_header(path: Path, separator: str, split: str) -> list[Row]:
         if not found["path"]:
             raise ValueError(f"{columns['path']} is empty")
         label, fps = _checked_label(found["label"]), _rate(found.get("fps", ""))
-        group, own = found.get("group", ""), found.get("split", "")
+        group = unicodedata.normalize("NFC", found.get("group", ""))
+        own = found.get("split", "")
         return Row(
             where, found["path"], label, start, end, in_frames, id=is_id, group=group, split=own, fps=fps
         )
@@ -239,14 +242,19 @@ def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
             f"{path}: column(s) {', '.join(unknown)[:200]} not known; found {', '.join(header)[:400]}; wanted is "
             f"{WANTED}"
         )
-    labels = [by_key[key] for key in LABELS if key in by_key]
-    if len(labels) > 1:
-        raise ManifestError(f"{path}: {len(labels)} columns of labels, {', '.join(labels)}; keep one of them")
+    files = [key for key in PATHS if key in by_key]
+    if any(key.endswith("path") for key in files):
+        files = [key for key in files if not key.endswith("name")]
+    for keys, what in ((LABELS, "labels"), (files, "files")):
+        if len(found := [by_key[key] for key in keys if key in by_key]) > 1:
+            raise ManifestError(
+                f"{path}: {len(found)} columns of {what}, {', '.join(found)}; keep one and remove the others"
+            )
     spans = [pair for pair in (*SECONDS, *FRAMES) if not by_key.keys().isdisjoint(pair)]
     if len(spans) > 1:
-        found = ", ".join(name for key, name in by_key.items() if any(key in pair for pair in spans))
+        named = ", ".join(name for key, name in by_key.items() if any(key in pair for pair in spans))
         raise ManifestError(
-            f"{path}: spans are in seconds (start, end) or in frames (start_frame, end_frame), once; found {found}"
+            f"{path}: spans are in seconds (start, end) or in frames (start_frame, end_frame), once; found {named}"
         )
     start, end = spans[0] if spans else ("", "")
     kinds = {"path": (*PATHS, *IDS), "label": LABELS, "start": (start,), "end": (end,)}
@@ -286,7 +294,7 @@ def _rate(text: str) -> float:
     whole, _, part = text.partition("/")
     if NUMBER.fullmatch(whole) and NUMBER.fullmatch(part or "1") and float(part or "1"):
         rate = float(whole) / float(part or "1")
-        if rate < 1e6:
+        if rate < MOST_FPS:
             return rate
     raise ValueError(
         f"fps {text[:80]!r} is no frame rate, such as 25 or 30000/1001; leave it empty where it is not known"

@@ -56,12 +56,13 @@ def make_list(
             raise ConfigError(f"dataset.{split} = {file}: {what}")
     locator = Locator(videos)
     rows = _locate_all(locator, lists)
-    check_groups(rows)
+    _check_apart(lists, rows)
+    notes = check_groups(rows)
     classes, labels = _assign_labels(rows, classes_file)
     named = {
         s: {classes[labels[s][label]] for label in {row.label for row in part}} for s, part in rows.items()
     }
-    notes = [*look_alikes(classes), *note_untested(named)]
+    notes += [*look_alikes(classes), *note_untested(named)]
     rows = {split: list(spread(part, most)) for split, part in rows.items()}
     items = {
         split: tuple(
@@ -102,6 +103,18 @@ def _locate_all(locator: Locator, lists: Mapping[str, Path]) -> dict[str, list[R
     out = {split: locator.locate_all(read_list(file, split), file, faults) for split, file in lists.items()}
     raise_faults(faults)
     return out
+
+
+def _check_apart(lists: Mapping[str, Path], rows: Mapping[str, list[Row]]) -> None:
+    """Raise ConfigError if val and test are the same rows of one file."""
+    if not {"val", "test"} <= lists.keys() or not lists["val"].samefile(lists["test"]):
+        return
+    val, test = ([replace(row, where="") for row in rows[split]] for split in ("val", "test"))
+    if val == test:
+        raise ConfigError(
+            f"dataset.val and dataset.test are one list, {lists['test']}: what validation chooses would be chosen on "
+            "the test clips. Leave dataset.test out (val is tested then), or name another list"
+        )
 
 
 def _check_frame_counts(rows: Mapping[str, list[Row]], found: Mapping[str, Measured]) -> None:
