@@ -23,7 +23,7 @@ from vmp.prepare.list_format import NUMERIC, Row, check_numbers, read_list, sort
 from vmp.prepare.locate import Locator
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan
-from vmp.prepare.rows import describe_short, in_place_rows, tag_short, unusable
+from vmp.prepare.rows import describe_pauses, describe_short, in_place_rows, tag_short, unusable
 
 
 def make_list(
@@ -144,6 +144,7 @@ def _summarize(rows: Mapping[str, list[Row]], clips: Mapping[str, list[Clip]]) -
         lines.append(f"{len(bad):,} clip(s) cannot be used:\n{shortlist(bad)}")
     if short:
         lines.append(describe_short(short))
+    lines += describe_pauses((f"{row.where}: {clip.path}", clip) for row, clip in pairs)
     return "\n".join(lines)
 
 
