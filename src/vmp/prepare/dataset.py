@@ -26,6 +26,7 @@ from vmp.prepare.rows import (
     cut_rows,
     describe_pauses,
     describe_short,
+    describe_untried,
     in_place_rows,
     remux_rows,
     tag_short,
@@ -116,6 +117,7 @@ def prepare(
         else:
             known = measure_cached(out / "measured.jsonl", plan.videos, present, **work)
             clips = in_place_rows(plan, known)
+            notes += describe_untried(known)
         clips = {split: [tag_short(clip) for clip in part] for split, part in clips.items()}
         _check_clips(clips, checks, notes)
         if must_stop():

@@ -23,7 +23,14 @@ from vmp.prepare.list_format import NUMERIC, Row, check_numbers, read_list, sort
 from vmp.prepare.locate import Locator
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan
-from vmp.prepare.rows import describe_pauses, describe_short, in_place_rows, tag_short, unusable
+from vmp.prepare.rows import (
+    describe_pauses,
+    describe_short,
+    describe_untried,
+    in_place_rows,
+    tag_short,
+    unusable,
+)
 
 
 def make_list(
@@ -91,7 +98,7 @@ def make_list(
         }
         write_manifests(clips, classes, folder, videos, within=home)
     if work.get("progress", True):
-        notes += [*_note_elsewhere(locator, clips), *note_copies(videos, rows)]
+        notes += [*describe_untried(found), *_note_elsewhere(locator, clips), *note_copies(videos, rows)]
         print("\n".join([_summarize(rows, clips), *notes]))
     return folder
 

@@ -117,6 +117,16 @@ def describe_short(listed: list[str]) -> str:
     )
 
 
+def describe_untried(found: Mapping[str, Measured]) -> list[str]:
+    """A note on the sound files whose readers could not be tried, if there are some."""
+    listed = [f"{path}: {m.reason}" for path, m in found.items() if m.status == "ok" and m.reason]
+    if not listed:
+        return []
+    return [
+        f"{len(listed):,} video(s) are read with pyav, which is always exact, alone:\n{shortlist(listed)}"
+    ]
+
+
 def tag_short(clip: Clip) -> Clip:
     short = clip.status == "ok" and clip.length < SHORT
     return replace(clip, tags=clip.tags | {"short": "yes"}) if short else clip
