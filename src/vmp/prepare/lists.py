@@ -98,7 +98,13 @@ def make_list(
         }
         write_manifests(clips, classes, folder, videos, within=home)
     if work.get("progress", True):
-        notes += [*describe_untried(found), *_note_elsewhere(locator, clips), *note_copies(videos, rows)]
+        usable = {
+            split: [
+                (row.where, clip) for row, clip in zip(rows[split], part, strict=True) if clip.status == "ok"
+            ]
+            for split, part in clips.items()
+        }
+        notes += [*describe_untried(found), *_note_elsewhere(locator, clips), *note_copies(videos, usable)]
         print("\n".join([_summarize(rows, clips), *notes]))
     return folder
 
