@@ -73,7 +73,6 @@ from vmp.overrides import hydra_arguments
         (["train.freeze=all"], "train.freeze = 'all'"),
         (["backbone.weights=none", "train.batch_norm=frozen"], "would freeze random weights"),
         (["backbone=slowfast", "vmp=none", "vmp.placement=fast"], "no effect with vmp=none"),
-        (["dataset=finegym", "dataset.split=2"], "only hmdb51 and ucf101 have splits"),
         (["backbone=timesformer", "backbone.heads=10"], "multiple of backbone.heads = 10"),
         (["backbone=timesformer", "backbone.patch=10"], "crop = 224: must be a multiple of the patch, 10"),
         (["backbone=timesformer", "backbone.attention=joint"], "published weights have divided attention"),
@@ -153,6 +152,10 @@ def test_wrong_values_fail_with_key_value_and_what_is_allowed(overrides, said):
         (
             "backbone.size=m",
             "backbone.size: the backbone that was chosen has no such key; it belongs to backbone=x3d",
+        ),
+        (
+            "dataset.split=2",
+            "the dataset that was chosen has no such key; it belongs to dataset=hmdb51 or ucf101",
         ),
         ("+vmp.lambda=2", "+vmp.lambda: the key exists already; leave the + out: vmp.lambda=..."),
         ("tag=lr${optm.lr}", "${optm.lr}: no such key; did you mean optim.lr?"),

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -21,7 +23,8 @@ from vmp.data.present import Present, find_clips
 from vmp.errors import ConfigError, RunError, VideoReadError
 from vmp.files import write_csv
 from vmp.prepare import measure as measuring
-from vmp.prepare.measure import measure_all
+from vmp.prepare.measure import UNTRIED, measure_all, measure_cached
+from vmp.prepare.rows import describe_untried
 
 FRAMES = 60
 measure = cache(measuring.measure)  # the files stay as they are, and several tests ask
@@ -299,23 +302,45 @@ def test_a_truncated_file_is_partial(folder, tmp_path):
 @pytest.mark.slow
 def test_measuring_survives_a_child_that_dies_or_hangs(folder, tmp_path, monkeypatch):
     """Files are told apart by name in the child: one kills it, one makes it sleep."""
-    for name in ("dies.mp4", "hangs.mp4", "fine.mp4"):
-        (tmp_path / name).write_bytes((folder / "plain.mp4").read_bytes())
+    names = ("dies.mp4", "hangs.mp4", "fine.mp4", "reader_dies.mp4", "reader_hangs.mp4")
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.write_bytes((folder / "plain.mp4").read_bytes())
     (tmp_path / "sitecustomize.py").write_text(
         "import vmp.prepare.measure as m, os, time\n"
-        "real = m.measure\n"
-        "def measure(path, **k):\n"
-        "    if path.name == 'dies.mp4': os.kill(os.getpid(), 11)\n"
-        "    if path.name == 'hangs.mp4': time.sleep(60)\n"
-        "    return real(path, **k)\n"
-        "m.measure = measure\n"
+        "def after(real, dies, hangs):\n"
+        "    def change(path, *more):\n"
+        "        if path.name == dies: os.kill(os.getpid(), 11)\n"
+        "        if path.name == hangs: time.sleep(60)\n"
+        "        return real(path, *more)\n"
+        "    return change\n"
+        "m.count = after(m.count, 'dies.mp4', 'hangs.mp4')\n"
+        "m.exact_readers = after(m.exact_readers, 'reader_dies.mp4', 'reader_hangs.mp4')\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    paths = [tmp_path / n for n in ("dies.mp4", "hangs.mp4", "fine.mp4")]
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     found = {path.name: m for path, m in measure_all(paths, workers=2, timeout=3)}
     assert "the decoder crashed" in found["dies.mp4"].reason
     assert "no progress for" in found["hangs.mp4"].reason
-    assert found["fine.mp4"].status == "ok"
+    assert found["fine.mp4"] == measure(paths[2])
+    counted = replace(measure(paths[2], readers=()), readers=("pyav",))
+    for name, why in (("reader_dies.mp4", "the decoder crashed"), ("reader_hangs.mp4", "no progress for")):
+        assert why in found[name].reason
+        assert replace(found[name], reason="") == counted
+
+
+def test_a_reader_that_crashes_does_not_cost_the_video(tmp_path):
+    """decord wants memory for each tick of a jump of 54 years."""
+    ticks = [33 * i + 1_700_000_000_000 * (i > 40) for i in range(90)]
+    file = videos.encoded(
+        tmp_path / "clock.mkv", map(videos.numbered_frame, range(90)), ticks=ticks, base=Fraction(1, 1000)
+    )
+    (found,) = measure_cached(tmp_path / "measured.jsonl", tmp_path, [file.name], progress=False).values()
+    assert (found.status, found.frames, "pyav" in found.readers) == ("ok", 90, True)
+    assert found.readers != ("pyav",) or found.reason.startswith(UNTRIED)
+    assert len((tmp_path / "measured.jsonl").read_text().splitlines()) == 1
+    assert len(describe_untried({file.name: found, "sound.mp4": replace(found, reason="")})) == bool(
+        found.reason
+    )
 
 
 def test_torchcodec_is_optional():

@@ -102,6 +102,16 @@ def test_kept_clips_are_what_later_runs_read(home):
         assert (a.int() + b.int() - 255).abs().max() <= 1  # resizing rounds
 
 
+def test_a_folder_that_is_written_in_several_ways_has_one_set_of_clips(home, monkeypatch):
+    (home.parent / "link").symlink_to(home)
+    monkeypatch.chdir(home.parent)
+    for folder in (home, Path(home.name), home.parent / "link", home / ".." / home.name):
+        manifest, present = listed(folder, "0.mp4", "series")
+        keeper = DecodedClips(home / "data", folder, EVERYTHING)
+        samples(TrainClips(manifest, present, SHAPE, seed=1, kept=keeper), 1)
+        assert len(kept(home)) == 2, folder
+
+
 @pytest.mark.parametrize("room", [0, 1, 2])
 def test_no_more_is_kept_than_there_is_room_for(home, room):
     manifest, present = listed(home, "0.mp4", "1.mp4", "2.mp4")

@@ -379,11 +379,16 @@ def test_paths_of_lists_that_mean_frame_folders(tmp_path):
     meant = {
         **{"100218": "100218", "wave/one": "wave/one", "wave\\one": "wave/one", "v/wave/one": "wave/one"},
         **{f"{root}/wave/one": "wave/one", "one": "wave/one", "Wave/One": "wave/one"},
-        **{"frames/two": "frames/two", "two": "videos/two.mp4", "three": "three"},
+        **{"frames/two": "frames/two", "videos/two": "videos/two.mp4", "three": "three"},
     }
     for written, path in meant.items():
         row = Row("list.csv:1", written, "0")
         assert Locator(root).locate(row, tmp_path / "data/list.csv").path == path
+    for is_id in (False, True):
+        with pytest.raises(
+            ValueError, match=r"'two' may be any of 2 files: frames/two, videos/two.mp4; write"
+        ):
+            Locator(root).locate(Row("list.csv:1", "two", "0", id=is_id), tmp_path / "data/list.csv")
     row = Row("list.csv:1", "100218", "0", id=True)
     assert Locator(root).locate(row, tmp_path / "list.csv").path == "100218"
 

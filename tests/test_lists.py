@@ -9,8 +9,7 @@ import videos
 
 from vmp.data.manifest import read_manifest
 from vmp.errors import ConfigError, ManifestError
-from vmp.prepare.division import note_copies
-from vmp.prepare.list_format import Row, read_list
+from vmp.prepare.list_format import read_list
 from vmp.prepare.lists import make_list
 from vmp.prepare.locate import Locator
 
@@ -309,16 +308,19 @@ def test_copies_on_two_sides_are_named(tmp_path, capsys):
     assert f"{tmp_path}/val.csv:2: b.mp4 of val is a.mp4 of train\n" in said
 
 
-@pytest.mark.parametrize(("span", "named"), [("0.2,0.4", True), ("0.3,", True), ("0.32,0.4", False)])
-def test_overlapping_spans_of_copies_on_two_sides_are_named(tmp_path, span, named):
-    for name in ("a.mp4", "b.mp4"):
-        (tmp_path / name).write_text("the same")
-    row, other = Row("train.csv:2", "a.mp4", "x", 0, 0.32), Row("train.csv:3", "c.mp4", "x")
-    start, end = (float(text) if text else None for text in span.split(","))
-    notes = note_copies(
-        tmp_path, {"train": [row, other], "val": [Row("val.csv:2", "b.mp4", "x", start, end)]}
-    )
-    assert [note.count("val.csv:2: b.mp4 of val is a.mp4 of train\n") for note in notes] == [1] * named
+@pytest.mark.parametrize(("span", "named"), [("0.2,0.36", True), ("0.28,", True), ("0.32,0.36", False)])
+@pytest.mark.parametrize("trained", ["start,end\na.mp4,x,0,0.32", "start_frame,end_frame\na.mp4,x,0,8"])
+def test_overlapping_spans_of_copies_on_two_sides_are_named(tmp_path, capsys, trained, span, named):
+    """Of nine frames at 25 per second; one list may count seconds and the other frames."""
+    videos.numbered_video(tmp_path / "a.mp4", 9)
+    (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
+    videos.numbered_video(tmp_path / "c.mp4", 12)
+    (tmp_path / "train.csv").write_text(f"path,label,{trained}\nc.mp4,y,,\n")
+    (tmp_path / "val.csv").write_text(f"path,label,start,end\nb.mp4,x,{span}\n")
+    lists = {split: tmp_path / f"{split}.csv" for split in ("train", "val")}
+    make_list(tmp_path / "out", videos=tmp_path, lists=lists, workers=1)
+    said = capsys.readouterr().out
+    assert said.count(f"{tmp_path}/val.csv:2: b.mp4 of val is a.mp4 of train\n") == named
 
 
 def test_classes_that_are_not_tested_are_named(tmp_path, capsys):

@@ -182,6 +182,16 @@ def test_ucf101_in_three_splits(tmp_path):
     splits = find_splits(composed(*given))
     assert {c.tags["group"] for c in splits.test.clips} == {"g15"}
     assert len(splits.train.clips) == 4
+    assert find_splits(composed(*given, "dataset.name=mine")) == splits
+
+
+def test_a_dataset_under_another_name_is_prepared_as_what_it_is(tmp_path):
+    for dataset in ("kinetics400", "hmdb51", "surv_fight"):
+        config = composed(f"dataset={dataset}", "dataset.name=mine", f"data.root={tmp_path}")
+        with pytest.raises(
+            ConfigError, match=rf"mine is not prepared(.|\n)* {dataset} .*--out .*/{dataset}\n"
+        ):
+            find_splits(config)
 
 
 def test_ucf101_lists_that_contradict_each_other(tmp_path):

@@ -207,6 +207,8 @@ def test_runs_from_before_these_keys_are_still_the_same_runs():
     old = {key: value for key, value in plain.items() if key != "augment"}
     assert check(old) == check(plain)
     assert what_matters(raw("augment.mixup=0.2"))["augment"] == {"mixup": 0.2}
+    gym = raw("dataset=finegym")  # whose runs had a split, of null
+    assert what_matters(gym) == what_matters(gym | {"dataset": gym["dataset"] | {"split": None}})
 
 
 # --- top-5 by class --------------------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ from vmp.data.dataset import ClipShape, TestClips, TrainClips
 from vmp.data.decode import read_frames
 from vmp.data.manifest import Manifest, read_manifest, write_classes, write_manifest
 from vmp.data.present import find_clips
-from vmp.data.times import Timeline, continued, even_frames, read_steps, timeline, write_steps
+from vmp.data.times import Timeline, continued, even_frames, pauses, read_steps, timeline, write_steps
 from vmp.errors import ManifestError
 from vmp.prepare.cut import cut_all
 from vmp.prepare.journal import CutClip
 from vmp.prepare.measure import measure
 from vmp.prepare.plan import Item
-from vmp.prepare.rows import in_place_row, with_measured
+from vmp.prepare.rows import describe_pauses, in_place_row, with_measured
 
 MS = Fraction(1, 1000)
 SHAPE = ClipShape(
@@ -51,6 +51,9 @@ def packets(path: Path) -> np.ndarray:
 THIRTIETHS = [round(1000 * i / 30) for i in range(90)]
 MISSING = [t for i, t in enumerate(THIRTIETHS) if i % 7]  # as browsers record
 PAUSE = [t + 2000 * (i > 40) for i, t in enumerate(THIRTIETHS)]
+SHORTENED = [
+    t + (1000 - 33) * (i > 40) for i, t in enumerate(THIRTIETHS)
+]  # the pause as models see it, of 1 s
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +125,7 @@ def test_a_span_without_a_frame_is_the_frame_on_the_screen(measures):
 
 
 def test_clips_of_uneven_files_are_taken_at_even_times(files, measures, tmp_path):
-    """Compared with the screen of a player, looked at every 4/30 s."""
+    """Compared with the screen of a player, looked at every 8/30 s."""
     write_classes(tmp_path / "classes.txt", ("a", "b"))
     rows = {"missing": MISSING, "pause": PAUSE, "thousand": THIRTIETHS}
     clips = [
@@ -134,28 +137,80 @@ def test_clips_of_uneven_files_are_taken_at_even_times(files, measures, tmp_path
     assert [bool(c.times) for c in manifest.clips] == [True, True, False]
     present = find_clips(manifest, max_bad_fraction=0)
     test = TestClips(manifest, present, replace(SHAPE, frames=16, stride=8), spatial=3)
-    for index, (name, ticks) in enumerate(rows.items()):
+    for index, (name, ticks) in enumerate((rows | {"pause": SHORTENED}).items()):
         looks = [ticks[0] + 1000 * 8 * i / 30 for i in range(16)]
         looks = looks if looks[-1] <= ticks[-1] else np.minimum(looks, ticks[-1])
-        on_screen = [max(i for i, t in enumerate(ticks) if t <= look + 17) for look in looks]
+        screen = [max(i for i, t in enumerate(ticks) if t <= look + 17) for look in looks]
         _, views, _ = test[index]
         left = np.pad(views[0].permute(1, 2, 3, 0).numpy(), ((0, 0), (0, 0), (0, 80), (0, 0)))
-        assert [videos.number_of(f) for f in left] == on_screen, name
+        assert [videos.number_of(f) for f in left] == screen, name
 
 
-def test_training_clips_of_uneven_files_start_anywhere(files, measures):
+def on_screen(seconds: np.ndarray, rate: float) -> list[int]:
+    """The frame that is shown half an interval after each i / rate, looked up one by one."""
+    looks = (np.arange(round(seconds[-1] * rate) + 1) + 0.5) / rate
+    return [max(i for i, t in enumerate(seconds) if t <= look) for look in looks]
+
+
+def test_training_clips_of_uneven_files_start_anywhere(measures):
     clip = with_measured(Clip("a", "a", 0), measures["pause"])
-    seconds = measures["pause"].times.seconds()
     shown, offsets = SHAPE.timeline(clip)
-    assert len(shown) == 90 + 60  # a pause of 2 s
-    assert (shown[0], shown[-1]) == (0, 89)
+    assert len(shown) == 90 + 29
+    assert shown.tolist() == on_screen(np.array(SHORTENED) / 1000, 30)
     assert offsets.tolist() == list(range(0, 32, 4))
-    for place, frame in enumerate(shown):
-        assert seconds[frame] <= place / 30 + 1 / 60
-        assert frame == 89 or seconds[frame + 1] > place / 30 + 1 / 60
-    assert replace(SHAPE, fps=None).timeline(clip)[0].tolist() == list(
-        range(90)
-    )  # a recipe that counts frames
+    counting = replace(SHAPE, fps=None)  # a recipe that counts frames
+    assert counting.timeline(clip)[0].tolist() == list(range(90))
+
+
+@pytest.mark.parametrize("length", [3.0, 3600.0, 30 * 86400.0, 1.7e9, 9e9])
+def test_no_pause_fills_the_views(length):
+    seconds = np.arange(90) / 30 + length * (np.arange(90) > 40)
+    steps = write_steps(seconds)
+    np.testing.assert_allclose(read_steps(steps), seconds, atol=1e-5)
+    assert pauses(steps) == pytest.approx([length + 1 / 30])
+    shown, rate = even_frames(steps, 90)
+    assert rate == pytest.approx(30)
+    assert np.bincount(shown).tolist() == [1] * 40 + [30] + [1] * 49
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [1 / 30 + 0.9 * (i % 20 == 7) for i in range(100)],  # frames dropped for up to 0.9 s
+        [(1 + i % 3) / 24 for i in range(100)],
+        [3.0, 8.0, 2.0, 3.0, 25.0, 3.0],  # a slide show
+        [1.0] * 9 + [8.0] + [1.0] * 9,
+        [40.0],
+    ],
+)
+def test_frames_that_are_merely_uneven_keep_their_times(steps):
+    seconds = np.concatenate(([0], np.cumsum(steps)))
+    shown, rate = even_frames(write_steps(seconds), len(seconds))
+    assert not len(pauses(write_steps(seconds)))
+    assert shown.tolist() == on_screen(np.round(seconds, 6), rate)
+
+
+@pytest.mark.parametrize(("steps", "rate"), [([0.04, 100], 25), ([1, 3], 1), ([0.04, 0.2, 5, 9], 5)])
+def test_the_typical_step_is_one_of_the_steps(steps, rate):
+    assert even_frames(write_steps(np.cumsum([0, *steps])), len(steps) + 1)[1] == pytest.approx(rate)
+
+
+def test_a_span_is_the_same_beside_a_long_pause(tmp_path):
+    jump = 1_700_000_000_000
+    file = timed_video(tmp_path / "clock.mkv", [t + jump * (i > 40) for i, t in enumerate(THIRTIETHS)])
+    found = measure(file, readers=())
+    span = Item(id="a", path="a", label=0, start=1, end=1.7e9 + 2, unit="seconds")
+    row = in_place_row(span, found)
+    assert (row.status, row.start, row.end) == ("ok", 30, 60)
+    write_classes(tmp_path / "classes.txt", ("a", "b"))
+    write_manifest(tmp_path / "a.csv", [row])
+    (read,) = read_manifest(tmp_path / "a.csv").clips
+    assert read.times == row.times
+    assert len(SHAPE.timeline(read)[0]) == 30 + 29
+    (note,) = describe_pauses([("list.csv:2: clock.mkv", read), ("other", replace(read, times=""))])
+    assert note.startswith("1 clip(s) have pauses")
+    assert "list.csv:2: clock.mkv: 1,700,000,000.0 s" in note
+    assert not describe_pauses([("other", replace(read, times="33333*20 66667 33333"))])
 
 
 def test_jitter_neither_repeats_nor_skips_a_frame():
@@ -244,7 +299,7 @@ def test_steps_are_read_as_they_are_written(steps):
     np.testing.assert_allclose(read_steps(write_steps(seconds)), seconds, atol=1e-9)
 
 
-@pytest.mark.parametrize("text", ["", "3 x", "3*0", "-3", "3**4", "1e3", "3*999999999"])
+@pytest.mark.parametrize("text", ["", "3 x", "3*0", "-3", "3**4", "1e3", "3*999999999", "9" * 18 + "*10"])
 def test_steps_that_make_no_sense(text):
     with pytest.raises(ValueError, match="times"):
         read_steps(text)

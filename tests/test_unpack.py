@@ -163,13 +163,36 @@ def test_archives_that_would_fill_the_disk(tmp_path):
     assert not list((tmp_path / "out").rglob("*.avi"))
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_whose_data_are_damaged(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("wave/a.avi", b"frame" * 1000 + np.random.default_rng(0).bytes(3000))
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[60:1000] = bytes(940)
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match=r"a.zip: cannot be unpacked .*; it may be incomplete"):
+        unpack(tmp_path / "a.zip", tmp_path / "out", say=lambda _: None)
+    assert not list((tmp_path / "out").rglob("*.avi"))
+
+
+def test_backslashes_in_a_zip_are_separators(tmp_path):
+    archive = zipped(
+        tmp_path / "a.zip", {"Kickflip\\Kickflip0.mp4": b"x", "Kickflip/1.mp4": b"y", "Ollie\\": b""}
+    )
+    unpack(archive, tmp_path / "out", say=lambda _: None)
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.mp4")}
+    assert files == {"Kickflip/Kickflip0.mp4", "Kickflip/1.mp4"}
+    assert (tmp_path / "out/Kickflip/Kickflip0.mp4").read_bytes() == b"x"
+
+
 @pytest.mark.chaos
-def test_damaged_zips(tmp_path, rounds, tally):
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_zips(tmp_path, rounds, tally, method):
     """Unpacked to what was packed, or DataError, and then nothing is left."""
     from damage import damaged_bytes
 
     content = {f"wave/{i}.avi": np.random.default_rng(i).bytes(3000) for i in range(3)}
-    with zipfile.ZipFile(tmp_path / "w.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(tmp_path / "w.zip", "w", method) as archive:
         for name, value in content.items():
             archive.writestr(name, value)
     whole = (tmp_path / "w.zip").read_bytes()

@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from vmp.data.motions import Motions
     from vmp.prepare.children import Work
 
-PREPARE_OPTIONS = {  # dataset -> the options that `vmp prepare` needs, if it needs more than --videos
+PREPARE_OPTIONS = {  # dataset -> the options that `vmp prepare` needs
     "hmdb51": "--videos DIR --splits DIR",
     "finegym": "--annotations DIR --videos DIR --cut",
     "mpii_cooking2": "--mat FILE --splits DIR --videos DIR --cut",
     **dict.fromkeys(
         ("kinetics400", "kinetics600", "kinetics700", "ucf101", "ssv2"), "--annotations DIR --videos DIR"
     ),
+    **dict.fromkeys(("ut_interaction", "skateboard", "surv_fight", "handwash12"), "--videos DIR"),
 }
 
 
@@ -195,14 +196,16 @@ def _prepared(dataset: PreparedDataset | ManifestDataset, config: Config) -> Pat
     folder = Path(dataset.folder)
     if folder.is_dir():
         return folder
-    if isinstance(dataset, PreparedDataset):
-        base = dataset.name.partition("-")[0]
-        if dataset.fold and (folds := sorted(folder.parent.glob("fold*"))):
-            raise ConfigError(f"dataset.fold = {dataset.fold}: {folder.parent} holds folds 1 to {len(folds)}")
+    fold = dataset.fold if isinstance(dataset, PreparedDataset) else None
+    if fold and (folds := sorted(folder.parent.glob("fold*"))):
+        raise ConfigError(f"dataset.fold = {fold}: {folder.parent} holds folds 1 to {len(folds)}")
+    root = Path(config.data.root)
+    base = folder.relative_to(root).parts[0] if root in folder.parents else ""  # whatever the user calls it
+    if options := PREPARE_OPTIONS.get(base):
         raise ConfigError(
             f"{dataset.name} is not prepared: {folder} does not exist. Prepare it from its videos and annotations:\n"
-            f"  {command_line('prepare')} {base} {PREPARE_OPTIONS.get(base, '--videos DIR')} --out "
-            f"{Path(config.data.root) / base}\nor name a folder of manifests: dataset.folder=..."
+            f"  {command_line('prepare')} {base} {options} --out {root / base}\n"
+            "or name a folder of manifests: dataset.folder=..."
         )
     raise ConfigError(
         f"dataset.folder = {dataset.folder}: no such folder; it must hold classes.txt, train.csv and "

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from vmp.backbones import SPECS, zoo
 from vmp.config.backbones import CustomBackbone, TimeSformerConfig
-from vmp.config.datasets import FoldersDataset, MotionsDataset, PreparedDataset
+from vmp.config.datasets import FoldersDataset, MotionsDataset
 from vmp.config.prompts import ConstantPrompts, CustomPrompts, FixedPrompts, OraclePrompts, Prompts
 from vmp.config.sections import Augment, Config
 from vmp.slope_shift import m_of, n_of
@@ -16,9 +16,6 @@ def disagreements(c: Config) -> Iterator[str]:
     yield from _weights(c)
     yield from _sizes(c)
     yield from _training(c)
-    d = c.dataset
-    if isinstance(d, PreparedDataset) and d.split and not d.name.startswith(("hmdb51", "ucf101")):
-        yield f"dataset.split = {d.split}: only hmdb51 and ucf101 have splits to choose from; leave it out"
     if isinstance(c.dataset, FoldersDataset):
         yield from _folders(c.dataset)
 

@@ -21,9 +21,10 @@ class PreparedDataset(DatasetConfig):
     kind: Literal["prepared"]
     folder: File
     root: File | None
-    split: Annotated[int, Field(ge=1, le=3)] | None = None  # of HMDB-51 and UCF-101
-    set: Annotated[int, Field(ge=1, le=2)] | None = None  # of UT-Interaction
-    fold: Count | None = None
+    # descriptions: the files that have these keys
+    split: Annotated[int, Field(ge=1, le=3)] | None = Field(None, description="hmdb51 or ucf101")
+    set: Annotated[int, Field(ge=1, le=2)] | None = Field(None, description="ut_interaction")
+    fold: Count | None = Field(None, description="surv_fight or ut_interaction or handwash12")
 
 
 class MotionsDataset(DatasetConfig):

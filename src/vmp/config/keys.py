@@ -103,7 +103,12 @@ def no_such_key(wrong: str, command: str = "train") -> str:
     known = keys(command)
     section, _, last = wrong.rpartition(".")
     if wrong in known and kind_key(section):
-        having = [kind for kind, model in sections(section).items() if last in _names(model)]
+        having = [
+            field.description or kind
+            for kind, model in sections(section).items()
+            for name, field in model.model_fields.items()
+            if _name(field, name) == last
+        ]
         return f"{wrong}: the {section} that was chosen has no such key; it belongs to {section}={' or '.join(having)}"
     if wrong in known:
         return (
@@ -155,10 +160,6 @@ def _elsewhere(known: dict[str, Any], last: str) -> str:
     near = [last] if last in lasts.values() else difflib.get_close_matches(last, {*lasts.values()}, 1, 0.8)
     # `recommended` is set by experiments, not by users
     return " or ".join(key for key in known if lasts[key] in near and not key.startswith("recommended."))
-
-
-def _names(model: type[BaseModel]) -> list[str]:
-    return [_name(field, name) for name, field in model.model_fields.items()]
 
 
 def _name(field: Any, name: str) -> str:

@@ -43,8 +43,9 @@ class DecodedClips:
     """The kept clips of the videos below `root`. limit: bytes that they may take, more or less."""
 
     def __init__(self, home: Path, root: Path, limit: int) -> None:
-        digest = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:8]
-        self.folder, self.limit = home / FOLDER / f"{root.absolute().name}-{digest}", limit
+        self._root = Path(os.path.realpath(root))  # one for all ways to write it
+        digest = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:8]
+        self.folder, self.limit = home / FOLDER / f"{self._root.name}-{digest}", limit
         self._left, self._unmeasured = 0, limit  # of the folder when it was measured; bytes written since
         self._given_up: set[str] = set()
 
@@ -57,7 +58,7 @@ class DecodedClips:
         shape = _shape(clip)
         if not 0 < math.prod(shape) <= min(self.limit, LARGEST):
             return None
-        file = self.folder / _name(path, clip, reader)
+        file = self.folder / _name(self._root / clip.path, clip, reader)
         if (found := _read(file, shape, frames)) is None and file.name not in self._given_up:
             whole = self._decode(file, path, clip, reader, shape)
             found = None if whole is None else whole[frames]

@@ -9,6 +9,8 @@ Notable here:
   from where they were (`continued`);
 - seconds count from the zero of the file's clock, as in an HTML5 player, ffmpeg -ss and the annotation tools built on
   them: the moment at which the first of the file's streams begins. Where sound comes first, the first picture is later;
+- a pause (a step far longer than the others) is shortened where frames are sampled, and only there (`even_frames`):
+  otherwise most samples of a recording with a pause would be one frame;
 - where (first, rate) do not give every time to the microsecond, the steps between pictures are kept as text, in
   microseconds, repeats as STEP*COUNT: those of a file in measured.jsonl, and those of a clip in the manifest, but there
   only where they are uneven by more than a container's rounding.
@@ -31,8 +33,9 @@ EVEN = 1.5e-3  # seconds by which times that a container rounds to milliseconds 
 CLOSE = 2e-6  # seconds: two times that differ by less are the same
 REORDERED = 17  # frames: more than B-frames put times out of order
 LEAP = 10.0  # seconds: a longer step is a jump, not a pause, where a clock may jump (as in FFmpeg)
+PAUSE, PAUSE_STEPS = 1.0, 10  # seconds, typical steps; what is longer than both is a pause
 COMMON = (*(Fraction(n * 1000, 1001) for n in (24, 30, 60)), *map(Fraction, (24, 25, 30, 50, 60)))
-_STEPS = re.compile(r"\d{1,15}(\*[1-9]\d{0,8})?( \d{1,15}(\*[1-9]\d{0,8})?)*", re.ASCII)
+_STEPS = re.compile(r"\d{1,18}(\*[1-9]\d{0,8})?( \d{1,18}(\*[1-9]\d{0,8})?)*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,8 @@ def typical_step(seconds: np.ndarray, rate: float = 0.0) -> float:
     if not len(steps):
         return 1 / rate if rate else 0.0
     median = float(np.median(steps))
+    if not (np.abs(steps - median) < median / 4).any():  # between two steps
+        median = float(np.sort(steps)[(len(steps) - 1) // 2])
     mean = float(steps[np.abs(steps - median) < median / 4].mean())
     common = min((1 / float(even) for even in COMMON), key=lambda step: abs(step / mean - 1))
     return common if abs(common / mean - 1) < 0.002 else mean
@@ -179,7 +184,7 @@ def even_frames(steps: str, count: int) -> tuple[np.ndarray, float]:
     Returns:
         The picture, from 0, that is on the screen at each frame of the even video, (n,) of int64, ascending from the
         first to the last; and the even video's frames per second. A picture up to half a step late still counts for
-        its frame, so that jitter neither repeats nor skips one.
+        its frame, so that jitter neither repeats nor skips one. Steps longer than `_longest_step` count as that.
     """
     at = read_steps(steps)
     if len(at) != count:
@@ -187,8 +192,22 @@ def even_frames(steps: str, count: int) -> tuple[np.ndarray, float]:
     step = typical_step(at)
     if not step:
         return np.arange(count), 0.0
+    between, most = np.diff(at), _longest_step(step)
+    if between.max() > most:
+        at = np.concatenate(([0.0], np.cumsum(np.minimum(between, most))))
     frames = np.arange(round(float(at[-1]) / step) + 1) * step
     return np.searchsorted(at, frames + step / 2, side="right") - 1, 1 / step
+
+
+def pauses(steps: str) -> np.ndarray:
+    """The lengths in seconds of the steps that `even_frames` shortens, (pauses,)."""
+    at = read_steps(steps) if steps else np.zeros(1)
+    between = np.diff(at)
+    return between[between > _longest_step(typical_step(at))]
+
+
+def _longest_step(typical: float) -> float:
+    return max(PAUSE, PAUSE_STEPS * typical) + CLOSE
 
 
 def write_steps(seconds: np.ndarray) -> str:
@@ -209,4 +228,6 @@ def read_steps(text: str) -> np.ndarray:
     )
     if pairs[:, 1].sum() > 10**8:
         raise ValueError(f"times {text[:80]!r}: more than 100 million frames")
+    if pairs.astype(float).prod(axis=1).sum() > 9e18:
+        raise ValueError(f"times {text[:80]!r}: more than 9e12 seconds")
     return np.concatenate(([0], np.cumsum(np.repeat(pairs[:, 0], pairs[:, 1])))) / 1e6

@@ -31,7 +31,9 @@ from vmp.prepare.plan import Check, DatasetPlan, check_equal
 from vmp.prepare.rows import (
     Rows,
     cut_rows,
+    describe_pauses,
     describe_short,
+    describe_untried,
     in_place_rows,
     remux_rows,
     tag_short,
@@ -123,6 +125,7 @@ def prepare(
         else:
             known = measure_cached(out / "measured.jsonl", plan.videos, present, **work)
             clips = in_place_rows(plan, known)
+            notes += describe_untried(known)
         clips = {split: [tag_short(clip) for clip in part] for split, part in clips.items()}
         _check_clips(clips, checks, notes)
         if must_stop():
@@ -214,6 +217,7 @@ def _check_clips(clips: Rows, checks: list[Check], notes: list[str]) -> None:
         notes.append(f"{len(unread):,} clip(s) cannot be read:\n{shortlist(unread)}")
     if short := [f"{c.id}: {c.length} frame(s)" for c in found if "short" in c.tags]:
         notes.append(describe_short(short))
+    notes += describe_pauses((clip.id, clip) for clip in found)
     if rates := Counter(f"{clip.fps:.4g}" for clip in found if clip.fps):
         listed = ", ".join(f"{count:,} at {rate}" for rate, count in rates.most_common())
         notes.append(f"clips by frames per second: {listed}")

@@ -8,7 +8,6 @@ Notable here:
 """
 
 import hashlib
-import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmp.data.columns import Clip
 from vmp.data.decode import check_is_video_file
 from vmp.data.frames import frame_files
 from vmp.data.manifest import raise_faults
@@ -181,30 +181,28 @@ def _copies(root: Path, rows: Sequence[Row]) -> dict[str, str]:
     return digests
 
 
-def note_copies(root: Path, splits: Mapping[str, Sequence[Row]]) -> list[str]:
+def note_copies(root: Path, splits: Mapping[str, Sequence[tuple[str, Clip]]]) -> list[str]:
     """A note, if videos of one split are copies, byte for byte, of those of another, or spans of copies overlap; frame
-    folders, of which every picture would have to be looked at, are not compared."""
-    paths = {row.path for part in splits.values() for row in part}
+    folders, of which every picture would have to be looked at, are not compared. splits: usable clips, measured, and
+    where each is listed."""
+    paths = {clip.path for part in splits.values() for _, clip in part}
     digests = _same_files(root, (path for path in paths if not (root / path).is_dir()))
-    parts: dict[tuple[str, bool], list[tuple[str, Row]]] = defaultdict(list)  # by file, and whether in frames
+    copies: dict[str, list[tuple[str, str, Clip]]] = defaultdict(list)
     for split, part in splits.items():
-        for row in part:
-            if row.path in digests:
-                for frames in (False, True) if row.whole else (row.frames,):
-                    parts[digests[row.path], frames].append((split, row))
-    lines: dict[str, str] = {}  # where the row is -> what is said of it
-    for rows in parts.values():
-        # split -> the two paths that reach furthest so far, and to where
-        reach: dict[str, dict[str, float]] = defaultdict(dict)
-        for split, row in sorted(rows, key=lambda pair: pair[1].start or 0):
+        for where, clip in part:
+            if clip.path in digests:
+                copies[digests[clip.path]].append((split, where, clip))
+    lines: dict[str, str] = {}  # where the clip is -> what is said of it
+    for clips in copies.values():
+        # split -> the two paths that reach furthest so far, and to which frame
+        reach: dict[str, dict[str, int]] = defaultdict(dict)
+        for split, where, clip in sorted(clips, key=lambda one: one[2].start):
             for other, furthest in reach.items():
                 for path, end in furthest.items():
-                    if other != split and path != row.path and end > (row.start or 0):
-                        lines.setdefault(
-                            row.where, f"{row.where}: {row.path} of {split} is {path} of {other}"
-                        )
+                    if other != split and path != clip.path and end > clip.start:
+                        lines.setdefault(where, f"{where}: {clip.path} of {split} is {path} of {other}")
             own = reach[split]
-            own[row.path] = max(own.get(row.path, 0), row.end or math.inf)
+            own[clip.path] = max(own.get(clip.path, 0), clip.start + clip.length)
             if len(own) > 2:
                 del own[min(reversed(own), key=own.__getitem__)]
     if not lines:

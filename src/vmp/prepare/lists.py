@@ -23,7 +23,14 @@ from vmp.prepare.list_format import NUMERIC, Row, check_numbers, read_list, sort
 from vmp.prepare.locate import Locator
 from vmp.prepare.measure import Measured, measure_cached
 from vmp.prepare.plan import DatasetPlan
-from vmp.prepare.rows import describe_short, in_place_rows, tag_short, unusable
+from vmp.prepare.rows import (
+    describe_pauses,
+    describe_short,
+    describe_untried,
+    in_place_rows,
+    tag_short,
+    unusable,
+)
 
 
 def make_list(
@@ -92,7 +99,13 @@ def make_list(
         }
         write_manifests(clips, classes, folder, videos, within=home)
     if work.get("progress", True):
-        notes += [*_note_elsewhere(locator, clips), *note_copies(videos, rows)]
+        usable = {
+            split: [
+                (row.where, clip) for row, clip in zip(rows[split], part, strict=True) if clip.status == "ok"
+            ]
+            for split, part in clips.items()
+        }
+        notes += [*describe_untried(found), *_note_elsewhere(locator, clips), *note_copies(videos, usable)]
         print("\n".join([_summarize(rows, clips), *notes]))
     return folder
 
@@ -157,6 +170,7 @@ def _summarize(rows: Mapping[str, list[Row]], clips: Mapping[str, list[Clip]]) -
         lines.append(f"{len(bad):,} clip(s) cannot be used:\n{shortlist(bad)}")
     if short:
         lines.append(describe_short(short))
+    lines += describe_pauses((f"{row.where}: {clip.path}", clip) for row, clip in pairs)
     return "\n".join(lines)
 
 

@@ -137,12 +137,13 @@ class Locator:
         return found
 
     def _by_stem(self, path: str) -> str:
-        """The video of a name without suffix, or else the frame folder of that name."""
+        """The video at a path without suffix, or else the one video or frame folder of that name below the root."""
         folder, _, stem = posixpath.normpath(path).rpartition("/")
         home = posixpath.basename(folder)
         paths = self._below.get((home, stem), []) if home else self._stems.get(stem, [])
         fits = [p for p in paths if not folder or f"/{p}".rpartition("/")[0].endswith(f"/{folder}")]
-        return _only([p for p in fits if VIDEO.fullmatch(p)] or fits, path) or path
+        here = [p for p in fits if posixpath.splitext(p)[0] == posixpath.normpath(path)]
+        return _only(here or fits, path) or path
 
     def find_namesake(self, path: str) -> str:
         """A file of the same name in another place, preferably in a folder of the same name too, or ''."""
@@ -180,5 +181,5 @@ def _only(fits: Sequence[str], text: str) -> str:
     """The one file that fits, or ''; ValueError where several do."""
     if len(fits) > 1:
         some = ", ".join(sorted(fits)[:3])[:300]
-        raise ValueError(f"{text[:80]!r} may be any of {len(fits)} files: {some}")
+        raise ValueError(f"{text[:80]!r} may be any of {len(fits)} files: {some}; write the path of one")
     return fits[0] if fits else ""

@@ -38,6 +38,7 @@ from vmp.progress import bar
 
 MEASURE_VERSION = 7  # increment when results for an unchanged file would differ
 GAVE_UP = "measuring failed:"
+UNTRIED = "trying readers failed:"  # of a sound file
 THUMB = 48  # pixels on each side of a thumbnail
 NEAR = 4  # neighbours in time, on either side, that a frame is compared with
 BLOCK, BLOCKS = 64, 192  # frames in a block of kept thumbnails, and how many blocks are kept
@@ -85,16 +86,19 @@ def installed_seeking_readers() -> tuple[str, ...]:
 
 def measure(path: str | os.PathLike[str], *, readers: Sequence[str] | None = None) -> Measured:
     """Decode the whole file with PyAV, count, and try these readers against it. Never raises for a bad file."""
-    if os.path.isdir(path):
-        return _measure_folder(Path(path))
-    counted = count(path)
-    if counted.found.status != "ok":
-        return counted.found
-    return replace(counted.found, readers=exact_readers(Path(path), counted, readers))
+    *_, found = _measure_one(Path(path), readers=readers)
+    return found
 
 
 def _measure_one(path: Path, *, readers: Sequence[str] | None) -> Iterator[Measured]:
-    yield measure(path, readers=readers)
+    """Of a sound video without readers, before these are tried; then the whole result."""
+    if path.is_dir():
+        yield _measure_folder(path)
+        return
+    counted = count(path)
+    yield counted.found
+    if counted.found.status == "ok":
+        yield replace(counted.found, readers=exact_readers(path, counted, readers))
 
 
 def _measure_folder(folder: Path) -> Measured:
@@ -192,11 +196,23 @@ def measure_all(
 ) -> Iterator[tuple[Path, Measured]]:
     """Measure files in parallel, each in a child process; yields results as they come.
 
-    A file whose child process dies, or makes no progress for `timeout` seconds (0: no limit), is unreadable.
+    A file whose child process dies, or makes no progress for `timeout` seconds (0: no limit), is unreadable; where that
+    happens while readers are tried it is sound, has the reader pyav, and a reason that begins with UNTRIED.
     """
     work = partial(_measure_one, readers=readers)
+    counted: dict[Path, Measured] = {}
     for path, found in in_children(work, paths, timeout=timeout, workers=workers):
-        yield path, Measured("unreadable", f"{GAVE_UP} {found.reason}") if isinstance(found, Lost) else found
+        if isinstance(found, Lost):
+            whole = counted.pop(path, None)
+            if whole is None:
+                yield path, Measured("unreadable", f"{GAVE_UP} {found.reason}")
+            else:
+                yield path, replace(whole, reason=f"{UNTRIED} {found.reason}", readers=("pyav",))
+        elif found.status == "ok" and not found.readers:
+            counted[path] = found
+        else:
+            counted.pop(path, None)
+            yield path, found
 
 
 # --- the cache of measurements ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ Notable here:
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -17,7 +17,7 @@ from typing import Unpack
 from vmp.data.columns import Clip
 from vmp.data.frames import FRAMES, RATE_KEYS
 from vmp.data.manifest import check_relative
-from vmp.data.times import Clock
+from vmp.data.times import PAUSE, PAUSE_STEPS, Clock, pauses
 from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.prepare.children import Work
 from vmp.prepare.cut import cut_all
@@ -117,9 +117,34 @@ def describe_short(listed: list[str]) -> str:
     )
 
 
+def describe_untried(found: Mapping[str, Measured]) -> list[str]:
+    """A note on the sound files whose readers could not be tried, if there are some."""
+    listed = [f"{path}: {m.reason}" for path, m in found.items() if m.status == "ok" and m.reason]
+    if not listed:
+        return []
+    return [
+        f"{len(listed):,} video(s) are read with pyav, which is always exact, alone:\n{shortlist(listed)}"
+    ]
+
+
 def tag_short(clip: Clip) -> Clip:
     short = clip.status == "ok" and clip.length < SHORT
     return replace(clip, tags=clip.tags | {"short": "yes"}) if short else clip
+
+
+def describe_pauses(named: Iterable[tuple[str, Clip]]) -> list[str]:
+    """A note on the usable clips with pauses, by the names to list them by, if there are some."""
+    found = [(name, long) for name, clip in named if clip.status == "ok" and len(long := pauses(clip.times))]
+    if not found:
+        return []
+    listed = [
+        f"{name}: {f'{len(long)} pauses, the longest of ' if len(long) > 1 else ''}{long.max():,.1f} s"
+        for name, long in found
+    ]
+    return [
+        f"{len(found):,} clip(s) have pauses between frames, which count as {PAUSE:g} s (or {PAUSE_STEPS} typical "
+        f"frame intervals, if longer) when frames are sampled:\n{shortlist(listed)}"
+    ]
 
 
 # --- files of their own --------------------------------------------------------------------------------------------

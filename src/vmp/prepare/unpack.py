@@ -9,6 +9,7 @@ Notable here:
 """
 
 import filecmp
+import lzma
 import os
 import shutil
 import stat
@@ -27,6 +28,7 @@ from vmp.files import stamp, wait_for_lock
 
 TARS = (".tar", ".tar.gz", ".tgz")
 SIDE_FILES = ("thumbs.db", "readme", "readme.txt", "readme.md", "license", "license.txt")  # which may differ
+DAMAGED = (zlib.error, lzma.LZMAError, EOFError, OSError)  # what decompressing raises
 LARGEST = 50  # members may be this many times the size of their archive together
 
 
@@ -100,8 +102,10 @@ def _unpack_one(archive: Path, target: Path) -> None:
             with zipfile.ZipFile(archive) as opened:
                 _check_members(archive, opened.namelist())
                 _check_room(archive, sum(member.file_size for member in opened.infolist()), target)
-                opened.extractall(target)
-        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
+                for member in opened.infolist():
+                    member.filename = member.filename.replace("\\", "/")  # of programs for Windows
+                    opened.extract(member, target)
+        except (zipfile.BadZipFile, RuntimeError, *DAMAGED) as error:
             raise DataError(f"{archive}: cannot be unpacked ({error}); it may be incomplete") from None
     elif archive.name.lower().endswith(TARS):
         _unpack_tar(archive, target)
@@ -151,7 +155,7 @@ def _unpack_tar(archive: Path, target: Path) -> None:
                 size += member.size
                 _check_room(archive, size, target, more=member.size)
                 opened.extract(member, target, **checked)
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+    except (tarfile.TarError, *DAMAGED) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error}); it may be incomplete") from None
 
 

@@ -139,7 +139,7 @@ def _add_readers(
     sound = [path for path, measured in found.items() if measured.status == "ok"] if readers else []
     untried: dict[str, str] = {}
     for path, m in _measure(manifest, sound, "verify on the GPU", readers=readers, **options):
-        if m.status == "ok":
+        if m.status == "ok" and not m.reason:
             exact = [name for name in m.readers if name in readers]
             found[path] = replace(found[path], readers=(*found[path].readers, *exact))
         else:
@@ -171,7 +171,11 @@ def _compare(clip: Clip, found: Measured, tried: Sequence[str], wanted: Sequence
     wrong = [name for name in clip.readers if name in tried and name not in found.readers]
     kept = tuple(name for name in clip.readers if name not in wrong)
     new = [name for name in found.readers if name in wanted and name not in kept]
-    problem = f"{', '.join(wrong)} was listed as exact and is not: removed from the row" if wrong else ""
+    problem = (
+        f"{', '.join(wrong)} was listed as exact and {found.reason or 'is not'}: removed from the row"
+        if wrong
+        else ""
+    )
     return (replace(clip, readers=(*(kept or ("pyav",)), *new)) if wrong or new else clip), problem
 
 

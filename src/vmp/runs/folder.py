@@ -33,8 +33,9 @@ RUNTIME = {
     "output": ...,
     "logger": ...,
 }
-# keys of later versions: with these values a run is what it was without them
+# keys that other versions lack: with these values a run is what it is without them
 ADDED: dict[str, dict[str, Any]] = {
+    "dataset": {"split": None},
     "optim": {"clip_norm": None, "layer_decay": 1.0},
     "augment": {"mixup": 0, "cutmix": 0, "rand_ops": 0, "rand_magnitude": 9, "erase": 0},
     "train": {
