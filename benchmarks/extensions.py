@@ -1,6 +1,6 @@
 """What the layers beyond the paper cost: every arm of conf/study/extensions.yaml, the layer alone and a training step.
 
-Notable here:
+Notes:
 - the arms run one after another in every round, with the study's own settings, in which V is not computed (lambda = 0);
 - a layer alone is forward and backward to its parameters, and to the maps inside a network; without prompts it is the
   normalisation of the frames, which a prompt layer does as well;

@@ -1,6 +1,6 @@
 """The parts of make gpu. Each takes the folder for its files and whether it runs at toy size, and saves rows.
 
-Notable here:
+Notes:
 - parts measure with the other benchmarks (layer, step, feed) and with real runs of train.py;
 - what must hold on every GPU (tests, equal bits, one wait per update) fails its part; what is only measured does not.
 """

@@ -1,6 +1,6 @@
 """Configs from overrides, outside of a Hydra command: for tables of many runs, and for published weights.
 
-Notable here:
+Notes:
 - composing is memoised per choice of config files, which is many times faster than Hydra for hundreds of runs.
 """
 

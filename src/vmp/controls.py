@@ -1,7 +1,7 @@
 """Prompt layers for control experiments: what is left of a gain when the attention has nothing to do with its clip, and
 what there is to gain when it is right.
 
-Notable here:
+Notes:
 - `Constant` attention changes the input's scale and, with level 1, nothing but the frames: T + 1 are decoded and the
   last T are seen, as with motion prompts;
 - attention from another clip has the learned layer's values and their changes over time, in the wrong places. In

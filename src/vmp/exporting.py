@@ -1,6 +1,6 @@
 """A trained model as one file that needs none of this project: torch.export, ONNX or TorchScript.
 
-Notable here:
+Notes:
 - the graph goes from uint8 clips (B, 3, frames, S, S) to logits (B, classes) for any B: prompts with their slope and
   shift, and the normalisation of frames, are in it;
 - what was written is read again and run on other clips than it was made with; a file that says something else is not

@@ -1,6 +1,6 @@
 """Writes files whole or not at all, and reads files within bounds.
 
-Notable here:
+Notes:
 - a file that is written is there completely or not at all, also after a kill or a power cut;
 - a file that is read must be a regular file of a bounded size in UTF-8, not a pipe or an endless device;
 - YAML is read as plain values: without tags, without aliases (ten lines of which can expand to a billion values), and

@@ -1,6 +1,6 @@
 """Which parameters of a model are trained, and how its batch normalisation behaves (Tables 2 and 4 of the paper).
 
-Notable here:
+Notes:
 - frozen means frozen: no gradient, no weight decay, no running statistics, no dropout;
 - the head is the last Linear with the dropout in front of it;
 - normalisation layers are found by type, never by name.

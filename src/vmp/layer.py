@@ -1,6 +1,6 @@
 """The motion prompt layer (Sec. 2 of the paper): two learned scalars turn frame differences into attention.
 
-Notable here:
+Notes:
 - the code follows Eq. 1-6: grey frames, differences, power normalisation, product, variation;
 - the layer takes T+1 frames and returns T prompts: frame t+1 times the attention to its change since frame t (Eq. 4);
 - grey frames and differences are float32 (float64 for float64 clips), also for bfloat16 clips and under autocast: with

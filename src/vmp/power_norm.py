@@ -1,6 +1,6 @@
 """Power normalisation: functions from a signed frame difference to attention.
 
-Notable here:
+Notes:
 - every function takes differences D in [-1, 1], any shape, and returns attention in [0, 1], same shape and dtype;
 - the learned one is Eq. 1-3; its parameters m and n are unbounded, and tanh bounds slope and shift (Eq. 2);
 - the four fixed ones are from Fig. 3a and Appendix B (Koniusz and Zhang, TPAMI 2021). They are defined on x in [0, 1],

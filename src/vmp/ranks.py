@@ -1,6 +1,6 @@
 """The rank of this process in its run, as torchrun, Open MPI, MPICH or Slurm's srun set it in the environment.
 
-Notable here:
+Notes:
 - torch is not imported;
 - torchrun wins, so that torchrun works below srun; then mpirun, whose processes inherit what Slurm set for the script;
 - Slurm sets its variables for the script of a batch job (sbatch) too, where a single process runs. A step of srun has

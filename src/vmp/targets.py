@@ -1,6 +1,6 @@
 """Parts of a user's own: the one place that imports code which a config names.
 
-Notable here:
+Notes:
 - the targets of a command line, and of the config files that it composes, are the user's: `trust_targets` allows them;
 - a run's folder and a shared model are somebody else's files: `find` refuses what they name, and says what it would
   import, until the user trusts the package (`trust=my_package`, `vmp.load(..., trust="my_package")`);

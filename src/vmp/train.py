@@ -1,6 +1,6 @@
 """The command train.py: train, test and record one run.
 
-Notable here:
+Notes:
 - the same command again continues the run in its folder (runs/folder.py), or says that it is finished;
 - config and data are checked before torch is imported, as far as possible.
 """

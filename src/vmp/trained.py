@@ -1,6 +1,6 @@
 """vmp.load: a trained model in Python, with predictions, features and attention for any video.
 
-Notable here:
+Notes:
 - no code from a run's folder is executed: configs are checked, weights are read as tensors, and code that a config
   names is imported only from packages that the caller trusts;
 - torch's settings of the process stay as they are: what a run's config says of TF32 and cuDNN is for the commands;

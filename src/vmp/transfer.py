@@ -1,7 +1,7 @@
 """Download one file over HTTP, completely, into <file>.part; resume an earlier attempt only of the same version; know
 it again by its SHA-256.
 
-Notable here:
+Notes:
 - a dropped connection is resumed (HTTP Range) with If-Range, and the answer's ETag, Last-Modified and length are
   compared with those of the first part as well, because some servers ignore If-Range; any change starts it again;
 - without a strong ETag or Last-Modified there is nothing to compare, so the download starts again;

@@ -1,6 +1,6 @@
 """C2D, I3D, SlowFast and X3D, built by pytorchvideo and then corrected; the only file that imports pytorchvideo.
 
-Notable here:
+Notes:
 - importing pytorchvideo takes seconds (torchvision), so it is imported when a model is built;
 - numpy integers as strides and pool sizes, and a Swish with a hand-written backward, break torch.compile into a dozen
   graphs; plain integers and SiLU compute the same numbers;

@@ -1,6 +1,6 @@
 """Download a weights file completely, and check it at every later use.
 
-Notable here:
+Notes:
 - a file appears under its name once it is whole (transfer.py resumes dropped connections). If the server never said
   how long it is, a zip or safetensors file proves it by its own table of contents; anything else is refused;
 - no checksums are published for these files: the SHA-256 is recorded at the first use and checked at every later one;

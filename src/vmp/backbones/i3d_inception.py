@@ -1,6 +1,6 @@
 """The original I3D: Inception-v1 inflated to video (Carreira and Zisserman 2017, Fig. 3), the RGB stream.
 
-Notable here:
+Notes:
 - "SAME" padding as TensorFlow pads: the output has ceil(size / stride) positions, and where the padding is odd, the
   further zero comes last; so any size works, and the published weights give the published numbers;
 - pooling takes its maximum over space, then over time: the same numbers as in three dimensions, by 2-D pooling, which

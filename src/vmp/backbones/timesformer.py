@@ -1,6 +1,6 @@
 """TimeSformer: a vision transformer whose blocks attend over time and over space (Bertasius et al. 2021).
 
-Notable here:
+Notes:
 - divided attention: in each block a patch first looks at the same place in the other frames, then at the other
   places of its own frame; "joint" looks at everything at once, "space" at its own frame only;
 - parameters have the names of the published checkpoints, so those load by stripping a prefix;

@@ -1,6 +1,6 @@
 """Load pretrained weights into a backbone, completely or not at all, and report what was loaded.
 
-Notable here:
+Notes:
 - everything but the head must be in the file with the right shape, and the file may have no further blocks; a head of
   another size, or one that the caller declines because its classes are others, stays as it was built;
 - TimeSformer's embeddings for another clip length or size are resized, as its authors do;

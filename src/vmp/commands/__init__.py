@@ -1,6 +1,6 @@
 """The installed command: `vmp NAME ...` calls vmp.commands.NAME, as the scripts of a checkout do.
 
-Notable here:
+Notes:
 - a command is looked up before anything heavy is imported, so that `vmp --help` answers at once;
 - sys.argv[0] becomes the command's file, so that torchrun and the jobs of a sweep can start it as a script.
 """

@@ -1,6 +1,6 @@
 """The schema of configs: every key with its type and range, and the rules between keys.
 
-Notable here:
+Notes:
 - no torch: a wrong key or value fails with an error within a second, before any data is read;
 - `sections`, with `datasets`, `backbones`, `prompts` and `types`, and `agreement` say what is allowed, `checking`
   checks it, `keys` finds the key that was meant.

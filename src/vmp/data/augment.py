@@ -1,6 +1,6 @@
 """Mixup, CutMix, RandAugment and random erasing of whole clips, on uint8 and before the prompt layer.
 
-Notable here:
+Notes:
 - one draw holds for all frames of a clip, the further frame of the prompts among them: differences of frames show what
   moves, and never the augmentation. torchvision has operations that adapt to each picture by itself (contrast,
   autocontrast, equalise), so that a clip would flicker; here they see the frames as one tall picture;

@@ -1,6 +1,6 @@
 """The clips of a manifest by columns: arrays and long texts in place of a million objects, kept beside large CSVs.
 
-Notable here:
+Notes:
 - `Clips` looks like a tuple of `Clip`; each is made when it is asked for. A part of it shares the columns;
 - a manifest of many rows is read and checked once. Its columns are then kept in a hidden folder beside it, with the
   CSV's SHA-256, and mapped into memory, which all processes of a machine share. A CSV that was changed is read again.

@@ -1,6 +1,6 @@
 """Clips of a manifest as uint8 arrays, for training (random views) and for testing (fixed views).
 
-Notable here:
+Notes:
 - a sample is a function of (seed, epoch, clip), never of workers or batches;
 - a clip that cannot be read is returned as an error and counted; it is never replaced by another one;
 - clips may be kept decoded on disk (decoded.py): that changes how long an epoch takes, and no sample;

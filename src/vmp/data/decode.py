@@ -1,6 +1,6 @@
 """Exact frames from video files, by several readers with one interface.
 
-Notable here:
+Notes:
 - frame i is the i-th frame that the decoder returns, counted from 0 and turned upright. Frames are never
   numbered by timestamp: in AVI files with B-frames timestamps are out of order, and sorting by them shuffles the video;
 - `pyav` decodes from the start and counts: exact for every file, and the reference for the others;

@@ -1,6 +1,6 @@
 """Decoded clips on disk, which all runs and loader processes of a dataset share (`data.keep`).
 
-Notable here:
+Notes:
 - a clip is one file of RGB bytes, written whole or not at all; all folds and lists of the same videos share a folder,
   data/.decoded/<name>-<digest>;
 - its name is a digest of the video's path, size and time of change, the clip's span, the reader, and the versions of

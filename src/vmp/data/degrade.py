@@ -1,6 +1,6 @@
 """Degraded videos for tests (Sec. E.1, Table 5 of the paper). Frames are degraded before they are resized and cropped.
 
-Notable here:
+Notes:
 - a frame's noise is a function of (clip, frame): the same in every view, reader and run;
 - frames are (H, W, 3) uint8, and the degraded ones have the same size.
 """

@@ -1,6 +1,6 @@
 """Frame folders: a clip as a folder of numbered pictures, such as `clip/img_00001.jpg` or `clip/frame_000000.png`.
 
-Notable here:
+Notes:
 - frame i is the i-th picture by number, not by name: img_10 comes after img_9. Numbers may begin anywhere (tools begin
   at 0 or 1), and none between the first and the last may be missing or occur twice;
 - a folder holds one series: the same text before all numbers, and the same suffix. Anything else in it is an error,

@@ -1,6 +1,6 @@
 """The manifest: one row per clip, and the only thing that training reads.
 
-Notable here:
+Notes:
 - a CSV with a header, UTF-8, RFC 4180 quoting: paths may hold spaces, commas, quotes and any script;
 - `start` and `end` are frames of the file, 0-based, half-open, in counted decoder order; empty means the whole file;
 - `frames`, `fps`, `width`, `height`, `readers` and `times` were measured when the manifest was made (see

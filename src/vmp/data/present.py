@@ -1,6 +1,6 @@
 """Which clips of a split can be used, and with which reader: decided before training starts.
 
-Notable here:
+Notes:
 - each file gets a reader that was measured to be exact for it, or nothing starts; frame folders have their own;
 - clips that are missing or unreadable are counted against `data.max_bad_fraction`, and the counts go to the result.
 """

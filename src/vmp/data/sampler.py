@@ -1,6 +1,6 @@
 """Which clips each rank reads: a pure function of (seed, epoch, batch, rank), so a run can continue at any batch.
 
-Notable here:
+Notes:
 - one epoch is one permutation of the clips, cut into batches of the whole job and these into ranks: a step has the
   same clips however many processes share it;
 - with labels, an epoch has every class equally often instead, up to one clip, and each clip of a class equally often;

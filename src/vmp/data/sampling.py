@@ -1,6 +1,6 @@
 """Selects the frames of a clip: T (or T + 1) of them, from a span of a video.
 
-Notable here:
+Notes:
 - positions count from the start of the span; a span of `length` frames may be shorter than the clip wants;
 - strides are published for videos of 30 frames per second, so they follow a video's own rate (a video whose rate
   varies is first put on even times: `ClipShape.grid`):

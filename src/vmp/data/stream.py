@@ -1,6 +1,6 @@
 """One video file as FFmpeg opens it: which of its streams is the video, and which way up its pictures are shown.
 
-Notable here:
+Notes:
 - every path is opened as a file: FFmpeg would read the part before a colon as a protocol ("12:30.mp4");
 - a cover picture (an attached picture, as in music files and downloads) is a stream of its own and no video;
 - zeros behind the last frame (padding by recorders and downloads) are cut off where a demuxer takes them for damage;

@@ -1,6 +1,6 @@
 """The timestamps of a file's frames, and the frames of a span in seconds.
 
-Notable here:
+Notes:
 - every picture has its own time; headers name rates that the pictures do not have (1000 per second in Matroska files,
   60 where 30 are shown, an average over a pause), so the rate is (n - 1) / (last - first) of the pictures themselves;
 - times belong to pictures in the order in which they are shown: in AVI files with B-frames the decoder's timestamps are

@@ -1,6 +1,6 @@
 """An exponential moving average of the weights; the averaged model is validated, tested and saved.
 
-Notable here:
+Notes:
 - batch normalisation's running statistics are averaged with the weights (train.precise_bn recomputes them afterwards);
 - buffers that a module names in `not_averaged` are neither weights nor statistics, and stay those of the trained model;
 - the decay during warm-up is a function of the step, so a checkpoint needs only the average itself;

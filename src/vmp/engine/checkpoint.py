@@ -1,6 +1,6 @@
 """Checkpoints: written atomically, and checked when they are read.
 
-Notable here:
+Notes:
 - a checkpoint is a folder `step_<n>_<epochs validated>` with model.safetensors, optimizer.pt, state.pt (only tensors,
   numbers, strings, lists, dicts), and meta.json with the SHA-256 of each. It is written under another name, synced, and
   renamed;

@@ -1,6 +1,6 @@
 """Test a model: score every clip of a split once, over all its views, and compute top-1, top-5 and mean class accuracy.
 
-Notable here:
+Notes:
 - clips are distributed over the processes one by one, without padding or repeats. The first process gathers all scores
   and sorts them by clip; the others get none;
 - views arrive in pieces (data/dataset.py) and go through the model in chunks of a fixed size, so neither memory nor

@@ -1,6 +1,6 @@
 """Two records of a run: metrics.jsonl with its numbers, and log.txt with times and messages.
 
-Notable here:
+Notes:
 - metrics.jsonl has one row at the start, one per logged step and one per validation. It has no clock times, so a run
   that was killed and continued ends with the same bytes as an uninterrupted one;
 - a checkpoint stores the number of rows; a run that continues from it truncates the file to them.

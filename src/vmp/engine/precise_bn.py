@@ -3,7 +3,7 @@
 Running statistics are averages over the last updates, during which the weights change, and they start at 0 and 1. After
 few updates they match no state of the network. The recomputed statistics are those of the current weights.
 
-Notable here:
+Notes:
 - each micro-batch is normalised by its own statistics, as in training; the rest of the model is in evaluation mode;
 - means and variances are over all clips on all processes, not averages over micro-batches;
 - the result does not depend on the former statistics, so a continued run recomputes the same bits.

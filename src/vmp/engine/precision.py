@@ -1,6 +1,6 @@
 """The floating-point types of a run, and what `auto` means on a device.
 
-Notable here:
+Notes:
 - fp16 has only five bits of exponent, so small gradients would become 0. The loss is therefore multiplied by a scale
   that torch's GradScaler adapts. If gradients overflow, every process skips the update, and the scale is halved;
 - GPUs of compute capability 8.0 (A100) or newer have bf16 and TF32 units; older ones (V100, T4) have only fp16 units;

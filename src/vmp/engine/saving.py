@@ -1,6 +1,6 @@
 """Saves checkpoints during training: the training thread copies the state, and another thread writes the copy.
 
-Notable here:
+Notes:
 - the CPU memory of a copy is reused for the next one. For tensors on a GPU it is pinned, and the GPU queues the copy
   before the next update, so only the writing thread waits for it;
 - there is one copy and one write at a time: a save waits for the previous write, and raises its error;

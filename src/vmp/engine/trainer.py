@@ -1,6 +1,6 @@
 """The training loop, top to bottom.
 
-Notable here:
+Notes:
 - order, augmentation and learning rate are functions of (seed, epoch, step, clip), and dropout of (seed, step, rank).
   The loop can therefore start at any step, and a run that was killed and continued is bit-identical to an
   uninterrupted one;

@@ -1,6 +1,6 @@
 """Parts of one update of the weights: what a process does in each micro-batch, and the sums over micro-batches.
 
-Notable here:
+Notes:
 - clips that cannot be read do not contribute to an update. If a process could read no clip of a micro-batch, it still
   runs a blank clip, with gradient weight 0, wherever the others would otherwise wait for it forever: in the last
   micro-batch, in which DDP averages gradients, and in all of them if batch normalisation is synchronised;

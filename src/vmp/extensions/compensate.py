@@ -2,7 +2,7 @@
 
     D_t(x) = F'_{t+1}(x) - F'_t(x + c_t(x)).
 
-Notable here:
+Notes:
 - a translation is found by phase correlation (Kuglin and Hines 1975), to a pixel, and refined by Gauss-Newton steps on
   the grey values; an affine motion is refined from that translation (Lucas and Kanade 1981);
 - moving objects are outliers: each step weighs a pixel by Tukey's biweight of its residual, with the scale from the

@@ -1,6 +1,6 @@
 """Compares two runs on the same clips: what one gets right and the other does not, and whether that is noise.
 
-Notable here:
+Notes:
 - clips are paired by id. Both runs saw the same ones, so only the clips on which they differ carry information;
 - McNemar's exact test: if both runs were equally accurate, each clip on which only one of them is right would favour
   either run with probability 1/2. p is the probability of an outcome at least as uneven;

@@ -1,7 +1,7 @@
 """One picture per frame of a video that explains its prompts: frame, difference, attention and prompt, with the frame's
 number, what was learned, what the model says of the video, and the colours' scales.
 
-Notable here:
+Notes:
 - colours of differences have one scale throughout the video, so that moments can be compared.
 """
 

@@ -1,6 +1,6 @@
 """Where several models look in the same clip: frames, their differences, and a row of attention for each model.
 
-Notable here:
+Notes:
 - prompts inside a network have attention on feature maps, which are drawn as coarse as they are, over the frame;
 - every row has its own scale: most learned attention varies by a few hundredths, which a scale from 0 to 1 would hide.
 """

@@ -1,6 +1,6 @@
 """Motion in a frame without attention (Fig. 1): the two published methods that the paper compares with.
 
-Notable here:
+Notes:
 - time-colour reordering: Kim et al., "Capturing temporal information in a single frame", BMVC 2022. Each output frame
   takes one colour channel of three consecutive frames as its red, green and blue, and the channel alternates. Still
   pixels are grey, and what moves leaves coloured fringes;

@@ -1,6 +1,6 @@
 """Chooses the runs and clips of a figure: those that the user names, or suitable ones that are there.
 
-Notable here:
+Notes:
 - without named runs, those below `outputs` are searched: on the paper's dataset first, then on any;
 - where there are none, MissingRuns says which commands make them;
 - without a video, clips come from the run's own dataset, at its stride, or are generated on the spot;

@@ -1,6 +1,6 @@
 """Similarity of two runs layer by layer (Fig. 7-9): cosines of weights, and of features on the same clips.
 
-Notable here:
+Notes:
 - the paper compares weights: each layer's parameters as one vector. That is meaningful for two networks trained from
   the same pretrained weights; for networks trained from random weights, compare features;
 - features are the outputs of each layer, recorded by forward hooks, for the same frames of the same test clips. Where

@@ -1,6 +1,6 @@
 """The process of one job: starting it, asking it to stop, and saying why it failed.
 
-Notable here:
+Notes:
 - a job runs a command that a person could type, and no shell reads it; a "warm" job runs the same script in a process
   that is forked from a server which has already paid for the imports (seconds each), for many small runs;
 - it leads a session of its own, so that Ctrl-C in a terminal reaches it once, through the supervisor.

@@ -1,6 +1,6 @@
 """A search for good values: Optuna proposes them, each trial is a run, and the validation split judges it.
 
-Notable here:
+Notes:
 - the study is a SQLite file in the search's folder, so that the same command continues it; a trial that was interrupted
   is run again with its values, and its run continues where it saved;
 - the test split is never looked at: a dataset without a validation split is refused;

@@ -1,6 +1,6 @@
 """The supervisor: many jobs, each a process of its own, one after another or side by side.
 
-Notable here:
+Notes:
 - a job starts when those that it needs are done and a place is free; the jobs that most others wait for go first, so
   that no place is idle later;
 - the first signal lets the running jobs save and starts no others, the second ends them at once, the third kills them;

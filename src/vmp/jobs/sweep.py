@@ -1,6 +1,6 @@
 """A sweep: many runs from one command, `python train.py -m KEY=A,B ...`, whatever starts them.
 
-Notable here:
+Notes:
 - on this machine the sweep's process supervises the jobs itself; a third-party launcher (joblib, Slurm, Ray) makes a
   process for each job, which supervises it, and the sweep's process only watches;
 - they communicate through small files in OUTPUT/sweeps/NAME/ (sweep.json, stop, and for each job N/state.json and

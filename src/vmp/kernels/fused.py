@@ -1,6 +1,6 @@
 """One pass on CUDA, in Triton: each program walks through time with its block of pixels.
 
-Notable here:
+Notes:
 - the previous frame's grey value and the previous attention stay in registers: each frame is read once, each prompt
   written once; V and the gradients of slope and shift are one number per block;
 - backward is the same walk; V's gradient at t needs attention at t-1, t and t+1, so t is finished at t+1;

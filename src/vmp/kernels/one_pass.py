@@ -1,6 +1,6 @@
 """The learned layer in one pass over memory, with its derivative written by hand.
 
-Notable here:
+Notes:
 - only the clip and the two scalars are kept for backward, which recomputes the attention (Eq. 19, 20 and the chain
   rule through Eq. 6);
 - two modules do the work: `fused` (Triton) on CUDA, `tiles` everywhere else. Both return sums over pixels; this module

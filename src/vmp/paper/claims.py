@@ -1,6 +1,6 @@
 """The paper's claims checked against the tables' runs: which models gain and how surely, and where slope and shift go.
 
-Notable here:
+Notes:
 - gains are paired: a run with prompts minus the baseline of the same data, model, start and seed;
 - the standard error treats pairs as independent. They share test clips and initial weights, so the true one is
   larger;

@@ -1,6 +1,6 @@
 """make demo: the default run on both cameras, without prompts and with them, over seeds; a table, a picture, a verdict.
 
-Notable here:
+Notes:
 - the runs are ordinary ones (python train.py dataset.camera=moving vmp=none seed=1 tag=demo), so the same command again
   continues them, and more seeds add runs to those that are there;
 - what the two sentences say follows from the numbers: a difference against its interval over clips and seeds, and

@@ -1,7 +1,7 @@
 """Differences between two arms on the same clips: their size, their confidence interval, the detectable difference, and
 the mean difference over several sets of clips.
 
-Notable here:
+Notes:
 - everything is computed from which clips each seed got right: arrays (S seeds, N clips) of bool;
 - an interval resamples clips and seeds together (both arms with the same draw: they share clips, and a seed gives both
   the same order of clips and the same new head), so that it holds for other clips and for other seeds. Clips of a group

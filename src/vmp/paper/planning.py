@@ -1,6 +1,6 @@
 """Cells become runs and evaluations: configs that are composed and checked, folders, and what has to run first.
 
-Notable here:
+Notes:
 - one run may fill cells of several tables: two runs are the same if they have the same folder and config.
 """
 

@@ -1,6 +1,6 @@
 """The detectable difference of paired runs: the one that they find with a probability of 80 %.
 
-Notable here:
+Notes:
 - a mean difference is tested against its standard error, two-sided at 5 %, by Student's t: three seeds ask for 4.3
   errors where thirty ask for 2.0, and what is found four times in five is larger still;
 - pairs that share a baseline share its luck: they form a block, and a seed's differences in a block are added before

@@ -1,6 +1,6 @@
 """The weights that this package ships: small networks trained on generated videos (dataset=motions_pretraining).
 
-Notable here:
+Notes:
 - conf/pretraining/motions.yaml says what is trained; a network is a run like any other, and is continued like one;
 - a file holds the run's last weights in half precision, head included; shipped.json beside the files has a row for
   each, which `vmp.backbones.zoo` reads.

@@ -1,6 +1,6 @@
 """Copies the results of your runs into docs/results, which nothing else writes.
 
-Notable here:
+Notes:
 - a published number is never lost: if a new file lacks a number, seeds or pairs that the published file has, nothing
   is copied and the error lists what would be lost;
 - figures with frames of videos are published in miniature only, where the videos are the project's own;

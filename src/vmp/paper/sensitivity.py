@@ -1,6 +1,6 @@
 """Could the tables' runs have shown a gain? Their controls, and what varies from run to run.
 
-Notable here:
+Notes:
 - attention where something really moves is a gain that is there by construction. A cell whose runs show neither it nor
   a gain of motion prompts is blind: there, the lack of a gain says nothing;
 - what a seed varies is told apart from what the start of slope and shift varies.

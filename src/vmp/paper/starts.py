@@ -1,6 +1,6 @@
 """Train from a grid of initial slopes and shifts and map the gain in accuracy: do the initial values matter?
 
-Notable here:
+Notes:
 - a run is that of a Table 1 cell at λ = 0 (or another λ) except for where m and n start; its baseline is the same run
   without prompts, on the same clips and from the same weights;
 - the map shows the gain in top-1 over the baseline of the same seed, and where slope and shift ended.

@@ -1,6 +1,6 @@
 """A study: arms compared on several small sets of clips, over folds and seeds; conf/study/<name>.yaml.
 
-Notable here:
+Notes:
 - a run is one (set, fold, arm, setting, seed). Runs are ordered so that whatever is finished can be compared: seed by
   seed and fold by fold, all arms of a fold next to each other;
 - the overrides of arms and settings may use values of their set, as in vmp.lambda={weight}; other braces are Hydra's,

@@ -1,6 +1,6 @@
 """The records of a study: study_runs.csv, a row for each run, and study_clips.csv.gz, a row for each tested clip.
 
-Notable here:
+Notes:
 - study_clips.csv.gz has a column for each run, named arm/setting/seed, with the class that it predicted for a clip, so
   the runs of a clip stand side by side; a run that did not test the clip leaves it empty. In memory a row is one clip
   of one run.

@@ -1,6 +1,6 @@
 """The paper's tables as data: conf/table/table<n>.yaml and a profile (conf/table/profile/) become cells.
 
-Notable here:
+Notes:
 - a cell combines what its row, its column and the table's `shared` section say;
 - the profile says what the paper's datasets and models are: the real ones, or small ones made here;
 - a cell's `RunSpec` is a run without its seed; planning.py makes runs of it.

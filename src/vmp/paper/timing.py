@@ -1,6 +1,6 @@
 """Times models and training steps: for Table 8, for estimates and for the benchmarks.
 
-Notable here:
+Notes:
 - alternatives run one after another in every round, so that a noisy moment affects all of them;
 - a round in which this thread had to wait for a CPU does not count and is repeated;
 - on a GPU a time includes the device's work.

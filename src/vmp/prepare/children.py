@@ -1,6 +1,6 @@
 """Jobs in child processes that can be killed: a damaged file may crash or hang a decoder.
 
-Notable here:
+Notes:
 - a job is a generator function; what it yields reaches the parent at once, over a pipe from each child;
 - a child that dies, or makes no progress, is replaced, and its job ends with a `Lost`. What counts is not
   how long a job takes but how long no step of it is finished: jobs call `step`, and a step may use `timeout` seconds of

@@ -1,6 +1,6 @@
 """Writes spans of long videos as small files that are quick to decode.
 
-Notable here:
+Notes:
 - a source is decoded once, from its first frame, and frames are counted; all its spans, overlapping or not, are
   written on the way. Nothing seeks;
 - a span in seconds holds the frames whose times lie in it. Packet timestamps tell which frames these are without

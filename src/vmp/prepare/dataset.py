@@ -1,6 +1,6 @@
 """From what a dataset's annotations say (a DatasetPlan) to manifests: find the videos, measure or copy them, write.
 
-Notable here:
+Notes:
 - whatever can be found wrong without decoding a frame fails before any frame is decoded;
 - where a check fails nothing is written, unless the caller allows it; then the counts reach every result;
 - the manifests' folder also gets dataset.json, which says where the videos are, and prepare.json with all counts.

@@ -1,6 +1,6 @@
 """Divides labelled clips into train, val and test.
 
-Notable here:
+Notes:
 - a split that the clips bring along is taken as it is; else splits.py makes one, by ratio or fold;
 - a training clip whose file is, byte for byte, that of a tested clip is left out and named (of a user's lists, which
   are taken as they are, it is named);

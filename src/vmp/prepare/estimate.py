@@ -1,6 +1,6 @@
 """Estimates the disk space and time that cutting clips or measuring videos will take.
 
-Notable here:
+Notes:
 - headers say how many frames there are. What they cost depends on their content (noise takes ten times the bytes of a
   plain wall), on the machine and on its load, so a few clips are made, in child processes and in a temporary folder;
 - a sample begins at the keyframe that a seek finds: near its clip, which is enough here.

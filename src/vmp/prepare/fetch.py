@@ -1,6 +1,6 @@
 """The official archives and annotations of a dataset, fetched for `--download`; FineGym's videos through yt-dlp.
 
-Notable here:
+Notes:
 - nobody publishes checksums of the archives: the SHA-256 is recorded at the first use and compared at every later one.
   They are fetched over https only, since at the first use nothing else vouches for them;
 - a RAR needs a program to unpack it, which is looked for before gigabytes are fetched;

@@ -1,6 +1,6 @@
 """FineGym, Gym99 v1.1 (Shao et al. 2020): 26,320 and 8,521 elements of 180 competition videos.
 
-Notable here:
+Notes:
 - an element's id `VVVVVVVVVVV_E_ssssss_eeeeee_A_ssss_eeee` holds the video's 11 characters, which may be `_` and `-`,
   and times rounded down to the second: spans come from the annotation JSON, ids only confirm them;
 - times of an element are relative to the start of its event; some elements end after their event;

@@ -1,6 +1,6 @@
 """Labelled clips as people keep them, in one folder per class or in one CSV, divided into train, val and test.
 
-Notable here:
+Notes:
 - files that are clearly no clips (hidden ones, notes, tables: ASIDE) are passed over, any other file is an error;
 - a clip's id is its path without suffix, the same in every split and fold, so that runs can be compared clip by clip;
 - split.csv beside the manifests has the split in the form in which it is read, by `dataset.csv`.

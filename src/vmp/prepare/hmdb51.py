@@ -1,6 +1,6 @@
 """HMDB-51 (Kuehne et al. 2011): 6,766 whole files, 51 classes, three splits given by 153 files.
 
-Notable here:
+Notes:
 - class ids come from the class list of this package. Sorting the split files would put climb_stairs before climb, a
   directory listing shifts with every stray folder, and a third order is in use elsewhere;
 - file names may start with `-` or `#` and contain `[`, `;`, `&`, `!`, so they are matched as plain text, and no line

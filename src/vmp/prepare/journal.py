@@ -1,6 +1,6 @@
 """Small files made from videos, in child processes: each is whole or does not exist, and is made once.
 
-Notable here:
+Notes:
 - a file gets its name when it is finished and checked; what a killed child left is removed by the next run;
 - `.cuts.jsonl` in each folder says what its files were made from, so that a run that was killed continues, and a file
   whose source, span or settings have changed is made again. A lock keeps a second process out of the folder;

@@ -1,6 +1,6 @@
 """Lists of a user's own videos, made into manifests.
 
-Notable here:
+Notes:
 - list_format.py reads the text of a list, locate.py finds the files that it means;
 - labels are all class numbers or all class names; lists in which they could be either are refused;
 - measurements are kept in measured.jsonl, so that a file of the same size and time is not measured again.

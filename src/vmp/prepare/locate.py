@@ -1,6 +1,6 @@
 """Finds the files that a list means by its paths and ids.
 
-Notable here:
+Notes:
 - a path that exists as written is taken. Else backslashes are read as slashes, absolute paths are taken if they lie in
   the root, and relative ones may count from the list's folder, the working folder or the folder above the root;
 - a name that differs only in upper and lower case, or in how accents are coded (macOS writes them as characters of

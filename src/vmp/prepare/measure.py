@@ -1,6 +1,6 @@
 """Measures a video file: its counted frames, size and rate, and which readers return exactly those frames.
 
-Notable here:
+Notes:
 - the file is decoded once and its frames are counted (source.py); of a frame folder, every picture is decoded;
 - a seeking reader is exact for a file if frames sampled from all over it, read sequentially and after seeks, match the
   counted ones; each is compared with its neighbours in time, too, so that a shift by one frame is noticed;

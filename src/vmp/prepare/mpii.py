@@ -1,6 +1,6 @@
 """MPII Cooking 2 (Rohrbach et al. 2016): 14,105 intervals of 273 sequences, one static camera.
 
-Notable here:
+Notes:
 - the annotations are a MATLAB 7.3 file, which is HDF5: strings are references to arrays of UTF-16 code units,
   dimensions are reversed;
 - of 87 verbs, the 67 that are also attributes are classes; labels are positions in the order of the names with their

@@ -1,6 +1,6 @@
 """Kinetics-400/600/700, UCF-101 and Something-Something v2, each as a description, from their official lists.
 
-Notable here:
+Notes:
 - a video is found by its id in any folder (`Locator`): Kinetics' clips as they were cut (`ID_000010_000020.mp4`) or the
   whole videos they are spans of, UCF-101's files, Something-Something's numbers;
 - Kinetics' lists shrink as videos leave YouTube: a list may be longer than the shortest published one, not shorter.

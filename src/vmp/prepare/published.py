@@ -1,6 +1,6 @@
 """Four small published collections of real clips, each as a description: what it holds and how it is tested.
 
-Notable here:
+Notes:
 - clips.csv in the folder of the videos (or --csv) names path,label and, where the collection has them, group and split;
   without it the class folders are read, and UT-Interaction and HandWash say the rest in their file names;
 - the counts are those of the clips that were published, or of those that can be decoded (skateboard);

@@ -1,6 +1,6 @@
 """AVI files with packed B-frames made exact for every reader, without changing a pixel.
 
-Notable here:
+Notes:
 - DivX put a B-frame into the packet of the frame before it, so that an AVI has empty packets, wrong counts and no
   times, and seeking readers return other frames. FFmpeg's mpeg4_unpack_bframes takes the packets apart;
 - the order in which pictures are shown is found by decoding: each packet is numbered, and its picture comes out with

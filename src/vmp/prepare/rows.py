@@ -1,6 +1,6 @@
 """Rows of the manifests: a clip as annotated (an Item) with what was measured of the file that holds it.
 
-Notable here:
+Notes:
 - clips are spans of the original videos (`in_place_rows`), or files of their own under out/clips: cut from longer
   videos (`cut_rows`), or whole files remuxed (`remux_rows`);
 - a span in seconds takes the frames whose own times lie in [start, end) (times.py); no rate is involved;

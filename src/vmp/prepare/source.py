@@ -1,6 +1,6 @@
 """A video file decoded frame by frame, with its header read once and every sign of damage noticed.
 
-Notable here:
+Notes:
 - headers are wrong about the number of frames in both directions, so frames are counted as they come out;
 - a damaged Matroska or AVI file is read on behind the damage without any sign but FFmpeg's log, so the log is captured;
 - `packet_times` and `Source` read the same header, so a difference between their times is a finding about the file.

@@ -1,6 +1,6 @@
 """Splits labelled clips into train, val and test by ratio, or into folds, without parting a group.
 
-Notable here:
+Notes:
 - groups are placed one after another, the largest first, each where its classes are furthest below their share. Clips
   without groups come out as even as whole numbers allow: a class's counts in two folds differ by at most one, and so do
   the folds' sizes;

@@ -1,6 +1,6 @@
 """Archives, and the archives inside them, unpacked into a folder; HMDB-51 is a RAR that holds one RAR per class.
 
-Notable here:
+Notes:
 - an archive may name members outside its folder, or hold links: members are checked before and after unpacking;
 - each archive is unpacked into a temporary folder and moved into place when it is whole; a file marks it as done, so
   that a run that was killed can continue. It names the archive's size and time: one that was replaced is unpacked anew;

@@ -1,6 +1,6 @@
 """Decode every clip's file and compare it with the manifest.
 
-Notable here:
+Notes:
 - files are decoded in child processes, one at a time each, which may crash or hang without harm;
 - nothing is deleted or moved: rows that cannot be used get another status in the manifest, the old manifest stays as
   `<name>.before-verify`, and `quarantine.csv` beside it lists the rows with their problems;

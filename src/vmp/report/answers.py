@@ -1,6 +1,6 @@
 """The summary at the top of the page: the best setting, its gain, whether that may be chance, and slope and shift.
 
-Notable here:
+Notes:
 - a comparison is a dataset and a backbone, tested on equally many clips with the same views, so that quick checks do
   not compete with whole runs; a setting is what its runs with several seeds have in common;
 - the best setting with prompts, controls apart, is compared with the network without them, or the best setting with

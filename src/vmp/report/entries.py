@@ -1,6 +1,6 @@
 """A run's folder, read for the page. Damaged files are noted and shown, not raised.
 
-Notable here:
+Notes:
 - what a page shows of a run is taken from its files at once, and the files' text is not kept: a page may be about
   hundreds of runs, each with thousands of clips and rows.
 """

@@ -1,6 +1,6 @@
 """Runs and tables as one HTML page that opens from disk: no server, no network, no files beside it.
 
-Notable here:
+Notes:
 - the answer comes first (answers.py), then the runs; tables follow, only those of the runs' own folders or those
   named on the command line;
 - the templates (*.html) render tables, the list of runs and their details as plain HTML and escape everything that

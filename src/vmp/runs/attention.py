@@ -1,6 +1,6 @@
 """The mean attention of a run's prompts over the clips that it is tested on, and constant attention that takes it.
 
-Notable here:
+Notes:
 - it is measured by hooks on the prompt layers during the final test, on exactly the clips and frames that each sees. A
   layer runs twice there, the backbone once, and no score changes;
 - for a run without it in its result, made by an earlier version of the project, it is measured when it is asked for:

@@ -1,6 +1,6 @@
 """Decides whether a pretrained classification head is for the classes of a dataset. Only then is it loaded.
 
-Notable here:
+Notes:
 - an equal number of classes does not make them the same, nor do equal names in another order;
 - the class names of a run are in its classes.txt, those of a file of weights FILE.pyth in FILE.classes.txt beside it,
   and those of Kinetics-400 are shipped;

@@ -1,6 +1,6 @@
 """Continues a run from one checkpoint, the same on all of its processes.
 
-Notable here:
+Notes:
 - the first process chooses the checkpoint; the others read the one of that name, and all compare name, step and
   digest before anything is trained or written. If the disk shows the processes different files, the run stops;
 - each session (one start of the command) compares its machine and code with those of the session before it, and logs

@@ -1,6 +1,6 @@
 """A trained model as a folder to give away: what `vmp push` uploads and `vmp.load("hf:...")` opens.
 
-Notable here:
+Notes:
 - the folder has model.safetensors, config.yaml, classes.txt, result.json and README.md, the model card. It has no
   data, no predictions, no names of videos, no account of a tracker, and no path of the machine that it was made on;
 - reading it executes nothing: the config is checked, the weights are read as tensors.

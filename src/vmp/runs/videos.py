@@ -1,6 +1,6 @@
 """Videos that belong to no dataset, as a trained model takes them.
 
-Notable here:
+Notes:
 - a video is measured like those of a dataset, and read through a reader that returns exactly its frames;
 - frames, crops and views are those of the run's test, or of the published protocol.
 """

@@ -1,6 +1,6 @@
 """Trackers: copies of a run's records in wandb or TensorBoard. The files in the run's folder have precedence.
 
-Notable here:
+Notes:
 - a tracker never stops training: any failure in it costs one warning and ends the tracking;
 - at the first row of a session the tracker catches up with metrics.jsonl: it sends what is missing, and nothing twice.
   So a run that was killed, or whose tracking began half-way, is complete in the end;

@@ -1,6 +1,6 @@
 """wandb: the run on wandb's server, or in files that `wandb sync` sends there later.
 
-Notable here:
+Notes:
 - wandb's own step (`_step`) is the row's line in metrics.jsonl, so that rows of several sessions fit together; charts
   use `step` and `epoch`, which are logged with every row, as their axes;
 - the run is online if there is a key and the server answers in time, otherwise offline; nobody is ever asked anything;

@@ -1,6 +1,6 @@
 """The generated dataset `motions`: short H.264 clips whose class is visible only in their motion.
 
-Notable here:
+Notes:
 - any one frame, at any index, has the same distribution under every class: place uniform on a torus (an object that
   leaves on one side enters on the other), angle uniform, log of the radius uniform on a circle, no motion blur. So
   a classifier of single frames is at chance by construction, and only the order of frames tells the class;

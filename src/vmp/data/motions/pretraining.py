@@ -1,6 +1,6 @@
 """Classes of motion that networks learn before they are fine-tuned, as Kinetics is for real ones; none is of the ten.
 
-Notable here:
+Notes:
 - every clip has two objects, each with an arm. In most classes one of them, the actor, moves and the other stands
   still, so that neither the number of objects nor their shape tells the class;
 - the state of a clip is a point on a product of circles (both places round the torus, angles, arms, the log of the
