@@ -212,6 +212,8 @@ def test_no_file_is_overwritten(script, tmp_path, monkeypatch):
         code, said, _ = script("visualize", source, "--columns", 2)
         assert code == 0
         assert f"outputs/{name}.png" in said
+    code, _, errors = script("visualize", source, "--pathway", "slow")
+    assert (code, errors) == (2, "error: --pathway slow: only a run, or backbone=slowfast, has pathways\n")
     code, _, errors = script("visualize", source, "--out", tmp_path / "my.png")
     assert code == 2
     assert "is the video itself" in errors

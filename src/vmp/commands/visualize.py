@@ -168,6 +168,8 @@ def find_layer(options: argparse.Namespace) -> tuple["MotionPrompt", int]:
 
     given = {name: value for name in ("slope", "shift") if (value := getattr(options, name)) is not None}
     if not options.run:
+        if options.pathway:
+            raise UserError(f"--pathway {options.pathway}: only a run, or backbone=slowfast, has pathways")
         return layer_with(**(DEFAULTS | given)), 2
     if given:
         names = " and ".join(f"--{name}" for name in given)
