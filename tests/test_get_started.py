@@ -1,16 +1,44 @@
 """docs/get_started.md: every command, run in a folder with videos as the page describes them."""
 
+import itertools
 import shlex
 from pathlib import Path
 
 import pytest
+from configs import composed
 from runs import Running
 
 from vmp.data.motions import Motions, make_motions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/get_started.md").read_text(encoding="utf-8")
-COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    python ")]
+OWN, HMDB51 = PAGE.split("\n## SlowFast or TimeSformer on HMDB-51\n")
+
+
+def commands_in(text: str, *programs: str) -> list[str]:
+    return [
+        line.strip() for line in text.splitlines() if line.startswith(tuple(f"    {p} " for p in programs))
+    ]
+
+
+COMMANDS = commands_in(OWN, "python")
+
+
+def test_every_run_on_hmdb51_has_a_config_and_a_folder():
+    found = []
+    for line in commands_in(HMDB51, "python", "torchrun"):
+        words = shlex.split(line, comments=True)
+        given = [
+            word for word in words[words.index("train.py") + 1 :] if "=" in word and "launcher" not in word
+        ]
+        choices = [
+            [f"{key}={one}" for one in values.split(",")]
+            for key, _, values in (w.partition("=") for w in given)
+        ]
+        configs = [composed(*each) for each in itertools.product(*choices)]
+        assert {config.trainer.amp for config in configs} == {"none"}
+        found.append(len({config.folder for config in configs}))
+    assert found == [1, 1, 1, 1, 6]  # the last is a sweep
 
 
 @pytest.mark.slow

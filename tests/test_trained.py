@@ -245,7 +245,8 @@ if __name__ == "__main__":
 def test_rows_of_a_command_that_is_interrupted_are_kept(finished, files, tmp_path, number):
     """By Ctrl-C, which goes to the whole group, and by a kill, after which nothing can be said."""
     table, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
-    table.write_text("of an earlier command\n")
+    earlier = "file,frames,fps,problem\n"
+    table.write_text(earlier)
     (tmp_path / "slowly.py").write_text(SLOWLY)
     words = [*files, f"run={finished}", "--csv", table, "--device", "cpu", "--batch-size", 1]
     process = subprocess.Popen(
@@ -262,7 +263,7 @@ def test_rows_of_a_command_that_is_interrupted_are_kept(finished, files, tmp_pat
     assert len(rows) == 2
     assert [row["file"] for row in rows] == list(map(str, files[: len(rows)]))
     assert {row["class1"] for row in rows} <= {"brighter", "darker"}
-    assert table.read_text() == "of an earlier command\n"
+    assert table.read_text() == earlier
     if number == signal.SIGINT:
         said = (
             f"interrupted: {len(rows)} of {len(files)} videos were predicted; their rows are in {partial}\n"
