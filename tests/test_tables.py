@@ -466,17 +466,14 @@ def test_verbs_are_read_from_runs_and_from_evaluations(tmp_path):
 
 def test_runs_that_name_other_runs_move_with_the_folder_of_all(tmp_path):
     """The outputs of another machine, or a renamed folder: init_from and vmp.level name runs inside of it."""
-    table, profile = table_of(1, controls=True), load_profile("mini")
-    chosen = [cell for cell in cells(table, profile) if cell.run]
+    all_cells = [cell for cell in cells(table_of(1, controls=True), load_profile("mini")) if cell.run]
+    chosen = [next(cell for cell in all_cells if getattr(cell.run, name)) for name in ("start", "level_from")]
     here, there = (Planner(output=str(tmp_path / name)) for name in ("here", "there"))
-    runs = [here.source(cell, 0) for cell in chosen]
-    naming = [number for number, run in enumerate(runs) if run.start or run.level_from]
-    assert len({bool(runs[number].start) for number in naming}) == 2
-    for number in naming:
-        finish(runs[number], top1=50)
+    for cell in chosen:
+        finish(here.source(cell, 0), top1=50)
     (tmp_path / "here").rename(tmp_path / "there")
-    moved = read_values([chosen[number] for number in naming], there, [0])
-    assert [value.reason for value in moved.values() if value.mean is None] == []
-    elsewhere = dict(runs[naming[0]].raw) | {"init_from": "/another/run"}
-    with pytest.raises(RunError, match=r"init_from: .* -> /another/run"):
-        check_same_run(there.source(chosen[naming[0]], 0).folder, elsewhere)
+    moved = read_values(chosen, there, [0])
+    assert [value.mean for value in moved.values()] == [50, 50]
+    run = there.source(chosen[0], 0)
+    with pytest.raises(RunError, match=r"init_from: <output>/.* -> /another/run"):
+        check_same_run(run.folder, dict(run.raw) | {"init_from": "/another/run"})
