@@ -441,15 +441,28 @@ def edited(name: str):
             "apply_attention",
             lambda layer, clip, a, variation: Prompted(a.unsqueeze(1).expand(-1, 3, -1, -1, -1), a.sum()),
         )
+    if name == "normalised clips":
+        was_normalized = layer_module.as_normalized
+        return (
+            layer_module,
+            "as_normalized",
+            lambda clip, mean, std: (
+                was_normalized(clip, mean, std) * (1.0 if clip.dtype == torch.uint8 else 2.0)
+            ),
+        )
     was = LearnedPowerNorm.forward  # the same values, other gradients
     return LearnedPowerNorm, "forward", lambda self, d: was(self, d).detach() + 0 * self.m * self.n
 
 
-@pytest.mark.parametrize("name", ["power_norm", "grey", "variation", "product", "gradient"])
+@pytest.mark.parametrize(
+    "name", ["power_norm", "grey", "variation", "product", "normalised clips", "gradient"]
+)
 def test_an_edited_formula_is_the_one_that_trains(monkeypatch, name):
     """Whoever changes the paper's layer in its file must not train with the kernels' copy of the old formula."""
     torch.manual_seed(0)
     clip = torch.randint(0, 256, (2, 3, 5, 16, 16), dtype=torch.uint8)
+    if name == "normalised clips":
+        clip = clip / 128 - 1
     layer = MotionPrompt()
     before = layer(clip)
     place, what, new = edited(name)
@@ -484,4 +497,4 @@ def test_the_kernels_are_used_where_nothing_was_edited(options, monkeypatch):
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), warnings.catch_warnings():
         warnings.simplefilter("error")
         layer(clip)
-    assert called == [0, 1]  # the comparison, and the clip
+    assert called == [0, 1, 2]  # twice to compare, and for the clip

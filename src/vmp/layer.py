@@ -240,10 +240,10 @@ def _kernels_agree(options: tuple[str, str, str], formulas: tuple[Callable[..., 
         clip = ((7 * i * i + 61 * i) % 251).to(torch.uint8).view(1, 3, 4, 8, 8)
         found = []
         for compute in (layer._by_kernels, layer._by_formulas):
-            out = compute(clip, variation=True)
-            loss = out.prompts.square().sum() + out.variation
+            outs = [compute(each, variation=True) for each in (clip, clip.float() / 128 - 1)]
+            loss = torch.stack([out.prompts.square().sum() + out.variation for out in outs]).sum()
             grads = torch.autograd.grad(loss, [*layer.parameters()], allow_unused=True)
-            found.append([x.double() for x in (*out, *grads) if x is not None])
+            found.append([x.double() for x in (*outs[0], *outs[1], *grads) if x is not None])
     agree = len(found[0]) == len(found[1]) and all(
         a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*found, strict=True)
     )
