@@ -82,8 +82,10 @@ def find_splits(config: Config, *, progress: bool = True) -> Splits:
     check_enough_clips(config, len(splits.train.clips), splits.train.path)
     if not val and not test:
         raise ConfigError(f"{folder}: holds neither val.csv nor test.csv, so there is nothing to test on")
-    of_folders = isinstance(config.dataset, FoldersDataset)
-    hint = ", or give val a (larger) share in dataset.ratio, as in [0.6,0.2,0.2]" if of_folders else ""
+    hint = ""
+    if isinstance(config.dataset, FoldersDataset):
+        hint = ", or give val a (larger) share in dataset.ratio, as in [0.6,0.2,0.2]"
+        hint += " (without dataset.folds)" if config.dataset.folds else ""
     if not val and config.trainer.select == "best":
         raise ConfigError(f"trainer.select = 'best': the dataset has no validation split; use last{hint}")
     if not val and config.train.patience:

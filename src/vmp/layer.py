@@ -107,7 +107,8 @@ class MotionPrompt(nn.Module):
         # the kernels compute exactly this layer; a subclass of the layer or of the power norm may differ
         exact = type(norm) is LearnedPowerNorm and not _overrides_attention(type(self))
         waiting = norm._forward_hooks or norm._forward_pre_hooks  # for the power norm's call
-        if exact and not waiting and one_pass.is_usable() and _kernels_agree(self._options, _formulas()):
+        options = self.grey, self.modulate, self.variation
+        if exact and not waiting and one_pass.is_usable() and _kernels_agree(options, _formulas()):
             return self._by_kernels(clip, variation=variation)
         return self._by_formulas(clip, variation=variation)
 
@@ -189,10 +190,6 @@ class MotionPrompt(nn.Module):
         norm = getattr(self, "power_norm", None)  # a subclass may still be building it
         without = set() if isinstance(norm, LearnedPowerNorm) else {"m", "n", "slope", "shift"}
         return [name for name in super().__dir__() if name not in without]
-
-    @property
-    def _options(self) -> tuple[str, str, str]:
-        return self.grey, self.modulate, self.variation
 
     def extra_repr(self) -> str:
         options = f"grey={self.grey!r}, modulate={self.modulate!r}, variation={self.variation!r}"

@@ -533,6 +533,7 @@ def _make_model(
     import torch
 
     from vmp.finetune import check_frozen, freeze
+    from vmp.transfer import sha256_of
 
     set_precision_switches(config)
     model = build_model(config, len(classes))
@@ -555,7 +556,8 @@ def _make_model(
         loaded = [name for name, _ in model.backbone.named_parameters()]  # its builder may have loaded them
     check_frozen(model, loaded, known, start.warnings)
     if processes.first:
-        write_weights(config.folder, kept)
+        digest_of_start = {"sha256": sha256_of(Path(kept["source"]))} if start.report else {}
+        write_weights(config.folder, kept | digest_of_start)
     layers: dict[str, Any] = dict(model.prompts.items())
     frames, crop = config.backbone.spec.frames, config.backbone.spec.crop
     for pathway, layer in layers.items():

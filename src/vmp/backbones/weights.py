@@ -37,7 +37,6 @@ class LoadReport:
 
     backbone: str
     source: str  # the file
-    sha256: str  # of the file
     layout: str
     licence: str | None
     matched: list[str]
@@ -168,7 +167,6 @@ def load_weights(
     return LoadReport(
         backbone=backbone,
         source=str(foreign.file),
-        sha256=sha256_of(foreign.file),
         layout=foreign.layout,
         licence=row.licence if row else None,
         matched=matched,

@@ -259,6 +259,10 @@ def _header_fault(header: Sequence[str], required: Sequence[str]) -> str:
     return "" if readable else "a column has no name that can be read"
 
 
+# with a drive, or a home; "A: b" is an ordinary name but on Windows
+_ABSOLUTE = re.compile(r"[/~\\]|[A-Za-z]:" if os.sep == "\\" else r"[/~\\]|[A-Za-z]:(?! )")
+
+
 def check_relative(path: str) -> str:
     """The path itself; ValueError unless it is relative, stays inside the dataset root and is plain text."""
     if not path:
@@ -267,9 +271,7 @@ def check_relative(path: str) -> str:
         raise ValueError(f"path {path!r} holds a control character")
     if any("\ud800" <= c <= "\udfff" for c in path):  # how Python represents bytes that are not UTF-8
         raise ValueError(f"path {path!r} is not UTF-8; rename it")
-    if re.match(
-        r"[/~\\]|[A-Za-z]:" + ("" if os.sep == "\\" else "(?! )"), path
-    ):  # "A: b" is no drive elsewhere
+    if _ABSOLUTE.match(path):
         raise ValueError(f"path {path!r} must be relative to the dataset root")
     if ".." in PurePosixPath(path).parts or (os.sep == "\\" and ".." in PureWindowsPath(path).parts):
         raise ValueError(f"path {path!r} climbs out of the dataset root with '..'")

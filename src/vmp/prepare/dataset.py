@@ -170,16 +170,17 @@ def _refuse_to_overwrite(plan: DatasetPlan, out: Path) -> None:
     folders = {(out / split).parent for split in plan.splits}
     manifests = [folder / f"{name}.csv" for folder in folders for name in PARTS]
     foreign = [path for path in manifests if path.is_file() and not _is_manifest(path)]
-    texts = {folder / "classes.txt": "".join(f"{name}\n" for name in plan.classes) for folder in folders}
-    texts |= {out / path: csv_text(rows) for path, rows in plan.tables.items()}
-    for path, text in texts.items():
+    tables = {out / path: rows for path, rows in plan.tables.items()}
+    for path in (*(folder / "classes.txt" for folder in folders), *tables):
         try:
             prepared = recorded_root(path.parent) is not None
         except ManifestError:
             prepared = False
             foreign.append(path.with_name(RECORD))
-        if not prepared and path.is_file() and path.read_bytes() != text.encode(errors="backslashreplace"):
-            foreign.append(path)
+        if not prepared and path.is_file():
+            text = csv_text(tables[path]) if path in tables else "".join(f"{name}\n" for name in plan.classes)
+            if path.read_bytes() != text.encode(errors="backslashreplace"):
+                foreign.append(path)
     if foreign:
         raise ConfigError(
             f"--out {out}: {', '.join(map(str, sorted(set(foreign))))} would be replaced or removed, and was not "

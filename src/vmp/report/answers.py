@@ -187,8 +187,8 @@ def _compare(dataset: str, backbone: str, tested: str, settings: list[Setting]) 
     else:
         best, other = ranked[0], ranked[1] if len(ranked) > 1 else None
         rivals = len(ranked) * (len(ranked) - 1) // 2  # pairs
-    difference = _difference(best, other, max(1, rivals))
-    return Answer(dataset, backbone, tested, best, other, len(settings), difference)
+    found = _difference(best, other, max(1, rivals))
+    return Answer(dataset, backbone, tested, best, other, len(settings), found)
 
 
 def _rank(settings: list[Setting]) -> list[Setting]:

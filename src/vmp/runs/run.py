@@ -15,14 +15,11 @@ from typing import Any
 from vmp.config import Config
 from vmp.errors import RunError, first_line
 from vmp.runs import records
-from vmp.runs.folder import load_config
+from vmp.runs.folder import ADDED, load_config
 from vmp.runs.rows import Row, Rows
 
 CURVE_POINTS = 2000
-PAPERS_LAYER = {  # with these values, which earlier versions lack, learned prompts are the paper's
-    **{"form": "pixel", "scales": [1], "compensate": "none", "pixels": True},
-    **{"attention_from": "clip", "regulariser": "temporal"},
-}
+PAPERS_LAYER = ADDED["vmp"] | {"attention_from": "clip"}  # with these values, learned prompts are the paper's
 
 
 @dataclass(frozen=True)
