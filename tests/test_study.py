@@ -22,7 +22,7 @@ from vmp.paper.paired import (
     mean_difference,
 )
 from vmp.paper.planning import Planner
-from vmp.paper.study import PLACE, choose, is_current, load_study, plan
+from vmp.paper.study import PLACE, choose, is_current, load_study, plan, take_recorded_levels
 from vmp.paper.study_command import estimate, read_recorded, write_results
 from vmp.paper.study_page import collect, compare
 from vmp.paper.study_records import (
@@ -292,11 +292,11 @@ def test_a_page_says_which_settings_were_chosen_and_whose_slope_and_shift_it_sho
 
 def test_the_time_of_a_plan_is_that_of_its_sets():
     """Runs of one set say little of another, whose clips are longer or more."""
-    took = [("hands", 600.0), ("hands", 800.0), ("boards", 100.0)]
+    took = [("hands", 600.0), ("hands", 800.0), ("hands", 9000.0), ("boards", 100.0)]
     assert estimate(["boards"] * 3, took) == (
-        "about 5 min, one after another, as the recorded runs took (boards 100 s a run)"
+        "about 5 min, one after another, by the medians of recorded runs (boards 100 s a run)"
     )
-    assert "(hands 700 s, new 500 s a run)" in estimate(["hands", "new"], took)
+    assert "(hands 800 s, new 700 s a run)" in estimate(["hands", "new"], took)
 
 
 def test_an_arm_that_is_not_compared_with_the_first_says_with_which(tmp_path):
@@ -406,6 +406,30 @@ def test_constant_attention_takes_the_mean_of_the_learned_arm_wherever_the_runs_
             else:
                 assert run.planned.needs == ()
     assert len(digests) == 5 * 2 * 2
+
+
+def test_constant_attention_is_taken_from_the_record_of_a_run_that_is_not_there():
+    """docs/results/real has learned runs with and without their mean attention, and no folders of runs."""
+    study, planner = load_study(STUDY), Planner(output="outputs/nowhere")
+    rows = read_records(ROOT / "docs/results/real").runs
+    chosen = {"sets": ["handwash12", "ut_set1"], "seeds": [0], "settings": ["base"]}
+    before = plan(study, planner, arms=["learned", "constant"], **chosen)
+    after = take_recorded_levels(study, planner, before, rows)
+    recorded = {
+        (r["set"], r["fold"]): r["attention"] for r in rows if r["arm"] == "learned" and r["seed"] == "0"
+    }
+    assert len(recorded) == 15
+    for old, new in zip(before, after, strict=True):
+        assert (old.place, old.digest) == (new.place, new.digest)
+        level = recorded[new.set, str(new.fold)]
+        if new.arm == "constant" and level:
+            assert new.planned.config.vmp.level == float(level)
+            assert new.planned.needs == ()
+        else:  # not recorded: trained again
+            assert new.planned is old.planned
+    assert {bool(new.planned.needs) for new in after if new.arm == "constant"} == {True, False}
+    with pytest.raises(ConfigError, match=r"vmp.level: the table sets this itself"):
+        plan(study, Planner(output="x", extra=["vmp.level=1"]), arms=["constant"], **chosen)
 
 
 def test_recorded_runs_have_the_config_that_the_study_gives_them():

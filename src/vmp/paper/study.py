@@ -5,14 +5,15 @@ Notes:
   seed and fold by fold, all arms of a fold next to each other;
 - the overrides of arms and settings may use values of their set, as in vmp.lambda={weight}; other braces are Hydra's,
   as in tag=lr${optim.lr} and vmp.options={width: 0.3};
-- a run that an earlier study of the same config recorded (study_runs.csv, study_clips.csv.gz) is not run again.
+- a run that an earlier study of the same config recorded (study_runs.csv, study_clips.csv.gz) is not run again, also
+  where another run takes its mean attention.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -109,7 +110,7 @@ class Study(PaperSection):
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A run of a study and its place in it."""
+    """A run of a study and its place in it. level_from: the run whose mean attention it takes."""
 
     set: str
     fold: int  # from 1
@@ -117,6 +118,7 @@ class StudyRun:
     setting: str
     seed: int
     planned: PlannedRun
+    level_from: PlannedRun | None
 
     @property
     def place(self) -> dict[str, str]:
@@ -126,7 +128,7 @@ class StudyRun:
     def digest(self) -> str:
         """Of all settings that decide its result, wherever its folder is."""
         matters = what_matters(self.planned.raw)
-        if level := self.planned.level_from:
+        if level := self.level_from:
             inside = level.folder.relative_to(level.config.output)
             matters["vmp"] = {**matters["vmp"], "level": inside.as_posix()}
         text = json.dumps(matters, sort_keys=True, default=str)
@@ -241,8 +243,29 @@ def plan(
 def _plan_one(
     study: Study, planner: Planner, chosen: str, fold: int, arm: str, setting: str, seed: int
 ) -> StudyRun:
-    spec = _spec(study, chosen, fold, arm, setting)
-    return StudyRun(chosen, fold, arm, setting, seed, planner.run(spec, seed))
+    planned = planner.run(_spec(study, chosen, fold, arm, setting), seed)
+    return StudyRun(chosen, fold, arm, setting, seed, planned, planned.level_from)
+
+
+def take_recorded_levels(
+    study: Study, planner: Planner, runs: Iterable[StudyRun], recorded: Iterable[Mapping[str, str]]
+) -> list[StudyRun]:
+    """The runs; one that takes the mean attention of a recorded run takes it from the record where that run's folder is
+    not there. recorded: rows of study_runs.csv."""
+    levels = {key_of(row): row.get("attention") for row in recorded}
+
+    def take(run: StudyRun) -> StudyRun:
+        if run.planned.level_from is None or run.planned.level_from.finished:
+            return run
+        level = levels.get(key_of(run.place | {"arm": str(study.arms[run.arm].level_from)}))
+        if not level:  # not recorded, or by an earlier version
+            return run
+        spec = _spec(study, run.set, run.fold, run.arm, run.setting)
+        given = (f"vmp.level={level}",)
+        spec = replace(spec, overrides=spec.overrides + given, own=spec.own + given, level_from=None)
+        return replace(run, planned=planner.run(spec, run.seed))
+
+    return [take(run) for run in runs]
 
 
 def _spec(study: Study, chosen: str, fold: int, arm: str, setting: str) -> RunSpec:

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 from vmp.files import wait_for_lock, write_text
 from vmp.formats import format_duration
@@ -12,7 +12,17 @@ from vmp.jobs.launch import parse_launch
 from vmp.paper.estimates import command_of
 from vmp.paper.planning import PlannedRun, Planner, add_needed_runs
 from vmp.paper.reproduce import Interrupted, run_missing
-from vmp.paper.study import Study, StudyRun, choose, is_current, key_of, load_study, plan, rows_of
+from vmp.paper.study import (
+    Study,
+    StudyRun,
+    choose,
+    is_current,
+    key_of,
+    load_study,
+    plan,
+    rows_of,
+    take_recorded_levels,
+)
 from vmp.paper.study_page import collect, compare_arms, draw, to_markdown
 from vmp.paper.study_pictures import draw_arms, draw_attention
 from vmp.paper.study_records import (
@@ -60,6 +70,7 @@ def run_study(request: StudyRequest) -> int:
     results = Path(request.results or Path(output) / "results")
 
     recorded = read_recorded(study, planner, results)
+    planned = take_recorded_levels(study, planner, planned, recorded.runs)
     known = {key_of(row): row["config"] for row in recorded.runs}
     missing = [run for run in planned if known.get(key_of(run.place)) != run.digest]
     todo = add_needed_runs(run.planned for run in missing)
@@ -152,7 +163,9 @@ def _print_plan(
     print(f"{len(planned)} runs, {len(planned) - len(missing)} recorded, {len(missing)} to do")
     asked = {id(run.planned) for run in missing}
     if needed := [run for run in todo if id(run) not in asked and not run.finished]:
-        print(f"and {len(needed)} whose mean attention they take, since their folders are not here")
+        print(
+            f"and {len(needed)} whose mean attention they take, since neither their folders nor records of it are here"
+        )
     sets = [run.dataset for run in todo if not run.finished]
     took = [(study.sets[row["set"]].label, float(row["seconds"])) for row in recorded.runs]
     if sets and took:
@@ -160,10 +173,12 @@ def _print_plan(
 
 
 def estimate(sets: Sequence[str], took: Sequence[tuple[str, float]]) -> str:
-    """How long runs of these sets take, one after another. took: the set and the seconds of each recorded run; a set
-    without any takes the mean of all."""
+    """How long runs of these sets take, one after another, by the medians (recorded times may include suspensions).
+
+    took: the set and the seconds of each recorded run; a set without any takes the median of all.
+    """
     by_set = {name: [seconds for of, seconds in took if of == name] for name in dict.fromkeys(sets)}
-    means = {name: fmean(found or [seconds for _, seconds in took]) for name, found in by_set.items()}
-    each = ", ".join(f"{name} {mean:.0f} s" for name, mean in means.items())
-    whole = format_duration(sum(means[name] for name in sets))
-    return f"about {whole}, one after another, as the recorded runs took ({each} a run)"
+    typical = {name: median(found or [seconds for _, seconds in took]) for name, found in by_set.items()}
+    each = ", ".join(f"{name} {t:.0f} s" for name, t in typical.items())
+    whole = format_duration(sum(typical[name] for name in sets))
+    return f"about {whole}, one after another, by the medians of recorded runs ({each} a run)"
