@@ -418,7 +418,6 @@ def test_constant_attention_is_taken_from_the_record_of_a_run_that_is_not_there(
     recorded = {
         (r["set"], r["fold"]): r["attention"] for r in rows if r["arm"] == "learned" and r["seed"] == "0"
     }
-    assert len(recorded) == 15
     for old, new in zip(before, after, strict=True):
         assert (old.place, old.digest) == (new.place, new.digest)
         level = recorded[new.set, str(new.fold)]
