@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import time
 
@@ -16,7 +17,7 @@ from tracked import (
     wandb_files,
 )
 
-from vmp.runs.records import read_metrics
+from vmp.runs.records import read_metrics, read_result
 from vmp.tracking.wandb_files import read_history, read_records, session_files
 
 pytestmark = pytest.mark.usefixtures("no_account")
@@ -112,3 +113,32 @@ def test_only_one_of_two_processes_tracks(data, tmp_path):
     assert [one.returncode for one in done] == [0, 0], done[0].stderr[-2000:] + done[1].stderr[-2000:]
     (file,) = wandb_files(folder(tmp_path))
     assert len(read_history(file)) == 1 + 6 + 1 + 1  # the start, six steps, the epoch, the result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wandb", "tensorboard"])
+def test_a_finished_run_whose_result_was_not_sent_sends_it_when_called_again(data, straight, tmp_path, kind):
+    """As after a kill between the result and the tracker, or after a run without a tracker."""
+    shutil.copytree(straight, folder(tmp_path))
+
+    def sessions() -> int:
+        files = {"wandb": "wandb/*run-*/*.wandb", "tensorboard": "tensorboard/events.*"}
+        return len([*folder(tmp_path).glob(files[kind])])
+
+    for expected in (1, 1):  # the second call finds it sent
+        done = start(data, tmp_path, f"logger={kind}").succeed()
+        assert "is finished:" in done.stdout
+        assert sessions() == expected
+    where, rows = folder(tmp_path), read_metrics(folder(tmp_path))
+    if kind == "wandb":
+        (file,) = wandb_files(where)
+        history = read_history(file)
+        assert len(history) == len(rows) + 1
+        assert "result/per_class.path" in history[-1]
+    else:
+        events = tensorboard_events(where)
+        assert events.Scalars("result/top1")[0].value == pytest.approx(read_result(where)["top1"])
+        assert len(events.Scalars("train/loss")) == 36
+    (where / "tracked.json").write_text("{")  # as damaged as a kill may leave it
+    start(data, tmp_path, f"logger={kind}").succeed()
+    assert sessions() == 2

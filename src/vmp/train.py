@@ -58,7 +58,7 @@ from vmp.runs.score import (
 )
 from vmp.runs.start import start_weights
 from vmp.targets import trust_targets
-from vmp.tracking import Tracker, check_tracker, start_tracker
+from vmp.tracking import Tracker, check_tracker, resend_result, start_tracker
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
@@ -87,7 +87,7 @@ def train(cfg: DictConfig) -> None:
         check_stage(config)
     if _is_finished(config):
         if read_rank().first:
-            _complete(config.folder)
+            _complete(config)
             print(f"{config.folder} is finished:")
             print_result(config.folder)
             if place := other_place(config.folder, raw):
@@ -480,11 +480,14 @@ def _tidy_up(folder: Path, *, keep: str, warn: Callable[[str], None]) -> None:
             warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
 
 
-def _complete(folder: Path) -> None:
-    """Do what a kill right after the result has left undone, as the run's own config says."""
+def _complete(config: Config) -> None:
+    """Do what a kill right after the result has left undone: what the run's own config says about checkpoints, and what
+    this command says about the tracker."""
+    folder = config.folder
     with suppress(UserError), locked(folder, "busy"):
         keep = read_config(folder)["trainer"].get("keep_finished", "all")
         _tidy_up(folder, keep=keep, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
+        resend_result(config, folder, log=print)
 
 
 def _make_plan(config: Config, world: int, *, labels: list[int], log: "Log") -> "TrainingPlan":

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vmp.config import Config, Logger
-from vmp.errors import ConfigError
-from vmp.runs.records import read_metrics
+from vmp.errors import ConfigError, RunError
+from vmp.files import read_json, write_json
+from vmp.runs.records import read_metrics, read_result
 from vmp.runs.rows import Row
 from vmp.tracking.summary import RunSummary, format_error, read_summary
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard"}  # logger.kind -> the package that it needs
 GOES_ON = "The run goes on without it; its files have everything"
+SENT_FILE = "tracked.json"  # tracker -> when the result was written that it has
 
 
 class Tracker:
@@ -77,6 +79,7 @@ class Mirror(Tracker):
         self.backend, self.folder, self.options, self.log = backend, folder, options, log
         self._newest = -1  # number of the newest row
         self._next: int | None = None  # number of the row to send next; None before the first
+        self._result: str | None = None  # when the result was written that was sent
         self._closed = False
 
     def log_row(self, row: Row) -> None:
@@ -97,7 +100,7 @@ class Mirror(Tracker):
     def close(self, *, code: int = 0) -> None:
         if not self._closed:
             self._closed = True
-            self._try("closing", self.backend.finish, code)
+            self._try("closing", self._finish, code)
 
     def _send_row(self, row: Row) -> None:
         if self._next is None:
@@ -129,6 +132,14 @@ class Mirror(Tracker):
         if self._next is None:
             self._begin(None)
         self.backend.log_result(self._newest + 1, read_summary(folder))
+        self._result = str(read_result(folder).get("finished"))
+
+    def _finish(self, code: int) -> None:
+        self.backend.finish(code)
+        if self._result:
+            write_json(
+                self.folder / SENT_FILE, _results_sent(self.folder) | {self.backend.name: self._result}
+            )
 
     def _try(self, what: str, do: Callable[..., Any], *arguments: Any) -> None:
         """Do something unless the tracker has failed before; a failure costs one warning and ends the tracking."""
@@ -141,6 +152,26 @@ class Mirror(Tracker):
             self.log(f"warning: {self.backend.name}: {what} failed ({format_error(error)}). {GOES_ON}")
             with suppress(Exception):  # there was a warning already
                 self.backend.abandon()
+
+
+def resend_result(config: Config, folder: Path, *, log: Callable[[str], None]) -> None:
+    """Send a finished run's result, and the rows that the tracker lacks, where the command that trained the run did
+    not: it was killed, its tracker failed, or it had none."""
+    if config.logger.kind == "files":
+        return
+    if _results_sent(folder).get(config.logger.kind) == str(read_result(folder).get("finished")):
+        return
+    tracker = start_tracker(config, folder, first=True, log=log)
+    tracker.log_result(folder)
+    tracker.close()
+
+
+def _results_sent(folder: Path) -> dict[str, str]:
+    """Tracker -> when the result was written that it has; empty if the file is damaged or not there."""
+    with suppress(RunError):
+        if isinstance(sent := read_json(folder / SENT_FILE), dict):
+            return sent
+    return {}
 
 
 def check_tracker(options: Logger) -> None:
