@@ -1,5 +1,6 @@
 import os
 import runpy
+import shutil
 import signal
 import sys
 
@@ -45,6 +46,17 @@ def finished(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished")
     start(data, out, "trainer.epochs=1", "trainer.keep_finished=all").succeed()
     return folder(out)
+
+
+@pytest.fixture(scope="session")
+def home(data, tmp_path_factory):
+    """A copy of `data` (home/data) and a run of four epochs on it (home/out) that was tested on two views."""
+    from runs import Running, overrides_for
+
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(data, home / "data")
+    Running(overrides_for(data, home / "out", "trainer.epochs=4", "trainer.views=2x1")).succeed()
+    return home
 
 
 @pytest.fixture(scope="session")

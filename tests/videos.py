@@ -35,6 +35,13 @@ def numbered_video(path: Path, frames: int = 60, **options) -> Path:
     return path
 
 
+def noise_video(path: Path, count: int, size: tuple[int, int] = (48, 64), **options) -> Path:
+    """`count` frames of noise, (height, width); options as of write_video."""
+    rng = np.random.default_rng(count)
+    write_video(path, [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(count)], **options)
+    return path
+
+
 def encoded(
     path: Path,
     pictures: Iterable[np.ndarray],
