@@ -25,7 +25,7 @@ from benchmarks.measure import (
 )
 from vmp.engine.precision import AUTOCAST, autocast_type, make_scaler
 from vmp.errors import ConfigError
-from vmp.machine import has_amx
+from vmp.kernels.amx import has_amx
 from vmp.paper.timing import random_batch, size_of
 
 CLASSES = 400

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vmp.kernels.stem import Stem, input_gradient
+from vmp.kernels.stem import Stem, convolve_cells, input_gradient
 
 # of C2D and the slow pathway, of I3D and the fast pathway, of X3D, of the original I3D, and some that nobody uses
 STEMS = [
@@ -56,6 +56,43 @@ def test_the_gradient_for_kernels_of_any_size(kernel, stride, padding, shape):
     torch.testing.assert_close(
         input_gradient(grad, weight, clip.shape, stride, padding), theirs, rtol=1e-12, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 14, 14), (1, 3, 9, 17, 24), (2, 3, 7, 8, 9), (1, 3, 7, 7, 7)])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), STEMS)
+def test_the_convolution_over_cells_is_torchs(kernel, stride, padding, shape):
+    torch.manual_seed(0)
+    clip = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 3, *kernel, dtype=torch.float64, requires_grad=True)
+    theirs = torch.nn.functional.conv3d(clip, weight, None, stride, padding)
+    ours = convolve_cells(clip, weight, stride, padding)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    toward = torch.randn_like(theirs)
+    expected = torch.autograd.grad(theirs, (clip, weight), toward)
+    for a, b in zip(torch.autograd.grad(ours, (clip, weight), toward), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_bf16_uses_cells_only_with_units_for_them(amx, monkeypatch):
+    called = []
+
+    def over_cells(*given):
+        called.append(given)
+        return convolve_cells(*given)
+
+    monkeypatch.setattr("vmp.kernels.stem.has_amx", lambda: amx)
+    monkeypatch.setattr("vmp.kernels.stem.convolve_cells", over_cells)
+    conv = nn.Conv3d(3, 8, 7, stride=2)
+    clip = torch.randn(1, 3, 9, 15, 15)
+    stem = Stem.of(conv)
+    torch.testing.assert_close(stem(clip), conv(clip), rtol=0, atol=0)
+    assert not called
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours, theirs = stem(clip), conv(clip)
+    assert len(called) == amx
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    assert (ours - theirs).float().norm() < 0.01 * theirs.float().norm()
 
 
 def test_channels_last_and_bias():

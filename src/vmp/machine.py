@@ -36,15 +36,6 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def has_amx() -> bool:
-    """Whether the CPU has matrix units for bf16, by Linux's word."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return "amx_bf16" in file.read()
-    except OSError:
-        return False
-
-
 def device_name(device: "torch.device") -> str:
     import torch
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vmp.machine import has_amx
+from vmp.kernels.amx import has_amx
 
 AUTO = "auto"
 KEYS = ("amp", "tf32", "cudnn_benchmark")  # of trainer
