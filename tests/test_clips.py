@@ -39,6 +39,16 @@ def test_spans_are_those_of_timesformers_code():
     assert offsets(9, 32, spacing="span").tolist() == [0, 35, 71, 107, 143, 179, 215, 251, 287]
 
 
+@pytest.mark.parametrize("fps", [23.976, 25, 29.4, 29.97, 50, 60])
+def test_spans_at_other_rates_are_within_a_frame_of_the_authors_code(fps):
+    """docs/fidelity.md, "frames in time": they spread the frames over all that were decoded, one more or one less."""
+    for frames in (8, 9):
+        span = frames * 32 * fps / 30
+        for last in (int(span) - 1, int(span)):
+            theirs = torch.linspace(0, last, frames).long().numpy()
+            assert np.abs(offsets(frames, 32, spacing="span", rate=fps / 30) - theirs).max() <= 1
+
+
 def test_strides_follow_the_videos_rate():
     # 8 frames at stride 8 of a 30 fps video are 0.267 s apart; at 15 fps that is every fourth frame
     assert offsets(8, 8, rate=15 / 30).tolist() == list(range(0, 32, 4))
