@@ -18,8 +18,8 @@ class Objective:
 
     Args:
         variation_weight: λ of Eq. 7.
-        label_smoothing: 0 in the paper.
-        class_weights: (classes,), factors on the cross-entropy of each class; None: 1, as in the paper. The loss is the
+        label_smoothing: 0 in the authors' code.
+        class_weights: (classes,), factors on the cross-entropy of each class; None: 1, as in theirs. The loss is the
             mean over clips. torch would divide by the sum of weights, so a clip's weight would vary by batch.
     """
 

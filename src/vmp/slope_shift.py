@@ -7,7 +7,7 @@ import math
 from typing import Literal
 
 Start = float | Literal["draw"]  # of m or n: a value, or drawn from N(1e-5, 1)
-START_M, START_N = 1.5410, -0.2934  # what the authors' seed drew: their numbers were made from there
+START_M, START_N = 1.5410, -0.2934  # what the seed of the authors' published config draws
 
 
 def m_of(slope: float, *, alpha: float, beta: float, epsilon: float) -> float:

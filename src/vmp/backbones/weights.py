@@ -3,7 +3,8 @@
 Notes:
 - everything but the head must be in the file with the right shape, and the file may have no further blocks; a head of
   another size, or one that the caller declines because its classes are others, stays as it was built;
-- TimeSformer's embeddings for another clip length or size are resized, as its authors do;
+- TimeSformer's embeddings for another clip length or size are resized, those of positions in two dimensions (as its
+  authors do in the forward pass; docs/fidelity.md);
 - the model is changed only once everything is known to fit.
 """
 

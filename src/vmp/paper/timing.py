@@ -290,7 +290,7 @@ def _read_or_measure(
     config = runs[0].config
     if config.trainer.amp != "none" or config.trainer.compile:
         raise ConfigError(
-            "trainer.amp, trainer.compile: table 8 times models as the paper did, in float32 and eagerly; "
+            "trainer.amp, trainer.compile: table 8 times models in float32 and eagerly, as the authors' code runs; "
             "make bench BENCH=step measures these switches"
         )
     device = find_device(config.trainer.device)
