@@ -398,17 +398,60 @@ def test_folds_of_a_dataset_are_drawn_together(home, tmp_path):
         assert together == pytest.approx(100 * sum(right) / sum(clips))
 
 
+def changed_copy(run: Run, folder: Path, **changes) -> Run:
+    """A copy of a run with another config: whole values, or entries of a section."""
+    shutil.copytree(run.folder, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for key, value in changes.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return Run(folder)
+
+
+def test_figure_7_compares_the_variants_of_table_2(home, tmp_path):
+    plain, prompted = both(home)
+    baseline = changed_copy(plain, tmp_path / "data/net/none/seed0")
+    tuned = changed_copy(prompted, tmp_path / "data/net/learned/seed0")
+    options = selection.FigureOptions(outputs=tmp_path)
+    assert selection.layer_pairs(7, options) == {"none/seed0 vs. learned/seed0": (baseline, tuned)}
+    head = changed_copy(plain, tmp_path / "data/net/none_head/seed0", train={"freeze": "all_but_head"})
+    frozen = {"train": {"freeze": "backbone_and_head"}}
+    start = {"init_from": "elsewhere/data/net/none/seed0", "tag": "again"}  # the outputs were moved since
+    changed_copy(prompted, tmp_path / "data/net/learned_frozen/seed0-again", **start, **frozen)
+    changed_copy(prompted, tmp_path / "data/net/learned/seed0-other", init_from="data/net/other/seed0")
+    again = changed_copy(prompted, tmp_path / "data/net/learned/seed0-again", **start)
+    options = selection.FigureOptions(outputs=tmp_path)
+    assert selection.layer_pairs(7, options) == {
+        "pretrained vs. baseline": (head, baseline),
+        "baseline vs. prompts": (baseline, tuned),
+        "baseline vs. second round, with prompts": (baseline, again),
+        "prompts vs. second round, with prompts": (tuned, again),
+    }
+    named = selection.FigureOptions(runs=(baseline, again))
+    assert list(selection.layer_pairs(7, named).values()) == [(baseline, again)]
+
+
+def test_figures_8_and_9_compare_layers_on_each_of_the_papers_datasets(home, tmp_path):
+    plain, prompted = both(home)
+    expected = {}
+    for name in ("finegym", "hmdb51-split1", "hmdb51-split2", "other"):
+        a, b = (
+            changed_copy(run, tmp_path / name / f"{method}/seed0", name=name, backbone={"name": "x3d"})
+            for run, method in ((plain, "none"), (prompted, "learned"))
+        )
+        if name in ("finegym", "hmdb51-split1"):
+            expected[f"{name}, learned"] = (a, b)
+    assert selection.layer_pairs(8, selection.FigureOptions(outputs=tmp_path)) == expected
+    one = selection.FigureOptions(outputs=tmp_path / "other")
+    assert list(selection.layer_pairs(8, one)) == ["none/seed0 vs. learned/seed0"]
+
+
 def test_runs_are_drawn_together_only_if_they_are_alike_otherwise(home, tmp_path):
     """Runs at another λ, and at another λ with another order of the clips; a baseline with another part trained."""
     plain, prompted = both(home)
 
     def changed(run: Run, name: str, **sections: dict) -> Run:
-        shutil.copytree(run.folder, tmp_path / name)
-        config = yaml.safe_load((run.folder / "config.yaml").read_text())
-        for section, values in sections.items():
-            config[section] |= values
-        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
-        return Run(tmp_path / name)
+        return changed_copy(run, tmp_path / name, **sections)
 
     stronger = changed(prompted, "stronger", vmp={"lambda": 2.0})
     reordered = changed(prompted, "reordered", vmp={"lambda": 2.0}, train={"order_seed": 5})

@@ -19,6 +19,7 @@ from vmp.figures.selection import (
     choose_run,
     folds_of,
     label,
+    layer_pairs,
     missing_runs,
     plain_name,
     regularised_pair,
@@ -142,12 +143,17 @@ def _regularisation(number: int, options: FigureOptions) -> Any:
 
 
 def _layers(number: int, options: FigureOptions) -> Any:
-    """7-9: similarity of layers between a run without prompts and runs with them."""
+    """7-9: similarity of layers between runs without prompts and runs with them."""
     from vmp.figures.similarity import compare_layers, draw_layers
 
-    pairs = baseline_pairs(number, options)
-    found = {f"{label(a)} vs. {label(b)}": compare_layers(a, b, clips=options.clips) for a, b in pairs}
-    return draw_layers(found, title=f"{pairs[0][0].title}; features over {options.clips} test clips")
+    pairs = layer_pairs(number, options)
+    found = {text: compare_layers(a, b, clips=options.clips) for text, (a, b) in pairs.items()}
+    title, *others = dict.fromkeys(a.title for a, _ in pairs.values())
+    if others:
+        title = (
+            f"{next(iter(pairs.values()))[0].config['backbone']['name']}, without prompts vs. with prompts"
+        )
+    return draw_layers(found, title=f"{title}; features over {options.clips} test clips")
 
 
 def _per_class(number: int, options: FigureOptions) -> Any:

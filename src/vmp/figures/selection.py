@@ -7,7 +7,7 @@ Notes:
 - a layer is that of a run on videos, if there is one and neither slope nor shift is given.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +93,8 @@ PAPER: dict[int, PaperFigure] = {
 }
 # as in conf/table/profile/mini.yaml
 MINIATURE = {"finegym": "moving", "mpii_cooking2": "static", "hmdb51": "noisy"}
+# dataset of Fig. 8 and 9 -> what stands for it in miniature
+LAYERS_OF = {"finegym": "moving", "mpii_cooking2": "static", "hmdb51-split1": "noisy-split1"}
 SHOWN = 3  # clips of a run in a figure of several clips
 OBJECT_CENTRIC = ("cut dice", "gather", "slice", "wash")  # the classes of Fig. 10
 
@@ -240,11 +242,19 @@ def regularised_pair(number: int, options: FigureOptions) -> tuple[Run, Run]:
 def baseline_pairs(number: int, options: FigureOptions) -> list[tuple[Run, Run]]:
     """A baseline without prompts, paired with runs that have them and are otherwise alike: of each placement the run
     with the best top-1."""
-    paper = PAPER[number]
     if len(options.runs) > 1 and not options.found:
         return [(options.runs[0], run) for run in options.runs[1:]]
+    for pairs in _pairs_among(candidates(options, PAPER[number])):
+        return pairs
+    methods = ["vmp=none", "vmp=learned"]
+    what = "a finished run without prompts and one with them, alike otherwise"
+    raise missing_runs(number, what, methods, methods, "none learned")
+
+
+def _pairs_among(runs: Iterable[Run]) -> Iterator[list[tuple[Run, Run]]]:
+    """The pairs of each group of runs that differ in their prompts only."""
     groups: dict[str, list[Run]] = {}
-    for run in candidates(options, paper):
+    for run in runs:
         if run.finished:
             groups.setdefault(matters_but_for(run.config, "vmp"), []).append(run)
     for group in groups.values():
@@ -255,10 +265,61 @@ def baseline_pairs(number: int, options: FigureOptions) -> list[tuple[Run, Run]]
             if placement not in best or run.result["top1"] > best[placement].result["top1"]:
                 best[placement] = run
         if plain and best:
-            return [(plain[0], run) for run in best.values()]
-    methods = ["vmp=none", "vmp=learned"]
-    what = "a finished run without prompts and one with them, alike otherwise"
-    raise missing_runs(number, what, methods, methods, "none learned")
+            yield [(plain[0], run) for run in best.values()]
+
+
+def layer_pairs(number: int, options: FigureOptions) -> dict[str, tuple[Run, Run]]:
+    """Label -> the runs whose layers Fig. 7 to 9 compare: a baseline with runs that have prompts. Fig. 7 adds the other
+    variants of Table 2 that are there, Fig. 8 and 9 show each of the paper's datasets."""
+    plain = {f"{label(a)} vs. {label(b)}": (a, b) for a, b in baseline_pairs(number, options)}
+    paper = PAPER[number]
+    if options.runs and not options.found:
+        return plain
+    if number == 7:
+        variants = [
+            _variants(*pairs[0], options)
+            for pairs in _pairs_among(candidates(options, paper))
+            if pairs[0][0].title == next(iter(plain.values()))[0].title
+        ]
+        most = max(variants, key=len)
+        return most if len(most) > 1 else plain
+    by_dataset: dict[str, list[Run]] = {}
+    for run in candidates(options, paper):
+        name = str(run.config["name"])
+        if name in {*LAYERS_OF, *LAYERS_OF.values()} and run.config["backbone"]["name"] == paper.backbone:
+            by_dataset.setdefault(name, []).append(run)
+    pairs = {name: next(_pairs_among(runs), []) for name, runs in by_dataset.items()}
+    found = {f"{name}, {b.folder.parts[-2]}": (a, b) for name, of_it in pairs.items() for a, b in of_it}
+    return found if sum(map(bool, pairs.values())) > 1 else plain
+
+
+def _variants(baseline: Run, prompted: Run, options: FigureOptions) -> dict[str, tuple[Run, Run]]:
+    """The comparisons of Fig. 7, without those whose runs are not there.
+
+    The pretrained backbone is that of a run that trained a new head alone.
+    """
+    finished = [run for run in options.all_runs if run.finished]
+
+    def alike(run: Run, *but_for: str) -> bool:
+        return matters_but_for(run.config, *but_for) == matters_but_for(baseline.config, *but_for)
+
+    def begins(run: Run) -> bool:
+        return Path(run.config.get("init_from") or "").parts[-4:] == baseline.folder.resolve().parts[-4:]
+
+    plain = [
+        run for run in finished if run.config["vmp"]["kind"] == "none" and alike(run, "vmp", "train.freeze")
+    ]
+    pretrained = next((run for run in plain if run.config["train"]["freeze"] == "all_but_head"), None)
+    second = [run for run in finished if begins(run) and alike(run, "vmp", "init_from", "tag")]
+    found: dict[str, tuple[Run, Run]] = {}
+    if pretrained:
+        found["pretrained vs. baseline"] = pretrained, baseline
+    found["baseline vs. prompts"] = baseline, prompted
+    if second := of_papers_layer(second):
+        again = max(second, key=lambda run: float(run.result["top1"]))
+        found["baseline vs. second round, with prompts"] = baseline, again
+        found["prompts vs. second round, with prompts"] = prompted, again
+    return found
 
 
 def folds_of(a: Run, b: Run, options: FigureOptions) -> list[tuple[Run, Run]]:

@@ -26,7 +26,7 @@ from vmp.runs.run import Run
 from vmp.runs.score import clips_tested, spread_clips
 
 LABELS = 36  # layer names that fit below a picture
-CLOSE = 0.9  # where every layer is more similar than this, the axis begins near the lowest
+CLOSE = 0.5  # where every layer is more similar than this, the axis begins near the lowest
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -160,10 +160,14 @@ def draw_layers(pairs: Mapping[str, Mapping[str, Mapping[str, float]]], *, title
     """
     kinds = [kind for kind in ("weights", "features") if any(kind in found for found in pairs.values())]
     longest = max(len(found[kind]) for found in pairs.values() for kind in kinds if kind in found)
-    legend = 0.2 * -(-len(pairs) // 2)
+    legend = 0.2 * -(-len(pairs) // 3)
     drawn = figure(min(15.0, max(7.0, 0.22 * longest + 2)), 3.2 * len(kinds) + legend + 0.4)
     axes = drawn.subplots(len(kinds), 1, squeeze=False)[:, 0]
-    looks = [{"color": color, "marker": mark} for color, mark in zip(COLORS, "os^DvPX", strict=True)]
+    looks = [
+        {"color": color, "marker": mark, "linestyle": line}
+        for line in ("-", "--")
+        for color, mark in zip(COLORS, "os^DvPX", strict=True)
+    ]
     for axis, kind in zip(axes, kinds, strict=True):
         similar = {label: found.get(kind, {}) for label, found in pairs.items()}
         names = list(dict.fromkeys(name for values in similar.values() for name in values))
@@ -182,6 +186,6 @@ def draw_layers(pairs: Mapping[str, Mapping[str, Mapping[str, float]]], *, title
         axis.set_ylabel(f"cosine similarity\nof {kind}")
         if step > 1:
             axis.set_xlabel(f"layers, every {step}th named" if step > 3 else f"layers, one in {step} named")
-    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(2, len(pairs)), borderaxespad=0.2)
+    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(3, len(pairs)), borderaxespad=0.2)
     drawn.suptitle(title, fontsize=9)
     return drawn
