@@ -88,12 +88,15 @@ class Unit(nn.Module):
     def __init__(self, inside: int, outside: int, *, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
         self.kernel, self.stride = kernel, stride
-        conv = nn.Conv3d(inside, outside, kernel, stride=stride, bias=False)
+        even = kernel // 2 if stride == 1 else 0  # with a stride, the padding depends on the size
+        conv = nn.Conv3d(inside, outside, kernel, stride=stride, padding=even, bias=False)
         self.conv3d = Stem.of(conv) if inside == 3 else conv
         self.bn = nn.BatchNorm3d(outside, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv3d(pad_same(x, (self.kernel,) * 3, (self.stride,) * 3))), inplace=True)
+        if self.stride > 1:
+            x = pad_same(x, (self.kernel,) * 3, (self.stride,) * 3)
+        return F.relu(self.bn(self.conv3d(x)), inplace=True)
 
 
 class Mixed(nn.Module):
@@ -123,8 +126,7 @@ def pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Ten
     """Pad the last len(kernel) axes."""
     sizes = x.shape[-len(kernel) :]
     pads = [same_padding(*axis) for axis in zip(sizes, kernel, stride, strict=True)]
-    flat = [n for pair in reversed(pads) for n in pair]
-    return F.pad(x, flat) if any(flat) else x
+    return F.pad(x, [n for pair in reversed(pads) for n in pair])
 
 
 def max_pool(x: Tensor, *, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
@@ -162,4 +164,7 @@ def pool_pictures(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -
 
 
 def pool_2d(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    pads = [same_padding(*axis) for axis in zip(x.shape[-2:], kernel, stride, strict=True)]
+    if all(before == after for before, after in pads):
+        return F.max_pool2d(x, kernel, stride, padding=[before for before, _ in pads])
     return F.max_pool2d(pad_same(x, kernel, stride), kernel, stride)
