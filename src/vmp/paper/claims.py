@@ -129,6 +129,9 @@ def claims(
         table_of_turns(learned),
         "## Are a and b higher on the static camera? (Fig. 4c; λ = 0, static minus moving camera, same seed)",
         table_of_cameras(learned),
+        "## What do the backbones learn? (Fig. 4d; runs of Table 1 on HMDB-51 split 1; the paper's fast pathway alone "
+        "learns a steeper slope than the slow one alone)",
+        table_of_backbones(learned_scalars(tables[1], profile, planner, range(seeds))),
         "## What do prompts cost? (Table 8, time added to the baseline's)",
         table_of_costs(results / "table8.csv", repeats=protocol.repeats if protocol else 0),
     ]
@@ -170,7 +173,7 @@ def learned_scalars(table: Table, profile: Profile, planner: Planner, seeds: Ite
                 logged = [row[f"vmp/{shift}"] for row in run.rows if row["kind"] == "train"]
                 learned.append(
                     Learned(
-                        row=table.rows[cell.row].full_name,
+                        row=table.row_name(cell.row),
                         dataset=cell.run.dataset,
                         weight=run.config["vmp"]["lambda"],
                         seed=seed,
@@ -304,6 +307,16 @@ def table_of_cameras(learned: Sequence[Learned]) -> str:
             means = _format_mean(slopes, 2), _format_mean(shifts, 2)
             rows.append([model, *means, len(pairs), ", ".join(seen)])
     return _to_markdown(["Model", "a", "b", "Seeds", "Detectable"], rows)
+
+
+def table_of_backbones(learned: Sequence[Learned]) -> str:
+    """a and b of each model, and pathway, on the first split of HMDB-51, means over seeds."""
+    on_split = [one for one in learned if one.dataset == "hmdb51_split1"]
+    rows = []
+    for model, runs in _group(on_split, lambda one: one.model).items():
+        slope = _format_mean([one.slope for one in runs], 2).lstrip("+")
+        rows.append([model, slope, _format_mean([one.shift for one in runs], 2), len(runs)])
+    return _to_markdown(["Model", "a", "b", "Seeds"], rows)
 
 
 def table_of_costs(path: Path, *, repeats: int = 0) -> str:
