@@ -159,13 +159,14 @@ def list_gains(table: Table, profile: Profile, planner: Planner, seeds: Iterable
 
 
 def learned_scalars(table: Table, profile: Profile, planner: Planner, seeds: Iterable[int]) -> list[Learned]:
-    """One entry per pathway of each run behind the table's cells."""
+    """One entry per pathway of each run behind the table's cells of top-1."""
     all_cells = cells(table, profile)
     values = read_values(all_cells, planner, seeds)
     learned = []
     for cell in all_cells:
+        if cell.run is None or cell.number != "top1":  # a mean, or another number of the same run
+            continue
         for seed, (number, *_) in values[cell.place].found.items():
-            assert cell.run
             run = Run(number.folder)
             scalars = run.result.get("scalars", {})
             for pathway in (p for p, name in map(split_scalar_name, scalars) if name == "slope"):
