@@ -10,6 +10,7 @@ from torch import nn
 from vmp.backbones import SPECS
 from vmp.choices import Freeze
 from vmp.finetune import freeze, head_of, parameter_groups, set_batch_norm
+from vmp.model import PromptedClassifier
 
 
 @pytest.mark.parametrize("what", get_args(Freeze))
@@ -48,6 +49,32 @@ def test_frozen_parts_stay_as_they_are(name, what):
     model.eval().train()  # an evaluation in between wakes nothing up
     trained_norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm3d) and m.training]
     assert bool(trained_norms) == (what == "none" and name != "timesformer")
+
+
+class Attending(nn.Module):
+    """Its attention drops weights by itself, and has a module inside."""
+
+    head_name = "head"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(12, 2, dropout=0.5, batch_first=True)
+        self.dropout, self.head = nn.Dropout(0.5), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.transpose(1, 2).flatten(2)  # (B, T, 12)
+        self.seen = self.attention(x, x, x)[0].mean(dim=1)
+        return self.head(self.dropout(self.seen))
+
+
+def test_a_frozen_layer_that_drops_out_by_itself_is_as_in_testing():
+    model, clips = PromptedClassifier(Attending()), torch.rand(2, 3, 4, 2, 2)
+    freeze(model, "backbone")
+    model.eval()(clips)
+    tested = model.backbone.seen
+    model.train()(clips)
+    assert torch.equal(model.backbone.seen, tested)
+    assert model.backbone.dropout.training
 
 
 def test_freezing_everything_is_refused():

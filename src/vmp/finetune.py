@@ -126,8 +126,7 @@ def _freeze_modules(model: PromptedClassifier, modules: list[nn.Module]) -> None
     for module in modules:
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
-    # only leaves: a parent's eval() would reach the head inside it
-    model.frozen_modules += [module for module in modules if not any(True for _ in module.children())]
+    model.frozen_modules += modules
 
 
 def trained(model: nn.Module) -> int:

@@ -130,7 +130,7 @@ class PromptedClassifier(nn.Module):
     def train(self, mode: bool = True) -> "PromptedClassifier":
         super().train(mode)
         for module in self.frozen_modules:
-            module.eval()
+            module.training = False  # its own mode alone: eval() would reach the head inside it
         return self
 
 
