@@ -74,6 +74,18 @@ def test_it_finds_the_best_and_goes_on_as_if_it_had_not_been_stopped(tmp_path):
     assert all(t["folder"] for t in shown)
 
 
+def test_choices_are_tried_as_given_and_no_value_leaves_its_interval(tmp_path):
+    choices = [0.012345, 0.0123451, -0.29345]
+    narrow = {"low": 0.99991, "high": 0.99999}
+    steps = {"low": 10000.1, "high": 10000.7, "step": 0.2}
+    space = {"vmp.n": choices, "train.ema": narrow, "optim.lr": steps, "vmp.lambda": SPACE["vmp.lambda"]}
+    tried = [trial.values for trial in Search(tmp_path, space, trials=20, seed=0).propose(20)]
+    assert {values["vmp.n"] for values in tried} == set(choices)
+    assert all(0.99991 <= values["train.ema"] <= 0.99999 for values in tried)
+    assert {values["optim.lr"] for values in tried} == {10000.1, 10000.3, 10000.5, 10000.7}
+    assert all(values["vmp.lambda"] == float(f"{values['vmp.lambda']:.4g}") for values in tried)
+
+
 @pytest.mark.slow
 def test_what_cannot_be_searched_is_refused(tmp_path):
     for space, message in (

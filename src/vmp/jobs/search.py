@@ -85,7 +85,7 @@ class Search:
         return [
             Trial(
                 t.number,
-                {key: _rounded(value) for key, value in t.params.items()},
+                {key: _rounded(value, t.distributions[key]) for key, value in t.params.items()},
                 states.get(t.state.name, "waiting"),
                 t.value,
                 self._folders.get(t.number, ""),
@@ -210,6 +210,12 @@ def _distribution(key: str, given: Any) -> Any:
         ) from None
 
 
-def _rounded(value: Any) -> Any:
-    """Four significant digits, which also name the run's folder."""
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def _rounded(value: Any, distribution: Any) -> Any:
+    """A value of an interval in four significant digits, which also name the run's folder, if these are inside; a step
+    without the rounding errors of its sum; a choice as it was given."""
+    from optuna.distributions import FloatDistribution
+
+    if not isinstance(distribution, FloatDistribution):
+        return value
+    near = float(f"{value:.{12 if distribution.step else 4}g}")
+    return near if distribution.low <= near <= distribution.high else value
