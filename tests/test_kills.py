@@ -519,6 +519,29 @@ def test_a_compiler_outlives_a_signal_to_its_group():
     assert child.exitcode == 0
 
 
+def _hear_signals(file: Path, pause: float) -> None:
+    from vmp.engine.stopping import Stopping
+
+    with Stopping() as stopping:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        file.write_text(str(stopping.code))
+        time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGTERM)
+        file.write_text("still here")
+
+
+def test_signals_at_once_are_one_request_and_a_later_one_ends_the_run(tmp_path):
+    """Slurm signals a sweep and its runs, and the sweep then asks them as well."""
+    from vmp.engine.stopping import TOGETHER
+
+    child = CONTEXT.Process(target=_hear_signals, args=(tmp_path / "code", TOGETHER + 0.2))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGTERM
+    assert (tmp_path / "code").read_text() == "138"
+
+
 # --- the same from everywhere ----------------------------------------------------------------------------------------
 
 STEADY = (  # no batch statistics, which follow the clips of a process, and no dropout, which is drawn by process

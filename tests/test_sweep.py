@@ -105,6 +105,7 @@ def test_failed_jobs_are_named_and_finished_ones_are_skipped_next_time(tmp_path,
     [
         pytest.param(signal.SIGINT, "basic", True, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "basic", False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, "basic", False, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, "joblib", True, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "local", False, marks=pytest.mark.slow),
     ],

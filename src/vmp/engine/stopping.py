@@ -9,6 +9,7 @@ from typing import Any, Self
 from vmp.errors import RunError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+TOGETHER = 1.0  # seconds in which a further signal belongs to the first
 OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
@@ -33,13 +34,15 @@ class Stopped(RunError):
 
 
 class Stopping:
-    """Context in which the first signal is only recorded; a second one has its usual effect.
+    """Context in which the first signal is only recorded; one that comes TOGETHER seconds later has its usual effect.
+
+    Slurm and systemd signal every process, and a sweep or torchrun passes on to its runs what it has received.
 
     minutes: time until the run stops by itself; None: no limit.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
-        self._signal = 0
+        self._signal, self._noted = 0, 0.0
         self._until = time.monotonic() + 60 * minutes if minutes else None
         self._before: dict[int, Any] = {}
 
@@ -73,8 +76,11 @@ class Stopping:
         self._restore()
 
     def _note(self, number: int, frame: object) -> None:
-        self._signal = number
-        self._restore()
+        if not self._signal:
+            self._signal, self._noted = number, time.monotonic()
+        elif time.monotonic() - self._noted > TOGETHER:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -87,7 +87,7 @@ class StopRequests:
 
 @contextmanager
 def listen_for_signals(file: Path | None = None) -> Iterator[StopRequests]:
-    """Collect SIGINT, SIGTERM and, unless nohup has made this process ignore it, SIGHUP while entered.
+    """Collect the SIGNALS that stop a run while entered, except SIGHUP where nohup has made this process ignore it.
 
     In a process that submitit started for a job, two things differ. Slurm sends SIGTERM to every process of a job step,
     so the run has received it already. SIGUSR2, which says that the time limit is near, is passed on as a request to
@@ -111,7 +111,7 @@ def listen_for_signals(file: Path | None = None) -> Iterator[StopRequests]:
         if number == signal.SIGUSR2:
             requests.requeue = lambda: before[number](number, None)
 
-    for listened in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for listened in SIGNALS:
         if listened != signal.SIGHUP or signal.getsignal(listened) is not signal.SIG_IGN:
             before[listened] = signal.signal(listened, note)
     if file and callable(signal.getsignal(signal.SIGUSR2)):
