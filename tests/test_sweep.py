@@ -330,10 +330,12 @@ def test_each_job_has_devices_of_its_own(monkeypatch):
 
 def test_jobs_without_devices_share_the_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.setattr("vmp.jobs.places.cpus", lambda: 12)
     assert local_places(devices=[]) == [{}]
     assert local_places(3, []) == [{"OMP_NUM_THREADS": "4"}] * 3
     assert local_places(3, [], processes=2) == [{"OMP_NUM_THREADS": "2"}] * 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # hides all devices
+    assert local_places(3) == [{"OMP_NUM_THREADS": "4"}] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert local_places(3, []) == [{}] * 3
 

@@ -3,8 +3,10 @@
 import os
 import subprocess
 from collections.abc import Sequence
+from itertools import takewhile
 
 from vmp.errors import ConfigError
+from vmp.machine import cpus
 from vmp.ranks import VARIABLES
 
 Place = dict[str, str]  # environment variables that give one job its own devices or cores
@@ -16,9 +18,10 @@ def environment() -> dict[str, str]:
 
 
 def find_devices() -> list[str]:
-    """CUDA devices, as CUDA_VISIBLE_DEVICES names them."""
+    """CUDA devices, as CUDA_VISIBLE_DEVICES names them: -1 hides those behind it."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [device.strip() for device in visible.split(",") if device.strip()]
+        named = (device.strip() for device in visible.split(","))
+        return list(takewhile(lambda device: not device.startswith("-"), filter(None, named)))
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -46,7 +49,7 @@ def local_places(
     names = find_devices() if devices is None else [str(device) for device in devices]
     if not names:
         count = n_jobs or 1
-        cores = str(max(1, (os.cpu_count() or 1) // (count * processes)))
+        cores = str(max(1, cpus() // (count * processes)))
         shared = count > 1 and "OMP_NUM_THREADS" not in os.environ
         return [{"OMP_NUM_THREADS": cores} if shared else {} for _ in range(count)]
     if len(names) < processes:
