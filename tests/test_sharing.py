@@ -106,6 +106,8 @@ def test_damaged_and_foreign_files_are_errors(shared, tmp_path):
         vmp.load(tmp_path / "m")
     with pytest.raises(UserError, match="is a shared model, which has one"):
         vmp.load(shared, checkpoint="best")
+    with pytest.raises(RunError, match="a shared model, which has no checkpoints; name the run"):
+        write_shared(shared, tmp_path / "again", name="again")
 
 
 @pytest.mark.parametrize(

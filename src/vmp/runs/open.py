@@ -8,6 +8,7 @@ from vmp.backbones import zoo
 from vmp.build import attach_prompts, build_model, make_backbone
 from vmp.config import Config, CustomBackbone, CustomPrompts, Prompts, TimeSformerConfig, check_start
 from vmp.errors import ConfigError, RunError, WeightsError
+from vmp.invocation import command_line
 from vmp.pathways import scalar_name
 from vmp.prompts import build_prompts
 from vmp.runs.folder import checkpoints_of, load_config
@@ -79,6 +80,11 @@ def open_run(
     choose = checkpoints.best if select == "best" else checkpoints.newest
     model = build_model(config, len(run.classes)).to(device)
     found = agree_on_checkpoint(kept, choose, processes) if processes else choose(kept)
+    if found is None and is_shared(folder):
+        raise RunError(
+            f"{folder}: a shared model, which has no checkpoints; name the run that it was made of. vmp.load, "
+            f"{command_line('predict')} and {command_line('export')} open it as it is"
+        )
     if found is None:
         raise RunError(f"{folder}: no such checkpoint in it yet ({select})")
     load_into(model, found.model, found.path)
