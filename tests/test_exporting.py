@@ -116,7 +116,9 @@ def test_a_run_becomes_a_file_that_onnxruntime_runs(finished, tmp_path, monkeypa
     import vmp
 
     out = tmp_path / "tiny.onnx"
-    monkeypatch.setattr(sys, "argv", ["export", f"run={finished}", "format=onnx", f"out={out}"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["export", f"run={finished}", "format=onnx", "out=~/tiny.onnx"])
     main()
     said = capsys.readouterr().out
     assert "clips (batch, 3, 5, 32, 32) uint8 -> logits (batch, 2)" in said

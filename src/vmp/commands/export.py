@@ -43,7 +43,7 @@ def main() -> None:
 
     if own["format"] not in SUFFIXES:
         raise UserError(f"format={own['format']}: must be one of {', '.join(SUFFIXES)}")
-    out = Path(own["out"] or f"model{SUFFIXES[own['format']]}")
+    out = Path(own["out"] or f"model{SUFFIXES[own['format']]}").expanduser()
     check_file(out, "out=")
     trained = load_named(source, checkpoint=options.checkpoint, device="cpu")
     print_notes(trained.notes, sys.stderr)
