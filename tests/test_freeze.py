@@ -9,6 +9,7 @@ from torch import nn
 
 from vmp.backbones import SPECS
 from vmp.choices import Freeze
+from vmp.controls import OtherClipPrompt
 from vmp.finetune import freeze, head_of, parameter_groups, set_batch_norm
 from vmp.model import PromptedClassifier
 
@@ -75,6 +76,13 @@ def test_a_frozen_layer_that_drops_out_by_itself_is_as_in_testing():
     model.train()(clips)
     assert torch.equal(model.backbone.seen, tested)
     assert model.backbone.dropout.training
+
+
+def test_a_frozen_control_still_takes_its_attention_from_the_batch():
+    model = PromptedClassifier(Attending(), prompts={"video": OtherClipPrompt()})
+    freeze(model, "all_but_head")
+    model.train()(torch.randint(0, 256, (2, 3, 5, 2, 2), dtype=torch.uint8))
+    assert model.prompts["video"].kept.numel()
 
 
 def test_freezing_everything_is_refused():

@@ -12,6 +12,7 @@ from torch import nn
 
 from vmp.choices import BatchNorm, Freeze, check_choice
 from vmp.errors import ConfigError
+from vmp.layer import MotionPrompt
 from vmp.model import PromptedClassifier
 from vmp.pathways import learned_name
 
@@ -126,7 +127,8 @@ def _freeze_modules(model: PromptedClassifier, modules: list[nn.Module]) -> None
     for module in modules:
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
-    model.frozen_modules += modules
+    # the mode of a prompt layer says only where its attention comes from (controls.OtherClipPrompt)
+    model.frozen_modules += [module for module in modules if not isinstance(module, MotionPrompt)]
 
 
 def trained(model: nn.Module) -> int:
