@@ -147,6 +147,18 @@ def test_a_stopped_sweep_lets_its_jobs_save_and_continues_later(tmp_path, number
 
 
 @pytest.mark.slow
+def test_a_stopped_sweep_of_which_a_job_has_failed_ends_with_the_signal(tmp_path):
+    """By which a batch script for Slurm knows that it is to queue the sweep again."""
+    process = start(f"output='{tmp_path}'", "optim.lr=9,7,0.1", "tag=lr${optim.lr}")
+    wait_for(lambda: list(tmp_path.rglob("ready")), process, says=lambda: finish(process))
+    process.send_signal(signal.SIGUSR1)
+    code, said, wrong = finish(process)
+    assert code == 128 + signal.SIGUSR1, wrong
+    assert states(tmp_path) == ["failed", "stopped", "not started"]
+    assert "not finite" in said
+
+
+@pytest.mark.slow
 def test_each_job_has_its_own_device_and_no_variables_of_torchrun(tmp_path):
     """Sweeps a group and a range. quick_train.py refuses to start with variables of torchrun."""
     sweep = ["vmp=none,learned", "seed=range(1,2)", "hydra/launcher=local", "hydra.launcher.devices=[3,5]"]

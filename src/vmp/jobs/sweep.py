@@ -132,7 +132,8 @@ class Sweep:
             requests.requeue()
 
     def report(self) -> int:
-        """Print the table, what failed and how to go on. Returns the exit code, 1 when a job failed."""
+        """Print the table, what failed and how to go on. Returns the exit code: that of a signal, else 1 when a job
+        failed."""
         self._print_table()
         for job in self.jobs:
             if job.state == "failed":
@@ -151,10 +152,10 @@ class Sweep:
                 "The same command again skips what is finished, continues what was stopped and repeats what failed."
             )
         print(f"-> {self.place / 'sweep.json'}", flush=True)
-        if failed:
-            return 1
         if self._signal:
             return 128 + self._signal
+        if failed:
+            return 1
         return OUT_OF_TIME if left else 0
 
     @contextmanager
