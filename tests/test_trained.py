@@ -3,12 +3,14 @@
 import csv
 import gzip
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,23 @@ def test_loading_leaves_the_callers_random_numbers_as_they_are():
     torch.manual_seed(5)
     vmp.load(backbone="tiny", weights="motions", device="cpu")
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_interrupted_prediction_leaves_the_callers_processes_alone(trained, files):
+    """Ctrl-C in a notebook, whose own loader processes wait for their next batch."""
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    mine = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    mine.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trained.predict_readable(files, keep=interrupt)
+        assert mine.is_alive()
+    finally:
+        mine.kill()
+        mine.join()
 
 
 def test_the_features_are_what_the_head_classifies(trained, files):

@@ -10,7 +10,7 @@ Notes:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,7 +87,7 @@ def score(
     variation: list[float] = []
     with (
         explain_torch_errors(dataset.being_read, check_stop),
-        _ending_workers_on_errors(),
+        _ending_workers_on_errors() if workers else nullcontext(),  # without, all children are the caller's
         bar(name, len(mine), shown=processes.first) as progress_bar,
     ):
         for at in range(0, len(mine), batch):
