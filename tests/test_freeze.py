@@ -95,6 +95,22 @@ def test_freezing_everything_is_refused():
         set_batch_norm(model, "off")
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm3d(4),
+        nn.InstanceNorm3d(4, affine=True),
+        nn.GroupNorm(2, 4),
+        nn.LayerNorm(4),
+        nn.RMSNorm(4),
+    ],
+)
+def test_layers_that_normalise_have_a_weight_decay_of_their_own(norm):
+    others, norms = parameter_groups(nn.Sequential(linear := nn.Linear(4, 4), norm))
+    assert others == [*linear.parameters()]
+    assert norms == [*norm.parameters()]
+
+
 def test_batch_norm_options():
     model, clips = small("c2d", prompted=("video",))
     model = set_batch_norm(model, "frozen").train()

@@ -94,7 +94,7 @@ def head_of(backbone: nn.Module) -> Iterator[nn.Module]:
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The trained parameters: (those of other layers, those of normalisation layers)."""
-    types = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+    types = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     norms = [p for m in model.modules() if isinstance(m, types) for p in m.parameters(recurse=False)]
     taken = {id(p) for p in norms}
     others = [p for p in model.parameters() if id(p) not in taken]
