@@ -14,7 +14,7 @@ from runs import wait_for
 
 from vmp.jobs.launch import Launch, run_launched
 from vmp.jobs.process import JobProcess, explain_failure
-from vmp.jobs.supervisor import Job, ProgressLines, listen_for_signals
+from vmp.jobs.supervisor import SPACING, Job, ProgressLines, listen_for_signals
 
 # train.py FILE [WORDS]: writes FILE, unless a word says otherwise
 SCRIPT = """
@@ -141,6 +141,7 @@ def test_the_first_signal_lets_a_job_save_and_the_third_kills_it(tmp_path, job, 
     )
     noted = tmp_path / "a.signals"
     wait_for((tmp_path / "a.ready").exists)
+    began = time.monotonic()
     for sent in range(1, times + 1):
         process.send_signal(signal.SIGINT)
         wait_for(lambda sent=sent: noted.exists() and len(noted.read_text().split()) >= min(sent, signals))
@@ -148,6 +149,7 @@ def test_the_first_signal_lets_a_job_save_and_the_third_kills_it(tmp_path, job, 
     assert out.splitlines()[-1] == f"True [('stopped', {code}), ('not started', None)]"
     assert noted.read_text().split() == ["SIGTERM"] * signals
     assert err.count("SIGINT: the running jobs") == times
+    assert time.monotonic() - began > (times - 1) * SPACING  # a run takes what comes at once for one request
 
 
 def test_a_killed_job_takes_along_what_runs_in_a_session_of_its_own(tmp_path):

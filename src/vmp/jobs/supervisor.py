@@ -7,6 +7,7 @@ Notes:
 - a job that fails takes only those along that need it.
 """
 
+import math
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vmp.engine.stopping import OUT_OF_TIME, SIGNALS
+from vmp.engine.stopping import OUT_OF_TIME, SIGNALS, TOGETHER
 from vmp.formats import format_duration
 from vmp.jobs.process import JobProcess, explain_failure
 
@@ -29,6 +30,7 @@ State = Literal[
 ENDED = ("done", "finished before", "failed", "stopped")
 STOPPED_CODES = {OUT_OF_TIME, *(128 + number for number in SIGNALS), *(-number for number in SIGNALS)}
 POLL = 0.1  # seconds between looks at processes and signals
+SPACING = TOGETHER + 0.5  # seconds between two requests to a job, which would take them for one
 
 
 @dataclass
@@ -150,11 +152,11 @@ def run_jobs(
     followers = _count_followers(jobs)
     waiting = sorted((j for j in jobs if j.state == "waiting"), key=lambda job: -followers[job.folder])
     running: dict[int, tuple[Job, JobProcess]] = {}  # by place
-    asked = 0
+    asked, asked_at = 0, -math.inf
     try:
         while waiting or running:
-            if requests.count() > asked:
-                asked += 1
+            if requests.count() > asked and time.monotonic() - asked_at > SPACING:
+                asked, asked_at = asked + 1, time.monotonic()
                 if not requests.file:
                     announce_stop(requests, asked)
                 for _, process in running.values():
