@@ -308,6 +308,18 @@ def test_a_folder_with_another_run_fails_the_sweep_before_any_job_starts(tmp_pat
         ),
         (["seed=0,1", "hydra/launcher=local", "hydra.launcher.n_jobs=0"], {}, "must be at least 1"),
         pytest.param(
+            ["seed=0,1", "hydra/launcher=local", "hydra.launcher.devices=0"],
+            {},
+            "devices = 0: must be a list",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["seed=0,1", "hydra/launcher=local", "hydra.sweeper.max_batch_size=two"],
+            {},
+            "max_batch_size = 'two': must be at least 1",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             ["seed=0,1", "hydra/launcher=slurm", "hydra.launcher.partion=a"],
             {},
             "partion",
@@ -338,6 +350,11 @@ def test_each_job_has_devices_of_its_own(monkeypatch):
     ]
     with pytest.raises(ConfigError, match=r"a job of 4 processes .*there are 2: 0, 1"):
         local_places(devices=[0, 1], processes=4)
+    for wrong in (0, "0,1"):
+        with pytest.raises(
+            ConfigError, match=r"devices = .*must be a list, as in hydra.launcher.devices=\[0,1\]"
+        ):
+            local_places(devices=wrong)
 
 
 def test_jobs_without_devices_share_the_cores(monkeypatch):

@@ -64,8 +64,12 @@ class RunSweeper(BasicSweeper):
         from vmp.jobs.planning import check_started_once
 
         check_started_once()
-        if not isinstance(self.processes, int) or self.processes < 1:
-            raise ConfigError(f"hydra.sweeper.processes = {self.processes!r}: must be at least 1")
+        counts = {"processes": self.processes, "max_batch_size": self.max_batch_size}
+        if self.max_batch_size is None:
+            del counts["max_batch_size"]
+        for key, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"hydra.sweeper.{key} = {value!r}: must be at least 1")
 
     def _home(self) -> Path:
         return Path(str(self.config.output)).expanduser().absolute() / "sweeps"

@@ -40,11 +40,15 @@ def local_places(
         processes: processes of each job, and so the devices that it gets.
 
     Raises:
-        ConfigError: n_jobs is not positive, or there are fewer devices than a job needs.
+        ConfigError: n_jobs is not positive, devices are no list, or there are fewer devices than a job needs.
     """
     if n_jobs is not None and (not isinstance(n_jobs, int) or n_jobs < 1):
         raise ConfigError(
             f"hydra.launcher.n_jobs = {n_jobs!r}: must be at least 1, or null for one job per device"
+        )
+    if isinstance(devices, str) or not isinstance(devices, Sequence | None):
+        raise ConfigError(
+            f"hydra.launcher.devices = {devices!r}: must be a list, as in hydra.launcher.devices=[0,1]"
         )
     names = find_devices() if devices is None else [str(device) for device in devices]
     if not names:
