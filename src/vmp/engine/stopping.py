@@ -34,9 +34,8 @@ class Stopped(RunError):
 
 
 class Stopping:
-    """Context in which the first signal is only recorded; one that comes TOGETHER seconds later has its usual effect.
-
-    Slurm and systemd signal every process, and a sweep or torchrun passes on to its runs what it has received.
+    """Context in which the first signal is only recorded. A second one has its usual effect, unless it comes within
+    TOGETHER seconds: Slurm and systemd signal every process, and a sweep or torchrun passes its signal on as well.
 
     minutes: time until the run stops by itself; None: no limit.
     """
