@@ -375,6 +375,16 @@ def test_keys_that_a_table_sets_cannot_be_overridden_for_all_runs(override):
         Planner(output="outputs", extra=[override]).source(cell, 0)
 
 
+@pytest.mark.parametrize("override", ["dataset.split=1", "dataset=ucf101", "backbone=x3d"])
+def test_an_override_cannot_put_one_dataset_or_model_into_all_cells(override):
+    """With dataset.split=1 the three columns of splits, and their mean, were of split 1."""
+    _, (*_, cell) = cells_of(1, "paper", "c2d", "split 2")
+    with pytest.raises(ConfigError, match=f"{override.partition('=')[0]}: the table sets this itself"):
+        Planner(output="outputs", extra=[override]).source(cell, 0)
+    values = read_values([cell], Planner(output="outputs", extra=[override]), [0])
+    assert values[cell.place].reason == "not run"
+
+
 def test_overrides_may_be_wrong_for_cells_that_were_not_chosen(tmp_path):
     """Memory formats are for convolutions: TimeSformer refuses channels_last, and is not run."""
     planner = Planner(output=str(tmp_path), extra=["trainer.channels_last=true"])

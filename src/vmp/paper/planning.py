@@ -125,7 +125,7 @@ class Planner:
         ConfigError: the config is wrong, or an override of the user's is a key that the table itself sets.
         """
         given = set(_keys(self._extra))
-        own = {"vmp.level"} if spec.level_from else set[str]()
+        own = {*spec.fixed, *(["vmp.level"] if spec.level_from else [])}
         needed: list[RunSpec | None] = [spec]
         while needed:  # the user's overrides are for those runs, too
             if one := needed.pop():

@@ -220,14 +220,16 @@ def _keys_below(schema: dict[str, Any], place: Sequence[int | str]) -> list[str]
 class RunSpec:
     """A run without its seed.
 
-    overrides: train.py's, all of them; own: those of the table among them. start: the run that it starts from.
-    level_from: the run whose mean attention it takes. seed: set where the run has the same seed for every cell.
+    overrides: train.py's, all of them; own: those of the table among them; fixed: keys that make it a run of its
+    dataset and model, which no override for all runs may set. start: the run that it starts from. level_from: the run
+    whose mean attention it takes. seed: set where the run has the same seed for every cell.
     """
 
     dataset: str
     model: str
     overrides: tuple[str, ...]
     own: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
     tag: str | None = None
     start: "RunSpec | None" = None
     level_from: "RunSpec | None" = None
@@ -355,6 +357,7 @@ def run_spec(
         model=model,
         overrides=(experiment, *profile.overrides, *d.overrides, *m.overrides, *own),
         own=own,
+        fixed=("dataset", "backbone", *(override.partition("=")[0] for override in d.overrides)),
         tag=start.tag if start else None,
         start=earlier,
         seed=seed,
