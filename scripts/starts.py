@@ -40,6 +40,7 @@ def main() -> None:
     add("--out", type=absolute, help="the map's path without suffix; default: results/starts beside the runs")
     options = parser.parse_intermixed_args()
 
+    from vmp.paper.arguments import in_full
     from vmp.paper.starts import run_grid, write_points
     from vmp.paper.tables import load_profile, results_of
 
@@ -47,23 +48,23 @@ def main() -> None:
         raise ConfigError("--seeds must be at least 1, --lambda at least 0")
     if wrong := [word for word in options.overrides if "=" not in word]:
         raise ConfigError(f"{wrong[0]!r}: must be KEY=VALUE, as for train.py")
+    given = [in_full(word, ROOT) for word in options.overrides if word.startswith("output=")]
     os.chdir(ROOT)
     profile = load_profile(options.profile)
+    output = given[-1].partition("=")[2] if given else profile.output
     points, failed = run_grid(
-        profile,
+        profile.model_copy(update={"output": output}),
         datasets=options.datasets,
         model=options.model,
         slopes=options.slopes,
         shifts=options.shifts,
         seeds=options.seeds,
         weight=options.weight,
-        overrides=options.overrides,
+        overrides=[word for word in options.overrides if not word.startswith("output=")],
         launch=options.launch,
     )
     if points:
-        given = [word.partition("=")[2] for word in options.overrides if word.startswith("output=")]
-        results = results_of(given[-1].strip("'\"") if given else profile.output)
-        for path in write_points(points, options.out or results / "starts"):
+        for path in write_points(points, options.out or results_of(output) / "starts"):
             print(f"-> {path}")
     sys.exit(1 if failed or not points else 0)
 

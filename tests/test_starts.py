@@ -63,6 +63,15 @@ def test_runs_from_random_weights_have_folders_of_their_own(monkeypatch, tmp_pat
     assert len({run.folder for run in planned}) == 2 * (2 + 1)
 
 
+def test_the_folder_of_the_runs_is_relative_to_where_the_command_was_typed(monkeypatch, tmp_path, script):
+    planned = []
+    monkeypatch.setattr(starts, "run_missing", lambda runs, *rest, **options: planned.extend(runs) or 1)
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = script("starts", "--datasets", "finegym", "--model", "c2d", "output=mine")
+    assert (code, errors) == (1, "")
+    assert {run.folder.parents[3] for run in planned} == {tmp_path / "mine"}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_runs_start_at_the_grid_points_and_gains_are_over_the_same_seed(tmp_path, script):
