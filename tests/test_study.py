@@ -157,12 +157,26 @@ def test_a_setting_is_chosen_on_other_folds_than_those_it_is_judged_on():
     """A setting that is best only where it is judged is not chosen."""
     parts = np.array([1, 1, 2, 2])
     right = {"base": np.array([[0, 0, 1, 1]], bool), "other": np.array([[1, 1, 0, 0]], bool)}
-    chosen, taken = choose_settings(right, parts, default="base")
+    each = np.arange(4)
+    chosen, taken = choose_settings(right, parts, each, default="base")
     assert chosen.tolist() == [[False, False, False, False]]
     assert taken == {"base": 1, "other": 1}
-    alone, taken = choose_settings({"base": right["base"]}, np.ones(4), default="base")
+    alone, taken = choose_settings({"base": right["base"]}, np.ones(4), each, default="base")
     assert alone.tolist() == right["base"].tolist()
     assert taken == {"base": 2}
+
+
+def test_without_folds_a_setting_is_chosen_on_other_groups_than_those_it_is_judged_on():
+    """Every other clip would choose by the neighbours of those that are judged: better than either setting is."""
+    groups = np.array(["a", "a", "b", "b"])
+    right = {"base": np.array([[0, 0, 1, 1]], bool), "other": np.array([[1, 1, 0, 0]], bool)}
+    chosen, taken = choose_settings(right, np.ones(4), groups, default="base")
+    assert chosen.tolist() == [[False, False, False, False]]
+    assert taken == {"base": 1, "other": 1}
+    right["other"][:] = True  # which is not seen on any other group, as there is none
+    chosen, taken = choose_settings(right, np.ones(4), np.full(4, "a"), default="base")
+    assert chosen.tolist() == right["base"].tolist()
+    assert taken == {"base": 1, "other": 0}
 
 
 # --- the study of the project, and its records ---------------------------------------------------------------------

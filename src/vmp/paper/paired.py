@@ -173,25 +173,27 @@ def by_class(arm: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict
 
 
 def choose_settings(
-    right: dict[str, np.ndarray], parts: np.ndarray, *, default: str
+    right: dict[str, np.ndarray], parts: np.ndarray, groups: np.ndarray, *, default: str
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Cross-fitting: the clips of each part are judged by the setting that is best on the clips of all other parts.
 
     Args:
         right: setting -> (S, N) bool, the same clips for each.
-        parts: (N,), the fold of each clip. With a single one, its clips are halved, every other one.
+        parts: (N,), the fold of each clip. With a single one, its groups are halved, every other one.
+        groups: (N,), the group of each clip; a single one shows nothing of others, so it is judged by `default`.
         default: the setting to take among equals.
 
     Returns:
         (S, N) bool, and how many parts took each setting.
     """
     if len(np.unique(parts)) == 1:
-        parts = np.arange(len(parts)) % 2
+        parts = np.unique(groups, return_inverse=True)[1] % 2
     out = np.empty_like(right[default])
     taken = dict.fromkeys(right, 0)
     for part in np.unique(parts):
-        here = parts == part
-        best = max(right, key=lambda name: (right[name][:, ~here].mean(), name == default))
+        here, best = parts == part, default
+        if not here.all():
+            best = max(right, key=lambda name: (right[name][:, ~here].mean(), name == default))
         out[:, here] = right[best][:, here]
         taken[best] += 1
     return out, taken

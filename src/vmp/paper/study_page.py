@@ -114,8 +114,8 @@ def _scores(
             )
     first = base[seeds[0]]
     folds = np.array([fold for fold, _ in ids])
-    chosen, settings = choose_settings(right, folds, default=default)
     groups, labels = (np.array([first[i][column] for i in ids]) for column in ("group", "class"))
+    chosen, settings = choose_settings(right, folds, groups, default=default)
     return ArmScores(chosen, ids, groups, labels, folds, seeds, settings)
 
 
