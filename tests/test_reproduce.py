@@ -120,6 +120,15 @@ def test_a_plan_estimates_the_runs_that_are_not_finished(tmp_path, capsys):
     assert "timing" not in said
 
 
+def test_a_plan_of_a_quick_check_estimates_its_few_clips():
+    profile = load_profile("mini")
+    (cell, *_) = (c for c in cells(table_of(1), profile) if c.run)
+    run = Planner(output="outputs", extra=["trainer.clips=64"]).source(cell, 0)
+    assert estimates.count_clips(run, profile) == {"train": 64, "test": 64}
+    whole = Planner(output="outputs").source(cell, 0)
+    assert estimates.count_clips(whole, profile) == {"train": 1600, "test": 1000}
+
+
 def test_a_plan_times_nothing_and_make_timing_does(tmp_path, capsys, monkeypatch):
     table, profile = table_of(1), load_profile("mini")
     planner = Planner(output=str(tmp_path))

@@ -199,7 +199,13 @@ def _estimate_hours(config: Config, rate: Rate, clips: Mapping[str, int]) -> flo
 
 
 def count_clips(run: PlannedRun, profile: Profile) -> dict[str, int]:
-    """Clips by split of the prepared dataset; the published numbers where it is not prepared yet."""
+    """Clips by split of the prepared dataset, or the published numbers where it is not prepared yet; of each at most
+    trainer.clips."""
+    clips, most = _clips_of_dataset(run, profile), run.config.trainer.clips
+    return {split: min(count, most or count) for split, count in clips.items()}
+
+
+def _clips_of_dataset(run: PlannedRun, profile: Profile) -> dict[str, int]:
     dataset = run.config.dataset
     if isinstance(dataset, MotionsDataset):
         return {"train": dataset.train, "test": dataset.test}
