@@ -110,6 +110,7 @@ from vmp.overrides import hydra_arguments
         (["optim=sgd_cosine", "optim.kind=adamw"], "nesterov = true needs"),
         (["optim.kind=adam"], "optim.kind = 'adam'"),
         (["optim=sgd_steps", "optim.at=[0,5]"], "as many entries"),
+        (["+optim.at=[0,5]", "+optim.factors=[1,0.1]"], "have no effect with optim.schedule = cosine; use"),
         (["data.max_bad_fraction=2"], "data.max_bad_fraction = 2"),
         (["data.reader=vlc"], "data.reader = 'vlc'"),
         (["data.reader=torchcodec_cuda", "trainer.device=cpu"], "decodes on a GPU"),

@@ -197,6 +197,11 @@ def _training(c: Config) -> Iterator[str]:
         yield "trainer.cudnn_benchmark = true chooses kernels by time, against trainer.deterministic = true; drop one"
     if o.nesterov and (o.kind != "sgd" or o.momentum == 0):
         yield "optim.nesterov = true needs optim.kind = sgd and optim.momentum above 0"
+    if o.schedule != "steps" and (o.at or o.factors):
+        yield (
+            f"optim.at and optim.factors have no effect with optim.schedule = {o.schedule}; use "
+            "optim.schedule=steps, or null for both"
+        )
     if o.schedule == "steps":
         at, factors = o.at or (), o.factors or ()
         if not at or len(at) != len(factors) or at[0] != 0 or list(at) != sorted(set(at)):
