@@ -181,6 +181,20 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path, capsys):
     assert f"{tmp_path / 'out'}: cannot be read or written (Is a directory)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("train", ["--config-dir", "conf", "vmp=mine"]), ("study", ["conf/vmp/mine.yaml", "dry=1"])],
+)
+def test_a_config_file_in_another_encoding_shows_no_traceback(tmp_path, script, name, words):
+    (tmp_path / "conf/vmp").mkdir(parents=True)
+    (tmp_path / "conf/vmp/mine.yaml").write_bytes("name: März\n".encode("latin-1"))
+    place = str(tmp_path / "conf")
+    code, _, errors = script(name, *(word.replace("conf", place, word != "--config-dir") for word in words))
+    assert code == 2
+    assert "a config file is not UTF-8" in errors
+    assert "after 'name: M'" in errors
+
+
 def test_help_is_readable_and_needs_no_torch():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "train.py", "--help"],

@@ -112,6 +112,13 @@ def _explained(command: str) -> Iterator[None]:
             file=sys.stderr,
         )
         sys.exit(2)
+    except UnicodeDecodeError as error:  # of a config file, which Hydra and OmegaConf read
+        near = error.object[max(0, error.start - 30) : error.start].decode("utf-8", "replace")
+        print(
+            f"error: a config file is not UTF-8 ({error.reason}, after {near!r}): save it as UTF-8",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except ValueError as error:
         if "--multirun, --cfg" not in str(error):
             raise
