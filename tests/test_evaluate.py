@@ -57,6 +57,13 @@ def test_a_run_on_a_list_of_other_videos(evaluate, finished, data, tmp_path):
     assert (code, "gone.csv: not found" in errors) == (2, True)
 
 
+def test_a_list_is_in_no_folder_of_manifests(evaluate, finished, data, tmp_path):
+    file = listed(tmp_path / "other.csv", data, ["brighter", "darker"])
+    code, _, errors = evaluate(f"run={finished}", f"list={file}", f"folder={tmp_path}")
+    assert code == 2
+    assert "it has no effect with list" in errors
+
+
 def with_dataset(run, to, dataset: str):
     """A copy of a run that says that it was trained on another dataset."""
     shutil.copytree(run, to, copy_function=os.link)

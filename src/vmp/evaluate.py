@@ -40,6 +40,11 @@ def evaluate(cfg: DictConfig) -> None:
     check_workers(options.workers, "workers")
     if options.trust:
         trust(*options.trust.split(","))
+    if options.list and options.folder:
+        raise ConfigError(
+            f"folder = {options.folder}: of manifests, so it has no effect with list = {options.list}, whose videos "
+            "are in root=FOLDER; leave one out"
+        )
     folder = Path(options.run)
     config = _changed(load_config(folder), options)
     if options.list:
