@@ -129,6 +129,14 @@ def test_a_plan_of_a_quick_check_estimates_its_few_clips():
     assert estimates.count_clips(whole, profile) == {"train": 1600, "test": 1000}
 
 
+def test_a_plan_proposes_timings_beside_its_own_runs(tmp_path, script):
+    output = tmp_path / "other"
+    words = ["table=1", "profile=mini", "only=x3d finegym top-1", "dry=1", f"output={output}"]
+    code, said, _ = script("reproduce", *words)
+    assert code == 0
+    assert f"make timing PROFILE=mini ONLY='x3d finegym top-1' SET=output={output} TABLE=1 measures" in said
+
+
 def test_a_plan_times_nothing_and_make_timing_does(tmp_path, capsys, monkeypatch):
     table, profile = table_of(1), load_profile("mini")
     planner = Planner(output=str(tmp_path))

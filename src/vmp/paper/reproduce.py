@@ -5,7 +5,7 @@ Nothing in "ours" comes from anywhere but a result.json, a per_class.csv or a ti
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmp.config import Config, MotionsDataset, PreparedDataset, check_start
@@ -87,7 +87,10 @@ def reproduce(request: Request) -> int:
         if request.timing:
             return 0 if time_rates(runs, output) else 1
         if request.dry:
-            renew = f"{request.command('timing')} TABLE={table.number}"
+            # of the same folder of runs, where the rates are kept
+            given = [f"output={request.output}"] if request.output else []
+            here = replace(request, overrides=(*given, *request.overrides))
+            renew = f"{here.command('timing')} TABLE={table.number}"
             print_plan(runs, evaluations, profile, output, measured_rates(output), renew=renew)
             return 0
         failed = run_missing(runs, evaluations, launch, output)
