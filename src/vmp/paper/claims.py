@@ -108,8 +108,9 @@ def claims(
         "± is a standard error over pairs as if they were independent. "
         "Detectable: the smallest difference that these runs would have shown with a probability of 80 % (two-sided "
         "test at 5 %), from the spread over seeds; with one seed from that over cells, which overestimates it. "
-        "Where the gain differs between datasets, ± has that difference in it and Detectable has not. Ours is a mean "
-        "over pairs, so that a cell with more seeds counts more; the paper's is one over cells.",
+        "Where only some cells have several seeds, the others are taken to scatter alike; it is too small if they "
+        "scatter more. Where the gain differs between datasets, ± has that difference in it and Detectable has not. "
+        "Ours is a mean over pairs, so that a cell with more seeds counts more; the paper's is one over cells.",
         "## Do prompts help? (Table 1, top-1 over the baseline of the same seed, points)",
         table_of_gains(found[1], "Model", lambda g: g.row),
         table_of_gains(found[1], "Data", lambda g: g.column.partition(",")[0], total=False),
