@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import videos
 from runs import wait_for
 
 import vmp
@@ -164,6 +165,17 @@ def test_the_attention_is_the_papers_formula(trained, files):
     np.testing.assert_allclose(seen.difference, d, atol=1e-5)
     np.testing.assert_allclose(seen.attention, 1 / (1 + np.exp(-slope * (d - shift))), atol=1e-4)
     assert len(seen.draw(columns=3).axes) >= 12  # four rows of three
+
+
+def test_the_attention_begins_with_the_frame_that_is_named_in_uneven_videos_too(tmp_path):
+    """Every sixth frame is missing, so the timeline at 30 frames per second is longer than the video."""
+    ticks = [tick for tick in range(60) if tick % 6 != 5]
+    uneven = videos.encoded(tmp_path / "a.mp4", map(videos.numbered_frame, range(50)), rate=30, ticks=ticks)
+    size = ["backbone.width=8", "backbone.blocks=1", "backbone.stride=1", "backbone.crop=28"]
+    model = vmp.load(backbone="i3d", weights="motions", settings=["vmp=learned", *size], device="cpu")
+    assert model.attention(uneven, start=23).numbers == (23, 24, 24, 25, 26, 27, 28, 29, 29)
+    with pytest.raises(UserError, match="start = 46: 4 frames are left, and a clip spans 9"):
+        model.attention(uneven, start=46)
 
 
 @pytest.mark.slow
