@@ -103,6 +103,20 @@ def test_the_features_are_what_the_head_classifies(trained, files):
         torch.testing.assert_close(head(trained.features(clips)), wanted)
 
 
+def test_videos_are_read_as_they_are_and_no_copy_of_them_is_kept(files, tmp_path, monkeypatch):
+    """Whatever the config says of the clips of its dataset."""
+    monkeypatch.chdir(tmp_path)
+    plain, other = (
+        vmp.load(backbone="tiny", weights="motions", device="cpu", settings=settings)
+        for settings in ([], ["data.keep=1000", "data.degrade=salt_pepper"])
+    )
+    np.testing.assert_array_equal(
+        other.predict(files[0]).probabilities, plain.predict(files[0]).probabilities
+    )
+    assert torch.equal(other.features(files[0]), plain.features(files[0]))
+    assert not list(tmp_path.iterdir())
+
+
 class Own(torch.nn.Module):
     """A network whose builder computes with values, whose head is a convolution, and with odd parts."""
 
