@@ -87,7 +87,7 @@ class OneClip:
     pixels: "Tensor"  # (3, frames, S, S) uint8, as many frames as the model takes
     numbers: np.ndarray  # (frames,) of the frames in the video
     offsets: np.ndarray  # (frames,) positions relative to the first, on a timeline with the model's rate
-    fps: float  # of the video; 0: not known
+    fps: float  # positions per second of this timeline; 0: not known
 
 
 def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0) -> OneClip:
@@ -106,7 +106,7 @@ def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0
         raise DataError(
             f"{video}: only the generator of dataset=motions knows what really moves (vmp=oracle)"
         )
-    shown, offsets = shape.timeline(clip)
+    shown, offsets, fps = shape.timeline(clip)
     if start < 0:
         raise UserError(f"start = {start}: must be the number of a frame, counted from 0")
     first = int(np.searchsorted(shown, start))
@@ -119,4 +119,4 @@ def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0
     ((top, left),) = transforms.test_corners(*frames.shape[1:3], crop=shape.test_crop, positions=1)
     size = shape.test_crop
     pixels = torch.from_numpy(transforms.to_clip(frames[:, top : top + size, left : left + size]))
-    return OneClip(pixels, at, offsets, clip.fps or 0.0)
+    return OneClip(pixels, at, offsets, fps)
