@@ -154,10 +154,11 @@ def on_screen(seconds: np.ndarray, rate: float) -> list[int]:
 
 def test_training_clips_of_uneven_files_start_anywhere(measures):
     clip = with_measured(Clip("a", "a", 0), measures["pause"])
-    shown, offsets = SHAPE.timeline(clip)
+    shown, offsets, fps = SHAPE.timeline(clip)
     assert len(shown) == 90 + 29
     assert shown.tolist() == on_screen(np.array(SHORTENED) / 1000, 30)
     assert offsets.tolist() == list(range(0, 32, 4))
+    assert fps == pytest.approx(30)
     counting = replace(SHAPE, fps=None)  # a recipe that counts frames
     assert counting.timeline(clip)[0].tolist() == list(range(90))
 

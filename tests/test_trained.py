@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import videos
 from runs import wait_for
 
 import vmp
@@ -102,6 +103,20 @@ def test_the_features_are_what_the_head_classifies(trained, files):
         torch.testing.assert_close(head(trained.features(clips)), wanted)
 
 
+def test_videos_are_read_as_they_are_and_no_copy_of_them_is_kept(files, tmp_path, monkeypatch):
+    """Whatever the config says of the clips of its dataset."""
+    monkeypatch.chdir(tmp_path)
+    plain, other = (
+        vmp.load(backbone="tiny", weights="motions", device="cpu", settings=settings)
+        for settings in ([], ["data.keep=1000", "data.degrade=salt_pepper"])
+    )
+    np.testing.assert_array_equal(
+        other.predict(files[0]).probabilities, plain.predict(files[0]).probabilities
+    )
+    assert torch.equal(other.features(files[0]), plain.features(files[0]))
+    assert not list(tmp_path.iterdir())
+
+
 class Own(torch.nn.Module):
     """A network whose builder computes with values, whose head is a convolution, and with odd parts."""
 
@@ -164,6 +179,17 @@ def test_the_attention_is_the_papers_formula(trained, files):
     np.testing.assert_allclose(seen.difference, d, atol=1e-5)
     np.testing.assert_allclose(seen.attention, 1 / (1 + np.exp(-slope * (d - shift))), atol=1e-4)
     assert len(seen.draw(columns=3).axes) >= 12  # four rows of three
+
+
+def test_the_attention_begins_with_the_frame_that_is_named_in_uneven_videos_too(tmp_path):
+    """Every sixth frame is missing, so the timeline at 30 frames per second is longer than the video."""
+    ticks = [tick for tick in range(60) if tick % 6 != 5]
+    uneven = videos.encoded(tmp_path / "a.mp4", map(videos.numbered_frame, range(50)), rate=30, ticks=ticks)
+    size = ["backbone.width=8", "backbone.blocks=1", "backbone.stride=1", "backbone.crop=28"]
+    model = vmp.load(backbone="i3d", weights="motions", settings=["vmp=learned", *size], device="cpu")
+    assert model.attention(uneven, start=23).numbers == (23, 24, 24, 25, 26, 27, 28, 29, 29)
+    with pytest.raises(UserError, match="start = 46: 4 frames are left, and a clip spans 9"):
+        model.attention(uneven, start=46)
 
 
 @pytest.mark.slow

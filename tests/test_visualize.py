@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from configs import composed
 from PIL import Image
 from runs import Running, folder, overrides_for
-from videos import noise_video
+from videos import encoded, noise_video, numbered_frame
 
 import vmp
 from vmp.commands import visualize
@@ -20,6 +21,7 @@ from vmp.extensions.layer import ExtendedPrompt
 from vmp.extensions.per_clip import PerClip
 from vmp.figures.clips import stream
 from vmp.figures.layers import layers_of, slope_and_shift
+from vmp.figures.seen import look
 from vmp.layer import MotionPrompt
 from vmp.runs.open import open_run
 from vmp.runs.run import read_run
@@ -287,3 +289,14 @@ def test_a_stream_has_the_frames_of_the_exact_reader(tmp_path):
     assert len(list(stream(source, most=5))) == 5
     assert next(stream(source, short_side=24)).shape == (24, 32, 3)
     assert next(stream(source, short_side=99)).shape == (48, 64, 3)  # never made larger
+
+
+def test_a_clip_of_an_uneven_video_is_shown_at_the_speed_of_its_frames(tmp_path):
+    """At 30 frames per second, of which every sixth is missing: on average the video has 25."""
+    ticks = [tick for tick in range(60) if tick % 6 != 5]
+    video = encoded(tmp_path / "a.mp4", map(numbered_frame, range(50)), rate=30, ticks=ticks)
+    words = ["backbone=i3d", "backbone.weights=motions", "backbone.width=8", "backbone.blocks=1"]
+    words += ["backbone.stride=2", "backbone.crop=28"]
+    seen = look(composed(*words, "vmp=learned"), composed(*words, "vmp=none"), video)
+    assert seen.numbers == (0, 2, 4, 5, 7, 9, 10, 12, 14)
+    assert float(seen.fps) == pytest.approx(15)

@@ -104,6 +104,10 @@ class TrainedModel:
         self.prompts: dict[str, MotionPrompt] = opened.prompts
         self.views: tuple[int, int] = opened.config.trainer.views or opened.spec.views
         self.device = processes.device
+        # a user's videos are read as they are, and no copy of them is kept
+        as_they_are = {"max_bad_fraction": 1.0, "degrade": "none", "keep": 0}
+        data = opened.config.data.model_copy(update=as_they_are)
+        self._for_videos = opened.config.model_copy(update={"data": data})
 
     @property
     def stages(self) -> list[str]:
@@ -179,7 +183,6 @@ class TrainedModel:
         if not measured:
             raise DataError("no video could be read:\n" + _unreadable(bad))
         split = as_split(self._opened, [(path, measured[path]) for path in paths if path in measured])
-        data = self.config.data.model_copy(update={"max_bad_fraction": 1.0, "degrade": "none"})
         found: list[Prediction] = []
 
         def add(indices: Sequence[int], scores: "Tensor") -> None:
@@ -195,7 +198,7 @@ class TrainedModel:
         scored = score(
             self.model,
             split,
-            config=self.config.model_copy(update={"data": data}),
+            config=self._for_videos,
             views=views,
             processes=self._processes,
             workers=0,
@@ -331,7 +334,7 @@ class TrainedModel:
 
     def _views(self, split: Split, views: tuple[int, int]) -> "Iterator[tuple[Tensor, Tensor]]":
         """The distinct views of each video, (V, 3, frames, S, S), with their weights."""
-        data = split.test_clips(self.config, self.model, views=views)
+        data = split.test_clips(self._for_videos, self.model, views=views)
         for index in range(len(data)):
             _, clips, weights = data[index]
             if isinstance(clips, Exception):

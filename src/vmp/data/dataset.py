@@ -69,7 +69,7 @@ class ClipShape:
     def channels(self) -> int:
         return 3 if self.masks is None else 4
 
-    def timeline(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    def timeline(self, clip: Clip) -> tuple[np.ndarray, np.ndarray, float]:
         """The timeline of a clip, from which the frames of a sample are taken.
 
         Returns:
@@ -77,12 +77,13 @@ class ClipShape:
                 frame i, unless the stride is meant for a rate and the clip's frames are not evenly spaced: then the
                 timeline is resampled to even times.
             offsets: (frames,), positions of a sample's frames relative to its first.
+            fps: positions per second; 0: not known.
         """
         shown, fps = np.arange(clip.length), clip.fps
         if self.fps and clip.times:
             shown, fps = even_frames(clip.times, clip.length)
         rate = fps / self.fps if self.fps and fps else 1.0
-        return shown, sampling.offsets(self.frames, self.stride, spacing=self.spacing, rate=rate)
+        return shown, sampling.offsets(self.frames, self.stride, spacing=self.spacing, rate=rate), fps
 
     def degrader(self, clip: Clip, *, training: bool) -> Callable[[np.ndarray, int], np.ndarray] | None:
         """A function that degrades a clip's decoded frames (Table 5), if they are to be degraded."""
@@ -199,7 +200,7 @@ class TrainClips(_Clips):
         index, epoch, *again = item
         clip, s = self.present.clips[index], self.shape
         rng = generator(AUGMENT, self.seed, epoch, index, *again)
-        shown, offsets = s.timeline(clip)
+        shown, offsets, _ = s.timeline(clip)
         start = sampling.random_start(len(shown), offsets, rng=rng)
         view = transforms.draw_train_view(rng, jitter=s.jitter, flip=s.flip)
         at = shown[sampling.frame_indices(len(shown), offsets, start=start, short=s.short)]
@@ -261,7 +262,7 @@ class TestClips(_Clips):
     def pieces(self, index: int) -> Iterator[Piece]:
         """The clip's views in pieces of at most `views_per_piece`; each frame is decoded once."""
         clip, s = self.present.clips[index], self.shape
-        shown, offsets = s.timeline(clip)
+        shown, offsets, _ = s.timeline(clip)
         starts = sampling.view_starts(len(shown), offsets, views=self.temporal, anchor=s.anchor)
         distinct, times = np.unique(starts, return_counts=True)
         at = np.stack([

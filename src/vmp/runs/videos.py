@@ -87,11 +87,11 @@ class OneClip:
     pixels: "Tensor"  # (3, frames, S, S) uint8, as many frames as the model takes
     numbers: np.ndarray  # (frames,) of the frames in the video
     offsets: np.ndarray  # (frames,) positions relative to the first, on a timeline with the model's rate
-    fps: float  # of the video; 0: not known
+    fps: float  # positions per second of this timeline; 0: not known
 
 
 def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0) -> OneClip:
-    """The centre crop of the clip that begins with frame `start`.
+    """The centre crop of the clip that begins with frame `start`, or with the next one that is on the clip's timeline.
 
     Raises:
         UserError: `start` is negative, or too few frames are after it. VideoReadError: the video cannot be read.
@@ -106,16 +106,17 @@ def read_clip(opened: Opened, video: Path, measured: Measured, *, start: int = 0
         raise DataError(
             f"{video}: only the generator of dataset=motions knows what really moves (vmp=oracle)"
         )
-    shown, offsets = shape.timeline(clip)
+    shown, offsets, fps = shape.timeline(clip)
     if start < 0:
         raise UserError(f"start = {start}: must be the number of a frame, counted from 0")
-    if start and start + int(offsets[-1]) >= len(shown):
+    first = int(np.searchsorted(shown, start))
+    if first and first + int(offsets[-1]) >= len(shown):
         raise UserError(
-            f"start = {start}: {max(0, len(shown) - start)} frames are left, and a clip spans {offsets[-1] + 1}"
+            f"start = {start}: {len(shown) - first} frames are left, and a clip spans {offsets[-1] + 1}"
         )
-    at = shown[sampling.frame_indices(len(shown), offsets, start=start, short=shape.short)]
+    at = shown[sampling.frame_indices(len(shown), offsets, start=first, short=shape.short)]
     frames = read_frames(video, at, reader=reader, short_side=shape.test_side)
     ((top, left),) = transforms.test_corners(*frames.shape[1:3], crop=shape.test_crop, positions=1)
     size = shape.test_crop
     pixels = torch.from_numpy(transforms.to_clip(frames[:, top : top + size, left : left + size]))
-    return OneClip(pixels, at, offsets, clip.fps or 0.0)
+    return OneClip(pixels, at, offsets, fps)
