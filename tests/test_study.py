@@ -430,7 +430,9 @@ def test_constant_attention_is_taken_from_the_record_of_a_run_that_is_not_there(
     before = plan(study, planner, arms=["learned", "constant"], **chosen)
     after = take_recorded_levels(study, planner, before, rows)
     recorded = {
-        (r["set"], r["fold"]): r["attention"] for r in rows if r["arm"] == "learned" and r["seed"] == "0"
+        (r["set"], r["fold"]): r["attention"]
+        for r in rows
+        if (r["arm"], r["setting"], r["seed"]) == ("learned", "base", "0")
     }
     for old, new in zip(before, after, strict=True):
         assert (old.place, old.digest) == (new.place, new.digest)
