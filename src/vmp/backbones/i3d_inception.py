@@ -124,9 +124,13 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 def pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     """Pad the last len(kernel) axes."""
+    return F.pad(x, [n for pair in reversed(same_paddings(x, kernel, stride)) for n in pair])
+
+
+def same_paddings(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Of the last len(kernel) axes."""
     sizes = x.shape[-len(kernel) :]
-    pads = [same_padding(*axis) for axis in zip(sizes, kernel, stride, strict=True)]
-    return F.pad(x, [n for pair in reversed(pads) for n in pair])
+    return [same_padding(*axis) for axis in zip(sizes, kernel, stride, strict=True)]
 
 
 def max_pool(x: Tensor, *, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
@@ -164,7 +168,7 @@ def pool_pictures(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -
 
 
 def pool_2d(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    pads = [same_padding(*axis) for axis in zip(x.shape[-2:], kernel, stride, strict=True)]
+    pads = same_paddings(x, kernel, stride)
     if all(before == after for before, after in pads):
         return F.max_pool2d(x, kernel, stride, padding=[before for before, _ in pads])
     return F.max_pool2d(pad_same(x, kernel, stride), kernel, stride)

@@ -148,11 +148,10 @@ def _layers(number: int, options: FigureOptions) -> Any:
 
     pairs = layer_pairs(number, options)
     found = {text: compare_layers(a, b, clips=options.clips) for text, (a, b) in pairs.items()}
-    title, *others = dict.fromkeys(a.title for a, _ in pairs.values())
-    if others:
-        title = (
-            f"{next(iter(pairs.values()))[0].config['backbone']['name']}, without prompts vs. with prompts"
-        )
+    baselines = [a for a, _ in pairs.values()]
+    title = baselines[0].title
+    if any(run.title != title for run in baselines):
+        title = f"{baselines[0].config['backbone']['name']}, without prompts vs. with prompts"
     return draw_layers(found, title=f"{title}; features over {options.clips} test clips")
 
 

@@ -93,8 +93,8 @@ PAPER: dict[int, PaperFigure] = {
 }
 # as in conf/table/profile/mini.yaml
 MINIATURE = {"finegym": "moving", "mpii_cooking2": "static", "hmdb51": "noisy"}
-# dataset of Fig. 8 and 9 -> what stands for it in miniature
-LAYERS_OF = {"finegym": "moving", "mpii_cooking2": "static", "hmdb51-split1": "noisy-split1"}
+# datasets of Fig. 8 and 9, and what stands for them in miniature
+LAYERS_ON = {"finegym", "mpii_cooking2", "hmdb51-split1", "moving", "static", "noisy-split1"}
 SHOWN = 3  # clips of a run in a figure of several clips
 OBJECT_CENTRIC = ("cut dice", "gather", "slice", "wash")  # the classes of Fig. 10
 
@@ -271,26 +271,24 @@ def _pairs_among(runs: Iterable[Run]) -> Iterator[list[tuple[Run, Run]]]:
 def layer_pairs(number: int, options: FigureOptions) -> dict[str, tuple[Run, Run]]:
     """Label -> the runs whose layers Fig. 7 to 9 compare: a baseline with runs that have prompts. Fig. 7 adds the other
     variants of Table 2 that are there, Fig. 8 and 9 show each of the paper's datasets."""
-    plain = {f"{label(a)} vs. {label(b)}": (a, b) for a, b in baseline_pairs(number, options)}
-    paper = PAPER[number]
+    pairs, paper = baseline_pairs(number, options), PAPER[number]
+    plain = {f"{label(a)} vs. {label(b)}": (a, b) for a, b in pairs}
     if options.runs and not options.found:
         return plain
     if number == 7:
-        variants = [
-            _variants(*pairs[0], options)
-            for pairs in _pairs_among(candidates(options, paper))
-            if pairs[0][0].title == next(iter(plain.values()))[0].title
-        ]
+        title = pairs[0][0].title
+        of_title = [run for run in candidates(options, paper) if run.title == title]
+        variants = [_variants(*group[0], options) for group in _pairs_among(of_title)]
         most = max(variants, key=len)
         return most if len(most) > 1 else plain
     by_dataset: dict[str, list[Run]] = {}
     for run in candidates(options, paper):
         name = str(run.config["name"])
-        if name in {*LAYERS_OF, *LAYERS_OF.values()} and run.config["backbone"]["name"] == paper.backbone:
+        if name in LAYERS_ON and run.config["backbone"]["name"] == paper.backbone:
             by_dataset.setdefault(name, []).append(run)
-    pairs = {name: next(_pairs_among(runs), []) for name, runs in by_dataset.items()}
-    found = {f"{name}, {b.folder.parts[-2]}": (a, b) for name, of_it in pairs.items() for a, b in of_it}
-    return found if sum(map(bool, pairs.values())) > 1 else plain
+    first = {name: next(_pairs_among(runs), []) for name, runs in by_dataset.items()}
+    found = {f"{name}, {b.folder.parts[-2]}": (a, b) for name, of_it in first.items() for a, b in of_it}
+    return found if sum(map(bool, first.values())) > 1 else plain
 
 
 def _variants(baseline: Run, prompted: Run, options: FigureOptions) -> dict[str, tuple[Run, Run]]:
