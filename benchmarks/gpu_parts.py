@@ -101,18 +101,18 @@ def waits(folder: Path, toy: bool, save: Save) -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     from vmp.compose import composer
-    from vmp.engine import trainer
+    from vmp.engine import loop
     from vmp.train import train
 
     at: dict[str, list[int]] = {}  # line -> steps
 
     def note(*_: Any, **__: Any) -> None:
         frame = sys._getframe()
-        while frame and frame.f_code is not trainer.fit.__code__:
+        while frame and not isinstance(frame.f_locals.get("self"), loop.TrainingLoop):
             frame = frame.f_back  # type: ignore[assignment]
         if frame:
-            line = linecache.getline(trainer.__file__, frame.f_lineno).strip()
-            at.setdefault(line, []).append(frame.f_locals["state"].step)
+            line = linecache.getline(loop.__file__, frame.f_lineno).strip()
+            at.setdefault(line, []).append(frame.f_locals["self"].state.step)
 
     class Reads(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.measure import Row, compose, device_type, print_rows
 from benchmarks.step import CLASSES
+from vmp.engine.learner import Learner
 from vmp.engine.plan import TrainingState
 from vmp.engine.saving import Saver
 from vmp.paper.timing import Stopwatch
@@ -34,7 +35,7 @@ def bench_save(*, rounds: int, overrides: Sequence[str] = ()) -> list[Row]:
         def save(what: str, *, wait: bool) -> None:
             began = time.perf_counter()
             with watch("save"):
-                saver.save(model, optimizer, unscaled, state, best=False)
+                saver.save(Learner(model, optimizer, unscaled), state, best=False)
                 if wait:
                     saver.wait()
             waited.setdefault(what, []).append(watch.wall["save"])

@@ -97,7 +97,7 @@ CONTEXT.set_forkserver_preload(
         *(
             "vmp.train",
             "vmp.evaluate",
-            "vmp.engine.trainer",
+            "vmp.engine.loop",
             "vmp.engine.evaluator",
             "vmp.model",
             "vmp.objective",

@@ -8,12 +8,14 @@ from torch import nn
 from vmp.controls import OtherClipPrompt
 from vmp.engine import checkpoint
 from vmp.engine.average import Average
-from vmp.engine.plan import TrainingState
+from vmp.engine.learner import Learner
+from vmp.engine.plan import TrainingPlan, TrainingState
 from vmp.engine.saving import Saver
 from vmp.runs import resume
 from vmp.runs.records import read_metrics, read_result
 
 UNSCALED = torch.amp.GradScaler("cpu", enabled=False)
+PLAN = TrainingPlan(epochs=9, batch=1, micro_batch=1, world=1, clips=1, seed=0)
 
 
 def net():
@@ -57,7 +59,7 @@ def test_the_checkpoint_is_the_average_and_training_goes_on_from_the_weights(tmp
     average = Average(model, decay=0.9, warmup=False)
     train(model, optimizer, average, [1, 2, 3])
     with Saver(tmp_path, keep=2, recomputes=False) as saver:
-        saver.save(model, optimizer, UNSCALED, TrainingState(step=3), average=average, best=False)
+        saver.save(Learner(model, optimizer, UNSCALED, average), TrainingState(step=3), best=False)
     trained, averaged = ({k: v.clone() for k, v in x.state_dict().items()} for x in (model, average))
     with average.in_place():
         assert all(torch.equal(model.state_dict()[name], averaged[name]) for name in averaged)
@@ -68,7 +70,7 @@ def test_the_checkpoint_is_the_average_and_training_goes_on_from_the_weights(tmp
     other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     again = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
     own = Average(other, decay=0.9, warmup=False)
-    resume.restore(found, other, again, UNSCALED, average=own, steps=9)
+    resume.restore(found, Learner(other, again, UNSCALED, own), PLAN)
     for one, two, three in ((model, optimizer, average), (other, again, own)):
         torch.manual_seed(5)
         train(one, two, three, [4, 5])

@@ -24,8 +24,9 @@ from vmp.engine.evaluator import (
     class_accuracies,
 )
 from vmp.engine.faults import explain_torch_errors
+from vmp.engine.learner import Learner
 from vmp.engine.loggers import Log, Metrics
-from vmp.engine.plan import TrainingState
+from vmp.engine.plan import TrainingPlan, TrainingState
 from vmp.errors import RunError
 from vmp.runs import resume
 from vmp.runs.records import read_metrics
@@ -53,6 +54,7 @@ def test_the_official_steps():
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 
 UNSCALED = torch.amp.GradScaler("cpu", enabled=False)
+PLAN = TrainingPlan(epochs=9, batch=1, micro_batch=1, world=1, clips=1, seed=0)
 MODEL = {"a": torch.arange(600.0), "b": torch.tensor([3])}
 OPTIMIZER = {"state": {0: {"momentum_buffer": torch.ones(4)}}}
 STATE = {"progress": {"step": 5, "bad": {"x": "y"}}}
@@ -472,4 +474,4 @@ def test_a_checkpoint_of_another_version_is_refused_with_its_commit(tmp_path):
         state={"progress": before},
     )
     with pytest.raises(RunError, match=r"(?s)another version.*commit bbb.*init_from=.*run tag=WORD"):
-        resume.restore(checkpoint.load(where), model, optimizer, UNSCALED, steps=9)
+        resume.restore(checkpoint.load(where), Learner(model, optimizer, UNSCALED), PLAN)

@@ -10,6 +10,7 @@ import torch
 from runs import Running, differences, folder, overrides_for, start, wait_for, without_validation
 
 from vmp.engine import checkpoint
+from vmp.engine.learner import Learner
 from vmp.engine.plan import TrainingState
 from vmp.engine.saving import Saver
 from vmp.engine.stopping import Stopped
@@ -57,7 +58,7 @@ def test_a_checkpoint_holds_what_there_was_when_it_was_asked_for(tmp_path, devic
     release, state = threading.Event(), TrainingState(step=1)
     with Saver(tmp_path, keep=2, recomputes=False) as saver:
         saver._thread.submit(release.wait)  # the disk is busy
-        saver.save(net, optimizer, UNSCALED, state, best=False)
+        saver.save(Learner(net, optimizer, UNSCALED), state, best=False)
         before = copy.deepcopy((net, optimizer.state_dict()))
         state.step, state.bad["x"] = 2, "unreadable"
         for _ in range(3):
@@ -65,7 +66,7 @@ def test_a_checkpoint_holds_what_there_was_when_it_was_asked_for(tmp_path, devic
         assert not list(tmp_path.iterdir())
         release.set()
         saver.wait()
-        saver.save(net, optimizer, UNSCALED, state, best=False)
+        saver.save(Learner(net, optimizer, UNSCALED), state, best=False)
     first, second = (checkpoint.load(path) for path in checkpoint.steps_in(tmp_path))
     then = torch.optim.AdamW(before[0].parameters(), lr=0.1)
     then.load_state_dict(before[1])
@@ -85,7 +86,7 @@ def test_the_tensors_of_a_step_are_written_once(tmp_path, recomputes):
     damaged = checkpoint.save(tmp_path, "step_00000001_0001", model={"old": torch.ones(1)}, state={})
     (damaged / "state.pt").write_bytes(b"")
     with Saver(tmp_path, keep=2, recomputes=recomputes) as saver:
-        saver.save(net, optimizer, UNSCALED, state, best=False)
+        saver.save(Learner(net, optimizer, UNSCALED), state, best=False)
         saver.wait()
         (before,) = checkpoint.steps_in(tmp_path)
         held = {file: (before / file).stat().st_ino for file in ("model.safetensors", "optimizer.pt")}
@@ -93,7 +94,7 @@ def test_the_tensors_of_a_step_are_written_once(tmp_path, recomputes):
         if recomputes:
             net[1].running_mean.fill_(5)
         for _ in range(2):  # the same again is nothing new
-            saver.save(net, optimizer, UNSCALED, state, best=True)
+            saver.save(Learner(net, optimizer, UNSCALED), state, best=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best_0001", "step_00000001_0001"]
     last, best = checkpoint.newest(tmp_path), checkpoint.load(stale)
     assert same(last, net, optimizer)
@@ -113,7 +114,7 @@ def test_a_write_that_fails_is_an_error_of_the_next_save_or_the_end(tmp_path):
     def session(*steps: int, ends: Exception | None = None) -> None:
         with Saver(tmp_path / "checkpoints", keep=2, recomputes=False, warn=warned.append) as saver:
             for step in steps:
-                saver.save(net, optimizer, UNSCALED, TrainingState(step=step), best=False)
+                saver.save(Learner(net, optimizer, UNSCALED), TrainingState(step=step), best=False)
             if ends:
                 raise ends
 

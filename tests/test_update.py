@@ -16,10 +16,11 @@ from vmp.data.dataset import ClipShape, TrainClips
 from vmp.data.manifest import Manifest
 from vmp.data.present import Present
 from vmp.engine.dist import Processes
+from vmp.engine.learner import Learner
 from vmp.engine.loggers import Log, Metrics
+from vmp.engine.loop import TrainingLoop
 from vmp.engine.plan import LoopSettings, TrainingPlan, TrainingState
 from vmp.engine.stopping import Stopping
-from vmp.engine.trainer import fit
 from vmp.engine.update import (
     RunningAccuracy,
     UpdateSums,
@@ -192,12 +193,11 @@ def test_unreadable_clips_of_all_processes_count_together(tmp_path):
 
     def train(processes: Processes) -> TrainingState:
         state = TrainingState()
-        fit(
-            model,
-            objective=Objective(),
-            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        TrainingLoop(
+            learner=Learner(model, optimizer, torch.amp.GradScaler("cpu", enabled=False)),
             state=state,
+            objective=Objective(),
             schedule=lambda epoch: 1.0,
             data=data,
             evaluate=None,
@@ -210,7 +210,7 @@ def test_unreadable_clips_of_all_processes_count_together(tmp_path):
             metrics=Metrics(None),
             log=Log(None),
             stopping=Stopping(),
-        )
+        ).run()
         return state
 
     assert train(Processes(0, 1, CPU)).bad == {"3": "unreadable: 3.mp4: gone"}

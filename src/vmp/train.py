@@ -62,10 +62,10 @@ from vmp.tracking import Tracker, check_tracker, resend_result, start_tracker
 
 if TYPE_CHECKING:
     from vmp.backbones import Spec
-    from vmp.engine.average import Average
     from vmp.engine.checkpoint import Checkpoint
     from vmp.engine.dist import Processes
     from vmp.engine.evaluator import Scores
+    from vmp.engine.learner import Learner
     from vmp.engine.loggers import Log
     from vmp.engine.plan import Throughput, TrainingPlan, TrainingState
     from vmp.engine.stopping import Stopping
@@ -136,6 +136,7 @@ def _train_in_folder(
 
     from vmp.engine import checkpoint, dist
     from vmp.engine.average import Average
+    from vmp.engine.learner import Learner
     from vmp.engine.loggers import Log
     from vmp.engine.precision import autocast_type, make_scaler
     from vmp.engine.stopping import Stopped, Stopping
@@ -175,9 +176,10 @@ def _train_in_folder(
             scaler = make_scaler(processes.device, autocast_type(config.trainer.amp))
             decay = config.train.ema
             average = Average(model, decay=decay, warmup=config.train.ema_warmup) if decay else None
-            state = session.restore(found, optimizer, scaler, average)
+            learner = Learner(model, optimizer, scaler, average)
+            state = session.restore(found, learner)
             del found  # free its memory
-            throughput = session.fit(state, optimizer, scaler, average)
+            throughput = session.fit(state, learner)
             epoch = session.load_selected_weights(state)
             scores = session.score(session.tested, session.views, attention=True)
             if scores:  # on the first process
@@ -259,35 +261,23 @@ class Session:
         if warning := shortage(batch, workers=workers, beside=read_rank().local_world):
             self.log.warn(warning)
 
-    def restore(
-        self, found: "Checkpoint | None", optimizer: Any, scaler: Any, average: "Average | None"
-    ) -> "TrainingState":
-        """Load the checkpoint into model, optimizer, scaler and average; returns its state, or a new one without it."""
+    def restore(self, found: "Checkpoint | None", learner: "Learner") -> "TrainingState":
+        """Load the checkpoint into the learner; returns its state, or a new one without it."""
         from vmp.runs import resume
 
-        self.log(f"lr {optimizer.param_groups[0]['lr']:g}")
-        state = resume.restore(
-            found,
-            self.model,
-            optimizer,
-            scaler,
-            average=average,
-            steps=self.plan.steps,
-            over=self.plan.is_over,
-        )
+        self.log(f"lr {learner.optimizer.param_groups[0]['lr']:g}")
+        state = resume.restore(found, learner, self.plan)
         if found and not self.plan.is_over(state):
             self.log(f"continuing from {found.path.name}: step {state.step} of {self.plan.steps}")
         resume.record_session(state, self.processes, self.log)
         return state
 
-    def fit(
-        self, state: "TrainingState", optimizer: Any, scaler: Any, average: "Average | None"
-    ) -> "Throughput":
-        """Train to the end of the plan. With `average`, the model then holds the averaged weights."""
+    def fit(self, state: "TrainingState", learner: "Learner") -> "Throughput":
+        """Train to the end of the plan."""
         from vmp.data.augment import Augmentation
         from vmp.data.dataset import TrainClips
-        from vmp.engine import trainer
         from vmp.engine.loggers import Metrics
+        from vmp.engine.loop import TrainingLoop
         from vmp.engine.plan import LoopSettings
         from vmp.engine.precision import autocast_type
         from vmp.objective import Objective, balanced_weights
@@ -298,17 +288,14 @@ class Session:
         weights = None
         if config.train.class_weights == "balanced":
             weights = balanced_weights(train.labels, classes=len(self.classes))
-        throughput = trainer.fit(
-            self.model,
+        loop = TrainingLoop(
+            learner=learner,
+            state=state,
             objective=Objective(
                 variation_weight=config.vmp.lambda_,
                 label_smoothing=config.optim.label_smoothing,
                 class_weights=weights.to(self.processes.device) if weights is not None else None,
             ),
-            optimizer=optimizer,
-            scaler=scaler,
-            average=average,
-            state=state,
             schedule=build_schedule(config),
             data=TrainClips(
                 train.manifest,
@@ -343,8 +330,10 @@ class Session:
             log=self.log,
             stopping=self.stopping,
         )
+        throughput = loop.run()
+        del loop  # free its memory
         # fewer than plan.epochs where patience ended the training
-        ended = state.step // self.plan.steps_per_epoch
+        ended = self.plan.epochs_done(state)
         if not val or not self.tracker.wants_panels(ended, last=self.plan.epochs):
             self.show_attention(ended, last=ended)
         return throughput
@@ -383,7 +372,7 @@ class Session:
         """Load the weights to test (trainer.select) on every process; returns their epoch."""
         from vmp.engine import checkpoint
 
-        epoch = state.step // self.plan.steps_per_epoch
+        epoch = self.plan.epochs_done(state)
         if self.config.trainer.select == "best":
             epoch = state.best_epoch
             if self.processes.first:

@@ -40,6 +40,15 @@ class TrainingPlan:
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 
+    def epochs_done(self, state: "TrainingState") -> int:
+        """Number of whole epochs."""
+        return state.step // self.steps_per_epoch
+
+    def needs_validation(self, state: "TrainingState") -> bool:
+        """Whether an epoch has just ended and was not validated."""
+        ended = state.step > 0 and state.step % self.steps_per_epoch == 0
+        return ended and state.evaluated < self.epochs_done(state)
+
     def is_over(self, state: "TrainingState") -> bool:
         """Whether training ends in this state: all updates are done, or `patience` is exhausted."""
         validated = state.evaluated * self.steps_per_epoch == state.step

@@ -19,10 +19,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vmp.engine import checkpoint
-from vmp.engine.average import Average
+from vmp.engine.learner import Learner
 from vmp.engine.plan import TrainingState
 from vmp.engine.stopping import SIGNALS, Stopped
 from vmp.errors import RunError
@@ -76,19 +76,15 @@ class Saver:
 
     def save(
         self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
+        learner: Learner,
         progress: TrainingState,
         *,
-        average: Average | None = None,
         best: bool,
     ) -> None:
-        """Save a checkpoint of this step and validation, unless it exists already.
+        """Save a checkpoint of this step and validation, unless it exists already. An average of the weights is saved
+        as the model, and the trained weights with the optimizer's state.
 
         Args:
-            average: the average of the weights. If given, it is saved as the model, and the trained weights are saved
-                with the optimizer's state.
             best: whether the epoch that was just validated is the best so far; its weights are then kept, too.
 
         Raises:
@@ -99,7 +95,8 @@ class Saver:
         (step, before), path = self._newest, self._folder / name
         if path == before:
             return
-        optimizer_state = optimizer.state_dict() | ({"trained": average.trained()} if average else {})
+        model, average, scaler = learner.model, learner.average, learner.scaler
+        optimizer_state = learner.optimizer.state_dict() | ({"trained": average.trained()} if average else {})
         moments = before if step == progress.step else self._copy(optimizer_state, "optimizer")
         linked = step == progress.step and not self._recomputes
         weights = before if linked else self._copy((average or model).state_dict(), "model")

@@ -26,7 +26,7 @@ import vmp.backbones.timesformer  # noqa: E402
 import vmp.backbones.weights  # noqa: E402
 import vmp.data.motions.files  # noqa: E402
 import vmp.engine.evaluator  # noqa: E402
-import vmp.engine.trainer  # noqa: E402
+import vmp.engine.loop  # noqa: E402
 import vmp.evaluate  # noqa: E402
 import vmp.figures.curves  # noqa: E402
 import vmp.finetune  # noqa: E402

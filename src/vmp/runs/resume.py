@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from vmp.engine import checkpoint
-from vmp.engine.average import Average
 from vmp.engine.checkpoint import Checkpoint
 from vmp.engine.dist import Processes
+from vmp.engine.learner import Learner
 from vmp.engine.loggers import Log
-from vmp.engine.plan import TrainingState
+from vmp.engine.plan import TrainingPlan, TrainingState
 from vmp.errors import RunError, shortlist
 from vmp.machine import device_name
 from vmp.provenance import commit
@@ -121,21 +121,9 @@ def _patiently(path: Path) -> tuple[Checkpoint | None, str]:
     return None, problem
 
 
-def restore(
-    found: Checkpoint | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    *,
-    average: Average | None = None,
-    steps: int,
-    over: Callable[[TrainingState], bool] = lambda state: False,
-) -> TrainingState:
-    """Put a checkpoint into the model, its average, the scaler and the optimizer, whose base learning rates stay as
-    they are.
-
-    Args:
-        over: whether training ended before its last step.
+def restore(found: Checkpoint | None, learner: Learner, plan: TrainingPlan) -> TrainingState:
+    """Put a checkpoint into the learner, whose base learning rates stay as they are. Returns the checkpoint's state, or
+    a new one without a checkpoint.
 
     Raises:
         RunError: there are steps left, and the checkpoint is that of a finished run, without the optimizer's state.
@@ -152,20 +140,21 @@ def restore(
             f"init_from={found.path.parents[1]} tag=WORD"
         )
     state = TrainingState(**progress)
-    load_into(model, found.model, found.path)
-    if average:
-        average.restore(found.state.get("optimizer", {}).pop("trained", None))
+    optimizer = learner.optimizer
+    load_into(learner.model, found.model, found.path)
+    if learner.average:
+        learner.average.restore(found.state.get("optimizer", {}).pop("trained", None))
     if "optimizer" in found.state:
         rates = [group["lr"] for group in optimizer.param_groups]
         optimizer.load_state_dict(found.state["optimizer"])
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        if scaler.is_enabled():
-            scaler.load_state_dict(found.state["scaler"])
-    elif state.step < steps and not over(state):
+        if learner.scaler.is_enabled():
+            learner.scaler.load_state_dict(found.state["scaler"])
+    elif not plan.is_over(state):
         raise RunError(
             f"{found.path}: holds the weights of a finished run without the optimizer's state "
-            f"(trainer.keep_finished=weights), so training cannot continue from step {state.step} to {steps}. "
+            f"(trainer.keep_finished=weights), so training cannot continue from step {state.step} to {plan.steps}. "
             f"A new run can start from these weights: init_from={found.path.parents[1]} tag=WORD"
         )
     return state
