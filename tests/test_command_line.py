@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vmp.cli import friendly
+from vmp.cli import absolute, friendly, parser_of
 from vmp.config import check
 from vmp.errors import ConfigError
 from vmp.files import write_text
@@ -219,3 +219,13 @@ def test_make_help_lists_every_target():
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("setup", "demo", "test", "lint", "bench"):
         assert f"make {target}" in done.stdout
+
+
+def test_a_home_folder_behind_an_equals_sign_is_expanded():
+    """No shell expands the ~ in --out=~/x."""
+    parser = parser_of("Do something.")
+    command = parser.add_subparsers().add_parser("one")
+    command.add_argument("--out", type=Path)
+    command.add_argument("--to", type=absolute)
+    options = parser.parse_args(["one", "--out=~/x", "--to=~/y"])
+    assert (options.out, options.to) == (Path.home() / "x", Path.home() / "y")

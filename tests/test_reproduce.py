@@ -14,6 +14,8 @@ import yaml
 from configs import ROOT
 from test_tables import finish, table_of
 
+from vmp.compose import composer
+from vmp.config import check
 from vmp.errors import ConfigError, RunError
 from vmp.jobs.launch import parse_launch
 from vmp.paper import estimates, timing
@@ -192,6 +194,21 @@ def test_disturbed_timings_are_not_kept(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(timing, "MIN_CPU_SHARE", 1.1)
     with pytest.raises(RunError, match="disturbed"):
         timing.time_models([runs[-1].config], batch=2, rounds=2, device=torch.device("cpu"), report=print)
+
+
+def test_models_are_timed_with_the_threads_of_their_config(monkeypatch):
+    threads = torch.get_num_threads() + 1
+    config = check(composer(ROOT / "conf")(["backbone=tiny", f"trainer.threads={threads}"]))
+    monkeypatch.setattr(timing, "MIN_CPU_SHARE", 0)
+    seen = []
+    timing.time_models(
+        [config],
+        batch=1,
+        rounds=2,
+        device=torch.device("cpu"),
+        report=lambda _: seen.append(torch.get_num_threads()),
+    )
+    assert set(seen) == {threads} != {torch.get_num_threads()}
 
 
 def test_a_folder_with_another_run_is_an_error(tmp_path):

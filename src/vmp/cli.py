@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from vmp.choices import MOST_FPS
 from vmp.errors import ConfigError, UserError
@@ -34,11 +34,19 @@ _NO_ACCESS = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose options of type Path may start with ~: shells leave the one in --out=~/x."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", Path, lambda word: Path(word).expanduser())
+
+
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
     """A parser with a script's docstring as its help: the first line above the options, the rest below them."""
     first, _, rest = (doc or "").partition("\n\n")
     words = typed_command()
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=" ".join(words[:2]) if words[0] == "vmp" else None,
         description=first,
         epilog=rest,
@@ -48,7 +56,7 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 
 def absolute(word: str) -> Path:
     """The path of an option, for a command that works in another folder than the one it was started in."""
-    return Path(word).absolute()
+    return Path(word).expanduser().absolute()
 
 
 def check_fps(fps: float) -> None:

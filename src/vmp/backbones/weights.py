@@ -128,58 +128,87 @@ def load_weights(
     own = model.state_dict()
     foreign = read(path, own=own if backbone == "custom" else ())
     head = [name for name in own if name.startswith(f"{model.head_name}.")]
-    fitted, resized = _resize(foreign.state, own)
-    fits = [name for name in head if name in fitted and fitted[name].shape == own[name].shape]
-    declined = fits if keep_head and not keep_head(path) else []
-    reinitialised = [name for name in head if name not in fits or name in declined]
-    fitted = {name: value for name, value in fitted.items() if name not in reinitialised}
-    missing = [name for name in own if name not in fitted and name not in reinitialised]
-    counters = [name for name in missing if name.endswith(_COUNTER)]
-    unexpected = [name for name in foreign.state if name not in own]
-    wrong = [f"{name}: not in the file" for name in missing if name not in counters]
-    wrong += [
-        f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the backbone"
-        for name, value in fitted.items()
-        if name in own and value.shape != own[name].shape
-    ]
-    # a deeper network, not something beside it
-    deeper = [name for name in unexpected if name.startswith("blocks.")]
-    if wrong or deeper or 2 * len(unexpected) > len(foreign.state):
+    match = _match(foreign.state, own, head, keep_head=not keep_head or keep_head(path))
+    if match.fails:
         if row and row.file:
+            places = match.wrong or match.unexpected
             raise WeightsError(
                 f"weights={row.name} of {backbone} are of one size: {row.size}. This backbone has another, in "
-                f"{len(wrong) or len(unexpected)} places such as\n{shortlist(wrong or unexpected, 3)}\n"
+                f"{len(places)} places such as\n{shortlist(places, 3)}\n"
                 "The model was not changed. Give these keys, or weights=none."
             )
-        raise WeightsError(_explain_misfit(backbone, foreign, own, head, wrong, unexpected))
-    reversed_names: list[str] = []
-    if reverse_channels:
-        reversed_names = [
-            n for n, v in fitted.items() if n in own and _FIRST_CONV.fullmatch(n) and v.shape[1] == 3
-        ]
-        if not reversed_names:
-            raise WeightsError(f"reverse_channels: {backbone} has no first convolution of 3 channels")
-    matched = [name for name in own if name in fitted]
+        raise WeightsError(_explain_misfit(backbone, foreign, own, head, match))
+    first = [n for n, v in match.fitted.items() if _FIRST_CONV.fullmatch(n) and v.shape[1] == 3]
+    if reverse_channels and not first:
+        raise WeightsError(f"reverse_channels: {backbone} has no first convolution of 3 channels")
+    reversed_names = first if reverse_channels else []
     with torch.no_grad():
-        for name in matched:
-            value = fitted[name].flip(1) if name in reversed_names else fitted[name]
-            own[name].copy_(value)  # state_dict's tensors share memory with the model
+        for name, value in match.fitted.items():
+            # state_dict's tensors share memory with the model
+            own[name].copy_(value.flip(1) if name in reversed_names else value)
     notes = [f"trained on {row.dataset}" if row else "", row.note if row else "", foreign.note]
     return LoadReport(
         backbone=backbone,
         source=str(foreign.file),
         layout=foreign.layout,
         licence=row.licence if row else None,
-        matched=matched,
-        reinitialised=reinitialised,
-        resized=resized,
-        missing=counters,
-        unexpected=unexpected,
+        matched=list(match.fitted),
+        reinitialised=match.reinitialised,
+        resized=match.resized,
+        missing=match.counters,
+        unexpected=match.unexpected,
         reversed=reversed_names,
-        declined=declined,
+        declined=match.declined,
         prompts=foreign.scalars,
         layers=foreign.prompts,
         note="; ".join(note for note in notes if note),
+    )
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Which tensors of a file go into a model, and the names of all others.
+
+    fitted: name -> tensor of the file, for the model's tensors in their order.
+    wrong: places that do not fit, with the reason.
+    fails: whether the file has too little for the model, or too much.
+    """
+
+    fitted: dict[str, Tensor]
+    resized: list[str]
+    declined: list[str]
+    reinitialised: list[str]
+    counters: list[str]
+    unexpected: list[str]
+    wrong: list[str]
+    fails: bool
+
+
+def _match(state: State, own: Mapping[str, Tensor], head: list[str], *, keep_head: bool) -> _Match:
+    """Compare a file's state with that of a model, whose tensors `head` may be of another size."""
+    fitted, resized = _resize(state, own)
+    fits = [name for name in head if name in fitted and fitted[name].shape == own[name].shape]
+    reinitialised = [name for name in head if name not in fits or not keep_head]
+    body = [name for name in own if name not in reinitialised]
+    missing = [name for name in body if name not in fitted]
+    counters = [name for name in missing if name.endswith(_COUNTER)]
+    wrong = [f"{name}: not in the file" for name in missing if name not in counters]
+    wrong += [
+        f"{name}: {tuple(fitted[name].shape)} in the file, {tuple(own[name].shape)} in the backbone"
+        for name in body
+        if name in fitted and fitted[name].shape != own[name].shape
+    ]
+    unexpected = [name for name in state if name not in own]
+    deeper = any(name.startswith("blocks.") for name in unexpected)  # not something beside the network
+    return _Match(
+        fitted={name: fitted[name] for name in body if name in fitted},
+        resized=resized,
+        declined=[] if keep_head else fits,
+        reinitialised=reinitialised,
+        counters=counters,
+        unexpected=unexpected,
+        wrong=wrong,
+        fails=bool(wrong) or deeper or 2 * len(unexpected) > len(state),
     )
 
 
@@ -243,14 +272,10 @@ def _is_shortcut_norm(names: list[str]) -> bool:
 
 
 def _explain_misfit(
-    backbone: str,
-    foreign: Foreign,
-    own: Mapping[str, Tensor],
-    head: list[str],
-    wrong: list[str],
-    unexpected: list[str],
+    backbone: str, foreign: Foreign, own: Mapping[str, Tensor], head: list[str], match: _Match
 ) -> str:
     """The message for weights that do not fit."""
+    unexpected = match.unexpected
     what = f"{foreign.file} ({foreign.layout})"
     unchanged = "The model was not changed."
     if _is_shortcut_norm(unexpected) and backbone.startswith("x3d"):
@@ -274,7 +299,7 @@ def _explain_misfit(
             f"are not in it, such as\n{shortlist(unexpected, 5)}\nIt has names such as\n{shortlist(list(own), 5)}\n"
             f"{unchanged}"
         )
-    wrong = wrong or [f"{name}: not in the backbone" for name in unexpected]
+    wrong = match.wrong or [f"{name}: not in the backbone" for name in unexpected]
     return (
         f"{what}: does not fit {backbone} as built, in {len(wrong)} places:\n{shortlist(wrong)}\n{unchanged}"
     )

@@ -80,11 +80,7 @@ def score(
     device, batch = processes.device, at_once or clips_at_once(dataset.temporal * dataset.spatial)
     stream = stream_views(dataset, mine, workers=workers, timeout=timeout, pin_memory=device.type == "cuda")
     model.eval()
-    indices: list[int] = []  # of the clips that this process could read
-    losses: list[float] = []
-    scores = torch.empty(0, 0)  # (clips, classes) of this process, filled from the start
-    bad: dict[int, str] = {}
-    variation: list[float] = []
+    own = _ScoresOfProcess(len(mine), reduce)
     with (
         explain_torch_errors(dataset.being_read, check_stop),
         _ending_workers_on_errors() if workers else nullcontext(),  # without, all children are the caller's
@@ -94,49 +90,81 @@ def score(
             count = len(mine[at : at + batch])
             readable: list[tuple[int, Tensor]] = []  # index and weights (V,) of each clip
             logits, variations = [], []
-            for chunk in _chunks(stream, count, readable, bad, device):  # (V of several clips, 3, T, H, W)
+            for chunk in _chunks(
+                stream, count, readable, own.bad, device
+            ):  # (V of several clips, 3, T, H, W)
                 with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                     out = model(chunk)
                 logits.append(out.logits.float())
                 if out.variations:
                     variations.append(sum(v.double() for v in out.variations.values()).expand(len(chunk)))
             if readable:
-                view_logits = torch.cat(logits).cpu()  # (V of all clips, classes)
-                if not indices:
-                    scores = torch.empty(len(mine), view_logits.shape[1])
-                variation += torch.cat(variations).tolist() if variations else []
-                begin = 0
-                for index, weights in readable:
-                    of_clip = view_logits[begin : begin + len(weights)]  # (V, classes)
-                    label = dataset.present.clips[index].label
-                    losses.append(_cross_entropy(of_clip, weights, label, reduce=reduce))
-                    of_clip = of_clip.softmax(dim=1) if reduce == "probs" else of_clip
-                    scores[len(indices)] = (of_clip * weights[:, None]).sum(dim=0)
-                    indices.append(index)
-                    begin += len(weights)
-                scored(indices[-len(readable) :], scores[len(indices) - len(readable) : len(indices)])
+                labels = [dataset.present.clips[index].label for index, _ in readable]
+                clip_scores = own.add(readable, labels, torch.cat(logits).cpu())
+                own.variations += torch.cat(variations).tolist() if variations else []
+                scored([index for index, _ in readable], clip_scores)
             progress_bar.advance(count)
             check_stop()
-        scores = scores[: len(indices)]
-        parts = processes.gather((bad, bool(scores.isfinite().all()), *scores.shape))
+        return own.collect(processes, name, check_bad)
+
+
+class _ScoresOfProcess:
+    """The scores of the clips that one process has read so far.
+
+    variations: V of each view.
+    bad: why the other clips could not be read, by index.
+    """
+
+    def __init__(self, clips: int, reduce: str) -> None:
+        self.bad: dict[int, str] = {}
+        self.variations: list[float] = []
+        self._clips, self._reduce = clips, reduce
+        self._indices: list[int] = []
+        self._losses: list[float] = []
+        self._scores = torch.empty(0, 0)  # (clips, classes), filled from the start
+
+    def add(self, readable: Sequence[tuple[int, Tensor]], labels: Sequence[int], logits: Tensor) -> Tensor:
+        """Add clips from the logits of their views; returns their scores (N, classes).
+
+        Args:
+            readable: index and weights (V,) of each clip.
+            logits: (V of all clips, classes), on the CPU.
+        """
+        if not self._indices:
+            self._scores = torch.empty(self._clips, logits.shape[1])
+        before = len(self._indices)
+        of_clips = logits.split([len(weights) for _, weights in readable])
+        for (index, weights), of_clip, label in zip(readable, of_clips, labels, strict=True):
+            self._losses.append(_cross_entropy(of_clip, weights, label, reduce=self._reduce))
+            of_clip = of_clip.softmax(dim=1) if self._reduce == "probs" else of_clip
+            self._scores[len(self._indices)] = (of_clip * weights[:, None]).sum(dim=0)
+            self._indices.append(index)
+        return self._scores[before : len(self._indices)]
+
+    def collect(
+        self, processes: Processes, name: str, check_bad: Callable[[dict[int, str]], None]
+    ) -> Scores | None:
+        """The scores of all processes on the first one, None on the others."""
+        scores = self._scores[: len(self._indices)]
+        parts = processes.gather((self.bad, bool(scores.isfinite().all()), *scores.shape))
         bad = {index: reason for part, *_ in parts for index, reason in part.items()}
         check_bad(bad)
         if not all(finite for _, finite, *_ in parts):
             raise RunError(f"{name}: the model gives scores that are not finite; the run has diverged")
         classes = max(part[-1] for part in parts)
-        all_indices = processes.collect(torch.tensor(indices, dtype=torch.long))
-        all_losses = processes.collect(torch.tensor(losses, dtype=torch.double))
-        all_variations = processes.collect(torch.tensor(variation, dtype=torch.double))
+        indices = processes.collect(torch.tensor(self._indices, dtype=torch.long))
+        losses = processes.collect(torch.tensor(self._losses, dtype=torch.double))
+        variations = processes.collect(torch.tensor(self.variations, dtype=torch.double))
         if processes.world > 1:
             scores = gather_sorted(
-                scores if indices else scores.new_empty(0, classes), all_indices, processes
+                scores if self._indices else scores.new_empty(0, classes), indices, processes
             )
-    if all_indices is None or all_losses is None or all_variations is None:
-        return None
-    assert len(all_indices.unique()) == len(all_indices), "a clip was scored twice"
-    order = all_indices.argsort()
-    mean = float(np.mean(all_variations.numpy())) if len(all_variations) else None
-    return Scores(all_indices[order].numpy(), scores.numpy(), all_losses[order].numpy(), bad, mean)
+        if indices is None or losses is None or variations is None:
+            return None
+        assert len(indices.unique()) == len(indices), "a clip was scored twice"
+        order = indices.argsort()
+        mean = float(np.mean(variations.numpy())) if len(variations) else None
+        return Scores(indices[order].numpy(), scores.numpy(), losses[order].numpy(), bad, mean)
 
 
 def _chunks(

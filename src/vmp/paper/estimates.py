@@ -13,10 +13,9 @@ from pathlib import Path
 from vmp.config import Config, MotionsDataset, PreparedDataset
 from vmp.errors import UserError
 from vmp.files import write_json
-from vmp.machine import device_name
 from vmp.paper.planning import PlannedEvaluation, PlannedRun
 from vmp.paper.tables import Profile
-from vmp.paper.timing import describe_device, now, read_timing, speed_key, time_models
+from vmp.paper.timing import describe_device, describe_own_device, now, read_timing, speed_key, time_models
 from vmp.provenance import commit
 from vmp.runs.run import readable_runs
 
@@ -55,20 +54,13 @@ def time_rates(runs: Sequence[PlannedRun], output: Path) -> bool:
 
 
 def _time_rate(run: PlannedRun, speed: str, output: Path) -> None:
-    import torch
-
     from vmp.engine.dist import find_device
 
     config, name = run.config, describe_own_device(run.config)
     device = find_device(config.trainer.device)
     batch = min(config.trainer.batch_size, CPU_BATCH if device.type == "cpu" else GPU_BATCH)
     print(f"timing {config.backbone.key}: a few steps of {batch} clips on {name}", flush=True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.trainer.threads or threads)
-    try:
-        (numbers,) = time_models([config], batch=batch, rounds=2, warmup=1, device=device)
-    finally:
-        torch.set_num_threads(threads)
+    (numbers,) = time_models([config], batch=batch, rounds=2, warmup=1, device=device)
     spec = config.backbone.spec
     numbers["test_forward"][0] *= (spec.test_crop / spec.crop) ** 2  # test crops are larger
     timing = {"device": name, "date": now(), "batch": batch, "commit": commit(), "speed": speed, **numbers}
@@ -114,16 +106,6 @@ def measured_rates(output: Path) -> dict[str, Rate]:
             test = numbers["test_forward"][0] / batch
             add(numbers["speed"], Rate(train, test, disk, timing["device"], timing["date"], source))
     return rates
-
-
-def describe_own_device(config: Config) -> str:
-    """The device that a run with this config would use on this machine."""
-    import torch
-
-    from vmp.engine.dist import find_device
-
-    name = device_name(find_device(config.trainer.device))
-    return describe_device(name, config.trainer.threads or torch.get_num_threads())
 
 
 def _speed_here(run: PlannedRun) -> str:

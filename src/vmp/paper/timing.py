@@ -24,7 +24,7 @@ from vmp.errors import ConfigError, RunError
 from vmp.files import read_json, write_json
 from vmp.machine import device_name
 from vmp.paper.planning import PlannedRun, Planner
-from vmp.paper.tables import Cell, Table
+from vmp.paper.tables import Cell, Table, TimingProtocol
 from vmp.paper.values import CellValue, Number
 from vmp.provenance import commit
 
@@ -121,7 +121,8 @@ def time_models(
     """Time several models side by side: "forward" is the model with its prompts and the loss, "backward" its gradients,
     "test_forward" the model in evaluation. No optimizer steps.
 
-    Clips are uint8, of the training crop, on the device already. Models run in trainer.amp's type, never compiled.
+    Clips are uint8, of the training crop, on the device already. Models run in trainer.amp's type, never compiled, and
+    with trainer.threads of the first config.
 
     Raises:
         RunError: the machine is too busy.
@@ -130,14 +131,15 @@ def time_models(
         for each config: mean and standard deviation of each part in seconds, and the number of parameters.
     """
     models = [_TimedModel(config, batch, device) for config in configs]
-    seconds = time_rounds(
-        {model: model.step for model in models},
-        device,
-        rounds=rounds,
-        warmup=warmup,
-        min_cpu_share=MIN_CPU_SHARE,
-        report=report,
-    )
+    with _threads_of(configs[0]):
+        seconds = time_rounds(
+            {model: model.step for model in models},
+            device,
+            rounds=rounds,
+            warmup=warmup,
+            min_cpu_share=MIN_CPU_SHARE,
+            report=report,
+        )
     return [
         {
             part: [f(one[part] for one in seconds[model]) for f in (statistics.mean, statistics.stdev)]
@@ -146,6 +148,19 @@ def time_models(
         | {"parameters": sum(p.numel() for p in model.model.parameters())}
         for model in models
     ]
+
+
+@contextmanager
+def _threads_of(config: Config) -> Iterator[None]:
+    """Context with trainer.threads of torch, if it is set."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.trainer.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _TimedModel:
@@ -202,6 +217,16 @@ def random_batch(
 def describe_device(name: str, threads: Any) -> str:
     """name: as `device_name` or a result has it."""
     return f"CPU, {threads} threads" if name == "CPU" else name
+
+
+def describe_own_device(config: Config) -> str:
+    """The device that a run with this config would use on this machine."""
+    import torch
+
+    from vmp.engine.dist import find_device
+
+    name = device_name(find_device(config.trainer.device))
+    return describe_device(name, config.trainer.threads or torch.get_num_threads())
 
 
 def size_of(backbone: Mapping[str, Any]) -> str:
@@ -282,10 +307,6 @@ def _read_or_measure(
     table: Table, rows: Sequence[int], runs: Sequence[PlannedRun], output: Path, *, measure: bool, dry: bool
 ) -> tuple[dict[str, Any] | None, Path]:
     """The timing of these rows, if there is one, and its file."""
-    import torch
-
-    from vmp.engine.dist import find_device
-
     assert table.measured
     config = runs[0].config
     if config.trainer.amp != "none" or config.trainer.compile:
@@ -293,8 +314,7 @@ def _read_or_measure(
             "trainer.amp, trainer.compile: table 8 times models in float32 and eagerly, as the authors' code runs; "
             "make bench BENCH=step measures these switches"
         )
-    device = find_device(config.trainer.device)
-    name = describe_device(device_name(device), torch.get_num_threads())
+    name = describe_own_device(config)
     slug = "-".join("".join(c if c.isalnum() else " " for c in name).split())
     path = output / "table8" / f"{config.backbone.key}-{slug}-{_digest(runs, table)}.json"
     label = ", ".join(table.rows[r].label for r in rows)
@@ -312,33 +332,37 @@ def _read_or_measure(
         print(f"not measured: {label} on {name}, {table.measured.repeats} rounds")
     elif measure:
         print(f"{label} on {name}", flush=True)
-        began = time.monotonic()
-        numbers = time_models(
-            [run.config for run in runs],
-            batch=table.measured.batch,
-            rounds=table.measured.repeats,
-            device=device,
-            report=partial(print, flush=True),
-        )
-        timing = {
-            "device": name,
-            "batch": table.measured.batch,
-            "repeats": table.measured.repeats,
-            "commit": commit(),
-            "date": now(),
-            "seconds": round(time.monotonic() - began, 1),
-            "rows": [
-                {
-                    "label": table.rows[row].label,
-                    "overrides": run.arguments,
-                    "speed": speed_key(run.raw, name),
-                    **of_run,
-                }
-                for row, run, of_run in zip(rows, runs, numbers, strict=True)
-            ],
-        }
+        timing = _measure([table.rows[r].label for r in rows], runs, table.measured, name)
         write_json(path, timing)
     return timing, path
+
+
+def _measure(
+    labels: Sequence[str], runs: Sequence[PlannedRun], measured: TimingProtocol, name: str
+) -> dict[str, Any]:
+    """Time the models of these runs side by side. name: of their device."""
+    from vmp.engine.dist import find_device
+
+    began, configs = time.monotonic(), [run.config for run in runs]
+    numbers = time_models(
+        configs,
+        batch=measured.batch,
+        rounds=measured.repeats,
+        device=find_device(configs[0].trainer.device),
+        report=partial(print, flush=True),
+    )
+    return {
+        "device": name,
+        "batch": measured.batch,
+        "repeats": measured.repeats,
+        "commit": commit(),
+        "date": now(),
+        "seconds": round(time.monotonic() - began, 1),
+        "rows": [
+            {"label": label, "overrides": run.arguments, "speed": speed_key(run.raw, name), **of_run}
+            for label, run, of_run in zip(labels, runs, numbers, strict=True)
+        ],
+    }
 
 
 def _digest(runs: Sequence[PlannedRun], table: Table) -> str:
