@@ -98,7 +98,7 @@ def test_a_single_clip_in_training_takes_the_one_before_it():
 
 def test_drawing_the_start_of_a_run_leaves_no_clip_in_the_layer():
     """The pictures of a tracker must not change what is trained."""
-    from vmp.train import Session
+    from vmp.session import Session
 
     drawn: list[Any] = []
     model = PromptedClassifier(torch.nn.Identity(), prompts={"video": other_clip_layer()}).train()
