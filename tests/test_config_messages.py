@@ -97,6 +97,11 @@ from vmp.overrides import hydra_arguments
         (["trainer.views=0x3"], "trainer.views"),
         (["data.degrade=blur"], "data.degrade = 'blur'"),
         (["dataset=hmdb51", "dataset.split=4"], "dataset.split = 4"),
+        (["dataset=finegym", "+dataset.split=2"], "dataset.split = 2 has no effect with dataset finegym"),
+        (
+            ["dataset=surv_fight", "dataset.fold=1", "+dataset.set=2"],
+            "set = 2 has no effect with dataset surv",
+        ),
         (["backbone=x3d", "backbone.size=xxl"], "backbone.size = 'xxl'"),
         (["backbone.frames=0"], "backbone.frames = 0"),
         (["trainer.epochs=0"], "trainer.epochs = 0"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from vmp.backbones import SPECS, zoo
 from vmp.config.backbones import CustomBackbone, TimeSformerConfig
-from vmp.config.datasets import FoldersDataset, MotionsDataset
+from vmp.config.datasets import FoldersDataset, MotionsDataset, PreparedDataset
 from vmp.config.prompts import ConstantPrompts, CustomPrompts, FixedPrompts, OraclePrompts, Prompts
 from vmp.config.sections import Augment, Config
 from vmp.slope_shift import m_of, n_of
@@ -18,6 +18,19 @@ def disagreements(c: Config) -> Iterator[str]:
     yield from _training(c)
     if isinstance(c.dataset, FoldersDataset):
         yield from _folders(c.dataset)
+    if isinstance(c.dataset, PreparedDataset):
+        yield from _division(c.dataset)
+
+
+def _division(d: PreparedDataset) -> Iterator[str]:
+    """Keys that choose nothing: the configs of datasets with splits, sets or folds put them into name and folder."""
+    for key in ("split", "set", "fold"):
+        value = getattr(d, key)
+        if value is not None and not any(f"{key}{value}" in text for text in (d.name, str(d.folder))):
+            yield (
+                f"dataset.{key} = {value} has no effect with dataset {d.name}: neither its name nor its folder depends "
+                "on it; drop it"
+            )
 
 
 def _folders(d: FoldersDataset) -> Iterator[str]:
