@@ -1,7 +1,8 @@
 """Compare settings (arms) on datasets (sets), over folds and seeds: python scripts/study.py real [seeds=3] [only=...]
 
     FILE.yaml                   in place of real: a study of your own (docs/extending.md)
-    only='SET ... ARM ...'      sets and arms, as in only='handwash12 none learned'; default: all
+    only='SET ... ARM ...'      sets and arms, as in only='handwash12 none learned' (default: all), and settings of the
+                                search, as in only='ut_set2 none lr0.005'
     search=1                    run every arm at every setting of the search (default: at the first one)
     launch=warm                 single | warm | torchrun=N | 'hydra/launcher=slurm ...'
     dry=1                       only list the runs

@@ -241,14 +241,30 @@ def test_a_run_is_recorded_only_once_its_clips_are(tmp_path, monkeypatch):
     assert {row["arm"] for row in left.clips} == {"none", "learned"}
 
 
-def test_words_choose_sets_and_arms():
+def test_words_choose_sets_arms_and_settings():
     study = load_study(STUDY)
     beyond = ["compensated", "two_sided", "multiscale", "patch", "per_clip", "features"]
-    assert choose(study, []) == (list(study.sets), [arm for arm in study.arms if arm not in beyond])
-    assert choose(study, ["skateboard", "beyond", "none"]) == (["skateboard"], ["none", *beyond])
-    assert choose(study, ["learned", "none", "skateboard"]) == (["skateboard"], ["none", "learned"])
-    with pytest.raises(ConfigError, match=r"pushups is no set and no arm[\s\S]*sets: handwash12"):
-        choose(study, ["pushups"])
+    arms = [arm for arm in study.arms if arm not in beyond]
+    assert choose(study, [], search=False) == (list(study.sets), arms, ["base"])
+    assert choose(study, [], search=True) == (list(study.sets), arms, list(study.settings))
+    one = ["skateboard"]
+    assert choose(study, ["skateboard", "beyond", "none"], search=False) == (one, ["none", *beyond], ["base"])
+    assert choose(study, ["learned", "none", "skateboard"], search=False) == (
+        one,
+        ["none", "learned"],
+        ["base"],
+    )
+    for search in (False, True):
+        assert choose(study, ["skateboard", "none", "lr0.005"], search=search) == (one, ["none"], ["lr0.005"])
+    with pytest.raises(ConfigError, match=r"pushups is no set, arm or setting[\s\S]*sets: handwash12"):
+        choose(study, ["pushups"], search=False)
+
+
+def test_a_setting_that_has_the_name_of_an_arm_is_refused(tmp_path):
+    text = (ROOT / "conf/study/real.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("  lr0.005: [", "  head: ["))
+    with pytest.raises(ConfigError, match=r"settings.head is also the name of a set, an arm or a group"):
+        load_study(tmp_path / "mine.yaml")
 
 
 def test_constant_attention_takes_the_mean_of_the_learned_arm_wherever_the_runs_are():

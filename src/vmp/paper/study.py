@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
@@ -151,6 +151,11 @@ def load_study(name: str | Path) -> Study:
                 raise ConfigError(
                     f"{path}: arms.{label}.{key} = {other}: no such arm{suggest(other, [*study.arms])}"
                 )
+    groups = {arm.group for arm in study.arms.values()}
+    if twins := sorted({*study.settings} & {*study.sets, *study.arms, *groups}):
+        raise ConfigError(
+            f"{path}: settings.{twins[0]} is also the name of a set, an arm or a group; choose another"
+        )
     if (second := study.second_reference) is not None and second not in study.arms:
         raise ConfigError(f"{path}: second_reference = {second}: no such arm{suggest(second, [*study.arms])}")
     return study
@@ -186,23 +191,38 @@ def _with_profile(study: Study, path: Path) -> Study:
     return study.model_copy(update={"sets": sets, "overrides": general})
 
 
-def choose(study: Study, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The sets, and the arms, that words name, an arm by its group too; where none is named, all sets, or all arms
-    without a group.
+class Choice(NamedTuple):
+    sets: list[str]
+    arms: list[str]
+    settings: list[str]
+
+
+def choose(study: Study, words: Sequence[str], *, search: bool) -> Choice:
+    """The sets, arms and settings that words name, an arm by its group too.
+
+    Where none is named, these are all sets, all arms without a group, and the default setting or (search) all settings.
 
     Raises:
         ConfigError: a word names nothing.
     """
     groups = {arm.group: None for arm in study.arms.values() if arm.group}
-    if unknown := [word for word in words if word not in {*study.sets, *study.arms, *groups}]:
+    if unknown := [
+        word for word in words if word not in {*study.sets, *study.arms, *groups, *study.settings}
+    ]:
         raise ConfigError(
-            f"only={' '.join(words)}: {', '.join(unknown)} is no set and no arm of study {study.name}\n"
+            f"only={' '.join(words)}: {', '.join(unknown)} is no set, arm or setting of study {study.name}\n"
             f"  sets: {', '.join(study.sets)}\n  arms: {', '.join(study.arms)}"
             + (f"\n  groups of arms: {', '.join(groups)}" if groups else "")
+            + f"\n  settings: {', '.join(study.settings)}"
         )
     sets = [name for name in study.sets if name in words]
     arms = [name for name, arm in study.arms.items() if name in words or arm.group in words]
-    return sets or list(study.sets), arms or [name for name, arm in study.arms.items() if not arm.group]
+    settings = [name for name in study.settings if name in words]
+    return Choice(
+        sets or list(study.sets),
+        arms or [name for name, arm in study.arms.items() if not arm.group],
+        settings or (list(study.settings) if search else [study.default_setting]),
+    )
 
 
 def plan(

@@ -64,9 +64,8 @@ def run_study(request: StudyRequest) -> int:
     output = request.output or study.output
     launch = parse_launch(request.launch or study.launch)
     planner = Planner(output=output, extra=request.overrides)
-    sets, arms = choose(study, request.only)
-    settings = list(study.settings) if request.search else [study.default_setting]
-    planned = plan(study, planner, sets=sets, arms=arms, seeds=range(request.seeds), settings=settings)
+    chosen = choose(study, request.only, search=request.search)
+    planned = plan(study, planner, seeds=range(request.seeds), **chosen._asdict())
     results = Path(request.results or Path(output) / "results")
 
     recorded = read_recorded(study, planner, results)
