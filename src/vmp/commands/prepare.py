@@ -202,6 +202,28 @@ def _unpacked(source: Path, target: Path, options: argparse.Namespace) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
+    common = [_common_options()]
+    _add_hmdb51(datasets.add_parser("hmdb51", parents=common, help="HMDB-51: 51 classes, three splits"))
+    _add_finegym(datasets.add_parser("finegym", parents=common, help="FineGym, Gym99 v1.1"))
+    _add_mpii(datasets.add_parser("mpii_cooking2", parents=common, help="MPII Cooking 2, 67 verbs"))
+    for name, collection in COLLECTIONS.items():
+        one = datasets.add_parser(name, parents=common, help=collection.about)
+        table = "columns path,label and optionally group,split (default: VIDEOS/clips.csv, if it exists)"
+        one.add_argument("--csv", type=Path, help=table)
+        _add_where_clips_are(one)
+    for name, official in OFFICIAL.items():
+        one = datasets.add_parser(name, parents=common, help=official.about)
+        one.add_argument("--annotations", type=Path, help="folder of the official lists (default: VIDEOS)")
+        _add_where_clips_are(one)
+    for name in SOURCES:
+        what = "download what no other option names to OUT/downloads; needs a network and disk space"
+        datasets.choices[name].add_argument("--download", action="store_true", help=what)
+    _add_verify(datasets.add_parser("verify", help="check the files behind manifests"))
+    return parser
+
+
+def _common_options() -> argparse.ArgumentParser:
+    """The options of every dataset."""
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
     add("--videos", type=Path, help="folder with the videos or frame folders, at any depth")
@@ -212,59 +234,55 @@ def _parser() -> argparse.ArgumentParser:
     add("--fps", type=float, default=0.0, help="frame rate of frame folders, which do not record it")
     add("--dry-run", action="store_true", help="print what would be done; write nothing")
     add("--histogram", action="store_true", help="print the number of clips of each class")
+    _add_work(common)
+    return common
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    """Add the options of everything that runs in child processes."""
     workers = "number of processes (default: one per available CPU)"
     timeout = f"seconds without progress before a process counts as hung; 0: never (default: {TIMEOUT:.0f})"
-    add("--workers", type=int, help=workers)
-    add("--timeout", type=float, default=TIMEOUT, help=timeout)
+    parser.add_argument("--workers", type=int, help=workers)
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, help=timeout)
 
-    hmdb51 = datasets.add_parser("hmdb51", parents=[common], help="HMDB-51: 51 classes, three splits")
+
+def _add_hmdb51(parser: argparse.ArgumentParser) -> None:
     splits = "folder of the 153 split files (default: under or beside VIDEOS)"
-    hmdb51.add_argument("--splits", type=Path, help=splits)
+    parser.add_argument("--splits", type=Path, help=splits)
     remux = (
         "rewrite clips losslessly to OUT/clips, so that every reader is exact; where this fails, link them"
     )
-    add = _add_where_clips_are(hmdb51).add_argument
-    add("--remux", dest="how", action="store_const", const="remux", help=remux)
-    finegym = datasets.add_parser("finegym", parents=[common], help="FineGym, Gym99 v1.1")
-    finegym.add_argument("--annotations", type=Path, help="folder of lists and JSON (default: VIDEOS)")
-    finegym.add_argument("--times", type=Path, help="CSV id,start,end in seconds, instead of the JSON")
+    where = _add_where_clips_are(parser)
+    where.add_argument("--remux", dest="how", action="store_const", const="remux", help=remux)
+
+
+def _add_finegym(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--annotations", type=Path, help="folder of lists and JSON (default: VIDEOS)")
+    add("--times", type=Path, help="CSV id,start,end in seconds, instead of the JSON")
     clock = "where second 0 is: at 0 of the file's clock, as in players (default), or at its first frame"
-    finegym.add_argument("--clock", choices=CLOCKS, default="file", help=clock)
-    _add_where_clips_are(finegym)
-    mpii = datasets.add_parser("mpii_cooking2", parents=[common], help="MPII Cooking 2, 67 verbs")
-    mpii.add_argument("--mat", type=Path, help="attributesAnnotations_MPII-Cooking-2.mat")
-    mpii.add_argument("--splits", type=Path, help="the folder experimentalSetup")
+    add("--clock", choices=CLOCKS, default="file", help=clock)
+    _add_where_clips_are(parser)
+
+
+def _add_mpii(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--mat", type=Path, help="attributesAnnotations_MPII-Cooking-2.mat")
+    add("--splits", type=Path, help="the folder experimentalSetup")
     base = "number of the first frame in the annotations; 0 shifts clips by one frame, as the authors' script does"
-    mpii.add_argument("--frame-base", type=int, choices=(0, 1), default=1, help=base)
-    mpii.add_argument("--train-on-val", action="store_true", help="train on the validation subject, too")
+    add("--frame-base", type=int, choices=(0, 1), default=1, help=base)
+    add("--train-on-val", action="store_true", help="train on the validation subject, too")
+    _add_where_clips_are(parser)
 
-    _add_where_clips_are(mpii)
 
-    for name, collection in COLLECTIONS.items():
-        one = datasets.add_parser(name, parents=[common], help=collection.about)
-        table = "columns path,label and optionally group,split (default: VIDEOS/clips.csv, if it exists)"
-        one.add_argument("--csv", type=Path, help=table)
-        _add_where_clips_are(one)
-
-    for name, official in OFFICIAL.items():
-        one = datasets.add_parser(name, parents=[common], help=official.about)
-        one.add_argument("--annotations", type=Path, help="folder of the official lists (default: VIDEOS)")
-        _add_where_clips_are(one)
-
-    for name in SOURCES:
-        what = "download what no other option names to OUT/downloads; needs a network and disk space"
-        datasets.choices[name].add_argument("--download", action="store_true", help=what)
-
-    check = datasets.add_parser("verify", help="check the files behind manifests")
-    add = check.add_argument
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("manifests", type=Path, nargs="+", help="manifests, or folders that contain some")
     root = "folder of the videos (default: the one recorded beside the manifest)"
     add("--root", type=Path, help=root)
     reader = "also measure this reader, and list it for files that it reads exactly; torchcodec_cuda decodes on a GPU"
     add("--reader", action="append", choices=OPTIONAL, help=reader)
-    add("--workers", type=int, help=workers)
-    add("--timeout", type=float, default=TIMEOUT, help=timeout)
-    return parser
+    _add_work(parser)
 
 
 def _add_where_clips_are(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-def]

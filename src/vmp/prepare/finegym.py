@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,72 +73,87 @@ def plan_finegym(
     lists = {split: read_elements(_list_file(annotations, split), len(classes)) for split in LISTS}
     elements = [element for part in lists.values() for element in part]
     cut = {element: path for element in elements if (path := _cut_clip(found, element))}
-    sources = {name for element in elements for name in (element[:11], element[:27]) if name in found}
-    file = times or first_of(annotations, JSONS, pattern=r"finegym_annotation_info.*\.json")
-    if times and not times.is_file():
-        raise ConfigError(f"--times {times}: no such file; it is a CSV with the columns id,start,end")
+    file = _times_file(annotations, times)
     if not file and not cut and not allow_missing:
         raise ConfigError(
             f"--annotations {annotations}: holds no {JSONS[0]}, which says when each element begins and ends, and "
             f"--videos {videos} no clips that are named like elements ({elements[0]}.mp4). Fetch the JSON from "
             f"{PAGE}, or give a CSV with the columns id,start,end with --times, or a folder of pre-cut clips."
         )
-    notes: list[str] = []
-    known: Times | None = None
-    if file and (sources or not cut):
-        known = read_times(file, elements)
-        unused = f"; {len(cut):,} pre-cut clips not used" if cut else ""
-        notes.append(f"spans of source videos, from {file}{unused}")
-    elif cut or not file:
-        notes.append(
-            "pre-cut clips, as whole files; some in circulation are cut at whole seconds and hold neighbours too"
-            if cut
-            else f"no annotation JSON: no span is known. Fetch {JSONS[0]} from {PAGE}"
-        )
+    have_sources = any(name in found for element in elements for name in _sources(element))
+    known = read_times(file, elements) if file and (have_sources or not cut) else None
 
     def item(element: str, label: int) -> Item:
-        video, event = element[:11], element[:27]
+        video, _ = _sources(element)
         tags = {"video": video, "event": classes[label][1:3], "set": SETS[label]}
-        if known is None:  # whole files that were cut before
-            return Item(id=element, path=cut.get(element, f"{element}.mp4"), label=label, tags=tags)
-        path, span = find_path(found, video, f"{video}.mp4"), known[element]
-        if isinstance(span, str):
-            return Item(id=element, path=path, label=label, tags=tags, problem=span)
-        start, end, began = span
-        tags |= {"start_seconds": f"{start:.3f}", "end_seconds": f"{end:.3f}"}
-        if began is not None and video not in found and event in found:
-            path, start, end = found[event][0], start - began, end - began
-            tags["from_event"] = "yes"
-        return Item(id=element, path=path, label=label, start=start, end=end, unit="seconds", tags=tags)
+        whole = Item(id=element, path=cut.get(element, f"{element}.mp4"), label=label, tags=tags)
+        return whole if known is None else _part_of_source(whole, known[element], found)
 
-    plans = {split: tuple(item(*entry) for entry in part.items()) for split, part in lists.items()}
-    checks = _checks(lists, len(classes))
-    if known is not None:
-        usable = {element: span for element, span in known.items() if isinstance(span, Seconds)}
-        agree = sum(_agrees(element, span) for element, span in usable.items())
-        checks.append(check_equal("elements with times", len(elements), len(usable)))
-        checks.append(check_equal("times that agree with the id", len(usable), agree))
-        shared = _count_overlaps(plans["train"], plans["test"])
-        from_events = sum("from_event" in item.tags for part in plans.values() for item in part)
-        if from_events:
-            notes.append(
-                f"{from_events:,} elements are taken from clips of their event, whose sources are missing: their "
-                "first frame is as exact as these were cut"
-            )
-        if shared:
-            what = "overlap in time with a training element of the same video"
-            notes.append(f"{shared:,} test elements {what}")
+    splits = {split: tuple(item(*entry) for entry in part.items()) for split, part in lists.items()}
+    checks = _check_lists(lists, len(classes))
+    if known is None:
+        notes = [_note_whole_files(cut)]
+    else:
+        unused = f"; {len(cut):,} pre-cut clips not used" if cut else ""
+        notes = [f"spans of source videos, from {file}{unused}", *_note_spans(splits)]
+        checks += _check_times(known, len(elements))
     if len(lists["train"]) == TRAIN_V10:
         notes.append(f"lists of version 1.0; the paper uses 1.1: fetch {LISTS['train'][0]} from {PAGE}")
     return DatasetPlan(
         name="finegym",
         classes=classes,
-        splits=plans,
+        splits=splits,
         videos=videos,
         checks=tuple(checks),
         notes=tuple(notes),
         options={"times": str(file) if known is not None else None},
     )
+
+
+def _times_file(annotations: Path, times: Path | None) -> Path | None:
+    """The file that says when elements begin and end, if there is one. ConfigError where `times` does not exist."""
+    if times and not times.is_file():
+        raise ConfigError(f"--times {times}: no such file; it is a CSV with the columns id,start,end")
+    return times or first_of(annotations, JSONS, pattern=r"finegym_annotation_info.*\.json")
+
+
+def _sources(element: str) -> tuple[str, str]:
+    """Stems of the files that an element may be a part of: its video, and a clip of its event."""
+    return element[:11], element[:27]
+
+
+def _part_of_source(item: Item, span: Seconds | str, found: dict[str, list[str]]) -> Item:
+    """The item as a span of its video, or of a clip of its event where only that is found."""
+    video, event = _sources(item.id)
+    item = replace(item, path=find_path(found, video, f"{video}.mp4"))
+    if isinstance(span, str):
+        return replace(item, problem=span)
+    start, end, began = span
+    tags = item.tags | {"start_seconds": f"{start:.3f}", "end_seconds": f"{end:.3f}"}
+    item = replace(item, start=start, end=end, unit="seconds", tags=tags)
+    if began is None or video in found or event not in found:
+        return item
+    tags = tags | {"from_event": "yes"}
+    return replace(item, path=found[event][0], start=start - began, end=end - began, tags=tags)
+
+
+def _note_whole_files(cut: Mapping[str, str]) -> str:
+    if cut:
+        return "pre-cut clips, as whole files; some in circulation are cut at whole seconds and hold neighbours too"
+    return f"no annotation JSON: no span is known. Fetch {JSONS[0]} from {PAGE}"
+
+
+def _note_spans(splits: Mapping[str, tuple[Item, ...]]) -> list[str]:
+    """Notes on the elements whose spans are inexact, or shared by training and test."""
+    notes = []
+    if from_events := sum("from_event" in item.tags for part in splits.values() for item in part):
+        notes.append(
+            f"{from_events:,} elements are taken from clips of their event, whose sources are missing: their "
+            "first frame is as exact as these were cut"
+        )
+    if shared := _count_overlaps(splits["train"], splits["test"]):
+        notes.append(f"{shared:,} test elements overlap in time with a training element of the same video")
+    return notes
 
 
 def read_elements(path: Path, classes: int) -> dict[str, int]:
@@ -256,7 +272,16 @@ def _cut_clip(found: dict[str, list[str]], element: str) -> str | None:
     return next(nested, None)
 
 
-def _checks(lists: dict[str, dict[str, int]], classes: int) -> list[Check]:
+def _check_times(known: Times, elements: int) -> list[Check]:
+    usable = {element: span for element, span in known.items() if isinstance(span, Seconds)}
+    agree = sum(_agrees(element, span) for element, span in usable.items())
+    return [
+        check_equal("elements with times", elements, len(usable)),
+        check_equal("times that agree with the id", len(usable), agree),
+    ]
+
+
+def _check_lists(lists: dict[str, dict[str, int]], classes: int) -> list[Check]:
     checks: list[Check] = []
     for split, count in (("train", TRAIN), ("test", TEST)):
         part = lists[split]

@@ -55,21 +55,16 @@ def make_list(
         fps: of frame folders, which do not say it; None: not known.
         most: clips of a split, spread over its list, for a quick look; None: all.
     """
-    if not videos.is_dir():
-        raise ConfigError(f"dataset.root = {videos}: no such folder; paths in the lists are relative to it")
-    for split, file in lists.items():
-        if not file.is_file():
-            what = "a folder; name the list in it" if file.is_dir() else "no such file"
-            raise ConfigError(f"dataset.{split} = {file}: {what}")
+    _check_paths(videos, lists)
     locator = Locator(videos)
     rows = _locate_all(locator, lists)
     _check_apart(lists, rows)
     notes = check_groups(rows)
     classes, labels = _assign_labels(rows, classes_file)
-    named = {
-        s: {classes[labels[s][label]] for label in {row.label for row in part}} for s, part in rows.items()
-    }
-    notes += [*look_alikes(classes), *note_untested(named)]
+    notes += look_alikes(classes)
+    notes += note_untested(
+        {split: {classes[labels[split][row.label]] for row in part} for split, part in rows.items()}
+    )
     rows = {split: list(spread(part, most)) for split, part in rows.items()}
     items = {
         split: tuple(
@@ -79,35 +74,60 @@ def make_list(
         for split, part in rows.items()
     }
     plan = DatasetPlan(name="list", classes=classes, splits=items, videos=videos, clock=clock, fps=fps or 0.0)
-    parts = [str(videos.resolve()), repr(classes), *(repr(r) for part in rows.values() for r in part), *lists]
-    parts += [
-        clock,
-        *(f"{rate:g}" for rate in (fps, *(r.fps for part in rows.values() for r in part)) if rate),
-    ]
-    folder = home / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+    folder = home / _digest(plan, rows)
     home.mkdir(parents=True, exist_ok=True)
     with lock_folder(home, **work):
         paths = sorted({item.path for item in plan.items})
         found = measure_cached(home / "measured.jsonl", videos, paths, **work)
-        _check_frame_counts(rows, found)
-        clips = {
-            split: [
-                tag_short(_hint_at_frames(clip, row, found[row.path]))
-                for clip, row in zip(part, rows[split], strict=True)
-            ]
-            for split, part in in_place_rows(plan, found).items()
-        }
+        clips = _clips(plan, rows, found)
         write_manifests(clips, classes, folder, videos, within=home)
     if work.get("progress", True):
-        usable = {
-            split: [
-                (row.where, clip) for row, clip in zip(rows[split], part, strict=True) if clip.status == "ok"
-            ]
-            for split, part in clips.items()
-        }
-        notes += [*describe_untried(found), *_note_elsewhere(locator, clips), *note_copies(videos, usable)]
+        notes += [*describe_untried(found), *_note_elsewhere(locator, clips)]
+        notes += note_copies(videos, _usable(rows, clips))
         print("\n".join([_summarize(rows, clips), *notes]))
     return folder
+
+
+def _check_paths(videos: Path, lists: Mapping[str, Path]) -> None:
+    """Raise ConfigError if the folder of the videos, or a list, does not exist."""
+    if not videos.is_dir():
+        raise ConfigError(f"dataset.root = {videos}: no such folder; paths in the lists are relative to it")
+    for split, file in lists.items():
+        if not file.is_file():
+            what = "a folder; name the list in it" if file.is_dir() else "no such file"
+            raise ConfigError(f"dataset.{split} = {file}: {what}")
+
+
+def _digest(plan: DatasetPlan, rows: Mapping[str, list[Row]]) -> str:
+    """The name of a plan's folder: 8 digits, other ones for other videos, classes, rows, clock or rates."""
+    every = [row for part in rows.values() for row in part]
+    parts = [str(plan.videos.resolve()), repr(plan.classes), *map(repr, every), *rows, plan.clock]
+    parts += [f"{rate:g}" for rate in (plan.fps, *(row.fps for row in every)) if rate]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _clips(
+    plan: DatasetPlan, rows: Mapping[str, list[Row]], found: Mapping[str, Measured]
+) -> dict[str, list[Clip]]:
+    """The clip of each row, from what was measured. ManifestError where the lists' frame counts are wrong."""
+    _check_frame_counts(rows, found)
+    return {
+        split: [
+            tag_short(_hint_at_frames(clip, row, found[row.path]))
+            for clip, row in zip(part, rows[split], strict=True)
+        ]
+        for split, part in in_place_rows(plan, found).items()
+    }
+
+
+def _usable(
+    rows: Mapping[str, list[Row]], clips: Mapping[str, list[Clip]]
+) -> dict[str, list[tuple[str, Clip]]]:
+    """Of each split the clips that can be used, and where each is listed (file:line)."""
+    return {
+        split: [(row.where, clip) for row, clip in zip(rows[split], part, strict=True) if clip.status == "ok"]
+        for split, part in clips.items()
+    }
 
 
 def _locate_all(locator: Locator, lists: Mapping[str, Path]) -> dict[str, list[Row]]:

@@ -15,9 +15,10 @@ Notes:
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vmp.data.manifest import raise_faults
 from vmp.errors import ConfigError, ManifestError
@@ -35,17 +36,43 @@ PAGE = (
 _FIELDS = ("fileName", "activity", "startFrame", "endFrame", "attributeMap", "iaMat")
 
 
+class Interval(NamedTuple):
+    """A row of the annotations."""
+
+    number: int  # from 1
+    file: str  # such as s07-d72-cam-002
+    verb: str
+    start: int  # as annotated: from 1
+    end: int  # as annotated: the last frame
+
+    @property
+    def sequence(self) -> str:
+        """Such as s07-d72."""
+        return self.file.split("-cam")[0]
+
+    def span(self, frame_base: int) -> tuple[int, int]:
+        """[start, end) in frames counted from 0, where the annotations count from `frame_base`."""
+        return self.start - frame_base, self.end + 1 - frame_base
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.start:06}-{self.end:06}-{self.verb}"
+
+
 @dataclass(frozen=True, slots=True)
 class Annotations:
     """The intervals, and which attributes are set in them."""
 
-    files: tuple[str, ...]  # one per interval, such as s07-d72-cam-002
+    files: tuple[str, ...]  # one per interval
     verbs: tuple[str, ...]
-    starts: tuple[int, ...]  # as annotated: from 1
-    ends: tuple[int, ...]  # as annotated: the last frame
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
     attributes: tuple[str, ...]
     set_in: Any  # (attributes, intervals) bool array
     rate: float | None
+
+    def intervals(self) -> list[Interval]:
+        rows = zip(self.files, self.verbs, self.starts, self.ends, strict=True)
+        return [Interval(number, *row) for number, row in enumerate(rows, 1)]
 
 
 def plan_mpii(
@@ -59,75 +86,21 @@ def plan_mpii(
         frame_base: 1, as annotated; 0, as the authors' script reads the numbers.
         train_on_val: the validation subject trains too, and there is no validation split.
     """
-
     classes = shipped_classes("mpii_cooking2")
     found = find_videos(videos)
     lists = read_sequences(splits)
-    a = read_mat(mat)
-    known = sorted(set(a.verbs) & set(a.attributes))
-    verb_row = {name: row for row, name in enumerate(a.attributes)}
-    objects = [(row, name) for row, name in enumerate(a.attributes) if name not in set(a.verbs)]
-    labels = {name: label for label, name in enumerate(classes)}
+    annotations = read_mat(mat)
     split_of = {sequence: split for split, part in lists.items() for sequence in part}
-    items: dict[str, list[Item]] = {split: [] for split in lists}
-    seen: Counter[str] = Counter()
-    dropped = 0
-    empty = set(split_of)
-    faults: list[str] = []
-    for i, (file, verb) in enumerate(zip(a.files, a.verbs, strict=True)):
-        if verb not in labels:
-            dropped += 1
-            continue
-        sequence = file.split("-cam")[0]
-        empty.discard(sequence)
-        split = split_of.get(sequence)
-        if split is None:
-            continue
-        first, last = a.starts[i] - frame_base, a.ends[i] + (1 - frame_base)
-        if first < 0 or last <= first:
-            faults.append(f"interval {i + 1}, {file} {verb}: frames {a.starts[i]} to {a.ends[i]} are no span")
-            continue
-        name = f"{file}/{a.starts[i]:06}-{a.ends[i]:06}-{verb}"
-        seen[name] += 1
-        subject, dish = sequence.split("-")
-        set_here = " ".join(name.replace(" ", "-") for row, name in objects if a.set_in[row, i])
-        items[split].append(
-            Item(
-                id=name if seen[name] == 1 else f"{name}-{seen[name]}",
-                path=find_path(found, file, f"{file}.avi"),
-                label=labels[verb],
-                start=first,
-                end=last,
-                unit="frames",
-                tags={"objects": set_here, "subject": subject, "dish": dish, "sequence": sequence},
-            )
-        )
-    raise_faults(faults, f"interval(s) of {mat}")
-    marked = sum(bool(a.set_in[verb_row[verb], i]) for i, verb in enumerate(a.verbs) if verb in verb_row)
-    starts = Counter(zip(a.files, a.verbs, a.starts, strict=True))
-    again = sum(count - 1 for count in starts.values())
-    base = f"[start - {frame_base}, end{' + 1' if not frame_base else ''})"
-    notes = [
-        f"{dropped:,} intervals of verbs that are no classes are left out",
-        f"frames {base}, counted from 0" + ("" if frame_base else ": one later than annotated"),
-        f"{again:,} intervals share file, verb and start with another",
-    ]
-    if empty:
-        notes.append(f"sequences without an interval: {', '.join(sorted(empty))}")
-    checks = [
-        check_equal("intervals", INTERVALS, len(a.files)),
-        check_equal("sequences", SEQUENCES, len({file.split("-cam")[0] for file in a.files})),
-        check_equal("verbs", VERBS, len(set(a.verbs) - {""})),
-        check_equal("attributes", ATTRIBUTES, len(a.attributes)),
-        Check("classes", f"the {len(classes)} shipped", _difference(known, classes), tuple(known) == classes),
-        check_equal(
-            "intervals whose verb is set", len(a.verbs) - sum(v not in verb_row for v in a.verbs), marked
-        ),
-        *_check_lists(lists),
-    ]
-    if a.rate is not None:
-        checks.append(Check("frames a second", f"{RATE}", f"{a.rate:g}", abs(a.rate - RATE) < 0.01))
-    parts = {split: tuple(part) for split, part in items.items()}
+
+    of_class = [interval for interval in annotations.intervals() if interval.verb in classes]
+    used = [interval for interval in of_class if interval.sequence in split_of]
+    _check_spans(used, frame_base, mat)
+    items = list(_items(used, annotations, classes, found, frame_base))
+    parts = {
+        split: tuple(item for item in items if split_of[item.tags["sequence"]] == split) for split in lists
+    }
+
+    notes = _notes(annotations, of_class, set(split_of), frame_base)
     if train_on_val:
         parts["train"] += parts.pop("val")
         notes.append("the validation subject trains too; there is no validation split")
@@ -136,10 +109,89 @@ def plan_mpii(
         classes=classes,
         splits=parts,
         videos=videos,
-        checks=tuple(checks),
+        checks=tuple(_checks(annotations, classes, lists)),
         notes=tuple(notes),
         options={"frame_base": frame_base, "train_on_val": train_on_val},
     )
+
+
+def _check_spans(intervals: Iterable[Interval], frame_base: int, mat: Path) -> None:
+    """Raise ManifestError for intervals that begin before the first frame, or end before they begin."""
+    faults = []
+    for i in intervals:
+        start, end = i.span(frame_base)
+        if start < 0 or end <= start:
+            faults.append(f"interval {i.number}, {i.file} {i.verb}: frames {i.start} to {i.end} are no span")
+    raise_faults(faults, f"interval(s) of {mat}")
+
+
+def _items(
+    intervals: Iterable[Interval],
+    annotations: Annotations,
+    classes: tuple[str, ...],
+    found: dict[str, list[str]],
+    frame_base: int,
+) -> Iterator[Item]:
+    """An item for each interval, in their order; `found` as from find_videos."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    verbs = set(annotations.verbs)
+    objects = [
+        (row, name.replace(" ", "-")) for row, name in enumerate(annotations.attributes) if name not in verbs
+    ]
+    seen: Counter[str] = Counter()
+    for interval in intervals:
+        name = str(interval)
+        seen[name] += 1
+        start, end = interval.span(frame_base)
+        subject, dish = interval.sequence.split("-")
+        held = " ".join(object for row, object in objects if annotations.set_in[row, interval.number - 1])
+        yield Item(
+            id=name if seen[name] == 1 else f"{name}-{seen[name]}",
+            path=find_path(found, interval.file, f"{interval.file}.avi"),
+            label=label_of[interval.verb],
+            start=start,
+            end=end,
+            unit="frames",
+            tags={"objects": held, "subject": subject, "dish": dish, "sequence": interval.sequence},
+        )
+
+
+def _notes(
+    annotations: Annotations, of_class: Sequence[Interval], sequences: set[str], frame_base: int
+) -> list[str]:
+    """What is left out or unexpected; of_class: the intervals whose verb is a class; sequences: of all splits."""
+    starts = set(zip(annotations.files, annotations.verbs, annotations.starts, strict=True))
+    span = "[start - 1, end), counted from 0"
+    if not frame_base:
+        span = "[start - 0, end + 1), counted from 0: one later than annotated"
+    notes = [
+        f"{len(annotations.verbs) - len(of_class):,} intervals of verbs that are no classes are left out",
+        f"frames {span}",
+        f"{len(annotations.files) - len(starts):,} intervals share file, verb and start with another",
+    ]
+    if empty := sequences - {interval.sequence for interval in of_class}:
+        notes.append(f"sequences without an interval: {', '.join(sorted(empty))}")
+    return notes
+
+
+def _checks(a: Annotations, classes: tuple[str, ...], lists: dict[str, tuple[str, ...]]) -> list[Check]:
+    """What holds for the annotations and lists of the complete dataset."""
+    known = sorted(set(a.verbs) & set(a.attributes))
+    row_of = {name: row for row, name in enumerate(a.attributes)}
+    with_row = [(row_of[verb], i) for i, verb in enumerate(a.verbs) if verb in row_of]
+    marked = sum(bool(a.set_in[row, i]) for row, i in with_row)
+    checks = [
+        check_equal("intervals", INTERVALS, len(a.files)),
+        check_equal("sequences", SEQUENCES, len({interval.sequence for interval in a.intervals()})),
+        check_equal("verbs", VERBS, len(set(a.verbs) - {""})),
+        check_equal("attributes", ATTRIBUTES, len(a.attributes)),
+        Check("classes", f"the {len(classes)} shipped", _difference(known, classes), tuple(known) == classes),
+        check_equal("intervals whose verb is set", len(with_row), marked),
+        *_check_lists(lists),
+    ]
+    if a.rate is not None:
+        checks.append(Check("frames a second", f"{RATE}", f"{a.rate:g}", abs(a.rate - RATE) < 0.01))
+    return checks
 
 
 def read_sequences(folder: Path) -> dict[str, tuple[str, ...]]:

@@ -73,7 +73,10 @@ class Source:
         self.hidden = False  # an edit list leaves some frames out
         self._header = Header()
         self._rate = 0.0
+        self._shown = 0  # frames that the header promises; 0: it does not say
+        self._lasts = False  # the seconds are how long the pictures last, not the sound
         self._times = array("d")
+        self._end = 0.0  # seconds on the file's clock up to which a frame is shown
 
     def frames(self) -> Iterator[Any]:
         """Frames (av.VideoFrame), until the end or the first fault."""
@@ -86,16 +89,9 @@ class Source:
                 container = open_video(self.path)
             with container:
                 stream = video_stream(container, self.path)
-                self._header = read_header(container, stream)
-                self.fps = min((rate for rate in self._header.rates if rate), default=Fraction(0))
-                self._rate = float(stream.guessed_rate or self.fps)
-                own = _duration(stream)
-                self.seconds = own or (container.duration or 0) / av.time_base
-                shown = shown_frames(container, stream)
-                self.hidden = shown < stream.frames
-                self.promised = shown or round(self.seconds * self.fps)
-                first, end = None, 0.0
+                self._note_header(container, stream)
                 decoding = container.decode(stream)
+                shape = None
                 while True:
                     with _ffmpeg_errors(errors):
                         frame = next(decoding, None)
@@ -104,38 +100,60 @@ class Source:
                         return
                     if frame is None:
                         break
-                    shape = (frame.width, frame.height, *orientation(frame))
-                    first = first or shape
-                    if shape != first:
+                    shape = shape or _shape(frame)
+                    if _shape(frame) != shape:
                         self.fault = f"the frame size changes at frame {self.count}"
                         return
                     if frame.is_corrupt:
                         self.fault = f"frame {self.count} is damaged"
                         return
                     step()
-                    self.count += 1
-                    self.keyframes += bool(frame.key_frame)
-                    if frame.pts is not None:
-                        self._times.append(float(frame.pts * stream.time_base))
-                        end = max(end, self._times[-1] + float((frame.duration or 0) * stream.time_base))
+                    self._note_frame(frame, stream.time_base)
                     yield frame
-                spare = max(3, shown // 50)  # small miscounts are common in sound files
-                if self.count < shown - spare and container.format.name == "avi":
-                    shown -= null_frames(self.path, stream.index)
-                if self.count < shown - spare:
-                    self.fault = f"{self.count} frames decoded where the header promises {shown}"
-                elif self.hidden or (not shown and (own or len(container.streams) == 1)):
-                    # an edit list must account for what it hides; the sound may last longer than the pictures
-                    end -= min(0.0, self._header.zero)  # a clock that wraps begins below zero
-                    rest = max(4 / self._rate if self._rate else 0.0, 0.02 * self.seconds)
-                    if self._times and end < self.seconds - rest:
-                        promised = f"the header promises {self.seconds:.2f} s"
-                        self.fault = f"frames end at {end:.2f} s where {promised}"
+                self.fault = self._missing_at_end(container.format.name, stream.index)
         except VideoReadError as error:
             self.fault = error.reason
         except Exception as error:  # decoders raise every kind of exception
             words = str(error).partition("; last error log:")[0]  # which may be that of another file
             self.fault = f"{type(error).__name__}: {words}" + "".join(f"; {text}" for _, text in errors[-1:])
+
+    def _note_header(self, container: Any, stream: Any) -> None:
+        """Set what the header says."""
+        import av
+
+        self._header = read_header(container, stream)
+        self.fps = min((rate for rate in self._header.rates if rate), default=Fraction(0))
+        self._rate = float(stream.guessed_rate or self.fps)
+        own = _duration(stream)
+        self.seconds = own or (container.duration or 0) / av.time_base
+        self._lasts = bool(own) or len(container.streams) == 1
+        self._shown = shown_frames(container, stream)
+        self.hidden = self._shown < stream.frames
+        self.promised = self._shown or round(self.seconds * self.fps)
+
+    def _note_frame(self, frame: Any, time_base: Fraction) -> None:
+        """Count a frame, and note when it is shown."""
+        self.count += 1
+        self.keyframes += bool(frame.key_frame)
+        if frame.pts is not None:
+            self._times.append(float(frame.pts * time_base))
+            self._end = max(self._end, self._times[-1] + float((frame.duration or 0) * time_base))
+
+    def _missing_at_end(self, format: str, index: int) -> str:
+        """What the header promises behind the last frame, or nothing; of stream `index` of a file of this format."""
+        shown = self._shown
+        spare = max(3, shown // 50)  # small miscounts are common in sound files
+        if self.count < shown - spare and format == "avi":
+            shown -= null_frames(self.path, index)
+        if self.count < shown - spare:
+            return f"{self.count} frames decoded where the header promises {shown}"
+        if self.hidden or (not shown and self._lasts):
+            # an edit list must account for what it hides; the sound may last longer than the pictures
+            end = self._end - min(0.0, self._header.zero)  # a clock that wraps begins below zero
+            rest = max(4 / self._rate if self._rate else 0.0, 0.02 * self.seconds)
+            if self._times and end < self.seconds - rest:
+                return f"frames end at {end:.2f} s where the header promises {self.seconds:.2f} s"
+        return ""
 
     def times(self) -> Timeline:
         """When the frames decoded so far are shown."""
@@ -150,6 +168,11 @@ class Source:
     def is_ordered(self) -> bool:
         """Whether times rise from frame to frame: not in AVI files with B-frames."""
         return bool((np.diff(np.frombuffer(self._times)) > 0).all()) if self._times else True
+
+
+def _shape(frame: Any) -> tuple[Any, ...]:
+    """What all frames of a video have in common."""
+    return (frame.width, frame.height, *orientation(frame))
 
 
 @contextmanager
