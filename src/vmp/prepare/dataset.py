@@ -83,72 +83,114 @@ def prepare(
         ConfigError: sources too long to be read in place, or that `how` cannot be applied to.
         DataError: out cannot be written to.
     """
-    import av
-
-    there = {path: _is_there(plan.videos, path) for path in sorted({item.path for item in plan.items})}
-    present, lost = [p for p in there if there[p]], [p for p in there if not there[p]]
-    checks = [*plan.checks, check_equal("video files", len(there), len(present))]
-    notes = list(plan.notes)
-    if lost:
-        listed = shortlist(lost) + why_not_found(plan.videos)
-        notes.append(f"{len(lost):,} file(s) not found under {plan.videos}:\n{listed}")
-
-    def finish(clips: Rows, *, measured: bool, written: Sequence[Path] = ()) -> Preparation:
-        text = report(plan, clips, checks, notes, measured, histogram)
-        return Preparation(text, tuple(check for check in checks if not check.ok), tuple(written))
-
-    def must_stop() -> bool:
-        return not allow_missing and not all(check.ok for check in checks)
-
-    if dry_run or must_stop():
-        unusable = [f"{item.id}: {item.problem}" for item in plan.items if item.problem]
-        if unusable:
-            notes.append(f"{len(unusable):,} clip(s) cannot be used:\n{shortlist(unusable)}")
+    findings = _Findings(plan, histogram)
+    there = findings.there
+    if dry_run or (findings.failed and not allow_missing):
+        findings.note_problems()
         if dry_run:
             workers = work.get("workers")
-            notes.append(describe_estimate(plan, there, out, how=how, short_side=short_side, workers=workers))
-        return finish(unmeasured_rows(plan, there), measured=False)
+            estimate = describe_estimate(plan, there, out, how=how, short_side=short_side, workers=workers)
+            findings.notes.append(estimate)
+        return findings.conclude(unmeasured_rows(plan, there), measured=False)
     _refuse_to_overwrite(plan, out)
     if how == "in place" and not long_in_place:
         _refuse_long(plan, there)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / ".lock").touch()
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written to ({error.strerror})") from None
+    _check_writable(out)
     with lock_folder(out, **work):
         if how == "cut":
             clips = cut_rows(plan, there, out, short_side=short_side, **work)
         elif how == "remux":
             clips, note = remux_rows(plan, there, out, **work)
-            notes.append(note)
+            findings.notes.append(note)
         else:
+            present = [path for path in there if there[path]]
             known = measure_cached(out / "measured.jsonl", plan.videos, present, **work)
             clips = in_place_rows(plan, known)
-            notes += describe_untried(known)
+            findings.notes += describe_untried(known)
         clips = {split: [tag_short(clip) for clip in part] for split, part in clips.items()}
-        _check_clips(clips, checks, notes)
-        if must_stop():
-            return finish(clips, measured=True)
+        findings.check_clips(clips)
+        if findings.failed and not allow_missing:
+            return findings.conclude(clips)
         root = plan.videos if how == "in place" else out
         written = write_manifests(clips, plan.classes, out, root, within=out)
         for path, rows in plan.tables.items():
             write_csv(out / path, rows)
         side = short_side if how == "cut" else None
-        record = {
+        options = {"how": how, "short_side": side, "allow_missing": allow_missing}
+        write_json(out / "prepare.json", findings.record(clips, options))
+    return findings.conclude(clips, written=written)
+
+
+class _Findings:
+    """What is found out about a plan while it is carried out: its checks and notes."""
+
+    def __init__(self, plan: DatasetPlan, histogram: bool) -> None:
+        """Look which videos are there; histogram: list the clips of every class in the text."""
+        self.plan, self.histogram = plan, histogram
+        paths = sorted({item.path for item in plan.items})
+        self.there = {path: _is_there(plan.videos, path) for path in paths}
+        self.lost = [path for path in paths if not self.there[path]]
+        found = len(paths) - len(self.lost)
+        self.checks = [*plan.checks, check_equal("video files", len(paths), found)]
+        self.notes = list(plan.notes)
+        if self.lost:
+            listed = shortlist(self.lost) + why_not_found(plan.videos)
+            self.notes.append(f"{len(self.lost):,} file(s) not found under {plan.videos}:\n{listed}")
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.ok)
+
+    def note_problems(self) -> None:
+        """Note the clips that cannot be used, whatever their files hold."""
+        problems = [f"{item.id}: {item.problem}" for item in self.plan.items if item.problem]
+        if problems:
+            self.notes.append(f"{len(problems):,} clip(s) cannot be used:\n{shortlist(problems)}")
+
+    def check_clips(self, clips: Rows) -> None:
+        """Add what measuring found: the clips that cannot be read, and the frame rates."""
+        found = [clip for part in clips.values() for clip in part if clip.status != "missing"]
+        unread = [f"{c.id}: {c.status}, {c.tags.get('problem', '')}" for c in found if c.status != "ok"]
+        self.checks.append(check_equal("clips that can be read", len(found), len(found) - len(unread)))
+        if unread:
+            self.notes.append(f"{len(unread):,} clip(s) cannot be read:\n{shortlist(unread)}")
+        if short := [f"{c.id}: {c.length} frame(s)" for c in found if "short" in c.tags]:
+            self.notes.append(describe_short(short))
+        self.notes += describe_pauses((clip.id, clip) for clip in found)
+        if rates := Counter(f"{clip.fps:.4g}" for clip in found if clip.fps):
+            listed = ", ".join(f"{count:,} at {rate}" for rate, count in rates.most_common())
+            self.notes.append(f"clips by frames per second: {listed}")
+
+    def record(self, clips: Rows, options: dict[str, Any]) -> dict[str, Any]:
+        """The content of prepare.json; options: of the command, beside those of the plan."""
+        import av
+
+        plan = self.plan
+        return {
             "dataset": plan.name,
             "videos": str(plan.videos.resolve()),
-            "options": plan.options | {"how": how, "short_side": side, "allow_missing": allow_missing},
+            "options": plan.options | options,
             "counts": {split: count_clips(part) for split, part in clips.items()},
             "usable_per_class": {split: _per_class(plan, part, "ok") for split, part in clips.items()},
             "expected_per_class": {split: _per_class(plan, part) for split, part in clips.items()},
-            "checks": [check._asdict() for check in checks],
-            "notes": notes,
-            "missing_files": lost,
+            "checks": [check._asdict() for check in self.checks],
+            "notes": self.notes,
+            "missing_files": self.lost,
             "pyav": av.__version__,
         }
-        write_json(out / "prepare.json", record)
-    return finish(clips, measured=True, written=written)
+
+    def conclude(self, clips: Rows, *, measured: bool = True, written: Sequence[Path] = ()) -> Preparation:
+        text = report(self.plan, clips, self.checks, self.notes, measured, self.histogram)
+        return Preparation(text, self.failed, tuple(written))
+
+
+def _check_writable(out: Path) -> None:
+    """Make the folder; ConfigError if nothing can be written to it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".lock").touch()
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written to ({error.strerror})") from None
 
 
 def lock_folder(folder: Path, *, progress: bool = True, **_: Any) -> Any:
@@ -207,21 +249,6 @@ def _refuse_long(plan: DatasetPlan, there: Mapping[str, bool]) -> None:
             "Counting the frames of such files takes long, and so does every seek in training. "
             "Use --cut to write each clip as a small file once, or --in-place to read them as they are."
         )
-
-
-def _check_clips(clips: Rows, checks: list[Check], notes: list[str]) -> None:
-    """Add what measuring found: the clips that cannot be read, and the frame rates."""
-    found = [clip for part in clips.values() for clip in part if clip.status != "missing"]
-    unread = [f"{c.id}: {c.status}, {c.tags.get('problem', '')}" for c in found if c.status != "ok"]
-    checks.append(check_equal("clips that can be read", len(found), len(found) - len(unread)))
-    if unread:
-        notes.append(f"{len(unread):,} clip(s) cannot be read:\n{shortlist(unread)}")
-    if short := [f"{c.id}: {c.length} frame(s)" for c in found if "short" in c.tags]:
-        notes.append(describe_short(short))
-    notes += describe_pauses((clip.id, clip) for clip in found)
-    if rates := Counter(f"{clip.fps:.4g}" for clip in found if clip.fps):
-        listed = ", ".join(f"{count:,} at {rate}" for rate, count in rates.most_common())
-        notes.append(f"clips by frames per second: {listed}")
 
 
 def write_manifests(clips: Rows, classes: Sequence[str], out: Path, root: Path, within: Path) -> list[Path]:

@@ -93,39 +93,50 @@ def make_files(
             folder: stack.enter_context(_Journal(folder))
             for folder in sorted({task.target.parent for task in tasks})
         }
-        todo: dict[Path, list[CutClip]] = defaultdict(list)
-        done: list[tuple[CutClip, Measured]] = []
         # from before the sources are read, so that files of one that changes meanwhile are made again
         origins = {task: _origin(task, recipe(task)) for task in tasks}
-        for task in tasks:
-            if before := journals[task.target.parent].find(task, origins[task]):
-                done.append((task, before))
-            else:
-                todo[task.source].append(task)
-        shown = stack.enter_context(bar(title, len(tasks), done=len(done), shown=progress))
-        yield from done
-        jobs = [tuple(part) for part in todo.values()]
-        left = {task for job in jobs for task in job}
+        earlier = {
+            task: found for task in tasks if (found := journals[task.target.parent].find(task, origins[task]))
+        }
+        finished = set(earlier)
+        shown = stack.enter_context(bar(title, len(tasks), done=len(finished), shown=progress))
+        yield from earlier.items()
+        todo = [task for task in tasks if task not in earlier]
         try:
-            for job, item in in_children(work, jobs, timeout=timeout, workers=workers):
-                if isinstance(item, DiskError):
-                    raise DataError(f"{item}. Clips that are finished stay; the same command continues.")
-                if isinstance(item, Lost):
-                    lost = Measured("unreadable", f"{GAVE_UP} {item.reason}")
-                    results = [(task, lost) for task in job if task in left]
-                else:
-                    results = [item]
-                for task, found in results:
-                    if task in left:  # a task may have a second result
-                        left.discard(task)
-                        shown.advance()
-                    if not found.reason.startswith(GAVE_UP):
-                        journals[task.target.parent].add(task, origins[task], found)
-                    yield task, found
+            for task, found in _make(todo, work, workers=workers, timeout=timeout):
+                if task not in finished:  # a task may have a second result
+                    finished.add(task)
+                    shown.advance()
+                if not found.reason.startswith(GAVE_UP):
+                    journals[task.target.parent].add(task, origins[task], found)
+                yield task, found
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{len(tasks) - len(left)} of {len(tasks)} clips are finished and stay; the same command continues"
+                f"{len(finished)} of {len(tasks)} clips are finished and stay; the same command continues"
             ) from None
+
+
+def _make(
+    tasks: Sequence[CutClip],
+    work: Callable[[tuple[CutClip, ...]], Iterator[Any]],
+    *,
+    workers: int | None,
+    timeout: float,
+) -> Iterator[tuple[CutClip, Measured]]:
+    """Make files in child processes, one job for each source; where a child is lost, its files are given up."""
+    by_source: dict[Path, list[CutClip]] = defaultdict(list)
+    for task in tasks:
+        by_source[task.source].append(task)
+    left = set(tasks)
+    for job, item in in_children(work, map(tuple, by_source.values()), timeout=timeout, workers=workers):
+        if isinstance(item, DiskError):
+            raise DataError(f"{item}. Clips that are finished stay; the same command continues.")
+        if isinstance(item, Lost):
+            given_up = Measured("unreadable", f"{GAVE_UP} {item.reason}")
+            yield from ((task, given_up) for task in job if task in left)
+        else:
+            left.discard(item[0])
+            yield item
 
 
 class _Journal:
