@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_datasets import plan_cooking, plan_of, read, run, small_video
+from small_datasets import MKV, plan_cooking, plan_of, read, run, small_video
 
 from vmp.data.manifest import recorded_root
 from vmp.data.times import Timeline
@@ -233,6 +234,36 @@ def test_formats_that_are_not_read_are_named(tmp_path, name, message):
 def command(*arguments) -> subprocess.CompletedProcess:
     line = [sys.executable, str(ROOT / "scripts/prepare.py"), *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), f"{MKV}_E_000000_000001_A_0000_0000: unreadable, measuring failed: the decoder crashed"),
+        (
+            ("--cut",),
+            f"{MKV}_E_000000_000001_A_0000_0000: unreadable, making it was given up: the decoder crashed",
+        ),
+        (("--cut", "--dry-run"), "cutting would read 1 sources"),
+        (("--dry-run",), "measuring would read 1 videos"),
+    ],
+)
+def test_a_decoder_that_crashes_does_not_end_the_command(gym, tmp_path, monkeypatch, options, said):
+    """Each process that decodes the first frame of one of the two videos is killed as by a fault in C."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import vmp.prepare.source as s, os\n"
+        "real = s.Source.frames\n"
+        "def frames(self):\n"
+        f"    if self.path.name == '{MKV}.mkv': os.kill(os.getpid(), 11)\n"
+        "    return real(self)\n"
+        "s.Source.frames = frames\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    folders = ("--videos", gym / "videos", "--annotations", gym / "annotations", "--out", tmp_path / "out")
+    done = command("finegym", *folders, "--allow-missing", "--workers", 1, *options)
+    assert done.returncode == 0, done
+    assert said in done.stdout
 
 
 @pytest.mark.parametrize(

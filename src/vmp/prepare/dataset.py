@@ -8,7 +8,6 @@ Notes:
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -22,7 +21,7 @@ from vmp.data.manifest import (
     write_classes,
     write_manifest,
 )
-from vmp.errors import ConfigError, ManifestError, VideoReadError, shortlist
+from vmp.errors import ConfigError, ManifestError, shortlist
 from vmp.files import csv_text, wait_for_lock, write_csv, write_json
 from vmp.prepare.children import Work
 from vmp.prepare.estimate import describe_estimate
@@ -39,7 +38,7 @@ from vmp.prepare.rows import (
     tag_short,
     unmeasured_rows,
 )
-from vmp.prepare.source import probe
+from vmp.prepare.source import probe_all
 from vmp.prepare.splits import PARTS
 from vmp.prepare.videos import why_not_found
 
@@ -88,13 +87,12 @@ def prepare(
     if dry_run or (findings.failed and not allow_missing):
         findings.note_problems()
         if dry_run:
-            workers = work.get("workers")
-            estimate = describe_estimate(plan, there, out, how=how, short_side=short_side, workers=workers)
+            estimate = describe_estimate(plan, there, out, how=how, short_side=short_side, **work)
             findings.notes.append(estimate)
         return findings.conclude(unmeasured_rows(plan, there), measured=False)
     _refuse_to_overwrite(plan, out)
     if how == "in place" and not long_in_place:
-        _refuse_long(plan, there)
+        _refuse_long(plan, there, **work)
     _check_writable(out)
     with lock_folder(out, **work):
         if how == "cut":
@@ -235,14 +233,17 @@ def _is_manifest(path: Path) -> bool:
         return file.readline(1000).startswith(b"id,path,label")
 
 
-def _refuse_long(plan: DatasetPlan, there: Mapping[str, bool]) -> None:
+def _refuse_long(plan: DatasetPlan, there: Mapping[str, bool], **work: Unpack[Work]) -> None:
     """Raise ConfigError for broadcasts of which clips are parts."""
-    long = []
-    for path in sorted({item.path for item in plan.items if item.unit != "file" and there[item.path]}):
-        with suppress(VideoReadError):  # measuring will say what is wrong with it
-            seconds = probe(plan.videos / path).seconds
-            if seconds > LONG:
-                long.append(f"{path}: {seconds / 60:.0f} min")
+    paths = sorted({item.path for item in plan.items if item.unit != "file" and there[item.path]})
+    probes = probe_all(
+        [plan.videos / path for path in paths], **work
+    )  # without those that measuring finds bad
+    long = [
+        f"{file.relative_to(plan.videos).as_posix()}: {probed.seconds / 60:.0f} min"
+        for file, probed in probes.items()
+        if probed.seconds > LONG
+    ]
     if long:
         raise ConfigError(
             f"{len(long)} video(s) last more than {LONG / 60:.0f} minutes:\n{shortlist(long)}\n"

@@ -1,36 +1,35 @@
 """Estimates the disk space and time that cutting clips or measuring videos will take.
 
 Notes:
-- headers say how many frames there are. What they cost depends on their content (noise takes ten times the bytes of a
-  plain wall), on the machine and on its load, so a few clips are made, in child processes and in a temporary folder;
+- headers, which are read in child processes, say how many frames there are. What they cost depends on their content
+  (noise takes ten times the bytes of a plain wall), on the machine and on its load, so a few clips are made, in child
+  processes, too, and in a temporary folder;
 - a sample begins at the keyframe that a seek finds: near its clip, which is enough here.
 """
 
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 from rich.filesize import decimal
 
 from vmp.data.stream import open_video, video_stream
-from vmp.errors import VideoReadError
 from vmp.formats import format_duration
 from vmp.machine import cpus
-from vmp.prepare.children import Lost, in_children
+from vmp.prepare.children import Lost, Work, in_children
 from vmp.prepare.cut import FALLBACK_RATE, ClipWriter, shrink, target_size
 from vmp.prepare.journal import CutClip
 from vmp.prepare.measure import READ_THROUGH, installed_seeking_readers, small
 from vmp.prepare.plan import DatasetPlan
 from vmp.prepare.rows import clips_to_cut, files_to_remux
-from vmp.prepare.source import Probe, probe
+from vmp.prepare.source import Probe, probe_all
 
 SAMPLES, SAMPLE = 6, 48  # clips that are made to find out, and how many frames of each at most
 START = 2.0  # seconds that a child process takes to start
@@ -66,19 +65,19 @@ def describe_estimate(
     *,
     how: str,
     short_side: int | None,
-    workers: int | None,
+    **work: Unpack[Work],
 ) -> str:
     """What preparing would read and write, how much disk and how long it would take, as a line to print."""
     if how == "cut":
-        e = estimate_cutting(clips_to_cut(plan, there, out), short_side=short_side, workers=workers)
+        e = estimate_cutting(clips_to_cut(plan, there, out), short_side=short_side, **work)
         does = f"cutting would read {e.sources:,} sources and write {e.clips:,} clips, {e.frames:,} frames"
     elif how == "remux":
         sources = sorted({task.source for task in files_to_remux(plan, there, out)})
-        e = estimate_measuring(sources, times=2.0, workers=workers)
+        e = estimate_measuring(sources, times=2.0, **work)
         does = f"remuxing would read {e.sources:,} videos, {e.frames:,} frames, and write or link as many"
     else:
         sources = sorted({plan.videos / item.path for item in plan.items if there[item.path]})
-        e = estimate_measuring(sources, workers=workers)
+        e = estimate_measuring(sources, **work)
         does = f"measuring would read {e.sources:,} videos, {e.frames:,} frames"
     if not e.sources:
         return "no video can be read, so there is nothing to do"
@@ -86,16 +85,14 @@ def describe_estimate(
     return f"{does}: {disk}, and about {format_duration(e.seconds)}"
 
 
-def estimate_cutting(
-    cuts: Sequence[CutClip], *, short_side: int | None, workers: int | None = None
-) -> Estimate:
+def estimate_cutting(cuts: Sequence[CutClip], *, short_side: int | None, **work: Unpack[Work]) -> Estimate:
     """What cutting would read and write, within a factor of two or so."""
     parts: dict[Path, list[CutClip]] = defaultdict(list)
     for cut in cuts:
         parts[cut.source].append(cut)
-    probes = _probe_all(parts)
+    probes = probe_all(list(parts), **work)
     usable = [cut for cut in cuts if cut.source in probes]
-    sample = _mean_sample(usable, short_side, workers)
+    sample = _mean_sample(usable, short_side, work.get("workers"))
     frames = 0
     pixels = 0.0
     seconds: list[float] = []  # per source
@@ -107,7 +104,7 @@ def estimate_cutting(
         read = min(last, p.frames_promised or last) * p.width * p.height
         seconds.append(read * sample.decoding + own * width * height * sample.writing)
         frames, pixels = frames + own, pixels + own * width * height
-    took = _spread_over(seconds, workers)
+    took = _spread_over(seconds, work.get("workers"))
     return Estimate(len(usable), len(probes), frames, round(pixels * sample.bytes), took)
 
 
@@ -117,11 +114,11 @@ def _nominal_frames(cut: CutClip, source: Probe) -> tuple[int, int]:
     return round(cut.start * rate), source.frames_promised if cut.end is None else round(cut.end * rate)
 
 
-def estimate_measuring(paths: Sequence[Path], *, times: float = 1.0, workers: int | None = None) -> Estimate:
+def estimate_measuring(paths: Sequence[Path], *, times: float = 1.0, **work: Unpack[Work]) -> Estimate:
     """What measuring whole videos, `times` times, would read; bytes are those of the files."""
-    probes = _probe_all(paths)
+    probes = probe_all(paths, **work)
     whole = [CutClip(source=path, target=path.with_suffix(".mp4")) for path in probes]
-    sample = _mean_sample(whole, 320, workers)
+    sample = _mean_sample(whole, 320, work.get("workers"))
     seconds = []
     for p in probes.values():
         pixels = p.frames_promised * p.width * p.height
@@ -129,16 +126,7 @@ def estimate_measuring(paths: Sequence[Path], *, times: float = 1.0, workers: in
         seconds.append(times * sample.decoding * read)
     size = sum(path.stat().st_size for path in probes)
     frames = sum(p.frames_promised for p in probes.values())
-    return Estimate(len(probes), len(probes), frames, size, _spread_over(seconds, workers))
-
-
-def _probe_all(paths: Iterable[Path]) -> dict[Path, Probe]:
-    """The files that can be probed, with what their headers say."""
-    probes: dict[Path, Probe] = {}
-    for path in paths:
-        with suppress(VideoReadError):
-            probes[path] = probe(path)
-    return probes
+    return Estimate(len(probes), len(probes), frames, size, _spread_over(seconds, work.get("workers")))
 
 
 def _spread_over(seconds: Sequence[float], workers: int | None) -> float:

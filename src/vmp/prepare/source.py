@@ -9,11 +9,11 @@ Notes:
 import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from vmp.data.frames import decode_folder, frame_files
 from vmp.data.stream import null_frames, open_video, orientation, shown_frames, upright_size, video_stream
 from vmp.data.times import Timeline, timeline
 from vmp.errors import VideoReadError
-from vmp.prepare.children import step
+from vmp.prepare.children import TIMEOUT, Lost, Work, in_children, step
 
 
 class Header(NamedTuple):
@@ -221,3 +221,14 @@ def probe(path: str | os.PathLike[str]) -> Probe:
         raise VideoReadError(path, source.fault or "no frame could be decoded")
     width, height = upright_size(first)
     return Probe(source.fps, width, height, source.promised, source.seconds)
+
+
+def probe_all(paths: Sequence[Path], **work: Unpack[Work]) -> dict[Path, Probe]:
+    """Probe files in child processes; a file is left out if that fails, or if its process dies or hangs."""
+    workers, timeout = work.get("workers"), work.get("timeout", TIMEOUT)
+    probes = dict(in_children(_probe_one, paths, workers=workers, timeout=timeout))
+    return {path: probes[path] for path in paths if not isinstance(probes[path], Lost)}
+
+
+def _probe_one(path: Path) -> Iterator[Probe]:
+    yield probe(path)
