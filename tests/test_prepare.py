@@ -248,6 +248,7 @@ def command(*arguments) -> subprocess.CompletedProcess:
         (("--cut", "--dry-run"), "cutting would read 1 sources"),
         (("--dry-run",), "measuring would read 1 videos"),
     ],
+    ids=["in place", "cut", "dry run of cut", "dry run"],
 )
 def test_a_decoder_that_crashes_does_not_end_the_command(gym, tmp_path, monkeypatch, options, said):
     """Each process that decodes the first frame of one of the two videos is killed as by a fault in C."""

@@ -12,7 +12,7 @@ import videos
 
 from vmp.data.decode import read_frames
 from vmp.prepare.journal import KEPT, CutClip
-from vmp.prepare.measure import installed_seeking_readers, measure
+from vmp.prepare.measure import UNTRIED, installed_seeking_readers, measure
 from vmp.prepare.remux import remux, remux_all
 
 FRAMES = 60
@@ -88,6 +88,30 @@ def test_originals_stay_where_remuxing_is_needless_or_impossible(tmp_path):
         assert task.file(measured).name == source.name
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert [name for name in names if not name.startswith(".cuts")] == sorted(s.name for s in sources)
+
+
+@pytest.mark.slow
+def test_a_reader_that_crashes_does_not_cost_the_original(tmp_path, monkeypatch):
+    """A child is killed as by a fault in C when it tries readers on one of two files."""
+    dies, fine = (videos.packed_avi(tmp_path / f"{name}.avi") for name in ("dies", "fine"))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import vmp.prepare.remux as r, os\n"
+        "real = r.exact_readers\n"
+        "def tried(path, *more):\n"
+        "    if path.name == 'dies.avi': os.kill(os.getpid(), 11)\n"
+        "    return real(path, *more)\n"
+        "r.exact_readers = tried\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    for _ in range(2):  # made, and then known
+        found = remuxed(tmp_path / "out", dies, fine)
+        assert found["fine.avi"][1].reason == ""
+        task, kept = found["dies.avi"]
+        assert (kept.status, kept.frames, kept.readers) == ("ok", FRAMES, ("pyav",))
+        assert kept.reason == f"{KEPT}{UNTRIED} the decoder crashed"
+        assert task.file(kept).samefile(dies)
+        assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["dies.avi", "fine.mp4"]
+        (tmp_path / "sitecustomize.py").unlink(missing_ok=True)
 
 
 def test_damaged_sources_are_not_remuxed(tmp_path):

@@ -13,7 +13,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from vmp.data.times import Clock
 from vmp.errors import DataError
 from vmp.files import stamp, wait_for_lock
 from vmp.prepare.children import TIMEOUT, Lost, in_children
-from vmp.prepare.measure import Measured, append_record, read_records
+from vmp.prepare.measure import UNTRIED, Measured, append_record, read_records
 from vmp.prepare.plan import Span
 from vmp.prepare.videos import JOURNAL
 from vmp.progress import bar
@@ -85,7 +85,8 @@ def make_files(
     DataError: a folder cannot be written to, or the disk is full.
 
     Args:
-        work: makes all files of a source, in a child; yields (task, Measured) for each, or a DiskError.
+        work: makes all files of a source, in a child; yields (task, Measured) for each, or a DiskError. A file that is
+            whole may come first without readers: should the child be lost while it tries them, pyav reads the file.
         recipe: what a file is made from beside its source: a file is made again when that changes.
     """
     with ExitStack() as stack:
@@ -123,20 +124,32 @@ def _make(
     workers: int | None,
     timeout: float,
 ) -> Iterator[tuple[CutClip, Measured]]:
-    """Make files in child processes, one job for each source; where a child is lost, its files are given up."""
+    """Make files in child processes, one job for each source; where a child is lost, those not whole are given up."""
     by_source: dict[Path, list[CutClip]] = defaultdict(list)
     for task in tasks:
         by_source[task.source].append(task)
     left = set(tasks)
+    whole: dict[CutClip, Measured] = {}  # whose readers are being tried
     for job, item in in_children(work, map(tuple, by_source.values()), timeout=timeout, workers=workers):
         if isinstance(item, DiskError):
             raise DataError(f"{item}. Clips that are finished stay; the same command continues.")
         if isinstance(item, Lost):
             given_up = Measured("unreadable", f"{GAVE_UP} {item.reason}")
-            yield from ((task, given_up) for task in job if task in left)
+            for task in job:
+                if task in whole:
+                    found = whole.pop(task)
+                    reason = f"{found.reason}{UNTRIED} {item.reason}"
+                    yield task, replace(found, reason=reason, readers=("pyav",))
+                elif task in left:
+                    yield task, given_up
         else:
-            left.discard(item[0])
-            yield item
+            task, found = item
+            left.discard(task)
+            if found.status == "ok" and not found.readers:
+                whole[task] = found
+            else:
+                whole.pop(task, None)
+                yield task, found
 
 
 class _Journal:

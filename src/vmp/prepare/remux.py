@@ -130,39 +130,45 @@ def _remux_one(tasks: tuple[CutClip, ...]) -> Iterator[tuple[CutClip, Measured] 
     for task in tasks:
         half = unfinished_name(task.target)
         try:
-            yield task, _clip(task, half)
+            yield from ((task, found) for found in _clip(task, half))
         except DiskError as error:
             yield error
         finally:
             half.unlink(missing_ok=True)
 
 
-def _clip(task: CutClip, half: Path) -> Measured:
-    """Put the remuxed file, or the original, where the clip belongs."""
+def _clip(task: CutClip, half: Path) -> Iterator[Measured]:
+    """Put the original where the clip belongs, before readers are tried, and then the remuxed file, if it is better."""
     counted = count(task.source)
-    found = counted.found
-    if found.status != "ok":
-        return found
-    found = replace(found, readers=exact_readers(task.source, counted))
+    if counted.found.status != "ok":
+        yield counted.found
+        return
+    kept = replace(counted.found, reason=KEPT)
+    _link(task, half)
+    _place(half, task, kept)
+    yield kept
+    readers = exact_readers(task.source, counted)
     everyone = {*installed_seeking_readers(), "pyav"}
-    if set(found.readers) == everyone and not is_packed(task.source):  # if packed, they may be exact by luck
+    if set(readers) == everyone and not is_packed(task.source):  # if packed, they may be exact by luck
         fault = "every reader is exact for it"
     else:
-        fault, readers = _write(task, half, counted)
-        if not fault and set(readers) == everyone:
-            found = replace(found, readers=readers)
+        fault, of_remuxed = _write(task, half, counted)
+        if not fault and set(of_remuxed) == everyone:
+            found = replace(counted.found, readers=of_remuxed)
             _place(half, task, found)
-            return found
-        fault = fault or f"not exact for {', '.join(sorted(everyone - set(readers)))} when remuxed either"
-    half.unlink(missing_ok=True)
-    found = replace(found, reason=KEPT + fault)
+            yield found
+            return
+        fault = fault or f"not exact for {', '.join(sorted(everyone - set(of_remuxed)))} when remuxed either"
+    yield replace(kept, reason=KEPT + fault, readers=readers)
+
+
+def _link(task: CutClip, half: Path) -> None:
+    """Make `half` a link to the original, or a copy."""
     try:
         os.link(os.path.realpath(task.source), half)
     except OSError:  # another disk, or one without links
         with disk_errors(task.target):
             shutil.copyfile(task.source, half)
-    _place(half, task, found)
-    return found
 
 
 def _write(task: CutClip, half: Path, counted: Counted) -> tuple[str, tuple[str, ...]]:
