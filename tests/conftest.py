@@ -3,6 +3,7 @@ import runpy
 import shutil
 import signal
 import sys
+from fractions import Fraction
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # several test processes share the CPUs: torch's thread pools get in each other's way (four times slower here)
@@ -60,6 +61,64 @@ def home(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def spoiled(data, tmp_path_factory):
+    """A copy of `data` with a video that cannot be read."""
+    home = tmp_path_factory.mktemp("spoiled") / "data"
+    shutil.copytree(data, home)
+    (home / "train/003.mp4").write_bytes(b"not a video any more")
+    return home
+
+
+@pytest.fixture(scope="session")
+def alone(spoiled, tmp_path_factory):
+    """An undisturbed run on `spoiled` (disturbed.ONE) of one process: 12 updates in 2 epochs."""
+    from disturbed import ONE
+    from runs import folder, start
+
+    out = tmp_path_factory.mktemp("alone")
+    start(spoiled, out, *ONE).succeed()
+    return folder(out)
+
+
+@pytest.fixture(scope="session")
+def pair(spoiled, tmp_path_factory):
+    """An undisturbed run on `spoiled` (disturbed.TWO) of two processes."""
+    from disturbed import TWO
+    from runs import folder, start_ranks
+
+    out = tmp_path_factory.mktemp("pair")
+    start_ranks(spoiled, out, *TWO, ranks=2).succeed()
+    return folder(out)
+
+
+@pytest.fixture(scope="session")
+def two_runs(data, tmp_path_factory):
+    """A copy of `data` (two_runs/data), and a run without prompts and one with them (two_runs/out; drawn.both)."""
+    from runs import start
+
+    home = tmp_path_factory.mktemp("two_runs")
+    shutil.copytree(data, home / "data")
+    begun = [start(data, home / "out", m, "trainer.epochs=2", "tag=a") for m in ("vmp=none", "vmp=learned")]
+    for one in begun:
+        one.succeed()
+    return home
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """Videos of cutting.FRAMES numbered frames to cut clips from: copy before changing."""
+    import videos
+    from cutting import FRAMES
+
+    home = tmp_path_factory.mktemp("sources")
+    videos.numbered_video(home / "plain.mp4", FRAMES)
+    videos.numbered_video(home / "h264.avi", FRAMES, b_frames=2, keyframe_every=12)
+    videos.numbered_video(home / "mpeg4.avi", FRAMES, codec="mpeg4", crf=3, fps=Fraction(147, 5))
+    videos.variable_rate_video(home / "variable.mp4", FRAMES)
+    return home
+
+
+@pytest.fixture(scope="session")
 def hmdb(tmp_path_factory):
     """A small HMDB-51 (small_datasets.make_hmdb): copy before changing."""
     from small_datasets import make_hmdb
@@ -81,6 +140,25 @@ def mpii(tmp_path_factory):
     from small_datasets import make_mpii
 
     return make_mpii(tmp_path_factory.mktemp("mpii"))
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """Runs and tables (reports.write_outputs, write_tables) and the page about them: (folder of everything, results by
+    run, the page, the parsed page)."""
+    from reports import Read, write_outputs, write_tables
+    from runs import bright_or_dark
+
+    from vmp.report.page import write_report
+
+    home = tmp_path_factory.mktemp("report")
+    data = bright_or_dark(home / "data", train=4, val=30)
+    results = write_outputs(home / "outputs", data)
+    write_tables(home / "tables")
+    page = home / "report.html"
+    written = write_report([home / "outputs"], out=page, tables=[home / "tables"], clips=2)
+    assert (written.runs, written.finished, written.tables) == (6, 5, 3)
+    return home, results, page, Read(page.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

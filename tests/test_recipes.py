@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from configs import composed, raw
+from disturbed import progress, until_it_moves
 from runs import differences, folder, run, start, start_ranks, wait_for, without_validation
-from test_kills import progress, until_it_moves
 from torch import nn
 from tracked import tensorboard_events
 

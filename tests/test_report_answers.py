@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from configs import raw
-from runs import overrides_for
-from test_report import write_run
+from reports import base_config, write_run
 
 from vmp.paper.paired import difference
 from vmp.report.answers import DRAWS, find_answers, summarize
@@ -17,12 +15,11 @@ from vmp.report.page import write_report
 from vmp.runs.records import PREDICTION_COLUMNS
 
 CLIPS = 200
-BASE = raw(*overrides_for(Path("nowhere"), Path("out")))
 
 
 def write_tested(folder: Path, right: np.ndarray, *, seed: int, lost: int = 0, **vmp) -> None:
     """A finished run whose clips are right where `right` says; its rows are in an order of its own."""
-    config = json.loads(json.dumps(BASE)) | {"seed": seed}
+    config = json.loads(json.dumps(base_config())) | {"seed": seed}
     config["vmp"] |= vmp
     write_run(folder, config, classes=("a", "b"), seed=seed, top1=100 * float(right[lost:].mean()))
     order = np.random.default_rng(seed).permutation(np.arange(lost, len(right)))

@@ -13,8 +13,8 @@ from itertools import pairwise
 import pytest
 from configs import raw
 from omegaconf import OmegaConf
+from reports import write_run
 from runs import ROOT
-from test_report import write_run
 
 from vmp.errors import ManifestError, RunError
 from vmp.files import parse_yaml, read_csv, read_text, write_csv
