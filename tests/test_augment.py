@@ -12,7 +12,11 @@ from vmp.data.present import find_clips
 from vmp.data.sampler import TrainBatches, generator
 
 SHAPE = ClipShape(frames=5, stride=1, crop=32, jitter=(40, 48), test_side=40, test_crop=32)
-OPERATIONS = sorted(_rand_augment(1, 9)._AUGMENTATION_SPACE)
+# Cubuk et al., RandAugment (2020), Section 3
+OPERATIONS = [
+    *("AutoContrast", "Brightness", "Color", "Contrast", "Equalize", "Identity", "Posterize", "Rotate"),
+    *("Sharpness", "ShearX", "ShearY", "Solarize", "TranslateX", "TranslateY"),
+]
 
 
 def transform(operation: str, frames: torch.Tensor) -> torch.Tensor:
@@ -23,6 +27,10 @@ def transform(operation: str, frames: torch.Tensor) -> torch.Tensor:
     return augment._apply_image_or_video_transform(
         frames, operation, magnitude, interpolation=augment.interpolation, fill=augment._fill
     )
+
+
+def test_the_operations_are_those_of_the_paper():
+    assert sorted(_rand_augment(1, 9)._AUGMENTATION_SPACE) == OPERATIONS
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
