@@ -40,6 +40,13 @@ def test_a_run_leaves_its_records(straight):
     }
     result = json.loads((straight / "result.json").read_text())
     assert result["top1"] > 80  # it learns
+    log = (straight / "log.txt").read_text()
+    assert f"val: top-1 {result['top1']:.2f}" in log
+    assert (
+        len(re.findall(r"epoch ./6  train loss \d+\.\d+  top1 \S+  val top1 \S+ .* slope \S+  shift -", log))
+        == 6
+    )
+    assert "every clip was taken for the same class" not in log
     assert result["clips"]["train"] == {"expected": 24, "present": 24, "missing": 0, "unreadable": 0}
     assert result["readers"] == ["opencv"]
     assert result["seed"] == 0
@@ -65,6 +72,17 @@ def test_a_run_leaves_its_records(straight):
     predictions = list(csv.DictReader((straight / "predictions.csv").open()))
     right = sum(row["label"] == row["predicted"] for row in predictions)
     assert result["top1"] == pytest.approx(100 * right / 9)
+
+
+def test_classes_with_sides_and_a_run_that_learned_nothing_are_told(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "classes.txt").write_text("turn-left\nup\n")
+    options = ("trainer.epochs=1", "optim.lr=1e-9", "optim.head_lr_mult=1", "dataset.flip=0.25")
+    said = start(tmp_path / "data", tmp_path / "out", *options).succeed().stdout
+    assert "mirrored, left for right, with a probability of 0.25 (dataset.flip)" in said
+    assert "classes such as turn-left may be told apart by left and right" in said
+    assert "every clip was taken for the same class" in said
+    assert "in 6 updates; train longer (trainer.epochs, now 1)" in said
 
 
 def test_the_first_row_is_the_start_and_val_has_a_loss(straight):

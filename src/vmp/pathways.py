@@ -9,7 +9,7 @@ Notable here (F fast frames, alpha fast frames per slow one; 32 and 4 as publish
 - the published indices of the slow pathway are not evenly spaced: 0, 4, 8, 13, 17, 22, 26, 31.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmp.choices import PathwaySplit, check_choice
@@ -36,6 +36,11 @@ def split_scalar_name(key: str) -> tuple[str, str]:
     """(pathway, name) of a key that `scalar_name` made."""
     pathway, _, name = key.rpartition("/")
     return pathway or WHOLE, name
+
+
+def shown_scalars(scalars: Mapping[str, float]) -> dict[str, float]:
+    """The scalars of prompts that lines of text show: not m and n, which slope and shift are made of."""
+    return {key: value for key, value in scalars.items() if split_scalar_name(key)[1] not in ("m", "n")}
 
 
 def display_name(pathway: str) -> str:

@@ -1,24 +1,27 @@
 """What one process does in a run: restore, train, validate, test, and write the result."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vmp.build import build_schedule, clip_shape
 from vmp.config import Config
 from vmp.datasets import kept_clips
 from vmp.errors import UserError
-from vmp.pathways import scalar_name
+from vmp.pathways import scalar_name, shown_scalars
 from vmp.ranks import read_rank
 from vmp.runs.folder import checkpoints_of
 from vmp.runs.records import METRICS_FILE, has_top5, write_result
 from vmp.runs.score import (
     Split,
+    describe_result,
     loader_workers,
-    print_result,
     record_scores,
     score,
     spread_clips,
@@ -36,6 +39,10 @@ if TYPE_CHECKING:
     from vmp.engine.plan import Throughput, TrainingPlan, TrainingState
     from vmp.engine.stopping import Stopping
     from vmp.model import PromptedClassifier
+
+_SIDED = re.compile(
+    r"(?<![a-z])(left|right|clockwise|counterclockwise|anticlockwise)(?![a-z])", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,15 @@ class Session:
             f"{plan.steps} updates of {plan.batch} clips ({plan.accumulate} x {plan.micro_batch} on {plan.world} "
             "process(es))"
         )
+        if flip := config.dataset.flip:
+            self.log(
+                f"training clips are mirrored, left for right, with a probability of {flip:g} (dataset.flip)"
+            )
+            if sided := [name for name in self.classes if _SIDED.search(name)]:
+                self.log.warn(
+                    f"classes such as {sided[0]} may be told apart by left and right, which mirroring confuses; "
+                    "dataset.flip=0 turns it off"
+                )
         shape = clip_shape(config, self.model)
         parameters = sum(p.numel() for p in self.model.parameters())
         self.log(
@@ -150,7 +166,7 @@ class Session:
             ),
             evaluate=self.validate if val else None,
             scalars=self._scalars,
-            describe=partial(_describe_validation, classes=len(self.classes)),
+            describe=partial(_describe_epoch, classes=len(self.classes)),
             plan=self.plan,
             settings=LoopSettings(
                 workers=loader_workers(t.workers),
@@ -289,7 +305,13 @@ class Session:
         write_result(config.folder, result)
         tidy_up(config.folder, keep=config.trainer.keep_finished, warn=self.log.warn)
         self.tracker.log_result(config.folder)
-        print_result(config.folder)
+        self.log(describe_result(config.folder))
+        if len(self.classes) > 1 and len(np.unique(scores.scores.argmax(axis=1))) == 1 < len(scores.indices):
+            self.log.warn(
+                f"every clip was taken for the same class, so the model has not learned to tell the classes apart in "
+                f"{self.plan.steps} updates; train longer (trainer.epochs, now {config.trainer.epochs}), or start "
+                "from pretrained weights (docs/backbones.md)"
+            )
 
 
 def tidy_up(folder: Path, *, keep: str, warn: Callable[[str], None]) -> None:
@@ -312,9 +334,16 @@ def tidy_up(folder: Path, *, keep: str, warn: Callable[[str], None]) -> None:
             warn(f"curves.png could not be drawn: {type(error).__name__}: {error}")
 
 
+def _describe_epoch(row: dict[str, float], *, classes: int) -> str:
+    """Loss and accuracy of the last training row, those of a validation if there was one, and what the prompts learned,
+    for the log."""
+    text = f"train loss {row['train/loss']:.3f}  top1 {row['train/top1']:.2f}" if "train/loss" in row else ""
+    if "val/top1" in row:
+        text += f"  {_describe_validation(row, classes=classes)}"
+    scalars = {k.removeprefix("vmp/"): v for k, v in row.items() if k.startswith("vmp/")}
+    return text.strip() + "".join(f"  {name} {value:.3f}" for name, value in shown_scalars(scalars).items())
+
+
 def _describe_validation(row: dict[str, float], *, classes: int) -> str:
-    """A validation's accuracies, with slope and shift, for the log."""
-    text = f"top1 {row['val/top1']:.2f}" + (f"  top5 {row['val/top5']:.2f}" if has_top5(classes) else "")
-    text += f"  cross-entropy {row['val/cross_entropy']:.3f}"
-    learned = {k.removeprefix("vmp/"): v for k, v in row.items() if k.endswith(("slope", "shift"))}
-    return text + "".join(f"  {name} {value:.3f}" for name, value in learned.items())
+    text = f"val top1 {row['val/top1']:.2f}" + (f"  top5 {row['val/top5']:.2f}" if has_top5(classes) else "")
+    return text + f"  cross-entropy {row['val/cross_entropy']:.3f}"

@@ -257,7 +257,7 @@ def _make_model(
         still = float(layer.power_norm(torch.zeros(1, frames, crop, crop)).detach().mean())
         log(f"prompts ({pathway}): the attention on a still pixel is {still:.3f}")
         if still < 0.1 and layer.scalars():
-            remedy = "a function of your own that is larger there"
+            remedy = "a function that is larger there, unless still pixels are meant to be blank"
             if isinstance(config.vmp, Prompts):
                 remedy = "the authors' initial values, vmp.m=1.541 vmp.n=-0.2934 (the default)"
             log.warn(

@@ -111,7 +111,7 @@ class _Clips(torch.utils.data.Dataset):
     ) -> None:
         self.root, self.present, self.shape = manifest.root, present, shape
         check_rates(present, shape.fps, where=str(manifest.path))
-        self._kept = kept
+        self.kept = kept
         self._reading = multiprocessing.RawArray("q", [-1] * (1 + READING_SLOTS))
 
     def __len__(self) -> int:
@@ -145,10 +145,10 @@ class _Clips(torch.utils.data.Dataset):
         slot = 0 if number is None else 1 + number % READING_SLOTS
         self._reading[slot] = index
         try:
-            if self._kept:
+            if self.kept:
                 ascending = (np.diff(frames) > 0).all()  # nearly always, and np.unique takes time
                 numbers, back = (frames, None) if ascending else np.unique(frames, return_inverse=True)
-                if (decoded := self._kept.read(path, clip, reader, numbers)) is not None:
+                if (decoded := self.kept.read(path, clip, reader, numbers)) is not None:
                     if change is not None:
                         found = zip(decoded, clip.start + numbers, strict=True)
                         decoded = np.stack([change(frame, int(number)) for frame, number in found])

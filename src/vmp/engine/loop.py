@@ -63,7 +63,7 @@ class TrainingLoop:
     objective: logits, labels and the model's variations -> named terms; `loss` is minimised.
     evaluate: epoch -> metrics, called after each epoch; None: no validation. It may raise Stopped.
     scalars: returns further columns for every row of metrics.jsonl.
-    describe: turns the row of a validation into a line of the log.
+    describe: turns the last row of training, with that of the validation if there was one, into a line of the log.
     metrics: the open file, already truncated to the state's rows; the loop closes it.
     """
 
@@ -99,6 +99,7 @@ class TrainingLoop:
         self._batches, self._loader = self._make_loader()
         self._stream: Prefetcher | None = None
         self._remaining = _EvaluationTime(self.plan, settings, state)
+        self._row: dict[str, float] = {}  # the last of training in this session, without its step
         self._total, self._last_epoch, self._warned = Throughput(), Throughput(), False
         self._seconds_before, self._began = state.seconds, time.monotonic()
         self._saved_at = self._began
@@ -149,7 +150,7 @@ class TrainingLoop:
         row = {f"val/{name}": value for name, value in result.items()} | learned
         self.metrics.write({"kind": "val", "epoch": epoch, "step": state.step, **row})
         pace = str(self._last_epoch) if self._last_epoch.clips else ""
-        self.log(f"epoch {epoch}/{self.plan.epochs}  {self.describe(row)}  {pace}".rstrip())
+        self.log(f"epoch {epoch}/{self.plan.epochs}  {self.describe(self._row | row)}  {pace}".rstrip())
         self._save(best=best)
 
     def _train_epoch(self) -> None:
@@ -269,7 +270,8 @@ class TrainingLoop:
         row["train/lr"] = self.learner.optimizer.param_groups[0]["lr"]
         accuracy.reset()
         epochs = round(state.step / self.plan.steps_per_epoch, 6)
-        self.metrics.write({"kind": "train", "epoch": epochs, "step": state.step, **row, **self.scalars()})
+        self._row = row | self.scalars()
+        self.metrics.write({"kind": "train", "epoch": epochs, "step": state.step, **self._row})
         self._bar.note = f"loss {row['train/loss']:.3f}"
 
     def _report_speed(self, epoch: int, own: Throughput) -> None:
@@ -277,12 +279,16 @@ class TrainingLoop:
         parts = self.processes.gather(own)
         self._total, speed = self._total.add(parts), Throughput().add(parts)
         self._last_epoch = speed
-        slow = speed.share_waiting > SLOW_DATA and speed.waited > 5
+        filling = (
+            self.data.kept is not None and self._total.clips == speed.clips
+        )  # the first epoch keeps the clips
+        slow = speed.share_waiting > SLOW_DATA and speed.waited > 5 and not filling
         if self.processes.first and slow and not self._warned:
-            self.log.warn(f"epoch {epoch}: {speed}. {_advice_on_slow_data(self.settings.workers)}")
             self._warned = True
+            advice = _advice_on_slow_data(self.settings.workers, keeps=self.data.kept is not None)
+            self.log.warn(f"epoch {epoch}: {speed}. {advice}")
         if not self.evaluate:
-            self.log(f"epoch {epoch}/{self.plan.epochs}  {speed}")
+            self.log(f"epoch {epoch}/{self.plan.epochs}  {self.describe(self._row)}  {speed}")
 
     def _finish(self) -> None:
         """Say why training ended early; compute the batch statistics that no validation has computed."""
@@ -422,9 +428,10 @@ class _EvaluationTime:
         return view * ((self._plan.epochs - self._state.evaluated) * views + self._settings.test_views)
 
 
-def _advice_on_slow_data(workers: int) -> str:
+def _advice_on_slow_data(workers: int, *, keeps: bool) -> str:
+    """keeps: whether decoded clips are kept already."""
+    keep = "" if keeps else " or, for small datasets, data.keep"
     return (
         f"Reading data slows training down. Try more trainer.workers (now {workers}; {cpus()} CPUs are available), "
-        f"small exact clips ({command_line('prepare')} ... --cut) or, for small datasets, data.keep. "
-        "`make bench BENCH=clips` measures the readers."
+        f"small exact clips ({command_line('prepare')} ... --cut){keep}. `make bench BENCH=clips` measures the readers."
     )

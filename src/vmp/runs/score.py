@@ -14,6 +14,7 @@ from vmp.data.manifest import Manifest
 from vmp.data.present import Present, check_bad, check_rates, find_clips
 from vmp.datasets import find_splits, kept_clips
 from vmp.machine import cpus
+from vmp.pathways import shown_scalars
 from vmp.ranks import read_rank
 from vmp.runs import records
 from vmp.runs.records import RESULT_FILE, has_top5, read_result
@@ -198,13 +199,17 @@ def write_scores(scores: "Scores", split: Split, folder: Path) -> None:
 
 
 def print_result(folder: Path, *, classes: int | None = None) -> None:
-    """Print the accuracies of a result. classes: their number; None: as the result says."""
+    """Print `describe_result`."""
+    print(describe_result(folder, classes=classes))
+
+
+def describe_result(folder: Path, *, classes: int | None = None) -> str:
+    """The accuracies of a result in a line. classes: their number; None: as the result says."""
     r = read_result(folder)
-    scalars = {k: v for k, v in r.get("scalars", {}).items() if k.endswith(("slope", "shift"))}
-    learned = "".join(f"  {name} {value:.3f}" for name, value in scalars.items())
+    learned = "".join(f"  {name} {value:.3f}" for name, value in shown_scalars(r.get("scalars", {})).items())
     c = r["clips"].get(r["split"], r["clips"])
     top5 = f"  top-5 {r['top5']:.2f}" if has_top5(classes or r.get("classes")) else ""
-    print(
+    return (
         f"{r['split']}: top-1 {r['top1']:.2f}{top5}  mean class {r['mean_class']:.2f}{learned}"
         f"  ({c['present']} of {c['expected']} clips)  -> {folder / RESULT_FILE}"
     )
