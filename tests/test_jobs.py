@@ -67,6 +67,8 @@ def run(tmp_path, jobs, launch=Launch("single")) -> list[str]:  # noqa: B008
 def test_jobs_wait_for_those_they_need_and_fail_alone(tmp_path, job):
     jobs = [job("b", needs=("a",)), job("a"), job("bad", "bad"), job("c", needs=("bad",))]
     lines = run(tmp_path, jobs)
+    assert lines[0] == f"started: a; its output: {jobs[1].output}"  # later ones show as others end
+    assert sum(line.startswith("started") for line in lines) == 1
     assert [each.state for each in jobs] == ["done", "done", "failed", "not started"]
     assert jobs[2].message == "it is bad"
     assert jobs[2].code == 1
@@ -80,7 +82,8 @@ def test_jobs_that_others_wait_for_run_first(tmp_path, job, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     needs = {"alone": "", "one": "", "a": "one", "two": "", "b": "two", "c": "b"}
     lines = run(tmp_path, [job(name, needs=(before,) if before else ()) for name, before in needs.items()])
-    assert [line.split(": ")[1].split()[0] for line in lines] == ["two", "one", "b", "alone", "a", "c"]
+    ended = [line for line in lines if not line.startswith("started")]
+    assert [line.split(": ")[1].split()[0] for line in ended] == ["two", "one", "b", "alone", "a", "c"]
 
 
 def test_jobs_side_by_side_have_devices_of_their_own_and_no_rank(tmp_path, job, monkeypatch):

@@ -75,21 +75,26 @@ def run_launched(
     root: Path,
     show: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> bool:
-    """Run the jobs in `root`, a checkout, and show a line as each ends; whether a signal stopped them."""
-    progress = ProgressLines(jobs)
+    """Run the jobs in `root`, a checkout; whether a signal stopped them. A line is shown as each ends, and as the first
+    ones begin."""
+    progress, ended = ProgressLines(jobs), list[Job]()
 
     def start(job: Job, place: Mapping[str, str]) -> JobProcess:
         command, warm = launch.command(job.script, job.arguments), launch.kind == "warm"
         return JobProcess(command, output=job.output, cwd=root, place=place, warm=warm)
 
-    def show_end(job: Job) -> None:
-        if job.state != "running":
-            show(progress.line(job))
+    def show_change(job: Job) -> None:
+        if job.state == "running":
+            if not ended:  # else there are lines to see
+                show(f"started: {job.label}; its output: {job.output}")
+            return
+        ended.append(job)
+        show(progress.line(job))
         if job.state == "failed":
             show("  {}\n  its output: {}".format(job.message.replace("\n", "\n  "), job.output))
 
     with listen_for_signals() as requests:
-        run_jobs(jobs, launch.places(), start, requests, show_end)
+        run_jobs(jobs, launch.places(), start, requests, show_change)
     return bool(requests.signals)
 
 
