@@ -219,6 +219,7 @@ def test_weights_are_asked_about_frames_and_prompts(script, tmp_path, weights):
     words = (source, *SMALL_I3D, f"weights={weights}", "--out", out, "--columns", 2)
     code, said, _ = script("visualize", *words, "--slope", 12, "--shift", -0.3)
     assert code == 0
+    assert "\nslope 12.00, shift -0.30\n" in said
     assert out.read_bytes()[:4] == b"\x89PNG"
     assert len(read_frames(out.with_suffix(".mp4"), range(8))) == 8
     frames = read_frames(source, range(9))[:, 2:30, 10:38]
@@ -229,6 +230,14 @@ def test_weights_are_asked_about_frames_and_prompts(script, tmp_path, weights):
     for name, given in (("plain frames", frames[1:]), ("motion prompts", shown)):
         best, label = logits_of(weights, given).softmax(dim=0).max(dim=0)
         assert lines[name].startswith(f"{label} {100 * best:.1f} %, ")
+    for more, learned in (
+        ((), "slope 9.79, shift -0.17"),  # where training starts
+        (("--slope", 12), "slope 12.00, shift -0.17"),
+        (("vmp.shift=0.2",), "slope 9.79, shift 0.20"),
+    ):
+        code, started, _ = script("visualize", *words, "--frames", 0, *more)
+        assert code == 0
+        assert f"\n{learned}\n" in started
     for more, error in (
         (("--stride", 3), "backbone.stride=3"),
         (("--start", 1), "8 frames are left, and a clip spans 9"),

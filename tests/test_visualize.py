@@ -33,6 +33,7 @@ def test_a_video_becomes_an_mp4_and_a_png(script, tmp_path):
     code, said, _ = script("visualize", source, "--slope", 12, "--shift", -0.3, "--out", out, "--columns", 3)
     assert code == 0
     assert "picture.mp4" in said
+    assert "slope 12.00, shift -0.30\n" in said
     assert out.read_bytes()[:4] == b"\x89PNG"
     shown = read_frames(out.with_suffix(".mp4"), range(11))  # 12 frames at stride 2: 11 differences
     first = read_frames(source, [2])[0]
@@ -179,6 +180,7 @@ def test_no_file_is_overwritten(script, tmp_path, monkeypatch):
         code, said, _ = script("visualize", source, "--columns", 2)
         assert code == 0
         assert f"outputs/{name}.png" in said
+        assert "slope 11.00, shift 0.10\n" in said
     code, _, errors = script("visualize", source, "--pathway", "slow")
     assert (code, errors) == (2, "error: --pathway slow: only a run, or backbone=slowfast, has pathways\n")
     code, _, errors = script("visualize", source, "--out", tmp_path / "my.png")

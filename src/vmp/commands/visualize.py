@@ -9,7 +9,8 @@ examples:
 
 With a run, the classes that it predicts are drawn above the video. With a backbone, the frames are one clip at the
 backbone's frame rate, size and normalisation, and the classes that its weights predict from the plain frames and from
-the prompts are printed and drawn.
+the prompts are printed and drawn; without --slope and --shift, the prompts are those that training would start from.
+The slope and shift that are drawn are printed.
 """
 
 import argparse
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from vmp.layer import MotionPrompt
 
 COMMENT = "drawn by vmp visualize"  # in the files written, which the command may replace
-DEFAULTS, STRIDE = {"slope": 11.0, "shift": 0.1}, 2
+DEFAULTS, STRIDE = {"slope": 11.0, "shift": 0.1}, 2  # with neither a run nor a backbone
 
 
 def main() -> None:
@@ -152,8 +153,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--side", type=int, default=224, help="larger frames are reduced to this short side (default: 224)"
     )
-    parser.add_argument("--slope", type=float, help="slope of the sigmoid (default: 11); not with a run")
-    parser.add_argument("--shift", type=float, help="shift of the sigmoid (default: 0.1); not with a run")
+    start = "with a backbone where training starts, {}, or as its weights have it; not with a run"
+    slope, shift = (f"default: {DEFAULTS[name]:g}; {start}" for name in ("slope", "shift"))
+    parser.add_argument("--slope", type=float, help=f"slope of the sigmoid ({slope.format('9.79')})")
+    parser.add_argument("--shift", type=float, help=f"shift of the sigmoid ({shift.format('-0.17')})")
     parser.add_argument("--title", help="title of the PNG (default: the video's name)")
     out = "name of the PNG and MP4; NAME.gif: a GIF instead (default: a new outputs/NAME-prompts[-2].png)"
     parser.add_argument("--out", type=Path, help=out)
@@ -253,6 +256,7 @@ def draw(options: argparse.Namespace, layer: "MotionPrompt", sees: int, out: Pat
         pass
     of_rows = to_clip(np.stack(kept))
     rows = panel_rows(of_rows, layer, columns=slice(options.columns))
+    print_learned(layer, of_rows)
     print(save_grid(rows, layer, of_rows, out, title=options.title or name))
     print_notes(fault)
 
@@ -268,8 +272,6 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
     if options.video is None:
         raise UserError("name a video: predictions of published weights on a generated clip mean nothing")
     start = {"slope": options.slope, "shift": options.shift}
-    if not any(word.startswith(("vmp=", "vmp.")) for word in options.what):
-        start = {name: value if start[name] is None else start[name] for name, value in DEFAULTS.items()}
     given = [f"vmp.{name}={value}" for name, value in start.items() if value is not None]
     rest = [word for word in source.overrides if not word.startswith("vmp")]
     compose = composer(CONF)
@@ -279,6 +281,7 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
     print_notes(seen.notes)
     lines = [f"{name}: {in_words(said)}" for name, said in seen.said.items()]
     print(*lines, sep="\n")
+    print_learned(seen.layer, seen.clip)
     out = choose_output(options)
     frames = seen.clip.permute(1, 2, 3, 0).numpy()  # (T + 1, H, W, 3)
     if options.frames:
@@ -288,6 +291,14 @@ def draw_seen(options: argparse.Namespace, source: Source) -> None:
     rows = panel_rows(seen.clip, seen.layer, columns=options.columns)
     title = "\n".join([options.title or options.video.name, *lines])
     print(save_grid(rows, seen.layer, seen.clip, out, title=title))
+
+
+def print_learned(layer: "MotionPrompt", clip: "Tensor") -> None:
+    """Print the slope and shift that the layer has for a clip, (3, frames, H, W); nothing for a fixed function."""
+    from vmp.figures.layers import named_slope_and_shift
+
+    if learned := named_slope_and_shift(layer, clip):
+        print(learned)
 
 
 def save_grid(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmp.figures.clips import to_clip
-from vmp.figures.layers import slope_and_shift
+from vmp.figures.layers import named_slope_and_shift
 from vmp.figures.panels import BAR, color_attention, color_differences, nothing_is, panel_rows, words
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def explain(
     """
     clip = to_clip(frames)
     rows = panel_rows(clip, layer, columns=slice(-len(numbers), None), limit=FULL)
-    learned = ", ".join(f"{name} {value:.2f}" for name, value in slope_and_shift(layer, clip).items())
+    learned = named_slope_and_shift(layer, clip)
     lines = [*said, *([learned] if learned else [])]
     for number, *pictures in zip(numbers, *rows, strict=True):
         yield _picture(pictures, layer, number, lines)

@@ -88,6 +88,11 @@ def slope_and_shift(layer: "MotionPrompt", clip: "Tensor | None" = None) -> dict
     return {key: float(scalars[key]) for key in ("slope", "shift") if key in scalars}
 
 
+def named_slope_and_shift(layer: "MotionPrompt", clip: "Tensor | None" = None) -> str:
+    """`slope 11.00, shift 0.10`, or nothing for a fixed function. clip: as for `slope_and_shift`."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in slope_and_shift(layer, clip).items())
+
+
 def describe(layer: "MotionPrompt", clip: "Tensor | None" = None) -> str:
     """`a = 11.0, b = 0.10`, or the fixed function's name. clip: as for `slope_and_shift`."""
     if not (learned := slope_and_shift(layer, clip)):
