@@ -28,6 +28,10 @@ from vmp.slope_shift import START_M, START_N, Start
 LUMA = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}  # ITU-R BT.601, the authors' weights
 
 
+# a floating clip with larger values is surely not normalised, unless mean and std make them as large
+LARGE = 20.0
+
+
 class Prompted(NamedTuple):
     prompts: Tensor  # (B, 3, T, H, W)
     variation: Tensor  # ()
@@ -48,7 +52,12 @@ class MotionPrompt(nn.Module):
 
     Raises:
         ValueError: an option or a constant is not allowed, or a clip has the wrong shape or type.
+
+    Warns:
+        UserWarning: the first floating clip looks like pixels in [0, 1] or 0..255, which nobody has normalised.
     """
+
+    _range_seen = False  # whether a floating clip has come
 
     def __init__(
         self,
@@ -103,14 +112,40 @@ class MotionPrompt(nn.Module):
             variation, a scalar, 0 where no clip has two attention maps.
         """
         check_clip(clip, least_frames=2)
+        usable = one_pass.is_usable()
+        if usable and clip.dtype != torch.uint8 and not self._range_seen:
+            self._check_range(clip)
         norm = self.power_norm
         # the kernels compute exactly this layer; a subclass of the layer or of the power norm may differ
         exact = type(norm) is LearnedPowerNorm and not _overrides_attention(type(self))
         waiting = norm._forward_hooks or norm._forward_pre_hooks  # for the power norm's call
         options = self.grey, self.modulate, self.variation
-        if exact and not waiting and one_pass.is_usable() and _kernels_agree(options, _formulas()):
+        if exact and not waiting and usable and _kernels_agree(options, _formulas()):
             return self._by_kernels(clip, variation=variation)
         return self._by_formulas(clip, variation=variation)
+
+    def _check_range(self, clip: Tensor) -> None:
+        """Warn if a floating clip looks like pixels that are not normalised. It waits for the device, once for a layer:
+        a clip that cannot be looked at (without values, of a type without order, in a CUDA graph) leaves that to the
+        next one."""
+        plain = type(clip) is Tensor and not clip.is_meta and clip.dtype.itemsize > 1
+        if not plain or not clip.numel() or (clip.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return
+        self._range_seen = True
+        least, most = torch.stack(clip.detach().aminmax()).tolist()
+        low = min(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+        high = max((1 - mean) / std for mean, std in zip(self.mean, self.std, strict=True))
+        as_pixels = 0 <= least < most <= 1 and not (low >= -0.01 and high <= 1.01)
+        if not as_pixels and not max(-least, most) > max(LARGE, 1.5 * max(-low, high)):
+            return
+        warnings.warn(
+            f"the first float clip has values from {least:.4g} to {most:.4g}: it looks as if it were not normalised, "
+            "and then the differences have the wrong scale. MotionPrompt takes uint8 clips (0..255), or floating ones "
+            f"normalised with its mean={self.mean} and std={self.std}, from {low:.3g} to {high:.3g}. Pass uint8, or "
+            "(x - mean) / std of pixels x in [0, 1], or give the layer the mean and std of your model: mean=0 and "
+            "std=1 if that takes pixels in [0, 1], std=1/255 if it takes 0..255",
+            stacklevel=5,  # where the module is called
+        )
 
     def _by_formulas(self, clip: Tensor, *, variation: bool) -> Prompted:
         return apply_attention(self, clip, self.attention(clip), variation=variation)
