@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -94,10 +95,21 @@ def test_the_mean_attention_on_the_tested_clips_is_recorded_and_constant_attenti
         take_level(config, opened.model)
 
 
+def test_the_newest_runs_are_named_for_a_folder_of_runs(tmp_path):
+    """Whatever their depth, and how many more there are."""
+    for age, name in enumerate(("b/c/new", "second", "b/c/d/third", "a", "fifth", "b/sixth", "0")):
+        (tmp_path / name).mkdir(parents=True)
+        config = tmp_path / name / records.CONFIG_FILE
+        config.write_text("")
+        os.utime(config, (1e9 - age, 1e9 - age))
+    named = "".join(f"\n  {tmp_path / name}" for name in ("b/c/new", "second", "b/c/d/third", "a", "fifth"))
+    assert records.no_run(tmp_path).endswith(f"the newest first:{named}\n  ... and 2 more")
+
+
 def test_what_cannot_be_opened_is_an_error(straight, tmp_path):
     with pytest.raises(RunError, match="no run there"):
         open_run(tmp_path)
-    with pytest.raises(RunError, match=f"there are runs below it:\n *{straight}"):
+    with pytest.raises(RunError, match=f"there are runs below it, the newest first:\n *{straight}"):
         open_run(straight.parent.parent)
     for name in (records.CONFIG_FILE, records.CLASSES_FILE):
         (tmp_path / name).write_bytes((straight / name).read_bytes())

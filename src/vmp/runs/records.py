@@ -6,7 +6,6 @@ an evaluation has the same result.json, predictions.csv and per_class.csv.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,16 +125,21 @@ def is_run(folder: Path) -> bool:
 
 
 def no_run(folder: Path) -> str:
-    """The message for a folder that is not a run's; it names runs that are up to four levels below."""
+    """The message for a folder that is not a run's; it names the newest runs that are up to four levels below."""
     if str(folder).startswith("run=") and is_run(Path(str(folder)[4:])):
         return f"{folder}: no run there; this command takes a run's folder without run="
-    below = [
-        path.parent for depth in range(1, 5) for path in islice(folder.glob("*/" * depth + CONFIG_FILE), 5)
-    ]
-    hint = (
-        "; there are runs below it:\n" + shortlist([str(path) for path in sorted(below)], 5) if below else ""
-    )
+    below = [path for depth in range(1, 5) for path in folder.glob("*/" * depth + CONFIG_FILE)]
+    newest = [str(path.parent) for path in sorted(sorted(below), key=_modified, reverse=True)]
+    hint = f"; there are runs below it, the newest first:\n{shortlist(newest, 5)}" if newest else ""
     return f"{folder}: no run there (no {CONFIG_FILE}){hint}"
+
+
+def _modified(path: Path) -> float:
+    """When a file was written; 0 if it is gone or cannot be looked at."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def is_finished(folder: Path) -> bool:
