@@ -19,6 +19,7 @@ from vmp.data.encode import write_video
 from vmp.errors import VideoReadError
 from vmp.extensions.layer import ExtendedPrompt
 from vmp.extensions.per_clip import PerClip
+from vmp.figures import panels
 from vmp.figures.clips import stream
 from vmp.figures.layers import layers_of, slope_and_shift
 from vmp.figures.seen import look
@@ -170,6 +171,25 @@ def test_runs_with_patches_are_drawn_or_refused_with_a_reason(data, script, tmp_
         found = script("visualize", source, f"run={run}", "--stride", 1, "--out", tmp_path / "p.png")
         assert found[0] == code
         assert said in found[1] + found[2]
+
+
+def test_each_row_has_a_key_of_its_colours(monkeypatch):
+    """The colours that the names of the rows tell are those of the pictures."""
+    clip = torch.full((3, 2, 8, 8), 100, dtype=torch.uint8)
+    clip[:, 1, :4], clip[:, 1, 4:] = 200, 0
+    layer, named = MotionPrompt(), {}
+    monkeypatch.setattr(panels, "draw_grid", lambda pictures, *, rows, **_: named.update(rows=rows))
+    rows = panels.panel_rows(clip, layer)
+    panels.draw_rows(rows, layer, clip, title="")
+    _, difference, attention, _ = named["rows"]
+    assert "blue: darker,\norange: brighter" in difference
+    assert "white: 0,\ndark red: 1" in attention
+    (red, _, blue), (red_below, _, blue_below) = rows[1][0, 0, 0].astype(int), rows[1][0, 7, 7].astype(int)
+    assert red > blue + 50
+    assert blue_below > red_below + 10
+    red, green, blue = rows[2][0, 0, 0].astype(int)  # attention nearly 1
+    assert red > 100 > max(green, blue)
+    assert rows[2][0, 7, 7].min() > 200  # a tenth
 
 
 def test_no_file_is_overwritten(script, tmp_path, monkeypatch):

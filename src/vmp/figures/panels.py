@@ -68,7 +68,8 @@ def draw_rows(rows: Sequence[np.ndarray], layer: "MotionPrompt", clip: "Tensor",
     """Draw the pictures that `panel_rows` makes of a clip, one named row for each."""
     learned = describe(layer, clip).replace(", ", "\n")
     prompt = f"motion prompt\n({nothing_is(layer)} where\nf(D) = 0)"
-    names = ("frame", "difference\nD", f"attention f(D)\n{learned}", prompt)
+    difference = "difference D\n(blue: darker,\norange: brighter)"
+    names = ("frame", difference, f"attention f(D)\n(white: 0,\ndark red: 1)\n{learned}", prompt)
     with style():
         return draw_grid([list(row) for row in rows], rows=names, title=title, width=2.0)
 
