@@ -92,16 +92,20 @@ def gain(row: str, column: str, seed: int, ours: float, block: object) -> Gain:
 
 
 def test_gains_have_the_smallest_difference_that_would_have_been_seen():
-    """Two rows that share a baseline, two seeds: their sums over the rows vary, by 1 each way from seed to seed."""
+    """Two rows that share a baseline, two seeds, which move both alike: a variance and a covariance of 1/2."""
     gains = [gain("A", "x", 0, 1.0, "base"), gain("A", "x", 1, 2.0, "base")]
     gains += [gain("B", "x", 0, 5.0, "base"), gain("B", "x", 1, 6.0, "base"), gain("C", "x", 0, 3.0, "other")]
     rows = table_of_gains(gains, "Model", lambda g: g.row).splitlines()
     assert rows[0].endswith("| Pairs | Detectable |")
     alone = errors_needed(1) * np.std([1, 2], ddof=1) / math.sqrt(2)
     assert rows[2].endswith(f"| 2 | {alone:.1f} |")
-    assert rows[4].endswith("| 1 | – |")
-    # residuals of the sums: -1 and 1, and 0 for the row with one seed: 3 units with a variance of 2, 5 pairs
-    assert rows[5].endswith(f"| 5 | {errors_needed(1) * math.sqrt(3 * 2) / 5:.1f} |")
+    # the row with one seed is taken to scatter as the others
+    assert rows[4].endswith(f"| 1 | {errors_needed(1) * math.sqrt(0.5):.1f} |")
+    # 5 pairs, of which two times two share a baseline: (5 + 2 + 2) / 2; between the rows they differ by more
+    alike = math.sqrt(4.5) / 5
+    printed = np.std([1, 2, 5, 6, 3], ddof=1) / math.sqrt(5)
+    assert alike < printed
+    assert rows[5].endswith(f"| 5 | {errors_needed(1) * printed:.1f} |")
 
 
 @pytest.mark.slow

@@ -65,6 +65,8 @@ def test_runs_that_agree_on_every_clip(home, script, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("λ*")) == ["λ0.5.png", "λ0.5.svg"]
     assert "Of 100 pairs of equally good models, 100 would differ at least as much" in said
     assert "the accuracy of none changes" in said
+    reach = 100 * (1 - 0.05 ** (1 / len(read_run(folder(home / "out")).predictions)))
+    assert f"+0.00 points, 95 % interval -{reach:.2f} to +{reach:.2f}" in said
 
 
 def test_runs_that_cannot_be_compared_are_an_error(home, script, tmp_path):

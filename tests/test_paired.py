@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from runs import ROOT
+from scipy.stats import binomtest
 
 from vmp.paper.paired import (
     Interval,
@@ -49,8 +50,48 @@ def test_the_interval_covers_the_difference():
     deviation = 100 * np.sqrt((40 - 20**2 / 200) / 200 / 200)  # of a mean of -1, 0 and 1
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * deviation, rel=0.1)
     assert difference(arm, reference) == found
-    same = difference(arm, arm)
-    assert (same.low, same.high) == (0, 0)
+
+
+@pytest.mark.parametrize(("clips", "level"), [(2, 0.95), (6, 0.95), (300, 0.95), (300, 0.99)])
+def test_clips_that_no_arm_gains_leave_room_for_those_that_were_not_seen(clips, level):
+    """Up to the exact bound on how many of other clips may differ, if of these none does."""
+    arm = np.arange(clips)[None] % 2 == 0
+    found = difference(arm, arm, level=level)
+    bound = binomtest(0, clips, alternative="less").proportion_ci(level, method="exact").high
+    assert (found.mean, found.low, found.high) == pytest.approx((0, -100 * bound, 100 * bound))
+    assert 1 / clips < bound
+    assert not found.is_clear
+    twice, groups = (
+        np.repeat(arm, 2, axis=1),
+        np.repeat(np.arange(clips), 2),
+    )  # copies in a group show nothing new
+    both = difference(twice, twice, groups, level=level)
+    assert (both.low, both.high) == pytest.approx((found.low, found.high))
+    seeds = np.repeat(arm, 3, axis=0)  # nor do seeds that agree
+    assert difference(seeds, seeds, level=level).high == pytest.approx(found.high)
+    # most other clips may differ just so often that these did not show it
+    hidden = np.random.default_rng(0).binomial(clips, bound, size=20_000) == 0
+    assert hidden.mean() == pytest.approx(1 - level, abs=0.006)
+
+
+@pytest.mark.parametrize("clips", [2, 4, 5, 6, 40])
+def test_an_arm_that_fixes_all_clips_is_better_where_the_sign_test_says_so(clips):
+    arm = np.ones((1, clips), bool)
+    found, back = difference(arm, ~arm), difference(~arm, arm)
+    bound = binomtest(0, clips).proportion_ci(0.95, method="exact").high  # of clips that it breaks
+    assert (found.mean, found.low, found.high) == pytest.approx((100, 100 * (1 - 2 * bound), 100))
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    assert found.is_clear == (binomtest(clips, clips).pvalue < 0.05)
+
+
+def test_a_set_without_a_difference_widens_the_mean_over_sets():
+    rng = np.random.default_rng(0)
+    arm, reference = rng.random((2, 1, 50)) < 0.5
+    varied, same = Pairs(arm, reference), Pairs(arm, arm)
+    alone, both = mean_difference([varied]), mean_difference([varied, same])
+    reach = difference(arm, arm).high
+    assert (both.low, both.high) == pytest.approx(((alone.low - reach) / 2, (alone.high + reach) / 2))
+    assert mean_difference([same]) == Interval(0, -reach, reach)
 
 
 def test_the_mean_over_sets_is_the_bootstrap_within_each():

@@ -71,6 +71,31 @@ def test_the_best_setting_is_compared_on_the_clips_and_seeds_in_common(tmp_path,
     assert verdict in summarize([answer]).lower()
 
 
+def test_a_setting_that_is_level_with_the_baseline_is_not_called_the_best(tmp_path):
+    """The same clips right and wrong: an interval of more than a point, from what 200 clips do not show."""
+    right = np.arange(CLIPS) < 0.6 * CLIPS
+    write_tested(tmp_path / "none", right, seed=0, kind="none")
+    write_tested(tmp_path / "learned", right, seed=0, **{"lambda": 1.0})
+    (answer,) = answers_of(tmp_path)
+    reach = 100 * (1 - 0.05 ** (1 / CLIPS))
+    assert (answer.verdict, answer.kind) == ("level", "open")
+    assert summarize([answer]) == (
+        f"No setting is shown to be the best on {answer.dataset} with {answer.backbone}: learned, λ 1 has top-1 "
+        f"60.0 %, level with the network without prompts (interval −{reach:.1f} to +{reach:.1f})."
+    )
+    write_report([tmp_path], out=tmp_path / "r.html", clips=0)
+    assert "level with the other, so none is the best" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_the_best_of_the_prompts_may_be_below_no_prompts(tmp_path):
+    write_tested(tmp_path / "none", np.arange(CLIPS) < 0.6 * CLIPS, seed=0, kind="none")
+    write_tested(tmp_path / "learned", np.arange(CLIPS) < 0.5 * CLIPS, seed=0, **{"lambda": 1.0})
+    (answer,) = answers_of(tmp_path)
+    said = summarize([answer])
+    assert said.startswith("The best setting with prompts on ")
+    assert "10.0 points below without prompts" in said
+
+
 def test_an_unfinished_seed_makes_no_setting_the_best(tmp_path):
     """Seed 0 is easy. λ 1 lacks the other, and is worse than without prompts on this one; λ 2 is better on both."""
     right = {"none": (0.8, 0.4), "lambda 1": (0.78,), "lambda 2": (0.82, 0.5)}

@@ -5,7 +5,7 @@ Notes:
 - the standard error treats pairs as independent. They share test clips and initial weights, so the true one is
   larger;
 - beside every claim stands the smallest difference that its runs would have shown (power.py), from the spread over
-  seeds, and for the gains what the controls show (sensitivity.py);
+  seeds, which the gains of a table share, and for the gains what the controls show (sensitivity.py);
 - the paper's numbers of the same cells stand beside ours; a dash where it prints none.
 """
 
@@ -23,7 +23,7 @@ from vmp.errors import ConfigError
 from vmp.files import read_csv
 from vmp.formats import format_signed, markdown_table
 from vmp.paper.planning import Planner
-from vmp.paper.power import Pair, detectable, errors_needed, pooled
+from vmp.paper.power import Pair, detectable, error_over_pairs, errors_needed, pooled
 from vmp.paper.sensitivity import Controlled, controlled_cells, rows_of_controls, rows_of_variation
 from vmp.paper.tables import Profile, Table, cells, conf_folder, load_profile, load_table, results_of
 from vmp.paper.values import read_values
@@ -107,9 +107,10 @@ def claims(
         f"{f' SET={shlex.quote(given)}' if given else ''}`. "
         "± is a standard error over pairs as if they were independent. "
         "Detectable: the smallest difference that these runs would have shown with a probability of 80 % (two-sided "
-        "test at 5 %), from the spread over seeds; with one seed from that over cells, which overestimates it. "
-        "Where only some cells have several seeds, the others are taken to scatter alike; it is too small if they "
-        "scatter more. Where the gain differs between datasets, ± has that difference in it and Detectable has not. "
+        "test at 5 %). It is 2.8 times, or more where few runs show the spread (Student's t), the larger of ± and the "
+        "error that follows from the spread over seeds, in a table of gains pooled over all its cells, which are taken "
+        "to scatter alike, elsewhere over the row; where none has several seeds, from the spread over cells, which "
+        "overestimates it. "
         "Ours is a mean over pairs, so that a cell with more seeds counts more; the paper's is one over cells.",
         "## Do prompts help? (Table 1, top-1 over the baseline of the same seed, points)",
         table_of_gains(found[1], "Model", lambda g: g.row),
@@ -196,8 +197,7 @@ def count_turns(values: Sequence[float]) -> int:
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and its standard error, which is None for a single value."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return statistics.fmean(values), error
+    return statistics.fmean(values), error_over_pairs(values)
 
 
 # --- the tables of the page ----------------------------------------------------------------------------------------
@@ -206,7 +206,8 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 def table_of_gains(
     gains: Sequence[Gain], head: str, key: Callable[[Gain], str], *, total: bool = True
 ) -> str:
-    """One row per group, in the order of the paper's table, and one for all if there are several."""
+    """One row per group, in the order of the paper's table, and one for all if there are several. What could be
+    detected is from the spread over seeds of all gains."""
     groups = _group(gains, key)
     if total and len(groups) > 1:
         groups["All"] = list(gains)
@@ -216,7 +217,7 @@ def table_of_gains(
         printed = {(gain.row, gain.column): gain.paper for gain in group if gain.paper is not None}
         paper = format_signed(statistics.fmean(printed.values())) if printed else "–"
         up, down = sum(gain > 0 for gain in ours), sum(gain < 0 for gain in ours)
-        seen = _format_limit(detectable(gain.pair for gain in group))
+        seen = _format_limit(detectable((gain.pair for gain in group), (gain.pair for gain in gains)))
         rows.append([label, paper, _format_mean(ours), up, down, len(ours), seen])
     return _to_markdown([head, "Paper", "Ours", "Gains", "Losses", "Pairs", "Detectable"], rows)
 

@@ -7,6 +7,9 @@ Notes:
   the same order of clips and the same new head), so that it holds for other clips and for other seeds. Clips of a group
   (a scene, a recording) are drawn together, since they are not independent. A single group does not show how groups
   vary, so its interval is everything that is possible;
+- where all groups differ alike, most often not at all, no draw differs from another, although other groups may. Then
+  the interval is from the exact binomial bound: if n groups show no exception, the share of exceptions among others is
+  at most 1 - 0.05^(1/n) (about 3 / n), and an exception may be anything from -1 to 1;
 - the detectable difference is the one whose interval excludes 0 with a probability of 80 %. It comes from the reference
   arm alone, so it can be said before the other arm is run.
 """
@@ -81,7 +84,7 @@ def difference(
         )
     by_pair = arm.astype(int) - reference.astype(int)  # (S, N)
     drawn = _draw(by_pair, groups, np.random.default_rng(0), draws)
-    low, high = _bounds(drawn, level)
+    low, high = _bounds([drawn], [_unseen(drawn, by_pair, groups, level)], level)
     return Difference(
         mean=100 * float(by_pair.mean()),
         low=100 * float(low),
@@ -105,17 +108,43 @@ def mean_difference(sets: Sequence[Pairs], *, level: float = 0.95, draws: int = 
     rng = np.random.default_rng(0)
     by_pair = [pairs.arm.astype(int) - pairs.reference.astype(int) for pairs in sets]
     drawn = [_draw(one, pairs.groups, rng, draws) for one, pairs in zip(by_pair, sets, strict=True)]
-    low, high = _bounds(np.mean(drawn, axis=0), level)
+    unseen = [
+        _unseen(draws_of, one, pairs.groups, level)
+        for draws_of, one, pairs in zip(drawn, by_pair, sets, strict=True)
+    ]
+    low, high = _bounds(drawn, unseen, level)
     mean = sum(one.mean() for one in by_pair) / len(sets)
     return Interval(mean=100 * float(mean), low=100 * float(low), high=100 * float(high))
 
 
-def _bounds(drawn: np.ndarray, level: float) -> tuple[float, float]:
-    """The interval of resampled differences, at most from -1 to 1."""
+def _bounds(
+    drawn: Sequence[np.ndarray], unseen: Sequence[tuple[float, float]], level: float
+) -> tuple[float, float]:
+    """The interval of the mean of resampled differences of sets, at most from -1 to 1. unseen: of each set, how far
+    the interval reaches below and above what was drawn."""
     if np.isnan(drawn).any():
         return -1.0, 1.0
-    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
-    return low, high
+    low, high = np.quantile(np.mean(drawn, axis=0), ((1 - level) / 2, (1 + level) / 2))
+    below, above = np.mean(unseen, axis=0)
+    return low - below, high + above
+
+
+def _unseen(
+    drawn: np.ndarray, by_pair: np.ndarray, groups: np.ndarray | None, level: float
+) -> tuple[float, float]:
+    """How far the difference may lie below and above what was drawn, where no draw differs from another; else 0. Groups
+    count as equally large.
+
+    n groups have the same mean. Where a share of all groups has another one, n without such a group have a chance of
+    (1 - share)^n, which is 1 - level at the largest share that the interval allows for. Where the mean is not 0, it is
+    half of that, as at either end of another interval: if an arm fixes all of n clips, the interval excludes 0 where a
+    two-sided sign test calls them different.
+    """
+    if np.isnan(drawn).any() or np.ptp(drawn) > 1e-9:
+        return 0.0, 0.0
+    mean, n = float(by_pair.mean()), by_pair.shape[1] if groups is None else len(np.unique(groups))
+    share = 1 - ((1 - level) / (1 if mean == 0 else 2)) ** (1 / n)
+    return share * (1 + mean), share * (1 - mean)
 
 
 def _draw(by_pair: np.ndarray, groups: np.ndarray | None, rng: np.random.Generator, draws: int) -> np.ndarray:

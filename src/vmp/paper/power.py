@@ -3,15 +3,18 @@
 Notes:
 - a mean difference is tested against its standard error, two-sided at 5 %, by Student's t: three seeds ask for 4.3
   errors where thirty ask for 2.0, and what is found four times in five is larger still;
-- pairs that share a baseline share its luck: they form a block, and a seed's differences in a block are added before
-  the spread over seeds is taken;
-- with a single seed the blocks themselves are what varies. Their true differences count as noise then, so the number is
-  too large rather than too small.
+- the spread over seeds is pooled over more differences than the mean is over, all those of a table, which are taken to
+  scatter alike: that of two or three seeds alone is often far too small, by luck;
+- pairs that share a baseline share its luck, which does not average out over them;
+- where no difference has a second seed, what varies is the blocks, sums over the differences that share a baseline.
+  Their true differences count as noise then, so the number is too large rather than too small;
+- the error is never taken for smaller than the one over the pairs as if they were independent.
 """
 
+import itertools
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,29 +32,63 @@ class Pair:
     value: float
 
 
-def error_of_mean(pairs: Iterable[Pair]) -> tuple[float, int] | None:
+def error_of_mean(pairs: Iterable[Pair], among: Iterable[Pair] | None = None) -> tuple[float, int] | None:
     """The standard error of the mean over all pairs, and the degrees of freedom of the spread that it is from; None
-    where nothing shows a spread."""
+    where nothing shows a spread.
+
+    Args:
+        pairs: of the mean.
+        among: of the spread over seeds, the pairs themselves and others that scatter alike; None: the pairs.
+    """
     pairs = list(pairs)
-    by_what: dict[Hashable, list[float]] = defaultdict(list)
+    if not pairs:
+        return None
+    return _error_over_seeds(pairs, pairs if among is None else list(among)) or _error_over_blocks(pairs)
+
+
+def _error_over_seeds(pairs: Sequence[Pair], among: Sequence[Pair]) -> tuple[float, int] | None:
+    """From the variance of a difference and the covariance of two with the same baseline and seed."""
+    blocks: dict[Hashable, dict[Hashable, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for pair in among:
+        blocks[pair.block][pair.what][pair.seed] = pair.value
+    spread = pooled([list(of_what.values()) for block in blocks.values() for of_what in block.values()])
+    if not spread:
+        return None
+    # differences that share a baseline show its luck once
+    freedom = sum(max(map(len, block.values())) - 1 for block in blocks.values())
+    variance, products, expected = spread[0] ** 2, 0.0, 0.0
+    for block in blocks.values():
+        for x, y in itertools.combinations(block.values(), 2):
+            both, mean_x, mean_y = (
+                x.keys() & y.keys(),
+                statistics.fmean(x.values()),
+                statistics.fmean(y.values()),
+            )
+            products += sum((x[seed] - mean_x) * (y[seed] - mean_y) for seed in both)
+            # the expected sum of a covariance of 1; where both have the same n seeds, n - 1
+            expected += len(both) * (1 - 1 / len(x) - 1 / len(y) + len(both) / (len(x) * len(y)))
+    # where nothing shows the covariance, it is as large as it can be
+    covariance = min(max(products / expected, 0.0), variance) if expected > 1e-9 else variance
+    sharing = Counter((pair.block, pair.seed) for pair in pairs)
+    total = sum(n * variance + n * (n - 1) * covariance for n in sharing.values())
+    return math.sqrt(total) / len(pairs), freedom
+
+
+def _error_over_blocks(pairs: Sequence[Pair]) -> tuple[float, int] | None:
+    mean = statistics.fmean(pair.value for pair in pairs)
+    totals: dict[Hashable, float] = defaultdict(float)
     for pair in pairs:
-        by_what[pair.what].append(pair.value)
-    sums: dict[Hashable, dict[int, float]] = defaultdict(lambda: defaultdict(float))  # block -> seed -> sum
-    for pair in pairs:
-        sums[pair.block][pair.seed] += pair.value - statistics.fmean(by_what[pair.what])
-    freedom = sum(len(seeds) - 1 for seeds in sums.values())
-    if freedom:
-        units = [value for seeds in sums.values() for value in seeds.values()]
-    else:
-        mean = statistics.fmean(pair.value for pair in pairs) if pairs else 0.0
-        totals: dict[Hashable, float] = defaultdict(float)
-        for pair in pairs:
-            totals[pair.block] += pair.value - mean
-        units, freedom = list(totals.values()), len(totals) - 1
+        totals[pair.block] += pair.value - mean
+    freedom = len(totals) - 1
     if freedom < 1:
         return None
-    variance = sum(value**2 for value in units) / freedom  # of a unit
-    return math.sqrt(len(units) * variance) / len(pairs), freedom
+    variance = sum(value**2 for value in totals.values()) / freedom  # of a block
+    return math.sqrt(len(totals) * variance) / len(pairs), freedom
+
+
+def error_over_pairs(values: Sequence[float]) -> float | None:
+    """The standard error of the mean of independent values; None for a single one."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def pooled(groups: Iterable[Sequence[float]]) -> tuple[float, int] | None:
@@ -64,10 +101,15 @@ def pooled(groups: Iterable[Sequence[float]]) -> tuple[float, int] | None:
     return math.sqrt(squares / freedom), freedom
 
 
-def detectable(pairs: Iterable[Pair]) -> float | None:
-    """The mean difference that is found with a probability of POWER, in the unit of the values."""
-    found = error_of_mean(pairs)
-    return None if found is None else found[0] * errors_needed(found[1])
+def detectable(pairs: Iterable[Pair], among: Iterable[Pair] | None = None) -> float | None:
+    """The mean difference that is found with a probability of POWER, in the unit of the values; None where nothing
+    shows a spread. among: as of `error_of_mean`."""
+    pairs = list(pairs)
+    found = error_of_mean(pairs, among)
+    if found is None:
+        return None
+    error, freedom = found
+    return max(error, error_over_pairs([pair.value for pair in pairs]) or 0.0) * errors_needed(freedom)
 
 
 @cache

@@ -5,7 +5,7 @@ Notes:
   not compete with whole runs; a setting is what its runs with several seeds have in common;
 - the best setting with prompts, controls apart, is compared with the network without them, or the best setting with
   the second best where there is no such pair. Both are taken on the clips and the seeds that they share, and the
-  interval is over both (paired.py);
+  interval is over both (paired.py). One that is only level with the other is not called the best;
 - a best setting is chosen among several on the clips that it is then judged by. Its interval is widened for that
   choice (Bonferroni): with k settings, 1 - 0.05 / k, from more draws, since its ends are rarer;
 - fewer than MANY_SEEDS seeds say little of another seed, and the page says so.
@@ -87,10 +87,17 @@ class Answer:
         return bool(self.best.prompted and self.other and not self.other.prompted)
 
     @property
+    def is_level(self) -> bool:
+        """Whether the gain is 0 as it is printed."""
+        return self.gain is not None and f"{abs(self.gain):.1f}" == "0.0"
+
+    @property
     def verdict(self) -> str:
         """Whether the gain is noise, in a few words."""
         if not self.other:
             return "nothing to compare with"
+        if self.is_level:
+            return "level"
         if not self.difference:
             return "unknown: no common clips and seeds"
         if not self.difference.is_clear:
@@ -261,10 +268,17 @@ def summarize(answers: Sequence[Answer]) -> str:
             if a.difference
             else ""
         )
-        where = "above" if a.gain >= 0 else "below"
+        where = f"on {a.dataset} with {a.backbone}"
+        if a.is_level:
+            return (
+                f"No setting is shown to be the best {where}: {a.best.name} has top-1 {a.best.top1:.1f} %, level with "
+                f"{'' if a.other.prompted else 'the network '}{a.other.name}{interval}."
+            )
+        best = "The best setting with prompts" if a.against_plain and a.gain < 0 else "The best setting"
         return (
-            f"The best setting on {a.dataset} with {a.backbone} is {a.best.name}: top-1 {a.best.top1:.1f} %, "
-            f"{abs(a.gain):.1f} points {where} {a.other.name}{interval}. Is it noise? {a.verdict.capitalize()}."
+            f"{best} {where} is {a.best.name}: top-1 {a.best.top1:.1f} %, {abs(a.gain):.1f} points "
+            f"{'above' if a.gain > 0 else 'below'} {a.other.name}{interval}. "
+            f"Is it noise? {a.verdict.capitalize()}."
         )
     found = [a.kind for a in compared if a.against_plain]
     return (
