@@ -99,7 +99,8 @@ class Session:
             self.log(
                 f"training clips are mirrored, left for right, with a probability of {flip:g} (dataset.flip)"
             )
-            if sided := [name for name in self.classes if _SIDED.search(name)]:
+            sided = [name for name in self.classes if _SIDED.search(name)]
+            if sided and self.processes.first:
                 self.log.warn(
                     f"classes such as {sided[0]} may be told apart by left and right, which mirroring confuses; "
                     "dataset.flip=0 turns it off"

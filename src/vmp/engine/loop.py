@@ -279,13 +279,12 @@ class TrainingLoop:
         parts = self.processes.gather(own)
         self._total, speed = self._total.add(parts), Throughput().add(parts)
         self._last_epoch = speed
-        filling = (
-            self.data.kept is not None and self._total.clips == speed.clips
-        )  # the first epoch keeps the clips
-        slow = speed.share_waiting > SLOW_DATA and speed.waited > 5 and not filling
+        keeps = self.data.kept is not None
+        first = self._total.clips == speed.clips  # which decodes every clip, also if decoded clips are kept
+        slow = speed.share_waiting > SLOW_DATA and speed.waited > 5 and not (first and keeps)
         if self.processes.first and slow and not self._warned:
             self._warned = True
-            advice = _advice_on_slow_data(self.settings.workers, keeps=self.data.kept is not None)
+            advice = _advice_on_slow_data(self.settings.workers, keeps=keeps)
             self.log.warn(f"epoch {epoch}: {speed}. {advice}")
         if not self.evaluate:
             self.log(f"epoch {epoch}/{self.plan.epochs}  {self.describe(self._row)}  {speed}")
