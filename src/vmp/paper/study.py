@@ -191,13 +191,13 @@ def _with_profile(study: Study, path: Path) -> Study:
     return study.model_copy(update={"sets": sets, "overrides": general})
 
 
-class Choice(NamedTuple):
+class Chosen(NamedTuple):
     sets: list[str]
     arms: list[str]
     settings: list[str]
 
 
-def choose(study: Study, words: Sequence[str], *, search: bool) -> Choice:
+def choose(study: Study, words: Sequence[str], *, search: bool) -> Chosen:
     """The sets, arms and settings that words name, an arm by its group too.
 
     Where none is named, these are all sets, all arms without a group, and the default setting or (search) all settings.
@@ -218,7 +218,7 @@ def choose(study: Study, words: Sequence[str], *, search: bool) -> Choice:
     sets = [name for name in study.sets if name in words]
     arms = [name for name, arm in study.arms.items() if name in words or arm.group in words]
     settings = [name for name in study.settings if name in words]
-    return Choice(
+    return Chosen(
         sets or list(study.sets),
         arms or [name for name, arm in study.arms.items() if not arm.group],
         settings or (list(study.settings) if search else [study.default_setting]),

@@ -236,9 +236,8 @@ def _is_manifest(path: Path) -> bool:
 def _refuse_long(plan: DatasetPlan, there: Mapping[str, bool], **work: Unpack[Work]) -> None:
     """Raise ConfigError for broadcasts of which clips are parts."""
     paths = sorted({item.path for item in plan.items if item.unit != "file" and there[item.path]})
-    probes = probe_all(
-        [plan.videos / path for path in paths], **work
-    )  # without those that measuring finds bad
+    # without those that cannot be probed: measuring says what is wrong with them
+    probes = probe_all([plan.videos / path for path in paths], **work)
     long = [
         f"{file.relative_to(plan.videos).as_posix()}: {probed.seconds / 60:.0f} min"
         for file, probed in probes.items()

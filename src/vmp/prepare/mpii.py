@@ -36,7 +36,7 @@ PAGE = (
 _FIELDS = ("fileName", "activity", "startFrame", "endFrame", "attributeMap", "iaMat")
 
 
-class Interval(NamedTuple):
+class AnnotatedInterval(NamedTuple):
     """A row of the annotations."""
 
     number: int  # from 1
@@ -70,9 +70,9 @@ class Annotations:
     set_in: Any  # (attributes, intervals) bool array
     rate: float | None
 
-    def intervals(self) -> list[Interval]:
+    def intervals(self) -> list[AnnotatedInterval]:
         rows = zip(self.files, self.verbs, self.starts, self.ends, strict=True)
-        return [Interval(number, *row) for number, row in enumerate(rows, 1)]
+        return [AnnotatedInterval(number, *row) for number, row in enumerate(rows, 1)]
 
 
 def plan_mpii(
@@ -115,7 +115,7 @@ def plan_mpii(
     )
 
 
-def _check_spans(intervals: Iterable[Interval], frame_base: int, mat: Path) -> None:
+def _check_spans(intervals: Iterable[AnnotatedInterval], frame_base: int, mat: Path) -> None:
     """Raise ManifestError for intervals that begin before the first frame, or end before they begin."""
     faults = []
     for i in intervals:
@@ -126,7 +126,7 @@ def _check_spans(intervals: Iterable[Interval], frame_base: int, mat: Path) -> N
 
 
 def _items(
-    intervals: Iterable[Interval],
+    intervals: Iterable[AnnotatedInterval],
     annotations: Annotations,
     classes: tuple[str, ...],
     found: dict[str, list[str]],
@@ -157,7 +157,7 @@ def _items(
 
 
 def _notes(
-    annotations: Annotations, of_class: Sequence[Interval], sequences: set[str], frame_base: int
+    annotations: Annotations, of_class: Sequence[AnnotatedInterval], sequences: set[str], frame_base: int
 ) -> list[str]:
     """What is left out or unexpected; of_class: the intervals whose verb is a class; sequences: of all splits."""
     starts = set(zip(annotations.files, annotations.verbs, annotations.starts, strict=True))
